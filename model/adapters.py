@@ -1,0 +1,132 @@
+"""Adapters: small trainable layers behind each frozen block of the backbone.
+
+Tokens are (windows * clips, time * height * width, channels): every clip is a row of its own. The temporal
+convolutions join the clips of a window first, so they reach across clip borders.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from model.architecture import AdapterConfig
+
+
+@dataclass(frozen=True)
+class Grid:
+    """How tokens lie in space and time: clips a window, and time, height, width of one clip in tokens."""
+
+    clips: int
+    time: int
+    height: int
+    width: int
+
+    def to_temporal(self, x: Tensor) -> Tensor:
+        """(B*clips, t*h*w, C) -> (B*h*w, C, clips*t): one sequence for every place of the picture."""
+        channels = x.shape[-1]
+        x = x.reshape(-1, self.clips * self.time, self.height * self.width, channels)
+        return x.permute(0, 2, 3, 1).reshape(-1, channels, self.clips * self.time)
+
+    def from_temporal(self, x: Tensor) -> Tensor:
+        """The inverse of to_temporal."""
+        channels = x.shape[1]
+        x = x.reshape(-1, self.height * self.width, channels, self.clips * self.time)
+        return x.permute(0, 3, 1, 2).reshape(-1, self.time * self.height * self.width, channels)
+
+    def to_spatial(self, x: Tensor) -> Tensor:
+        """(B*clips, t*h*w, C) -> (B*clips*t, C, h, w): one picture for every time."""
+        return x.reshape(-1, self.height, self.width, x.shape[-1]).permute(0, 3, 1, 2)
+
+    def from_spatial(self, x: Tensor) -> Tensor:
+        """The inverse of to_spatial."""
+        return x.permute(0, 2, 3, 1).reshape(-1, self.time * self.height * self.width, x.shape[1])
+
+
+class StandardAdapter(nn.Module):
+    """x + gamma * up(GELU(down(x))); down and up change the width only."""
+
+    def __init__(self, dim: int, config: AdapterConfig) -> None:
+        super().__init__()
+        hidden = int(dim * config.ratio)
+        self.down_proj = nn.Linear(dim, hidden)
+        self.up_proj = nn.Linear(hidden, dim)
+        self.gamma = nn.Parameter(torch.ones(1))
+        _start_as_identity(self.down_proj, self.up_proj)
+
+    def forward(self, x: Tensor, grid: Grid) -> Tensor:  # noqa: ARG002: all adapters share one signature
+        """(B*clips, tokens, dim) -> the same shape."""
+        return x + self.gamma * self.up_proj(F.gelu(self.down_proj(x)))
+
+
+class TemporalInformativeAdapter(nn.Module):
+    """TIA (AdaTAD, CVPR 2024): a temporal depth-wise and a point-wise convolution inside the bottleneck."""
+
+    def __init__(self, dim: int, config: AdapterConfig) -> None:
+        super().__init__()
+        hidden = int(dim * config.ratio)
+        self.down_proj = nn.Linear(dim, hidden)
+        self.dwconv = _temporal_depthwise(hidden, config.temporal_kernel)
+        self.conv = nn.Conv1d(hidden, hidden, 1)
+        self.up_proj = nn.Linear(hidden, dim)
+        self.gamma = nn.Parameter(torch.ones(1))
+        _start_as_identity(self.down_proj, self.up_proj)
+        nn.init.normal_(self.conv.weight, std=(2 / hidden) ** 0.5)
+        nn.init.zeros_(self.conv.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor, grid: Grid) -> Tensor:
+        """(B*clips, tokens, dim) -> the same shape."""
+        h = F.gelu(self.down_proj(x))
+        h = h + grid.from_temporal(self.conv(self.dwconv(grid.to_temporal(h))))
+        return x + self.gamma * self.up_proj(h)
+
+
+class DualPathAdapter(nn.Module):
+    """DSTA (MMAD, ICCV 2025): a spatial and a temporal path side by side.
+
+    h = GELU(down(x)), s = SDWConv2d(h) + h, t = TDWConv1d(h) + h,
+    out = x + alpha * up([beta * s ; gamma * t]), with alpha, beta and gamma learned.
+    """
+
+    def __init__(self, dim: int, config: AdapterConfig) -> None:
+        super().__init__()
+        hidden, kernel = int(dim * config.ratio), config.spatial_kernel
+        self.down_proj = nn.Linear(dim, hidden)
+        self.spatial_dwconv = nn.Conv2d(hidden, hidden, kernel, padding=kernel // 2, groups=hidden)
+        self.temporal_dwconv = _temporal_depthwise(hidden, config.temporal_kernel)
+        self.up_proj = nn.Linear(2 * hidden, dim)
+        self.alpha = nn.Parameter(torch.ones(1))
+        self.beta = nn.Parameter(torch.ones(1))
+        self.gamma = nn.Parameter(torch.ones(1))
+        _start_as_identity(self.down_proj, self.up_proj)
+        nn.init.normal_(self.spatial_dwconv.weight, std=(2 / kernel**2) ** 0.5)
+        nn.init.zeros_(self.spatial_dwconv.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor, grid: Grid) -> Tensor:
+        """(B*clips, tokens, dim) -> the same shape."""
+        h = F.gelu(self.down_proj(x))
+        spatial = h + grid.from_spatial(self.spatial_dwconv(grid.to_spatial(h)))
+        temporal = h + grid.from_temporal(self.temporal_dwconv(grid.to_temporal(h)))
+        return x + self.alpha * self.up_proj(torch.cat([self.beta * spatial, self.gamma * temporal], dim=-1))
+
+
+KINDS: dict[str, type[nn.Module]] = {
+    "standard": StandardAdapter,
+    "tia": TemporalInformativeAdapter,
+    "dsta": DualPathAdapter,
+}
+
+
+def _temporal_depthwise(channels: int, kernel: int) -> nn.Conv1d:
+    conv = nn.Conv1d(channels, channels, kernel, padding=kernel // 2, groups=channels)
+    nn.init.normal_(conv.weight, std=(2 / kernel) ** 0.5)
+    nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+    return conv
+
+
+def _start_as_identity(down: nn.Linear, up: nn.Linear) -> None:
+    # A zero up-projection: a fresh adapter leaves the pretrained features as they are.
+    nn.init.trunc_normal_(down.weight, std=0.02)
+    nn.init.zeros_(down.bias)
+    nn.init.zeros_(up.weight)
+    nn.init.zeros_(up.bias)

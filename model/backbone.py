@@ -1,0 +1,127 @@
+"""VideoMAE's vision transformer, an adapter behind every block. Clips in, one feature vector a tubelet out."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from model.adapters import KINDS, Grid
+from model.architecture import AdapterConfig, BackboneConfig
+
+
+def sinusoid_table(positions: int, dim: int) -> Tensor:
+    """(positions, dim): sines on even, cosines on odd channels (Attention Is All You Need, section 3.5)."""
+    position = torch.arange(positions, dtype=torch.float64)[:, None]
+    pair = torch.arange(dim, dtype=torch.float64)[None] // 2
+    angle = position / 10000 ** (2 * pair / dim)
+    angle[:, 0::2] = angle[:, 0::2].sin()
+    angle[:, 1::2] = angle[:, 1::2].cos()
+    return angle.float()
+
+
+def position_table(config: BackboneConfig, time: int, height: int, width: int) -> Tensor:
+    """(time*height*width, dim): made for the pretrained square grid, resized bicubically in space."""
+    side = config.position_grid
+    table = sinusoid_table(time * side * side, config.embed_dim)
+    if (height, width) == (side, side):
+        return table
+    maps = table.reshape(time, side, side, config.embed_dim).permute(0, 3, 1, 2)
+    maps = F.interpolate(maps, size=(height, width), mode="bicubic", align_corners=False)
+    return maps.permute(0, 2, 3, 1).reshape(-1, config.embed_dim)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention within a clip; q and v have biases, k has none, as VideoMAE's weights do."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.q_bias = nn.Parameter(torch.zeros(dim))
+        self.v_bias = nn.Parameter(torch.zeros(dim))
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, tokens, dim) -> the same shape."""
+        bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
+        qkv = F.linear(x, self.qkv.weight, bias)
+        q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in qkv.chunk(3, dim=-1))
+        x = F.scaled_dot_product_attention(q, k, v)  # (B, heads, tokens, dim / heads)
+        return self.proj(x.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+
+
+class Mlp(nn.Module):
+    """Two linear layers with GELU between."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden)
+        self.fc2 = nn.Linear(hidden, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, tokens, dim) -> the same shape."""
+        return self.fc2(F.gelu(self.fc1(x)))  # type: ignore[no-any-return]
+
+
+class Block(nn.Module):
+    """Pre-norm attention and MLP, then the adapter."""
+
+    def __init__(self, config: BackboneConfig, adapter: AdapterConfig) -> None:
+        super().__init__()
+        dim = config.embed_dim
+        self.norm1 = nn.LayerNorm(dim, eps=config.norm_eps)
+        self.attn = Attention(dim, config.heads)
+        self.norm2 = nn.LayerNorm(dim, eps=config.norm_eps)
+        self.mlp = Mlp(dim, int(dim * config.mlp_ratio))
+        self.adapter = KINDS[adapter.kind](dim, adapter) if adapter.kind != "none" else None
+
+    def forward(self, x: Tensor, grid: Grid) -> Tensor:
+        """(B*clips, tokens, dim) -> the same shape."""
+        x = x + self.attn(self.norm1(x))
+        x = x + self.mlp(self.norm2(x))
+        return x if self.adapter is None else self.adapter(x, grid)
+
+
+class Backbone(nn.Module):
+    """Every clip through the transformer by itself; only adapters see the whole window."""
+
+    def __init__(
+        self, config: BackboneConfig, adapter: AdapterConfig, clip_frames: int, height: int, width: int
+    ) -> None:
+        super().__init__()
+        patch, tubelet = config.patch_size, config.tubelet_size
+        self.time, self.height, self.width = clip_frames // tubelet, height // patch, width // patch
+        kernel = (tubelet, patch, patch)
+        self.patch_embed = nn.Conv3d(3, config.embed_dim, kernel, stride=kernel)
+        self.blocks = nn.ModuleList([Block(config, adapter) for _ in range(config.depth)])
+        self.norm = nn.LayerNorm(config.embed_dim, eps=config.norm_eps) if config.final_norm else nn.Identity()
+        table = position_table(config, self.time, self.height, self.width)
+        self.register_buffer("positions", table, persistent=False)
+        self.apply(_initialise_linear)
+
+    def forward(self, clips: Tensor) -> Tensor:
+        """Normalised pictures to features.
+
+        Args:
+            clips: (B, clips, 3, frames, height, width) float.
+
+        Returns:
+            (B, dim, clips * frames / tubelet): the mean over the picture, in time order.
+        """
+        batch, count = clips.shape[:2]
+        grid = Grid(count, self.time, self.height, self.width)
+        x = self.patch_embed(clips.flatten(0, 1)).flatten(2).transpose(1, 2)  # (B*clips, tokens, dim)
+        x = x + self.positions
+        for block in self.blocks:
+            x = block(x, grid)
+        x = self.norm(x).unflatten(1, (self.time, -1)).mean(dim=2)  # (B*clips, time, dim)
+        return x.reshape(batch, count * self.time, -1).transpose(1, 2)
+
+
+def _initialise_linear(module: nn.Module) -> None:
+    # Adapters initialise themselves; a Linear inside Attention and Mlp follows VideoMAE.
+    if isinstance(module, Attention | Mlp):
+        for child in module.children():
+            if isinstance(child, nn.Linear):
+                nn.init.xavier_uniform_(child.weight)
+                if child.bias is not None:
+                    nn.init.zeros_(child.bias)

@@ -1,0 +1,165 @@
+"""A bundle: the folder that holds a checkpoint, its exported graph, and all that must be known to use them."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from model.architecture import Architecture
+from model.errors import BundleError
+from model.taxonomy import Taxonomy
+
+MANIFEST = "bundle.json"
+WEIGHTS = "weights.safetensors"
+GRAPH = "network.onnx"
+SCHEMA_VERSION = 1
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class Section(BaseModel):
+    """Frozen and strict: an unknown or misspelt key fails at load."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class InputConfig(Section):
+    """What the network looks at. A window is `window_frames` long, cut into clips of `clip_frames`."""
+
+    height: int = Field(gt=0)
+    width: int = Field(gt=0)
+    fps: float = Field(gt=0)
+    window_frames: int = Field(gt=0)
+    overlap_frames: int = Field(ge=0)
+    clip_frames: int = Field(gt=0)
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    @model_validator(mode="after")
+    def _windows_advance(self) -> Self:
+        if self.window_frames % self.clip_frames:
+            raise ValueError("window_frames must be a multiple of clip_frames")
+        if self.overlap_frames >= self.window_frames:
+            raise ValueError("overlap_frames must be below window_frames")
+        return self
+
+
+class PostprocessingConfig(Section):
+    """From points to proposals: candidates kept before soft-NMS, its Gaussian sigma, and what it keeps."""
+
+    candidate_score: Fraction = 0.001
+    candidates: int = Field(default=2000, gt=0)
+    soft_nms_sigma: float = Field(default=0.7, gt=0)
+    proposal_score: Fraction = 0.001
+    proposals: int = Field(default=200, gt=0)
+
+
+class Thresholds(Section):
+    """Scores from which a proposal is shown; `per_class` has one for each action."""
+
+    default: Fraction
+    per_class: tuple[Fraction, ...] | None = None
+
+
+class Training(Section):
+    """What the weights were trained on."""
+
+    data: str
+    synthetic: bool
+    notes: str = ""
+
+
+class Manifest(Section):
+    """bundle.json. `trained_on` is null for weights that were never trained."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    version: str = Field(min_length=1)
+    licence: str = Field(min_length=1)
+    trained_on: Training | None
+    metrics: dict[str, float] | None = None
+    taxonomy: Taxonomy
+    input: InputConfig
+    architecture: Architecture
+    postprocessing: PostprocessingConfig = PostprocessingConfig()
+    thresholds: Thresholds
+    files: dict[str, Sha256] = {}
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        backbone, head = self.architecture.backbone, self.architecture.head
+        for name, value, divisor in (
+            ("height", self.input.height, backbone.patch_size),
+            ("width", self.input.width, backbone.patch_size),
+            ("clip_frames", self.input.clip_frames, backbone.tubelet_size),
+            ("window_frames", self.input.window_frames, head.strides[-1]),
+        ):
+            if value % divisor:
+                raise ValueError(f"input.{name} {value} is no multiple of {divisor}")
+        per_class = self.thresholds.per_class
+        if per_class is not None and len(per_class) != len(self.taxonomy.actions):
+            raise ValueError(
+                f"thresholds.per_class has {len(per_class)} values for {len(self.taxonomy.actions)} actions"
+            )
+        return self
+
+    def to_json(self) -> str:
+        """The text of bundle.json."""
+        return json.dumps(self.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A folder whose schema and hashes were found to fit."""
+
+    folder: Path
+    manifest: Manifest
+
+    @property
+    def weights_sha256(self) -> str:
+        """Names the weights in results, so that a run can be repeated."""
+        return self.manifest.files[WEIGHTS]
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read bundle.json and check every file's SHA-256; raises BundleError saying which does not fit."""
+        manifest = read_manifest(folder / MANIFEST)
+        for required in (WEIGHTS, GRAPH):
+            if required not in manifest.files:
+                raise BundleError(f"{folder / MANIFEST} lists no {required}; make the bundle with mmad export")
+        for name, expected in manifest.files.items():
+            _check_file(folder, name, expected)
+        return cls(folder, manifest)
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Parse bundle.json strictly; raises BundleError naming the field."""
+    try:
+        return Manifest.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise BundleError(f"no bundle at {path.parent}: {path.name} cannot be read ({error.strerror})") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(key) for key in first["loc"]) or "the document"
+        raise BundleError(f"{path}: {field}: {first['msg']}") from error
+
+
+def _check_file(folder: Path, name: str, expected: str) -> None:
+    if Path(name).name != name:
+        raise BundleError(f"{folder / MANIFEST}: files: {name!r} is not a plain file name")
+    try:
+        found = sha256(folder / name)
+    except OSError as error:
+        raise BundleError(f"{folder / name} cannot be read ({error.strerror})") from error
+    if found != expected:
+        raise BundleError(f"{folder / name} has SHA-256 {found}, {MANIFEST} says {expected}: copy the bundle anew")
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

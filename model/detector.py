@@ -1,0 +1,103 @@
+"""The detector: an open video file in, detections out."""
+
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from typing import BinaryIO, Literal
+
+from model.bundle import Bundle
+from model.detections import Detections, Notice, Stretch
+from model.engines import Engine
+from model.errors import DamagedVideoError
+from model.nms import soft_nms
+from model.seams import Seam, join_at_seam
+from model.segments import Proposals, decode_points, to_seconds
+from model.video import Limits, Media, Region, Video
+from model.windows import Frame, Window, windows
+
+Stage = Literal["decoding", "detecting"]
+Progress = Callable[[Stage, float], None]
+
+# Less of the picture than this, and the caller is told what was left out.
+_WORTH_A_NOTICE = 0.7
+
+
+class Detector:
+    """A loaded bundle. One video at a time; loading is the slow part, so keep it."""
+
+    def __init__(self, bundle: Bundle, engine: Engine) -> None:
+        self.bundle = bundle
+        self.engine = engine
+
+    def detect(
+        self,
+        file: BinaryIO,
+        *,
+        region: Region = Region(),  # noqa: B008: frozen
+        limits: Limits = Limits(),  # noqa: B008: frozen
+        progress: Progress = lambda _stage, _fraction: None,
+    ) -> Detections:
+        """Find every micro-action in a video.
+
+        Args:
+            file: an open video, readable and seekable.
+            region: the part of the picture to look at.
+            limits: what the video may be at most.
+            progress: called with the stage and the fraction of the video seen so far, 0..1.
+
+        Raises:
+            VideoError: one of its kinds, for what is wrong with the video.
+        """
+        config = self.bundle.manifest.input
+        with closing(Video(file, limits)) as video:
+            frames = video.frames(config.fps, config.width, config.height, region)
+            expected = (video.declared_duration_s or 0) * config.fps
+            counted = self._count(frames, expected, progress)
+            found = self._proposals(windows(counted, config.window_frames, config.overlap_frames))
+            if video.media is None:  # the frames were not all taken, which only a fault here can cause
+                raise DamagedVideoError("decoding did not reach the end of the video")
+            return self._conclude(found, video.media)
+
+    def _proposals(self, cut: Iterator[Window]) -> Proposals:
+        """Of all windows, each action once."""
+        manifest = self.bundle.manifest
+        found, reached_s = Proposals.empty(), 0.0
+        for window in cut:
+            start_s, end_s = (to_seconds(frame, manifest) for frame in (window.start_frame, window.end_frame))
+            mine = self._detect_window(window).clipped(start_s, end_s)
+            found = join_at_seam(found, mine, Seam(start_s, reached_s))
+            reached_s = end_s
+        return found
+
+    def _detect_window(self, window: Window) -> Proposals:
+        manifest = self.bundle.manifest
+        mask = window.mask(manifest.input.window_frames)
+        points = self.engine.run(window.clips(manifest.input.clip_frames), mask)
+        candidates = decode_points(points.logits, points.offsets, mask, manifest, window.start_frame)
+        config = manifest.postprocessing
+        return soft_nms(candidates, config.soft_nms_sigma, config.proposal_score, config.proposals)
+
+    def _conclude(self, found: Proposals, media: Media) -> Detections:
+        notices = []
+        if media.looked_at < _WORTH_A_NOTICE:
+            notices.append(
+                Notice(
+                    "picture_cropped",
+                    f"{media.looked_at:.0%} of the picture was looked at, the middle of it or of the region; "
+                    "give region=x,y,width,height (fractions) around the person to choose the part",
+                )
+            )
+        return Detections(
+            found.clipped(0.0, media.duration_s).by_score(),
+            media,
+            (Stretch(0.0, media.duration_s, "analysed"),),
+            tuple(notices),
+        )
+
+    @staticmethod
+    def _count(frames: Iterator[Frame], expected: float, progress: Progress) -> Iterator[Frame]:
+        """Pass frames on and report how far they have come."""
+        progress("decoding", 0.0)
+        for index, frame in enumerate(frames):
+            if expected and index % 16 == 0:
+                progress("detecting", min(1.0, index / expected))
+            yield frame

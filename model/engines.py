@@ -1,0 +1,146 @@
+"""What runs a bundle's network: one protocol, several runtimes, each imported only when it is chosen."""
+
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal, NamedTuple, Protocol
+
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+
+from model.bundle import GRAPH, WEIGHTS, Bundle
+from model.errors import EngineError
+
+log = structlog.get_logger()
+
+EngineName = Literal["auto", "openvino", "onnx", "torch"]
+Device = Literal["cpu", "cuda"]
+
+
+class RawPoints(NamedTuple):
+    """One window's raw predictions: logits (points, actions) and offsets (points, 2) in strides, float32."""
+
+    logits: NDArray[np.float32]
+    offsets: NDArray[np.float32]
+
+
+class Engine(Protocol):
+    """A network ready to run."""
+
+    name: str
+    device: str
+    precision: str
+
+    def run(self, clips: NDArray[np.uint8], mask: NDArray[np.bool_]) -> RawPoints:
+        """One window: clips (clips, frames, height, width, 3) uint8 and mask (window_frames,) bool -> points."""
+
+
+class OpenVinoEngine:
+    """OpenVINO on the CPU, the fastest there."""
+
+    name, device, precision = "openvino", "cpu", "fp32"
+
+    def __init__(self, bundle: Bundle, cache_dir: Path | None) -> None:
+        import openvino
+
+        core = openvino.Core()
+        # bf16 and f16 are slower than f32 on CPUs without AMX, and less exact.
+        config = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+        if cache_dir is not None:
+            config["CACHE_DIR"] = str(cache_dir)
+        self._compiled = core.compile_model(str(bundle.folder / GRAPH), "CPU", config)
+
+    def run(self, clips: NDArray[np.uint8], mask: NDArray[np.bool_]) -> RawPoints:
+        """See Engine."""
+        logits, offsets = self._compiled([clips[None], mask[None]]).to_tuple()
+        return RawPoints(logits[0], offsets[0])
+
+
+class OnnxEngine:
+    """onnxruntime, on the CPU or on CUDA."""
+
+    name, precision = "onnx", "fp32"
+
+    def __init__(self, bundle: Bundle, device: Device) -> None:
+        import onnxruntime
+
+        provider = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}[device]
+        self.device = device
+        self._session = onnxruntime.InferenceSession(str(bundle.folder / GRAPH), providers=[provider])
+        # Asked for CUDA where there is none, onnxruntime only logs and runs on the CPU.
+        if provider not in self._session.get_providers():
+            raise EngineError(
+                f"onnxruntime has no {provider} here: install the gpu extra on a machine with a GPU, or use device cpu"
+            )
+
+    def run(self, clips: NDArray[np.uint8], mask: NDArray[np.bool_]) -> RawPoints:
+        """See Engine."""
+        logits, offsets = self._session.run(None, {"clips": clips[None], "mask": mask[None]})
+        return RawPoints(logits[0], offsets[0])
+
+
+class TorchEngine:
+    """torch from the bundle's weights: the reference the exported graph is checked against."""
+
+    name, precision = "torch", "fp32"
+
+    def __init__(self, bundle: Bundle, device: Device) -> None:
+        import torch
+        from safetensors.torch import load_file
+
+        from model.network import Network
+
+        if device == "cuda" and not torch.cuda.is_available():
+            raise EngineError("torch finds no CUDA device here: use device cpu")
+        self.device = device
+        self._network = Network(bundle.manifest)
+        self._network.load_state_dict(load_file(bundle.folder / WEIGHTS))
+        self._network.eval().to(device)
+
+    def run(self, clips: NDArray[np.uint8], mask: NDArray[np.bool_]) -> RawPoints:
+        """See Engine."""
+        import torch
+
+        with torch.inference_mode():
+            points = self._network(
+                torch.from_numpy(clips[None]).to(self.device), torch.from_numpy(mask[None]).to(self.device)
+            )
+        return RawPoints(points.logits[0].float().cpu().numpy(), points.offsets[0].float().cpu().numpy())
+
+
+Maker = Callable[[Bundle, Device, Path | None], Engine]
+_MAKERS: dict[str, tuple[str, Maker]] = {
+    "openvino": ("openvino", lambda bundle, _device, cache: OpenVinoEngine(bundle, cache)),
+    "onnx": ("onnxruntime", lambda bundle, device, _cache: OnnxEngine(bundle, device)),
+    "torch": ("torch", lambda bundle, device, _cache: TorchEngine(bundle, device)),
+}
+# Fastest first, as measured on each device.
+_ORDER: dict[Device, tuple[str, ...]] = {"cpu": ("openvino", "onnx", "torch"), "cuda": ("onnx", "torch")}
+
+
+def load_engine(
+    bundle: Bundle, name: EngineName = "auto", device: Device = "cpu", cache_dir: Path | None = None
+) -> Engine:
+    """Load a bundle's network into an engine.
+
+    Args:
+        bundle: what to run.
+        name: of the engine; "auto" takes the fastest that is installed for the device, and logs which.
+        device: "cpu" or "cuda".
+        cache_dir: where OpenVINO keeps its compiled form; None for nowhere.
+
+    Raises:
+        EngineError: the engine is not installed, or cannot use the device.
+    """
+    order = _ORDER[device]
+    installed = [key for key in order if find_spec(_MAKERS[key][0])]
+    if name != "auto" and name not in order:
+        raise EngineError(f"engine {name} does not run on {device}; choose one of {', '.join(order)}")
+    if not installed or (name != "auto" and name not in installed):
+        wanted = f"engine {name} is" if name != "auto" else f"none of {', '.join(order)} is"
+        raise EngineError(f"{wanted} not installed; install an extra of mmad: worker, onnx, gpu or train")
+    chosen = installed[0] if name == "auto" else name
+    engine = _MAKERS[chosen][1](bundle, device, cache_dir)
+    log.info("engine_loaded", engine=chosen, asked_for=name, device=device, installed=installed)
+    return engine

@@ -1,0 +1,55 @@
+"""What the detector refuses, each with a stable code and a sentence for people."""
+
+
+class DetectorError(Exception):
+    """Anything the detector refuses; `code` is stable, the text names value, limit and remedy."""
+
+    code = "detector_error"
+
+
+class BundleError(DetectorError):
+    """The bundle's schema, files or hashes do not fit."""
+
+    code = "bundle_invalid"
+
+
+class EngineError(DetectorError):
+    """No engine that fits the request is installed, or one disagrees with its reference."""
+
+    code = "engine_unavailable"
+
+
+class VideoError(DetectorError):
+    """The video cannot be analysed."""
+
+    code = "video_error"
+
+
+class NotAVideoError(VideoError):
+    """The bytes are no container that is read here."""
+
+    code = "not_a_video"
+
+
+class NoVideoStreamError(VideoError):
+    """The container holds sound or text, no pictures."""
+
+    code = "no_video_stream"
+
+
+class VideoTooLongError(VideoError):
+    """The video lasts longer than the limit."""
+
+    code = "video_too_long"
+
+
+class PictureTooLargeError(VideoError):
+    """The picture has more pixels than the limit."""
+
+    code = "picture_too_large"
+
+
+class DamagedVideoError(VideoError):
+    """The container opens, but its frames do not decode."""
+
+    code = "damaged_video"

@@ -1,0 +1,158 @@
+"""From a checkpoint to a bundle: weights, exported graph, hashes, and a check against torch."""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from model.bundle import GRAPH, MANIFEST, WEIGHTS, Bundle, Manifest, sha256
+from model.engines import Engine, EngineName, load_engine
+from model.errors import BundleError, EngineError
+from model.network import Network
+
+OPSET = 20
+MAX_ABS_ERROR = 1e-4
+# The checkpoint's header carries the manifest, so that one file is enough and no pickle is read.
+_HEADER = "mmad_manifest"
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far an engine is from torch on the same input: the largest absolute difference of any output."""
+
+    engine: str
+    max_abs_error: float
+
+
+def save_checkpoint(path: Path, network: Network, manifest: Manifest) -> None:
+    """Write weights and manifest into one safetensors file."""
+    save_file(network.state_dict(), path, metadata={_HEADER: manifest.to_json()})
+
+
+def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], Manifest]:
+    """Read what save_checkpoint wrote; raises BundleError for any other file."""
+    try:
+        with safe_open(path, "pt") as file:
+            header = (file.metadata() or {}).get(_HEADER)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise BundleError(f"{path} is no checkpoint: {error}") from error
+    except Exception as error:  # safetensors' own error has no public base but Exception
+        raise BundleError(f"{path} is no safetensors file: {error}") from error
+    if header is None:
+        raise BundleError(f"{path} has no mmad manifest in its header: it was not written by mmad's training")
+    return load_file(path), Manifest.model_validate_json(header)
+
+
+def export_bundle(
+    checkpoint: Path, folder: Path, say: Callable[[Agreement], None] = lambda _agreement: None
+) -> Bundle:
+    """Make a bundle folder and check every installed engine against torch.
+
+    Args:
+        checkpoint: from save_checkpoint.
+        folder: made if need be; files of the same names are replaced.
+        say: told of each engine's agreement.
+
+    Raises:
+        BundleError: the checkpoint does not fit its manifest.
+        EngineError: an engine differs from torch by more than MAX_ABS_ERROR.
+    """
+    weights, manifest = load_checkpoint(checkpoint)
+    network = Network(manifest).eval()
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        raise BundleError(f"{checkpoint}: weights do not fit the architecture: {error}") from error
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(network.state_dict(), folder / WEIGHTS)
+    export_graph(network, manifest, folder / GRAPH)
+    files = {name: sha256(folder / name) for name in (WEIGHTS, GRAPH)}
+    (folder / MANIFEST).write_text(manifest.model_copy(update={"files": files}).to_json(), encoding="utf-8")
+    bundle = Bundle.load(folder)
+    check_engines(bundle, say)
+    return bundle
+
+
+def export_graph(network: Network, manifest: Manifest, path: Path) -> None:
+    """Write the network as ONNX: uint8 clips and a mask in, logits and offsets out; batch and clips are free."""
+    clips, mask = (torch.from_numpy(array) for array in example(manifest, batch=2, clips=2))
+    with warnings.catch_warnings():
+        # The exporter warns of its own internals, which nobody here can mend.
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            network,
+            (clips, mask),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=["clips", "mask"],
+            output_names=["logits", "offsets"],
+            dynamic_shapes=({0: "batch", 1: "clips"}, {0: "batch"}),
+            verbose=False,
+        )
+    assert program is not None
+    onnx.save_model(_without_traces(program.model_proto), path)
+
+
+def example(manifest: Manifest, batch: int, clips: int) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]
+    """Seeded random clips (batch, clips, frames, height, width, 3) uint8, and a mask that ends amid the last clip."""
+    config = manifest.input
+    shape = (batch, clips, config.clip_frames, config.height, config.width, 3)
+    pictures = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    valid = clips * config.clip_frames - config.clip_frames // 2
+    return pictures, np.tile(np.arange(config.window_frames) < valid, (batch, 1))
+
+
+def check_engines(bundle: Bundle, say: Callable[[Agreement], None]) -> None:
+    """Run every engine installed on the same window as torch; raises EngineError for one that differs."""
+    reference = load_engine(bundle, "torch")
+    names: tuple[EngineName, ...] = ("onnx", "openvino")
+    checked = 0
+    for name in names:
+        try:
+            engine = load_engine(bundle, name)
+        except EngineError:
+            continue
+        agreement = Agreement(name, difference(engine, reference, bundle.manifest))
+        say(agreement)
+        checked += 1
+        if not agreement.max_abs_error <= MAX_ABS_ERROR:
+            raise EngineError(
+                f"engine {name} differs from torch by {agreement.max_abs_error:.2e}, the limit is {MAX_ABS_ERROR:.0e}"
+            )
+    if not checked:
+        raise EngineError("the graph could not be checked: install the onnx or the worker extra of mmad")
+
+
+def difference(engine: Engine, reference: Engine, manifest: Manifest) -> float:
+    """The largest absolute difference of two engines, over a short and a full window."""
+    most = manifest.input.window_frames // manifest.input.clip_frames
+    worst = 0.0
+    for count in sorted({1, most}):
+        clips, mask = example(manifest, batch=1, clips=count)
+        ours, theirs = (one.run(clips[0], mask[0]) for one in (engine, reference))
+        pairs = zip(ours, theirs, strict=True)
+        worst = max(worst, *(float(np.abs(mine - other).max()) for mine, other in pairs))
+    return worst
+
+
+def _without_traces(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The exporter notes source paths in every node: they name the machine and double the file's size."""
+    del model.metadata_props[:]
+    for graph in [model.graph, *model.functions]:
+        del graph.metadata_props[:]
+        for part in [*graph.node, *graph.value_info]:
+            del part.metadata_props[:]
+            part.doc_string = ""
+    for value in [*model.graph.input, *model.graph.output, *model.graph.initializer]:
+        del value.metadata_props[:]
+        value.doc_string = ""
+    return model
+
+

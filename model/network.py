@@ -1,0 +1,45 @@
+"""The network: tensors in, tensors out, and the only thing that is exported."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from model.backbone import Backbone
+from model.bundle import Manifest
+from model.head import ActionFormer, Points
+
+
+class Network(nn.Module):
+    """Backbone with adapters, then ActionFormer, over one window a row.
+
+    A step is one frame. Clips may be fewer than the window holds: a short video costs only its own length,
+    and the steps beyond are zeros that the mask excludes.
+    """
+
+    def __init__(self, manifest: Manifest) -> None:
+        super().__init__()
+        config, parts = manifest.input, manifest.architecture
+        self.window_frames = config.window_frames
+        self.clip_frames = config.clip_frames
+        self.backbone = Backbone(
+            parts.backbone, parts.adapter, config.clip_frames, config.height, config.width
+        )
+        self.detector = ActionFormer(parts.head, parts.backbone.embed_dim, len(manifest.taxonomy.actions))
+        self.register_buffer("mean", torch.tensor(config.mean) * 255, persistent=False)
+        self.register_buffer("std", torch.tensor(config.std) * 255, persistent=False)
+
+    def forward(self, clips: Tensor, mask: Tensor) -> Points:
+        """Pictures to points.
+
+        Args:
+            clips: (B, clips, frames, height, width, 3) uint8 RGB, at most a window of them.
+            mask: (B, window_frames) bool, True for the steps that hold a frame of the video.
+        """
+        pictures = (clips.float() - self.mean) / self.std
+        features = self.backbone(pictures.permute(0, 1, 5, 2, 3, 4))  # (B, dim, clips * tubelets)
+        steps = clips.shape[1] * self.clip_frames
+        features = F.interpolate(features, size=steps, mode="linear", align_corners=False)
+        # Zeros for a whole window are appended and cut: a length of its own would tie the graph to one clip count.
+        rest = features.new_zeros(features.shape[0], features.shape[1], self.window_frames)
+        features = torch.cat([features, rest], dim=2)[:, :, : self.window_frames]
+        return self.detector(features * mask[:, None], mask)  # type: ignore[no-any-return]

@@ -1,0 +1,151 @@
+"""ActionFormer's projection and pyramid: features of a window in, one feature sequence a level out.
+
+Sequences are (B, channels, steps), masks (B, steps) bool, True where the window holds video. Module names are
+the field's, so that published weights load by name (ActionFormer, ECCV 2022, section 3.2).
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from model.architecture import HeadConfig
+
+
+class ChannelNorm(nn.LayerNorm):
+    """LayerNorm over the channels of (B, channels, steps)."""
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002: torch's name
+        """(B, channels, steps) -> the same shape."""
+        return super().forward(input.transpose(1, 2)).transpose(1, 2)
+
+
+class MaskedConv(nn.Module):
+    """A convolution, with norm and ReLU if `norm`; what lies outside the mask is zero before and after."""
+
+    def __init__(
+        self, inner: int, outer: int, kernel: int, *, stride: int = 1, groups: int = 1, norm: bool = True
+    ) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(inner, outer, kernel, stride, kernel // 2, groups=groups, bias=False)
+        self.norm = ChannelNorm(outer, eps=1e-6) if norm else None
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """(B, inner, steps), mask of the steps that come out -> (B, outer, steps / stride)."""
+        x = self.conv(x) * mask[:, None]
+        return x if self.norm is None else F.relu(self.norm(x)) * mask[:, None]
+
+
+class ConvAttention(nn.Module):
+    """Self-attention over the steps; a depth-wise convolution before q, k and v also downsamples."""
+
+    def __init__(self, channels: int, heads: int, stride: int) -> None:
+        super().__init__()
+        self.heads = heads
+        for name in ("query", "key", "value"):
+            self.add_module(f"{name}_conv", MaskedConv(channels, channels, 3, stride=stride, groups=channels, norm=False))
+            self.add_module(f"{name}_norm", ChannelNorm(channels))
+            self.add_module(name, nn.Conv1d(channels, channels, 1))
+        self.proj = nn.Conv1d(channels, channels, 1)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """(B, channels, steps), mask after the stride -> (B, channels, steps / stride)."""
+        q, k, v = (self._project(name, x, mask) for name in ("query", "key", "value"))
+        # An all-False mask would make every weight NaN; a window always holds at least one frame.
+        x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None, :])
+        return self.proj(x.transpose(2, 3).flatten(1, 2)) * mask[:, None]  # type: ignore[no-any-return]
+
+    def _project(self, name: str, x: Tensor, mask: Tensor) -> Tensor:
+        convolved = self.get_submodule(f"{name}_norm")(self.get_submodule(f"{name}_conv")(x, mask))
+        split: Tensor = self.get_submodule(name)(convolved).unflatten(1, (self.heads, -1))
+        return split.transpose(2, 3)  # (B, heads, steps, channels / heads)
+
+
+class ResidualScale(nn.Module):
+    """ActionFormer's drop path: a learned scale a channel, and in training whole paths dropped at random."""
+
+    def __init__(self, channels: int, dropout: float) -> None:
+        super().__init__()
+        self.dropout = dropout
+        self.scale = nn.Parameter(torch.full((1, channels, 1), 1e-4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, channels, steps) -> the same shape."""
+        x = x * self.scale
+        if self.training:
+            kept = torch.rand(x.shape[0], 1, 1, device=x.device) >= self.dropout
+            x = x * kept / (1 - self.dropout)
+        return x
+
+
+class PyramidBlock(nn.Module):
+    """A pre-norm transformer block; with stride 2 the skip path is max-pooled to match."""
+
+    def __init__(self, config: HeadConfig, stride: int) -> None:
+        super().__init__()
+        channels = config.channels
+        self.stride = stride
+        self.ln1 = ChannelNorm(channels)
+        self.attn = ConvAttention(channels, config.heads, stride)
+        self.ln2 = ChannelNorm(channels)
+        # Index 2 is where published weights have a dropout without parameters.
+        self.mlp = nn.Sequential(
+            nn.Conv1d(channels, 4 * channels, 1), nn.GELU(), nn.Identity(), nn.Conv1d(4 * channels, channels, 1)
+        )
+        self.drop_path_attn = _residual_scale(config)
+        self.drop_path_mlp = _residual_scale(config)
+
+    def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, channels, steps) and its mask -> both at steps / stride."""
+        mask = mask[:, :: self.stride]
+        skip = F.max_pool1d(x, 3, self.stride, 1) if self.stride > 1 else x
+        x = skip * mask[:, None] + self.drop_path_attn(self.attn(self.ln1(x), mask))
+        x = x + self.drop_path_mlp(self.mlp(self.ln2(x)) * mask[:, None])
+        return x, mask
+
+
+class Projection(nn.Module):
+    """Embedding convolutions, a transformer stem, and a branch that halves the steps with every block."""
+
+    def __init__(self, config: HeadConfig, features: int) -> None:
+        super().__init__()
+        widths = [features] + [config.channels] * config.embed_convs
+        self.embed = nn.ModuleList(
+            [MaskedConv(inner, config.channels, config.kernel_size) for inner in widths[:-1]]
+        )
+        self.stem = nn.ModuleList([PyramidBlock(config, 1) for _ in range(config.stem_blocks)])
+        self.branch = nn.ModuleList([PyramidBlock(config, 2) for _ in range(config.branch_blocks)])
+        self.apply(_zero_conv_bias)
+
+    def forward(self, x: Tensor, mask: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """(B, features, steps) and mask (B, steps) -> for every level (B, channels, steps / stride) and its mask."""
+        for conv in self.embed:
+            x = conv(x, mask)
+        for block in self.stem:
+            x, mask = block(x, mask)
+        levels, masks = [x], [mask]
+        for block in self.branch:
+            x, mask = block(x, mask)
+            levels.append(x)
+            masks.append(mask)
+        return levels, masks
+
+
+class Neck(nn.Module):
+    """A norm for each level, and nothing across levels (ActionFormer's identity pyramid)."""
+
+    def __init__(self, config: HeadConfig) -> None:
+        super().__init__()
+        self.fpn_norms = nn.ModuleList([ChannelNorm(config.channels, eps=1e-6) for _ in config.strides])
+
+    def forward(self, levels: list[Tensor]) -> list[Tensor]:
+        """Levels -> levels of the same shapes."""
+        return [norm(level) for norm, level in zip(self.fpn_norms, levels, strict=True)]
+
+
+def _residual_scale(config: HeadConfig) -> nn.Module:
+    return ResidualScale(config.channels, config.path_dropout) if config.path_dropout > 0 else nn.Identity()
+
+
+def _zero_conv_bias(module: nn.Module) -> None:
+    if isinstance(module, nn.Conv1d) and module.bias is not None:
+        nn.init.zeros_(module.bias)

@@ -1,0 +1,345 @@
+"""An open video file in, upright frames at a fixed rate out. Serving and training decode with this alone.
+
+Only containers on a list are read, from a file that is already open, so that no name inside a file opens
+another one. Frames stream: memory does not grow with the video's length.
+"""
+
+import math
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import BinaryIO, NamedTuple
+
+import av
+import av.filter
+import av.logging
+import numpy as np
+from av.container import InputContainer
+from av.video.stream import VideoStream
+
+from model.errors import (
+    DamagedVideoError,
+    NotAVideoError,
+    NoVideoStreamError,
+    PictureTooLargeError,
+    VideoTooLongError,
+)
+from model.windows import Frame
+
+CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts"
+
+# FFmpeg writes its findings on broken files to standard error; errors reach the caller as exceptions.
+av.logging.set_level(av.logging.PANIC)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a video may be at most; the names in errors are the service's settings."""
+
+    max_duration_s: float = 600.0
+    max_pixels: int = 8192 * 4320
+
+
+@dataclass(frozen=True)
+class Region:
+    """The part of the upright picture to look at, as fractions of its width and height."""
+
+    x: float = 0.0
+    y: float = 0.0
+    width: float = 1.0
+    height: float = 1.0
+
+    def __post_init__(self) -> None:
+        inside = self.x >= 0 and self.y >= 0 and self.x + self.width <= 1 and self.y + self.height <= 1
+        if not inside or self.width <= 0 or self.height <= 0:
+            raise ValueError(
+                f"region {self.x},{self.y},{self.width},{self.height} does not lie within 0,0,1,1 (x,y,width,height)"
+            )
+
+
+@dataclass(frozen=True)
+class Media:
+    """What was found in the file. Width and height are upright, in pixels; the rate is measured."""
+
+    duration_s: float
+    width: int
+    height: int
+    frames_decoded: int
+    average_fps: float
+    variable_frame_rate: bool
+    rotation_deg: int
+    looked_at: float
+    """The fraction of the picture's area inside the crop."""
+
+
+class Box(NamedTuple):
+    """A crop in pixels."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+
+
+class Shown(NamedTuple):
+    """A decoded frame and when it is shown, in ticks of the stream's time base; `end` is when the next is due."""
+
+    frame: av.VideoFrame
+    start: int
+    end: int
+
+
+def crop_box(width: int, height: int, region: Region, aspect: float) -> Box:
+    """The largest centred box of an aspect ratio (width / height, in pixels) inside a region of a picture."""
+    wide, high = region.width * width, region.height * height
+    box_width, box_height = min(wide, high * aspect), min(high, wide / aspect)
+    x = region.x * width + (wide - box_width) / 2
+    y = region.y * height + (high - box_height) / 2
+    return Box(math.floor(x), math.floor(y), max(1, round(box_width)), max(1, round(box_height)))
+
+
+def resample(shown: Iterable[Shown], rate: Fraction) -> Iterator[tuple[av.VideoFrame, int]]:
+    """Which frame is shown at each of 0, 1/rate, 2/rate ..., and how many times in a row.
+
+    A frame's time is rounded to the nearest slot (halves up) and it fills the slots up to the next frame's;
+    of several in one slot the last counts. That is what FFmpeg's fps filter does.
+
+    Args:
+        shown: frames in order, times from the first frame.
+        rate: slots per tick: frames a second times the time base.
+    """
+
+    def slot(tick: int) -> int:
+        return math.floor(tick * rate + Fraction(1, 2))
+
+    held: Shown | None = None
+    for item in shown:
+        if held is not None and slot(item.start) > slot(held.start):
+            yield held.frame, slot(item.start) - slot(held.start)
+        held = item
+    if held is not None:
+        yield held.frame, max(1, slot(held.end) - slot(held.start))
+
+
+class Scaler:
+    """Crop, then scale by area, in one filter graph; made anew when the picture's form changes."""
+
+    def __init__(self, width: int, height: int, region: Region) -> None:
+        self._width, self._height, self._region = width, height, region
+        self._form: tuple[object, ...] = ()
+        self._graph: av.filter.Graph | None = None
+        self.looked_at = 1.0
+
+    def __call__(self, frame: av.VideoFrame, pixel_aspect: Fraction) -> Frame:
+        """A decoded frame -> (height, width, 3) uint8 RGB, upright."""
+        turns = quarter_turns(frame.rotation)
+        form = (frame.width, frame.height, frame.format.name, turns, pixel_aspect)
+        if self._graph is None or form != self._form:
+            self._graph, self._form = self._make_graph(frame, turns, pixel_aspect), form
+        frame.pts = None
+        self._graph.vpush(frame)
+        scaled = self._graph.vpull()
+        assert isinstance(scaled, av.VideoFrame)
+        return np.ascontiguousarray(np.rot90(scaled.to_ndarray(), turns))
+
+    def _make_graph(self, frame: av.VideoFrame, turns: int, pixel_aspect: Fraction) -> av.filter.Graph:
+        upright = (frame.width, frame.height) if turns % 2 == 0 else (frame.height, frame.width)
+        aspect = self._width / self._height * float(1 / pixel_aspect if turns % 2 == 0 else pixel_aspect)
+        box = crop_box(*upright, self._region, aspect)
+        self.looked_at = box.width * box.height / (upright[0] * upright[1])
+        box = lay_down(box, frame.width, frame.height, turns)
+        size = (self._width, self._height) if turns % 2 == 0 else (self._height, self._width)
+        graph = av.filter.Graph()
+        nodes = [
+            graph.add_buffer(
+                width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(1, 1000)
+            ),
+            graph.add("crop", f"{box.width}:{box.height}:{box.x}:{box.y}:exact=1"),
+            graph.add("scale", f"{size[0]}:{size[1]}:flags=area"),
+            graph.add("format", "rgb24"),
+            graph.add("buffersink"),
+        ]
+        graph.link_nodes(*nodes).configure()
+        return graph
+
+
+def quarter_turns(rotation_deg: int) -> int:
+    """Anticlockwise quarter turns that set a frame upright."""
+    return round(rotation_deg / 90) % 4
+
+
+def lay_down(box: Box, width: int, height: int, turns: int) -> Box:
+    """Where a box of the upright picture lies in the stored one of (width, height)."""
+    x, y, w, h = box
+    match turns:
+        case 1:
+            return Box(width - y - h, x, h, w)
+        case 2:
+            return Box(width - x - w, height - y - h, w, h)
+        case 3:
+            return Box(y, height - x - w, h, w)
+        case _:
+            return box
+
+
+class Video:
+    """One pass over a video's frames. `media` is known once they have all been taken."""
+
+    def __init__(self, file: BinaryIO, limits: Limits = Limits()) -> None:  # noqa: B008: frozen
+        self._limits = limits
+        self._container = _open(file, limits)
+        try:
+            self._stream = self._pick_stream()
+            self._check_declared()
+        except BaseException:
+            self._container.close()
+            raise
+        self.media: Media | None = None
+
+    def close(self) -> None:
+        """Free the decoder."""
+        self._container.close()
+
+    @property
+    def declared_duration_s(self) -> float | None:
+        """What the container says; None where it does not, and not to be relied on."""
+        if self._container.duration is None:
+            return None
+        return self._container.duration / av.time_base
+
+    def frames(self, fps: float, width: int, height: int, region: Region = Region()) -> Iterator[Frame]:  # noqa: B008
+        """Frames (height, width, 3) uint8 RGB at a fixed rate, upright, the first at the first frame's time.
+
+        Raises:
+            VideoTooLongError, PictureTooLargeError, DamagedVideoError.
+        """
+        scaler = Scaler(width, height, region)
+        counter = _Counter()
+        rate = Fraction(fps).limit_denominator(100_000) * self._time_base
+        pixel_aspect = self._stream.sample_aspect_ratio or Fraction(1)
+        for frame, repeats in resample(counter.watch(self._decode()), rate):
+            picture = scaler(frame, pixel_aspect or Fraction(1))
+            for _ in range(repeats):
+                yield picture
+        self.media = counter.media(self._time_base, scaler.looked_at)
+
+    @property
+    def _time_base(self) -> Fraction:
+        return self._stream.time_base or Fraction(1, av.time_base)
+
+    def _decode(self) -> Iterator[Shown]:
+        """Frames with times from the first frame's, never running backwards."""
+        first: int | None = None
+        previous = 0
+        step = max(1, round(1 / (self._time_base * (self._stream.average_rate or 25))))
+        for frame in self._raw_frames():
+            if frame.width * frame.height > self._limits.max_pixels:
+                raise _too_many_pixels(frame.width, frame.height, self._limits)
+            tick = frame.pts if frame.pts is not None else previous + step
+            if first is None:
+                first, previous = tick, 0
+            start = max(previous, tick - first)
+            end = start + (frame.duration or step)
+            if end * self._time_base > self._limits.max_duration_s + 1:
+                raise _too_long(float(end * self._time_base), self._limits)
+            yield Shown(frame, start, end)
+            previous = start
+        if first is None:
+            raise DamagedVideoError("no frame of the video can be decoded; export it anew and send it again")
+
+    def _raw_frames(self) -> Iterator[av.VideoFrame]:
+        try:
+            yield from self._container.decode(self._stream)
+        except av.FFmpegError as error:
+            raise DamagedVideoError(
+                f"the video is damaged: decoding stopped ({error.strerror}); export it anew and send it again"
+            ) from error
+
+    def _pick_stream(self) -> VideoStream:
+        for stream in self._container.streams.video:
+            # Cover art of an audio file is a "video" of one picture.
+            if not stream.disposition & av.stream.Disposition.attached_pic:
+                stream.thread_type = "AUTO"
+                stream.codec_context.options = {"max_pixels": str(self._limits.max_pixels)}
+                return stream
+        raise NoVideoStreamError("the file has no video stream; send a file that has pictures")
+
+    def _check_declared(self) -> None:
+        width, height = self._stream.codec_context.width, self._stream.codec_context.height
+        if width * height > self._limits.max_pixels:
+            raise _too_many_pixels(width, height, self._limits)
+        declared = self.declared_duration_s
+        if declared is not None and declared > self._limits.max_duration_s + 1:
+            raise _too_long(declared, self._limits)
+
+
+class _Counter:
+    """Watches frames go by and measures what `Media` tells."""
+
+    def __init__(self) -> None:
+        self._count = self._last = self._end = 0
+        self._gaps: tuple[int, int] = (0, 0)
+        self._size = (0, 0)
+        self._rotation = 0
+
+    def watch(self, shown: Iterable[Shown]) -> Iterator[Shown]:
+        for item in shown:
+            if self._count:
+                gap = item.start - self._last
+                low, high = self._gaps
+                self._gaps = (gap, gap) if self._count == 1 else (min(low, gap), max(high, gap))
+            else:
+                self._size = (item.frame.width, item.frame.height)
+                self._rotation = item.frame.rotation
+            self._count, self._last, self._end = self._count + 1, item.start, item.end
+            yield item
+
+    def media(self, time_base: Fraction, looked_at: float) -> Media:
+        upright = self._size if quarter_turns(self._rotation) % 2 == 0 else self._size[::-1]
+        low, high = self._gaps
+        span = self._last if self._count > 1 else self._end
+        return Media(
+            duration_s=float(self._end * time_base),
+            width=upright[0],
+            height=upright[1],
+            frames_decoded=self._count,
+            average_fps=float(max(1, self._count - 1) / (span * time_base)) if span else 0.0,
+            # Time bases round: 29 fps in milliseconds has gaps of 34 and 35.
+            variable_frame_rate=high > 1.25 * low + 1,
+            rotation_deg=self._rotation % 360,
+            looked_at=looked_at,
+        )
+
+
+def _open(file: BinaryIO, limits: Limits) -> InputContainer:
+    options = {
+        "format_whitelist": CONTAINERS,
+        "protocol_whitelist": "none",
+        "max_pixels": str(limits.max_pixels),
+    }
+    try:
+        container = av.open(file, mode="r", options=options)
+    except (av.FFmpegError, ValueError) as error:
+        raise NotAVideoError(
+            f"the file is no video that can be read; send one of {CONTAINERS.replace(',', ', ')}"
+        ) from error
+    if not container.streams:
+        with suppress(av.FFmpegError):
+            container.close()
+        raise NoVideoStreamError("the file has no video stream; send a file that has pictures")
+    return container
+
+
+def _too_long(duration_s: float, limits: Limits) -> VideoTooLongError:
+    return VideoTooLongError(
+        f"the video lasts {duration_s:.0f} s or more, the limit is {limits.max_duration_s:.0f} s "
+        "(MMAD_MAX_DURATION_S); send it in parts or raise the limit"
+    )
+
+
+def _too_many_pixels(width: int, height: int, limits: Limits) -> PictureTooLargeError:
+    return PictureTooLargeError(
+        f"the picture has {width} x {height} pixels, the limit is {limits.max_pixels} in all "
+        "(MMAD_MAX_PIXELS); scale it down or raise the limit"
+    )

@@ -1,0 +1,75 @@
+"""The demo bundle's checkpoint: a small seeded network that was never trained, and says so.
+
+`python -m training.demo FILE` writes it; `mmad export --checkpoint FILE --out bundles/demo` makes the bundle.
+It lets the whole way run, and be tested, before a trained bundle takes its place.
+"""
+
+import sys
+from importlib.resources import files
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from model.architecture import AdapterConfig, Architecture, BackboneConfig, HeadConfig
+from model.bundle import InputConfig, Manifest, Thresholds
+from model.export import save_checkpoint
+from model.network import Network
+from model.taxonomy import Taxonomy
+
+SEED = 2025
+
+
+def demo_manifest() -> Manifest:
+    """A network of a third of a million weights on MMA-52's labels."""
+    labels = files("training").joinpath("labels/mma52.json").read_bytes()
+    return Manifest(
+        name="demo-untrained",
+        version="1",
+        licence="Apache-2.0",
+        trained_on=None,
+        taxonomy=Taxonomy.model_validate_json(labels),
+        input=InputConfig(
+            height=112,
+            width=112,
+            fps=15.0,
+            window_frames=192,
+            overlap_frames=64,
+            clip_frames=16,
+            mean=(0.485, 0.456, 0.406),
+            std=(0.229, 0.224, 0.225),
+        ),
+        architecture=Architecture(
+            backbone=BackboneConfig(embed_dim=64, depth=3, heads=2),
+            adapter=AdapterConfig(kind="dsta"),
+            head=HeadConfig(channels=32, embed_convs=2, stem_blocks=0, branch_blocks=5, path_dropout=0.0),
+        ),
+        thresholds=Thresholds(default=0.6),
+    )
+
+
+def demo_network(manifest: Manifest) -> Network:
+    """Seeded weights; what training starts at zero is random here, so that every part of the graph counts."""
+    torch.manual_seed(SEED)
+    network = Network(manifest)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if not parameter.any():
+                parameter.normal_(std=0.2)
+        head = network.detector.rpn_head
+        assert isinstance(head.cls_head, nn.Conv1d)
+        assert head.cls_head.bias is not None
+        # At the prior of a fresh head nothing would ever pass a threshold.
+        head.cls_head.weight.mul_(4)
+        head.cls_head.bias.fill_(-1.0)
+    return network
+
+
+def main() -> None:
+    """Write the checkpoint to the path given."""
+    manifest = demo_manifest()
+    save_checkpoint(Path(sys.argv[1]), demo_network(manifest), manifest)
+
+
+if __name__ == "__main__":
+    main()
