@@ -54,9 +54,10 @@ class StandardAdapter(nn.Module):
         self.gamma = nn.Parameter(torch.ones(1))
         _start_as_identity(self.down_proj, self.up_proj)
 
-    def forward(self, x: Tensor, grid: Grid) -> Tensor:  # noqa: ARG002: all adapters share one signature
+    def forward(self, x: Tensor, grid: Grid) -> Tensor:
         """(B*clips, tokens, dim) -> the same shape."""
-        return x + self.gamma * self.up_proj(F.gelu(self.down_proj(x)))
+        update: Tensor = self.up_proj(F.gelu(self.down_proj(x)))
+        return x + self.gamma * update
 
 
 class TemporalInformativeAdapter(nn.Module):
@@ -78,7 +79,8 @@ class TemporalInformativeAdapter(nn.Module):
         """(B*clips, tokens, dim) -> the same shape."""
         h = F.gelu(self.down_proj(x))
         h = h + grid.from_temporal(self.conv(self.dwconv(grid.to_temporal(h))))
-        return x + self.gamma * self.up_proj(h)
+        update: Tensor = self.up_proj(h)
+        return x + self.gamma * update
 
 
 class DualPathAdapter(nn.Module):
@@ -107,7 +109,8 @@ class DualPathAdapter(nn.Module):
         h = F.gelu(self.down_proj(x))
         spatial = h + grid.from_spatial(self.spatial_dwconv(grid.to_spatial(h)))
         temporal = h + grid.from_temporal(self.temporal_dwconv(grid.to_temporal(h)))
-        return x + self.alpha * self.up_proj(torch.cat([self.beta * spatial, self.gamma * temporal], dim=-1))
+        update: Tensor = self.up_proj(torch.cat([self.beta * spatial, self.gamma * temporal], dim=-1))
+        return x + self.alpha * update
 
 
 KINDS: dict[str, type[nn.Module]] = {

@@ -44,7 +44,9 @@ class Attention(nn.Module):
         """(B, tokens, dim) -> the same shape."""
         bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
         qkv = F.linear(x, self.qkv.weight, bias)
-        q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in qkv.chunk(3, dim=-1))
+        q, k, v = (
+            part.reshape(*part.shape[:2], self.heads, -1).transpose(1, 2) for part in qkv.chunk(3, dim=-1)
+        )
         x = F.scaled_dot_product_attention(q, k, v)  # (B, heads, tokens, dim / heads)
         return self.proj(x.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
@@ -93,7 +95,9 @@ class Backbone(nn.Module):
         kernel = (tubelet, patch, patch)
         self.patch_embed = nn.Conv3d(3, config.embed_dim, kernel, stride=kernel)
         self.blocks = nn.ModuleList([Block(config, adapter) for _ in range(config.depth)])
-        self.norm = nn.LayerNorm(config.embed_dim, eps=config.norm_eps) if config.final_norm else nn.Identity()
+        self.norm = (
+            nn.LayerNorm(config.embed_dim, eps=config.norm_eps) if config.final_norm else nn.Identity()
+        )
         table = position_table(config, self.time, self.height, self.width)
         self.register_buffer("positions", table, persistent=False)
         self.apply(_initialise_linear)
@@ -113,8 +117,10 @@ class Backbone(nn.Module):
         x = x + self.positions
         for block in self.blocks:
             x = block(x, grid)
-        x = self.norm(x).unflatten(1, (self.time, -1)).mean(dim=2)  # (B*clips, time, dim)
-        return x.reshape(batch, count * self.time, -1).transpose(1, 2)
+        tokens: Tensor = self.norm(x)
+        # (B*clips, time*height*width, dim) -> (B, clips*time, height*width, dim)
+        pictures = tokens.reshape(batch, count * self.time, self.height * self.width, -1)
+        return pictures.mean(dim=2).transpose(1, 2)
 
 
 def _initialise_linear(module: nn.Module) -> None:

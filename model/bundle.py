@@ -15,7 +15,6 @@ from model.taxonomy import Taxonomy
 MANIFEST = "bundle.json"
 WEIGHTS = "weights.safetensors"
 GRAPH = "network.onnx"
-SCHEMA_VERSION = 1
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -76,7 +75,7 @@ class Training(Section):
 class Manifest(Section):
     """bundle.json. `trained_on` is null for weights that were never trained."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[1] = 1
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
     version: str = Field(min_length=1)
     licence: str = Field(min_length=1)
@@ -130,7 +129,9 @@ class Bundle:
         manifest = read_manifest(folder / MANIFEST)
         for required in (WEIGHTS, GRAPH):
             if required not in manifest.files:
-                raise BundleError(f"{folder / MANIFEST} lists no {required}; make the bundle with mmad export")
+                raise BundleError(
+                    f"{folder / MANIFEST} lists no {required}; make the bundle with mmad export"
+                )
         for name, expected in manifest.files.items():
             _check_file(folder, name, expected)
         return cls(folder, manifest)
@@ -141,7 +142,9 @@ def read_manifest(path: Path) -> Manifest:
     try:
         return Manifest.model_validate_json(path.read_bytes())
     except OSError as error:
-        raise BundleError(f"no bundle at {path.parent}: {path.name} cannot be read ({error.strerror})") from error
+        raise BundleError(
+            f"no bundle at {path.parent}: {path.name} cannot be read ({error.strerror})"
+        ) from error
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(key) for key in first["loc"]) or "the document"
@@ -156,7 +159,9 @@ def _check_file(folder: Path, name: str, expected: str) -> None:
     except OSError as error:
         raise BundleError(f"{folder / name} cannot be read ({error.strerror})") from error
     if found != expected:
-        raise BundleError(f"{folder / name} has SHA-256 {found}, {MANIFEST} says {expected}: copy the bundle anew")
+        raise BundleError(
+            f"{folder / name} has SHA-256 {found}, {MANIFEST} says {expected}: copy the bundle anew"
+        )
 
 
 def sha256(path: Path) -> str:

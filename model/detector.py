@@ -32,8 +32,8 @@ class Detector:
         self,
         file: BinaryIO,
         *,
-        region: Region = Region(),  # noqa: B008: frozen
-        limits: Limits = Limits(),  # noqa: B008: frozen
+        region: Region = Region(),
+        limits: Limits = Limits(),
         progress: Progress = lambda _stage, _fraction: None,
     ) -> Detections:
         """Find every micro-action in a video.

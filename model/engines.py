@@ -28,9 +28,17 @@ class RawPoints(NamedTuple):
 class Engine(Protocol):
     """A network ready to run."""
 
-    name: str
-    device: str
-    precision: str
+    @property
+    def name(self) -> str:
+        """As in EngineName."""
+
+    @property
+    def device(self) -> str:
+        """As in Device."""
+
+    @property
+    def precision(self) -> str:
+        """fp32 and so on."""
 
     def run(self, clips: NDArray[np.uint8], mask: NDArray[np.bool_]) -> RawPoints:
         """One window: clips (clips, frames, height, width, 3) uint8 and mask (window_frames,) bool -> points."""

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import torch
+from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -72,6 +73,7 @@ def export_bundle(
         raise BundleError(f"{checkpoint}: weights do not fit the architecture: {error}") from error
     folder.mkdir(parents=True, exist_ok=True)
     save_file(network.state_dict(), folder / WEIGHTS)
+    (folder / WEIGHTS).chmod(0o644)  # safetensors writes files that only their owner reads
     export_graph(network, manifest, folder / GRAPH)
     files = {name: sha256(folder / name) for name in (WEIGHTS, GRAPH)}
     (folder / MANIFEST).write_text(manifest.model_copy(update={"files": files}).to_json(), encoding="utf-8")
@@ -100,7 +102,7 @@ def export_graph(network: Network, manifest: Manifest, path: Path) -> None:
     onnx.save_model(_without_traces(program.model_proto), path)
 
 
-def example(manifest: Manifest, batch: int, clips: int) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]
+def example(manifest: Manifest, batch: int, clips: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     """Seeded random clips (batch, clips, frames, height, width, 3) uint8, and a mask that ends amid the last clip."""
     config = manifest.input
     shape = (batch, clips, config.clip_frames, config.height, config.width, 3)
@@ -154,5 +156,3 @@ def _without_traces(model: onnx.ModelProto) -> onnx.ModelProto:
         del value.metadata_props[:]
         value.doc_string = ""
     return model
-
-

@@ -16,6 +16,9 @@ class Network(nn.Module):
     and the steps beyond are zeros that the mask excludes.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, manifest: Manifest) -> None:
         super().__init__()
         config, parts = manifest.input, manifest.architecture

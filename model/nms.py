@@ -32,7 +32,6 @@ def _suppress_one_class(
     segments: Floats, scores: Floats, sigma: float, min_score: float
 ) -> tuple[list[int], Floats]:
     scores = scores.copy()
-    lengths = segments[:, 1] - segments[:, 0] + _EPSILON
     order: list[int] = []
     final: list[np.float32] = []
     for _ in range(len(scores)):
@@ -42,8 +41,7 @@ def _suppress_one_class(
             break
         order.append(best)
         final.append(score)
-        overlap = overlaps(segments, segments[best])
-        tiou = overlap / (lengths + lengths[best] - overlap)
+        tiou = tious(segments, segments[best])
         scores *= np.exp(-(tiou * tiou) / np.float32(sigma))
         scores[best] = -1
     return order, np.array(final, np.float32)
@@ -52,11 +50,13 @@ def _suppress_one_class(
 def overlaps(segments: Floats, other: Floats) -> Floats:
     """Length shared by each of (n, 2) segments with one segment (2,), in their unit: (n,)."""
     shared = np.minimum(segments[:, 1], other[1]) - np.maximum(segments[:, 0], other[0])
-    return np.maximum(shared, np.float32(0))
+    positive: Floats = np.maximum(shared, np.float32(0))
+    return positive
 
 
 def tious(segments: Floats, other: Floats) -> Floats:
     """Temporal intersection over union of each of (n, 2) segments with one segment (2,): (n,)."""
-    overlap = overlaps(segments, other)
+    shared = overlaps(segments, other)
     lengths = segments[:, 1] - segments[:, 0] + _EPSILON
-    return overlap / (lengths + (other[1] - other[0]) - overlap)
+    fractions: Floats = shared / (lengths + (other[1] - other[0] + _EPSILON) - shared)
+    return fractions

@@ -14,7 +14,7 @@ from model.architecture import HeadConfig
 class ChannelNorm(nn.LayerNorm):
     """LayerNorm over the channels of (B, channels, steps)."""
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002: torch's name
+    def forward(self, input: Tensor) -> Tensor:
         """(B, channels, steps) -> the same shape."""
         return super().forward(input.transpose(1, 2)).transpose(1, 2)
 
@@ -42,7 +42,9 @@ class ConvAttention(nn.Module):
         super().__init__()
         self.heads = heads
         for name in ("query", "key", "value"):
-            self.add_module(f"{name}_conv", MaskedConv(channels, channels, 3, stride=stride, groups=channels, norm=False))
+            self.add_module(
+                f"{name}_conv", MaskedConv(channels, channels, 3, stride=stride, groups=channels, norm=False)
+            )
             self.add_module(f"{name}_norm", ChannelNorm(channels))
             self.add_module(name, nn.Conv1d(channels, channels, 1))
         self.proj = nn.Conv1d(channels, channels, 1)
@@ -89,7 +91,10 @@ class PyramidBlock(nn.Module):
         self.ln2 = ChannelNorm(channels)
         # Index 2 is where published weights have a dropout without parameters.
         self.mlp = nn.Sequential(
-            nn.Conv1d(channels, 4 * channels, 1), nn.GELU(), nn.Identity(), nn.Conv1d(4 * channels, channels, 1)
+            nn.Conv1d(channels, 4 * channels, 1),
+            nn.GELU(),
+            nn.Identity(),
+            nn.Conv1d(4 * channels, channels, 1),
         )
         self.drop_path_attn = _residual_scale(config)
         self.drop_path_mlp = _residual_scale(config)

@@ -71,7 +71,9 @@ def point_grid(window_frames: int, strides: tuple[int, ...]) -> tuple[Integers, 
     return np.concatenate(positions), np.repeat(strides, [len(level) for level in positions])
 
 
-def decode_points(logits: Floats, offsets: Floats, mask: Booleans, manifest: Manifest, start_frame: int) -> Proposals:
+def decode_points(
+    logits: Floats, offsets: Floats, mask: Booleans, manifest: Manifest, start_frame: int
+) -> Proposals:
     """The best candidates of one window, not yet suppressed.
 
     Args:
@@ -82,7 +84,7 @@ def decode_points(logits: Floats, offsets: Floats, mask: Booleans, manifest: Man
         start_frame: the window's first frame, counted from the video's first at the bundle's rate.
     """
     positions, strides = point_grid(manifest.input.window_frames, manifest.architecture.head.strides)
-    scores = 1 / (1 + np.exp(-logits))
+    scores = (1 / (1 + np.exp(-logits))).astype(np.float32)
     scores[~mask[positions]] = 0
     config = manifest.postprocessing
     point, label = _best(scores, config.candidate_score, config.candidates)

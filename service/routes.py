@@ -1,0 +1,287 @@
+"""The addresses of the API, each a few lines: what happens lies in the rooms below."""
+
+from typing import Annotated, Any, TypeVar
+
+from fastapi import APIRouter, Depends, Request, Response
+from fastapi.responses import JSONResponse, RedirectResponse
+from pydantic import BaseModel, ValidationError
+
+from service.errors import CATALOGUE, RETRY_AFTER_S, Problem
+from service.jobs import Jobs, Record, key, new_job_id
+from service.queue import JobQueue
+from service.results import StoredProposals, chosen_actions, make_result
+from service.schemas import (
+    Accepted,
+    Health,
+    Job,
+    Labels,
+    Links,
+    ModelCard,
+    Options,
+    ProblemDocument,
+    Readiness,
+    Result,
+    State,
+    View,
+)
+from service.settings import Settings
+from service.store import Store
+from service.uploads import FILE_FIELD, receive
+
+router = APIRouter()
+
+Parameters = TypeVar("Parameters", bound=BaseModel)
+
+
+class Desk:
+    """What every route works with."""
+
+    def __init__(self, settings: Settings, store: Store, queue: JobQueue) -> None:
+        self.settings = settings
+        self.store = store
+        self.jobs = Jobs(store)
+        self.queue = queue
+
+    def model_card(self) -> ModelCard:
+        """The model the workers have loaded; raises Problem no_worker_yet."""
+        try:
+            return ModelCard.model_validate_json(self.store.get("model.json"))
+        except KeyError as error:
+            raise Problem(
+                "no_worker_yet", "no worker has loaded a model yet: start one with mmad worker"
+            ) from error
+
+
+def get_desk(request: Request) -> Desk:
+    """The desk of this application."""
+    desk: Desk = request.app.state.desk
+    return desk
+
+
+DeskOf = Annotated[Desk, Depends(get_desk)]
+
+
+def problems(*codes: str) -> dict[int | str, dict[str, Any]]:
+    """The problem documents a route may answer with, for the OpenAPI document."""
+    by_status: dict[int | str, dict[str, Any]] = {}
+    for code in codes:
+        kind = CATALOGUE[code]
+        entry = by_status.setdefault(kind.status, {"model": ProblemDocument, "description": ""})
+        entry["description"] = "; ".join(filter(None, [entry["description"], f"`{code}`: {kind.title}"]))
+        schema = {"schema": {"$ref": "#/components/schemas/ProblemDocument"}}
+        entry["content"] = {"application/problem+json": schema}
+    return by_status
+
+
+def parse_parameters(model: type[Parameters], values: dict[str, str]) -> Parameters:
+    """Query or form values to a model; raises Problem for a name that is not known or a value that does not fit."""
+    known = list(model.model_fields)
+    if unknown := [name for name in values if name not in known]:
+        raise Problem(
+            "unknown_parameter", f"{unknown[0][:64]!r} is not known here; known are {', '.join(known)}"
+        )
+    given: dict[str, Any] = dict(values)
+    if "labels" in given:
+        given["labels"] = [code.strip() for code in values["labels"].split(",")]
+    if "region" in given:
+        given["region"] = dict(zip(("x", "y", "width", "height"), values["region"].split(","), strict=False))
+    try:
+        return model.model_validate(given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0])
+        value = values.get(name, "")[:64]
+        raise Problem("invalid_parameter", f"{name}={value}: {first['msg']}") from error
+
+
+def region_check(options: Options) -> None:
+    """Raises Problem for a region that leaves the picture."""
+    region = options.region
+    if region and (region.x + region.width > 1 or region.y + region.height > 1):
+        raise Problem(
+            "invalid_parameter",
+            "region: x + width and y + height must not be above 1 (fractions of the picture)",
+        )
+
+
+_PARAMETERS: list[dict[str, Any]] = [
+    {"name": "min_score", "in": "query", "schema": {"type": "number", "minimum": 0, "maximum": 1},
+     "description": "Least score shown; without it, the bundle's threshold of each class."},
+    {"name": "top_k", "in": "query", "schema": {"type": "integer", "minimum": 1},
+     "description": "At most this many detections, the best."},
+    {"name": "labels", "in": "query", "schema": {"type": "string"}, "example": "B1,F",
+     "description": "Codes of actions or body parts, with commas between."},
+]  # fmt: skip
+_REGION = {"name": "region", "in": "query", "schema": {"type": "string"}, "example": "0.25,0,0.5,1",
+           "description": "x,y,width,height as fractions of the upright picture: the part to look at."}  # fmt: skip
+_VIDEO = {"schema": {"type": "string", "format": "binary"}}
+_UPLOAD: dict[str, Any] = {
+    "parameters": [*_PARAMETERS, _REGION],
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": [FILE_FIELD],
+                    "properties": {
+                        FILE_FIELD: {"type": "string", "format": "binary"},
+                        **{one["name"]: one["schema"] for one in [*_PARAMETERS, _REGION]},
+                    },
+                }
+            },
+            "video/*": _VIDEO,
+            "application/octet-stream": _VIDEO,
+        },
+    },
+}
+
+
+@router.post(
+    "/detect",
+    status_code=202,
+    response_model=Accepted,
+    summary="Send a video",
+    tags=["detect"],
+    openapi_extra=_UPLOAD,
+    responses=problems(
+        "malformed_upload", "empty_upload", "upload_too_large", "not_a_video",
+        "unknown_parameter", "invalid_parameter", "queue_unavailable",
+    ),
+)  # fmt: skip
+async def detect(request: Request, response: Response, desk: DeskOf) -> Accepted:
+    """Accept a video. The job is on disk before this answers; poll the job, then fetch its result."""
+    query = dict(request.query_params)
+    parse_parameters(Options, query)  # refused before the body is read
+    job_id = new_job_id()
+    try:
+        received = await receive(request, desk.store, key(job_id, "video"), desk.settings.max_upload_bytes)
+        options = parse_parameters(Options, {**query, **received.fields})
+        region_check(options)
+        if options.labels is not None:
+            chosen_actions(desk.model_card().labels, options.labels)
+        record = desk.jobs.create(job_id, received.upload, options)
+        desk.queue.enqueue(job_id)
+    except BaseException:
+        desk.store.delete(key(job_id))
+        raise
+    links = _links(job_id)
+    response.headers["Location"] = links.self
+    return Accepted(id=job_id, state=record.state, links=links)
+
+
+@router.get(
+    "/jobs/{job_id}", response_model=Job, summary="Where a job stands", tags=["jobs"],
+    responses=problems("job_not_found"),
+)  # fmt: skip
+def get_job(job_id: str, desk: DeskOf) -> Job:
+    """State, stage and progress."""
+    return _job(desk.jobs.get(job_id), desk.queue)
+
+
+@router.get(
+    "/jobs/{job_id}/result",
+    response_model=Result,
+    summary="What was found",
+    tags=["jobs"],
+    openapi_extra={"parameters": _PARAMETERS},
+    responses=problems(
+        "job_not_found", "job_not_finished", "unknown_parameter", "invalid_parameter",
+        "not_a_video", "no_video_stream", "video_too_long", "picture_too_large", "damaged_video",
+        "job_timeout", "internal_error",
+    ),
+)  # fmt: skip
+def get_result(job_id: str, request: Request, desk: DeskOf) -> Response:
+    """The result; other parameters than the upload's give another view of the same proposals, without a second run."""
+    record = desk.jobs.get(job_id)
+    if record.error is not None:
+        raise Problem(record.error.code, record.error.detail)
+    if record.state is not State.SUCCEEDED:
+        raise Problem(
+            "job_not_finished",
+            f"the job is {record.state}; poll {_links(job_id).self} until it has succeeded",
+        )
+    values = dict(request.query_params)
+    if not values:
+        return Response(desk.store.get(key(job_id, "result.json")), media_type="application/json")
+    view = parse_parameters(View, values)
+    stored = StoredProposals.from_bytes(desk.store.get(key(job_id, "proposals.npz")))
+    asked = stored.context.settings.model_dump(include=set(View.model_fields)) | view.model_dump(
+        exclude_unset=True
+    )
+    return JSONResponse(make_result(stored, View.model_validate(asked)).model_dump(mode="json"))
+
+
+@router.get(
+    "/labels", response_model=Labels, summary="All classes, both levels", tags=["model"],
+    responses=problems("no_worker_yet"),
+)  # fmt: skip
+def get_labels(desk: DeskOf) -> Labels:
+    """Actions and body parts of the model the workers have loaded."""
+    return desk.model_card().labels
+
+
+@router.get(
+    "/model",
+    response_model=ModelCard,
+    summary="The model",
+    tags=["model"],
+    responses=problems("no_worker_yet"),
+)
+def get_model(desk: DeskOf) -> ModelCard:
+    """What the workers have loaded, what it was trained on, and what to be warned of."""
+    return desk.model_card()
+
+
+@router.get("/healthz", response_model=Health, summary="Is the process up", tags=["operations"])
+def healthz() -> Health:
+    """Answers as long as the process does."""
+    return Health()
+
+
+@router.get(
+    "/readyz", response_model=Readiness, summary="Would a video be analysed now", tags=["operations"],
+    responses={503: {"model": Readiness, "description": "Not now; the checks say why"}},
+)  # fmt: skip
+def readyz(response: Response, desk: DeskOf) -> Readiness:
+    """Checks store, Redis, workers and model."""
+    checks = {"store": desk.store.check() or "ok", **desk.queue.check()}
+    try:
+        desk.model_card()
+        checks["model"] = "ok"
+    except Problem as problem:
+        checks["model"] = problem.detail
+    ready = all(check == "ok" for check in checks.values())
+    response.status_code = 200 if ready else 503
+    return Readiness(ready=ready, checks=checks)
+
+
+@router.get("/", include_in_schema=False)
+def index() -> RedirectResponse:
+    """The documentation."""
+    return RedirectResponse("/docs")
+
+
+def retry_after(code: str) -> dict[str, str]:
+    """The header that tells when to come again, for problems that pass."""
+    return {"Retry-After": str(RETRY_AFTER_S[code])} if code in RETRY_AFTER_S else {}
+
+
+def _links(job_id: str) -> Links:
+    return Links(self=f"/jobs/{job_id}", result=f"/jobs/{job_id}/result")
+
+
+def _job(record: Record, queue: JobQueue) -> Job:
+    stage, progress = None, float(record.state is State.SUCCEEDED)
+    if record.state is State.RUNNING:
+        stage, progress = queue.progress(record.id)
+    return Job(
+        id=record.id,
+        state=record.state,
+        stage=stage,
+        progress=progress,
+        attempt=record.attempt,
+        changes=record.changes,
+        error=record.error,
+        links=_links(record.id),
+    )

@@ -1,0 +1,231 @@
+"""From a request's body to a file in the store: counted, hashed and looked at on the way, never held in memory."""
+
+import hashlib
+from collections.abc import AsyncIterator
+from contextlib import AbstractContextManager, asynccontextmanager
+from dataclasses import dataclass
+from typing import BinaryIO
+
+import anyio
+from anyio import to_thread
+from python_multipart import MultipartParser
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import parse_options_header
+from starlette.requests import Request
+
+from service.errors import Problem
+from service.jobs import Upload
+from service.store import Store
+
+FILE_FIELD = "file"
+_WRITE_BYTES = 1024 * 1024
+_SNIFF_BYTES = 400
+_MAX_FIELD_BYTES = 64 * 1024
+_MAX_FIELDS = 32
+# Room for the parts around the file before a declared length is held against the limit.
+_MULTIPART_OVERHEAD_BYTES = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Received:
+    """The stored file, and the form's other fields."""
+
+    upload: Upload
+    fields: dict[str, str]
+
+
+async def receive(request: Request, store: Store, key: str, max_bytes: int) -> Received:
+    """Stream an upload into the store under `key`; durable when this returns, nothing left when it raises.
+
+    The body is a multipart form with the field `file`, or the video's bytes under any other content type.
+
+    Raises:
+        Problem: upload_too_large, empty_upload, malformed_upload, not_a_video.
+    """
+    _check_declared(request, max_bytes)
+    form = _form_of(request)
+    async with _in_thread(store.writing(key)) as file:
+        sink = _Sink(file, max_bytes)
+        async for chunk in request.stream():
+            await sink.write(form.feed(chunk) if form else chunk)
+        if form:
+            form.finish()
+        upload = await sink.finish()
+    return Received(upload, form.fields if form else {})
+
+
+def looks_like_video(head: bytes) -> bool:
+    """Whether the first bytes are those of a container that is read here: MP4 and MOV, Matroska, AVI, MPEG-TS."""
+    return (
+        head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
+        or head[:4] == b"\x1aE\xdf\xa3"
+        or (head[:4] == b"RIFF" and head[8:12] == b"AVI ")
+        or (head[:1] == b"G" and head[188:189] in (b"G", b""))
+        or (head[4:5] == b"G" and head[196:197] in (b"G", b""))
+    )
+
+
+class _Sink:
+    """Collects a mebibyte before each write, so that the event loop hands over to a thread seldom."""
+
+    def __init__(self, file: BinaryIO, max_bytes: int) -> None:
+        self._file, self._max_bytes = file, max_bytes
+        self._hash = hashlib.sha256()
+        self._held = bytearray()
+        self._count = 0
+        self._sniffed = False
+
+    async def write(self, data: bytes) -> None:
+        self._held += data
+        self._count += len(data)
+        if self._count > self._max_bytes:
+            raise too_large(self._count, self._max_bytes)
+        if not self._sniffed and len(self._held) >= _SNIFF_BYTES:
+            self._sniff()
+        if len(self._held) >= _WRITE_BYTES:
+            await self._flush()
+
+    async def finish(self) -> Upload:
+        if not self._count:
+            raise Problem(
+                "empty_upload",
+                f"the upload holds no bytes: send a video as the form field {FILE_FIELD!r} or as the body",
+            )
+        if not self._sniffed:
+            self._sniff()
+        await self._flush()
+        return Upload(bytes=self._count, sha256=self._hash.hexdigest())
+
+    def _sniff(self) -> None:
+        self._sniffed = True
+        if not looks_like_video(bytes(self._held[:_SNIFF_BYTES])):
+            raise Problem(
+                "not_a_video",
+                "the bytes are of no video that can be read: send MP4, MOV, Matroska, WebM, AVI or MPEG-TS",
+            )
+
+    async def _flush(self) -> None:
+        data, self._held = self._held, bytearray()
+        self._hash.update(data)
+        await to_thread.run_sync(self._file.write, data)
+
+
+class _Form:
+    """A multipart form read piece by piece: bytes of the file go out, other fields are kept."""
+
+    def __init__(self, boundary: bytes) -> None:
+        self.fields: dict[str, str] = {}
+        self._file = bytearray()
+        self._files = 0
+        self._ended = False
+        self._name = ""
+        self._header, self._value, self._field = bytearray(), bytearray(), bytearray()
+        self._parser = MultipartParser(
+            boundary,
+            {
+                "on_part_begin": self._begin_part,
+                "on_header_field": lambda data, start, end: self._header.extend(data[start:end]),
+                "on_header_value": lambda data, start, end: self._value.extend(data[start:end]),
+                "on_header_end": self._end_header,
+                "on_headers_finished": self._end_headers,
+                "on_part_data": self._part_data,
+                "on_part_end": self._end_part,
+                "on_end": self._end,
+            },
+        )
+
+    def feed(self, chunk: bytes) -> bytes:
+        """The file's bytes among these; raises Problem malformed_upload."""
+        try:
+            self._parser.write(chunk)
+        except FormParserError as error:
+            raise _malformed("the form's parts cannot be told apart") from error
+        data, self._file = bytes(self._file), bytearray()
+        return data
+
+    def finish(self) -> None:
+        """Check that the form was whole."""
+        if not self._ended:
+            raise _malformed("the form ends before its closing boundary")
+        if not self._files:
+            raise _malformed(f"the form has no field {FILE_FIELD!r}")
+
+    def _begin_part(self) -> None:
+        self._name = ""
+        self._field.clear()
+
+    def _end_header(self) -> None:
+        if self._header.lower() == b"content-disposition":
+            _, options = parse_options_header(bytes(self._value))
+            self._name = options.get(b"name", b"").decode("utf-8", "replace")
+        self._header.clear()
+        self._value.clear()
+
+    def _end_headers(self) -> None:
+        if not self._name:
+            raise _malformed("a part of the form has no name")
+        if self._name == FILE_FIELD:
+            self._files += 1
+            if self._files > 1:
+                raise _malformed(f"the form has more than one field {FILE_FIELD!r}: send one video a request")
+        elif len(self.fields) >= _MAX_FIELDS:
+            raise _malformed(f"the form has more than {_MAX_FIELDS} fields")
+
+    def _part_data(self, data: bytes, start: int, end: int) -> None:
+        if self._name == FILE_FIELD:
+            self._file += data[start:end]
+            return
+        self._field += data[start:end]
+        if len(self._field) > _MAX_FIELD_BYTES:
+            raise _malformed(f"the field {self._name[:64]!r} is longer than {_MAX_FIELD_BYTES} bytes")
+
+    def _end_part(self) -> None:
+        if self._name != FILE_FIELD:
+            self.fields[self._name] = self._field.decode("utf-8", "replace")
+
+    def _end(self) -> None:
+        self._ended = True
+
+
+def too_large(found: int, limit: int) -> Problem:
+    """The upload's size, or what has come of it so far, is above the limit."""
+    return Problem(
+        "upload_too_large",
+        f"the upload has {found} bytes or more, the limit is {limit} (MMAD_MAX_UPLOAD_BYTES); "
+        "send a shorter or smaller video",
+    )
+
+
+def _check_declared(request: Request, max_bytes: int) -> None:
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared) > max_bytes + _MULTIPART_OVERHEAD_BYTES:
+        raise too_large(int(declared), max_bytes)
+
+
+def _form_of(request: Request) -> _Form | None:
+    kind, options = parse_options_header(request.headers.get("content-type", ""))
+    if kind != b"multipart/form-data":
+        return None
+    if not options.get(b"boundary"):
+        raise _malformed("the content type multipart/form-data names no boundary")
+    return _Form(options[b"boundary"])
+
+
+def _malformed(what: str) -> Problem:
+    return Problem(
+        "malformed_upload",
+        f"{what}: send a multipart form with the field {FILE_FIELD!r}, or the bytes as body",
+    )
+
+
+@asynccontextmanager
+async def _in_thread(writing: AbstractContextManager[BinaryIO]) -> AsyncIterator[BinaryIO]:
+    """Opening, syncing and renaming wait for the disk: not on the event loop."""
+    file = await to_thread.run_sync(writing.__enter__)
+    try:
+        yield file
+    except BaseException as error:
+        with anyio.CancelScope(shield=True):
+            await to_thread.run_sync(writing.__exit__, type(error), error, error.__traceback__)
+        raise
+    await to_thread.run_sync(writing.__exit__, None, None, None)

@@ -1,0 +1,103 @@
+"""From the detector's terms to the service's documents."""
+
+from dataclasses import asdict
+
+from model.bundle import Bundle
+from model.detections import Detections
+from model.detector import Detector
+from model.engines import Engine
+from service.results import Context, StoredProposals
+from service.schemas import (
+    ActionLabel,
+    Label,
+    Labels,
+    Media,
+    ModelCard,
+    ModelUsed,
+    Notice,
+    Options,
+    Stretch,
+    TrainedOn,
+)
+
+UNTRAINED = Notice(
+    code="untrained_model",
+    detail="The model of this bundle was never trained: its detections have the form of an answer and no meaning.",
+)
+
+
+def make_labels(bundle: Bundle) -> Labels:
+    """Both levels of a bundle's taxonomy, as callers see them."""
+    bodies = [Label(id=body.id, code=body.code, name=body.name) for body in bundle.manifest.taxonomy.bodies]
+    actions = [
+        ActionLabel(id=action.id, code=action.code, name=action.name, body=bodies[action.body_id])
+        for action in bundle.manifest.taxonomy.actions
+    ]
+    return Labels(bodies=bodies, actions=actions)
+
+
+def make_model_used(bundle: Bundle, engine: Engine) -> ModelUsed:
+    """What names a bundle and an engine in results."""
+    trained_on = bundle.manifest.trained_on
+    return ModelUsed(
+        bundle=bundle.manifest.name,
+        version=bundle.manifest.version,
+        weights_sha256=bundle.weights_sha256,
+        engine=engine.name,
+        precision=engine.precision,
+        trained_on=TrainedOn(**trained_on.model_dump()) if trained_on else None,
+    )
+
+
+def make_model_card(bundle: Bundle, engine: Engine) -> ModelCard:
+    """What GET /model tells of a bundle and an engine."""
+    manifest = bundle.manifest
+    return ModelCard(
+        **make_model_used(bundle, engine).model_dump(),
+        licence=manifest.licence,
+        device=engine.device,
+        fps=manifest.input.fps,
+        window_s=manifest.input.window_frames / manifest.input.fps,
+        input_width=manifest.input.width,
+        input_height=manifest.input.height,
+        metrics=manifest.metrics,
+        thresholds=make_thresholds(bundle),
+        labels=make_labels(bundle),
+        warnings=make_warnings(bundle),
+    )
+
+
+def make_thresholds(bundle: Bundle) -> list[float]:
+    """One threshold for each action."""
+    thresholds = bundle.manifest.thresholds
+    return list(thresholds.per_class or [thresholds.default] * len(bundle.manifest.taxonomy.actions))
+
+
+def make_warnings(bundle: Bundle) -> list[Notice]:
+    """What every user of a bundle should know."""
+    return [UNTRAINED] if bundle.manifest.trained_on is None else []
+
+
+def make_context(
+    found: Detections, detector: Detector, options: Options, *, job_id: str | None, video_sha256: str
+) -> Context:
+    """All of a result but the detections."""
+    bundle = detector.bundle
+    media = asdict(found.media)
+    del media["looked_at"]
+    return Context(
+        job_id=job_id,
+        media=Media(sha256=video_sha256, **media),
+        model=make_model_used(bundle, detector.engine),
+        settings=options,
+        coverage=[Stretch(**asdict(stretch)) for stretch in found.coverage],
+        partial=False,
+        warnings=[*make_warnings(bundle), *(Notice(**asdict(notice)) for notice in found.notices)],
+        labels=make_labels(bundle),
+        thresholds=make_thresholds(bundle),
+    )
+
+
+def store_proposals(found: Detections, context: Context) -> StoredProposals:
+    """The detector's proposals with their context."""
+    return StoredProposals(found.proposals.segments, found.proposals.scores, found.proposals.labels, context)

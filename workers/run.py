@@ -1,0 +1,124 @@
+"""One job: take its video from the store, run the detector, publish the result."""
+
+import time
+
+import structlog
+from redis import Redis
+from redis.exceptions import RedisError
+from rq.timeouts import JobTimeoutException
+
+from model.detections import Detections
+from model.detector import Detector
+from model.errors import VideoError
+from model.video import Limits, Region
+from service.errors import Problem
+from service.jobs import Jobs, Record, key
+from service.queue import ATTEMPTS, put_progress
+from service.results import make_result
+from service.schemas import JobError, Stage, State, View
+from service.settings import Settings
+from service.store import Store
+from workers.documents import make_context, store_proposals
+
+log = structlog.get_logger()
+
+_PROGRESS_EVERY_S = 0.25
+
+
+class Bench:
+    """What a worker works with; made once, with the model loaded."""
+
+    def __init__(self, detector: Detector, store: Store, connection: Redis, settings: Settings) -> None:
+        self.detector = detector
+        self.store = store
+        self.jobs = Jobs(store)
+        self.connection = connection
+        self.limits = Limits(settings.max_duration_s, settings.max_pixels)
+
+    def run(self, job_id: str) -> None:
+        """Bring a job to its end. What is wrong with the video ends it; a fault here is raised, for another attempt."""
+        record = self.jobs.get(job_id)
+        if record.error is not None or record.state is State.SUCCEEDED:
+            return
+        if record.state is State.RUNNING:  # its worker stopped amid the attempt
+            record = self.jobs.change(record, State.QUEUED)
+        record = self.jobs.change(record, State.RUNNING)
+        bound = log.bind(job_id=job_id, attempt=record.attempt)
+        began = time.monotonic()
+        try:
+            self._publish(record, self._detect(record))
+        except VideoError as error:
+            self._fail(record, error.code, str(error))
+        except Problem as problem:
+            self._fail(record, problem.code, problem.detail)
+        except JobTimeoutException:
+            self._fail(
+                record,
+                "job_timeout",
+                "the job took longer than the limit (MMAD_JOB_TIMEOUT_S); send a shorter video",
+            )
+        except Exception:
+            if record.attempt < ATTEMPTS:
+                self.jobs.change(record, State.QUEUED)
+                raise
+            bound.exception("job_given_up")
+            self._fail(
+                record,
+                "internal_error",
+                f"the job failed {ATTEMPTS} times; the log has the reason under its id",
+            )
+        bound.info("job_ended", seconds=round(time.monotonic() - began, 3))
+
+    def _detect(self, record: Record) -> Detections:
+        region = Region(**record.options.region.model_dump()) if record.options.region else Region()
+        told = 0.0
+
+        def progress(stage: str, fraction: float) -> None:
+            nonlocal told
+            if time.monotonic() - told >= _PROGRESS_EVERY_S:
+                told = time.monotonic()
+                self._tell(record.id, Stage(stage), fraction)
+
+        with self.store.open(key(record.id, "video")) as file:
+            return self.detector.detect(file, region=region, limits=self.limits, progress=progress)
+
+    def _publish(self, record: Record, found: Detections) -> None:
+        self._tell(record.id, Stage.PUBLISHING, 1.0)
+        context = make_context(
+            found, self.detector, record.options, job_id=record.id, video_sha256=record.upload.sha256
+        )
+        stored = store_proposals(found, context)
+        result = make_result(stored, View(**record.options.model_dump(include=set(View.model_fields))))
+        if self.jobs.get(record.id).attempt != record.attempt:
+            return  # another attempt has begun: the job is no longer ours
+        self.store.put(key(record.id, "proposals.npz"), stored.to_bytes())
+        self.store.put(key(record.id, "result.json"), result.model_dump_json().encode())
+        self.jobs.change(record, State.SUCCEEDED)
+        self.store.delete(key(record.id, "video"))
+
+    def _fail(self, record: Record, code: str, detail: str) -> None:
+        log.info("job_failed", job_id=record.id, code=code)
+        self.jobs.change(record, State.FAILED, JobError(code=code, detail=detail))
+        self.store.delete(key(record.id, "video"))
+
+    def _tell(self, job_id: str, stage: Stage, fraction: float) -> None:
+        try:
+            put_progress(self.connection, job_id, stage, fraction)
+        except RedisError as error:  # progress is a courtesy: the job goes on without
+            log.warning("progress_not_told", job_id=job_id, error=type(error).__name__)
+
+
+_bench: Bench | None = None
+
+
+def set_bench(bench: Bench) -> None:
+    """Called once, before the first job."""
+    global _bench
+    _bench = bench
+
+
+def detect(job_id: str) -> None:
+    """What the queue names; see service.queue.DETECT."""
+    if _bench is None:
+        raise RuntimeError("no model is loaded: jobs run in mmad worker only")
+    _bench.run(job_id)
