@@ -218,6 +218,39 @@ def export(
     out.print(f"{bundle.folder}: {bundle.manifest.name} {bundle.manifest.version}", highlight=False)
 
 
+@app.command()
+def bench(
+    clip: Annotated[Path | None, typer.Option(help="Video to use instead of a generated one.")] = None,
+    seconds: Annotated[float, typer.Option(min=1, help="Length of the generated clip.")] = 10,
+    rounds: Annotated[int, typer.Option(min=1, help="Runs of each, after a warm-up.")] = 5,
+    bundle: BundleDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure the whole way here: decoding alone, and every engine installed."""
+    import tempfile
+
+    from mmad import bench as benchmark
+
+    loaded = _load_bundle(bundle)
+    with tempfile.TemporaryDirectory() as folder:
+        video = clip or Path(folder) / "generated-1080x1296-30fps.mp4"
+        if clip is None:
+            benchmark.write_clip(video, seconds=seconds)
+        report = benchmark.run(loaded, video, rounds, lambda words: notes.print(words, highlight=False))
+    if as_json:
+        _write(json.dumps(report.to_json(), indent=1), None)
+        return
+    table = Table("", "median s", "min s", "max s", "times real time", "ratio")
+    for row in report.rows:
+        numbers = (row.median_s, row.min_s, row.max_s, row.times_real_time, row.ratio)
+        table.add_row(row.name, *(f"{number:.3g}" for number in numbers))
+    out.print(table)
+    out.print(
+        f"{report.clip}; {report.bundle}; {report.rounds} rounds; {report.machine}, {report.cores} cores",
+        highlight=False,
+    )
+
+
 @bundle_app.command("show")
 def bundle_show(
     folder: Annotated[Path, typer.Argument(help="Bundle folder.")], as_json: AsJson = False

@@ -93,10 +93,15 @@ class Shown(NamedTuple):
 def crop_box(width: int, height: int, region: Region, aspect: float) -> Box:
     """The largest centred box of an aspect ratio (width / height, in pixels) inside a region of a picture."""
     wide, high = region.width * width, region.height * height
-    box_width, box_height = min(wide, high * aspect), min(high, wide / aspect)
-    x = region.x * width + (wide - box_width) / 2
-    y = region.y * height + (high - box_height) / 2
-    return Box(math.floor(x), math.floor(y), max(1, round(box_width)), max(1, round(box_height)))
+    box_width, box_height = _even(min(wide, high * aspect)), _even(min(high, wide / aspect))
+    x = region.x * width + max(0, wide - box_width) / 2
+    y = region.y * height + max(0, high - box_height) / 2
+    return Box(_even(x, least=0), _even(y, least=0), box_width, box_height)
+
+
+def _even(value: float, least: int = 1) -> int:
+    # Chroma has half the resolution: at odd edges it would shift against luma.
+    return max(least, math.floor(value / 2) * 2)
 
 
 def resample(shown: Iterable[Shown], rate: Fraction) -> Iterator[tuple[av.VideoFrame, int]]:

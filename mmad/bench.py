@@ -1,0 +1,119 @@
+"""How fast the whole way is here: engine against engine on a generated clip, interleaved, medians and ratios."""
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+
+from model.bundle import Bundle
+from model.detector import Detector
+from model.engines import EngineName, load_engine
+from model.errors import EngineError
+from model.video import Video
+
+ENGINES: tuple[EngineName, ...] = ("openvino", "onnx", "torch")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One thing measured; `ratio` is its median over the first row's."""
+
+    name: str
+    median_s: float
+    min_s: float
+    max_s: float
+    times_real_time: float
+    ratio: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """Rows, and what they were measured on."""
+
+    clip: str
+    rounds: int
+    bundle: str
+    machine: str
+    cores: int
+    rows: list[Row]
+
+    def to_json(self) -> dict[str, object]:
+        """As plain values."""
+        return asdict(self)
+
+
+def write_clip(
+    path: Path, *, seconds: float, width: int = 1080, height: int = 1296, fps: int = 30, seed: int = 0
+) -> None:
+    """A clip of a bright square that wanders over grainy noise, in MPEG-4: every frame has something to decode."""
+    generator = np.random.default_rng(seed)
+    grain = generator.integers(0, 60, (height, width, 3), np.uint8)
+    side = min(width, height) // 4
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=Fraction(fps))
+        stream.width, stream.height, stream.pix_fmt, stream.bit_rate = width, height, "yuv420p", 8_000_000
+        for index in range(round(seconds * fps)):
+            picture = np.roll(grain, index * 7, axis=index % 2)
+            x, y = (
+                round((1 + np.sin(index / fps * speed)) / 2 * room)
+                for speed, room in ((2.1, width - side), (1.3, height - side))
+            )
+            picture[y : y + side, x : x + side] = 220
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def run(bundle: Bundle, clip: Path, rounds: int, say: Callable[[str], None]) -> Report:
+    """Time decoding alone, and the whole way with every engine installed, in turn, `rounds` times after a warm-up."""
+    with clip.open("rb") as file:
+        duration_s = Video(file).declared_duration_s or 0.0
+    ways: dict[str, Callable[[], None]] = {"decode alone": lambda: _decode(bundle, clip)}
+    for name in ENGINES:
+        try:
+            detector = Detector(bundle, load_engine(bundle, name))
+        except EngineError as error:
+            say(str(error))
+            continue
+        ways[f"whole way, {name}"] = lambda detector=detector: _detect(detector, clip)  # type: ignore[misc]
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for turn in range(rounds + 1):
+        say(f"round {turn} of {rounds}" if turn else "warm-up")
+        for name, way in ways.items():
+            began = time.perf_counter()
+            way()
+            if turn:
+                times[name].append(time.perf_counter() - began)
+    medians = {name: statistics.median(taken) for name, taken in times.items()}
+    first = next(iter(medians.values()))
+    rows = [
+        Row(name, medians[name], min(taken), max(taken), duration_s / medians[name], medians[name] / first)
+        for name, taken in times.items()
+    ]
+    label = f"{bundle.manifest.name} {bundle.manifest.version}"
+    return Report(
+        f"{clip.name}, {duration_s:g} s",
+        rounds,
+        label,
+        platform.machine(),
+        len(os.sched_getaffinity(0)),
+        rows,
+    )
+
+
+def _decode(bundle: Bundle, clip: Path) -> None:
+    seen = bundle.manifest.input
+    with clip.open("rb") as file:
+        for _ in Video(file).frames(seen.fps, seen.width, seen.height):
+            pass
+
+
+def _detect(detector: Detector, clip: Path) -> None:
+    with clip.open("rb") as file:
+        detector.detect(file)

@@ -1,0 +1,76 @@
+"""Clips that FFmpeg itself makes and reads, to hold our decoding against."""
+
+import subprocess
+from pathlib import Path
+
+import imageio_ffmpeg
+import numpy as np
+from numpy.typing import NDArray
+
+
+def ffmpeg(*arguments: str) -> bytes:
+    return subprocess.run(
+        [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y", *arguments], check=True, stdout=subprocess.PIPE
+    ).stdout
+
+
+def pattern(
+    path: Path, *, size: str = "320x180", seconds: float = 3, rate: str = "30", extra: tuple[str, ...] = ()
+) -> Path:
+    """A moving test picture."""
+    ffmpeg(
+        "-f",
+        "lavfi",
+        "-i",
+        f"testsrc2=s={size}:r={rate}:d={seconds}",
+        *extra,
+        "-pix_fmt",
+        "yuv420p",
+        str(path),
+    )
+    return path
+
+
+def rotated(path: Path, degrees: int) -> Path:
+    """The test picture, stored lying down as a phone does."""
+    lying = pattern(path.with_suffix(".lying.mp4"))
+    ffmpeg("-display_rotation", str(degrees), "-i", str(lying), "-c", "copy", str(path))
+    return path
+
+
+def frames_by_ffmpeg(path: Path, fps: float, width: int, height: int, crop: str = "") -> NDArray[np.uint8]:
+    """(frames, height, width, 3): FFmpeg's own resampling, turning, cropping and scaling."""
+    largest = f"'floor(min(iw,ih*{width}/{height})/2)*2':'floor(min(ih,iw*{height}/{width})/2)*2'"
+    crop = crop or f"{largest}:'floor((iw-ow)/4)*2':'floor((ih-oh)/4)*2'"
+    filters = f"fps={fps},crop={crop}:exact=1,scale={width}:{height}:flags=area"
+    raw = ffmpeg("-i", str(path), "-vf", filters, "-pix_fmt", "rgb24", "-f", "rawvideo", "-")
+    return np.frombuffer(raw, np.uint8).reshape(-1, height, width, 3)
+
+
+def silence(path: Path) -> Path:
+    """Sound without pictures."""
+    ffmpeg("-f", "lavfi", "-i", "anullsrc=d=1", "-c:a", "aac", str(path))
+    return path
+
+
+def white_between(path: Path, start_s: float, end_s: float, seconds: float) -> Path:
+    """Black, but white from start to end."""
+    white = f"color=white:s=64x64:r=15:d={seconds}"
+    black = f"color=black:s=64x64:r=15:d={seconds}"
+    overlay = f"[0][1]overlay=enable='between(t,{start_s},{end_s - 1 / 30})'"
+    ffmpeg(
+        "-f",
+        "lavfi",
+        "-i",
+        black,
+        "-f",
+        "lavfi",
+        "-i",
+        white,
+        "-filter_complex",
+        overlay,
+        "-pix_fmt",
+        "yuv420p",
+        str(path),
+    )
+    return path

@@ -1,0 +1,117 @@
+"""What tests share: the demo bundle, generated clips, values computed by public code, and a live service."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+
+from mmad.bench import write_clip
+from mmad.client import Client
+from model.bundle import Bundle
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if (marker := item.get_closest_marker("shared")) and not (SHARED / marker.args[0]).exists():
+            item.add_marker(pytest.mark.skip(reason=f"shared/{marker.args[0]} is not beside this checkout"))
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def bundle() -> Bundle:
+    return Bundle.load(Path(str(files("bundles") / "demo")))
+
+
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five seconds of something moving."""
+    path = tmp_path_factory.mktemp("clip") / "clip.mp4"
+    write_clip(path, seconds=5, width=320, height=240)
+    return path
+
+
+@dataclass
+class Service:
+    process: "subprocess.Popen[bytes]"
+    url: str
+    data_dir: Path
+    log: Path
+
+    def stop(self, how: signal.Signals = signal.SIGINT) -> int:
+        self.process.send_signal(how)
+        return self.process.wait(30)
+
+    def children(self) -> list[int]:
+        """Process ids of all that descends from the service, by name of our data directory or module."""
+        return descendants(self.process.pid)
+
+
+def descendants(pid: int) -> list[int]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent = int(path.read_text().rsplit(")", 1)[1].split()[1])
+        except OSError:  # it has ended meanwhile
+            continue
+        if parent == pid:
+            child = int(path.parent.name)
+            found += [child, *descendants(child)]
+    return found
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def start_service(data_dir: Path, log: Path, **environment: str) -> Service:
+    """`mmad serve` as a user starts it; returns once it says that it is ready."""
+    port = free_port()
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("MMAD_", "REDIS_"))}
+    command = [sys.executable, "-m", "mmad", "serve", "--port", str(port), "--data-dir", str(data_dir)]
+    with log.open("wb") as file:
+        process = subprocess.Popen(command, stderr=file, stdout=file, env=clean | environment)
+    service = Service(process, f"http://127.0.0.1:{port}", data_dir, log)
+    wait_for(lambda: "mmad is ready" in log.read_text() or process.poll() is not None, seconds=90)
+    assert process.poll() is None, log.read_text()
+    return service
+
+
+def wait_for(condition: "object", seconds: float) -> None:
+    """Until a condition holds; fails after so many seconds."""
+    import time
+
+    deadline = time.monotonic() + seconds
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="session")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    folder = tmp_path_factory.mktemp("service")
+    running = start_service(
+        folder / "data", folder / "log", MMAD_MAX_DURATION_S="20", MMAD_MAX_UPLOAD_BYTES="8000000"
+    )
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def client(service: Service) -> Iterator[Client]:
+    with Client(service.url) as client:
+        yield client

@@ -1,0 +1,87 @@
+"""Adapters, held against public code where there is some, else against their equation written out."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from model.adapters import DualPathAdapter, Grid, StandardAdapter, TemporalInformativeAdapter
+from model.architecture import AdapterConfig
+
+GRID = Grid(clips=3, time=2, height=4, width=5)
+
+
+@pytest.mark.shared("reference/adapters.pt")
+@pytest.mark.parametrize(("name", "kind"), [("plain", StandardAdapter), ("tia", TemporalInformativeAdapter)])
+def test_as_published_code(shared: Path, name: str, kind: type[torch.nn.Module]) -> None:
+    case = torch.load(shared / "reference/adapters.pt", weights_only=True)[name]
+    adapter = kind(384, AdapterConfig())
+    adapter.load_state_dict(case["state_dict"])
+    grid = Grid(clips=case["temporal_size"] // 8, time=8, height=case["h"], width=case["w"])
+    with torch.inference_mode():
+        torch.testing.assert_close(adapter(case["x"], grid), case["y"], atol=1e-5, rtol=0)
+    assert sum(parameter.numel() for parameter in adapter.parameters()) == case["n_params"]
+
+
+def random_dual_path(config: AdapterConfig) -> DualPathAdapter:
+    torch.manual_seed(0)
+    adapter = DualPathAdapter(16, config)
+    for parameter in adapter.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    return adapter
+
+
+@pytest.mark.parametrize("spatial", [1, 3])
+@pytest.mark.parametrize("temporal", [3, 5])
+def test_dual_path_is_its_equation(spatial: int, temporal: int) -> None:
+    """Written out place by place: h = GELU(down x), s = SDW(h) + h, t = TDW(h) + h, x + alpha up [beta s; gamma t]."""
+    adapter = random_dual_path(AdapterConfig(spatial_kernel=spatial, temporal_kernel=temporal))
+    windows, (count, time, height, width) = 2, (GRID.clips, GRID.time, GRID.height, GRID.width)
+    x = torch.randn(windows * count, time * height * width, 16)
+    video = x.reshape(windows, count * time, height, width, 16)
+    h = F.gelu(video @ adapter.down_proj.weight.T + adapter.down_proj.bias)
+    s, t = h.clone(), h.clone()
+    for frame in range(count * time):
+        for row in range(height):
+            for column in range(width):
+                here = (slice(None), frame, row, column)
+                s[here] = s[here] + adapter.spatial_dwconv.bias
+                t[here] = t[here] + adapter.temporal_dwconv.bias
+                for i in range(spatial):
+                    for j in range(spatial):
+                        r, c = row + i - spatial // 2, column + j - spatial // 2
+                        if 0 <= r < height and 0 <= c < width:
+                            s[here] = s[here] + adapter.spatial_dwconv.weight[:, 0, i, j] * h[:, frame, r, c]
+                for k in range(temporal):
+                    f = frame + k - temporal // 2
+                    if 0 <= f < count * time:
+                        t[here] = t[here] + adapter.temporal_dwconv.weight[:, 0, k] * h[:, f, row, column]
+    joined = torch.cat([adapter.beta * s, adapter.gamma * t], dim=-1)
+    expected = video + adapter.alpha * (joined @ adapter.up_proj.weight.T + adapter.up_proj.bias)
+    torch.testing.assert_close(adapter(x, GRID), expected.reshape(x.shape), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [TemporalInformativeAdapter, DualPathAdapter])
+def test_time_reaches_across_clips_but_not_across_windows(kind: type[torch.nn.Module]) -> None:
+    torch.manual_seed(0)
+    adapter = kind(16, AdapterConfig())
+    for parameter in adapter.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    x = torch.randn(2 * GRID.clips, GRID.time * GRID.height * GRID.width, 16)
+    changed = x.clone()
+    changed[0, -1] += 1  # the last token of the first clip's last time
+    difference = (adapter(changed, GRID) - adapter(x, GRID)).abs().amax(dim=(1, 2))
+    assert (difference[:2] > 0).all()  # its own clip, and the next one
+    assert (difference[2:] == 0).all()  # the clip after that, and the other window
+
+
+@pytest.mark.parametrize("kind", [StandardAdapter, TemporalInformativeAdapter, DualPathAdapter])
+def test_a_fresh_adapter_changes_nothing(kind: type[torch.nn.Module]) -> None:
+    x = torch.randn(GRID.clips, GRID.time * GRID.height * GRID.width, 16)
+    torch.testing.assert_close(kind(16, AdapterConfig())(x, GRID), x, atol=0, rtol=0)
+
+
+def test_even_kernels_are_refused() -> None:
+    with pytest.raises(ValueError, match="spatial_kernel must be odd"):
+        AdapterConfig(spatial_kernel=2)

@@ -1,0 +1,89 @@
+"""The transformer: position table, sizes, and independence of clips."""
+
+import math
+
+import pytest
+import torch
+
+from model.architecture import SIZES, AdapterConfig, BackboneConfig
+from model.backbone import Attention, Backbone, position_table, sinusoid_table
+
+SMALL = BackboneConfig(embed_dim=32, depth=2, heads=4, position_grid=4)
+
+
+def test_sinusoids_as_defined() -> None:
+    table = sinusoid_table(50, 8)
+    for position, channel in ((0, 0), (7, 2), (49, 5)):
+        angle = position / 10000 ** (2 * (channel // 2) / 8)
+        expected = math.sin(angle) if channel % 2 == 0 else math.cos(angle)
+        assert table[position, channel].item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_position_table_is_resized_in_space_only() -> None:
+    config = SIZES["small"]
+    whole = position_table(config, 8, 14, 14)
+    assert torch.equal(whole, sinusoid_table(8 * 14 * 14, 384))
+    resized = position_table(config, 8, 10, 10).reshape(8, 10, 10, 384)
+    # Each time is resized by itself, and differs from a table made afresh for the smaller grid.
+    alone = torch.nn.functional.interpolate(
+        whole.reshape(8, 14, 14, 384)[3:4].permute(0, 3, 1, 2),
+        size=(10, 10),
+        mode="bicubic",
+        align_corners=False,
+    )
+    torch.testing.assert_close(resized[3], alone[0].permute(1, 2, 0))
+    assert (resized.reshape(-1, 384) - sinusoid_table(800, 384)).abs().max() > 0.5
+
+
+def test_attention_as_written_out() -> None:
+    torch.manual_seed(0)
+    attention = Attention(12, heads=3)
+    torch.nn.init.normal_(attention.q_bias)
+    torch.nn.init.normal_(attention.v_bias)
+    x = torch.randn(2, 5, 12)
+    q, k, v = (x @ part.T for part in attention.qkv.weight.chunk(3))
+    q, v = q + attention.q_bias, v + attention.v_bias
+    heads = []
+    for head in range(3):
+        part = slice(4 * head, 4 * head + 4)
+        weights = (q[..., part] @ k[..., part].transpose(1, 2) / 2).softmax(dim=-1)
+        heads.append(weights @ v[..., part])
+    expected = torch.cat(heads, dim=-1) @ attention.proj.weight.T + attention.proj.bias
+    torch.testing.assert_close(attention(x), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("size", "parameters"),  # counted by hand: patch embedding, then 12 blocks
+    [
+        ("tiny", 1536 * 192 + 192 + 12 * (12 * 192**2 + 12 * 192)),
+        ("small", 1536 * 384 + 384 + 12 * (12 * 384**2 + 12 * 384)),
+        ("base", 86_225_664),  # 86 M, as VideoMAE's authors give it
+    ],
+)
+def test_sizes_have_the_right_number_of_weights(size: str, parameters: int) -> None:
+    with torch.device("meta"):
+        backbone = Backbone(SIZES[size], AdapterConfig(kind="none"), 16, 224, 224)
+    assert sum(parameter.numel() for parameter in backbone.parameters()) == parameters
+
+
+def test_all_sizes_are_there() -> None:
+    assert list(SIZES) == ["tiny", "small", "base", "large", "huge"]
+    assert {name: size.embed_dim // size.heads for name, size in SIZES.items()} == {
+        "tiny": 64, "small": 64, "base": 64, "large": 64, "huge": 80,
+    }  # fmt: skip
+
+
+@torch.inference_mode()
+def test_features_are_in_time_order_and_clips_apart_without_adapters() -> None:
+    torch.manual_seed(0)
+    backbone = Backbone(SMALL, AdapterConfig(kind="none"), clip_frames=4, height=32, width=48)
+    clips = torch.randn(2, 3, 3, 4, 32, 48)
+    features = backbone(clips)
+    assert features.shape == (2, 32, 3 * 2)
+    alone = backbone(clips[1:, 2:])
+    torch.testing.assert_close(features[1:, :, 4:], alone, atol=1e-5, rtol=1e-5)
+
+
+def test_heads_must_divide_the_width() -> None:
+    with pytest.raises(ValueError, match="no multiple of heads"):
+        BackboneConfig(embed_dim=10, depth=1, heads=3)

@@ -1,0 +1,109 @@
+"""The detector on real video with a network that is easy to predict: it sees white."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from model.bundle import Bundle
+from model.detections import Detections, to_body_level
+from model.detector import Detector
+from model.engines import RawPoints
+from model.segments import point_grid
+from model.video import Limits, Region
+from tests import clips
+
+ACTION = 20
+
+
+class WhiteSpotter:
+    """Proposes ACTION for every run of white frames, from the finest level's point in its middle."""
+
+    name, device, precision = "white", "cpu", "fp32"
+
+    def __init__(self, bundle: Bundle) -> None:
+        self.positions, _ = point_grid(
+            bundle.manifest.input.window_frames, bundle.manifest.architecture.head.strides
+        )
+        self.actions = len(bundle.manifest.taxonomy.actions)
+        self.windows = 0
+
+    def run(self, clips: np.ndarray, mask: np.ndarray) -> RawPoints:
+        self.windows += 1
+        frames = clips.reshape(-1, *clips.shape[2:])[: mask.sum()]
+        white = np.concatenate([[False], frames.mean(axis=(1, 2, 3)) > 128, [False]])
+        starts = np.flatnonzero(~white[:-1] & white[1:])
+        ends = np.flatnonzero(white[:-1] & ~white[1:])
+        logits = np.full((len(self.positions), self.actions), -20, np.float32)
+        offsets = np.zeros((len(self.positions), 2), np.float32)
+        for start, end in zip(starts, ends, strict=True):
+            middle = (start + end) // 2
+            logits[middle, ACTION] = 5
+            offsets[middle] = [middle - start, end - middle]
+        return RawPoints(logits, offsets)
+
+
+def detect(bundle: Bundle, path: Path, **options: object) -> tuple[Detections, WhiteSpotter]:
+    spotter = WhiteSpotter(bundle)
+    with path.open("rb") as file:
+        return Detector(bundle, spotter).detect(file, **options), spotter  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("start_s", "end_s", "seconds"),
+    [
+        (0.0, 2.0, 6),  # shorter than a window
+        (1.0, 3.0, 30),  # in the first window alone
+        (10.0, 12.0, 30),  # in the seam of the first two
+        (12.0, 14.0, 30),  # across the end of the first window
+        (7.0, 9.5, 30),  # across the start of the second
+        (5.0, 27.0, 30),  # longer than a window: cut by each
+        (28.0, 30.0, 30),  # to the end of the video, in the window that was moved back
+    ],
+)
+def test_an_action_is_found_once_wherever_it_lies(
+    bundle: Bundle, tmp_path: Path, start_s: float, end_s: float, seconds: float
+) -> None:
+    path = clips.white_between(tmp_path / "white.mp4", start_s, end_s, seconds)
+    found, spotter = detect(bundle, path)
+    assert spotter.windows == (1 if seconds < 12.8 else 4)
+    np.testing.assert_allclose(found.proposals.segments, [[start_s, end_s]], atol=1 / 15)
+    assert found.proposals.labels.tolist() == [ACTION]
+    assert (found.coverage[0].start_s, found.coverage[0].end_s) == (0, pytest.approx(seconds, abs=0.01))
+
+
+def test_progress_goes_from_start_to_end(bundle: Bundle, clip: Path) -> None:
+    told: list[tuple[str, float]] = []
+    detect(bundle, clip, progress=lambda stage, fraction: told.append((stage, fraction)))
+    assert told[0] == ("decoding", 0.0)
+    fractions = [fraction for _, fraction in told]
+    assert fractions == sorted(fractions)
+    assert fractions[-1] > 0.8
+    assert {stage for stage, _ in told} == {"decoding", "detecting"}
+
+
+def test_a_wide_picture_is_noticed_and_a_region_is_looked_at(bundle: Bundle, tmp_path: Path) -> None:
+    path = clips.pattern(tmp_path / "wide.mp4", size="640x180", seconds=1)
+    found, _ = detect(bundle, path)
+    assert [notice.code for notice in found.notices] == ["picture_cropped"]
+    assert "28%" in found.notices[0].detail
+    square = clips.pattern(tmp_path / "square.mp4", size="180x180", seconds=1)
+    assert detect(bundle, square)[0].notices == ()
+    assert detect(bundle, square, region=Region(0, 0, 0.5, 0.5))[0].media.looked_at == pytest.approx(0.25)
+
+
+def test_limits_reach_the_decoder(bundle: Bundle, clip: Path) -> None:
+    with pytest.raises(Exception, match="MMAD_MAX_DURATION_S"):
+        detect(bundle, clip, limits=Limits(max_duration_s=1))
+
+
+def test_body_level_keeps_every_proposal(bundle: Bundle, clip: Path) -> None:
+    from model.engines import load_engine
+
+    with clip.open("rb") as file:
+        found = Detector(bundle, load_engine(bundle)).detect(file).proposals
+    body = to_body_level(found, bundle.manifest.taxonomy)
+    assert len(body) == len(found) == bundle.manifest.postprocessing.proposals
+    assert body.segments is found.segments
+    for label, action in zip(body.labels, found.labels, strict=True):
+        assert bundle.manifest.taxonomy.actions[action].code[0] == bundle.manifest.taxonomy.bodies[label].code

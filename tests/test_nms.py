@@ -1,0 +1,69 @@
+"""Soft-NMS, by its definition and held against a public implementation in C++."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from model.nms import soft_nms, tious
+from model.segments import Proposals
+
+
+def proposals(*rows: tuple[float, float, float, int]) -> Proposals:
+    table = np.array(rows, np.float32).reshape(-1, 4)
+    return Proposals(table[:, :2], table[:, 2], table[:, 3].astype(np.int64))
+
+
+def test_a_lesser_neighbour_loses_by_the_gaussian_of_its_overlap() -> None:
+    kept = soft_nms(proposals((0, 4, 0.9, 1), (2, 6, 0.8, 1)), sigma=0.5, min_score=0, limit=10)
+    np.testing.assert_allclose(kept.scores, [0.9, 0.8 * np.exp(-((2 / 6) ** 2) / 0.5)], rtol=1e-5)
+
+
+def test_other_actions_do_not_suppress() -> None:
+    kept = soft_nms(proposals((0, 4, 0.9, 1), (0, 4, 0.8, 2)), sigma=0.5, min_score=0, limit=10)
+    np.testing.assert_allclose(kept.scores, [0.9, 0.8])
+
+
+def test_limit_and_least_score_hold() -> None:
+    many = proposals(*((index, index + 0.5, 0.1 + index / 100, 0) for index in range(20)))
+    assert len(soft_nms(many, sigma=0.5, min_score=0.2, limit=100)) == 10
+    assert soft_nms(many, sigma=0.5, min_score=0, limit=3).scores.tolist() == pytest.approx(
+        [0.29, 0.28, 0.27]
+    )
+
+
+def test_nothing_in_nothing_out() -> None:
+    assert len(soft_nms(Proposals.empty(), 0.5, 0, 10)) == 0
+
+
+interval = st.tuples(st.floats(0, 100, width=32), st.floats(0.125, 50, width=32)).map(
+    lambda pair: (pair[0], sum(pair))
+)
+
+
+@given(st.lists(interval, min_size=1, max_size=20), interval)
+def test_tiou_lies_in_0_to_1_and_is_1_for_itself(
+    segments: list[tuple[float, float]], other: tuple[float, float]
+) -> None:
+    values = tious(np.array([*segments, other], np.float32), np.array(other, np.float32))
+    assert (values >= 0).all()
+    assert (values <= 1).all()
+    assert values[-1] == pytest.approx(1, abs=1e-4)
+
+
+@pytest.mark.shared("reference/nms.npz")
+@pytest.mark.parametrize("name", ["soft07_mc", "soft05_mc", "soft07_mc_nocut"])
+@pytest.mark.parametrize("case", range(10))
+def test_as_published_code(shared: Path, name: str, case: int) -> None:
+    config = json.loads((shared / "reference/nms.json").read_text())["configs"][name]
+    with np.load(shared / "reference/nms.npz") as values:
+        given = Proposals(*(values[f"in{case}_{part}"] for part in ("segs", "scores", "labels")))
+        segments, scores = values[f"out{case}_{name}_segs"], values[f"out{case}_{name}_scores"]
+    kept = soft_nms(given, config["sigma"], config["min_score"], config["max_seg_num"])
+    assert len(kept) == len(scores)
+    np.testing.assert_allclose(kept.scores, -np.sort(-scores), atol=1e-5)
+    # Equal scores may change places: compare as sets.
+    np.testing.assert_allclose(np.sort(kept.segments, axis=0), np.sort(segments, axis=0), atol=1e-5)
