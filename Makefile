@@ -24,6 +24,7 @@ openapi: .venv/dev.stamp  ## write openapi.yaml from the code
 	$(BIN)/python -m service.app > openapi.yaml
 
 demo-bundle: .venv/dev.stamp  ## make bundles/demo anew from its seed
+	@mkdir -p build
 	$(BIN)/python -m training.demo build/demo.safetensors
 	$(BIN)/mmad export --checkpoint build/demo.safetensors --out bundles/demo
 

@@ -2,6 +2,7 @@
 
 import sys
 from http import HTTPStatus
+from typing import Any
 from uuid import uuid4
 
 import structlog
@@ -44,9 +45,11 @@ def bare_app() -> FastAPI:
         version="0.1.0",
         description=DESCRIPTION,
         redoc_url=None,
-        license_info={"name": "Apache-2.0"},
+        license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        generate_unique_id_function=lambda route: route.name,
     )
     app.include_router(router)
+    app.openapi_schema = _openapi(app)
     app.add_exception_handler(Problem, _on_problem)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http)
@@ -103,6 +106,21 @@ async def _on_fault(request: Request, error: Exception) -> JSONResponse:
     log.error("request_failed", request_id=request_id, path=request.url.path, exc_info=error)
     detail = "something went wrong here and was written to the log under this request_id; try again"
     return problem_response(request, "internal_error", detail, request_id)
+
+
+def _openapi(app: FastAPI) -> dict[str, Any]:
+    """FastAPI's document, with our problem documents in place of its own validation errors."""
+    document = app.openapi()
+    schemas = document["components"]["schemas"]
+    for name in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(name, None)
+    schemas["ProblemDocument"] = ProblemDocument.model_json_schema()
+    for path in document["paths"].values():
+        for operation in path.values():
+            unprocessable = operation["responses"].get("422", {}).get("content", {})
+            if "application/json" in unprocessable:
+                del operation["responses"]["422"]
+    return document
 
 
 def openapi_yaml() -> str:

@@ -18,7 +18,6 @@ from service.schemas import (
     Links,
     ModelCard,
     Options,
-    ProblemDocument,
     Readiness,
     Result,
     State,
@@ -66,10 +65,11 @@ def problems(*codes: str) -> dict[int | str, dict[str, Any]]:
     by_status: dict[int | str, dict[str, Any]] = {}
     for code in codes:
         kind = CATALOGUE[code]
-        entry = by_status.setdefault(kind.status, {"model": ProblemDocument, "description": ""})
-        entry["description"] = "; ".join(filter(None, [entry["description"], f"`{code}`: {kind.title}"]))
         schema = {"schema": {"$ref": "#/components/schemas/ProblemDocument"}}
-        entry["content"] = {"application/problem+json": schema}
+        entry = by_status.setdefault(
+            kind.status, {"description": "", "content": {"application/problem+json": schema}}
+        )
+        entry["description"] = "; ".join(filter(None, [entry["description"], f"`{code}`: {kind.title}"]))
     return by_status
 
 
