@@ -1,0 +1,281 @@
+"""The HTTP API over a real store, with a queue that only writes down what it was given."""
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from starlette.testclient import TestClient
+
+from service.app import bare_app, openapi_yaml
+from service.errors import CATALOGUE, Problem
+from service.jobs import Upload, key, new_job_id
+from service.queue import JobQueue
+from service.routes import Desk
+from service.schemas import JobError, ModelCard, Options, Stage, State, View
+from service.settings import Settings
+from service.store import FolderStore
+from tests.test_results import EXAMPLE, LABELS
+
+VIDEO = b"\0\0\0\x18ftypisom" + bytes(3000)
+
+
+class NotingQueue(JobQueue):
+    def __init__(self) -> None:
+        self.ids: list[str] = []
+        self.away = False
+
+    def enqueue(self, job_id: str) -> None:
+        if self.away:
+            raise Problem("queue_unavailable", "away")
+        self.ids.append(job_id)
+
+    def progress(self, job_id: str) -> tuple[Stage | None, float]:
+        return Stage.DETECTING, 0.5
+
+    def check(self) -> dict[str, str]:
+        return {"redis": "ok", "workers": "none is running"}
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    settings = Settings(data_dir=tmp_path, max_upload_bytes=10_000)
+    return Desk(settings, FolderStore(settings.store_dir), NotingQueue())
+
+
+@pytest.fixture
+def api(desk: Desk) -> Iterator[TestClient]:
+    app = bare_app()
+    app.state.desk = desk
+    with TestClient(app, raise_server_exceptions=False) as client:
+        yield client
+
+
+def stored_files(desk: Desk) -> list[str]:
+    root = desk.settings.store_dir
+    return sorted(path.name for path in root.rglob("*") if path.is_file())
+
+
+def assert_problem(response: object, code: str) -> str:
+    assert response.headers["content-type"] == "application/problem+json"  # type: ignore[attr-defined]
+    body = response.json()  # type: ignore[attr-defined]
+    assert body["code"] == code
+    assert body["status"] == response.status_code == CATALOGUE[code].status  # type: ignore[attr-defined]
+    assert body["title"] == CATALOGUE[code].title
+    return str(body["detail"])
+
+
+@pytest.mark.parametrize("way", ["form", "raw", "chunked", "curl --data-binary"])
+def test_an_upload_is_stored_whole_and_queued(api: TestClient, desk: Desk, way: str) -> None:
+    match way:
+        case "form":
+            response = api.post(
+                "/detect?top_k=5", files={"file": ("x.mp4", VIDEO)}, data={"min_score": "0.25"}
+            )
+        case "raw":
+            response = api.post(
+                "/detect?top_k=5&min_score=0.25", content=VIDEO, headers={"content-type": "video/mp4"}
+            )
+        case "chunked":
+            pieces = (VIDEO[start : start + 7] for start in range(0, len(VIDEO), 7))
+            response = api.post("/detect?top_k=5&min_score=0.25", content=pieces)
+        case _:
+            form = {"content-type": "application/x-www-form-urlencoded"}
+            response = api.post("/detect?top_k=5&min_score=0.25", content=VIDEO, headers=form)
+    assert response.status_code == 202
+    body = response.json()
+    assert body["state"] == "queued"
+    assert response.headers["location"] == body["links"]["self"] == f"/jobs/{body['id']}"
+    assert desk.store.get(key(body["id"], "video")) == VIDEO
+    record = desk.jobs.get(body["id"])
+    assert record.upload == Upload(bytes=len(VIDEO), sha256=hashlib.sha256(VIDEO).hexdigest())
+    assert record.options == Options(min_score=0.25, top_k=5)
+    assert desk.queue.ids == [body["id"]]  # type: ignore[attr-defined]
+
+
+def test_a_form_in_small_pieces_is_the_same(api: TestClient, desk: Desk) -> None:
+    boundary = "--edge"
+    payload = VIDEO + b"\r\n--edg\r\n--edgx\r\n-"  # almost the boundary
+    body = (
+        f'{boundary}\r\nContent-Disposition: form-data; name="top_k"\r\n\r\n3\r\n'
+        f'{boundary}\r\nContent-Disposition: form-data; name="file"; filename="../../x"\r\nContent-Type: video/mp4\r\n\r\n'
+    ).encode() + payload + f"\r\n{boundary}--\r\n".encode()  # fmt: skip
+    for size in (1, 3, 64):
+        pieces = (body[start : start + size] for start in range(0, len(body), size))
+        response = api.post(
+            "/detect", content=pieces, headers={"content-type": "multipart/form-data; boundary=edge"}
+        )
+        assert response.status_code == 202, response.text
+        assert desk.store.get(key(response.json()["id"], "video")) == payload
+        assert desk.jobs.get(response.json()["id"]).options.top_k == 3
+
+
+REFUSED = [
+    ("empty_upload", "no bytes", {"content": b""}),
+    ("empty_upload", "no bytes", {"files": {"file": ("x", b"")}}),
+    ("not_a_video", "send MP4", {"content": b"hello world, this is text"}),
+    ("not_a_video", "send MP4", {"content": b"\x89PNG\r\n\x1a\n" + bytes(2000)}),
+    ("not_a_video", "send MP4", {"content": b"#EXTM3U\n" + bytes(2000)}),
+    ("upload_too_large", r"10001 bytes or more, the limit is 10000 \(MMAD_MAX_UPLOAD_BYTES\)", {"content": VIDEO + bytes(6989)}),
+    ("upload_too_large", "2000000 bytes", {"content": b"", "headers": {"content-length": "2000000"}}),
+    ("malformed_upload", "no field 'file'", {"files": {"other": ("x", b"x")}}),
+    ("malformed_upload", "no field 'file'", {"data": {"top_k": "3"}, "files": {"video": ("x", b"x")}}),
+    ("malformed_upload", "names no boundary", {"content": b"x", "headers": {"content-type": "multipart/form-data"}}),
+    ("malformed_upload", "cannot be told apart", {"content": b"x" * 50, "headers": {"content-type": "multipart/form-data; boundary=e"}}),
+    ("malformed_upload", "more than one field", {"files": [("file", ("x", VIDEO)), ("file", ("y", VIDEO))]}),
+    ("malformed_upload", "more than 32 fields", {"data": {str(n): "x" for n in range(40)}, "files": {"file": ("x", VIDEO)}}),
+    ("malformed_upload", "longer than 65536", {"data": {"labels": "x" * 70000}, "files": {"file": ("x", VIDEO)}}),
+    ("unknown_parameter", "'colour' is not known here; known are min_score", {"content": VIDEO, "params": {"colour": "red"}}),
+    ("unknown_parameter", "'colour'", {"files": {"file": ("x", VIDEO)}, "data": {"colour": "red"}}),
+    ("invalid_parameter", "min_score=2: Input should be less than or equal to 1", {"content": VIDEO, "params": {"min_score": "2"}}),
+    ("invalid_parameter", "top_k=0", {"content": VIDEO, "params": {"top_k": "0"}}),
+    ("invalid_parameter", "region=1,2", {"content": VIDEO, "params": {"region": "1,2"}}),
+    ("invalid_parameter", "region: x", {"content": VIDEO, "params": {"region": "0.5,0,0.6,1"}}),
+    ("invalid_parameter", "'Z' is neither", {"content": VIDEO, "params": {"labels": "B1,Z"}}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("code", "words", "request_"), REFUSED)
+def test_what_is_refused_leaves_nothing(
+    api: TestClient, desk: Desk, code: str, words: str, request_: dict
+) -> None:
+    desk.store.put("model.json", card().model_dump_json().encode())
+    detail = assert_problem(api.post("/detect", **request_), code)
+    import re
+
+    assert re.search(words, detail), detail
+    assert stored_files(desk) == ["model.json"]
+    assert desk.queue.ids == []  # type: ignore[attr-defined]
+
+
+def test_a_form_that_breaks_off_is_refused(api: TestClient, desk: Desk) -> None:
+    body = b'--e\r\nContent-Disposition: form-data; name="file"\r\n\r\n' + VIDEO
+    response = api.post("/detect", content=body, headers={"content-type": "multipart/form-data; boundary=e"})
+    assert "before its closing boundary" in assert_problem(response, "malformed_upload")
+    assert stored_files(desk) == []
+
+
+def test_a_queue_that_is_away_accepts_nothing(api: TestClient, desk: Desk) -> None:
+    desk.queue.away = True  # type: ignore[attr-defined]
+    response = api.post("/detect", content=VIDEO)
+    assert_problem(response, "queue_unavailable")
+    assert response.headers["retry-after"] == "5"
+    assert stored_files(desk) == []
+
+
+def finished_job(desk: Desk, error: JobError | None = None) -> str:
+    job_id = new_job_id()
+    record = desk.jobs.create(job_id, Upload(bytes=1, sha256="0"), Options())
+    record = desk.jobs.change(record, State.RUNNING)
+    if error is None:
+        from service.results import make_result
+
+        desk.store.put(key(job_id, "proposals.npz"), EXAMPLE.to_bytes())
+        desk.store.put(key(job_id, "result.json"), make_result(EXAMPLE, View()).model_dump_json().encode())
+    desk.jobs.change(record, State.FAILED if error else State.SUCCEEDED, error)
+    return job_id
+
+
+def test_a_job_is_told_at_every_state(api: TestClient, desk: Desk) -> None:
+    job_id = new_job_id()
+    record = desk.jobs.create(job_id, Upload(bytes=1, sha256="0"), Options())
+    queued = api.get(f"/jobs/{job_id}").json()
+    assert (queued["state"], queued["stage"], queued["progress"], queued["attempt"]) == ("queued", None, 0, 0)
+    response = api.get(f"/jobs/{job_id}/result")
+    assert_problem(response, "job_not_finished")
+    assert response.headers["retry-after"] == "1"
+    desk.jobs.change(record, State.RUNNING)
+    running = api.get(f"/jobs/{job_id}").json()
+    assert (running["state"], running["stage"], running["progress"], running["attempt"]) == (
+        "running",
+        "detecting",
+        0.5,
+        1,
+    )
+    done = api.get(f"/jobs/{finished_job(desk)}").json()
+    assert (done["state"], done["stage"], done["progress"]) == ("succeeded", None, 1)
+    failed = api.get(f"/jobs/{finished_job(desk, JobError(code='no_video_stream', detail='x'))}").json()
+    assert (failed["state"], failed["error"]) == ("failed", {"code": "no_video_stream", "detail": "x"})
+
+
+def test_a_failed_jobs_result_is_its_error(api: TestClient, desk: Desk) -> None:
+    job_id = finished_job(desk, JobError(code="no_video_stream", detail="only sound"))
+    response = api.get(f"/jobs/{job_id}/result")
+    assert assert_problem(response, "no_video_stream") == "only sound"
+    assert response.json()["job_id"] == job_id
+
+
+def test_other_views_of_a_result_need_no_second_run(api: TestClient, desk: Desk) -> None:
+    job_id = finished_job(desk)
+    assert len(api.get(f"/jobs/{job_id}/result").json()["detections"]) == 4
+    everything = api.get(f"/jobs/{job_id}/result?min_score=0").json()
+    assert len(everything["detections"]) == 6
+    assert everything["settings"]["min_score"] == 0
+    assert len(api.get(f"/jobs/{job_id}/result?labels=A&min_score=0").json()["detections"]) == 2
+    assert_problem(api.get(f"/jobs/{job_id}/result?labels=Q"), "invalid_parameter")
+    assert_problem(api.get(f"/jobs/{job_id}/result?region=0,0,1,1"), "unknown_parameter")
+    assert desk.queue.ids == []  # type: ignore[attr-defined]
+
+
+def test_unknown_addresses_and_methods_are_problems(api: TestClient) -> None:
+    assert_problem(api.get("/jobs/nope"), "job_not_found")
+    assert_problem(api.get("/jobs/nope/result"), "job_not_found")
+    assert_problem(api.get("/nothing/here"), "not_found")
+    response = api.get("/detect")
+    assert_problem(response, "method_not_allowed")
+    assert response.headers["allow"] == "POST"
+
+
+def card() -> ModelCard:
+    return ModelCard(
+        bundle="b", version="1", weights_sha256="0", engine="e", precision="fp32", trained_on=None, licence="x",
+        device="cpu", fps=15, window_s=1, input_width=1, input_height=1, metrics=None, thresholds=[0.5] * 3,
+        labels=LABELS, warnings=[],
+    )  # fmt: skip
+
+
+def test_the_model_is_what_a_worker_said(api: TestClient, desk: Desk) -> None:
+    assert_problem(api.get("/model"), "no_worker_yet")
+    assert_problem(api.get("/labels"), "no_worker_yet")
+    desk.store.put("model.json", card().model_dump_json().encode())
+    assert api.get("/model").json() == card().model_dump(mode="json")
+    assert api.get("/labels").json() == LABELS.model_dump(mode="json")
+
+
+def test_readiness_names_what_is_missing(api: TestClient) -> None:
+    response = api.get("/readyz")
+    assert response.status_code == 503
+    checks = response.json()["checks"]
+    assert checks["workers"] == "none is running"
+    assert "mmad worker" in checks["model"]
+    assert checks["store"] == checks["redis"] == "ok"
+    assert api.get("/healthz").json() == {"status": "ok"}
+
+
+def test_a_fault_is_told_without_its_words(
+    api: TestClient, desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_job_id: str) -> None:
+        raise RuntimeError("a secret path")
+
+    monkeypatch.setattr(desk.jobs, "get", broken)
+    response = api.get("/jobs/x")
+    assert_problem(response, "internal_error")
+    assert "secret" not in response.text
+    assert len(response.json()["request_id"]) == 32
+
+
+def test_docs_need_no_internet(api: TestClient) -> None:
+    assert api.get("/", follow_redirects=False).headers["location"] == "/docs"
+    page = api.get("/docs").text
+    assert "https://" not in page
+    script = "/static-offline-docs/swagger-ui-bundle.js"
+    assert script in page
+    assert len(api.get(script).content) > 100_000
+
+
+def test_the_committed_openapi_document_is_the_codes() -> None:
+    committed = Path(__file__).parents[1] / "openapi.yaml"
+    assert committed.read_text() == openapi_yaml(), "run make openapi"
+    assert yaml.safe_load(committed.read_text())["openapi"].startswith("3.1")

@@ -1,0 +1,97 @@
+"""The bundle's format: strict, hashed, and the only place that knows numbers of classes."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from model.bundle import Bundle
+from model.errors import BundleError
+from model.taxonomy import Taxonomy
+
+
+@pytest.fixture
+def copy(bundle: Bundle, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(bundle.folder, tmp_path / "bundle"))
+
+
+def rewrite(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    manifest = json.loads((folder / "bundle.json").read_text())
+    change(manifest)
+    (folder / "bundle.json").write_text(json.dumps(manifest))
+
+
+def test_the_shipped_bundle_says_that_it_is_untrained(bundle: Bundle) -> None:
+    assert bundle.manifest.trained_on is None
+    assert bundle.manifest.metrics is None
+    assert len(bundle.manifest.taxonomy.actions) == 52
+    assert len(bundle.manifest.taxonomy.bodies) == 7
+    assert sum(path.stat().st_size for path in bundle.folder.iterdir()) < 4_000_000
+
+
+@pytest.mark.shared("data/labels.json")
+def test_the_shipped_labels_are_the_data_sets(bundle: Bundle, shared: Path) -> None:
+    taxonomy = bundle.manifest.taxonomy
+    ours = [
+        (one.id, one.name, one.code, one.body_id, taxonomy.bodies[one.body_id].name)
+        for one in taxonomy.actions
+    ]
+    theirs = json.loads((shared / "data/labels.json").read_text())
+    assert ours == [tuple(one[key] for key in ("id", "name", "code", "body_id", "body")) for one in theirs]
+
+
+def test_manifest_survives_the_round_trip(bundle: Bundle) -> None:
+    assert (bundle.folder / "bundle.json").read_text() == bundle.manifest.to_json()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda m: m.update(colour="red"), "colour: Extra inputs"),
+        (lambda m: m["input"].update(heigth=1), "input.heigth: Extra inputs"),
+        (lambda m: m["input"].update(height=100), "height 100 is no multiple of 16"),
+        (lambda m: m["input"].update(window_frames=200), "window_frames must be a multiple of clip_frames"),
+        (lambda m: m["input"].update(overlap_frames=192), "overlap_frames must be below"),
+        (lambda m: m["taxonomy"]["actions"][3].update(id=9), "action ids must count"),
+        (lambda m: m["taxonomy"]["actions"][3].update(code="A1"), "action codes must differ"),
+        (lambda m: m["taxonomy"]["actions"][3].update(body_id=9), r"body parts that are not listed: \[9\]"),
+        (lambda m: m["thresholds"].update(per_class=[0.5]), "has 1 values for 52 actions"),
+        (lambda m: m["architecture"]["adapter"].update(kind="magic"), "architecture.adapter.kind"),
+        (lambda m: m.update(schema_version=2), "schema_version"),
+        (lambda m: m.pop("trained_on"), "trained_on: Field required"),
+        (lambda m: m["files"].pop("network.onnx"), "lists no network.onnx"),
+        (lambda m: m["files"].update({"../x": "0" * 64}), "not a plain file name"),
+    ],
+)
+def test_a_schema_that_does_not_fit_is_refused_by_field(
+    copy: Path, change: Callable[[dict[str, Any]], None], words: str
+) -> None:
+    rewrite(copy, change)
+    with pytest.raises(BundleError, match=words):
+        Bundle.load(copy)
+
+
+def test_a_changed_file_is_refused(copy: Path) -> None:
+    with (copy / "weights.safetensors").open("r+b") as file:
+        file.seek(1000)
+        file.write(b"!")
+    with pytest.raises(BundleError, match=r"weights.safetensors has SHA-256 .* copy the bundle anew"):
+        Bundle.load(copy)
+
+
+def test_missing_files_are_named(copy: Path) -> None:
+    (copy / "network.onnx").unlink()
+    with pytest.raises(BundleError, match="network.onnx cannot be read"):
+        Bundle.load(copy)
+    with pytest.raises(BundleError, match=r"no bundle at .*nowhere"):
+        Bundle.load(copy / "nowhere")
+
+
+def test_taxonomies_of_other_sizes_are_welcome() -> None:
+    bodies = [{"id": id, "code": code, "name": code} for id, code in enumerate("XY")]
+    actions = [{"id": id, "code": f"X{id}", "name": "x", "body_id": id % 2} for id in range(9)]
+    taxonomy = Taxonomy.model_validate_json(json.dumps({"bodies": bodies, "actions": actions}))
+    assert len(taxonomy.actions) == 9

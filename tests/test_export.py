@@ -1,0 +1,203 @@
+"""From a checkpoint to a bundle whose engines agree, for every kind of adapter and another taxonomy."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from model import engines, export
+from model.architecture import AdapterConfig, Architecture, BackboneConfig, HeadConfig
+from model.bundle import Bundle, InputConfig, Manifest, Thresholds, read_manifest
+from model.errors import BundleError, EngineError
+from model.network import Network
+from model.taxonomy import Taxonomy
+from training.demo import demo_manifest, demo_network
+
+
+def small_manifest(kind: str) -> Manifest:
+    bodies = [{"id": id, "code": code, "name": code} for id, code in enumerate("XY")]
+    actions = [{"id": id, "code": f"X{id}", "name": "x", "body_id": id % 2} for id in range(9)]
+    adapter = AdapterConfig.model_validate({"kind": kind})
+    return Manifest(
+        name="small",
+        version="1",
+        licence="Apache-2.0",
+        trained_on=None,
+        taxonomy=Taxonomy.model_validate_json(json.dumps({"bodies": bodies, "actions": actions})),
+        input=InputConfig(
+            height=32,
+            width=48,
+            fps=10,
+            window_frames=32,
+            overlap_frames=8,
+            clip_frames=8,
+            mean=(0.5, 0.5, 0.5),
+            std=(0.2, 0.2, 0.2),
+        ),  # fmt: skip
+        architecture=Architecture(
+            backbone=BackboneConfig(embed_dim=24, depth=2, heads=2, final_norm=True),
+            adapter=adapter,
+            head=HeadConfig(channels=16, heads=2, embed_convs=1, stem_blocks=1, branch_blocks=3),
+        ),
+        thresholds=Thresholds(default=0.5),
+    )
+
+
+def random_network(manifest: Manifest) -> Network:
+    torch.manual_seed(0)
+    network = Network(manifest).eval()
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    return network
+
+
+@pytest.mark.parametrize("kind", ["none", "standard", "tia", "dsta"])
+def test_exported_graph_agrees_for_any_batch_and_number_of_clips(kind: str, tmp_path: Path) -> None:
+    import onnxruntime
+
+    manifest = small_manifest(kind)
+    network = random_network(manifest)
+    export.export_graph(network, manifest, tmp_path / "network.onnx")
+    session = onnxruntime.InferenceSession(str(tmp_path / "network.onnx"))
+    for batch, count in ((1, 1), (1, 4), (2, 3), (3, 2)):
+        clips, mask = export.example(manifest, batch, count)
+        theirs = session.run(None, {"clips": clips, "mask": mask})
+        with torch.inference_mode():
+            ours = network(torch.from_numpy(clips), torch.from_numpy(mask))
+        for one, other in zip(ours, theirs, strict=True):
+            assert one.shape == other.shape
+            assert np.abs(one.numpy() - other).max() < 1e-4
+
+
+def test_clips_beyond_the_video_need_not_be_computed() -> None:
+    """A short window costs its own clips; only adapters, which look across clips, see their absence."""
+    manifest = small_manifest("none")
+    network = random_network(manifest)
+    clips, mask = (torch.from_numpy(array) for array in export.example(manifest, 1, 2))
+    padded = torch.cat([clips, torch.full_like(clips, 99)], dim=1)
+    with torch.inference_mode():
+        for short, full in zip(network(clips, mask), network(padded, mask), strict=True):
+            # Interpolation between tubelets looks half a tubelet past the last clip, which the mask hides here.
+            torch.testing.assert_close(short, full, atol=1e-5, rtol=1e-5)
+
+
+def test_exporting_the_demo_makes_the_shipped_bundle(bundle: Bundle, tmp_path: Path) -> None:
+    manifest = demo_manifest()
+    export.save_checkpoint(tmp_path / "demo.safetensors", demo_network(manifest), manifest)
+    said: list[export.Agreement] = []
+    made = export.export_bundle(tmp_path / "demo.safetensors", tmp_path / "bundle", said.append)
+    assert {agreement.engine for agreement in said} == {"onnx", "openvino"}
+    assert all(agreement.max_abs_error < 1e-4 for agreement in said)
+    unhashed = {"files": {}}
+    assert made.manifest.model_copy(update=unhashed) == bundle.manifest.model_copy(update=unhashed)
+    from safetensors.torch import load_file
+
+    ours, shipped = (load_file(folder / "weights.safetensors") for folder in (made.folder, bundle.folder))
+    assert ours.keys() == shipped.keys()
+    for name, weights in shipped.items():
+        torch.testing.assert_close(ours[name], weights)
+
+
+def test_the_graph_names_no_path_of_the_machine(bundle: Bundle) -> None:
+    model = onnx.load(bundle.folder / "network.onnx")
+    assert not model.metadata_props
+    assert not any(node.metadata_props or node.doc_string for node in model.graph.node)
+    content = (bundle.folder / "network.onnx").read_bytes()
+    assert str(Path.cwd()).encode() not in content
+    assert b"site-packages" not in content
+
+
+def test_an_engine_that_differs_is_refused(bundle: Bundle, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(bundle.folder, tmp_path / "bundle"))
+    model = onnx.load(folder / "network.onnx")
+    bias = next(one for one in model.graph.initializer if one.name.endswith("cls_head.bias"))
+    bias.raw_data = (np.frombuffer(bias.raw_data, np.float32) + np.float32(2e-4)).tobytes()
+    onnx.save_model(model, folder / "network.onnx")
+    files = {name: export.sha256(folder / name) for name in bundle.manifest.files}
+    (folder / "bundle.json").write_text(bundle.manifest.model_copy(update={"files": files}).to_json())
+    with pytest.raises(EngineError, match="differs from torch by 2.*e-04, the limit is 1e-04"):
+        export.check_engines(Bundle.load(folder), lambda _: None)
+
+
+def test_checkpoints_that_are_none_are_refused(tmp_path: Path, bundle: Bundle) -> None:
+    (tmp_path / "text").write_text("hello")
+    with pytest.raises(BundleError, match="safetensors"):
+        export.load_checkpoint(tmp_path / "text")
+    with pytest.raises(BundleError, match="no checkpoint"):
+        export.load_checkpoint(tmp_path / "nothing")
+    with pytest.raises(BundleError, match="no mmad manifest"):
+        export.load_checkpoint(bundle.folder / "weights.safetensors")
+    manifest = small_manifest("none")
+    other = small_manifest("dsta")
+    export.save_checkpoint(tmp_path / "wrong", random_network(other), manifest)
+    with pytest.raises(BundleError, match="do not fit the architecture"):
+        export.export_bundle(tmp_path / "wrong", tmp_path / "out")
+
+
+def test_all_engines_agree_on_the_shipped_bundle(bundle: Bundle) -> None:
+    reference = engines.load_engine(bundle, "torch")
+    for name in ("openvino", "onnx"):
+        engine = engines.load_engine(bundle, name)  # type: ignore[arg-type]
+        assert engine.name == name
+        assert export.difference(engine, reference, bundle.manifest) < 1e-4
+
+
+def test_auto_takes_the_fastest_and_says_so(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    import structlog
+
+    with structlog.testing.capture_logs() as logs:
+        assert engines.load_engine(bundle).name == "openvino"
+    assert logs[0]["engine"] == "openvino"
+    assert logs[0]["asked_for"] == "auto"
+    found = engines.find_spec
+    monkeypatch.setattr(engines, "find_spec", lambda name: None if name == "openvino" else found(name))
+    assert engines.load_engine(bundle).name == "onnx"
+    with pytest.raises(EngineError, match="engine openvino is not installed; install an extra"):
+        engines.load_engine(bundle, "openvino")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_missing_gpu_is_told_of(bundle: Bundle) -> None:
+    for name in ("onnx", "torch", "auto"):
+        with pytest.raises(EngineError, match="device cpu"), pytest.MonkeyPatch.context():
+            _load_quietly(bundle, name)
+    with pytest.raises(EngineError, match="openvino does not run on cuda"):
+        engines.load_engine(bundle, "openvino", "cuda")
+
+
+def _load_quietly(bundle: Bundle, name: str) -> None:
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # onnxruntime warns that it has no CUDA; so do we
+        engines.load_engine(bundle, name, "cuda")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("module", "absent"),
+    [
+        ("model.detector", ["torch", "openvino", "onnxruntime", "fastapi", "redis"]),
+        ("workers.main", ["torch", "openvino", "onnxruntime", "fastapi"]),
+        ("service.app", ["torch", "openvino", "onnxruntime", "av", "model"]),
+        ("mmad.client", ["torch", "numpy", "av", "fastapi", "redis", "model", "service"]),
+        ("mmad.cli", ["torch", "numpy", "av", "fastapi", "redis", "model", "service"]),
+    ],
+)
+def test_rooms_import_only_what_they_need(module: str, absent: list[str]) -> None:
+    code = f"import {module}, sys; print([name for name in {absent!r} if name in sys.modules])"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("COV")}
+    found = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True, env=environment
+    )
+    assert found.stdout.strip() == "[]"
+
+
+def test_manifest_of_the_bundle_is_read_without_torch(bundle: Bundle) -> None:
+    assert read_manifest(bundle.folder / "bundle.json") == bundle.manifest
