@@ -75,13 +75,13 @@ def run(bundle: Bundle, clip: Path, rounds: int, say: Callable[[str], None]) -> 
     with clip.open("rb") as file:
         duration_s = Video(file).declared_duration_s or 0.0
     ways: dict[str, Callable[[], None]] = {"decode alone": lambda: _decode(bundle, clip)}
-    for name in ENGINES:
+    for engine in ENGINES:
         try:
-            detector = Detector(bundle, load_engine(bundle, name))
+            detector = Detector(bundle, load_engine(bundle, engine))
         except EngineError as error:
             say(str(error))
             continue
-        ways[f"whole way, {name}"] = lambda detector=detector: _detect(detector, clip)  # type: ignore[misc]
+        ways[f"whole way, {engine}"] = lambda detector=detector: _detect(detector, clip)  # type: ignore[misc]
     times: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(rounds + 1):
         say(f"round {turn} of {rounds}" if turn else "warm-up")

@@ -80,7 +80,7 @@ def serve(
     _load_bundle(settings.bundle)  # a broken bundle is told of here, not by a worker that dies
 
     def announce(url: str) -> None:
-        notes.print(f"[bold]mmad is ready at {url}[/bold]   documentation at {url}/docs   Ctrl-C stops it")
+        _tell(f"mmad is ready at {url}   documentation at {url}/docs   Ctrl-C stops it", "bold")
 
     with _failing_on(local.StartError):
         local.serve(settings, workers, announce)
@@ -146,7 +146,7 @@ def detect(
             with _bar(video.name) as tell:
                 results.append({"video": str(video), **_detect_file(detector, video, options, tell)})
         except (DetectorError, OSError) as error:
-            notes.print(f"[red]{video}: {error}[/red]")
+            _tell(f"{video}: {error}", "red")
             failed = True
     if as_json or form or out_path:
         text = json.dumps(
@@ -170,7 +170,7 @@ def submit(
     with _failing_on(ServiceError, OSError), Client(url) as client:
         job = client.submit(video)
         if wait:
-            notes.print(f"job {job['id']}")
+            _tell(f"job {job['id']}")
             with _bar(video.name) as tell:
                 job = client.wait(
                     job["id"], lambda now: tell(now.get("stage") or now["state"], now["progress"])
@@ -236,7 +236,7 @@ def bench(
         video = clip or Path(folder) / "generated-1080x1296-30fps.mp4"
         if clip is None:
             benchmark.write_clip(video, seconds=seconds)
-        report = benchmark.run(loaded, video, rounds, lambda words: notes.print(words, highlight=False))
+        report = benchmark.run(loaded, video, rounds, _tell)
     if as_json:
         _write(json.dumps(report.to_json(), indent=1), None)
         return
@@ -362,7 +362,7 @@ def _print_result(video: str, result: Json) -> None:
         highlight=False,
     )
     for warning in result["warnings"]:
-        notes.print(f"[yellow]{warning['code']}: {warning['detail']}[/yellow]")
+        _tell(f"{warning['code']}: {warning['detail']}", "yellow")
 
 
 def _write(text: str, path: Path | None) -> None:
@@ -381,6 +381,11 @@ def _failing_on(*kinds: type[Exception]) -> Iterator[None]:
         _fail(str(error))
 
 
+def _tell(message: str, style: str = "") -> None:
+    """To standard error, as it is: square brackets are no markup."""
+    notes.print(message, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
 def _fail(message: str, status: int = 1) -> NoReturn:
-    notes.print(f"[red]{message}[/red]", highlight=False)
+    _tell(message, "red")
     raise typer.Exit(status)

@@ -5,6 +5,7 @@ import fcntl
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -91,6 +92,7 @@ def serve(settings: Settings, workers: int, announce: Callable[[str], None]) -> 
     stopping = _Stopping()
     with ExitStack() as stack:
         stack.enter_context(_lock(settings.data_dir))
+        _check_port(settings.host, settings.port)
         redis_url = settings.redis_url or stack.enter_context(private_redis(settings.data_dir / "redis"))
         environment = {
             "MMAD_REDIS_URL": redis_url,
@@ -116,10 +118,10 @@ def serve(settings: Settings, workers: int, announce: Callable[[str], None]) -> 
 def private_redis(folder: Path) -> Iterator[str]:
     """A Redis of our own on a unix socket, its append-only file in `folder`; yields its URL."""
     folder.mkdir(parents=True, exist_ok=True)
-    with _socket_path(folder) as socket:
-        socket.unlink(missing_ok=True)
+    with _socket_path(folder) as path:
+        path.unlink(missing_ok=True)
         command = [
-            *(redis_binary(), "--port", "0", "--unixsocket", str(socket), "--unixsocketperm", "700"),
+            *(redis_binary(), "--port", "0", "--unixsocket", str(path), "--unixsocketperm", "700"),
             *("--dir", str(folder), "--appendonly", "yes", "--appendfsync", "always", "--save", ""),
             *(
                 "--maxmemory-policy",
@@ -132,8 +134,8 @@ def private_redis(folder: Path) -> Iterator[str]:
         ]
         child = Child("redis", command, {})
         try:
-            _wait_for_redis(child, socket, folder / "redis.log")
-            yield f"unix://{socket}"
+            _wait_for_redis(child, path, folder / "redis.log")
+            yield f"unix://{path}"
         finally:
             child.stop(STOP_GRACE_S)
 
@@ -186,6 +188,19 @@ def _lock(folder: Path) -> Iterator[None]:
         yield
 
 
+def _check_port(host: str, port: int) -> None:
+    """Whoever else listens there would answer in our place."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise StartError(
+                f"cannot listen on {host} port {port} ({error.strerror}): choose another with --port"
+            ) from error
+
+
 @contextmanager
 def _socket_path(folder: Path) -> Iterator[Path]:
     path = folder.resolve() / "redis.sock"
@@ -196,7 +211,7 @@ def _socket_path(folder: Path) -> Iterator[Path]:
         yield Path(short) / "redis.sock"
 
 
-def _wait_for_redis(child: Child, socket: Path, words: Path) -> None:
+def _wait_for_redis(child: Child, path: Path, words: Path) -> None:
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline:
         if child.exit_code() is not None:
@@ -204,7 +219,7 @@ def _wait_for_redis(child: Child, socket: Path, words: Path) -> None:
                 f"the private Redis ended at once with status {child.exit_code()}; {words} says why"
             )
         try:
-            with redis.Redis(unix_socket_path=str(socket)) as client:
+            with redis.Redis(unix_socket_path=str(path)) as client:
                 client.ping()
             return
         except redis.RedisError:  # not there yet, or reading its file

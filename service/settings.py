@@ -24,7 +24,7 @@ class Settings(BaseSettings):
         description="Redis to use; mmad serve starts a private one where this is not set.",
     )
     host: str = Field(default="127.0.0.1", description="Address the API listens on.")
-    port: int = Field(default=8000, ge=0, le=65535, description="Port the API listens on.")
+    port: int = Field(default=8000, ge=1, le=65535, description="Port the API listens on.")
     bundle: Path | None = Field(default=None, description="Bundle folder; the shipped one where not set.")
     engine: Literal["auto", "openvino", "onnx", "torch"] = Field(
         default="auto", description="What runs the network; auto takes the fastest installed."

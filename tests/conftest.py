@@ -5,7 +5,8 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -91,12 +92,10 @@ def start_service(data_dir: Path, log: Path, **environment: str) -> Service:
     return service
 
 
-def wait_for(condition: "object", seconds: float) -> None:
+def wait_for(condition: Callable[[], object], seconds: float) -> None:
     """Until a condition holds; fails after so many seconds."""
-    import time
-
     deadline = time.monotonic() + seconds
-    while not condition():  # type: ignore[operator]
+    while not condition():
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.05)
 

@@ -40,7 +40,7 @@ def small_manifest(kind: str) -> Manifest:
             clip_frames=8,
             mean=(0.5, 0.5, 0.5),
             std=(0.2, 0.2, 0.2),
-        ),  # fmt: skip
+        ),
         architecture=Architecture(
             backbone=BackboneConfig(embed_dim=24, depth=2, heads=2, final_norm=True),
             adapter=adapter,

@@ -1,0 +1,129 @@
+"""The front door's contract: commands, JSON alone on standard output, exit status."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Service
+
+
+def mmad(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "mmad", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+
+
+def test_every_command_is_there() -> None:
+    words = mmad("--help").stdout
+    for command in ("serve", "api", "worker", "detect", "submit", "labels", "export", "bundle", "bench"):
+        assert f" {command} " in words
+        helped = mmad(command, "--help")
+        assert helped.returncode == 0, command
+
+
+def test_wrong_usage_is_status_2() -> None:
+    for arguments in (
+        ["nothing"],
+        ["detect"],
+        ["detect", "x", "--min-score", "2"],
+        ["detect", "x", "--engine", "coal"],
+    ):
+        assert mmad(*arguments).returncode == 2, arguments
+
+
+def test_detect_prints_one_json_document(clip: Path) -> None:
+    found = mmad("detect", str(clip), "--json", "--min-score", "0")
+    assert found.returncode == 0
+    result = json.loads(found.stdout)
+    assert result["video"] == str(clip)
+    assert len(result["detections"]) == 200
+    assert "untrained" not in found.stderr
+
+
+def test_detect_of_several_is_a_list_and_one_failure_is_status_1(clip: Path, tmp_path: Path) -> None:
+    (tmp_path / "text.mp4").write_text("hello")
+    found = mmad("detect", str(clip), str(tmp_path / "text.mp4"), str(tmp_path / "nothing.mp4"), "--json")
+    assert found.returncode == 1
+    assert [result["video"] for result in json.loads(found.stdout)] == [str(clip)]
+    assert "no video that can be read" in found.stderr
+    assert "No such file" in found.stderr
+
+
+@pytest.mark.parametrize("engine", ["openvino", "onnx", "torch"])
+def test_engines_find_the_same(clip: Path, engine: str, tmp_path: Path) -> None:
+    out = tmp_path / "result.json"
+    found = mmad("detect", str(clip), "--engine", engine, "--format", "json", "--out", str(out))
+    assert found.returncode == 0
+    assert found.stdout == ""
+    result = json.loads(out.read_text())
+    assert result["model"]["engine"] == engine
+    auto = json.loads(mmad("detect", str(clip), "--json").stdout)
+    assert [(one["action"], one["start_s"]) for one in result["detections"]] == [
+        (one["action"], one["start_s"]) for one in auto["detections"]
+    ]
+
+
+def test_detect_for_people_shows_a_table_and_the_warning(clip: Path) -> None:
+    found = mmad("detect", str(clip))
+    assert "body part" in found.stdout
+    assert "untrained_model" in found.stderr
+
+
+def test_labels_lists_both_levels() -> None:
+    taxonomy = json.loads(mmad("labels", "--json").stdout)
+    assert len(taxonomy["actions"]) == 52
+    assert len(taxonomy["bodies"]) == 7
+    assert "nodding" in mmad("labels").stdout
+
+
+def test_bundle_show_and_verify(tmp_path: Path) -> None:
+    from importlib.resources import files
+
+    folder = str(files("bundles") / "demo")
+    assert json.loads(mmad("bundle", "show", folder, "--json").stdout)["trained_on"] is None
+    assert "nothing: its answers have no meaning" in mmad("bundle", "show", folder).stdout
+    assert "all files fit" in mmad("bundle", "verify", folder).stdout
+    broken = mmad("bundle", "verify", str(tmp_path))
+    assert broken.returncode == 1
+    assert "no bundle at" in broken.stderr
+
+
+def test_submit_sends_and_waits(service: Service, clip: Path) -> None:
+    sent = json.loads(mmad("submit", str(clip), "--url", service.url, "--json").stdout)
+    assert sent["state"] in ("queued", "running", "succeeded")
+    waited = mmad("submit", str(clip), "--url", service.url, "--wait", "--json")
+    assert json.loads(waited.stdout)["detections"]
+    assert "job " in waited.stderr
+    assert "body part" in mmad("submit", str(clip), "--url", service.url, "--wait").stdout
+
+
+def test_submit_tells_what_went_wrong(service: Service, tmp_path: Path) -> None:
+    (tmp_path / "text.mp4").write_text("hello")
+    refused = mmad("submit", str(tmp_path / "text.mp4"), "--url", service.url)
+    assert refused.returncode == 1
+    assert "[not_a_video]" in refused.stderr
+    away = mmad("submit", str(tmp_path / "text.mp4"), "--url", "http://127.0.0.1:9")
+    assert away.returncode == 1
+    assert "start one with mmad serve" in away.stderr
+    missing = mmad("submit", str(tmp_path / "missing.mp4"), "--url", service.url)
+    assert missing.returncode == 1
+
+
+def test_bench_measures_every_engine() -> None:
+    report = json.loads(mmad("bench", "--seconds", "1", "--rounds", "1", "--json").stdout)
+    names = [row["name"] for row in report["rows"]]
+    assert names == ["decode alone", "whole way, openvino", "whole way, onnx", "whole way, torch"]
+    assert all(row["median_s"] > 0 for row in report["rows"])
+
+
+def test_a_wrong_setting_is_named() -> None:
+    import os
+
+    found = subprocess.run(
+        [sys.executable, "-m", "mmad", "api"],
+        env=os.environ | {"MMAD_MAX_DURATION_S": "-3"}, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert found.returncode == 2
+    assert "MMAD_MAX_DURATION_S='-3'" in found.stderr

@@ -1,0 +1,247 @@
+"""The whole way through what a user starts: a real embedded Redis, API and worker."""
+
+import os
+import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+
+from mmad.bench import write_clip
+from mmad.client import Client, Json, ServiceError
+from service.schemas import ModelCard, Result
+from tests import clips
+from tests.conftest import Service, descendants, free_port, start_service, wait_for
+
+
+def detect_here(video: Path) -> Json:
+    """The same video through `mmad detect`, without a server."""
+    import json
+
+    command = [sys.executable, "-m", "mmad", "detect", str(video), "--json"]
+    found = subprocess.run(command, check=True, capture_output=True)
+    answer: Json = json.loads(found.stdout)
+    return answer
+
+
+def alive(process_id: int) -> bool:
+    try:
+        return Path(f"/proc/{process_id}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_a_video_in_micro_actions_out(client: Client, clip: Path) -> None:
+    job = client.submit(clip)
+    seen: list[Json] = []
+    result = client.wait(job["id"], seen.append, poll_s=0.01)
+    Result.model_validate(result)
+    assert result["job_id"] == job["id"]
+    assert result["media"]["duration_s"] == pytest.approx(5, abs=0.01)
+    assert result["coverage"] == [
+        {"start_s": 0, "end_s": result["media"]["duration_s"], "status": "analysed"}
+    ]
+    assert result["detections"]
+    assert [warning["code"] for warning in result["warnings"]] == ["untrained_model"]
+    assert result["model"]["trained_on"] is None
+    progress = [one["progress"] for one in seen]
+    assert progress == sorted(progress)
+    assert seen[-1]["state"] == "succeeded"
+    assert {one["stage"] for one in seen if one["state"] == "running"} <= {
+        None,
+        "decoding",
+        "detecting",
+        "publishing",
+    }
+    alone = detect_here(clip)
+    assert alone["detections"] == result["detections"]
+    assert alone["media"] == result["media"]
+
+
+@pytest.mark.shared("data/clips")
+@pytest.mark.parametrize(
+    ("name", "seconds"), [("A2_turning_around_0078_01_0005", 2.0), ("B2_shaking_head_0035_02_0007", 1.5)]
+)
+def test_real_clips(client: Client, shared: Path, name: str, seconds: float) -> None:
+    result = client.wait(client.submit(shared / f"data/clips/{name}.mp4")["id"])
+    assert (result["media"]["width"], result["media"]["height"]) == (1080, 1296)
+    assert result["media"]["duration_s"] == seconds
+    everything = client.result(result["job_id"], min_score=0)["detections"]
+    assert len(everything) > len(result["detections"]) > 0
+    assert max(one["end_s"] for one in everything) <= seconds
+
+
+def test_what_only_decoding_shows_fails_the_job(client: Client, tmp_path: Path) -> None:
+    long = clips.pattern(tmp_path / "long.mp4", size="64x64", seconds=25)
+    with pytest.raises(ServiceError, match="limit is 20 s .MMAD_MAX_DURATION_S.") as caught:
+        client.wait(client.submit(long)["id"])
+    assert caught.value.code == "video_too_long"
+    silent = client.submit(clips.silence(tmp_path / "silent.mp4"))
+    with pytest.raises(ServiceError, match="no video stream"):
+        client.wait(silent["id"])
+    with pytest.raises(ServiceError) as caught:
+        client.result(silent["id"])
+    assert caught.value.code == "no_video_stream"
+
+
+def test_a_video_is_gone_when_its_job_has_ended(service: Service, client: Client, clip: Path) -> None:
+    job_id = client.submit(clip)["id"]
+    client.wait(job_id)
+    kept = sorted(path.name for path in (service.data_dir / "store/jobs" / job_id).iterdir())
+    assert kept == ["job.json", "proposals.npz", "result.json"]
+
+
+def test_many_at_once_are_all_answered(service: Service, clip: Path) -> None:
+    def ask(_number: int) -> Json:
+        with Client(service.url) as client:
+            return client.wait(client.submit(clip)["id"])
+
+    with ThreadPoolExecutor(8) as pool:
+        results = list(pool.map(ask, range(8)))
+    assert len({result["job_id"] for result in results}) == 8
+    assert all(result["detections"] == results[0]["detections"] for result in results)
+
+
+def test_limits_are_the_settings(service: Service) -> None:
+    response = httpx.post(f"{service.url}/detect", content=b"\0\0\0\x18ftyp" + bytes(9_000_000))
+    assert response.json()["code"] == "upload_too_large"
+    assert "8000000" in response.json()["detail"]
+
+
+def test_the_model_says_that_it_is_untrained(service: Service) -> None:
+    card = ModelCard.model_validate(httpx.get(f"{service.url}/model").json())
+    assert card.engine == "openvino"
+    assert card.trained_on is None
+    assert [warning.code for warning in card.warnings] == ["untrained_model"]
+    labels = httpx.get(f"{service.url}/labels").json()
+    assert labels == card.labels.model_dump(mode="json")
+    assert httpx.get(f"{service.url}/readyz").json()["ready"]
+
+
+def test_it_listens_on_this_machine_alone(service: Service) -> None:
+    port = service.url.rsplit(":", 1)[1]
+    listening = set()
+    for child in service.children():
+        for line in Path(f"/proc/{child}/net/tcp").read_text().splitlines()[1:]:
+            address, state = line.split()[1], line.split()[3]
+            if state == "0A" and address.endswith(f":{int(port):04X}"):
+                listening.add(address.split(":")[0])
+    assert listening == {"0100007F"}
+    redis = next(child for child in service.children() if "redis" in Path(f"/proc/{child}/comm").read_text())
+    assert (
+        "--port 0" in Path(f"/proc/{redis}/cmdline").read_text().replace("\0", " ")
+        or "unixsocket" in Path(f"/proc/{redis}/cmdline").read_text()
+    )
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_leaves_no_process_and_keeps_the_results(
+    tmp_path: Path, clip: Path, how: signal.Signals
+) -> None:
+    service = start_service(tmp_path / "data", tmp_path / "log")
+    with Client(service.url) as client:
+        result = client.wait(client.submit(clip)["id"])
+    children = service.children()
+    assert len(children) == 3
+    assert service.stop(how) == 0
+    assert not any(alive(child) for child in children)
+    again = start_service(tmp_path / "data", tmp_path / "log")
+    with Client(again.url) as client:
+        assert client.result(result["job_id"]) == result
+    assert again.stop() == 0
+
+
+def test_its_children_die_with_it(tmp_path: Path) -> None:
+    service = start_service(tmp_path / "data", tmp_path / "log")
+    children = service.children()
+    assert service.stop(signal.SIGKILL) == -9
+    wait_for(lambda: not any(alive(child) for child in children), seconds=15)
+
+
+def worker_of(service: Service) -> int:
+    return next(
+        child for child in service.children() if b"\0worker\0" in Path(f"/proc/{child}/cmdline").read_bytes()
+    )
+
+
+def test_a_killed_workers_job_is_run_again(tmp_path: Path) -> None:
+    video = tmp_path / "long.mp4"
+    write_clip(video, seconds=60, width=640, height=480)
+    service = start_service(tmp_path / "data", tmp_path / "log")
+    try:
+        with Client(service.url) as client:
+            job_id = client.submit(video)["id"]
+            wait_for(lambda: client.job(job_id)["stage"] == "detecting", seconds=20)
+            os.kill(worker_of(service), signal.SIGKILL)
+            result = client.wait(job_id)
+            job = client.job(job_id)
+        assert job["attempt"] == 2
+        assert result["media"]["duration_s"] == pytest.approx(60, abs=0.1)
+    finally:
+        service.stop()
+
+
+def serve(tmp_path: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "mmad", "serve", "--data-dir", str(tmp_path / "data"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_what_keeps_it_from_starting_is_told(tmp_path: Path, service: Service) -> None:
+    taken = serve(tmp_path, "--port", service.url.rsplit(":", 1)[1])
+    assert taken.returncode == 1
+    assert "choose another with --port" in taken.stderr
+    assert "mmad is ready" not in taken.stderr
+    command = [sys.executable, "-m", "mmad", "serve", "--data-dir", str(service.data_dir)]
+    second = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert second.returncode == 1
+    assert "another mmad serve uses" in second.stderr
+    assert serve(tmp_path, "--bundle", str(tmp_path)).returncode == 1
+    assert serve(tmp_path, "--port", "99999").returncode == 2
+    assert not descendants(os.getpid()) or all(
+        child in [service.process.pid, *service.children()] for child in descendants(os.getpid())
+    )
+
+
+def test_parts_run_alone_against_a_redis_of_the_users(tmp_path: Path, clip: Path) -> None:
+    """As in docker-compose: Redis, API and worker each started by itself."""
+    from mmad.local import private_redis
+
+    port = free_port()
+    with private_redis(tmp_path / "redis") as url:
+        environment = os.environ | {
+            "REDIS_URL": url,
+            "MMAD_DATA_DIR": str(tmp_path / "data"),
+            "MMAD_PORT": str(port),
+        }
+        parts = [
+            subprocess.Popen([sys.executable, "-m", "mmad", part], env=environment, stderr=subprocess.DEVNULL)
+            for part in ("api", "worker")
+        ]
+        try:
+            with Client(f"http://127.0.0.1:{port}") as client:
+
+                def ready() -> bool:
+                    try:
+                        return httpx.get(f"http://127.0.0.1:{port}/readyz").is_success
+                    except httpx.TransportError:
+                        return False
+
+                wait_for(ready, seconds=60)
+                assert client.wait(client.submit(clip)["id"])["detections"]
+        finally:
+            for part in parts:
+                part.terminate()
+            api, worker = (part.wait(20) for part in parts)
+            assert (api, worker) == (-signal.SIGTERM, 0)  # uvicorn ends by the signal, after its last answer
+
+
+def test_parts_without_redis_say_what_to_set(tmp_path: Path) -> None:
+    clean = {name: value for name, value in os.environ.items() if "REDIS_URL" not in name}
+    for part in ("api", "worker"):
+        command = [sys.executable, "-m", "mmad", part]
+        ended = subprocess.run(command, env=clean, capture_output=True, text=True, timeout=60, check=False)
+        assert ended.returncode == 1
+        assert "MMAD_REDIS_URL" in ended.stderr

@@ -1,0 +1,215 @@
+"""A worker's bench with a detector that does as it is told, and the lease on a real Redis."""
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis import Redis
+from rq.timeouts import JobTimeoutException
+
+from mmad.local import private_redis
+from model.bundle import Bundle
+from model.detections import Detections, Stretch
+from model.detector import Detector
+from model.errors import NoVideoStreamError
+from model.segments import Proposals
+from model.video import Media, Region
+from service.jobs import Jobs, Record, Upload, key, new_job_id
+from service.queue import DETECT, JobQueue, connect, make_queue
+from service.schemas import Options, Stage, State
+from service.schemas import Region as RegionDocument
+from service.settings import Settings
+from service.store import FolderStore
+from workers import run
+from workers.lease import ModelWorker
+from workers.run import Bench
+
+MEDIA = Media(2.0, 640, 480, 60, 30.0, False, 0, 1.0)
+
+
+class Obedient(Detector):
+    """Gives what it was told to give, or raises it."""
+
+    def __init__(self, bundle: Bundle, answer: Detections | BaseException) -> None:
+        from tests.test_detector import WhiteSpotter
+
+        super().__init__(bundle, WhiteSpotter(bundle))
+        self.answer = answer
+        self.asked: list[Any] = []
+
+    def detect(self, file: Any, **options: Any) -> Detections:
+        self.asked.append((file.read(), options))
+        options["progress"]("detecting", 0.5)
+        if isinstance(self.answer, BaseException):
+            raise self.answer
+        return self.answer
+
+
+FOUND = Detections(Proposals.empty(), MEDIA, (Stretch(0, 2, "analysed"),))
+
+
+@pytest.fixture(scope="module")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with private_redis(tmp_path_factory.mktemp("redis")) as url:
+        yield url
+
+
+@pytest.fixture
+def connection(redis_url: str) -> Iterator[Redis]:
+    connection = connect(Settings(redis_url=redis_url), retries=0)
+    connection.flushall()
+    yield connection
+    connection.close()
+
+
+@pytest.fixture
+def jobs(tmp_path: Path) -> Jobs:
+    return Jobs(FolderStore(tmp_path / "store"))
+
+
+def make_bench(
+    bundle: Bundle, jobs: Jobs, connection: Redis, answer: Detections | BaseException
+) -> tuple[Bench, Obedient]:
+    detector = Obedient(bundle, answer)
+    return Bench(detector, jobs.store, connection, Settings(max_duration_s=99)), detector
+
+
+def make_job(jobs: Jobs, **options: Any) -> Record:
+    job_id = new_job_id()
+    jobs.store.put(key(job_id, "video"), b"bytes")
+    return jobs.create(job_id, Upload(bytes=5, sha256="ab"), Options(**options))
+
+
+def test_a_job_is_published_and_its_video_removed(bundle: Bundle, jobs: Jobs, connection: Redis) -> None:
+    bench, detector = make_bench(bundle, jobs, connection, FOUND)
+    record = make_job(jobs, region=RegionDocument(x=0, y=0, width=0.5, height=1))
+    bench.run(record.id)
+    assert jobs.get(record.id).state is State.SUCCEEDED
+    content, options = detector.asked[0]
+    assert content == b"bytes"
+    assert options["region"] == Region(0, 0, 0.5, 1)
+    assert options["limits"].max_duration_s == 99
+    assert b'"sha256":"ab"' in jobs.store.get(key(record.id, "result.json"))
+    with pytest.raises(KeyError):
+        jobs.store.get(key(record.id, "video"))
+    assert JobQueue(connection, 1).progress(record.id) == (Stage.PUBLISHING, 1.0)
+    bench.run(record.id)  # delivered twice: nothing happens
+    assert len(detector.asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (NoVideoStreamError("only sound"), "no_video_stream", "only sound"),
+        (JobTimeoutException(), "job_timeout", "MMAD_JOB_TIMEOUT_S"),
+    ],
+)
+def test_what_is_wrong_with_the_video_ends_the_job(
+    bundle: Bundle, jobs: Jobs, connection: Redis, error: Exception, code: str, words: str
+) -> None:
+    bench, _ = make_bench(bundle, jobs, connection, error)
+    record = make_job(jobs)
+    bench.run(record.id)
+    ended = jobs.get(record.id)
+    assert ended.state is State.FAILED
+    assert ended.error is not None
+    assert ended.error.code == code
+    assert words in ended.error.detail
+    with pytest.raises(KeyError):
+        jobs.store.get(key(record.id, "video"))
+
+
+def test_a_fault_of_ours_has_three_attempts(bundle: Bundle, jobs: Jobs, connection: Redis) -> None:
+    bench, detector = make_bench(bundle, jobs, connection, RuntimeError("a secret"))
+    record = make_job(jobs)
+    for attempt in (1, 2):
+        with pytest.raises(RuntimeError):
+            bench.run(record.id)
+        assert jobs.get(record.id).state is State.QUEUED
+        assert jobs.get(record.id).attempt == attempt
+    bench.run(record.id)
+    ended = jobs.get(record.id)
+    assert ended.state is State.FAILED
+    assert ended.error is not None
+    assert ended.error.code == "internal_error"
+    assert "secret" not in ended.error.detail
+    assert len(detector.asked) == 3
+
+
+def test_an_attempt_that_was_overtaken_publishes_nothing(
+    bundle: Bundle, jobs: Jobs, connection: Redis
+) -> None:
+    record = make_job(jobs)
+
+    class Slow(Obedient):
+        def detect(self, file: Any, **options: Any) -> Detections:
+            current = jobs.get(record.id)  # meanwhile another worker took the job for abandoned
+            jobs.change(jobs.change(current, State.QUEUED), State.RUNNING)
+            return FOUND
+
+    Bench(Slow(bundle, FOUND), jobs.store, connection, Settings()).run(record.id)
+    assert jobs.get(record.id).state is State.RUNNING
+    assert jobs.get(record.id).attempt == 2
+    with pytest.raises(KeyError):
+        jobs.store.get(key(record.id, "result.json"))
+
+
+def test_the_queue_carries_json_and_a_worker_runs_it(
+    bundle: Bundle, jobs: Jobs, connection: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench, _ = make_bench(bundle, jobs, connection, FOUND)
+    monkeypatch.setattr(run, "_bench", bench)
+    record = make_job(jobs)
+    JobQueue(connection, 60).enqueue(record.id)
+    raw = connection.hgetall(f"rq:job:{record.id}")
+    import json
+    import zlib
+
+    assert json.loads(zlib.decompress(raw[b"data"]))[0] == DETECT
+    ModelWorker(make_queue(connection)).work(burst=True, logging_level="ERROR")
+    assert jobs.get(record.id).state is State.SUCCEEDED
+
+
+def test_no_other_function_is_run(connection: Redis, tmp_path: Path) -> None:
+    queue = make_queue(connection)
+    job = queue.enqueue("os.mkdir", str(tmp_path / "made"))
+    ModelWorker(queue).work(burst=True, logging_level="CRITICAL")
+    assert not (tmp_path / "made").exists()
+    assert job.get_status() == "failed"
+
+
+def test_a_worker_is_seen_by_readiness(connection: Redis) -> None:
+    queue = JobQueue(connection, 60)
+    assert queue.check() == {"redis": "ok", "workers": "none is running"}
+    worker = ModelWorker(make_queue(connection))
+    worker.register_birth()
+    assert queue.check()["workers"] == "ok"
+    worker.register_death()
+    assert queue.check()["workers"] == "none is running"
+
+
+def test_a_redis_that_is_away_is_a_problem(tmp_path: Path) -> None:
+    from service.errors import Problem
+
+    queue = JobQueue(connect(Settings(redis_url=f"unix://{tmp_path}/nothing"), retries=0), 60)
+    with pytest.raises(Problem) as caught:
+        queue.enqueue(new_job_id())
+    assert caught.value.code == "queue_unavailable"
+    assert queue.progress("x") == (None, 0.0)
+    assert queue.check()["redis"] == "cannot be reached"
+
+
+def test_progress_that_cannot_be_told_stops_no_job(bundle: Bundle, jobs: Jobs, tmp_path: Path) -> None:
+    nowhere = connect(Settings(redis_url=f"unix://{tmp_path}/nothing"), retries=0)
+    bench, _ = make_bench(bundle, jobs, nowhere, FOUND)
+    record = make_job(jobs)
+    bench.run(record.id)
+    assert jobs.get(record.id).state is State.SUCCEEDED
+
+
+def test_jobs_run_in_workers_only() -> None:
+    assert isinstance(io.BytesIO(), io.BytesIO)
+    with pytest.raises(RuntimeError, match="mmad worker only"):
+        run.detect("x")
