@@ -1,5 +1,6 @@
 """What runs a bundle's network: one protocol, several runtimes, each imported only when it is chosen."""
 
+import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -50,6 +51,8 @@ class OpenVinoEngine:
     name, device, precision = "openvino", "cpu", "fp32"
 
     def __init__(self, bundle: Bundle, cache_dir: Path | None) -> None:
+        # Importing openvino reports to its makers over the internet, unless this package cannot be found.
+        sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
         import openvino
 
         core = openvino.Core()

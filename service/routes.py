@@ -2,6 +2,7 @@
 
 from typing import Annotated, Any, TypeVar
 
+from anyio import CancelScope, to_thread
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse, RedirectResponse
 from pydantic import BaseModel, ValidationError
@@ -25,7 +26,7 @@ from service.schemas import (
 )
 from service.settings import Settings
 from service.store import Store
-from service.uploads import FILE_FIELD, receive
+from service.uploads import FILE_FIELD, Received, receive
 
 router = APIRouter()
 
@@ -156,14 +157,10 @@ async def detect(request: Request, response: Response, desk: DeskOf) -> Accepted
     job_id = new_job_id()
     try:
         received = await receive(request, desk.store, key(job_id, "video"), desk.settings.max_upload_bytes)
-        options = parse_parameters(Options, {**query, **received.fields})
-        region_check(options)
-        if options.labels is not None:
-            chosen_actions(desk.model_card().labels, options.labels)
-        record = desk.jobs.create(job_id, received.upload, options)
-        desk.queue.enqueue(job_id)
+        record = await to_thread.run_sync(_accept, desk, job_id, received, query)
     except BaseException:
-        desk.store.delete(key(job_id))
+        with CancelScope(shield=True):
+            await to_thread.run_sync(desk.store.delete, key(job_id))
         raise
     links = _links(job_id)
     response.headers["Location"] = links.self
@@ -265,6 +262,17 @@ def index() -> RedirectResponse:
 def retry_after(code: str) -> dict[str, str]:
     """The header that tells when to come again, for problems that pass."""
     return {"Retry-After": str(RETRY_AFTER_S[code])} if code in RETRY_AFTER_S else {}
+
+
+def _accept(desk: Desk, job_id: str, received: Received, query: dict[str, str]) -> Record:
+    """From a stored video to a queued job; waits for disk and Redis."""
+    options = parse_parameters(Options, {**query, **received.fields})
+    region_check(options)
+    if options.labels is not None:
+        chosen_actions(desk.model_card().labels, options.labels)
+    record = desk.jobs.create(job_id, received.upload, options)
+    desk.queue.enqueue(job_id)
+    return record
 
 
 def _links(job_id: str) -> Links:

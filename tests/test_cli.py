@@ -1,6 +1,7 @@
 """The front door's contract: commands, JSON alone on standard output, exit status."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -65,6 +66,16 @@ def test_engines_find_the_same(clip: Path, engine: str, tmp_path: Path) -> None:
     ]
 
 
+def test_nobody_is_told_of_a_run(clip: Path, tmp_path: Path) -> None:
+    """OpenVINO's telemetry leaves a folder in the home directory when it is on."""
+    command = [sys.executable, "-m", "mmad", "detect", str(clip), "--engine", "openvino"]
+    environment = {name: value for name, value in os.environ.items() if name != "CI"} | {
+        "HOME": str(tmp_path)
+    }
+    subprocess.run(command, check=True, capture_output=True, env=environment)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_detect_for_people_shows_a_table_and_the_warning(clip: Path) -> None:
     found = mmad("detect", str(clip))
     assert "body part" in found.stdout
@@ -119,8 +130,6 @@ def test_bench_measures_every_engine() -> None:
 
 
 def test_a_wrong_setting_is_named() -> None:
-    import os
-
     found = subprocess.run(
         [sys.executable, "-m", "mmad", "api"],
         env=os.environ | {"MMAD_MAX_DURATION_S": "-3"}, capture_output=True, text=True, timeout=60, check=False,

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -103,6 +104,21 @@ def test_many_at_once_are_all_answered(service: Service, clip: Path) -> None:
         results = list(pool.map(ask, range(8)))
     assert len({result["job_id"] for result in results}) == 8
     assert all(result["detections"] == results[0]["detections"] for result in results)
+
+
+def test_an_upload_that_breaks_off_leaves_nothing(service: Service) -> None:
+    root = service.data_dir / "store"
+
+    def files() -> set[Path]:
+        return {path for path in root.rglob("*") if path.is_file()}
+
+    before = files()
+    host, port = service.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as connection:
+        connection.sendall(b"POST /detect HTTP/1.1\r\nHost: x\r\nContent-Length: 5000000\r\n\r\n")
+        connection.sendall(b"\0\0\0\x18ftypisom" + bytes(2_000_000))
+        wait_for(lambda: files() != before, seconds=10)
+    wait_for(lambda: files() == before, seconds=10)
 
 
 def test_limits_are_the_settings(service: Service) -> None:

@@ -1,6 +1,5 @@
 """A worker's bench with a detector that does as it is told, and the lease on a real Redis."""
 
-import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -209,7 +208,12 @@ def test_progress_that_cannot_be_told_stops_no_job(bundle: Bundle, jobs: Jobs, t
     assert jobs.get(record.id).state is State.SUCCEEDED
 
 
+def test_a_job_whose_record_is_gone_is_passed_over(bundle: Bundle, jobs: Jobs, connection: Redis) -> None:
+    bench, detector = make_bench(bundle, jobs, connection, FOUND)
+    bench.run(new_job_id())
+    assert detector.asked == []
+
+
 def test_jobs_run_in_workers_only() -> None:
-    assert isinstance(io.BytesIO(), io.BytesIO)
     with pytest.raises(RuntimeError, match="mmad worker only"):
         run.detect("x")

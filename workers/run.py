@@ -37,8 +37,12 @@ class Bench:
 
     def run(self, job_id: str) -> None:
         """Bring a job to its end. What is wrong with the video ends it; a fault here is raised, for another attempt."""
-        record = self.jobs.get(job_id)
-        if record.error is not None or record.state is State.SUCCEEDED:
+        try:
+            record = self.jobs.get(job_id)
+        except Problem:  # refused after it was queued: the caller was told so
+            log.warning("job_without_record", job_id=job_id)
+            return
+        if record.state in (State.SUCCEEDED, State.FAILED):
             return
         if record.state is State.RUNNING:  # its worker stopped amid the attempt
             record = self.jobs.change(record, State.QUEUED)
