@@ -5,6 +5,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -18,12 +19,13 @@ from model.engines import EngineName, load_engine
 from model.errors import EngineError
 from model.video import Video
 
+DECODE = "decode alone"
 ENGINES: tuple[EngineName, ...] = ("openvino", "onnx", "torch")
 
 
 @dataclass(frozen=True)
 class Row:
-    """One thing measured; `ratio` is its median over the first row's."""
+    """One thing measured; `ratio` is its median over the first engine's."""
 
     name: str
     median_s: float
@@ -72,9 +74,9 @@ def write_clip(
 
 def run(bundle: Bundle, clip: Path, rounds: int, say: Callable[[str], None]) -> Report:
     """Time decoding alone, and the whole way with every engine installed, in turn, `rounds` times after a warm-up."""
-    with clip.open("rb") as file:
-        duration_s = Video(file).declared_duration_s or 0.0
-    ways: dict[str, Callable[[], None]] = {"decode alone": lambda: _decode(bundle, clip)}
+    with clip.open("rb") as file, closing(Video(file)) as video:
+        duration_s = video.declared_duration_s or 0.0
+    ways: dict[str, Callable[[], None]] = {DECODE: lambda: _decode(bundle, clip)}
     for engine in ENGINES:
         try:
             detector = Detector(bundle, load_engine(bundle, engine))
@@ -91,7 +93,7 @@ def run(bundle: Bundle, clip: Path, rounds: int, say: Callable[[str], None]) -> 
             if turn:
                 times[name].append(time.perf_counter() - began)
     medians = {name: statistics.median(taken) for name, taken in times.items()}
-    first = next(iter(medians.values()))
+    first = next(median for name, median in medians.items() if name != DECODE)
     rows = [
         Row(name, medians[name], min(taken), max(taken), duration_s / medians[name], medians[name] / first)
         for name, taken in times.items()
@@ -109,8 +111,8 @@ def run(bundle: Bundle, clip: Path, rounds: int, say: Callable[[str], None]) -> 
 
 def _decode(bundle: Bundle, clip: Path) -> None:
     seen = bundle.manifest.input
-    with clip.open("rb") as file:
-        for _ in Video(file).frames(seen.fps, seen.width, seen.height):
+    with clip.open("rb") as file, closing(Video(file)) as video:
+        for _ in video.frames(seen.fps, seen.width, seen.height):
             pass
 
 

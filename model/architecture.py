@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 class Part(BaseModel):
     """Frozen and strict: a misspelt setting fails at load."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class BackboneConfig(Part):
@@ -77,6 +77,14 @@ class HeadConfig(Part):
     head_convs: int = Field(default=2, ge=0)
     path_dropout: float = Field(default=0.1, ge=0, lt=1)
     prior_probability: float = Field(default=0.01, gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _shapes_fit(self) -> Self:
+        if self.channels % self.heads:
+            raise ValueError(f"channels {self.channels} is no multiple of heads {self.heads}")
+        if self.kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size must be odd, not {self.kernel_size}")
+        return self
 
     @property
     def strides(self) -> tuple[int, ...]:

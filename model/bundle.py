@@ -17,13 +17,14 @@ WEIGHTS = "weights.safetensors"
 GRAPH = "network.onnx"
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 class Section(BaseModel):
     """Frozen and strict: an unknown or misspelt key fails at load."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class InputConfig(Section):
@@ -36,7 +37,7 @@ class InputConfig(Section):
     overlap_frames: int = Field(ge=0)
     clip_frames: int = Field(gt=0)
     mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    std: tuple[Positive, Positive, Positive]
 
     @model_validator(mode="after")
     def _windows_advance(self) -> Self:
@@ -138,17 +139,23 @@ class Bundle:
 
 
 def read_manifest(path: Path) -> Manifest:
-    """Parse bundle.json strictly; raises BundleError naming the field."""
+    """Read bundle.json; raises BundleError naming the field that does not fit."""
     try:
-        return Manifest.model_validate_json(path.read_bytes())
+        content = path.read_bytes()
     except OSError as error:
-        raise BundleError(
-            f"no bundle at {path.parent}: {path.name} cannot be read ({error.strerror})"
-        ) from error
+        message = f"no bundle at {path.parent}: {path.name} cannot be read ({error.strerror})"
+        raise BundleError(message) from error
+    return parse_manifest(content, path)
+
+
+def parse_manifest(content: str | bytes, source: Path) -> Manifest:
+    """Parse a manifest strictly; raises BundleError naming the field and the file it is from."""
+    try:
+        return Manifest.model_validate_json(content)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(key) for key in first["loc"]) or "the document"
-        raise BundleError(f"{path}: {field}: {first['msg']}") from error
+        raise BundleError(f"{source}: {field}: {first['msg']}") from error
 
 
 def _check_file(folder: Path, name: str, expected: str) -> None:

@@ -9,9 +9,10 @@ from model.detections import Detections, Notice, Stretch
 from model.engines import Engine
 from model.errors import DamagedVideoError
 from model.nms import soft_nms
+from model.picture import Region
 from model.seams import Seam, join_at_seam
 from model.segments import Proposals, decode_points, to_seconds
-from model.video import Limits, Media, Region, Video
+from model.video import Limits, Media, Video
 from model.windows import Frame, Window, windows
 
 Stage = Literal["decoding", "detecting"]
@@ -98,6 +99,6 @@ class Detector:
         """Pass frames on and report how far they have come."""
         progress("decoding", 0.0)
         for index, frame in enumerate(frames):
-            if expected and index % 16 == 0:
-                progress("detecting", min(1.0, index / expected))
+            if index % 16 == 0:
+                progress("detecting", min(1.0, index / expected) if expected else 0.0)
             yield frame

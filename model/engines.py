@@ -145,13 +145,21 @@ def load_engine(
         EngineError: the engine is not installed, or cannot use the device.
     """
     order = _ORDER[device]
-    installed = [key for key in order if find_spec(_MAKERS[key][0])]
     if name != "auto" and name not in order:
         raise EngineError(f"engine {name} does not run on {device}; choose one of {', '.join(order)}")
-    if not installed or (name != "auto" and name not in installed):
-        wanted = f"engine {name} is" if name != "auto" else f"none of {', '.join(order)} is"
-        raise EngineError(f"{wanted} not installed; install an extra of mmad: worker, onnx, gpu or train")
-    chosen = installed[0] if name == "auto" else name
-    engine = _MAKERS[chosen][1](bundle, device, cache_dir)
-    log.info("engine_loaded", engine=chosen, asked_for=name, device=device, installed=installed)
-    return engine
+    reasons: list[str] = []
+    for candidate in order if name == "auto" else (name,):
+        module, make = _MAKERS[candidate]
+        if not find_spec(module):
+            reasons.append(
+                f"engine {candidate} is not installed; install an extra of mmad: worker, onnx, gpu or train"
+            )
+            continue
+        try:
+            engine = make(bundle, device, cache_dir)
+        except EngineError as error:
+            reasons.append(str(error))
+            continue
+        log.info("engine_loaded", engine=candidate, asked_for=name, device=device, passed_over=reasons)
+        return engine
+    raise EngineError("; ".join(reasons))

@@ -37,6 +37,12 @@ class NoVideoStreamError(VideoError):
     code = "no_video_stream"
 
 
+class UnsupportedCodecError(VideoError):
+    """The pictures are in a form that no decoder here reads."""
+
+    code = "unsupported_codec"
+
+
 class VideoTooLongError(VideoError):
     """The video lasts longer than the limit."""
 

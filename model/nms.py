@@ -43,7 +43,7 @@ def _suppress_one_class(
         final.append(score)
         tiou = tious(segments, segments[best])
         scores *= np.exp(-(tiou * tiou) / np.float32(sigma))
-        scores[best] = -1
+        scores[best] = -np.inf
     return order, np.array(final, np.float32)
 
 

@@ -12,9 +12,7 @@ from fractions import Fraction
 from typing import BinaryIO, NamedTuple
 
 import av
-import av.filter
 import av.logging
-import numpy as np
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
@@ -23,11 +21,17 @@ from model.errors import (
     NotAVideoError,
     NoVideoStreamError,
     PictureTooLargeError,
+    UnsupportedCodecError,
     VideoTooLongError,
 )
+from model.picture import Orientation, Region, Scaler
 from model.windows import Frame
 
 CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts"
+
+# Frames a little out of order are the codec's; more than this, and the recorder's clock was set anew.
+_CLOCK_BACK_S = 0.5
+_CLOCK_AHEAD_S = 2
 
 # FFmpeg writes its findings on broken files to standard error; errors reach the caller as exceptions.
 av.logging.set_level(av.logging.PANIC)
@@ -39,23 +43,6 @@ class Limits:
 
     max_duration_s: float = 600.0
     max_pixels: int = 8192 * 4320
-
-
-@dataclass(frozen=True)
-class Region:
-    """The part of the upright picture to look at, as fractions of its width and height."""
-
-    x: float = 0.0
-    y: float = 0.0
-    width: float = 1.0
-    height: float = 1.0
-
-    def __post_init__(self) -> None:
-        inside = self.x >= 0 and self.y >= 0 and self.x + self.width <= 1 and self.y + self.height <= 1
-        if not inside or self.width <= 0 or self.height <= 0:
-            raise ValueError(
-                f"region {self.x},{self.y},{self.width},{self.height} does not lie within 0,0,1,1 (x,y,width,height)"
-            )
 
 
 @dataclass(frozen=True)
@@ -73,35 +60,12 @@ class Media:
     """The fraction of the picture's area inside the crop."""
 
 
-class Box(NamedTuple):
-    """A crop in pixels."""
-
-    x: int
-    y: int
-    width: int
-    height: int
-
-
 class Shown(NamedTuple):
     """A decoded frame and when it is shown, in ticks of the stream's time base; `end` is when the next is due."""
 
     frame: av.VideoFrame
     start: int
     end: int
-
-
-def crop_box(width: int, height: int, region: Region, aspect: float) -> Box:
-    """The largest centred box of an aspect ratio (width / height, in pixels) inside a region of a picture."""
-    wide, high = region.width * width, region.height * height
-    box_width, box_height = _even(min(wide, high * aspect)), _even(min(high, wide / aspect))
-    x = region.x * width + max(0, wide - box_width) / 2
-    y = region.y * height + max(0, high - box_height) / 2
-    return Box(_even(x, least=0), _even(y, least=0), box_width, box_height)
-
-
-def _even(value: float, least: int = 1) -> int:
-    # Chroma has half the resolution: at odd edges it would shift against luma.
-    return max(least, math.floor(value / 2) * 2)
 
 
 def resample(shown: Iterable[Shown], rate: Fraction) -> Iterator[tuple[av.VideoFrame, int]]:
@@ -127,77 +91,6 @@ def resample(shown: Iterable[Shown], rate: Fraction) -> Iterator[tuple[av.VideoF
         held = item
     if held is not None and (slot(held.end) > filled or filled == 0):
         yield held.frame, max(1, slot(held.end) - filled)
-
-
-class Scaler:
-    """Crop, then scale by area, in one filter graph; made anew when the picture's form changes."""
-
-    def __init__(self, width: int, height: int, region: Region) -> None:
-        self._width, self._height, self._region = width, height, region
-        self._form: tuple[object, ...] = ()
-        self._graph: av.filter.Graph | None = None
-        self.looked_at = 1.0
-
-    def __call__(self, frame: av.VideoFrame, pixel_aspect: Fraction) -> Frame:
-        """A decoded frame -> (height, width, 3) uint8 RGB, upright."""
-        turns = quarter_turns(frame.rotation)
-        form = (frame.width, frame.height, frame.format.name, turns, pixel_aspect)
-        if self._graph is None or form != self._form:
-            self._graph, self._form = self._make_graph(frame, turns, pixel_aspect), form
-        frame.pts = None
-        self._graph.vpush(frame)
-        scaled = self._graph.vpull()
-        assert isinstance(scaled, av.VideoFrame)
-        return np.asarray(scaled.to_ndarray(), np.uint8)
-
-    def _make_graph(self, frame: av.VideoFrame, turns: int, pixel_aspect: Fraction) -> av.filter.Graph:
-        upright = (frame.width, frame.height) if turns % 2 == 0 else (frame.height, frame.width)
-        aspect = self._width / self._height * float(1 / pixel_aspect if turns % 2 == 0 else pixel_aspect)
-        box = crop_box(*upright, self._region, aspect)
-        self.looked_at = box.width * box.height / (upright[0] * upright[1])
-        box = lay_down(box, frame.width, frame.height, turns)
-        graph = av.filter.Graph()
-        nodes = [
-            graph.add_buffer(
-                width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(1, 1000)
-            ),
-            graph.add("crop", f"{box.width}:{box.height}:{box.x}:{box.y}:exact=1"),
-            # Turned before scaling: chroma is interpolated differently across and down.
-            *(graph.add(name, arguments) for name, arguments in _TURNS[turns]),
-            graph.add("scale", f"{self._width}:{self._height}:flags=area"),
-            graph.add("format", "rgb24"),
-            graph.add("buffersink"),
-        ]
-        graph.link_nodes(*nodes).configure()
-        return graph
-
-
-# Filters for 0..3 anticlockwise quarter turns.
-_TURNS: tuple[tuple[tuple[str, str | None], ...], ...] = (
-    (),
-    (("transpose", "cclock"),),
-    (("hflip", None), ("vflip", None)),
-    (("transpose", "clock"),),
-)
-
-
-def quarter_turns(rotation_deg: int) -> int:
-    """Anticlockwise quarter turns that set a frame upright."""
-    return round(rotation_deg / 90) % 4
-
-
-def lay_down(box: Box, width: int, height: int, turns: int) -> Box:
-    """Where a box of the upright picture lies in the stored one of (width, height)."""
-    x, y, w, h = box
-    match turns:
-        case 1:
-            return Box(width - y - h, x, h, w)
-        case 2:
-            return Box(width - x - w, height - y - h, w, h)
-        case 3:
-            return Box(y, height - x - w, h, w)
-        case _:
-            return box
 
 
 class Video:
@@ -236,7 +129,7 @@ class Video:
         rate = Fraction(fps).limit_denominator(100_000) * self._time_base
         pixel_aspect = self._stream.sample_aspect_ratio or Fraction(1)
         for frame, repeats in resample(counter.watch(self._decode()), rate):
-            picture = scaler(frame, pixel_aspect or Fraction(1))
+            picture = _decoding(scaler, frame, pixel_aspect)
             for _ in range(repeats):
                 yield picture
         self.media = counter.media(self._time_base, scaler.looked_at)
@@ -247,23 +140,29 @@ class Video:
 
     def _decode(self) -> Iterator[Shown]:
         """Frames with times from the first frame's, never running backwards."""
-        first: int | None = None
-        previous = 0
+        origin: int | None = None
+        start = end = 0
         step = max(1, round(1 / (self._time_base * (self._stream.average_rate or 25))))
         for frame in self._raw_frames():
             if frame.width * frame.height > self._limits.max_pixels:
                 raise _too_many_pixels(frame.width, frame.height, self._limits)
-            tick = frame.pts if frame.pts is not None else previous + step
-            if first is None:
-                first, previous = tick, 0
-            start = max(previous, tick - first)
+            if frame.pts is None:
+                start = end
+            elif origin is None or self._jumps((frame.pts - origin - end) * self._time_base):
+                origin, start = frame.pts - end, end
+            else:
+                start = max(start, frame.pts - origin)
             end = start + (frame.duration or step)
             if end * self._time_base > self._limits.max_duration_s + 1:
                 raise _too_long(float(end * self._time_base), self._limits)
             yield Shown(frame, start, end)
-            previous = start
-        if first is None:
+        if not end:
             raise DamagedVideoError("no frame of the video can be decoded; export it anew and send it again")
+
+    def _jumps(self, gap_s: Fraction) -> bool:
+        """Whether the clock was set anew: far backwards, or far ahead where recordings are strung together."""
+        strung = self._container.format.name == "mpegts"
+        return gap_s < -_CLOCK_BACK_S or (strung and gap_s > _CLOCK_AHEAD_S)
 
     def _raw_frames(self) -> Iterator[av.VideoFrame]:
         try:
@@ -277,6 +176,10 @@ class Video:
         for stream in self._container.streams.video:
             # Cover art of an audio file is a "video" of one picture.
             if not stream.disposition & av.stream.Disposition.attached_pic:
+                if stream.codec_context is None:
+                    raise UnsupportedCodecError(
+                        "no decoder here reads this video's codec; send it as H.264, H.265, VP9 or AV1"
+                    )
                 stream.thread_type = "AUTO"
                 stream.codec_context.options = {"max_pixels": str(self._limits.max_pixels)}
                 return stream
@@ -307,19 +210,18 @@ class _Counter:
                 low, high = self._gaps
                 self._gaps = (gap, gap) if self._count == 1 else (min(low, gap), max(high, gap))
             else:
-                self._size = (item.frame.width, item.frame.height)
+                self._size = Orientation.of(item.frame).upright(item.frame.width, item.frame.height)
                 self._rotation = item.frame.rotation
             self._count, self._last, self._end = self._count + 1, item.start, item.end
             yield item
 
     def media(self, time_base: Fraction, looked_at: float) -> Media:
-        upright = self._size if quarter_turns(self._rotation) % 2 == 0 else self._size[::-1]
         low, high = self._gaps
         span = self._last if self._count > 1 else self._end
         return Media(
             duration_s=float(self._end * time_base),
-            width=upright[0],
-            height=upright[1],
+            width=self._size[0],
+            height=self._size[1],
             frames_decoded=self._count,
             average_fps=float(max(1, self._count - 1) / (span * time_base)) if span else 0.0,
             # Time bases round: 29 fps in milliseconds has gaps of 34 and 35.
@@ -329,6 +231,13 @@ class _Counter:
         )
 
 
+def _decoding(scaler: Scaler, frame: av.VideoFrame, pixel_aspect: Fraction) -> Frame:
+    try:
+        return scaler(frame, pixel_aspect)
+    except av.FFmpegError as error:
+        raise DamagedVideoError(f"a frame of the video cannot be scaled ({error.strerror})") from error
+
+
 def _open(file: BinaryIO, limits: Limits) -> InputContainer:
     options = {
         "format_whitelist": CONTAINERS,
@@ -336,7 +245,8 @@ def _open(file: BinaryIO, limits: Limits) -> InputContainer:
         "max_pixels": str(limits.max_pixels),
     }
     try:
-        container = av.open(file, mode="r", options=options)
+        # Tags in other alphabets than UTF-8 are common, and nothing here reads them.
+        container = av.open(file, mode="r", options=options, metadata_errors="replace")
     except (av.FFmpegError, ValueError) as error:
         raise NotAVideoError(
             f"the file is no video that can be read; send one of {CONTAINERS.replace(',', ', ')}"

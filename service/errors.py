@@ -27,6 +27,7 @@ CATALOGUE = {
     # the video
     "not_a_video": Kind(415, "The file is not a video that can be read"),
     "no_video_stream": Kind(422, "The file has no pictures"),
+    "unsupported_codec": Kind(415, "The video's codec is not known here"),
     "video_too_long": Kind(422, "The video lasts longer than the limit"),
     "picture_too_large": Kind(422, "The picture has more pixels than the limit"),
     "damaged_video": Kind(422, "The video cannot be decoded"),

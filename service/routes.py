@@ -184,7 +184,7 @@ def get_job(job_id: str, desk: DeskOf) -> Job:
     openapi_extra={"parameters": _PARAMETERS},
     responses=problems(
         "job_not_found", "job_not_finished", "unknown_parameter", "invalid_parameter",
-        "not_a_video", "no_video_stream", "video_too_long", "picture_too_large", "damaged_video",
+        "not_a_video", "no_video_stream", "unsupported_codec", "video_too_long", "picture_too_large", "damaged_video",
         "job_timeout", "internal_error",
     ),
 )  # fmt: skip

@@ -31,10 +31,10 @@ def pattern(
     return path
 
 
-def rotated(path: Path, degrees: int) -> Path:
+def rotated(path: Path, degrees: int, *mirror: str) -> Path:
     """The test picture, stored lying down as a phone does."""
     lying = pattern(path.with_suffix(".lying.mp4"))
-    ffmpeg("-display_rotation", str(degrees), "-i", str(lying), "-c", "copy", str(path))
+    ffmpeg("-display_rotation", str(degrees), *mirror, "-i", str(lying), "-c", "copy", str(path))
     return path
 
 

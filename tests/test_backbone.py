@@ -52,12 +52,49 @@ def test_attention_as_written_out() -> None:
     torch.testing.assert_close(attention(x), expected, atol=1e-5, rtol=1e-5)
 
 
+def written_out(backbone: Backbone, clip: torch.Tensor) -> torch.Tensor:
+    """One clip (3, frames, height, width) through the backbone, patch by patch and layer by layer -> (dim, times)."""
+
+    def norm(x: torch.Tensor, layer: torch.nn.LayerNorm) -> torch.Tensor:
+        centred = x - x.mean(-1, keepdim=True)
+        scaled = centred / (centred.square().mean(-1, keepdim=True) + 1e-6).sqrt()
+        return scaled * layer.weight + layer.bias
+
+    tokens = []
+    for t in range(0, clip.shape[1], 2):
+        for y in range(0, clip.shape[2], 16):
+            for x in range(0, clip.shape[3], 16):
+                patch = clip[:, t : t + 2, y : y + 16, x : x + 16]
+                product = backbone.patch_embed.weight.flatten(1) @ patch.flatten()
+                tokens.append(product + backbone.patch_embed.bias)
+    z = torch.stack(tokens)[None] + backbone.positions
+    for block in backbone.blocks:
+        z = z + block.attn(norm(z, block.norm1))
+        inner = norm(z, block.norm2) @ block.mlp.fc1.weight.T + block.mlp.fc1.bias
+        inner = inner * 0.5 * (1 + torch.erf(inner / 2**0.5))
+        z = z + inner @ block.mlp.fc2.weight.T + block.mlp.fc2.bias
+    return norm(z, backbone.norm).reshape(backbone.time, -1, z.shape[-1]).mean(dim=1).T
+
+
+@torch.inference_mode()
+def test_backbone_as_written_out() -> None:
+    torch.manual_seed(0)
+    config = SMALL.model_copy(update={"final_norm": True})
+    backbone = Backbone(config, AdapterConfig(kind="none"), clip_frames=4, height=32, width=48)
+    for parameter in backbone.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    clips = torch.randn(1, 1, 3, 4, 32, 48)
+    torch.testing.assert_close(backbone(clips)[0], written_out(backbone, clips[0, 0]), atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("size", "parameters"),  # counted by hand: patch embedding, then 12 blocks
     [
         ("tiny", 1536 * 192 + 192 + 12 * (12 * 192**2 + 12 * 192)),
         ("small", 1536 * 384 + 384 + 12 * (12 * 384**2 + 12 * 384)),
         ("base", 86_225_664),  # 86 M, as VideoMAE's authors give it
+        ("large", 1536 * 1024 + 1024 + 24 * (12 * 1024**2 + 12 * 1024)),
+        ("huge", 1536 * 1280 + 1280 + 32 * (12 * 1280**2 + 12 * 1280)),
     ],
 )
 def test_sizes_have_the_right_number_of_weights(size: str, parameters: int) -> None:

@@ -1,5 +1,6 @@
 """The detector on real video with a network that is easy to predict: it sees white."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +9,10 @@ import pytest
 from model.bundle import Bundle
 from model.detections import Detections, to_body_level
 from model.detector import Detector
-from model.engines import RawPoints
+from model.engines import RawPoints, load_engine
+from model.picture import Region
 from model.segments import point_grid
-from model.video import Limits, Region
+from model.video import Limits
 from tests import clips
 
 ACTION = 20
@@ -92,14 +94,26 @@ def test_a_wide_picture_is_noticed_and_a_region_is_looked_at(bundle: Bundle, tmp
     assert detect(bundle, square, region=Region(0, 0, 0.5, 0.5))[0].media.looked_at == pytest.approx(0.25)
 
 
+def test_the_bundles_post_processing_is_used(bundle: Bundle, clip: Path) -> None:
+    engine = load_engine(bundle)
+    with clip.open("rb") as file:
+        plain = Detector(bundle, engine).detect(file).proposals
+    changes = {"proposals": 30, "soft_nms_sigma": 0.05, "candidates": 100}
+    config = bundle.manifest.postprocessing.model_copy(update=changes)
+    other = replace(bundle, manifest=bundle.manifest.model_copy(update={"postprocessing": config}))
+    with clip.open("rb") as file:
+        found = Detector(other, engine).detect(file).proposals
+    assert len(plain) == 200
+    assert len(found) == 30
+    assert found.scores[-1] < plain.scores[29]  # a smaller sigma suppresses more
+
+
 def test_limits_reach_the_decoder(bundle: Bundle, clip: Path) -> None:
     with pytest.raises(Exception, match="MMAD_MAX_DURATION_S"):
         detect(bundle, clip, limits=Limits(max_duration_s=1))
 
 
 def test_body_level_keeps_every_proposal(bundle: Bundle, clip: Path) -> None:
-    from model.engines import load_engine
-
     with clip.open("rb") as file:
         found = Detector(bundle, load_engine(bundle)).detect(file).proposals
     body = to_body_level(found, bundle.manifest.taxonomy)

@@ -126,6 +126,32 @@ def test_an_engine_that_differs_is_refused(bundle: Bundle, tmp_path: Path) -> No
         export.check_engines(Bundle.load(folder), lambda _: None)
 
 
+class Nothing(engines.TorchEngine):
+    def run(self, clips: np.ndarray, mask: np.ndarray) -> engines.RawPoints:
+        points = super().run(clips, mask)
+        return engines.RawPoints(points.logits * np.nan, points.offsets)
+
+
+def test_no_numbers_are_no_agreement(bundle: Bundle) -> None:
+    broken, whole = Nothing(bundle, "cpu"), engines.load_engine(bundle, "torch")
+    assert export.difference(broken, whole, bundle.manifest) == float("inf")
+    assert export.difference(broken, broken, bundle.manifest) == float("inf")
+    assert export.difference(whole, whole, bundle.manifest) == 0
+
+
+def test_a_bundle_that_fails_the_check_leaves_the_old_one(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(shutil.copytree(bundle.folder, tmp_path / "bundle"))
+    manifest = small_manifest("none")
+    export.save_checkpoint(tmp_path / "small", random_network(manifest), manifest)
+    monkeypatch.setattr(export, "MAX_ABS_ERROR", -1.0)
+    with pytest.raises(EngineError):
+        export.export_bundle(tmp_path / "small", folder)
+    assert Bundle.load(folder).manifest == bundle.manifest
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "small"]
+
+
 def test_checkpoints_that_are_none_are_refused(tmp_path: Path, bundle: Bundle) -> None:
     (tmp_path / "text").write_text("hello")
     with pytest.raises(BundleError, match="safetensors"):
@@ -134,6 +160,11 @@ def test_checkpoints_that_are_none_are_refused(tmp_path: Path, bundle: Bundle) -
         export.load_checkpoint(tmp_path / "nothing")
     with pytest.raises(BundleError, match="no mmad manifest"):
         export.load_checkpoint(bundle.folder / "weights.safetensors")
+    from safetensors.numpy import save_file
+
+    save_file({"x": np.zeros(1)}, tmp_path / "strange", metadata={"mmad_manifest": '{"name": 3}'})
+    with pytest.raises(BundleError, match="strange: "):
+        export.load_checkpoint(tmp_path / "strange")
     manifest = small_manifest("none")
     other = small_manifest("dsta")
     export.save_checkpoint(tmp_path / "wrong", random_network(other), manifest)
@@ -170,6 +201,18 @@ def test_a_missing_gpu_is_told_of(bundle: Bundle) -> None:
             _load_quietly(bundle, name)
     with pytest.raises(EngineError, match="openvino does not run on cuda"):
         engines.load_engine(bundle, "openvino", "cuda")
+
+
+def test_auto_passes_over_an_engine_that_cannot_use_the_gpu(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> engines.Engine:
+        raise EngineError("no GPU in this one")
+
+    torch_engine = engines.load_engine(bundle, "torch")
+    monkeypatch.setitem(engines._MAKERS, "onnx", ("onnxruntime", refuse))
+    monkeypatch.setitem(engines._MAKERS, "torch", ("torch", lambda *_: torch_engine))
+    assert engines.load_engine(bundle, "auto", "cuda") is torch_engine
 
 
 def _load_quietly(bundle: Bundle, name: str) -> None:

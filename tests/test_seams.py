@@ -42,6 +42,34 @@ def test_cut_by_one_window_takes_the_end_from_the_other() -> None:
     ]
 
 
+def test_a_weak_twin_does_not_move_a_boundary_that_was_seen() -> None:
+    assert rows(join_at_seam(proposals((2, 12, 0.05, 1)), proposals((9, 14, 0.9, 1)), SEAM)) == [
+        (9, 14, 0.9, 1)
+    ]
+    assert rows(join_at_seam(proposals((9, 11, 0.9, 1)), proposals((8.5, 20, 0.01, 1)), SEAM)) == [
+        (9, 11, 0.9, 1)
+    ]
+
+
+def test_the_best_twin_that_goes_on_gives_the_boundary() -> None:
+    earlier = proposals((3, 12, 0.5, 1), (8.5, 12, 0.6, 1), (2, 12, 0.4, 1))
+    assert rows(join_at_seam(earlier, proposals((8, 17, 0.9, 1)), SEAM)) == [(3, 17, 0.9, 1)]
+
+
+def test_an_action_that_only_just_enters_the_seam_is_found_once() -> None:
+    found = join_at_seam(proposals((11.5, 12, 0.5, 1)), proposals((11.75, 20, 0.9, 1)), SEAM)
+    assert rows(found) == [(11.75, 20, 0.9, 1)]
+    found = join_at_seam(proposals((11.5, 12, 0.9, 1)), proposals((11.75, 20, 0.5, 1)), SEAM)
+    assert rows(found) == [(11.5, 20, 0.9, 1)]
+    found = join_at_seam(proposals((2, 8.5, 0.9, 1)), proposals((8, 8.25, 0.5, 1)), SEAM)
+    assert rows(found) == [(2, 8.5, 0.9, 1)]
+
+
+def test_all_twins_go() -> None:
+    later = proposals((9, 11, 0.5, 1), (9, 11.1, 0.4, 1), (8.9, 11, 0.3, 1))
+    assert rows(join_at_seam(proposals((9, 11, 0.9, 1)), later, SEAM)) == [(9, 11, 0.9, 1)]
+
+
 def test_an_action_longer_than_windows_is_joined_over_many() -> None:
     found = proposals((2, 12, 0.9, 1))
     found = join_at_seam(found, proposals((8, 20, 0.8, 1)), Seam(8, 12))

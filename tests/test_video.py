@@ -2,6 +2,7 @@
 
 import io
 import tracemalloc
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model import errors
-from model.video import Box, Limits, Media, Region, Shown, Video, crop_box, lay_down, resample
+from model.picture import Box, Orientation, Region, crop_box
+from model.video import Limits, Media, Shown, Video, resample
 from model.windows import windows
 from tests import clips
 
@@ -36,13 +38,15 @@ def assert_like_ffmpeg(path: Path, frames: np.ndarray, fps: float = FPS, crop: s
     assert np.abs(frames.astype(int) - expected).mean() < 0.05
 
 
+@pytest.mark.parametrize("mirror", [(), ("-display_hflip",), ("-display_vflip",)], ids=["", "hflip", "vflip"])
 @pytest.mark.parametrize("degrees", [0, 90, 180, 270])
-def test_rotated_clip_is_upright(tmp_path: Path, degrees: int) -> None:
-    path = clips.rotated(tmp_path / "rotated.mp4", degrees)
+def test_rotated_or_mirrored_clip_is_upright(tmp_path: Path, degrees: int, mirror: tuple[str, ...]) -> None:
+    path = clips.rotated(tmp_path / "rotated.mp4", degrees, *mirror)
     frames, media = decode(path)
     assert_like_ffmpeg(path, frames)
     assert (media.width, media.height) == ((320, 180) if degrees % 180 == 0 else (180, 320))
-    assert media.rotation_deg == degrees
+    if not mirror:
+        assert media.rotation_deg == degrees
 
 
 def test_variable_rate_clip_keeps_its_times(tmp_path: Path) -> None:
@@ -110,7 +114,8 @@ def test_crop_lies_within_the_stored_picture(
     width: int, height: int, turns: int, x: float, y: float, aspect: float
 ) -> None:
     upright = (width, height) if turns % 2 == 0 else (height, width)
-    box = lay_down(crop_box(*upright, Region(x, y, (1 - x) / 2, (1 - y) / 2), aspect), width, height, turns)
+    box = crop_box(*upright, Region(x, y, (1 - x) / 2, (1 - y) / 2), aspect)
+    box = Orientation(turns % 2 == 1, turns in (1, 2), turns in (2, 3)).lay_down(box, width, height)
     assert box.x >= 0
     assert box.y >= 0
     assert box.width >= 1
@@ -120,9 +125,22 @@ def test_crop_lies_within_the_stored_picture(
 
 
 def test_lay_down_turns_a_corner() -> None:
-    # The upright picture's top left corner, of a picture stored 8 wide and 4 high.
-    corners = [lay_down(Box(0, 0, 1, 1), 8, 4, turns)[:2] for turns in range(4)]
-    assert corners == [(0, 0), (7, 0), (7, 3), (0, 3)]
+    # Where the upright picture's top left corner lies in a picture stored 8 wide and 4 high.
+    def corner(*orientation: bool) -> tuple[int, int]:
+        return Orientation(*orientation).lay_down(Box(0, 0, 1, 1), 8, 4)[:2]
+
+    assert [corner(False, x, y) for x in (False, True) for y in (False, True)] == [
+        (0, 0),
+        (0, 3),
+        (7, 0),
+        (7, 3),
+    ]
+    assert [corner(True, x, y) for x in (False, True) for y in (False, True)] == [
+        (0, 0),
+        (7, 0),
+        (0, 3),
+        (7, 3),
+    ]
 
 
 def test_memory_does_not_grow_with_length(tmp_path: Path) -> None:
@@ -164,6 +182,72 @@ def test_picture_named_mp4_is_refused(tmp_path: Path) -> None:
 def test_sound_alone_is_refused(tmp_path: Path) -> None:
     with clips.silence(tmp_path / "silence.mp4").open("rb") as file, pytest.raises(errors.NoVideoStreamError):
         Video(file)
+
+
+def test_an_unknown_codec_is_told(tmp_path: Path) -> None:
+    content = clips.pattern(tmp_path / "known.mp4", seconds=0.2).read_bytes()
+    with pytest.raises(errors.UnsupportedCodecError, match="H.264"):
+        Video(io.BytesIO(content.replace(b"avc1", b"zzz1")))
+
+
+def test_tags_in_another_alphabet_are_no_matter(tmp_path: Path) -> None:
+    path = clips.pattern(
+        tmp_path / "titled.avi", seconds=0.5, extra=("-c:v", "mjpeg", "-metadata", "title=CAFEXX")
+    )
+    path.write_bytes(path.read_bytes().replace(b"CAFEXX", b"Caf\xe9 \xfc"))
+    assert decode(path)[1].frames_decoded == 15
+
+
+def test_cover_art_is_no_video(tmp_path: Path) -> None:
+    picture, song = tmp_path / "cover.png", tmp_path / "song.mp4"
+    clips.ffmpeg("-f", "lavfi", "-i", "testsrc2", "-frames:v", "1", str(picture))
+    sound = ("-f", "lavfi", "-i", "anullsrc=d=1", "-i", str(picture), "-map", "0", "-map", "1")
+    clips.ffmpeg(*sound, "-c:a", "aac", "-c:v", "copy", "-disposition:v:0", "attached_pic", str(song))
+    with song.open("rb") as file, pytest.raises(errors.NoVideoStreamError):
+        Video(file)
+
+
+def test_recordings_strung_together_are_seen_whole(tmp_path: Path) -> None:
+    part = clips.pattern(tmp_path / "part.ts", seconds=3)
+    whole = tmp_path / "whole.ts"
+    whole.write_bytes(part.read_bytes() * 2)
+    frames, media = decode(whole)
+    assert media.duration_s == pytest.approx(6, abs=0.1)
+    assert media.frames_decoded == 180
+    assert len(frames) == pytest.approx(90, abs=1)
+    alone, _ = decode(part)
+    assert np.abs(frames[-30:].astype(int) - alone[-30:]).mean() < 0.05
+
+
+def test_frames_without_times_follow_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = clips.pattern(tmp_path / "timed.mp4", seconds=2)
+    known, _ = decode(path)
+
+    def timeless(self: Video) -> Iterator[av.VideoFrame]:
+        for index, frame in enumerate(self._container.decode(self._stream)):
+            frame.pts = frame.pts if index == 0 else None
+            yield frame
+
+    monkeypatch.setattr(Video, "_raw_frames", timeless)
+    frames, media = decode(path)
+    np.testing.assert_array_equal(frames, known)
+    assert media.duration_s == pytest.approx(2, abs=0.01)
+
+
+def test_a_picture_that_grows_midway_is_scaled_alike(tmp_path: Path) -> None:
+    small = clips.pattern(tmp_path / "small.ts", size="160x90", seconds=1, extra=("-c:v", "mpeg2video"))
+    large = clips.pattern(tmp_path / "large.ts", size="640x360", seconds=1, extra=("-c:v", "mpeg2video"))
+    both = tmp_path / "both.ts"
+    both.write_bytes(small.read_bytes() + large.read_bytes())
+    frames, _ = decode(both)
+    assert len(frames) == pytest.approx(30, abs=1)
+    with pytest.raises((errors.PictureTooLargeError, errors.DamagedVideoError)):
+        decode(both, limits=Limits(max_pixels=160 * 90))
+
+
+def test_decoding_uses_all_cores(tmp_path: Path) -> None:
+    with clips.pattern(tmp_path / "x.mp4", seconds=0.2).open("rb") as file:
+        assert Video(file)._stream.thread_type.name == "AUTO"
 
 
 def test_limits_name_value_and_setting(tmp_path: Path) -> None:

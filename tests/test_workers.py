@@ -13,8 +13,9 @@ from model.bundle import Bundle
 from model.detections import Detections, Stretch
 from model.detector import Detector
 from model.errors import NoVideoStreamError
+from model.picture import Region
 from model.segments import Proposals
-from model.video import Media, Region
+from model.video import Media
 from service.jobs import Jobs, Record, Upload, key, new_job_id
 from service.queue import DETECT, JobQueue, connect, make_queue
 from service.schemas import Options, Stage, State

@@ -10,7 +10,8 @@ from rq.timeouts import JobTimeoutException
 from model.detections import Detections
 from model.detector import Detector
 from model.errors import VideoError
-from model.video import Limits, Region
+from model.picture import Region
+from model.video import Limits
 from service.errors import Problem
 from service.jobs import Jobs, Record, key
 from service.queue import ATTEMPTS, put_progress

@@ -1,0 +1,139 @@
+"""From a decoded frame to the picture the network sees: upright, cropped, scaled."""
+
+import math
+import struct
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import NamedTuple, cast
+
+import av
+import av.filter
+import numpy as np
+from typing_extensions import Buffer
+
+from model.windows import Frame
+
+
+@dataclass(frozen=True)
+class Region:
+    """The part of the upright picture to look at, as fractions of its width and height."""
+
+    x: float = 0.0
+    y: float = 0.0
+    width: float = 1.0
+    height: float = 1.0
+
+    def __post_init__(self) -> None:
+        inside = self.x >= 0 and self.y >= 0 and self.x + self.width <= 1 and self.y + self.height <= 1
+        if not inside or self.width <= 0 or self.height <= 0:
+            raise ValueError(
+                f"region {self.x},{self.y},{self.width},{self.height} does not lie within 0,0,1,1 (x,y,width,height)"
+            )
+
+
+class Box(NamedTuple):
+    """A crop in pixels."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+
+
+def crop_box(width: int, height: int, region: Region, aspect: float) -> Box:
+    """The largest centred box of an aspect ratio (width / height, in pixels) inside a region of a picture."""
+    wide, high = region.width * width, region.height * height
+    box_width, box_height = _even(min(wide, high * aspect)), _even(min(high, wide / aspect))
+    x = region.x * width + max(0, wide - box_width) / 2
+    y = region.y * height + max(0, high - box_height) / 2
+    return Box(_even(x, least=0), _even(y, least=0), box_width, box_height)
+
+
+def _even(value: float, least: int = 1) -> int:
+    # Chroma has half the resolution: at odd edges it would shift against luma.
+    return max(least, math.floor(value / 2) * 2)
+
+
+class Orientation(NamedTuple):
+    """How a stored picture becomes upright: axes swapped, then mirrored left-right, then upside down."""
+
+    swapped: bool = False
+    mirror_x: bool = False
+    mirror_y: bool = False
+
+    @classmethod
+    def of(cls, frame: av.VideoFrame) -> "Orientation":
+        """From the display matrix that phones write; upright where there is none."""
+        matrix = frame.side_data.get("DISPLAYMATRIX")
+        if matrix is None:
+            return cls()
+        # Fixed point numbers, row by row: x' = a x + c y, y' = b x + d y (ISO/IEC 14496-12, 6.2.2).
+        a, b, _, c, d, *_ = struct.unpack("=9i", memoryview(cast(Buffer, matrix)))
+        if abs(b) > abs(a):
+            return cls(True, c < 0, b < 0)
+        return cls(False, a < 0, d < 0)
+
+    @property
+    def filters(self) -> list[tuple[str, str | None]]:
+        """FFmpeg's filters that do it."""
+        if self.swapped:
+            names = {(False, False): "cclock_flip", (True, False): "clock", (False, True): "cclock"}
+            return [("transpose", names.get((self.mirror_x, self.mirror_y), "clock_flip"))]
+        mirrors: list[tuple[str, str | None]] = [("hflip", None)] if self.mirror_x else []
+        return [*mirrors, ("vflip", None)] if self.mirror_y else mirrors
+
+    def upright(self, width: int, height: int) -> tuple[int, int]:
+        """Width and height of the upright picture, of the stored one's."""
+        return (height, width) if self.swapped else (width, height)
+
+    def lay_down(self, box: Box, width: int, height: int) -> Box:
+        """Where a box of the upright picture lies in the stored one of (width, height)."""
+        across, down = self.upright(width, height)
+        x = across - box.x - box.width if self.mirror_x else box.x
+        y = down - box.y - box.height if self.mirror_y else box.y
+        return Box(y, x, box.height, box.width) if self.swapped else Box(x, y, box.width, box.height)
+
+
+class Scaler:
+    """Crop, then scale by area, in one filter graph; made anew when the picture's form changes."""
+
+    def __init__(self, width: int, height: int, region: Region) -> None:
+        self._width, self._height, self._region = width, height, region
+        self._form: tuple[object, ...] = ()
+        self._graph: av.filter.Graph | None = None
+        self.looked_at = 1.0
+
+    def __call__(self, frame: av.VideoFrame, pixel_aspect: Fraction) -> Frame:
+        """A decoded frame -> (height, width, 3) uint8 RGB, upright."""
+        upright = Orientation.of(frame)
+        form = (frame.width, frame.height, frame.format.name, upright, pixel_aspect)
+        if self._graph is None or form != self._form:
+            self._graph, self._form = self._make_graph(frame, upright, pixel_aspect), form
+        frame.pts = None
+        self._graph.vpush(frame)
+        scaled = self._graph.vpull()
+        assert isinstance(scaled, av.VideoFrame)
+        return np.asarray(scaled.to_ndarray(), np.uint8)
+
+    def _make_graph(
+        self, frame: av.VideoFrame, orientation: Orientation, pixel_aspect: Fraction
+    ) -> av.filter.Graph:
+        width, height = orientation.upright(frame.width, frame.height)
+        stretch = 1 / pixel_aspect if not orientation.swapped else pixel_aspect
+        box = crop_box(width, height, self._region, self._width / self._height * float(stretch))
+        self.looked_at = box.width * box.height / (width * height)
+        box = orientation.lay_down(box, frame.width, frame.height)
+        graph = av.filter.Graph()
+        nodes = [
+            graph.add_buffer(
+                width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(1, 1000)
+            ),
+            graph.add("crop", f"{box.width}:{box.height}:{box.x}:{box.y}:exact=1"),
+            # Turned before scaling: chroma is interpolated differently across and down.
+            *(graph.add(name, arguments) for name, arguments in orientation.filters),
+            graph.add("scale", f"{self._width}:{self._height}:flags=area"),
+            graph.add("format", "rgb24"),
+            graph.add("buffersink"),
+        ]
+        graph.link_nodes(*nodes).configure()
+        return graph
