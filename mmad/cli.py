@@ -135,9 +135,11 @@ def detect(
     from model.errors import DetectorError
     from service.schemas import Options
 
-    loaded = _load_bundle(bundle)
+    settings = _settings(bundle=bundle)
+    loaded = _load_bundle(settings.bundle)
     with _failing_on(DetectorError):
-        detector = Detector(loaded, load_engine(loaded, engine.value, device.value))
+        chosen = load_engine(loaded, engine.value, device.value, settings.data_dir / "cache")
+    detector = Detector(loaded, chosen)
     options = Options(min_score=min_score)
     results: list[Json] = []
     failed = False

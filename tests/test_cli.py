@@ -68,12 +68,14 @@ def test_engines_find_the_same(clip: Path, engine: str, tmp_path: Path) -> None:
 
 def test_nobody_is_told_of_a_run(clip: Path, tmp_path: Path) -> None:
     """OpenVINO's telemetry leaves a folder in the home directory when it is on."""
+    (tmp_path / "home").mkdir()
     command = [sys.executable, "-m", "mmad", "detect", str(clip), "--engine", "openvino"]
     environment = {name: value for name, value in os.environ.items() if name != "CI"} | {
-        "HOME": str(tmp_path)
+        "HOME": str(tmp_path / "home"),
+        "MMAD_DATA_DIR": str(tmp_path / "data"),
     }
     subprocess.run(command, check=True, capture_output=True, env=environment)
-    assert list(tmp_path.iterdir()) == []
+    assert list((tmp_path / "home").iterdir()) == []
 
 
 def test_detect_for_people_shows_a_table_and_the_warning(clip: Path) -> None:
