@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from enum import StrEnum
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import structlog
 import typer
@@ -19,6 +19,8 @@ from mmad.client import DEFAULT_URL, Client, Json, ServiceError
 
 if TYPE_CHECKING:
     from model.bundle import Bundle
+    from model.detector import Detector
+    from service.schemas import Options
     from service.settings import Settings
 
 app = typer.Typer(
@@ -59,6 +61,10 @@ class Format(StrEnum):
 
 AsJson = Annotated[
     bool, typer.Option("--json", help="One JSON document on standard output, and nothing else.")
+]
+RegionOption = Annotated[
+    str | None,
+    typer.Option(metavar="X,Y,W,H", help="Part of the picture to look at, as fractions of its size."),
 ]
 BundleDir = Annotated[
     Path | None, typer.Option("--bundle", help="Bundle folder; the shipped one by default.")
@@ -118,8 +124,9 @@ def worker() -> None:
 def detect(
     videos: Annotated[list[Path], typer.Argument(metavar="VIDEO...", help="Video files.")],
     bundle: BundleDir = None,
-    engine: Annotated[Engine, typer.Option(help="What runs the network.")] = Engine.AUTO,
-    device: Annotated[Device, typer.Option(help="Where the network runs.")] = Device.CPU,
+    engine: Annotated[Engine | None, typer.Option(help="What runs the network.")] = None,
+    device: Annotated[Device | None, typer.Option(help="Where the network runs.")] = None,
+    region: RegionOption = None,
     min_score: Annotated[
         float | None, typer.Option(min=0, max=1, help="Least score; the bundle's thresholds by default.")
     ] = None,
@@ -133,20 +140,22 @@ def detect(
     from model.detector import Detector
     from model.engines import load_engine
     from model.errors import DetectorError
-    from service.schemas import Options
 
-    settings = _settings(bundle=bundle)
+    settings = _settings(bundle=bundle, engine=engine and engine.value, device=device and device.value)
+    options = _options(min_score, region)
     loaded = _load_bundle(settings.bundle)
-    with _failing_on(DetectorError):
-        chosen = load_engine(loaded, engine.value, device.value, settings.data_dir / "cache")
+    with _failing_on(DetectorError, OSError):
+        chosen = load_engine(loaded, settings.engine, settings.device, settings.data_dir / "cache")
+        if out_path is not None:
+            out_path.open("a").close()  # better told now than when all the work is done
     detector = Detector(loaded, chosen)
-    options = Options(min_score=min_score)
     results: list[Json] = []
     failed = False
     for video in videos:
         try:
             with _bar(video.name) as tell:
-                results.append({"video": str(video), **_detect_file(detector, video, options, tell)})
+                found = _detect_file(detector, video, options, settings, tell)
+            results.append({"video": str(video), **found})
         except (DetectorError, OSError) as error:
             _tell(f"{video}: {error}", "red")
             failed = True
@@ -166,11 +175,12 @@ def submit(
     video: Annotated[Path, typer.Argument(help="Video file.")],
     url: Annotated[str, typer.Option(help="Address of the service.")] = DEFAULT_URL,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the result.")] = False,
+    region: RegionOption = None,
     as_json: AsJson = False,
 ) -> None:
     """Send a video to a service."""
     with _failing_on(ServiceError, OSError), Client(url) as client:
-        job = client.submit(video)
+        job = client.submit(video, **({"region": region} if region else {}))
         if wait:
             _tell(f"job {job['id']}")
             with _bar(video.name) as tell:
@@ -188,7 +198,7 @@ def submit(
 @app.command()
 def labels(bundle: BundleDir = None, as_json: AsJson = False) -> None:
     """List the classes of a bundle, both levels."""
-    taxonomy = _load_bundle(bundle).manifest.taxonomy
+    taxonomy = _load_bundle(_settings(bundle=bundle).bundle).manifest.taxonomy
     if as_json:
         _write(json.dumps(taxonomy.model_dump(), ensure_ascii=False, indent=1), None)
         return
@@ -204,11 +214,8 @@ def export(
     out_dir: Annotated[Path, typer.Option("--out", help="Bundle folder to make.")],
 ) -> None:
     """Make a bundle of a checkpoint: weights, ONNX graph, hashes; and check the engines against torch."""
-    try:
-        from model.export import Agreement, export_bundle
-    except ImportError as error:
-        _fail(f"export needs the train extra of mmad ({error})")
     from model.errors import DetectorError
+    from model.export import Agreement, export_bundle
 
     def say(agreement: Agreement) -> None:
         out.print(
@@ -232,9 +239,10 @@ def bench(
     import tempfile
 
     from mmad import bench as benchmark
+    from model.errors import DetectorError
 
-    loaded = _load_bundle(bundle)
-    with tempfile.TemporaryDirectory() as folder:
+    loaded = _load_bundle(_settings(bundle=bundle).bundle)
+    with _failing_on(DetectorError, OSError), tempfile.TemporaryDirectory() as folder:
         video = clip or Path(folder) / "generated-1080x1296-30fps.mp4"
         if clip is None:
             benchmark.write_clip(video, seconds=seconds)
@@ -294,8 +302,23 @@ def bundle_verify(folder: Annotated[Path, typer.Argument(help="Bundle folder.")]
 
 def main() -> None:
     """Entry point of the `mmad` command."""
-    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
-    app()
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper("iso"),
+            # Never with local variables: they hold pieces of people's videos.
+            structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback),
+        ],
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+    try:
+        app()
+    except ImportError as error:
+        _tell(
+            f"this command needs more than is installed ({error}): pip install 'mmad[serve]', or [dev] for export",
+            "red",
+        )
+        sys.exit(1)
 
 
 def _settings(**given: object) -> "Settings":
@@ -320,14 +343,40 @@ def _load_bundle(folder: Path | None) -> "Bundle":
         return Bundle.load(folder or Path(str(files("bundles") / "demo")))
 
 
-def _detect_file(detector: Any, video: Path, options: Any, tell: Callable[[str, float], None]) -> Json:
+def _options(min_score: float | None, region: str | None) -> "Options":
+    """What is asked of the detector; a region that does not fit ends the command with status 2."""
+    from service.errors import Problem
+    from service.parameters import parse_parameters
+    from service.schemas import Options
+
+    given = {"min_score": None if min_score is None else str(min_score), "region": region}
+    try:
+        options = parse_parameters(
+            Options, {name: value for name, value in given.items() if value is not None}
+        )
+    except Problem as problem:
+        _fail(problem.detail, status=2)
+    return options
+
+
+def _detect_file(
+    detector: "Detector",
+    video: Path,
+    options: "Options",
+    settings: "Settings",
+    tell: Callable[[str, float], None],
+) -> Json:
     """The result document of one file."""
     from model.bundle import sha256
+    from model.picture import Region
+    from model.video import Limits
     from service.results import make_result
     from workers.documents import make_context, store_proposals
 
     with video.open("rb") as file:
-        found = detector.detect(file, progress=tell)
+        region = Region(**options.region.model_dump()) if options.region else Region()
+        limits = Limits(settings.max_duration_s, settings.max_pixels)
+        found = detector.detect(file, region=region, limits=limits, progress=tell)
     context = make_context(found, detector, options, job_id=None, video_sha256=sha256(video))
     document: Json = make_result(store_proposals(found, context), options).model_dump(mode="json")
     return document

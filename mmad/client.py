@@ -66,9 +66,19 @@ class Client:
         return self._json("GET", f"/jobs/{job_id}/result", params=parameters)
 
     def wait(
-        self, job_id: str, on_progress: Callable[[Json], None] = lambda _job: None, poll_s: float = 0.25
+        self,
+        job_id: str,
+        on_progress: Callable[[Json], None] = lambda _job: None,
+        poll_s: float = 0.25,
+        timeout_s: float = float("inf"),
     ) -> Json:
-        """Poll until a job has ended; returns its result, or raises ServiceError if it failed."""
+        """Poll until a job has ended; returns its result.
+
+        Raises:
+            ServiceError: the job failed.
+            TimeoutError: it has not ended after `timeout_s`; it goes on all the same.
+        """
+        deadline = time.monotonic() + timeout_s
         while True:
             job = self.job(job_id)
             on_progress(job)
@@ -76,6 +86,10 @@ class Client:
                 raise ServiceError(job["error"]["code"], job["error"]["detail"])
             if job["state"] == "succeeded":
                 return self.result(job_id)
+            if time.monotonic() > deadline:
+                raise TimeoutError(
+                    f"job {job_id} is still {job['state']} after {timeout_s:g} s; ask again later"
+                )
             time.sleep(poll_s)
 
     def _json(self, method: str, path: str, **options: Any) -> Json:

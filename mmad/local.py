@@ -3,6 +3,7 @@
 import ctypes
 import fcntl
 import os
+import re
 import shutil
 import signal
 import socket
@@ -14,12 +15,14 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import NamedTuple
 
 import httpx
 import redis
 import structlog
 
 from service.settings import Settings
+from service.store import MODEL_CARD, FolderStore
 
 log = structlog.get_logger()
 
@@ -43,11 +46,6 @@ class Child:
         self.name, self._command, self._environment = name, command, environment
         self._process = self._start()
 
-    @property
-    def pid(self) -> int:
-        """Process id."""
-        return self._process.pid
-
     def exit_code(self) -> int | None:
         """None while it runs."""
         return self._process.poll()
@@ -56,10 +54,14 @@ class Child:
         """Start it again after it has ended."""
         self._process = self._start()
 
-    def stop(self, grace_s: float) -> None:
-        """Ask it to end; kill it when the grace is over."""
+    def ask_to_end(self) -> None:
+        """Send SIGTERM."""
         if self._process.poll() is None:
             self._process.terminate()
+
+    def stop(self, grace_s: float) -> None:
+        """Ask it to end; kill it when the grace is over."""
+        self.ask_to_end()
         try:
             self._process.wait(grace_s)
         except subprocess.TimeoutExpired:
@@ -93,30 +95,42 @@ def serve(settings: Settings, workers: int, announce: Callable[[str], None]) -> 
     with ExitStack() as stack:
         stack.enter_context(_lock(settings.data_dir))
         _check_port(settings.host, settings.port)
-        redis_url = settings.redis_url or stack.enter_context(private_redis(settings.data_dir / "redis"))
+        _tidy(FolderStore(settings.store_dir))
+        own = None if settings.redis_url else stack.enter_context(private_redis(settings.data_dir / "redis"))
         environment = {
-            "MMAD_REDIS_URL": redis_url,
+            "MMAD_REDIS_URL": own.url if own else str(settings.redis_url),
             "MMAD_DATA_DIR": str(settings.data_dir),
             "MMAD_HOST": settings.host,
             "MMAD_PORT": str(settings.port),
             **({"MMAD_BUNDLE": str(settings.bundle)} if settings.bundle else {}),
         }
-        api = stack.enter_context(_running(Child("api", _mmad("api"), environment)))
-        crew = [
-            stack.enter_context(_running(Child(f"worker-{number}", _mmad("worker"), environment)))
-            for number in range(1, workers + 1)
+        children: list[Child] = []
+        stack.callback(_stop_all, children)
+        children.append(Child("api", _mmad("api"), environment))
+        children += [
+            Child(f"worker-{number}", _mmad("worker"), environment) for number in range(1, workers + 1)
         ]
-        url = f"http://{settings.host}:{settings.port}"
-        _wait_until_ready(url, [api, *crew], stopping)
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        url = f"http://{host}:{settings.port}"
+        _wait_until_ready(url, children, stopping)
         if not stopping.asked:
             announce(url)
-        _supervise(api, crew, stopping)
+        vital = [children[0], *([own.child] if own else [])]
+        _supervise(vital, children[1:], stopping)
         log.info("stopping", grace_s=STOP_GRACE_S)
 
 
+class PrivateRedis(NamedTuple):
+    """Where it listens, and its process."""
+
+    url: str
+    child: Child
+
+
 @contextmanager
-def private_redis(folder: Path) -> Iterator[str]:
-    """A Redis of our own on a unix socket, its append-only file in `folder`; yields its URL."""
+def private_redis(folder: Path) -> Iterator[PrivateRedis]:
+    """A Redis of our own on a unix socket, its append-only file in `folder`."""
+    folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     with _socket_path(folder) as path:
         path.unlink(missing_ok=True)
@@ -135,7 +149,7 @@ def private_redis(folder: Path) -> Iterator[str]:
         child = Child("redis", command, {})
         try:
             _wait_for_redis(child, path, folder / "redis.log")
-            yield f"unix://{path}"
+            yield PrivateRedis(f"unix://{path}", child)
         finally:
             child.stop(STOP_GRACE_S)
 
@@ -166,19 +180,32 @@ class _Stopping:
         self.asked = True
 
 
-@contextmanager
-def _running(child: Child) -> Iterator[Child]:
-    try:
-        yield child
-    finally:
-        child.stop(STOP_GRACE_S)
+def _stop_all(children: list[Child]) -> None:
+    """All at once, so that no worker takes a job that another lets go."""
+    for child in children:
+        child.ask_to_end()
+    deadline = time.monotonic() + STOP_GRACE_S
+    for child in children:
+        child.stop(max(0.0, deadline - time.monotonic()))
+
+
+def _tidy(store: FolderStore) -> None:
+    """What the last run left: uploads that were broken off, and the word of a worker that is no more."""
+    store.clear_incoming()
+    store.delete(MODEL_CARD)
 
 
 @contextmanager
 def _lock(folder: Path) -> Iterator[None]:
     """Two services on one data directory would write into each other's files."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as file:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / "lock").open("w")
+    except OSError as error:
+        raise StartError(
+            f"cannot write in {folder} ({error.strerror}): choose another with --data-dir"
+        ) from error
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -203,8 +230,9 @@ def _check_port(host: str, port: int) -> None:
 
 @contextmanager
 def _socket_path(folder: Path) -> Iterator[Path]:
-    path = folder.resolve() / "redis.sock"
-    if len(str(path)) <= _MAX_SOCKET_PATH:
+    path = folder / "redis.sock"
+    # Redis' own list of clients, which rq reads, is split at spaces.
+    if len(str(path)) <= _MAX_SOCKET_PATH and re.fullmatch(r"[\w./-]+", str(path), re.ASCII):
         yield path
         return
     with tempfile.TemporaryDirectory(prefix="mmad-") as short:
@@ -245,11 +273,17 @@ def _wait_until_ready(url: str, children: list[Child], stopping: _Stopping) -> N
         )
 
 
-def _supervise(api: Child, workers: list[Child], stopping: _Stopping) -> None:
-    """Wait for the signal; a worker that ends is started again, an API that ends ends us."""
+def _supervise(vital: list[Child], workers: list[Child], stopping: _Stopping) -> None:
+    """Wait for the signal; a worker that ends is started again, an API or Redis that ends ends us."""
     while not stopping.asked:
-        if api.exit_code() is not None:
-            raise StartError(f"the API ended with status {api.exit_code()}; its words are above")
+        for child in vital:
+            if child.exit_code() is not None:
+                words = (
+                    "redis.log in the data directory says why"
+                    if child.name == "redis"
+                    else "its words are above"
+                )
+                raise StartError(f"{child.name} ended with status {child.exit_code()}; {words}")
         for worker in workers:
             if worker.exit_code() is not None:
                 log.warning("worker_restarted", process=worker.name, status=worker.exit_code())

@@ -155,7 +155,7 @@ def parse_manifest(content: str | bytes, source: Path) -> Manifest:
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(key) for key in first["loc"]) or "the document"
-        raise BundleError(f"{source}: {field}: {first['msg']}") from error
+        raise BundleError(f"{source}: {field}: {first['msg'].removeprefix('Value error, ')}") from error
 
 
 def _check_file(folder: Path, name: str, expected: str) -> None:

@@ -1,5 +1,6 @@
 """What runs a bundle's network: one protocol, several runtimes, each imported only when it is chosen."""
 
+import os
 import sys
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -58,7 +59,7 @@ class OpenVinoEngine:
         core = openvino.Core()
         # bf16 and f16 are slower than f32 on CPUs without AMX, and less exact.
         config = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
-        if cache_dir is not None:
+        if cache_dir is not None and _can_write(cache_dir):
             config["CACHE_DIR"] = str(cache_dir)
         self._compiled = core.compile_model(str(bundle.folder / GRAPH), "CPU", config)
 
@@ -66,6 +67,15 @@ class OpenVinoEngine:
         """See Engine."""
         logits, offsets = self._compiled([clips[None], mask[None]]).to_tuple()
         return RawPoints(logits[0], offsets[0])
+
+
+def _can_write(folder: Path) -> bool:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        log.warning("no_engine_cache", folder=str(folder), reason=error.strerror)
+        return False
+    return os.access(folder, os.W_OK)
 
 
 class OnnxEngine:

@@ -8,10 +8,10 @@ from uuid import uuid4
 import structlog
 import yaml
 from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from service import errors
 from service.errors import Problem
@@ -51,7 +51,7 @@ def bare_app() -> FastAPI:
     app.include_router(router)
     app.openapi_schema = _openapi(app)
     app.add_exception_handler(Problem, _on_problem)
-    app.add_exception_handler(RequestValidationError, _on_invalid)
+    app.add_exception_handler(ClientDisconnect, _on_disconnect)
     app.add_exception_handler(HTTPException, _on_http)
     app.add_exception_handler(Exception, _on_fault)
     return app
@@ -82,10 +82,9 @@ async def _on_problem(request: Request, error: Exception) -> JSONResponse:
     return problem_response(request, error.code, error.detail)
 
 
-async def _on_invalid(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, RequestValidationError)
-    first = error.errors()[0]
-    return problem_response(request, "invalid_parameter", f"{first['loc'][-1]}: {first['msg']}")
+async def _on_disconnect(request: Request, _error: Exception) -> Response:
+    log.info("upload_broken_off", path=request.url.path)
+    return Response(status_code=400)  # nobody is there to read it
 
 
 async def _on_http(request: Request, error: Exception) -> JSONResponse:

@@ -51,8 +51,3 @@ class Problem(Exception):  # noqa: N818 - RFC 9457's own word
         super().__init__(detail)
         self.code = code
         self.detail = detail
-
-    @property
-    def kind(self) -> Kind:
-        """Status and title."""
-        return CATALOGUE[self.code]

@@ -22,6 +22,10 @@ TRANSITIONS: dict[State, frozenset[State]] = {
 _ID = re.compile(r"[0-9a-f]{32}")
 
 
+class OvertakenError(Exception):
+    """Another attempt has taken the job over: the one that meets this must let go of it."""
+
+
 class Upload(Document):
     """The video as it came in."""
 
@@ -72,9 +76,15 @@ class Jobs:
             ) from error
 
     def change(self, record: Record, state: State, error: JobError | None = None) -> Record:
-        """Bring a job into another state, durably; ValueError where the table does not allow it."""
+        """Bring a job into another state, durably.
+
+        Raises:
+            ValueError: the table does not allow it.
+            OvertakenError: the stored job is no longer as `record` has it.
+        """
         if state not in TRANSITIONS[record.state]:
             raise ValueError(f"job {record.id} cannot go from {record.state} to {state}")
+        self.check(record)
         changed = record.model_copy(
             update={
                 "state": state,
@@ -85,6 +95,15 @@ class Jobs:
         )
         self._save(changed)
         return changed
+
+    def check(self, record: Record) -> None:
+        """Raise OvertakenError where the stored job is no longer in this state and attempt."""
+        stored = self.get(record.id)
+        if (stored.state, stored.attempt) != (record.state, record.attempt):
+            raise OvertakenError(
+                f"job {record.id} is {stored.state} at attempt {stored.attempt}, "
+                f"not {record.state} at attempt {record.attempt}"
+            )
 
     def _save(self, record: Record) -> None:
         self.store.put(key(record.id, "job.json"), record.model_dump_json(indent=1).encode())

@@ -22,12 +22,11 @@ def connect(settings: Settings, *, retries: int) -> Redis:
     """A client for the Redis of the settings. Few retries for a request, many for a worker that can wait."""
     if settings.redis_url is None:
         raise Problem("queue_unavailable", "no Redis is configured: set MMAD_REDIS_URL, or use mmad serve")
-    return Redis.from_url(
-        settings.redis_url,
-        retry=ConnectionRetry(ExponentialBackoff(cap=2, base=0.1), retries),
-        retry_on_error=[ConnectionError],
-        socket_connect_timeout=3,
-    )
+    retry = ConnectionRetry(ExponentialBackoff(cap=2, base=0.1), retries)
+    try:
+        return Redis.from_url(settings.redis_url, retry=retry, socket_connect_timeout=3)
+    except ValueError as error:
+        raise Problem("queue_unavailable", f"MMAD_REDIS_URL does not fit: {error}") from error
 
 
 def make_queue(connection: Redis) -> Queue:
@@ -51,7 +50,7 @@ class JobQueue:
                 job_id=job_id,
                 timeout=self._job_timeout_s,
                 result_ttl=60,
-                retry=Retry(max=ATTEMPTS - 1),
+                retry=Retry(max=ATTEMPTS),  # one more: the last finds the attempts used up, and says so
             )
         except RedisError as error:
             raise Problem(
@@ -69,12 +68,13 @@ class JobQueue:
         return (Stage(stage) if stage else None), float(found.get("fraction", 0))
 
     def check(self) -> dict[str, str]:
-        """Readiness of Redis and of at least one worker."""
+        """Readiness of Redis and of at least one worker. A dead worker's key expires; its name in rq's set stays."""
         try:
-            workers = self._connection.scard(f"rq:workers:{QUEUE}")
+            names = self._connection.smembers(f"rq:workers:{QUEUE}")
+            alive = any(self._connection.exists(name) for name in names)
         except RedisError:
             return {"redis": "cannot be reached", "workers": "not known"}
-        return {"redis": "ok", "workers": "ok" if workers else "none is running"}
+        return {"redis": "ok", "workers": "ok" if alive else "none is running"}
 
 
 def put_progress(connection: Redis, job_id: str, stage: Stage, fraction: float) -> None:

@@ -1,14 +1,15 @@
 """The addresses of the API, each a few lines: what happens lies in the rooms below."""
 
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 from anyio import CancelScope, to_thread
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse, RedirectResponse
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from service.errors import CATALOGUE, RETRY_AFTER_S, Problem
 from service.jobs import Jobs, Record, key, new_job_id
+from service.parameters import parse_parameters
 from service.queue import JobQueue
 from service.results import StoredProposals, chosen_actions, make_result
 from service.schemas import (
@@ -25,12 +26,10 @@ from service.schemas import (
     View,
 )
 from service.settings import Settings
-from service.store import Store
+from service.store import MODEL_CARD, Store
 from service.uploads import FILE_FIELD, Received, receive
 
 router = APIRouter()
-
-Parameters = TypeVar("Parameters", bound=BaseModel)
 
 
 class Desk:
@@ -45,8 +44,8 @@ class Desk:
     def model_card(self) -> ModelCard:
         """The model the workers have loaded; raises Problem no_worker_yet."""
         try:
-            return ModelCard.model_validate_json(self.store.get("model.json"))
-        except KeyError as error:
+            return ModelCard.model_validate_json(self.store.get(MODEL_CARD))
+        except (KeyError, ValidationError) as error:
             raise Problem(
                 "no_worker_yet", "no worker has loaded a model yet: start one with mmad worker"
             ) from error
@@ -71,38 +70,10 @@ def problems(*codes: str) -> dict[int | str, dict[str, Any]]:
             kind.status, {"description": "", "content": {"application/problem+json": schema}}
         )
         entry["description"] = "; ".join(filter(None, [entry["description"], f"`{code}`: {kind.title}"]))
+        if code in RETRY_AFTER_S:
+            when = {"schema": {"type": "integer"}, "description": "Seconds to wait before asking again."}
+            entry["headers"] = {"Retry-After": when}
     return by_status
-
-
-def parse_parameters(model: type[Parameters], values: dict[str, str]) -> Parameters:
-    """Query or form values to a model; raises Problem for a name that is not known or a value that does not fit."""
-    known = list(model.model_fields)
-    if unknown := [name for name in values if name not in known]:
-        raise Problem(
-            "unknown_parameter", f"{unknown[0][:64]!r} is not known here; known are {', '.join(known)}"
-        )
-    given: dict[str, Any] = dict(values)
-    if "labels" in given:
-        given["labels"] = [code.strip() for code in values["labels"].split(",")]
-    if "region" in given:
-        given["region"] = dict(zip(("x", "y", "width", "height"), values["region"].split(","), strict=False))
-    try:
-        return model.model_validate(given)
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = str(first["loc"][0])
-        value = values.get(name, "")[:64]
-        raise Problem("invalid_parameter", f"{name}={value}: {first['msg']}") from error
-
-
-def region_check(options: Options) -> None:
-    """Raises Problem for a region that leaves the picture."""
-    region = options.region
-    if region and (region.x + region.width > 1 or region.y + region.height > 1):
-        raise Problem(
-            "invalid_parameter",
-            "region: x + width and y + height must not be above 1 (fractions of the picture)",
-        )
 
 
 _PARAMETERS: list[dict[str, Any]] = [
@@ -116,6 +87,8 @@ _PARAMETERS: list[dict[str, Any]] = [
 _REGION = {"name": "region", "in": "query", "schema": {"type": "string"}, "example": "0.25,0,0.5,1",
            "description": "x,y,width,height as fractions of the upright picture: the part to look at."}  # fmt: skip
 _VIDEO = {"schema": {"type": "string", "format": "binary"}}
+_LOCATION = {"schema": {"type": "string"}, "description": "Where the job is."}
+_ACCEPTED: dict[int | str, dict[str, Any]] = {202: {"headers": {"Location": _LOCATION}}}
 _UPLOAD: dict[str, Any] = {
     "parameters": [*_PARAMETERS, _REGION],
     "requestBody": {
@@ -145,9 +118,9 @@ _UPLOAD: dict[str, Any] = {
     summary="Send a video",
     tags=["detect"],
     openapi_extra=_UPLOAD,
-    responses=problems(
+    responses=_ACCEPTED | problems(
         "malformed_upload", "empty_upload", "upload_too_large", "not_a_video",
-        "unknown_parameter", "invalid_parameter", "queue_unavailable",
+        "unknown_parameter", "invalid_parameter", "queue_unavailable", "no_worker_yet", "internal_error",
     ),
 )  # fmt: skip
 async def detect(request: Request, response: Response, desk: DeskOf) -> Accepted:
@@ -169,7 +142,7 @@ async def detect(request: Request, response: Response, desk: DeskOf) -> Accepted
 
 @router.get(
     "/jobs/{job_id}", response_model=Job, summary="Where a job stands", tags=["jobs"],
-    responses=problems("job_not_found"),
+    responses=problems("job_not_found", "internal_error"),
 )  # fmt: skip
 def get_job(job_id: str, desk: DeskOf) -> Job:
     """State, stage and progress."""
@@ -211,7 +184,7 @@ def get_result(job_id: str, request: Request, desk: DeskOf) -> Response:
 
 @router.get(
     "/labels", response_model=Labels, summary="All classes, both levels", tags=["model"],
-    responses=problems("no_worker_yet"),
+    responses=problems("no_worker_yet", "internal_error"),
 )  # fmt: skip
 def get_labels(desk: DeskOf) -> Labels:
     """Actions and body parts of the model the workers have loaded."""
@@ -223,7 +196,7 @@ def get_labels(desk: DeskOf) -> Labels:
     response_model=ModelCard,
     summary="The model",
     tags=["model"],
-    responses=problems("no_worker_yet"),
+    responses=problems("no_worker_yet", "internal_error"),
 )
 def get_model(desk: DeskOf) -> ModelCard:
     """What the workers have loaded, what it was trained on, and what to be warned of."""
@@ -231,7 +204,7 @@ def get_model(desk: DeskOf) -> ModelCard:
 
 
 @router.get("/healthz", response_model=Health, summary="Is the process up", tags=["operations"])
-def healthz() -> Health:
+async def healthz() -> Health:  # on the event loop: answers even when every thread waits for Redis
     """Answers as long as the process does."""
     return Health()
 
@@ -267,7 +240,6 @@ def retry_after(code: str) -> dict[str, str]:
 def _accept(desk: Desk, job_id: str, received: Received, query: dict[str, str]) -> Record:
     """From a stored video to a queued job; waits for disk and Redis."""
     options = parse_parameters(Options, {**query, **received.fields})
-    region_check(options)
     if options.labels is not None:
         chosen_actions(desk.model_card().labels, options.labels)
     record = desk.jobs.create(job_id, received.upload, options)

@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 from uuid import uuid4
 
+# What a worker says of the model that it has loaded.
+MODEL_CARD = "model.json"
+
 
 class Store(Protocol):
     """Bytes under keys such as `jobs/<id>/job.json`. Keys come from the service, never from a caller."""
@@ -38,6 +41,11 @@ class FolderStore:
         self._root = root
         self._incoming = root / "incoming"
         self._incoming.mkdir(parents=True, exist_ok=True)
+
+    def clear_incoming(self) -> None:
+        """Remove what was being written when a process was stopped; only where nobody else writes."""
+        for path in self._incoming.iterdir():
+            path.unlink()
 
     def put(self, key: str, content: bytes) -> None:
         """See Store."""

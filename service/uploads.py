@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import AsyncIterator
 from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import anyio
 from anyio import to_thread
@@ -21,7 +21,7 @@ FILE_FIELD = "file"
 _WRITE_BYTES = 1024 * 1024
 _SNIFF_BYTES = 400
 _MAX_FIELD_BYTES = 64 * 1024
-_MAX_FIELDS = 32
+_MAX_PARTS = 32
 # Room for the parts around the file before a declared length is held against the limit.
 _MULTIPART_OVERHEAD_BYTES = 1024 * 1024
 
@@ -116,23 +116,24 @@ class _Form:
     def __init__(self, boundary: bytes) -> None:
         self.fields: dict[str, str] = {}
         self._file = bytearray()
-        self._files = 0
+        self._files = self._parts = 0
         self._ended = False
         self._name = ""
         self._header, self._value, self._field = bytearray(), bytearray(), bytearray()
-        self._parser = MultipartParser(
-            boundary,
-            {
-                "on_part_begin": self._begin_part,
-                "on_header_field": lambda data, start, end: self._header.extend(data[start:end]),
-                "on_header_value": lambda data, start, end: self._value.extend(data[start:end]),
-                "on_header_end": self._end_header,
-                "on_headers_finished": self._end_headers,
-                "on_part_data": self._part_data,
-                "on_part_end": self._end_part,
-                "on_end": self._end,
-            },
-        )
+        callbacks: dict[str, Any] = {
+            "on_part_begin": self._begin_part,
+            "on_header_field": lambda data, start, end: self._header.extend(data[start:end]),
+            "on_header_value": lambda data, start, end: self._value.extend(data[start:end]),
+            "on_header_end": self._end_header,
+            "on_headers_finished": self._end_headers,
+            "on_part_data": self._part_data,
+            "on_part_end": self._end_part,
+            "on_end": self._end,
+        }
+        try:
+            self._parser = MultipartParser(boundary, callbacks)  # type: ignore[arg-type]
+        except FormParserError as error:
+            raise _malformed("the form's boundary is not one") from error
 
     def feed(self, chunk: bytes) -> bytes:
         """The file's bytes among these; raises Problem malformed_upload."""
@@ -162,14 +163,15 @@ class _Form:
         self._value.clear()
 
     def _end_headers(self) -> None:
+        self._parts += 1
+        if self._parts > _MAX_PARTS:
+            raise _malformed(f"the form has more than {_MAX_PARTS} parts")
         if not self._name:
             raise _malformed("a part of the form has no name")
         if self._name == FILE_FIELD:
             self._files += 1
             if self._files > 1:
                 raise _malformed(f"the form has more than one field {FILE_FIELD!r}: send one video a request")
-        elif len(self.fields) >= _MAX_FIELDS:
-            raise _malformed(f"the form has more than {_MAX_FIELDS} fields")
 
     def _part_data(self, data: bytes, start: int, end: int) -> None:
         if self._name == FILE_FIELD:

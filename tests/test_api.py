@@ -10,7 +10,7 @@ from starlette.testclient import TestClient
 
 from service.app import bare_app, openapi_yaml
 from service.errors import CATALOGUE, Problem
-from service.jobs import Upload, key, new_job_id
+from service.jobs import Jobs, Upload, key, new_job_id
 from service.queue import JobQueue
 from service.routes import Desk
 from service.schemas import JobError, ModelCard, Options, Stage, State, View
@@ -22,11 +22,15 @@ VIDEO = b"\0\0\0\x18ftypisom" + bytes(3000)
 
 
 class NotingQueue(JobQueue):
-    def __init__(self) -> None:
+    def __init__(self, store: FolderStore) -> None:
+        self.store = store
         self.ids: list[str] = []
         self.away = False
 
     def enqueue(self, job_id: str) -> None:
+        # A worker may take it at once: all that it needs must be there.
+        assert Jobs(self.store).get(job_id).state is State.QUEUED
+        assert self.store.get(key(job_id, "video"))
         if self.away:
             raise Problem("queue_unavailable", "away")
         self.ids.append(job_id)
@@ -41,7 +45,8 @@ class NotingQueue(JobQueue):
 @pytest.fixture
 def desk(tmp_path: Path) -> Desk:
     settings = Settings(data_dir=tmp_path, max_upload_bytes=10_000)
-    return Desk(settings, FolderStore(settings.store_dir), NotingQueue())
+    store = FolderStore(settings.store_dir)
+    return Desk(settings, store, NotingQueue(store))
 
 
 @pytest.fixture
@@ -124,14 +129,17 @@ REFUSED = [
     ("malformed_upload", "names no boundary", {"content": b"x", "headers": {"content-type": "multipart/form-data"}}),
     ("malformed_upload", "cannot be told apart", {"content": b"x" * 50, "headers": {"content-type": "multipart/form-data; boundary=e"}}),
     ("malformed_upload", "more than one field", {"files": [("file", ("x", VIDEO)), ("file", ("y", VIDEO))]}),
-    ("malformed_upload", "more than 32 fields", {"data": {str(n): "x" for n in range(40)}, "files": {"file": ("x", VIDEO)}}),
+    ("malformed_upload", "more than 32 parts", {"data": {str(n): "x" for n in range(40)}, "files": {"file": ("x", VIDEO)}}),
     ("malformed_upload", "longer than 65536", {"data": {"labels": "x" * 70000}, "files": {"file": ("x", VIDEO)}}),
     ("unknown_parameter", "'colour' is not known here; known are min_score", {"content": VIDEO, "params": {"colour": "red"}}),
     ("unknown_parameter", "'colour'", {"files": {"file": ("x", VIDEO)}, "data": {"colour": "red"}}),
     ("invalid_parameter", "min_score=2: Input should be less than or equal to 1", {"content": VIDEO, "params": {"min_score": "2"}}),
     ("invalid_parameter", "top_k=0", {"content": VIDEO, "params": {"top_k": "0"}}),
     ("invalid_parameter", "region=1,2", {"content": VIDEO, "params": {"region": "1,2"}}),
-    ("invalid_parameter", "region: x", {"content": VIDEO, "params": {"region": "0.5,0,0.6,1"}}),
+    ("invalid_parameter", "region=0.5,0,0.6,1: x . width and y", {"content": VIDEO, "params": {"region": "0.5,0,0.6,1"}}),
+    ("malformed_upload", "more than 32 parts", {"content": b"".join(b'--e\r\nContent-Disposition: form-data; name="top_k"\r\n\r\n1\r\n' for _ in range(99)), "headers": {"content-type": "multipart/form-data; boundary=e"}}),
+    ("malformed_upload", "boundary is not one", {"content": b"x", "headers": {"content-type": "multipart/form-data; boundary=" + "e" * 300}}),
+    ("invalid_parameter", "region=0,0,1,1,5", {"content": VIDEO, "params": {"region": "0,0,1,1,5"}}),
     ("invalid_parameter", "'Z' is neither", {"content": VIDEO, "params": {"labels": "B1,Z"}}),
 ]  # fmt: skip
 
@@ -241,6 +249,26 @@ def test_the_model_is_what_a_worker_said(api: TestClient, desk: Desk) -> None:
     desk.store.put("model.json", card().model_dump_json().encode())
     assert api.get("/model").json() == card().model_dump(mode="json")
     assert api.get("/labels").json() == LABELS.model_dump(mode="json")
+
+
+def test_labels_cannot_be_checked_before_a_worker_came(api: TestClient, desk: Desk) -> None:
+    assert_problem(api.post("/detect?labels=B1", content=VIDEO), "no_worker_yet")
+    assert stored_files(desk) == []
+
+
+def test_a_model_card_of_another_version_is_none(api: TestClient, desk: Desk) -> None:
+    desk.store.put("model.json", b'{"old": 1}')
+    assert_problem(api.get("/model"), "no_worker_yet")
+    assert "mmad worker" in api.get("/readyz").json()["checks"]["model"]
+
+
+def test_every_answer_is_documented() -> None:
+    """What routes raise is in openapi.yaml: each code of the catalogue stands under some route, or is the frame's own."""
+    text = openapi_yaml()
+    assert {code for code in CATALOGUE if f"`{code}`" not in text} == {"not_found", "method_not_allowed"}
+    accepted = yaml.safe_load(text)["paths"]["/detect"]["post"]["responses"]
+    assert "Location" in accepted["202"]["headers"]
+    assert "Retry-After" in accepted["503"]["headers"]
 
 
 def test_readiness_names_what_is_missing(api: TestClient) -> None:

@@ -84,6 +84,39 @@ def test_detect_for_people_shows_a_table_and_the_warning(clip: Path) -> None:
     assert "untrained_model" in found.stderr
 
 
+def test_detect_follows_the_settings_and_the_region(clip: Path, tmp_path: Path) -> None:
+    def detect(*arguments: str, **settings: str) -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, "-m", "mmad", "detect", str(clip), "--json", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | settings)
+
+    too_long = detect(MMAD_MAX_DURATION_S="2")
+    assert too_long.returncode == 1
+    assert "the limit is 2 s (MMAD_MAX_DURATION_S)" in too_long.stderr
+    assert json.loads(detect(MMAD_ENGINE="torch").stdout)["model"]["engine"] == "torch"
+    left = json.loads(detect("--region", "0,0,0.5,1").stdout)
+    assert left["settings"]["region"] == {"x": 0, "y": 0, "width": 0.5, "height": 1}
+    assert left["detections"] != json.loads(detect().stdout)["detections"]
+    assert detect("--region", "0,0,2,1").returncode == 2
+    nowhere = detect("--out", str(tmp_path / "no/such/folder/x.json"))
+    assert nowhere.returncode == 1
+    assert "Traceback" not in nowhere.stderr
+    assert json.loads(detect(MMAD_DATA_DIR="/proc/nothing").stdout)["detections"]
+    assert detect(MMAD_BUNDLE=str(tmp_path)).returncode == 1
+
+
+def test_what_is_not_installed_is_named(tmp_path: Path) -> None:
+    (tmp_path / "openvino").mkdir()
+    for name in ("av", "fastapi"):
+        (tmp_path / f"{name}.py").write_text("raise ImportError('not here')")
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    for arguments in (["detect", "x.mp4"], ["bench"], ["api"]):
+        command = [sys.executable, "-m", "mmad", *arguments]
+        ended = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+        assert ended.returncode == 1
+        assert "pip install 'mmad[serve]'" in ended.stderr
+        assert "Traceback" not in ended.stderr
+
+
 def test_labels_lists_both_levels() -> None:
     taxonomy = json.loads(mmad("labels", "--json").stdout)
     assert len(taxonomy["actions"]) == 52

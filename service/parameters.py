@@ -1,0 +1,34 @@
+"""Values from a query, a form or a command line, to what they mean."""
+
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from service.errors import Problem
+from service.schemas import Region
+
+Parameters = TypeVar("Parameters", bound=BaseModel)
+
+
+def parse_parameters(model: type[Parameters], values: dict[str, str]) -> Parameters:
+    """Query or form values to a model; raises Problem for a name that is not known or a value that does not fit."""
+    known = list(model.model_fields)
+    if unknown := [name for name in values if name not in known]:
+        raise Problem(
+            "unknown_parameter", f"{unknown[0][:64]!r} is not known here; known are {', '.join(known)}"
+        )
+    given: dict[str, Any] = dict(values)
+    if "labels" in given:
+        given["labels"] = [code.strip() for code in values["labels"].split(",")]
+    if "region" in given:
+        parts = values["region"].split(",")
+        given["region"] = dict(zip(Region.model_fields, parts, strict=True)) if len(parts) == 4 else parts
+    try:
+        return model.model_validate(given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0])
+        value = values.get(name, "")[:64]
+        raise Problem(
+            "invalid_parameter", f"{name}={value}: {first['msg'].removeprefix('Value error, ')}"
+        ) from error
