@@ -297,4 +297,5 @@ def _mmad(command: str) -> list[str]:
 
 
 def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    # At once: a worker that is asked to end tells Redis, and would wait for one that has just died too.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
