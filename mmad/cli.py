@@ -2,20 +2,18 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from enum import StrEnum
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import structlog
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from mmad.client import DEFAULT_URL, Client, Json, ServiceError
+from mmad.terminal import bar, fail, failing_on, out, print_result, tell, write
 
 if TYPE_CHECKING:
     from model.bundle import Bundle
@@ -32,9 +30,6 @@ app = typer.Typer(
 )
 bundle_app = typer.Typer(help="Look at a bundle.", no_args_is_help=True)
 app.add_typer(bundle_app, name="bundle")
-
-out = Console()
-notes = Console(stderr=True)
 
 
 class Engine(StrEnum):
@@ -86,9 +81,9 @@ def serve(
     _load_bundle(settings.bundle)  # a broken bundle is told of here, not by a worker that dies
 
     def announce(url: str) -> None:
-        _tell(f"mmad is ready at {url}   documentation at {url}/docs   Ctrl-C stops it", "bold")
+        tell(f"mmad is ready at {url}   documentation at {url}/docs   Ctrl-C stops it", "bold")
 
-    with _failing_on(local.StartError):
+    with failing_on(local.StartError):
         local.serve(settings, workers, announce)
 
 
@@ -101,7 +96,7 @@ def api() -> None:
     from service.errors import Problem
 
     settings = _settings()
-    with _failing_on(Problem):
+    with failing_on(Problem):
         application = create_app(settings)
     uvicorn.run(
         application, host=settings.host, port=settings.port, log_level="warning", timeout_graceful_shutdown=5
@@ -116,7 +111,7 @@ def worker() -> None:
     from workers.main import main as work
 
     settings = _settings()
-    with _failing_on(DetectorError, Problem):
+    with failing_on(DetectorError, Problem):
         work(settings, _load_bundle(settings.bundle))
 
 
@@ -144,7 +139,7 @@ def detect(
     settings = _settings(bundle=bundle, engine=engine and engine.value, device=device and device.value)
     options = _options(min_score, region)
     loaded = _load_bundle(settings.bundle)
-    with _failing_on(DetectorError, OSError):
+    with failing_on(DetectorError, OSError):
         chosen = load_engine(loaded, settings.engine, settings.device, settings.data_dir / "cache")
         if out_path is not None:
             out_path.open("a").close()  # better told now than when all the work is done
@@ -153,20 +148,20 @@ def detect(
     failed = False
     for video in videos:
         try:
-            with _bar(video.name) as tell:
+            with bar(video.name) as tell:
                 found = _detect_file(detector, video, options, settings, tell)
             results.append({"video": str(video), **found})
         except (DetectorError, OSError) as error:
-            _tell(f"{video}: {error}", "red")
+            tell(f"{video}: {error}", "red")
             failed = True
     if as_json or form or out_path:
         text = json.dumps(
             results[0] if len(videos) == 1 and results else results, ensure_ascii=False, indent=1
         )
-        _write(text, out_path)
+        write(text, out_path)
     else:
         for result in results:
-            _print_result(result["video"], result)
+            print_result(result["video"], result)
     raise typer.Exit(1 if failed else 0)
 
 
@@ -179,18 +174,18 @@ def submit(
     as_json: AsJson = False,
 ) -> None:
     """Send a video to a service."""
-    with _failing_on(ServiceError, OSError), Client(url) as client:
+    with failing_on(ServiceError, OSError), Client(url) as client:
         job = client.submit(video, **({"region": region} if region else {}))
         if wait:
-            _tell(f"job {job['id']}")
-            with _bar(video.name) as tell:
+            tell(f"job {job['id']}")
+            with bar(video.name) as tell:
                 job = client.wait(
                     job["id"], lambda now: tell(now.get("stage") or now["state"], now["progress"])
                 )
     if as_json:
-        _write(json.dumps(job, ensure_ascii=False, indent=1), None)
+        write(json.dumps(job, ensure_ascii=False, indent=1), None)
     elif wait:
-        _print_result(str(video), job)
+        print_result(str(video), job)
     else:
         out.print(f"{job['id']}\n{url}{job['links']['self']}", highlight=False)
 
@@ -200,7 +195,7 @@ def labels(bundle: BundleDir = None, as_json: AsJson = False) -> None:
     """List the classes of a bundle, both levels."""
     taxonomy = _load_bundle(_settings(bundle=bundle).bundle).manifest.taxonomy
     if as_json:
-        _write(json.dumps(taxonomy.model_dump(), ensure_ascii=False, indent=1), None)
+        write(json.dumps(taxonomy.model_dump(), ensure_ascii=False, indent=1), None)
         return
     table = Table("id", "code", "action", "body part")
     for action in taxonomy.actions:
@@ -222,7 +217,7 @@ def export(
             f"{agreement.engine}: max abs error against torch {agreement.max_abs_error:.2e}", highlight=False
         )
 
-    with _failing_on(DetectorError, OSError):
+    with failing_on(DetectorError, OSError):
         bundle = export_bundle(checkpoint, out_dir, say)
     out.print(f"{bundle.folder}: {bundle.manifest.name} {bundle.manifest.version}", highlight=False)
 
@@ -242,13 +237,13 @@ def bench(
     from model.errors import DetectorError
 
     loaded = _load_bundle(_settings(bundle=bundle).bundle)
-    with _failing_on(DetectorError, OSError), tempfile.TemporaryDirectory() as folder:
+    with failing_on(DetectorError, OSError), tempfile.TemporaryDirectory() as folder:
         video = clip or Path(folder) / "generated-1080x1296-30fps.mp4"
         if clip is None:
             benchmark.write_clip(video, seconds=seconds)
-        report = benchmark.run(loaded, video, rounds, _tell)
+        report = benchmark.run(loaded, video, rounds, tell)
     if as_json:
-        _write(json.dumps(report.to_json(), indent=1), None)
+        write(json.dumps(report.to_json(), indent=1), None)
         return
     table = Table("", "median s", "min s", "max s", "times real time", "ratio")
     for row in report.rows:
@@ -268,7 +263,7 @@ def bundle_show(
     """What a bundle is, what it was trained on, how well it does."""
     manifest = _load_bundle(folder).manifest
     if as_json:
-        _write(manifest.to_json().rstrip(), None)
+        write(manifest.to_json().rstrip(), None)
         return
     seen, parts = manifest.input, manifest.architecture
     trained = manifest.trained_on.data if manifest.trained_on else "nothing: its answers have no meaning"
@@ -307,14 +302,16 @@ def main() -> None:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper("iso"),
             # Never with local variables: they hold pieces of people's videos.
-            structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback),
+            structlog.dev.ConsoleRenderer(
+                colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+            ),
         ],
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
     try:
         app()
     except ImportError as error:
-        _tell(
+        tell(
             f"this command needs more than is installed ({error}): pip install 'mmad[serve]', or [dev] for export",
             "red",
         )
@@ -332,14 +329,14 @@ def _settings(**given: object) -> "Settings":
     except ValidationError as error:
         first = error.errors()[0]
         name = "_".join(str(part) for part in first["loc"])
-        _fail(f"MMAD_{name.removeprefix('MMAD_').upper()}={first.get('input')!r}: {first['msg']}", status=2)
+        fail(f"MMAD_{name.removeprefix('MMAD_').upper()}={first.get('input')!r}: {first['msg']}", status=2)
 
 
 def _load_bundle(folder: Path | None) -> "Bundle":
     from model.bundle import Bundle
     from model.errors import BundleError
 
-    with _failing_on(BundleError):
+    with failing_on(BundleError):
         return Bundle.load(folder or Path(str(files("bundles") / "demo")))
 
 
@@ -355,7 +352,7 @@ def _options(min_score: float | None, region: str | None) -> "Options":
             Options, {name: value for name, value in given.items() if value is not None}
         )
     except Problem as problem:
-        _fail(problem.detail, status=2)
+        fail(problem.detail, status=2)
     return options
 
 
@@ -380,63 +377,3 @@ def _detect_file(
     context = make_context(found, detector, options, job_id=None, video_sha256=sha256(video))
     document: Json = make_result(store_proposals(found, context), options).model_dump(mode="json")
     return document
-
-
-@contextmanager
-def _bar(name: str) -> Iterator[Callable[[str, float], None]]:
-    """A progress bar on standard error; yields what to call with stage and fraction."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f} %"),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=notes, transient=True) as progress:
-        task = progress.add_task(name, total=1.0)
-        yield lambda stage, fraction: progress.update(
-            task, description=f"{name}: {stage}", completed=fraction
-        )
-
-
-def _print_result(video: str, result: Json) -> None:
-    table = Table("start", "end", "score", "code", "action", "body part", title=video)
-    for one in result["detections"]:
-        table.add_row(
-            f"{one['start_s']:.2f}", f"{one['end_s']:.2f}", f"{one['score']:.2f}",
-            one["action"]["code"], one["action"]["name"], one["body"]["name"],
-        )  # fmt: skip
-    out.print(table)
-    model, media = result["model"], result["media"]
-    out.print(
-        f"{media['duration_s']:.1f} s of {media['width']} x {media['height']}; "
-        f"{model['bundle']} {model['version']} on {model['engine']}",
-        highlight=False,
-    )
-    for warning in result["warnings"]:
-        _tell(f"{warning['code']}: {warning['detail']}", "yellow")
-
-
-def _write(text: str, path: Path | None) -> None:
-    if path is None:
-        sys.stdout.write(text + "\n")
-    else:
-        path.write_text(text + "\n", encoding="utf-8")
-
-
-@contextmanager
-def _failing_on(*kinds: type[Exception]) -> Iterator[None]:
-    """Expected errors end the command with status 1 and their own sentence."""
-    try:
-        yield
-    except kinds as error:
-        _fail(str(error))
-
-
-def _tell(message: str, style: str = "") -> None:
-    """To standard error, as it is: square brackets are no markup."""
-    notes.print(message, style=style, markup=False, highlight=False, soft_wrap=True)
-
-
-def _fail(message: str, status: int = 1) -> NoReturn:
-    _tell(message, "red")
-    raise typer.Exit(status)
