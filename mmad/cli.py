@@ -148,8 +148,8 @@ def detect(
     failed = False
     for video in videos:
         try:
-            with bar(video.name) as tell:
-                found = _detect_file(detector, video, options, settings, tell)
+            with bar(video.name) as progress:
+                found = _detect_file(detector, video, options, settings, progress)
             results.append({"video": str(video), **found})
         except (DetectorError, OSError) as error:
             tell(f"{video}: {error}", "red")
@@ -178,9 +178,9 @@ def submit(
         job = client.submit(video, **({"region": region} if region else {}))
         if wait:
             tell(f"job {job['id']}")
-            with bar(video.name) as tell:
+            with bar(video.name) as progress:
                 job = client.wait(
-                    job["id"], lambda now: tell(now.get("stage") or now["state"], now["progress"])
+                    job["id"], lambda now: progress(now.get("stage") or now["state"], now["progress"])
                 )
     if as_json:
         write(json.dumps(job, ensure_ascii=False, indent=1), None)
@@ -361,7 +361,7 @@ def _detect_file(
     video: Path,
     options: "Options",
     settings: "Settings",
-    tell: Callable[[str, float], None],
+    progress: Callable[[str, float], None],
 ) -> Json:
     """The result document of one file."""
     from model.bundle import sha256
@@ -373,7 +373,7 @@ def _detect_file(
     with video.open("rb") as file:
         region = Region(**options.region.model_dump()) if options.region else Region()
         limits = Limits(settings.max_duration_s, settings.max_pixels)
-        found = detector.detect(file, region=region, limits=limits, progress=tell)
+        found = detector.detect(file, region=region, limits=limits, progress=progress)
     context = make_context(found, detector, options, job_id=None, video_sha256=sha256(video))
     document: Json = make_result(store_proposals(found, context), options).model_dump(mode="json")
     return document
