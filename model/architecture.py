@@ -48,7 +48,7 @@ SIZES = {
 class AdapterConfig(Part):
     """What sits behind every block; hidden width is `embed_dim * ratio`."""
 
-    kind: Literal["none", "standard", "tia", "dsta"] = "dsta"
+    kind: Literal["none", "standard", "tia", "dsta", "dsta_two_down"] = "dsta"
     ratio: float = Field(default=0.25, gt=0)
     temporal_kernel: int = Field(default=3, gt=0)
     spatial_kernel: int = Field(default=3, gt=0)
@@ -66,6 +66,8 @@ class HeadConfig(Part):
 
     The pyramid has `1 + branch_blocks` levels with strides 1, 2, 4 ... in steps of the window.
     `path_dropout` above 0 adds ActionFormer's learned scale to each residual path.
+    `attention_window` above 1 lets a step attend to half as many steps on either side, of its own level.
+    `position_steps` above 0 adds a table of sinusoids made for that many steps.
     """
 
     channels: int = Field(default=256, gt=0)
@@ -76,6 +78,8 @@ class HeadConfig(Part):
     kernel_size: int = Field(default=3, gt=0)
     head_convs: int = Field(default=2, ge=0)
     path_dropout: float = Field(default=0.1, ge=0, lt=1)
+    attention_window: int = Field(default=0, ge=0)
+    position_steps: int = Field(default=0, ge=0)
     prior_probability: float = Field(default=0.01, gt=0, lt=1)
 
     @model_validator(mode="after")

@@ -6,16 +6,7 @@ from torch.nn import functional as F
 
 from model.adapters import KINDS, Grid
 from model.architecture import AdapterConfig, BackboneConfig
-
-
-def sinusoid_table(positions: int, dim: int) -> Tensor:
-    """(positions, dim): sines on even, cosines on odd channels (Attention Is All You Need, section 3.5)."""
-    position = torch.arange(positions, dtype=torch.float64)[:, None]
-    pair = torch.arange(dim, dtype=torch.float64)[None] // 2
-    angle = position / 10000 ** (2 * pair / dim)
-    angle[:, 0::2] = angle[:, 0::2].sin()
-    angle[:, 1::2] = angle[:, 1::2].cos()
-    return angle.float()
+from model.sinusoids import sinusoid_table
 
 
 def position_table(config: BackboneConfig, time: int, height: int, width: int) -> Tensor:

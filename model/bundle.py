@@ -49,11 +49,19 @@ class InputConfig(Section):
 
 
 class PostprocessingConfig(Section):
-    """From points to proposals: candidates kept before soft-NMS, its Gaussian sigma, and what it keeps."""
+    """From points to proposals: candidates before non-maximum suppression, its kind, and what it keeps.
+
+    Soft-NMS uses the sigma, hard NMS the tIoU. Segment voting (a tIoU above 0) goes with class_agnostic alone:
+    within one action there is too little to vote.
+    """
 
     candidate_score: Fraction = 0.001
     candidates: int = Field(default=2000, gt=0)
+    nms: Literal["soft", "hard"] = "soft"
     soft_nms_sigma: float = Field(default=0.7, gt=0)
+    hard_nms_tiou: Fraction = 0.5
+    class_agnostic: bool = False
+    voting_tiou: Fraction = 0.0
     proposal_score: Fraction = 0.001
     proposals: int = Field(default=200, gt=0)
 

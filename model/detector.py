@@ -8,7 +8,7 @@ from model.bundle import Bundle
 from model.detections import Detections, Notice, Stretch
 from model.engines import Engine
 from model.errors import DamagedVideoError
-from model.nms import soft_nms
+from model.nms import suppress
 from model.picture import Region
 from model.seams import Seam, join_at_seam
 from model.segments import Proposals, decode_points, to_seconds
@@ -74,8 +74,7 @@ class Detector:
         mask = window.mask(manifest.input.window_frames)
         points = self.engine.run(window.clips(manifest.input.clip_frames), mask)
         candidates = decode_points(points.logits, points.offsets, mask, manifest, window.start_frame)
-        config = manifest.postprocessing
-        return soft_nms(candidates, config.soft_nms_sigma, config.proposal_score, config.proposals)
+        return suppress(candidates, manifest.postprocessing)
 
     def _conclude(self, found: Proposals, media: Media) -> Detections:
         notices = []

@@ -1,11 +1,36 @@
-"""Soft non-maximum suppression over time."""
+"""Non-maximum suppression over time: soft or hard, for each action or across all, with segment voting."""
+
+from dataclasses import replace
 
 import numpy as np
 
-from model.segments import Floats, Proposals
+from model.bundle import PostprocessingConfig
+from model.segments import Floats, Integers, Proposals
 
 # Keeps the tIoU of two empty segments finite, as the field's evaluators do.
 _EPSILON = np.float32(1e-6)
+
+
+def suppress(proposals: Proposals, config: PostprocessingConfig) -> Proposals:
+    """Non-maximum suppression as a bundle wants it.
+
+    Args:
+        proposals: candidates, in any order.
+        config: kind, sigma or tIoU, whether actions suppress each other, voting, and what is kept.
+
+    Returns:
+        The proposals kept, soft-NMS with lowered scores, best first.
+    """
+    if not len(proposals):
+        return proposals
+    groups = [np.ones(len(proposals), bool)]
+    if not config.class_agnostic:
+        groups = [proposals.labels == label for label in np.unique(proposals.labels)]
+    kept = Proposals.join([_suppress_group(proposals[group], config) for group in groups])
+    kept = kept.by_score()[: config.proposals]
+    if config.class_agnostic and config.voting_tiou > 0:
+        kept = replace(kept, segments=vote(kept, proposals, config.voting_tiou))
+    return kept
 
 
 def soft_nms(proposals: Proposals, sigma: float, min_score: float, limit: int) -> Proposals:
@@ -16,22 +41,47 @@ def soft_nms(proposals: Proposals, sigma: float, min_score: float, limit: int) -
         sigma: of the Gaussian; smaller suppresses more (Bodla et al., ICCV 2017, equation 2).
         min_score: proposals that fall below are dropped.
         limit: the most proposals returned.
-
-    Returns:
-        The proposals kept, with their lowered scores, best first.
     """
-    kept = []
-    for label in np.unique(proposals.labels):
-        mine = proposals[proposals.labels == label]
-        index, scores = _suppress_one_class(mine.segments, mine.scores, sigma, min_score)
-        kept.append(Proposals(mine.segments[index], scores, mine.labels[index]))
-    return Proposals.join(kept).by_score()[:limit]
+    config = PostprocessingConfig(soft_nms_sigma=sigma, proposal_score=min_score, proposals=limit)
+    return suppress(proposals, config)
 
 
-def _suppress_one_class(
-    segments: Floats, scores: Floats, sigma: float, min_score: float
-) -> tuple[list[int], Floats]:
-    scores = scores.copy()
+def vote(kept: Proposals, candidates: Proposals, tiou: float) -> Floats:
+    """Segments (n, 2) of the kept, each the mean of all candidates that overlap it by `tiou`, weighted by score.
+
+    The overlap of every pair is held at once: n times the candidates.
+    """
+    overlap = np.stack([overlaps(candidates.segments, segment) for segment in kept.segments])
+    lengths = candidates.segments[:, 1] - candidates.segments[:, 0]
+    own = (kept.segments[:, 1] - kept.segments[:, 0])[:, None]
+    near = overlap >= tiou * (lengths + own - overlap)
+    weights = near * candidates.scores
+    total: Floats = weights.sum(axis=1, keepdims=True)
+    # A segment of score 0 may have no voter but itself.
+    voted = (weights @ candidates.segments) / np.maximum(total, np.finfo(np.float32).tiny)
+    return np.where(total > 0, voted, kept.segments).astype(np.float32)
+
+
+def _suppress_group(group: Proposals, config: PostprocessingConfig) -> Proposals:
+    if config.nms == "hard":
+        group = group[group.scores > config.proposal_score] if config.proposal_score else group
+        return group[_hard(group, config.hard_nms_tiou)]
+    index, scores = _soft(group, config.soft_nms_sigma, config.proposal_score)
+    return Proposals(group.segments[index], scores, group.labels[index])
+
+
+def _hard(group: Proposals, tiou: float) -> Integers:
+    order = np.argsort(-group.scores, kind="stable")
+    kept: list[int] = []
+    while len(order):
+        best, order = int(order[0]), order[1:]
+        kept.append(best)
+        order = order[tious(group.segments[order], group.segments[best]) < tiou]
+    return np.array(kept, np.int64)
+
+
+def _soft(group: Proposals, sigma: float, min_score: float) -> tuple[list[int], Floats]:
+    scores = group.scores.copy()
     order: list[int] = []
     final: list[np.float32] = []
     for _ in range(len(scores)):
@@ -41,7 +91,7 @@ def _suppress_one_class(
             break
         order.append(best)
         final.append(score)
-        tiou = tious(segments, segments[best])
+        tiou = tious(group.segments, group.segments[best])
         scores *= np.exp(-(tiou * tiou) / np.float32(sigma))
         scores[best] = -np.inf
     return order, np.array(final, np.float32)

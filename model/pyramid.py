@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.architecture import HeadConfig
+from model.sinusoids import sinusoid_table
 
 
 class ChannelNorm(nn.LayerNorm):
@@ -38,9 +39,9 @@ class MaskedConv(nn.Module):
 class ConvAttention(nn.Module):
     """Self-attention over the steps; a depth-wise convolution before q, k and v also downsamples."""
 
-    def __init__(self, channels: int, heads: int, stride: int) -> None:
+    def __init__(self, channels: int, heads: int, stride: int, window: int) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.window = heads, window
         for name in ("query", "key", "value"):
             self.add_module(
                 f"{name}_conv", MaskedConv(channels, channels, 3, stride=stride, groups=channels, norm=False)
@@ -52,9 +53,19 @@ class ConvAttention(nn.Module):
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """(B, channels, steps), mask after the stride -> (B, channels, steps / stride)."""
         q, k, v = (self._project(name, x, mask) for name in ("query", "key", "value"))
-        # An all-False mask would make every weight NaN; a window always holds at least one frame.
-        x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None, :])
+        x = F.scaled_dot_product_attention(q, k, v, attn_mask=self._attended(mask))
         return self.proj(x.transpose(2, 3).flatten(1, 2)) * mask[:, None]  # type: ignore[no-any-return]
+
+    def _attended(self, mask: Tensor) -> Tensor:
+        """(B, steps) -> (B, 1, steps or 1, steps): which steps a step looks at."""
+        # An all-False row would make its weights NaN. A window always holds at least one frame; with a window of
+        # attention a step beyond the video may see none, so each sees itself, and what comes of it is masked.
+        if self.window <= 1:
+            return mask[:, None, None, :]
+        step = torch.arange(mask.shape[1], device=mask.device)
+        distance = (step[:, None] - step).abs()
+        near = distance <= self.window // 2
+        return (mask[:, None, None, :] & near) | (distance == 0)
 
     def _project(self, name: str, x: Tensor, mask: Tensor) -> Tensor:
         convolved = self.get_submodule(f"{name}_norm")(self.get_submodule(f"{name}_conv")(x, mask))
@@ -87,7 +98,7 @@ class PyramidBlock(nn.Module):
         channels = config.channels
         self.stride = stride
         self.ln1 = ChannelNorm(channels)
-        self.attn = ConvAttention(channels, config.heads, stride)
+        self.attn = ConvAttention(channels, config.heads, stride, config.attention_window)
         self.ln2 = ChannelNorm(channels)
         # Index 2 is where published weights have a dropout without parameters.
         self.mlp = nn.Sequential(
@@ -120,11 +131,16 @@ class Projection(nn.Module):
         self.stem = nn.ModuleList([PyramidBlock(config, 1) for _ in range(config.stem_blocks)])
         self.branch = nn.ModuleList([PyramidBlock(config, 2) for _ in range(config.branch_blocks)])
         self.apply(_zero_conv_bias)
+        self.positions: Tensor | None
+        table = sinusoid_table(config.position_steps, config.channels).T[None] / config.channels**0.5
+        self.register_buffer("positions", table if config.position_steps else None, persistent=False)
 
     def forward(self, x: Tensor, mask: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """(B, features, steps) and mask (B, steps) -> for every level (B, channels, steps / stride) and its mask."""
         for conv in self.embed:
             x = conv(x, mask)
+        if self.positions is not None:
+            x = x + self._table(self.positions, x.shape[2]) * mask[:, None]
         for block in self.stem:
             x, mask = block(x, mask)
         levels, masks = [x], [mask]
@@ -133,6 +149,13 @@ class Projection(nn.Module):
             levels.append(x)
             masks.append(mask)
         return levels, masks
+
+    @staticmethod
+    def _table(positions: Tensor, steps: int) -> Tensor:
+        """(1, channels, steps): cut, or stretched where there are more steps than it was made for."""
+        if steps <= positions.shape[2]:
+            return positions[:, :, :steps]
+        return F.interpolate(positions, size=steps, mode="linear", align_corners=False)
 
 
 class Neck(nn.Module):

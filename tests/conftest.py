@@ -10,12 +10,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from mmad.bench import write_clip
 from mmad.client import Client
+from model.architecture import HeadConfig
 from model.bundle import Bundle
+from model.head import ActionFormer
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -114,3 +118,23 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 def client(service: Service) -> Iterator[Client]:
     with Client(service.url) as client:
         yield client
+
+
+@pytest.fixture(scope="module")
+def reference(shared: Path) -> dict[str, Any]:
+    """One small ActionFormer detector run by public code: inputs, every intermediate, targets, losses, results."""
+    if not (shared / "reference/actionformer.pt").exists():
+        pytest.skip("shared/reference/actionformer.pt is not beside this checkout")
+    values: dict[str, Any] = torch.load(shared / "reference/actionformer.pt", weights_only=True)
+    return values
+
+
+@pytest.fixture(scope="module")
+def detector(reference: dict[str, Any]) -> ActionFormer:
+    config = HeadConfig(channels=32, heads=4, embed_convs=3, stem_blocks=0, branch_blocks=5, path_dropout=0)
+    detector = ActionFormer(config, features=384, actions=52).eval()
+    weights = {
+        name: value for name, value in reference["state_dict"].items() if name != "rpn_head.loss_normalizer"
+    }
+    detector.load_state_dict(weights)  # names and shapes as published
+    return detector

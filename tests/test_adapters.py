@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from model.adapters import DualPathAdapter, Grid, StandardAdapter, TemporalInformativeAdapter
-from model.architecture import AdapterConfig
+from model.adapters import DualPathAdapter, Grid, StandardAdapter, TemporalInformativeAdapter, TwoDownAdapter
+from model.architecture import SIZES, AdapterConfig
+from model.backbone import Backbone
 
 GRID = Grid(clips=3, time=2, height=4, width=5)
 
@@ -62,7 +63,59 @@ def test_dual_path_is_its_equation(spatial: int, temporal: int) -> None:
     torch.testing.assert_close(adapter(x, GRID), expected.reshape(x.shape), atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("kind", [TemporalInformativeAdapter, DualPathAdapter])
+def test_two_down_is_its_equation() -> None:
+    """With the paths taken apart: each is its own bottleneck, and both meet in the up-projection."""
+    torch.manual_seed(0)
+    adapter = TwoDownAdapter(16, AdapterConfig(kind="dsta_two_down"))
+    for parameter in adapter.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    x = torch.randn(GRID.clips, GRID.time * GRID.height * GRID.width, 16)
+    a, b = F.gelu(adapter.spatial_down_proj(x)), F.gelu(adapter.temporal_down_proj(x))
+    pictures = a.reshape(-1, GRID.height, GRID.width, 4).permute(0, 3, 1, 2)
+    padded = F.pad(pictures, (1, 1, 1, 1))
+    convolved = sum(
+        adapter.spatial_dwconv.weight[:, 0, i, j, None, None]
+        * padded[:, :, i : i + GRID.height, j : j + GRID.width]
+        for i in range(3)
+        for j in range(3)
+    )
+    mixed = torch.einsum("oc,nchw->nohw", adapter.spatial_conv.weight[:, :, 0, 0], convolved)
+    s = a + mixed.permute(0, 2, 3, 1).reshape(a.shape)
+    series = F.pad(b.reshape(GRID.clips * GRID.time, -1, 4), (0, 0, 0, 0, 1, 1))
+    length = GRID.clips * GRID.time
+    t = b + sum(series[k : k + length] * adapter.temporal_dwconv.weight[:, 0, k] for k in range(3)).reshape(
+        b.shape
+    )
+    joined = torch.cat([adapter.beta * s, adapter.gamma * t], dim=-1)
+    torch.testing.assert_close(
+        adapter(x, GRID), x + adapter.alpha * adapter.up_proj(joined), atol=1e-5, rtol=1e-5
+    )
+
+
+# In 2**20, the unit of the paper's table 4, for VideoMAE-S: 12 blocks of width 384. As in docs/adapters.md.
+TABLE_4 = [
+    ("none", 3, 0.000),
+    ("standard", 3, 0.849),
+    ("tia", 3, 0.960),
+    ("dsta", 1, 1.278),
+    ("dsta", 3, 1.287),
+    ("dsta_two_down", 1, 1.804),
+    ("dsta_two_down", 3, 1.813),
+]
+
+
+@pytest.mark.parametrize(("kind", "spatial", "millions"), TABLE_4)
+def test_numbers_of_weights(kind: str, spatial: int, millions: float) -> None:
+    config = AdapterConfig.model_validate({"kind": kind, "spatial_kernel": spatial})
+    with torch.device("meta"):
+        backbone = Backbone(SIZES["small"], config, 16, 160, 160)
+    count = sum(weights.numel() for name, weights in backbone.named_parameters() if "adapter" in name)
+    assert count / 2**20 == pytest.approx(millions, abs=5e-4)
+    row = f"| `{kind}` | {spatial} | {count:,} | {count / 2**20:.3f} |"
+    assert row in (Path(__file__).parents[1] / "docs/adapters.md").read_text()
+
+
+@pytest.mark.parametrize("kind", [TemporalInformativeAdapter, DualPathAdapter, TwoDownAdapter])
 def test_time_reaches_across_clips_but_not_across_windows(kind: type[torch.nn.Module]) -> None:
     torch.manual_seed(0)
     adapter = kind(16, AdapterConfig())
@@ -76,7 +129,9 @@ def test_time_reaches_across_clips_but_not_across_windows(kind: type[torch.nn.Mo
     assert (difference[2:] == 0).all()  # the clip after that, and the other window
 
 
-@pytest.mark.parametrize("kind", [StandardAdapter, TemporalInformativeAdapter, DualPathAdapter])
+@pytest.mark.parametrize(
+    "kind", [StandardAdapter, TemporalInformativeAdapter, DualPathAdapter, TwoDownAdapter]
+)
 def test_a_fresh_adapter_changes_nothing(kind: type[torch.nn.Module]) -> None:
     x = torch.randn(GRID.clips, GRID.time * GRID.height * GRID.width, 16)
     torch.testing.assert_close(kind(16, AdapterConfig())(x, GRID), x, atol=0, rtol=0)

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from model.architecture import SIZES, AdapterConfig, BackboneConfig
-from model.backbone import Attention, Backbone, position_table, sinusoid_table
+from model.backbone import Attention, Backbone, position_table
+from model.sinusoids import sinusoid_table
 
 SMALL = BackboneConfig(embed_dim=32, depth=2, heads=4, position_grid=4)
 

@@ -1,6 +1,5 @@
 """ActionFormer, held against a public implementation's every intermediate value."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,24 +7,9 @@ import torch
 
 from model.architecture import HeadConfig
 from model.head import ActionFormer
+from model.pyramid import ConvAttention, Projection
 from model.segments import point_grid
-
-
-@pytest.fixture(scope="module")
-def reference(shared: Path) -> dict[str, Any]:
-    values: dict[str, Any] = torch.load(shared / "reference/actionformer.pt", weights_only=True)
-    return values
-
-
-@pytest.fixture(scope="module")
-def detector(reference: dict[str, Any]) -> ActionFormer:
-    config = HeadConfig(channels=32, heads=4, embed_convs=3, stem_blocks=0, branch_blocks=5, path_dropout=0)
-    detector = ActionFormer(config, features=384, actions=52).eval()
-    weights = {
-        name: value for name, value in reference["state_dict"].items() if name != "rpn_head.loss_normalizer"
-    }
-    detector.load_state_dict(weights)  # names and shapes as published
-    return detector
+from model.sinusoids import sinusoid_table
 
 
 @pytest.mark.shared("reference/actionformer.pt")
@@ -82,3 +66,51 @@ def test_residual_scale_is_part_of_the_path() -> None:
     first = training(features, mask).logits
     torch.manual_seed(2)
     assert not torch.allclose(first, training(features, mask).logits)
+
+
+@torch.inference_mode()
+def test_windowed_attention_as_written_out() -> None:
+    """Each step looks at two steps on either side, where the mask allows."""
+    torch.manual_seed(0)
+    attention = ConvAttention(8, heads=2, stride=1, window=5)
+    x, mask = torch.randn(1, 8, 12), torch.arange(12)[None] < 9
+    found = attention(x, mask)
+    q, k, v = (
+        attention._project(name, x, mask)[0] for name in ("query", "key", "value")
+    )  # (heads, steps, 4)
+    mixed = torch.zeros(2, 12, 4)
+    for step in range(9):
+        near = [other for other in range(step - 2, step + 3) if 0 <= other < 9]
+        for head in range(2):
+            weights = (q[head, step] @ k[head, near].T / 2).softmax(dim=0)
+            mixed[head, step] = weights @ v[head, near]
+    expected = attention.proj(mixed.permute(0, 2, 1).reshape(1, 8, 12))
+    torch.testing.assert_close(found[:, :, :9], expected[:, :, :9])
+    assert (found[:, :, 9:] == 0).all()
+    whole = ConvAttention(8, heads=2, stride=1, window=0)
+    whole.load_state_dict(attention.state_dict())
+    assert not torch.allclose(whole(x, mask), found)
+    wide = ConvAttention(8, heads=2, stride=1, window=99)
+    wide.load_state_dict(attention.state_dict())
+    torch.testing.assert_close(wide(x, mask), whole(x, mask))
+
+
+@torch.inference_mode()
+def test_positions_are_added_where_there_is_video_and_stretched_when_too_few() -> None:
+    torch.manual_seed(0)
+    config = HeadConfig(
+        channels=16, heads=2, stem_blocks=0, branch_blocks=0, path_dropout=0, position_steps=20
+    )
+    projection = Projection(config, 8)
+    plain = Projection(config.model_copy(update={"position_steps": 0}), 8)
+    plain.load_state_dict(projection.state_dict())
+    table = sinusoid_table(20, 16).T / 4
+    for steps, expected in ((12, table[:, :12]), (20, table), (40, None)):
+        x, mask = torch.randn(1, 8, steps), torch.arange(steps)[None] < steps - 2
+        added = (projection(x, mask)[0][0] - plain(x, mask)[0][0])[0]
+        if expected is None:
+            expected = torch.nn.functional.interpolate(
+                table[None], size=40, mode="linear", align_corners=False
+            )[0]
+        torch.testing.assert_close(added[:, :-2], expected[:, :-2], atol=1e-5, rtol=0)
+        assert (added[:, -2:] == 0).all()

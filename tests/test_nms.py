@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.nms import soft_nms, tious
+from model.bundle import PostprocessingConfig
+from model.nms import soft_nms, suppress, tious
 from model.segments import Proposals
 
 
@@ -55,7 +56,9 @@ def test_tiou_lies_in_0_to_1_and_is_1_for_itself(
 
 
 @pytest.mark.shared("reference/nms.npz")
-@pytest.mark.parametrize("name", ["soft07_mc", "soft05_mc", "soft07_mc_nocut"])
+@pytest.mark.parametrize(
+    "name", ["soft07_mc", "soft05_mc", "soft07_mc_nocut", "soft07_agn_vote", "hard05_mc"]
+)
 @pytest.mark.parametrize("case", range(10))
 def test_as_published_code(shared: Path, name: str, case: int) -> None:
     config = json.loads((shared / "reference/nms.json").read_text())["configs"][name]
@@ -64,14 +67,46 @@ def test_as_published_code(shared: Path, name: str, case: int) -> None:
         segments, scores, labels = (
             values[f"out{case}_{name}_{part}"] for part in ("segs", "scores", "labels")
         )
-    kept = soft_nms(given, config["sigma"], config["min_score"], config["max_seg_num"])
+    ours = PostprocessingConfig(
+        nms="soft" if config["use_soft_nms"] else "hard",
+        soft_nms_sigma=config.get("sigma", 0.5),
+        hard_nms_tiou=config.get("iou_threshold", 0.5),
+        class_agnostic=not config["multiclass"],
+        voting_tiou=config.get("voting_thresh", 0.0),
+        proposal_score=config["min_score"],
+        proposals=config["max_seg_num"],
+    )
+    kept = suppress(given, ours)
     assert len(kept) == len(scores)
     np.testing.assert_allclose(kept.scores, -np.sort(-scores), atol=1e-5)
     # Equal scores may change places: compare as sets of whole rows.
-    ours = np.column_stack([kept.labels, kept.segments, kept.scores])
-    theirs = np.column_stack([labels, segments, scores])
-    np.testing.assert_allclose(rows_in_order(ours), rows_in_order(theirs), atol=1e-5)
+    found = np.column_stack([kept.labels, kept.segments, kept.scores])
+    expected = np.column_stack([labels, segments, scores])
+    np.testing.assert_allclose(rows_in_order(found), rows_in_order(expected), atol=1e-4)
 
 
 def rows_in_order(table: np.ndarray) -> np.ndarray:
     return table[np.lexsort(np.round(table.T[::-1], 3))]
+
+
+def test_hard_nms_drops_what_overlaps_by_the_tiou() -> None:
+    given = proposals((0, 4, 0.9, 1), (2, 6, 0.8, 1), (0, 3, 0.7, 1), (0, 4, 0.1, 2))
+    kept = suppress(given, PostprocessingConfig(nms="hard", hard_nms_tiou=0.5))
+    assert kept.scores.tolist() == pytest.approx([0.9, 0.8, 0.1])
+    across = suppress(given, PostprocessingConfig(nms="hard", hard_nms_tiou=0.5, class_agnostic=True))
+    assert across.scores.tolist() == pytest.approx([0.9, 0.8])
+
+
+def test_voting_is_the_mean_of_near_candidates_by_score() -> None:
+    given = proposals((0, 10, 0.6, 1), (1, 10, 0.3, 2), (50, 60, 0.5, 1))
+    config = PostprocessingConfig(nms="hard", hard_nms_tiou=0.5, class_agnostic=True, voting_tiou=0.7)
+    kept = suppress(given, config)
+    np.testing.assert_allclose(kept.segments, [[1 / 3, 10], [50, 60]], rtol=1e-5)
+
+
+def test_empty_and_pointlike_segments_are_no_trouble() -> None:
+    for config in (PostprocessingConfig(), PostprocessingConfig(class_agnostic=True, voting_tiou=0.5)):
+        assert len(suppress(Proposals.empty(), config)) == 0
+        kept = suppress(proposals((3, 3, 0.9, 1), (3, 3, 0.8, 1)), config)
+        assert np.isfinite(kept.segments).all()
+        np.testing.assert_allclose(kept.segments, 3, rtol=1e-6)

@@ -1,0 +1,141 @@
+"""Targets and losses, held against a public implementation: values, gradients and the moving average."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from model.head import ActionFormer, Points
+from training.losses import DetectionLoss, diou_loss, sigmoid_focal_loss
+from training.targets import Targets, assign, make_grid
+
+GRID = make_grid(192, (1, 2, 4, 8, 16, 32))
+
+
+@pytest.fixture
+def targets(reference: dict[str, Any]) -> Targets:
+    pairs = zip(reference["gt_segments"], reference["gt_labels"], strict=True)
+    return Targets(*map(torch.stack, zip(*(assign(GRID, *pair, actions=52) for pair in pairs), strict=True)))
+
+
+@pytest.fixture
+def points_and_mask(reference: dict[str, Any], detector: ActionFormer) -> tuple[Points, torch.Tensor]:
+    valid = torch.cat([reference["masks"][:, ::stride] for stride in (1, 2, 4, 8, 16, 32)], dim=1)
+    detector.zero_grad()
+    return detector(reference["inputs"], reference["masks"]), valid
+
+
+def test_points_have_their_published_ranges_and_strides(reference: dict[str, Any]) -> None:
+    torch.testing.assert_close(torch.stack(list(GRID), dim=1), reference["points"], atol=0, rtol=0)
+
+
+def test_targets_as_published_code(reference: dict[str, Any], targets: Targets) -> None:
+    torch.testing.assert_close(targets.classes, reference["target_cls"], atol=1e-4, rtol=0)
+    learning = targets.classes.sum(dim=-1) > 0
+    torch.testing.assert_close(
+        targets.offsets[learning], reference["target_reg"][learning], atol=1e-4, rtol=0
+    )
+    assert learning.sum() > 20
+
+
+def test_losses_in_evaluation_as_published_code(
+    reference: dict[str, Any], points_and_mask: tuple[Points, torch.Tensor], targets: Targets
+) -> None:
+    losses = DetectionLoss(GRID).eval()(*points_and_mask, targets)
+    expected = reference["losses_eval"]
+    assert losses.classes.item() == pytest.approx(expected["cls_loss"], rel=1e-4)
+    assert losses.boundaries.item() == pytest.approx(expected["reg_loss"], rel=1e-4)
+    assert losses.total.item() == pytest.approx(expected["cost"], rel=1e-4)
+
+
+def test_losses_and_gradients_in_training_as_published_code(
+    reference: dict[str, Any],
+    detector: ActionFormer,
+    points_and_mask: tuple[Points, torch.Tensor],
+    targets: Targets,
+) -> None:
+    loss = DetectionLoss(GRID).train()
+    losses = loss(*points_and_mask, targets)
+    expected = reference["losses_train"]
+    assert losses.classes.item() == pytest.approx(expected["cls_loss"], rel=1e-4)
+    assert losses.boundaries.item() == pytest.approx(expected["reg_loss"], rel=1e-4)
+    assert loss.normalizer.item() == pytest.approx(reference["loss_normalizer_after"], rel=1e-6)
+    losses.total.backward()
+    norms = {name: parameter.grad.norm().item() for name, parameter in detector.named_parameters()}
+    assert norms.keys() == reference["grad_norms"].keys()
+    for name, norm in reference["grad_norms"].items():
+        # A key's bias shifts all of a softmax's inputs alike: its gradient is nothing but rounding.
+        assert norms[name] == pytest.approx(norm, rel=1e-3, abs=1e-8), name
+
+
+def test_a_video_without_actions_as_published_code(
+    reference: dict[str, Any], points_and_mask: tuple[Points, torch.Tensor], targets: Targets
+) -> None:
+    empty = assign(GRID, torch.zeros(0, 2), torch.zeros(0, dtype=torch.long), actions=52)
+    with_empty = Targets(
+        *(torch.stack([ours[0], theirs]) for ours, theirs in zip(targets, empty, strict=True))
+    )
+    losses = DetectionLoss(GRID).train()(*points_and_mask, with_empty)
+    expected = reference["losses_train_second_video_empty"]
+    assert losses.classes.item() == pytest.approx(expected["cls_loss"], rel=1e-4)
+    assert losses.boundaries.item() == pytest.approx(expected["reg_loss"], rel=1e-4)
+
+
+def test_no_actions_at_all_leave_a_gradient_of_zero_for_boundaries() -> None:
+    points = Points(torch.zeros(1, 378, 52, requires_grad=True), torch.ones(1, 378, 2, requires_grad=True))
+    empty = assign(GRID, torch.zeros(0, 2), torch.zeros(0, dtype=torch.long), actions=52)
+    batch = Targets(empty.classes[None], empty.offsets[None])
+    losses = DetectionLoss(GRID)(points, torch.ones(1, 378, dtype=torch.bool), batch)
+    losses.total.backward()
+    assert losses.boundaries.item() == 0
+    assert points.offsets.grad is not None
+    assert not points.offsets.grad.any()
+
+
+def test_diou_of_known_pairs() -> None:
+    predicted = torch.tensor([[0.0, 2], [0, 2], [0, 2], [1, 1]])
+    truth = torch.tensor([[0.0, 2], [1, 3], [4, 6], [1, 1]])
+    # the same; a third shared, middles 1 apart in 3; nothing shared, 4 apart in 6; two empty ones
+    torch.testing.assert_close(
+        diou_loss(predicted, truth), torch.tensor([0, 1 - 1 / 3 + 1 / 9, 1 + 4 / 9, 1.0])
+    )
+
+
+def test_focal_loss_by_hand() -> None:
+    logits = torch.tensor([0.0, 2.0])
+    expected = [
+        0.25 * 0.5**2 * torch.tensor(2.0).log(),
+        0.75 * torch.tensor(2.0).sigmoid() ** 2 * F_softplus(2.0),
+    ]
+    torch.testing.assert_close(sigmoid_focal_loss(logits, torch.tensor([1.0, 0.0])), torch.stack(expected))
+
+
+def F_softplus(x: float) -> torch.Tensor:  # noqa: N802
+    return torch.nn.functional.softplus(torch.tensor(x))
+
+
+def test_label_smoothing_and_weights() -> None:
+    torch.manual_seed(0)
+    points = Points(torch.randn(1, 378, 4), torch.rand(1, 378, 2) + 0.5)
+    valid = torch.ones(1, 378, dtype=torch.bool)
+    one = assign(GRID, torch.tensor([[20.0, 60]]), torch.tensor([2]), actions=4)
+    batch = Targets(one.classes[None], one.offsets[None])
+    plain = DetectionLoss(GRID).eval()(points, valid, batch)
+    smooth = DetectionLoss(GRID, label_smoothing=0.2).eval()(points, valid, batch)
+    softened = Targets(batch.classes * 0.8 + 0.04, batch.offsets)
+    count = (batch.classes.sum(-1) > 0).sum()
+    torch.testing.assert_close(
+        smooth.classes, sigmoid_focal_loss(points.logits, softened.classes).sum() / count
+    )
+    double = DetectionLoss(GRID, boundary_weight=2).eval()(points, valid, batch)
+    torch.testing.assert_close(double.boundaries, 2 * plain.boundaries)
+    balanced = DetectionLoss(GRID, boundary_weight=0).eval()(points, valid, batch)
+    torch.testing.assert_close(balanced.boundaries, balanced.classes)
+
+
+def test_the_shortest_action_is_learned_and_similar_ones_with_it() -> None:
+    segments = torch.tensor([[10.0, 14], [10, 14.0005], [8, 40]])
+    found = assign(GRID, segments, torch.tensor([0, 1, 2]), actions=3)
+    assert found.classes[12].tolist() == [1, 1, 0]
+    assert found.offsets[12].tolist() == [2, 2]
+    assert found.classes[192 + 96 + 48 + 3].tolist() == [0, 0, 1]  # level 3, stride 8, step 24

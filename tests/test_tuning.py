@@ -1,0 +1,31 @@
+"""What is frozen stays as it is, to the last bit; all else moves."""
+
+import pytest
+import torch
+
+from model import export
+from tests.test_export import random_network, small_manifest
+from training.tuning import Tuning, set_trainable
+
+
+@pytest.mark.parametrize("kind", ["none", "standard", "tia", "dsta", "dsta_two_down"])
+@pytest.mark.parametrize("tuning", ["head", "adapters", "all"])
+def test_only_what_is_chosen_moves(kind: str, tuning: Tuning) -> None:
+    manifest = small_manifest(kind)
+    network = random_network(manifest)
+    names = set_trainable(network, tuning)
+    before = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
+    optimizer = torch.optim.SGD([p for p in network.parameters() if p.requires_grad], lr=0.1)
+    clips, mask = (torch.from_numpy(array) for array in export.example(manifest, 1, 2))
+    points = network(clips, mask)
+    (points.logits.square().sum() + points.offsets.square().sum()).backward()
+    optimizer.step()
+    moved = {
+        name for name, parameter in network.named_parameters() if not torch.equal(before[name], parameter)
+    }
+    assert moved <= set(names)
+    backbone = {name for name in before if name.startswith("backbone.")}
+    adapters = {name for name in backbone if ".adapter." in name}
+    assert (kind == "none") == (not adapters)
+    assert moved & backbone == {"head": set(), "adapters": adapters, "all": backbone}[tuning] & moved
+    assert len(moved) > 0.9 * len(names)  # a key's bias shifts nothing, and may stay
