@@ -3,8 +3,6 @@
 import json
 import sys
 from collections.abc import Callable
-from enum import StrEnum
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,11 +10,12 @@ import structlog
 import typer
 from rich.table import Table
 
+from mmad import research
 from mmad.client import DEFAULT_URL, Client, Json, ServiceError
+from mmad.options import AsJson, BundleDir, Device, Engine, Format, RegionOption, load_bundle, settings_with
 from mmad.terminal import bar, fail, failing_on, out, print_result, tell, write
 
 if TYPE_CHECKING:
-    from model.bundle import Bundle
     from model.detector import Detector
     from service.schemas import Options
     from service.settings import Settings
@@ -30,40 +29,7 @@ app = typer.Typer(
 )
 bundle_app = typer.Typer(help="Look at a bundle.", no_args_is_help=True)
 app.add_typer(bundle_app, name="bundle")
-
-
-class Engine(StrEnum):
-    """What runs the network."""
-
-    AUTO = "auto"
-    OPENVINO = "openvino"
-    ONNX = "onnx"
-    TORCH = "torch"
-
-
-class Device(StrEnum):
-    """Where the network runs."""
-
-    CPU = "cpu"
-    CUDA = "cuda"
-
-
-class Format(StrEnum):
-    """How results are written."""
-
-    JSON = "json"
-
-
-AsJson = Annotated[
-    bool, typer.Option("--json", help="One JSON document on standard output, and nothing else.")
-]
-RegionOption = Annotated[
-    str | None,
-    typer.Option(metavar="X,Y,W,H", help="Part of the picture to look at, as fractions of its size."),
-]
-BundleDir = Annotated[
-    Path | None, typer.Option("--bundle", help="Bundle folder; the shipped one by default.")
-]
+app.add_typer(research.app)
 
 
 @app.command()
@@ -77,8 +43,8 @@ def serve(
     """Run everything on this machine: private Redis, API and workers."""
     from mmad import local
 
-    settings = _settings(host=host, port=port, bundle=bundle, data_dir=data_dir)
-    _load_bundle(settings.bundle)  # a broken bundle is told of here, not by a worker that dies
+    settings = settings_with(host=host, port=port, bundle=bundle, data_dir=data_dir)
+    load_bundle(settings.bundle)  # a broken bundle is told of here, not by a worker that dies
 
     def announce(url: str) -> None:
         tell(f"mmad is ready at {url}   documentation at {url}/docs   Ctrl-C stops it", "bold")
@@ -95,7 +61,7 @@ def api() -> None:
     from service.app import create_app
     from service.errors import Problem
 
-    settings = _settings()
+    settings = settings_with()
     with failing_on(Problem):
         application = create_app(settings)
     uvicorn.run(
@@ -110,9 +76,9 @@ def worker() -> None:
     from service.errors import Problem
     from workers.main import main as work
 
-    settings = _settings()
+    settings = settings_with()
     with failing_on(DetectorError, Problem):
-        work(settings, _load_bundle(settings.bundle))
+        work(settings, load_bundle(settings.bundle))
 
 
 @app.command()
@@ -136,9 +102,9 @@ def detect(
     from model.engines import load_engine
     from model.errors import DetectorError
 
-    settings = _settings(bundle=bundle, engine=engine and engine.value, device=device and device.value)
+    settings = settings_with(bundle=bundle, engine=engine and engine.value, device=device and device.value)
     options = _options(min_score, region)
-    loaded = _load_bundle(settings.bundle)
+    loaded = load_bundle(settings.bundle)
     with failing_on(DetectorError, OSError):
         chosen = load_engine(loaded, settings.engine, settings.device, settings.data_dir / "cache")
         if out_path is not None:
@@ -193,7 +159,7 @@ def submit(
 @app.command()
 def labels(bundle: BundleDir = None, as_json: AsJson = False) -> None:
     """List the classes of a bundle, both levels."""
-    taxonomy = _load_bundle(_settings(bundle=bundle).bundle).manifest.taxonomy
+    taxonomy = load_bundle(settings_with(bundle=bundle).bundle).manifest.taxonomy
     if as_json:
         write(json.dumps(taxonomy.model_dump(), ensure_ascii=False, indent=1), None)
         return
@@ -236,7 +202,7 @@ def bench(
     from mmad import bench as benchmark
     from model.errors import DetectorError
 
-    loaded = _load_bundle(_settings(bundle=bundle).bundle)
+    loaded = load_bundle(settings_with(bundle=bundle).bundle)
     with failing_on(DetectorError, OSError), tempfile.TemporaryDirectory() as folder:
         video = clip or Path(folder) / "generated-1080x1296-30fps.mp4"
         if clip is None:
@@ -261,7 +227,7 @@ def bundle_show(
     folder: Annotated[Path, typer.Argument(help="Bundle folder.")], as_json: AsJson = False
 ) -> None:
     """What a bundle is, what it was trained on, how well it does."""
-    manifest = _load_bundle(folder).manifest
+    manifest = load_bundle(folder).manifest
     if as_json:
         write(manifest.to_json().rstrip(), None)
         return
@@ -291,7 +257,7 @@ def bundle_show(
 @bundle_app.command("verify")
 def bundle_verify(folder: Annotated[Path, typer.Argument(help="Bundle folder.")]) -> None:
     """Check a bundle's schema and the hash of every file."""
-    bundle = _load_bundle(folder)
+    bundle = load_bundle(folder)
     out.print(f"{folder}: {bundle.manifest.name} {bundle.manifest.version}, all files fit", highlight=False)
 
 
@@ -316,28 +282,6 @@ def main() -> None:
             "red",
         )
         sys.exit(1)
-
-
-def _settings(**given: object) -> "Settings":
-    """The environment's settings with the options given; wrong ones end the command with status 2."""
-    from pydantic import ValidationError
-
-    from service.settings import Settings
-
-    try:
-        return Settings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = "_".join(str(part) for part in first["loc"])
-        fail(f"MMAD_{name.removeprefix('MMAD_').upper()}={first.get('input')!r}: {first['msg']}", status=2)
-
-
-def _load_bundle(folder: Path | None) -> "Bundle":
-    from model.bundle import Bundle
-    from model.errors import BundleError
-
-    with failing_on(BundleError):
-        return Bundle.load(folder or Path(str(files("bundles") / "demo")))
 
 
 def _options(min_score: float | None, region: str | None) -> "Options":

@@ -1,0 +1,233 @@
+"""Annotation and prediction files: every form reads the same, and what makes no sense is named."""
+
+import json
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from model.taxonomy import Taxonomy
+from training.instances import Instances
+from training.tables import (
+    TableError,
+    read_annotations,
+    read_labels,
+    read_predictions,
+    write_activitynet,
+    write_challenge,
+)
+
+TAXONOMY = Taxonomy.model_validate_json(
+    json.dumps(
+        {
+            "bodies": [{"id": 0, "code": "A", "name": "Body"}, {"id": 1, "code": "B", "name": "Head"}],
+            "actions": [
+                {"id": 0, "code": "A1", "name": "shaking body", "body_id": 0},
+                {"id": 1, "code": "B1", "name": "nodding", "body_id": 1},
+                {"id": 2, "code": "B2", "name": "shaking head", "body_id": 1},
+                {"id": 3, "code": "A2", "name": "turning around", "body_id": 0},
+            ],
+        }
+    )
+)
+VIDEOS = {"v1": 10.0, "v2": 5.0}
+HEAD = "id,video_id,start_frame,end_frame,class,total_frames,fps\n"
+GOOD = "0,v1,30,90,1,300,30.0\n1,v1,0,300,2,300,30.0\n2,v2,29,58,0,145,29.0\n"
+
+
+def rows(found: Instances) -> list[tuple[str, float, float, int, float]]:
+    return [
+        (
+            found.videos[video],
+            round(float(start), 4),
+            round(float(end), 4),
+            int(label),
+            round(float(score), 4),
+        )
+        for video, (start, end), label, score in zip(
+            found.video, found.segments, found.labels, found.scores, strict=True
+        )
+    ]
+
+
+TRUTH = [("v1", 1.0, 3.0, 1, 1.0), ("v1", 0.0, 10.0, 2, 1.0), ("v2", 1.0, 2.0, 0, 1.0)]
+
+
+def test_all_forms_of_annotations_read_the_same(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(HEAD + GOOD)
+    ours = {
+        "v1": {"subset": "val", "duration": 10, "actions": [[1, 1, 3], [2, 0, 10]]},
+        "v2": {"subset": "val", "duration": 5, "actions": [[0, 1, 2]]},
+        "v3": {"subset": "train", "duration": 5, "actions": [[0, 1, 2]]},
+    }
+    (tmp_path / "a.json").write_text(json.dumps(ours))
+    names = {0: "shaking body", 1: "Nodding", 2: "B2"}
+    database = {
+        video: {
+            "subset": entry["subset"],
+            "duration": entry["duration"],
+            "annotations": [
+                {"label": names[label], "segment": [start, end]} for label, start, end in entry["actions"]
+            ],
+        }
+        for video, entry in ours.items()
+    }
+    (tmp_path / "b.json").write_text(json.dumps({"version": "x", "database": database, "taxonomy": []}))
+    for name in ("a.csv", "a.json", "b.json"):
+        loaded = read_annotations(tmp_path / name, TAXONOMY, subset="val")
+        assert loaded.faults == []
+        assert rows(loaded.instances) == TRUTH, name
+        assert loaded.instances.durations.tolist() == [10, 5]
+    assert len(read_annotations(tmp_path / "a.json", TAXONOMY).instances) == 4
+
+
+FOUND = [("v1", 1.5, 3.25, 1, 0.75), ("v2", 0.0, 5.0, 3, 0.5)]
+
+
+def test_all_forms_of_predictions_read_the_same(tmp_path: Path) -> None:
+    text = ",video_id,t_start,t_end,class,score\n0,v1,1.5,3.25,1,0.75\n1,v2,0,5.0,3,0.5\n"
+    (tmp_path / "p.csv").write_text(text)
+    with zipfile.ZipFile(tmp_path / "p.zip", "w") as archive:
+        archive.writestr("prediction.csv", text)
+    results = {
+        "v1": [{"label": "nodding", "score": 0.75, "segment": [1.5, 3.25]}],
+        "v2": [{"label": "turning around", "score": 0.5, "segment": [0, 5]}],
+    }
+    (tmp_path / "p.json").write_text(json.dumps({"version": "x", "results": results, "external_data": {}}))
+    mine = [
+        {
+            "video": f"some/where/{video}.mp4",
+            "detections": [
+                {"id": "p0", "start_s": start, "end_s": end, "score": score, "action": {"id": label}}
+            ],
+        }
+        for video, start, end, label, score in FOUND
+    ]
+    (tmp_path / "q.json").write_text(json.dumps(mine))
+    for name in ("p.csv", "p.zip", "p.json", "q.json"):
+        loaded = read_predictions(tmp_path / name, TAXONOMY, VIDEOS)
+        assert loaded.faults == []
+        assert rows(loaded.instances) == FOUND, name
+
+
+def test_what_is_written_reads_the_same(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    start = generator.uniform(0, 4, 50)
+    segments = np.stack([start, start + generator.uniform(0.1, 1, 50)], axis=1)
+    labels, scores = generator.integers(0, 4, 50), generator.uniform(0, 1, 50)
+    video = np.sort(generator.integers(0, 2, 50))
+    given = Instances(("v1", "v2"), np.array([10.0, 5.0]), video, segments, labels, scores)
+    write_challenge(tmp_path / "prediction.zip", given)
+    write_activitynet(tmp_path / "a.json", given, TAXONOMY)
+    for name in ("prediction.zip", "a.json"):
+        again = read_predictions(tmp_path / name, TAXONOMY, VIDEOS).instances
+        np.testing.assert_array_equal(again.segments, segments)
+        np.testing.assert_array_equal(again.scores, scores)
+        np.testing.assert_array_equal(again.labels, labels)
+    with zipfile.ZipFile(tmp_path / "prediction.zip") as archive:
+        assert archive.namelist() == ["prediction.csv"]
+        assert (
+            archive.read("prediction.csv").decode().splitlines()[0] == ",video_id,t_start,t_end,class,score"
+        )
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ("9,v1,90,30,1,300,30.0", "the end 1 s is not after the start 3 s"),
+        ("9,v1,30,30,1,300,30.0", "is not after the start"),
+        ("9,v1,30,90,77,300,30.0", "the class '77' is not among the 4 known"),
+        ("9,v1,30,nan,1,300,30.0", "not all are numbers"),
+        ("9,v1,30,,1,300,30.0", "not all are numbers"),
+        ("9,v1,-30,90,1,300,30.0", "the start -1 s is negative"),
+        ("9,v1,30,400,1,300,30.0", "the end 13.3333 s is beyond the video's end, 10 s"),
+        ("9,v1,30,90,1,300,0", "not all are numbers"),
+        ("9,v1", "the class '' is not among"),
+    ],
+)
+def test_annotations_that_make_no_sense_are_named(tmp_path: Path, row: str, reason: str) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(HEAD + GOOD + row + "\n")
+    loaded = read_annotations(path, TAXONOMY)
+    assert rows(loaded.instances) == TRUTH
+    assert len(loaded.faults) == 1
+    assert loaded.faults[0].place == f"{path}: line 5"
+    assert reason in loaded.faults[0].reason
+    with pytest.raises(TableError, match="has 1 rows that make no sense"):
+        read_annotations(path, TAXONOMY, strict=True)
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ("0,v9,1,2,1,0.5", "the video 'v9' is not known"),
+        ("0,v1,2,1,1,0.5", "is not after the start"),
+        ("0,v1,1,2,-1,0.5", "the class '-1'"),
+        ("0,v1,1,2,1,inf", "not all are numbers"),
+        ("0,v1,10.5,12,1,0.5", "the start 10.5 s is beyond the video's end"),
+    ],
+)
+def test_predictions_that_make_no_sense_are_named(tmp_path: Path, row: str, reason: str) -> None:
+    path = tmp_path / "p.csv"
+    path.write_text(f",video_id,t_start,t_end,class,score\n{row}\n1,v1,9.5,10.5,1,0.5\n")
+    loaded = read_predictions(path, TAXONOMY, VIDEOS)
+    assert rows(loaded.instances) == [("v1", 9.5, 10.5, 1, 0.5)]  # a detector may extrapolate
+    assert [fault.place for fault in loaded.faults] == [f"{path}: line 2"]
+    assert reason in loaded.faults[0].reason
+
+
+def test_files_that_are_something_else_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("a,b\n1,2\n")
+    (tmp_path / "x.json").write_text("{")
+    (tmp_path / "y.json").write_text('[{"a": 1}]')
+    (tmp_path / "x.zip").write_text("no zip")
+    with pytest.raises(TableError, match=r"has no column video_id, start_frame.*it has a, b"):
+        read_annotations(tmp_path / "x.csv", TAXONOMY)
+    with pytest.raises(TableError, match="no JSON"):
+        read_annotations(tmp_path / "x.json", TAXONOMY)
+    with pytest.raises(TableError, match="neither"):
+        read_annotations(tmp_path / "y.json", TAXONOMY)
+    for name in ("y.json", "x.zip", "x.csv", "missing.csv"):
+        with pytest.raises(TableError):
+            read_predictions(tmp_path / name, TAXONOMY, VIDEOS)
+    with zipfile.ZipFile(tmp_path / "two.zip", "w") as archive:
+        archive.writestr("a.csv", "")
+        archive.writestr("b.csv", "")
+    with pytest.raises(TableError, match="holds 2 CSV files"):
+        read_predictions(tmp_path / "two.zip", TAXONOMY, VIDEOS)
+
+
+def test_labels_are_read_from_lists_and_bundles(tmp_path: Path) -> None:
+    listed = [
+        {
+            "id": one.id,
+            "name": one.name,
+            "code": one.code,
+            "body": TAXONOMY.bodies[one.body_id].name,
+            "body_id": one.body_id,
+        }
+        for one in TAXONOMY.actions
+    ]
+    (tmp_path / "labels.json").write_text(json.dumps(listed))
+    (tmp_path / "bundle.json").write_text(json.dumps({"taxonomy": TAXONOMY.model_dump()}))
+    (tmp_path / "plain.json").write_text(TAXONOMY.model_dump_json())
+    for name in ("labels.json", "bundle.json", "plain.json"):
+        assert read_labels(tmp_path / name) == TAXONOMY
+    (tmp_path / "wrong.json").write_text('[{"id": 3}]')
+    with pytest.raises(TableError, match="lists no labels"):
+        read_labels(tmp_path / "wrong.json")
+
+
+@pytest.mark.shared("data/mma52")
+def test_the_real_files_have_no_faults(shared: Path) -> None:
+    taxonomy = read_labels(shared / "data/labels.json")
+    for subset, videos, count in (("train", 4534, 13698), ("val", 1475, 4735)):
+        tables = [
+            read_annotations(shared / f"data/mma52/{name}", taxonomy, subset=subset, strict=True).instances
+            for name in (f"{subset}.csv", "mmad.json")
+        ]
+        for table in tables:
+            assert (len(table.videos), len(table)) == (videos, count)
+        np.testing.assert_allclose(tables[0].segments, tables[1].segments, atol=1e-4)
+        np.testing.assert_array_equal(tables[0].labels, tables[1].labels)

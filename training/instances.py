@@ -1,0 +1,118 @@
+"""Labelled segments of many videos as arrays: ground truth, or predictions with scores."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.taxonomy import Taxonomy
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+
+class Fault(NamedTuple):
+    """A row that was not taken: where it stands, and what is wrong with it."""
+
+    place: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.reason}"
+
+
+class Row(NamedTuple):
+    """One segment as read; the score of ground truth is 1."""
+
+    video: str
+    start_s: float
+    end_s: float
+    label: int
+    score: float
+    place: str
+
+
+@dataclass(frozen=True)
+class Instances:
+    """Segments of videos.
+
+    Attributes:
+        videos: their ids; `video` counts in this order.
+        durations: (videos,) seconds, NaN where not known.
+        video: (n,) index of each segment's video.
+        segments: (n, 2) seconds.
+        labels: (n,) ids of actions, or of body parts after to_body_level.
+        scores: (n,) 1 for ground truth.
+    """
+
+    videos: tuple[str, ...]
+    durations: Floats
+    video: Integers
+    segments: Floats
+    labels: Integers
+    scores: Floats
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: NDArray[np.bool_] | Integers) -> "Instances":
+        """The segments chosen; videos stay, also those that have none left."""
+        return replace(
+            self,
+            video=self.video[index],
+            segments=self.segments[index],
+            labels=self.labels[index],
+            scores=self.scores[index],
+        )
+
+    def of_videos(self, videos: Iterable[str]) -> "Instances":
+        """Only these videos, in the order given; those not known here are passed over."""
+        position = {video: index for index, video in enumerate(self.videos)}
+        kept = [video for video in videos if video in position]
+        renumber = np.full(len(self.videos), -1)
+        renumber[[position[video] for video in kept]] = np.arange(len(kept))
+        chosen = self[renumber[self.video] >= 0] if len(self) else self
+        durations = self.durations[[position[video] for video in kept]]
+        return replace(chosen, videos=tuple(kept), durations=durations, video=renumber[chosen.video])
+
+    def to_body_level(self, taxonomy: Taxonomy) -> "Instances":
+        """Every segment with the id of its action's body part."""
+        body_of = np.array([action.body_id for action in taxonomy.actions])
+        return replace(self, labels=body_of[self.labels])
+
+
+def collect(rows: Iterable[Row], durations: dict[str, float]) -> Instances:
+    """Arrays of rows; `durations` names every video, in order, with NaN where it is not known."""
+    listed = list(rows)
+    position = {video: index for index, video in enumerate(durations)}
+    return Instances(
+        videos=tuple(durations),
+        durations=np.array(list(durations.values()), float),
+        video=np.array([position[row.video] for row in listed], np.int64),
+        segments=np.array([(row.start_s, row.end_s) for row in listed], float).reshape(-1, 2),
+        labels=np.array([row.label for row in listed], np.int64),
+        scores=np.array([row.score for row in listed], float),
+    )
+
+
+def find_fault(row: Row, duration_s: float, *, slack_s: float) -> str | None:
+    """What is wrong with a segment, or None.
+
+    Args:
+        row: the segment.
+        duration_s: of its video, NaN where it is not known.
+        slack_s: how far it may reach beyond the end; it must start before.
+    """
+    if not np.isfinite((row.start_s, row.end_s, row.score)).all():
+        return f"start {row.start_s}, end {row.end_s}, score {row.score}: not all are numbers"
+    if row.start_s < 0:
+        return f"the start {row.start_s:g} s is negative"
+    if row.end_s <= row.start_s:
+        return f"the end {row.end_s:g} s is not after the start {row.start_s:g} s"
+    if row.start_s >= duration_s:
+        return f"the start {row.start_s:g} s is beyond the video's end, {duration_s:g} s"
+    if row.end_s > duration_s + slack_s:
+        return f"the end {row.end_s:g} s is beyond the video's end, {duration_s:g} s"
+    return None
