@@ -1,4 +1,4 @@
-"""Commands for those who train and measure: evaluation."""
+"""Commands for those who train and measure: evaluation, weights from elsewhere."""
 
 import json
 from enum import StrEnum
@@ -74,6 +74,50 @@ def evaluate(
         write(json.dumps(document, indent=1), None)
     else:
         _print_evaluation(document)
+
+
+@app.command("import-weights")
+def import_weights(
+    source: Annotated[Path, typer.Argument(help="Hugging Face folder, .pth or .safetensors.")],
+    out_path: Annotated[Path, typer.Option("--out", help="File to write, .safetensors.")],
+    labels: LabelFile = None,
+    bundle: BundleDir = None,
+    config: Annotated[
+        Path | None, typer.Option(help="JSON with parts of a bundle.json: input, architecture, thresholds.")
+    ] = None,
+) -> None:
+    """Bring VideoMAE weights, or a whole OpenTAD detector: the first for training, the second for mmad export."""
+    from training.tables import TableError
+    from training.weights import (
+        WeightsError,
+        backbone_config,
+        detector_manifest,
+        import_backbone,
+        import_detector,
+        read_weights,
+    )
+
+    with failing_on(WeightsError, TableError, OSError, ValueError):
+        imported = read_weights(source)
+        settings = json.loads(config.read_text(encoding="utf-8")) if config else {}
+        if imported.detector:
+            manifest = detector_manifest(imported, _taxonomy(labels, bundle), settings)
+            import_detector(imported, manifest, out_path)
+            seen = manifest.input
+            adapter = manifest.architecture.adapter.kind
+            kind = f"a detector of {len(manifest.taxonomy.actions)} classes, adapter {adapter}"
+            tell(
+                f"assumed, unless --config says otherwise: {seen.width} x {seen.height} at {seen.fps:g} fps, "
+                f"windows of {seen.window_frames} frames, {manifest.architecture.head.heads} heads of the pyramid"
+            )
+        else:
+            import_backbone(imported, backbone_config(imported), out_path)
+            kind = "a backbone"
+    out.print(
+        f"{out_path}: {kind}; {imported.matched} tensors matched, {len(imported.left)} left", highlight=False
+    )
+    for name in imported.left[:20]:
+        tell(f"left: {name}")
 
 
 def _taxonomy(labels: Path | None, bundle: Path | None) -> "Taxonomy":

@@ -1,0 +1,312 @@
+"""Weights from elsewhere give here what they give there, or are refused with a reason."""
+
+import json
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from mmad.bench import write_clip
+from model import export
+from model.architecture import AdapterConfig, BackboneConfig
+from model.backbone import Backbone
+from model.bundle import Bundle
+from model.network import Network
+from tests.test_tables import TAXONOMY
+from training.weights import (
+    WeightsError,
+    adapter_config,
+    backbone_config,
+    detector_manifest,
+    head_config,
+    import_backbone,
+    import_detector,
+    load_backbone,
+    read_weights,
+)
+
+transformers = pytest.importorskip("transformers")
+
+
+def hugging_face(image_size: int = 224, mean_pooling: bool = True, kind: str = "VideoMAEModel") -> Any:
+    """Two layers of random weights, large enough to matter."""
+    torch.manual_seed(0)
+    config = transformers.VideoMAEConfig(
+        image_size=image_size, num_hidden_layers=2, hidden_size=48, num_attention_heads=4, intermediate_size=96,
+        decoder_hidden_size=24, decoder_num_attention_heads=2, decoder_num_hidden_layers=1,
+        decoder_intermediate_size=48, use_mean_pooling=mean_pooling,
+    )  # fmt: skip
+    model = getattr(transformers, kind)(config).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    return model
+
+
+def ours(path: Path, size: int) -> Backbone:
+    imported = read_weights(path)
+    config = backbone_config(imported)
+    backbone = Backbone(config, adapter_config(imported), 16, size, size).eval()
+    backbone.load_state_dict(imported.backbone)
+    return backbone
+
+
+def theirs(model: Any, clip: torch.Tensor, patches: int) -> torch.Tensor:
+    """(dim, 8): their tokens, averaged over the picture."""
+    tokens = model(clip.transpose(0, 1)[None]).last_hidden_state[0]
+    return tokens.reshape(8, patches**2, -1).mean(dim=1).T
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("mean_pooling", [True, False])
+def test_hugging_face_at_224_pixels(tmp_path: Path, mean_pooling: bool) -> None:
+    model = hugging_face(mean_pooling=mean_pooling)
+    model.save_pretrained(tmp_path)
+    clip = torch.randn(3, 16, 224, 224)
+    found = ours(tmp_path, 224)(clip[None, None])[0]
+    torch.testing.assert_close(found, theirs(model, clip, 14), atol=1e-5, rtol=1e-5)
+    assert found.std() > 0.05
+
+
+@torch.inference_mode()
+def test_hugging_face_at_160_pixels(tmp_path: Path) -> None:
+    """Their position table for 224 pixels resized bicubically, as OpenTAD does: theirs for 160 would be another."""
+    model = hugging_face()
+    model.save_pretrained(tmp_path)
+    smaller = hugging_face(image_size=160)
+    smaller.load_state_dict(model.state_dict())
+    table = model.embeddings.position_embeddings.reshape(8, 14, 14, 48).permute(0, 3, 1, 2)
+    table = F.interpolate(table, size=(10, 10), mode="bicubic", align_corners=False)
+    smaller.embeddings.position_embeddings = table.permute(0, 2, 3, 1).reshape(1, 800, 48)
+    clip = torch.randn(3, 16, 160, 160)
+    found = ours(tmp_path, 160)(clip[None, None])[0]
+    torch.testing.assert_close(found, theirs(smaller, clip, 10), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["VideoMAEForPreTraining", "VideoMAEForVideoClassification"])
+def test_other_models_of_hugging_face_hold_the_same_backbone(tmp_path: Path, kind: str) -> None:
+    model = hugging_face(kind=kind)
+    model.save_pretrained(tmp_path)
+    imported = read_weights(tmp_path)
+    plain = {name.removeprefix("videomae."): tensor for name, tensor in model.state_dict().items()}
+    torch.testing.assert_close(
+        imported.backbone["blocks.1.mlp.fc2.weight"], plain["encoder.layer.1.output.dense.weight"]
+    )
+    expected = {
+        "VideoMAEForPreTraining": "decoder.norm.weight",
+        "VideoMAEForVideoClassification": "classifier.weight",
+    }
+    assert expected[kind] in imported.left
+    assert imported.matched == 2 + 2 * 13
+    assert backbone_config(imported).norm_eps == 1e-12
+
+
+def small_backbone(kind: str = "none", depth: int = 2) -> Backbone:
+    torch.manual_seed(1)
+    config = BackboneConfig(embed_dim=192, depth=depth, heads=3)
+    backbone = Backbone(config, AdapterConfig.model_validate({"kind": kind}), 16, 224, 224)
+    for parameter in backbone.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    return backbone
+
+
+def renamed(weights: dict[str, torch.Tensor], form: str) -> dict[str, Any]:
+    """Our names to those of public files."""
+    found: dict[str, torch.Tensor] = {}
+    for name, tensor in weights.items():
+        if form in ("mmaction2", "opentad"):
+            name = name.replace("patch_embed.", "patch_embed.projection.")
+            name = name.replace("mlp.fc1.", "mlp.layers.0.0.").replace("mlp.fc2.", "mlp.layers.1.")
+        else:
+            name = name.replace("patch_embed.", "patch_embed.proj.")
+        prefix = {
+            "original": "",
+            "pretrained": "encoder.",
+            "mmaction2": "backbone.",
+            "opentad": "module.backbone.model.backbone.",
+        }
+        found[prefix[form] + name] = tensor
+    match form:
+        case "original":
+            return {"model": found | {"head.weight": torch.zeros(3), "fc_norm.weight": torch.zeros(3)}}
+        case "pretrained":
+            extra = {"encoder.norm.weight": torch.ones(192), "encoder.norm.bias": torch.zeros(192)}
+            return {
+                "model": found | extra | {"mask_token": torch.zeros(3), "decoder.norm.weight": torch.zeros(3)}
+            }
+        case "mmaction2":
+            return {"meta": {"epoch": 3}, "state_dict": found | {"cls_head.fc_cls.weight": torch.zeros(3)}}
+        case _:
+            return found
+
+
+@pytest.mark.parametrize(("form", "left"), [("original", 2), ("pretrained", 2), ("mmaction2", 1)])
+def test_other_files_hold_the_same_backbone(tmp_path: Path, form: str, left: int) -> None:
+    backbone = small_backbone()
+    torch.save(renamed(backbone.state_dict(), form), tmp_path / "x.pth")
+    imported = read_weights(tmp_path / "x.pth")
+    assert len(imported.left) == left
+    for name, tensor in backbone.state_dict().items():
+        assert torch.equal(imported.backbone[name], tensor)
+    config = backbone_config(imported)
+    assert (config.embed_dim, config.depth, config.heads, config.final_norm) == (
+        192,
+        2,
+        3,
+        form == "pretrained",
+    )
+    import_backbone(imported, config, tmp_path / "backbone.safetensors")
+    again, weights = load_backbone(tmp_path / "backbone.safetensors")
+    assert again == config
+    assert weights.keys() == imported.backbone.keys()
+
+
+def opentad_detector(shared: Path, path: Path) -> dict[str, torch.Tensor]:
+    """A whole detector under OpenTAD's names, of the published values: their ActionFormer and their TIA."""
+    head = torch.load(shared / "reference/actionformer.pt", weights_only=True)["state_dict"]
+    adapter = torch.load(shared / "reference/adapters.pt", weights_only=True)["tia"]["state_dict"]
+    torch.manual_seed(1)
+    config = BackboneConfig(embed_dim=384, depth=2, heads=6)
+    backbone = Backbone(config, AdapterConfig(kind="none"), 16, 160, 160)
+    weights = renamed(backbone.state_dict(), "opentad")
+    weights |= {
+        f"module.backbone.model.backbone.blocks.1.adapter.{name}": tensor for name, tensor in adapter.items()
+    }
+    weights |= {f"module.{name}": tensor for name, tensor in head.items()}
+    stale = {name: torch.zeros_like(tensor) for name, tensor in weights.items()}
+    torch.save({"epoch": 9, "state_dict": stale, "state_dict_ema": weights}, path)
+    return weights
+
+
+SETTINGS = {
+    "name": "mine",
+    "input": {"fps": 15, "window_frames": 192, "overlap_frames": 64},
+    "architecture": {"head": {"heads": 4}},
+}
+
+
+@pytest.mark.shared("reference/actionformer.pt")
+@torch.inference_mode()
+def test_an_opentad_detector_computes_what_it_computed(shared: Path, bundle: Bundle, tmp_path: Path) -> None:
+    weights = opentad_detector(shared, tmp_path / "x.pth")
+    imported = read_weights(tmp_path / "x.pth")
+    assert imported.left == ["module.rpn_head.loss_normalizer"]
+    assert adapter_config(imported) == AdapterConfig(kind="tia")
+    assert head_config(imported).embed_convs == 3
+    manifest = detector_manifest(imported, bundle.manifest.taxonomy, SETTINGS)
+    import_detector(imported, manifest, tmp_path / "mine.safetensors")
+    loaded, again = export.load_checkpoint(tmp_path / "mine.safetensors")
+    assert again == manifest
+    network = Network(manifest).eval()
+    network.load_state_dict(loaded)
+    # The EMA's weights were taken, and the block without an adapter has one that changes nothing.
+    assert torch.equal(loaded["detector.rpn_head.cls_head.bias"], weights["module.rpn_head.cls_head.bias"])
+    assert not loaded["backbone.blocks.0.adapter.up_proj.weight"].any()
+    reference = torch.load(shared / "reference/actionformer.pt", weights_only=True)
+    points = network.detector(reference["inputs"], reference["masks"])
+    valid = torch.cat([reference["masks"][0, ::stride] for stride in (1, 2, 4, 8, 16, 32)])
+    torch.testing.assert_close(points.logits[0].sigmoid()[valid], reference["scores"][0], atol=1e-6, rtol=0)
+    case = torch.load(shared / "reference/adapters.pt", weights_only=True)["tia"]
+    from model.adapters import Grid
+
+    adapted = network.backbone.blocks[1].adapter(case["x"], Grid(3, 8, case["h"], case["w"]))
+    torch.testing.assert_close(adapted, case["y"], atol=1e-5, rtol=0)
+
+
+def mmad(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "mmad", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.shared("reference/actionformer.pt")
+def test_from_an_opentad_file_to_an_answer(shared: Path, tmp_path: Path) -> None:
+    opentad_detector(shared, tmp_path / "x.pth")
+    (tmp_path / "config.json").write_text(json.dumps(SETTINGS | {"thresholds": {"default": 0.0}}))
+    checkpoint, folder = str(tmp_path / "mine.safetensors"), str(tmp_path / "bundle")
+    found = mmad(
+        "import-weights",
+        str(tmp_path / "x.pth"),
+        "--out",
+        checkpoint,
+        "--config",
+        str(tmp_path / "config.json"),
+    )
+    assert found.returncode == 0, found.stderr
+    assert "a detector of 52 classes, adapter tia" in found.stdout
+    assert "1 left" in found.stdout
+    assert "rpn_head.loss_normalizer" in found.stderr
+    made = mmad("export", "--checkpoint", checkpoint, "--out", folder)
+    assert made.returncode == 0, made.stderr
+    assert made.stdout.count("max abs error") == 2
+    write_clip(tmp_path / "clip.mp4", seconds=2, width=160, height=160)
+    answer = mmad("detect", str(tmp_path / "clip.mp4"), "--bundle", folder, "--json")
+    result = json.loads(answer.stdout)
+    assert result["model"]["bundle"] == "mine"
+    assert result["model"]["trained_on"]["data"].startswith("imported")
+    assert len(result["detections"]) == 200
+
+
+def test_what_does_not_fit_is_refused(tmp_path: Path, bundle: Bundle) -> None:
+    backbone = small_backbone()
+    weights = backbone.state_dict()
+    path = tmp_path / "x.pth"
+
+    def refuse(content: Any, words: str) -> None:
+        torch.save(content, path)
+        with pytest.raises(WeightsError, match=words):
+            imported = read_weights(path)
+            import_backbone(imported, backbone_config(imported), tmp_path / "out")
+
+    refuse(
+        {"model": {name: value for name, value in weights.items() if "blocks.1.norm2" not in name}},
+        "missing: blocks.1.norm2.bias",
+    )
+    refuse(
+        {"model": weights | {"blocks.0.norm1.weight": torch.zeros(7)}},
+        r"blocks.0.norm1.weight is \(7,\), wanted \(192,\)",
+    )
+    refuse({"model": {"conv1.weight": torch.zeros(3)}}, "holds no VideoMAE backbone")
+    refuse({"epoch": 3}, "holds no weights: its keys are epoch")
+    refuse(
+        {"model": {name: v for name, v in weights.items() if "patch" not in name}},
+        "holds no VideoMAE backbone",
+    )
+    path.write_bytes(b"no weights at all")
+    with pytest.raises(WeightsError):
+        read_weights(path)
+    with pytest.raises(WeightsError, match="cannot be read"):
+        read_weights(tmp_path / "nothing.pth")
+    with pytest.raises(WeightsError, match="is no Hugging Face folder"):
+        read_weights(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(WeightsError, match="of type 'bert'"):
+        read_weights(tmp_path)
+    assert not (tmp_path / "out").exists()
+
+
+class Malicious:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (Path("/tmp/mmad-was-here"),))
+
+
+def test_a_pickle_that_wants_more_is_refused(tmp_path: Path) -> None:
+    torch.save({"model": Malicious()}, tmp_path / "x.pth")
+    (tmp_path / "y.pth").write_bytes(pickle.dumps(Malicious(), protocol=2))
+    for name in ("x.pth", "y.pth"):
+        with pytest.raises(WeightsError, match="which is refused"):
+            read_weights(tmp_path / name)
+    assert not Path("/tmp/mmad-was-here").exists()
+
+
+@pytest.mark.shared("reference/actionformer.pt")
+def test_a_label_list_of_another_length_is_refused(shared: Path, tmp_path: Path, bundle: Bundle) -> None:
+    opentad_detector(shared, tmp_path / "x.pth")
+    imported = read_weights(tmp_path / "x.pth")
+    with pytest.raises(WeightsError, match="has 52 classes, the label list 4"):
+        detector_manifest(imported, TAXONOMY, {})
+    with pytest.raises(WeightsError, match="settings do not fit"):
+        detector_manifest(imported, bundle.manifest.taxonomy, {"input": {"height": 3}})

@@ -1,0 +1,339 @@
+"""Weights from elsewhere: VideoMAE backbones, and whole OpenTAD / AdaTAD detectors, under our names.
+
+A backbone comes as a Hugging Face folder (VideoMAEModel, ForPreTraining, ForVideoClassification), the original
+.pth or MMAction2's; a detector as OpenTAD saves it. Names are translated by one table of rules; what is matched,
+what is left and what is missing is told; shapes that do not fit are refused.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from model.architecture import SIZES, AdapterConfig, Architecture, BackboneConfig, HeadConfig
+from model.backbone import Backbone
+from model.bundle import InputConfig, Manifest, PostprocessingConfig, Thresholds, Training
+from model.export import save_checkpoint
+from model.network import Network
+from model.taxonomy import Taxonomy
+
+# Where published files keep the weights; an EMA's are what their authors evaluate.
+_CONTAINERS = ("state_dict_ema", "ema_state_dict", "state_dict", "model", "module")
+_PREFIX = re.compile(
+    r"^(module\.|ema\.|model\.backbone\.|backbone\.model\.backbone\.|backbone\.|videomae\.|encoder\.(?=patch_embed|blocks|norm))"
+)
+_DETECTOR_PARTS = ("projection.", "neck.", "rpn_head.")
+
+# Of the backbone: a pattern of their name, and ours. "qkv" parts are joined afterwards.
+_RULES = [
+    (
+        r"(?:patch_embed|embeddings\.patch_embeddings)(?:\.proj|\.projection)?\.(weight|bias)",
+        r"patch_embed.\1",
+    ),
+    (r"blocks\.(\d+)\.(norm[12]|attn\.(?:qkv|proj)|mlp\.fc[12])\.(weight|bias)", r"blocks.\1.\2.\3"),
+    (r"blocks\.(\d+)\.attn\.([qv]_bias)", r"blocks.\1.attn.\2"),
+    (r"blocks\.(\d+)\.mlp\.layers\.0\.0\.(weight|bias)", r"blocks.\1.mlp.fc1.\2"),
+    (r"blocks\.(\d+)\.mlp\.layers\.1\.(weight|bias)", r"blocks.\1.mlp.fc2.\2"),
+    (r"blocks\.(\d+)\.adapter\.(.+)", r"blocks.\1.adapter.\2"),
+    (r"encoder\.layer\.(\d+)\.attention\.attention\.(query|key|value)\.weight", r"blocks.\1.attn.\2"),
+    (r"encoder\.layer\.(\d+)\.attention\.attention\.(?:query\.bias|q_bias)", r"blocks.\1.attn.q_bias"),
+    (r"encoder\.layer\.(\d+)\.attention\.attention\.(?:value\.bias|v_bias)", r"blocks.\1.attn.v_bias"),
+    (r"encoder\.layer\.(\d+)\.attention\.output\.dense\.(weight|bias)", r"blocks.\1.attn.proj.\2"),
+    (r"encoder\.layer\.(\d+)\.intermediate\.dense\.(weight|bias)", r"blocks.\1.mlp.fc1.\2"),
+    (r"encoder\.layer\.(\d+)\.output\.dense\.(weight|bias)", r"blocks.\1.mlp.fc2.\2"),
+    (r"encoder\.layer\.(\d+)\.layernorm_before\.(weight|bias)", r"blocks.\1.norm1.\2"),
+    (r"encoder\.layer\.(\d+)\.layernorm_after\.(weight|bias)", r"blocks.\1.norm2.\2"),
+    (r"(?:norm|layernorm)\.(weight|bias)", r"norm.\1"),
+]
+_HEADER = "mmad_backbone"
+
+
+class WeightsError(Exception):
+    """A file that holds no weights that fit; the text says what is wrong."""
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What was found in a file.
+
+    Attributes:
+        backbone: weights under our names, with its adapters'.
+        detector: projection, neck and head under our names; empty for a backbone alone.
+        left: their names that have no place here.
+        hints: of the file's own configuration: heads, norm_eps.
+    """
+
+    backbone: dict[str, Tensor]
+    detector: dict[str, Tensor]
+    left: list[str]
+    hints: Mapping[str, Any]
+
+    @property
+    def matched(self) -> int:
+        """How many tensors have a place here."""
+        return len(self.backbone) + len(self.detector)
+
+
+def read_weights(source: Path) -> Imported:
+    """Read a Hugging Face folder, a .pth or a .safetensors; raises WeightsError."""
+    tensors, hints = _read_folder(source) if source.is_dir() else (_read_file(source), {})
+    backbone: dict[str, Tensor] = {}
+    detector: dict[str, Tensor] = {}
+    left = []
+    for name, tensor in tensors.items():
+        plain = _strip(name)
+        if plain.startswith(_DETECTOR_PARTS) and plain != "rpn_head.loss_normalizer":
+            detector[plain] = tensor
+        elif ours := _translate(plain):
+            backbone[ours] = tensor
+        else:
+            left.append(name)
+    if "patch_embed.weight" not in backbone:
+        shown = ", ".join(list(tensors)[:5])
+        raise WeightsError(
+            f"{source} holds no VideoMAE backbone: no patch embedding among {len(tensors)} tensors ({shown}, ...)"
+        )
+    return Imported(_join_qkv(backbone), detector, left, hints)
+
+
+def backbone_config(imported: Imported) -> BackboneConfig:
+    """The architecture that the shapes tell; heads from the file's configuration, else the published size's."""
+    weights = imported.backbone
+    dim, _, tubelet, patch, _ = weights["patch_embed.weight"].shape
+    known = {size.embed_dim: size.heads for size in SIZES.values()}
+    heads = imported.hints.get("heads", known.get(dim))
+    if heads is None:
+        raise WeightsError(
+            f"how many heads a backbone of width {dim} has is not known: name it with --config"
+        )
+    return BackboneConfig(
+        embed_dim=dim,
+        depth=1 + max(int(name.split(".")[1]) for name in weights if name.startswith("blocks.")),
+        heads=heads,
+        mlp_ratio=weights["blocks.0.mlp.fc1.weight"].shape[0] / dim,
+        patch_size=patch,
+        tubelet_size=tubelet,
+        norm_eps=imported.hints.get("norm_eps", 1e-6),
+        final_norm="norm.weight" in weights,
+    )
+
+
+def adapter_config(imported: Imported) -> AdapterConfig:
+    """The kind of adapter that the names tell, with its width and kernels."""
+    inner = {
+        name.split(".adapter.")[1]: tensor
+        for name, tensor in imported.backbone.items()
+        if ".adapter." in name
+    }
+    if not inner:
+        return AdapterConfig(kind="none")
+    down = next(tensor for name, tensor in inner.items() if name.endswith("down_proj.weight"))
+    temporal = inner.get("temporal_dwconv.weight", inner.get("dwconv.weight"))
+    spatial = inner.get("spatial_dwconv.weight")
+    kind = "standard"
+    if "temporal_down_proj.weight" in inner:
+        kind = "dsta_two_down"
+    elif spatial is not None:
+        kind = "dsta"
+    elif "conv.weight" in inner:
+        kind = "tia"
+    return AdapterConfig(
+        kind=kind,  # type: ignore[arg-type]
+        ratio=down.shape[0] / down.shape[1],
+        temporal_kernel=temporal.shape[-1] if temporal is not None else 3,
+        spatial_kernel=spatial.shape[-1] if spatial is not None else 3,
+    )
+
+
+def head_config(imported: Imported) -> HeadConfig:
+    """ActionFormer's shape; what names and shapes do not tell (heads, windows of attention) is the usual."""
+    weights = imported.detector
+    channels, _, kernel = weights["projection.embed.0.conv.weight"].shape
+    return HeadConfig(
+        channels=channels,
+        kernel_size=kernel,
+        embed_convs=_count(weights, r"projection\.embed\.(\d+)\."),
+        stem_blocks=_count(weights, r"projection\.stem\.(\d+)\."),
+        branch_blocks=_count(weights, r"projection\.branch\.(\d+)\."),
+        head_convs=_count(weights, r"rpn_head\.cls_convs\.(\d+)\."),
+        path_dropout=0.1 if any("drop_path" in name for name in weights) else 0.0,
+    )
+
+
+def detector_manifest(imported: Imported, taxonomy: Taxonomy, settings: Mapping[str, Any]) -> Manifest:
+    """A manifest for an imported detector: shapes from the weights, the rest by default or from `settings`.
+
+    Args:
+        imported: of a whole detector.
+        taxonomy: in the order of the detector's classes.
+        settings: parts of a manifest that take precedence: input, architecture, thresholds, postprocessing ...
+    """
+    actions = imported.detector["rpn_head.cls_head.weight"].shape[0]
+    if actions != len(taxonomy.actions):
+        raise WeightsError(f"the detector has {actions} classes, the label list {len(taxonomy.actions)}")
+    manifest = Manifest(
+        name="imported",
+        version="1",
+        licence="as its authors say",
+        trained_on=Training(data="imported weights; see their source", synthetic=False),
+        taxonomy=taxonomy,
+        input=InputConfig(
+            height=160, width=160, fps=30.0, window_frames=512, overlap_frames=256, clip_frames=16,
+            mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225),
+        ),
+        architecture=Architecture(
+            backbone=backbone_config(imported), adapter=adapter_config(imported), head=head_config(imported)
+        ),
+        postprocessing=PostprocessingConfig(),
+        thresholds=Thresholds(default=0.2),
+    )  # fmt: skip
+    document = _merged(manifest.model_dump(mode="json"), settings)
+    try:
+        return Manifest.model_validate_json(json.dumps(document))
+    except ValueError as error:
+        raise WeightsError(f"the settings do not fit: {error}") from error
+
+
+def import_detector(imported: Imported, manifest: Manifest, out: Path) -> None:
+    """Write a checkpoint for `mmad export`; raises WeightsError for missing weights or shapes that do not fit."""
+    network = Network(manifest)
+    weights = {f"backbone.{name}": tensor for name, tensor in imported.backbone.items()}
+    weights |= {f"detector.{name}": tensor for name, tensor in imported.detector.items()}
+    _load(network, _with_identity_adapters(network, weights))
+    save_checkpoint(out, network, manifest)
+
+
+def import_backbone(imported: Imported, config: BackboneConfig, out: Path) -> None:
+    """Write a backbone for training; raises WeightsError for missing weights or shapes that do not fit."""
+    patch = config.patch_size * config.position_grid
+    backbone = Backbone(config, adapter_config(imported), 8 * config.tubelet_size, patch, patch)
+    _load(backbone, imported.backbone)
+    save_file(backbone.state_dict(), out, metadata={_HEADER: config.model_dump_json()})
+
+
+def load_backbone(path: Path) -> tuple[BackboneConfig, dict[str, Tensor]]:
+    """Read what import_backbone wrote."""
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        header = (file.metadata() or {}).get(_HEADER)
+    if header is None:
+        raise WeightsError(f"{path} is no backbone of mmad import-weights")
+    return BackboneConfig.model_validate_json(header), load_file(path)
+
+
+def _load(module: torch.nn.Module, weights: dict[str, Tensor]) -> None:
+    """Load exactly; say all that does not fit in one sentence."""
+    wanted = module.state_dict()
+    missing = sorted(wanted.keys() - weights.keys())
+    over = sorted(weights.keys() - wanted.keys())
+    wrong = [
+        f"{name} is {tuple(weights[name].shape)}, wanted {tuple(wanted[name].shape)}"
+        for name in sorted(wanted.keys() & weights.keys())
+        if weights[name].shape != wanted[name].shape
+    ]
+    faults = [
+        *(["missing: " + ", ".join(missing[:5])] if missing else []),
+        *(["without a place: " + ", ".join(over[:5])] if over else []),
+        *(["of another shape: " + "; ".join(wrong[:5])] if wrong else []),
+    ]
+    if faults:
+        raise WeightsError("the weights do not fit; " + "; ".join(faults))
+    module.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
+
+
+def _with_identity_adapters(network: Network, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """OpenTAD may put adapters behind some blocks only: a fresh adapter behind the others changes nothing."""
+    fresh = {name: tensor for name, tensor in network.state_dict().items() if ".adapter." in name}
+    adapted = {_block_of(name) for name in weights if ".adapter." in name}
+    return weights | {name: tensor for name, tensor in fresh.items() if _block_of(name) not in adapted}
+
+
+def _block_of(name: str) -> str:
+    return name.partition(".adapter.")[0]
+
+
+def _read_folder(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise WeightsError(
+            f"{folder} is no Hugging Face folder: config.json cannot be read ({error})"
+        ) from error
+    if config.get("model_type") != "videomae":
+        raise WeightsError(f"{folder} holds a model of type {config.get('model_type')!r}, not 'videomae'")
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        if (folder / name).exists():
+            hints = {"heads": config["num_attention_heads"], "norm_eps": config.get("layer_norm_eps", 1e-12)}
+            return _read_file(folder / name), hints
+    raise WeightsError(f"{folder} has neither model.safetensors nor pytorch_model.bin")
+
+
+def _read_file(path: Path) -> dict[str, Tensor]:
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:
+        raise WeightsError(
+            f"{path} wants to run code of its own to be read, which is refused: have it saved again as tensors alone"
+        ) from error
+    except (OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
+        raise WeightsError(f"{path} cannot be read: {error}") from error
+    while isinstance(content, dict) and not any(isinstance(value, Tensor) for value in content.values()):
+        inner = next((content[name] for name in _CONTAINERS if isinstance(content.get(name), dict)), None)
+        if inner is None:
+            raise WeightsError(
+                f"{path} holds no weights: its keys are {', '.join(map(str, list(content)[:8]))}"
+            )
+        content = inner
+    return {name: tensor for name, tensor in content.items() if isinstance(tensor, Tensor)}
+
+
+def _strip(name: str) -> str:
+    while match := _PREFIX.match(name):
+        name = name[match.end() :]
+    return name
+
+
+def _translate(name: str) -> str | None:
+    for pattern, ours in _RULES:
+        if match := re.fullmatch(pattern, name):
+            return match.expand(ours)
+    return None
+
+
+def _join_qkv(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Hugging Face keeps query, key and value apart."""
+    joined = dict(weights)
+    for name in [name for name in weights if name.endswith(".attn.query")]:
+        block = name.removesuffix("query")
+        parts = [joined.pop(block + part, None) for part in ("query", "key", "value")]
+        if any(part is None for part in parts):
+            raise WeightsError(f"{block}: query, key and value are not all there")
+        joined[f"{block}qkv.weight"] = torch.cat([part for part in parts if part is not None])
+    for name in [name for name in joined if name.endswith(".attn.qkv.weight")]:
+        for bias in ("q_bias", "v_bias"):  # a model made without biases has them at zero
+            joined.setdefault(name.replace("qkv.weight", bias), torch.zeros(joined[name].shape[1]))
+    return joined
+
+
+def _count(weights: dict[str, Tensor], pattern: str) -> int:
+    return len({match[1] for name in weights if (match := re.match(pattern, name))})
+
+
+def _merged(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    result = dict(base)
+    for name, value in over.items():
+        inner = result.get(name)
+        result[name] = (
+            _merged(inner, value) if isinstance(inner, dict) and isinstance(value, Mapping) else value
+        )
+    return result
