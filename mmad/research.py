@@ -1,4 +1,4 @@
-"""Commands for those who train and measure: evaluation, weights from elsewhere."""
+"""Commands for those who train and measure: evaluation, error analysis, statistics, weights from elsewhere."""
 
 import json
 from enum import StrEnum
@@ -29,6 +29,12 @@ LabelFile = Annotated[
     Path | None, typer.Option("--labels", help="Label list; the bundle's labels by default.")
 ]
 Strict = Annotated[bool, typer.Option("--strict", help="Refuse files with rows that make no sense.")]
+
+
+Subset = Annotated[
+    str | None, typer.Option("--subset", help="Takes only this subset, where the file names some.")
+]
+OutDir = Annotated[Path, typer.Option("--out", help="Folder for what is made.")]
 
 
 class Videos(StrEnum):
@@ -74,6 +80,94 @@ def evaluate(
         write(json.dumps(document, indent=1), None)
     else:
         _print_evaluation(document)
+
+
+@app.command()
+def analyze(
+    annotations: AnnotationFile,
+    predictions: PredictionFile,
+    out_dir: OutDir,
+    subset: Subset = None,
+    labels: LabelFile = None,
+    bundle: BundleDir = None,
+    timelines: Annotated[
+        int, typer.Option(min=0, help="Draw so many of the best and of the worst videos.")
+    ] = 3,
+) -> None:
+    """Where predictions go wrong: false positives and negatives, as JSON and as figures."""
+    from training import figures
+    from training.analyze import analyze as analyze_errors
+    from training.analyze import video_scores
+    from training.tables import TableError, read_annotations, read_predictions
+
+    with failing_on(TableError, OSError):
+        out_dir.mkdir(parents=True, exist_ok=True)
+        taxonomy = _taxonomy(labels, bundle)
+        truth = _told(read_annotations(annotations, taxonomy, subset=subset))
+        durations = dict(zip(truth.videos, truth.durations.tolist(), strict=True))
+        found = _told(read_predictions(predictions, taxonomy, durations))
+        chosen = sorted({found.videos[index] for index in found.video})
+        truth, found = truth.of_videos(chosen), found.of_videos(chosen)
+        analysis = analyze_errors(truth, found, len(taxonomy.actions))
+        document = analysis._asdict() | {"videos": len(chosen)}
+        document["false_negatives"] = {
+            name: [bucket._asdict() | {"up_to": str(bucket.up_to)} for bucket in buckets]
+            for name, buckets in analysis.false_negatives.items()
+        }
+        write(json.dumps(document, indent=1), out_dir / "analysis.json")
+        figures.draw_false_positives(analysis, out_dir / "false_positives.png")
+        figures.draw_false_negatives(analysis, out_dir / "false_negatives.png")
+        for index in figures.worst_and_best(video_scores(truth, found), timelines):
+            video = truth.videos[index]
+            figures.draw_timeline(video, truth, found, taxonomy, out_dir / f"timeline_{video}.png")
+    out.print(f"{out_dir}: {len(chosen)} videos, average mAP {100 * analysis.average:.2f}", highlight=False)
+
+
+@app.command()
+def stats(
+    annotations: AnnotationFile,
+    out_dir: OutDir,
+    subset: Subset = None,
+    fps: Annotated[
+        float | None, typer.Option(min=1, help="Assume this rate for CSV files, whatever they say.")
+    ] = None,
+    labels: LabelFile = None,
+    bundle: BundleDir = None,
+) -> None:
+    """What a data set is made of, as JSON and as figures."""
+    import numpy as np
+
+    from training import figures
+    from training.statistics import compute, to_document
+    from training.tables import TableError, read_annotations
+
+    with failing_on(TableError, OSError):
+        out_dir.mkdir(parents=True, exist_ok=True)
+        taxonomy = _taxonomy(labels, bundle)
+        truth = _told(read_annotations(annotations, taxonomy, subset=subset, fps=fps))
+        if not len(truth):
+            raise TableError(f"{annotations} has no annotations to count")
+        statistics = compute(truth, np.array([action.body_id for action in taxonomy.actions]))
+        write(json.dumps(to_document(statistics), indent=1), out_dir / "statistics.json")
+        figures.draw_classes(statistics, taxonomy, out_dir / "classes.png")
+        figures.draw_lengths(truth, statistics, out_dir / "lengths.png")
+        figures.draw_cooccurrence(statistics, taxonomy, out_dir / "cooccurrence.png")
+    table = Table(show_header=False, title=str(annotations))
+    for name, value in (
+        ("videos", f"{statistics.videos:,}"),
+        ("instances", f"{statistics.instances:,}"),
+        ("instances a video", f"{statistics.instances / statistics.videos:.2f}"),
+        ("hours", f"{statistics.hours:.2f}"),
+        ("length of videos", f"{statistics.video_duration.mean:.2f} s"),
+        ("length of instances", f"{statistics.instance_duration.mean:.2f} s"),
+        ("instances that overlap another", f"{100 * statistics.overlapping:.1f} %"),
+        (
+            "time with 0, 1, 2 ... actions",
+            ", ".join(f"{100 * share:.1f} %" for share in statistics.concurrent_time[:5]),
+        ),
+    ):
+        table.add_row(name, value)
+    out.print(table)
 
 
 @app.command("import-weights")

@@ -11,10 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from model.taxonomy import Taxonomy
-from training.instances import Floats, Instances, Integers
+from training.instances import Booleans, Floats, Instances, Integers
 
 TIOUS = tuple(round(0.1 * step, 1) for step in range(1, 10))
 # The MAC challenge of 2026 ranks by the mean of these.
@@ -24,8 +23,6 @@ RECALL_TIOUS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
 RECALL_AT = (1, 5, 10, 100)
 FRAMES_PER_S = 10
 _SAME_S = 1e-3
-
-Booleans = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -99,7 +96,18 @@ def average_precision(truth: Instances, predictions: Instances, classes: int) ->
 
 def match(truth: Instances, predictions: Instances, tious: tuple[float, ...]) -> Booleans:
     """(tIoUs, predictions): which predictions take a ground truth of their video and class, best score first."""
+    return _assign(truth, predictions, tious)[0]
+
+
+def taken(truth: Instances, predictions: Instances, tious: tuple[float, ...]) -> Booleans:
+    """(tIoUs, ground truth): which ground truth a prediction of its video and class takes."""
+    return _assign(truth, predictions, tious)[1]
+
+
+def _assign(truth: Instances, predictions: Instances, tious: tuple[float, ...]) -> tuple[Booleans, Booleans]:
+    """(tIoUs, predictions) that are right, and (tIoUs, ground truth) that is taken."""
     right = np.zeros((len(tious), len(predictions)), bool)
+    gone = np.zeros((len(tious), len(truth)), bool)
     thresholds = np.array(tious)
     truths = {_key(truth, group[0]): group for group in _groups(truth)}
     for group in _groups(predictions):
@@ -108,14 +116,13 @@ def match(truth: Instances, predictions: Instances, tious: tuple[float, ...]) ->
             continue
         order = group[np.argsort(-predictions.scores[group], kind="stable")]
         overlap = tiou_matrix(predictions.segments[order], truth.segments[targets])
-        hopeful = np.flatnonzero(overlap.max(axis=1) >= thresholds[0])
-        free = np.ones((len(tious), len(targets)), bool)
-        for place in hopeful:
+        for place in np.flatnonzero(overlap.max(axis=1) >= thresholds[0]):
             for target in np.argsort(-overlap[place], kind="stable"):
-                wins = free[:, target] & (overlap[place, target] >= thresholds) & ~right[:, order[place]]
+                mine = targets[target]
+                wins = ~gone[:, mine] & (overlap[place, target] >= thresholds) & ~right[:, order[place]]
                 right[wins, order[place]] = True
-                free[wins, target] = False
-    return right
+                gone[wins, mine] = True
+    return right, gone
 
 
 def area_under_precision(right: Booleans, positives: int) -> float:

@@ -11,6 +11,7 @@ from model.taxonomy import Taxonomy
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
+Booleans = NDArray[np.bool_]
 
 
 class Fault(NamedTuple):

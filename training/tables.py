@@ -64,7 +64,12 @@ def read_labels(path: Path) -> Taxonomy:
 
 
 def read_annotations(
-    path: Path, taxonomy: Taxonomy, *, subset: str | None = None, strict: bool = False
+    path: Path,
+    taxonomy: Taxonomy,
+    *,
+    subset: str | None = None,
+    fps: float | None = None,
+    strict: bool = False,
 ) -> Loaded:
     """Ground truth of a CSV (frames), the data set's JSON or ActivityNet JSON.
 
@@ -72,12 +77,13 @@ def read_annotations(
         path: of the file; `.json` is JSON, all else CSV.
         taxonomy: its labels may be written as id, code or name.
         subset: takes only videos of it, where the file tells.
+        fps: the rate of a CSV's frames, whatever it says.
         strict: refuse a file with faults.
     """
     if path.suffix == ".json":
         durations, rows = _annotations_of_json(path, subset)
     else:
-        durations, rows = _annotations_of_csv(path)
+        durations, rows = _annotations_of_csv(path, fps)
     return _check(path, rows, durations, taxonomy, slack_s=ANNOTATION_SLACK_S, strict=strict)
 
 
@@ -179,13 +185,13 @@ def _label_finder(taxonomy: Taxonomy) -> Callable[[object], int | None]:
     return find
 
 
-def _annotations_of_csv(path: Path) -> tuple[dict[str, float], list[_Raw]]:
+def _annotations_of_csv(path: Path, assumed_fps: float | None) -> tuple[dict[str, float], list[_Raw]]:
     rows: list[_Raw] = []
     durations: dict[str, float] = {}
     for place, record in _records(
         path, io.StringIO(_read_text(path)), ("video_id", "start_frame", "end_frame", "class")
     ):
-        fps = _number(record.get("fps", ""))
+        fps = assumed_fps or _number(record.get("fps", ""))
         total = _number(record.get("total_frames", ""))
         durations.setdefault(record["video_id"], total / fps if fps > 0 else math.nan)
         start, end = (

@@ -1,0 +1,172 @@
+"""Figures of a data set, of a detector's errors, and of single videos. Every function writes one PNG."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+
+mpl.use("Agg")
+from matplotlib import pyplot as plt
+from matplotlib.patches import Rectangle
+
+from model.taxonomy import Taxonomy
+from training.analyze import KINDS, Analysis, Bucket
+from training.evaluate import tiou_matrix
+from training.instances import Instances
+from training.statistics import Statistics
+
+_PARTS = plt.get_cmap("tab10")
+_KIND_COLOURS = ("#2a9d8f", "#8ab17d", "#e9c46a", "#f4a261", "#e76f51", "#9a9a9a")
+
+
+def draw_classes(statistics: Statistics, taxonomy: Taxonomy, path: Path) -> None:
+    """Instances of every action, most first, coloured by body part (as the paper's figure 3)."""
+    order = np.argsort(-np.array(statistics.class_count), kind="stable")
+    figure, axes = plt.subplots(figsize=(14, 5))
+    counts = [max(statistics.class_count[label], 0.5) for label in order]
+    actions = [taxonomy.actions[label] for label in order]
+    axes.bar(range(len(order)), counts, color=[_PARTS(action.body_id % 10) for action in actions])
+    axes.set_yscale("log")
+    axes.set_xticks(
+        range(len(order)), [f"{action.code} {action.name}" for action in actions], rotation=90, fontsize=7
+    )
+    axes.set_xlim(-0.7, len(order) - 0.3)
+    axes.set_ylabel("instances")
+    axes.set_title(f"{statistics.instances:,} instances in {statistics.videos:,} videos")
+    handles = [Rectangle((0, 0), 1, 1, color=_PARTS(body.id % 10)) for body in taxonomy.bodies]
+    axes.legend(handles, [body.name for body in taxonomy.bodies], fontsize=8)
+    _save(figure, path)
+
+
+def draw_lengths(truth: Instances, statistics: Statistics, path: Path) -> None:
+    """Lengths of instances and videos, instances a video, and actions at once (as the paper's figure 4)."""
+    figure, ((lengths, videos), (numbers, together)) = plt.subplots(2, 2, figsize=(11, 7))
+    lengths.hist(truth.segments[:, 1] - truth.segments[:, 0], bins=60, color="#457b9d")
+    lengths.set(title="length of instances", xlabel="s", ylabel="instances")
+    videos.hist(truth.durations, bins=40, color="#457b9d")
+    videos.set(title="length of videos", xlabel="s", ylabel="videos")
+    numbers.bar(range(len(statistics.instances_per_video)), statistics.instances_per_video, color="#e76f51")
+    numbers.set(title="instances in a video", xlabel="instances", ylabel="videos")
+    numbers.set_xticks(range(len(statistics.instances_per_video)))
+    shares = [100 * share for share in statistics.concurrent_time if share > 5e-5]
+    bars = together.bar(range(len(shares)), shares, color="#2a9d8f")
+    together.bar_label(bars, fmt="%.1f", fontsize=8)
+    together.set(title="actions at once", xlabel="actions", ylabel="percent of time")
+    together.set_xticks(range(len(shares)))
+    _save(figure, path)
+
+
+def draw_cooccurrence(statistics: Statistics, taxonomy: Taxonomy, path: Path) -> None:
+    """How often two actions overlap in time."""
+    codes = [action.code for action in taxonomy.actions]
+    order = sorted(range(len(codes)), key=lambda label: (taxonomy.actions[label].body_id, label))
+    counts = np.array(statistics.overlap_count)[np.ix_(order, order)]
+    figure, axes = plt.subplots(figsize=(10, 9))
+    image = axes.imshow(np.log10(counts + 1), cmap="magma_r")
+    axes.set_xticks(range(len(order)), [codes[label] for label in order], rotation=90, fontsize=7)
+    axes.set_yticks(range(len(order)), [codes[label] for label in order], fontsize=7)
+    axes.set_title("pairs of instances that overlap in time, log10(1 + n)")
+    figure.colorbar(image, shrink=0.8)
+    _save(figure, path)
+
+
+def draw_false_positives(analysis: Analysis, path: Path) -> None:
+    """Kinds of the best predictions, and what each kind of error costs (as the paper's figure 6)."""
+    figure, (profile, gains) = plt.subplots(1, 2, figsize=(12, 4.5), width_ratios=(3, 2))
+    bottom = np.zeros(len(analysis.false_positives))
+    for kind, colour in zip(KINDS, _KIND_COLOURS, strict=True):
+        shares = np.array([100 * one[kind] for one in analysis.false_positives])
+        profile.bar(range(1, len(shares) + 1), shares, bottom=bottom, color=colour, label=kind)
+        bottom += shares
+    profile.set(title="false positive profile at tIoU 0.5", xlabel="best predictions, in G", ylabel="percent")
+    profile.set_xticks(range(1, len(bottom) + 1), [f"{number}G" for number in range(1, len(bottom) + 1)])
+    profile.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=8)
+    bars = gains.barh(
+        list(analysis.gains), [100 * gain for gain in analysis.gains.values()], color=_KIND_COLOURS[1:]
+    )
+    gains.bar_label(bars, fmt="%.2f", fontsize=8, padding=2)
+    gains.set(
+        title=f"gain in average mAP without it ({100 * analysis.average:.2f} as it is)", xlabel="points"
+    )
+    gains.margins(x=0.15)
+    gains.invert_yaxis()
+    _save(figure, path)
+
+
+def draw_false_negatives(analysis: Analysis, path: Path) -> None:
+    """What is missed, by size of the ground truth (as the paper's figure 7)."""
+    titles = {
+        "coverage": "share of the video",
+        "length": "length in s",
+        "instances": "instances in the video",
+    }
+    figure, panels = plt.subplots(1, len(titles), figsize=(13, 4), sharey=True)
+    for axes, (name, title) in zip(panels, titles.items(), strict=True):
+        buckets = analysis.false_negatives[name]
+        bars = axes.bar(range(len(buckets)), [100 * bucket.missed for bucket in buckets], color="#457b9d")
+        axes.bar_label(
+            bars, [f"{100 * bucket.missed:.0f}\n(n={bucket.instances})" for bucket in buckets], fontsize=8
+        )
+        axes.set_xticks(range(len(buckets)), [_range(bucket) for bucket in buckets], fontsize=8)
+        axes.set(title=title, ylim=(0, 115))
+    panels[0].set_ylabel("percent missed at tIoU 0.5")
+    _save(figure, path)
+
+
+def draw_timeline(
+    video: str, truth: Instances, predictions: Instances, taxonomy: Taxonomy, path: Path, most: int = 12
+) -> None:
+    """One video: ground truth above, the best predictions below, coloured by tIoU (as the paper's figure 8)."""
+    index = truth.videos.index(video)
+    real, found = truth[truth.video == index], predictions[predictions.video == index]
+    found = found[np.argsort(-found.scores, kind="stable")[:most]]
+    overlap = tiou_matrix(found.segments, real.segments) * (found.labels[:, None] == real.labels[None])
+    best = overlap.max(axis=1) if len(real) else np.zeros(len(found))
+    figure, axes = plt.subplots(figsize=(11, 1.2 + 0.28 * (len(real) + len(found))))
+    colours = plt.get_cmap("RdYlGn")
+    rows = [(one, "#457b9d", 1.0, False) for one in range(len(real))]
+    rows += [(one, colours(best[one]), best[one], True) for one in range(len(found))]
+    names = []
+    for row, (one, colour, tiou, predicted) in enumerate(rows):
+        source = found if predicted else real
+        start, end = source.segments[one]
+        axes.barh(row, end - start, left=start, color=colour, edgecolor="black", linewidth=0.4)
+        action = taxonomy.actions[source.labels[one]]
+        words = f"  {found.scores[one]:.2f}, tIoU {tiou:.2f}" if predicted else ""
+        names.append(f"{action.code} {action.name}{words}")
+    axes.axhline(len(real) - 0.5, color="black", linewidth=1)
+    axes.set_yticks(range(len(rows)), names, fontsize=8)
+    axes.invert_yaxis()
+    end_s = truth.durations[index]
+    axes.set(
+        xlabel="s",
+        title=f"{video}: ground truth above, predictions below",
+        xlim=(0, end_s if end_s > 0 else None),
+    )
+    _save(figure, path)
+
+
+def _range(bucket: Bucket) -> str:
+    above = "" if bucket.above < 0 else f"{bucket.above:g}"
+    return (
+        f"> {above}"
+        if np.isinf(bucket.up_to)
+        else f"{above} to {bucket.up_to:g}"
+        if above
+        else f"to {bucket.up_to:g}"
+    )
+
+
+def _save(figure: Any, path: Path) -> None:
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def worst_and_best(scores: Sequence[float], most: int) -> list[int]:
+    """Indices of the lowest and of the highest scores."""
+    order = np.argsort(scores, kind="stable")
+    chosen = [*order[:most], *order[-most:]]
+    return [int(index) for index in dict.fromkeys(chosen)]
