@@ -55,6 +55,7 @@ def draw_lengths(truth: Instances, statistics: Statistics, path: Path) -> None:
     together.bar_label(bars, fmt="%.1f", fontsize=8)
     together.set(title="actions at once", xlabel="actions", ylabel="percent of time")
     together.set_xticks(range(len(shares)))
+    together.margins(y=0.1)
     _save(figure, path)
 
 
@@ -87,9 +88,7 @@ def draw_false_positives(analysis: Analysis, path: Path) -> None:
         list(analysis.gains), [100 * gain for gain in analysis.gains.values()], color=_KIND_COLOURS[1:]
     )
     gains.bar_label(bars, fmt="%.2f", fontsize=8, padding=2)
-    gains.set(
-        title=f"gain in average mAP without it ({100 * analysis.average:.2f} as it is)", xlabel="points"
-    )
+    gains.set(title=f"average mAP is {100 * analysis.average:.2f}; gain without", xlabel="points")
     gains.margins(x=0.15)
     gains.invert_yaxis()
     _save(figure, path)

@@ -1,0 +1,154 @@
+"""Error profiles, statistics and figures, by hand-made cases and on the real annotations."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.test_evaluate import instances
+from training.analyze import KINDS, analyze, classify, missed_by_size, video_scores
+from training.figures import worst_and_best
+from training.statistics import compute
+from training.tables import read_annotations, read_labels
+
+PNG = b"\x89PNG\r\n"
+
+
+def mmad(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "mmad", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+TRUTH = instances(("a", 0, 10, 0), ("a", 12, 14, 1), ("b", 0, 4, 0))
+FOUND = instances(
+    ("a", 0, 9, 0, 0.9),  # right
+    ("a", 0, 10, 0, 0.8),  # right, but taken already
+    ("a", 0, 9, 1, 0.7),  # where action 0 is
+    ("a", 0, 2, 0, 0.6),  # a fifth of it
+    ("a", 8, 12, 1, 0.5),  # a little of action 0
+    ("a", 17, 19, 0, 0.4),  # nothing there
+    ("b", 10, 12, 0, 0.3),  # nothing there
+)
+
+
+def test_each_kind_of_error_is_told_from_the_others() -> None:
+    assert [KINDS[kind] for kind in classify(TRUTH, FOUND)] == [
+        "true positive", "double detection", "wrong label", "localisation", "confusion", "background", "background",
+    ]  # fmt: skip
+
+
+def test_profiles_count_the_best_of_each_class() -> None:
+    analysis = analyze(TRUTH, FOUND, 3)
+    # 1G: the best two of action 0, the best one of action 1.
+    first = analysis.false_positives[0]
+    assert first["true positive"] == first["double detection"] == first["wrong label"] == pytest.approx(1 / 3)
+    last = analysis.false_positives[-1]
+    assert last["background"] == pytest.approx(2 / 7)
+    for profile in analysis.false_positives:
+        assert sum(profile.values()) == pytest.approx(1)
+    assert len(analysis.false_positives) == 10
+    assert set(analysis.gains) == set(KINDS) - {"true positive"}
+
+
+def test_gains_are_what_leaving_out_gives() -> None:
+    truth = instances(("a", 0, 10, 0))
+    analysis = analyze(truth, instances(("a", 15, 16, 0, 0.9), ("a", 0, 10, 0, 0.8)), 1)
+    assert analysis.average == pytest.approx(0.5)
+    assert analysis.gains["background"] == pytest.approx(0.5)
+    assert analysis.gains["confusion"] == 0
+
+
+def test_what_is_missed_is_sorted_by_size() -> None:
+    missed = missed_by_size(TRUTH, FOUND)
+    # Videos last 20 s: shares of 0.5, 0.1 and 0.2; the longest is found.
+    assert [(bucket.instances, bucket.missed) for bucket in missed["coverage"]] == [
+        (2, 1),
+        (0, 0),
+        (1, 0),
+        (0, 0),
+        (0, 0),
+    ]
+    assert [bucket.instances for bucket in missed["length"]] == [1, 1, 0, 0, 1]
+    assert [(bucket.above, bucket.up_to) for bucket in missed["length"]][-1] == (9, np.inf)
+    assert [(bucket.instances, bucket.missed) for bucket in missed["instances"]] == [
+        (3, pytest.approx(2 / 3)),
+        (0, 0),
+        (0, 0),
+        (0, 0),
+    ]
+
+
+def test_videos_are_ranked_by_what_their_best_predictions_find() -> None:
+    assert video_scores(TRUTH, FOUND) == [0.5, 0]
+    assert worst_and_best([0.5, 0.0, 1.0, 0.2], 1) == [1, 2]
+    assert worst_and_best([0.5], 3) == [0]
+
+
+@pytest.mark.shared("data/mma52/statistics.json")
+@pytest.mark.parametrize("subset", ["train", "val"])
+def test_statistics_of_the_real_annotations(shared: Path, subset: str) -> None:
+    taxonomy = read_labels(shared / "data/labels.json")
+    truth = read_annotations(shared / "data/mma52/mmad.json", taxonomy, subset=subset).instances
+    ours = compute(truth, np.array([action.body_id for action in taxonomy.actions]))
+    known = json.loads((shared / "data/mma52/statistics.json").read_text())[subset]
+    assert (ours.videos, ours.instances) == (known["n_videos"], known["n_instances"])
+    assert ours.instances == {"train": 13698, "val": 4735}[subset]
+    assert ours.hours == pytest.approx(known["total_hours"], abs=1e-3)
+    assert ours.class_count == known["class_count"]
+    assert ours.body_count == known["body_count"]
+    assert ours.instances_per_video == known["instances_per_video"]["hist"]
+    for name, other in (
+        ("video_duration", "video_duration"),
+        ("instance_duration", "instance_duration"),
+        ("coverage", "coverage_ratio_of_instance"),
+    ):
+        mine, theirs = getattr(ours, name), known[other]
+        assert mine.mean == pytest.approx(theirs["mean"], abs=2e-4)
+        assert mine.std == pytest.approx(theirs["std"], abs=2e-4)
+        np.testing.assert_allclose(mine.quantiles, theirs["quantiles"], atol=2e-3)
+    assert ours.concurrent_time[:5] == pytest.approx(known["fraction_time_with_k_concurrent"][:5], abs=2e-4)
+    assert ours.overlap_count == known["cooccurrence_overlap_count"]
+    assert ours.overlapping == pytest.approx(known["fraction_instances_overlapping_another"], abs=2e-4)
+    assert ours.starting == pytest.approx(known["fraction_start_at_0"], abs=2e-4)
+
+
+def test_the_commands_draw_and_write(tmp_path: Path) -> None:
+    rows = ["0,v1,30,90,9,300,30.0", "1,v1,60,300,21,300,30.0", "2,v2,0,120,9,290,29.0"]
+    (tmp_path / "a.csv").write_text(
+        "id,video_id,start_frame,end_frame,class,total_frames,fps\n" + "\n".join(rows) + "\n"
+    )
+    found = ["0,v1,1.1,3.0,9,0.9", "1,v1,5,6,3,0.5", "2,v2,0,3.9,21,0.4"]
+    (tmp_path / "p.csv").write_text(",video_id,t_start,t_end,class,score\n" + "\n".join(found) + "\n")
+    files = ["--annotations", str(tmp_path / "a.csv")]
+    made = mmad("stats", *files, "--out", str(tmp_path / "stats"))
+    assert made.returncode == 0, made.stderr
+    document = json.loads((tmp_path / "stats/statistics.json").read_text())
+    assert document["class_count"][9] == 2
+    assert document["instance_duration"]["mean"] == pytest.approx((2 + 8 + 120 / 29) / 3)
+    mmad("stats", *files, "--fps", "30", "--out", str(tmp_path / "assumed"))
+    assumed = json.loads((tmp_path / "assumed/statistics.json").read_text())
+    assert assumed["instance_duration"]["mean"] == pytest.approx((2 + 8 + 4) / 3)
+    made = mmad(
+        "analyze", *files, "--predictions", str(tmp_path / "p.csv"), "--out", str(tmp_path / "analysis")
+    )
+    assert made.returncode == 0, made.stderr
+    analysis = json.loads((tmp_path / "analysis/analysis.json").read_text())
+    assert analysis["videos"] == 2
+    assert analysis["false_positives"][0]["true positive"] == 0.5
+    figures = [
+        "stats/classes",
+        "stats/lengths",
+        "stats/cooccurrence",
+        "analysis/false_positives",
+        "analysis/false_negatives",
+    ]
+    for name in [*figures, "analysis/timeline_v1", "analysis/timeline_v2"]:
+        assert (tmp_path / f"{name}.png").read_bytes().startswith(PNG), name
+    (tmp_path / "empty.csv").write_text("id,video_id,start_frame,end_frame,class,total_frames,fps\n")
+    assert (
+        mmad("stats", "--annotations", str(tmp_path / "empty.csv"), "--out", str(tmp_path / "x")).returncode
+        == 1
+    )
