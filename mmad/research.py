@@ -1,6 +1,7 @@
 """Commands for those who train and measure: evaluation, error analysis, statistics, weights from elsewhere."""
 
 import json
+import re
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -44,6 +45,9 @@ class Videos(StrEnum):
     ALL = "all"
 
 
+WhichVideos = Annotated[Videos, typer.Option("--videos", help="All videos, or only those with a prediction.")]
+
+
 @app.command()
 def evaluate(
     annotations: AnnotationFile,
@@ -51,7 +55,7 @@ def evaluate(
     subset: Annotated[
         str | None, typer.Option(help="Takes only this subset, where the file names some.")
     ] = None,
-    videos: Annotated[Videos, typer.Option(help="All videos, or only those with a prediction.")] = Videos.ALL,
+    videos: WhichVideos = Videos.ALL,
     labels: LabelFile = None,
     bundle: BundleDir = None,
     strict: Strict = False,
@@ -67,9 +71,7 @@ def evaluate(
         truth = _told(read_annotations(annotations, taxonomy, subset=subset, strict=strict))
         durations = dict(zip(truth.videos, truth.durations.tolist(), strict=True))
         found = _told(read_predictions(predictions, taxonomy, durations, strict=strict))
-        if videos is Videos.PREDICTED:
-            chosen = sorted({found.videos[index] for index in found.video})
-            truth, found = truth.of_videos(chosen), found.of_videos(chosen)
+        truth, found = _of(videos, truth, found)
     if not truth.videos:
         raise typer.BadParameter(f"no video of {annotations} is left to evaluate", param_hint="--annotations")
     action = evaluate_level(truth, found, len(taxonomy.actions))
@@ -88,8 +90,10 @@ def analyze(
     predictions: PredictionFile,
     out_dir: OutDir,
     subset: Subset = None,
+    videos: WhichVideos = Videos.ALL,
     labels: LabelFile = None,
     bundle: BundleDir = None,
+    strict: Strict = False,
     timelines: Annotated[
         int, typer.Option(min=0, help="Draw so many of the best and of the worst videos.")
     ] = 3,
@@ -103,13 +107,14 @@ def analyze(
     with failing_on(TableError, OSError):
         out_dir.mkdir(parents=True, exist_ok=True)
         taxonomy = _taxonomy(labels, bundle)
-        truth = _told(read_annotations(annotations, taxonomy, subset=subset))
+        truth = _told(read_annotations(annotations, taxonomy, subset=subset, strict=strict))
         durations = dict(zip(truth.videos, truth.durations.tolist(), strict=True))
-        found = _told(read_predictions(predictions, taxonomy, durations))
-        chosen = sorted({found.videos[index] for index in found.video})
-        truth, found = truth.of_videos(chosen), found.of_videos(chosen)
+        found = _told(read_predictions(predictions, taxonomy, durations, strict=strict))
+        truth, found = _of(videos, truth, found)
+        if not len(truth):
+            raise TableError(f"{annotations} has no ground truth to hold predictions against")
         analysis = analyze_errors(truth, found, len(taxonomy.actions))
-        document = analysis._asdict() | {"videos": len(chosen)}
+        document = analysis._asdict() | {"videos": len(truth.videos)}
         document["false_negatives"] = {
             name: [bucket._asdict() | {"up_to": str(bucket.up_to)} for bucket in buckets]
             for name, buckets in analysis.false_negatives.items()
@@ -119,8 +124,11 @@ def analyze(
         figures.draw_false_negatives(analysis, out_dir / "false_negatives.png")
         for index in figures.worst_and_best(video_scores(truth, found), timelines):
             video = truth.videos[index]
-            figures.draw_timeline(video, truth, found, taxonomy, out_dir / f"timeline_{video}.png")
-    out.print(f"{out_dir}: {len(chosen)} videos, average mAP {100 * analysis.average:.2f}", highlight=False)
+            plain = re.sub(r"[^\w.-]", "_", video)
+            figures.draw_timeline(video, truth, found, taxonomy, out_dir / f"timeline_{plain}.png")
+    out.print(
+        f"{out_dir}: {len(truth.videos)} videos, average mAP {100 * analysis.average:.2f}", highlight=False
+    )
 
 
 @app.command()
@@ -133,6 +141,7 @@ def stats(
     ] = None,
     labels: LabelFile = None,
     bundle: BundleDir = None,
+    strict: Strict = False,
 ) -> None:
     """What a data set is made of, as JSON and as figures."""
     import numpy as np
@@ -144,9 +153,13 @@ def stats(
     with failing_on(TableError, OSError):
         out_dir.mkdir(parents=True, exist_ok=True)
         taxonomy = _taxonomy(labels, bundle)
-        truth = _told(read_annotations(annotations, taxonomy, subset=subset, fps=fps))
+        truth = _told(read_annotations(annotations, taxonomy, subset=subset, fps=fps, strict=strict))
+        known = [video for video, length in zip(truth.videos, truth.durations, strict=True) if length > 0]
+        if len(known) < len(truth.videos):
+            tell(f"{len(truth.videos) - len(known)} videos without a known duration are left out", "yellow")
+            truth = truth.of_videos(known)
         if not len(truth):
-            raise TableError(f"{annotations} has no annotations to count")
+            raise TableError(f"{annotations} has no annotations of videos with a known duration to count")
         statistics = compute(truth, np.array([action.body_id for action in taxonomy.actions]))
         write(json.dumps(to_document(statistics), indent=1), out_dir / "statistics.json")
         figures.draw_classes(statistics, taxonomy, out_dir / "classes.png")
@@ -188,12 +201,13 @@ def import_weights(
         detector_manifest,
         import_backbone,
         import_detector,
+        read_settings,
         read_weights,
     )
 
-    with failing_on(WeightsError, TableError, OSError, ValueError):
+    with failing_on(WeightsError, TableError, OSError):
         imported = read_weights(source)
-        settings = json.loads(config.read_text(encoding="utf-8")) if config else {}
+        settings = read_settings(config) if config else {}
         if imported.detector:
             manifest = detector_manifest(imported, _taxonomy(labels, bundle), settings)
             import_detector(imported, manifest, out_path)
@@ -202,16 +216,25 @@ def import_weights(
             kind = f"a detector of {len(manifest.taxonomy.actions)} classes, adapter {adapter}"
             tell(
                 f"assumed, unless --config says otherwise: {seen.width} x {seen.height} at {seen.fps:g} fps, "
-                f"windows of {seen.window_frames} frames, {manifest.architecture.head.heads} heads of the pyramid"
+                f"windows of {seen.window_frames} frames; in the pyramid {manifest.architecture.head.heads} heads, "
+                "full attention, no position table"
             )
         else:
-            import_backbone(imported, backbone_config(imported), out_path)
+            import_backbone(imported, backbone_config(imported, settings), out_path)
             kind = "a backbone"
     out.print(
         f"{out_path}: {kind}; {imported.matched} tensors matched, {len(imported.left)} left", highlight=False
     )
     for name in imported.left[:20]:
         tell(f"left: {name}")
+
+
+def _of(videos: Videos, truth: "Instances", found: "Instances") -> tuple["Instances", "Instances"]:
+    """Both sides over all videos, or over those with a prediction."""
+    if videos is Videos.ALL:
+        return truth, found
+    chosen = sorted({found.videos[index] for index in found.video})
+    return truth.of_videos(chosen), found.of_videos(chosen)
 
 
 def _taxonomy(labels: Path | None, bundle: Path | None) -> "Taxonomy":

@@ -66,7 +66,8 @@ class HeadConfig(Part):
 
     The pyramid has `1 + branch_blocks` levels with strides 1, 2, 4 ... in steps of the window.
     `path_dropout` above 0 adds ActionFormer's learned scale to each residual path.
-    `attention_window` above 1 lets a step attend to half as many steps on either side, of its own level.
+    `attention_window` above 1 lets a step attend to half as many steps on either side, of its own level; one number
+    for all levels, or one for each, the stem's first; -1 or 0 is full attention.
     `position_steps` above 0 adds a table of sinusoids made for that many steps.
     """
 
@@ -78,7 +79,7 @@ class HeadConfig(Part):
     kernel_size: int = Field(default=3, gt=0)
     head_convs: int = Field(default=2, ge=0)
     path_dropout: float = Field(default=0.1, ge=0, lt=1)
-    attention_window: int = Field(default=0, ge=0)
+    attention_window: int | tuple[int, ...] = -1
     position_steps: int = Field(default=0, ge=0)
     prior_probability: float = Field(default=0.01, gt=0, lt=1)
 
@@ -88,7 +89,16 @@ class HeadConfig(Part):
             raise ValueError(f"channels {self.channels} is no multiple of heads {self.heads}")
         if self.kernel_size % 2 == 0:
             raise ValueError(f"kernel_size must be odd, not {self.kernel_size}")
+        if isinstance(self.attention_window, tuple) and len(self.attention_window) != len(self.strides):
+            raise ValueError(
+                f"attention_window has {len(self.attention_window)} values for {len(self.strides)} levels"
+            )
         return self
+
+    def window_of(self, level: int) -> int:
+        """The attention window of a level, the finest being 0."""
+        window = self.attention_window
+        return window[level] if isinstance(window, tuple) else window
 
     @property
     def strides(self) -> tuple[int, ...]:

@@ -92,7 +92,8 @@ def _soft(group: Proposals, sigma: float, min_score: float) -> tuple[list[int], 
         order.append(best)
         final.append(score)
         tiou = tious(group.segments, group.segments[best])
-        scores *= np.exp(-(tiou * tiou) / np.float32(sigma))
+        waiting = scores > -np.inf  # 0 * -inf would be no number
+        scores[waiting] *= np.exp(-(tiou[waiting] * tiou[waiting]) / np.float32(sigma))
         scores[best] = -np.inf
     return order, np.array(final, np.float32)
 

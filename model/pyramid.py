@@ -93,12 +93,12 @@ class ResidualScale(nn.Module):
 class PyramidBlock(nn.Module):
     """A pre-norm transformer block; with stride 2 the skip path is max-pooled to match."""
 
-    def __init__(self, config: HeadConfig, stride: int) -> None:
+    def __init__(self, config: HeadConfig, stride: int, level: int) -> None:
         super().__init__()
         channels = config.channels
         self.stride = stride
         self.ln1 = ChannelNorm(channels)
-        self.attn = ConvAttention(channels, config.heads, stride, config.attention_window)
+        self.attn = ConvAttention(channels, config.heads, stride, config.window_of(level))
         self.ln2 = ChannelNorm(channels)
         # Index 2 is where published weights have a dropout without parameters.
         self.mlp = nn.Sequential(
@@ -128,8 +128,10 @@ class Projection(nn.Module):
         self.embed = nn.ModuleList(
             [MaskedConv(inner, config.channels, config.kernel_size) for inner in widths[:-1]]
         )
-        self.stem = nn.ModuleList([PyramidBlock(config, 1) for _ in range(config.stem_blocks)])
-        self.branch = nn.ModuleList([PyramidBlock(config, 2) for _ in range(config.branch_blocks)])
+        self.stem = nn.ModuleList([PyramidBlock(config, 1, 0) for _ in range(config.stem_blocks)])
+        self.branch = nn.ModuleList(
+            [PyramidBlock(config, 2, level + 1) for level in range(config.branch_blocks)]
+        )
         self.apply(_zero_conv_bias)
         self.positions: Tensor | None
         table = sinusoid_table(config.position_steps, config.channels).T[None] / config.channels**0.5

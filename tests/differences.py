@@ -1,6 +1,8 @@
 """`python -m tests.differences`: how far we are from public code, for every reference case of shared/."""
 
 import json
+import statistics
+import timeit
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ from model.nms import suppress
 from model.segments import Proposals
 from tests.conftest import SHARED
 from training.evaluate import evaluate
+from training.instances import Instances
 from training.losses import DetectionLoss
 from training.tables import read_annotations, read_labels, read_predictions
 from training.targets import Targets, assign, make_grid
@@ -126,6 +129,34 @@ def mean_average_precision() -> Rows:
     return rows
 
 
+def times() -> Rows:
+    """Medians of five, seconds: NMS of 2,000 candidates over 52 actions, and both levels of 300,000 predictions."""
+    generator = np.random.default_rng(0)
+    start = generator.uniform(0, 180, 2000)
+    segments = np.stack([start, start + generator.uniform(1, 20, 2000)], axis=1).astype(np.float32)
+    scores = generator.uniform(0.001, 1, 2000).astype(np.float32)
+    candidates = Proposals(segments, scores, generator.integers(0, 52, 2000))
+    taxonomy = read_labels(SHARED / "data/labels.json")
+    truth = read_annotations(SHARED / "data/mma52/val.csv", taxonomy).instances
+    video = generator.integers(0, len(truth.videos), 300_000)
+    start = generator.uniform(0, 0.9, len(video)) * truth.durations[video]
+    span = np.stack([start, start + generator.uniform(0.3, 6, len(video))], axis=1)
+    labels, scores = generator.integers(0, 52, len(video)), generator.uniform(0, 1, len(video))
+    found = Instances(truth.videos, truth.durations, video, span, labels, scores)
+
+    def both_levels() -> None:
+        evaluate(truth, found, 52)
+        evaluate(truth.to_body_level(taxonomy), found.to_body_level(taxonomy), 7)
+
+    ways = {
+        "soft-NMS, 2,000 candidates, 52 actions": lambda: suppress(
+            candidates, PostprocessingConfig(proposals=2000)
+        ),
+        "evaluation of val, 300,000 predictions": both_levels,
+    }
+    return [(name, statistics.median(timeit.repeat(way, number=1, repeat=5))) for name, way in ways.items()]
+
+
 def far(ours: torch.Tensor, theirs: torch.Tensor) -> float:
     """The largest absolute difference."""
     return float((ours.detach().double() - theirs.double()).abs().max())
@@ -136,6 +167,10 @@ def main() -> None:
     for part in (adapters, actionformer, nms, mean_average_precision):
         for name, difference in part():
             table.add_row(name, f"{difference:.1e}")
+    Console(width=100).print(table)
+    table = Table("time on this machine", "median s")
+    for name, seconds in times():
+        table.add_row(name, f"{seconds:.3f}")
     Console(width=100).print(table)
 
 

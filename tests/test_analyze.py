@@ -66,18 +66,18 @@ def test_what_is_missed_is_sorted_by_size() -> None:
     # Videos last 20 s: shares of 0.5, 0.1 and 0.2; the longest is found.
     assert [(bucket.instances, bucket.missed) for bucket in missed["coverage"]] == [
         (2, 1),
-        (0, 0),
+        (0, None),
         (1, 0),
-        (0, 0),
-        (0, 0),
+        (0, None),
+        (0, None),
     ]
     assert [bucket.instances for bucket in missed["length"]] == [1, 1, 0, 0, 1]
     assert [(bucket.above, bucket.up_to) for bucket in missed["length"]][-1] == (9, np.inf)
     assert [(bucket.instances, bucket.missed) for bucket in missed["instances"]] == [
         (3, pytest.approx(2 / 3)),
-        (0, 0),
-        (0, 0),
-        (0, 0),
+        (0, None),
+        (0, None),
+        (0, None),
     ]
 
 
@@ -115,6 +115,18 @@ def test_statistics_of_the_real_annotations(shared: Path, subset: str) -> None:
     assert ours.starting == pytest.approx(known["fraction_start_at_0"], abs=2e-4)
 
 
+@pytest.mark.shared("data/mma52/train.csv")
+@pytest.mark.parametrize(("subset", "video_s", "instance_s"), [("train", 10.25, 4.10), ("val", 10.60, 4.10)])
+def test_times_of_the_real_annotations_when_30_fps_are_assumed(
+    shared: Path, subset: str, video_s: float, instance_s: float
+) -> None:
+    taxonomy = read_labels(shared / "data/labels.json")
+    truth = read_annotations(shared / f"data/mma52/{subset}.csv", taxonomy, fps=30).instances
+    ours = compute(truth, np.array([action.body_id for action in taxonomy.actions]))
+    assert ours.video_duration.mean == pytest.approx(video_s, abs=0.005)
+    assert ours.instance_duration.mean == pytest.approx(instance_s, abs=0.005)
+
+
 def test_the_commands_draw_and_write(tmp_path: Path) -> None:
     rows = ["0,v1,30,90,9,300,30.0", "1,v1,60,300,21,300,30.0", "2,v2,0,120,9,290,29.0"]
     (tmp_path / "a.csv").write_text(
@@ -147,6 +159,21 @@ def test_the_commands_draw_and_write(tmp_path: Path) -> None:
     ]
     for name in [*figures, "analysis/timeline_v1", "analysis/timeline_v2"]:
         assert (tmp_path / f"{name}.png").read_bytes().startswith(PNG), name
+    nothing = tmp_path / "n.csv"
+    nothing.write_text(",video_id,t_start,t_end,class,score\n")
+    mmad("analyze", *files, "--predictions", str(nothing), "--out", str(tmp_path / "nothing"))
+    missed = json.loads((tmp_path / "nothing/analysis.json").read_text())["false_negatives"]["length"]
+    assert [bucket["missed"] for bucket in missed] == [1, 1, 1, None, None]
+    unknown = {"a/../b": {"actions": [[1, 2, 3]]}, "c": {"duration": 9, "actions": [[1, 2, 3]]}}
+    (tmp_path / "u.json").write_text(json.dumps(unknown))
+    (tmp_path / "u.csv").write_text(",video_id,t_start,t_end,class,score\n0,a/../b,2,1e9,1,0.5\n")
+    told = mmad("stats", "--annotations", str(tmp_path / "u.json"), "--out", str(tmp_path / "u"))
+    assert told.returncode == 0
+    assert "1 videos without a known duration are left out" in told.stderr
+    files = ["--annotations", str(tmp_path / "u.json"), "--predictions", str(tmp_path / "u.csv")]
+    assert mmad("analyze", *files, "--out", str(tmp_path / "v")).returncode == 0
+    assert (tmp_path / "v/timeline_a_.._b.png").exists()
+    assert mmad("evaluate", *files).returncode == 0
     (tmp_path / "empty.csv").write_text("id,video_id,start_frame,end_frame,class,total_frames,fps\n")
     assert (
         mmad("stats", "--annotations", str(tmp_path / "empty.csv"), "--out", str(tmp_path / "x")).returncode

@@ -107,7 +107,7 @@ def test_detect_follows_the_settings_and_the_region(clip: Path, tmp_path: Path) 
 def test_what_is_not_installed_is_named(tmp_path: Path) -> None:
     (tmp_path / "openvino").mkdir()
     for name in ("av", "fastapi"):
-        (tmp_path / f"{name}.py").write_text("raise ImportError('not here')")
+        (tmp_path / f"{name}.py").write_text("raise ModuleNotFoundError('not here')")
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
     for arguments in (["detect", "x.mp4"], ["bench"], ["api"]):
         command = [sys.executable, "-m", "mmad", *arguments]

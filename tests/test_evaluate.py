@@ -82,6 +82,14 @@ def test_frames_of_one_score_cannot_be_told_apart() -> None:
     assert evaluate(truth, better, 1).frame_precision[0] == pytest.approx(0.5 * 1 + 0.5 * 0.25)
 
 
+def test_scores_may_be_negative_and_nothing_predicted_finds_nothing() -> None:
+    truth = instances(("a", 0, 5, 0), videos="a")
+    assert evaluate(truth, instances(("a", 0, 5, 0, -1.0), videos="a"), 1).frame_precision[
+        0
+    ] == pytest.approx(1)
+    assert evaluate(truth, instances(videos="a"), 1).frame_precision[0] == 0
+
+
 def tiou(one: tuple[float, float], other: tuple[float, float]) -> float:
     shared = max(0.0, min(one[1], other[1]) - max(one[0], other[0]))
     return shared / (one[1] - one[0] + other[1] - other[0] - shared)

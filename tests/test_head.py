@@ -95,6 +95,15 @@ def test_windowed_attention_as_written_out() -> None:
     torch.testing.assert_close(wide(x, mask), whole(x, mask))
 
 
+def test_every_level_may_have_its_own_window() -> None:
+    config = HeadConfig(channels=16, heads=2, stem_blocks=1, branch_blocks=2, attention_window=(7, 5, -1))
+    projection = Projection(config, 8)
+    blocks = [*projection.stem, *projection.branch]
+    assert [block.attn.window for block in blocks] == [7, 5, -1]
+    with pytest.raises(ValueError, match="has 2 values for 6 levels"):
+        HeadConfig(attention_window=(7, 5))
+
+
 @torch.inference_mode()
 def test_positions_are_added_where_there_is_video_and_stretched_when_too_few() -> None:
     torch.manual_seed(0)

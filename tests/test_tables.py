@@ -177,6 +177,48 @@ def test_predictions_that_make_no_sense_are_named(tmp_path: Path, row: str, reas
     assert reason in loaded.faults[0].reason
 
 
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"label": "nodding", "segment": [1, 2]},
+        {"label": "nodding", "segment": [1], "score": 1},
+        {"label": "nodding", "segment": None, "score": 1},
+        {"segment": [1, 2], "score": 1},
+        {"label": "nodding", "segment": [1, 2], "score": "high"},
+        [1, 2],
+        3,
+    ],
+)
+def test_json_rows_that_make_no_sense_are_named(tmp_path: Path, entry: object) -> None:
+    path = tmp_path / "p.json"
+    good = {"label": "nodding", "segment": [1, 2], "score": 0.5}
+    path.write_text(json.dumps({"results": {"v1": [good, entry]}}))
+    loaded = read_predictions(path, TAXONOMY, VIDEOS)
+    assert [fault.place for fault in loaded.faults] == [f"{path}: v1: prediction 1"]
+    assert len(loaded.instances) == 1
+    mine = {"video": "v1.mp4", "detections": [entry]}
+    path.write_text(json.dumps([mine]))
+    assert len(read_predictions(path, TAXONOMY, VIDEOS).faults) == 1
+    path.write_text(
+        json.dumps({"v1": {"duration": 10, "actions": [[1, 2, 3], entry if entry != [1, 2] else [9, 1]]}})
+    )
+    truth = read_annotations(path, TAXONOMY)
+    assert len(truth.instances) + len(truth.faults) == 2
+    path.write_text(json.dumps({"database": {"v1": {"duration": 10, "annotations": None}}}))
+    assert len(read_annotations(path, TAXONOMY).instances) == 0
+
+
+def test_a_videos_duration_is_that_of_its_first_sound_row(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(
+        HEAD + "0,v1,30,90,1,300,0\n1,v1,0,300,2.0,300,30.0\n2,v1,0,900,2,300,30.0\n3,,0,30,2,300,30.0\n"
+    )
+    loaded = read_annotations(path, TAXONOMY)
+    assert rows(loaded.instances) == [("v1", 0.0, 10.0, 2, 1.0)]
+    assert loaded.instances.videos == ("v1",)
+    assert len(loaded.faults) == 3
+
+
 def test_files_that_are_something_else_are_refused(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_text("a,b\n1,2\n")
     (tmp_path / "x.json").write_text("{")

@@ -4,6 +4,7 @@ import json
 import pickle
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,45 @@ def test_other_models_of_hugging_face_hold_the_same_backbone(tmp_path: Path, kin
     assert expected[kind] in imported.left
     assert imported.matched == 2 + 2 * 13
     assert backbone_config(imported).norm_eps == 1e-12
+
+
+@torch.inference_mode()
+def test_a_model_made_for_another_size_keeps_its_own_positions(tmp_path: Path) -> None:
+    model = hugging_face(image_size=160)
+    model.save_pretrained(tmp_path)
+    clip = torch.randn(3, 16, 160, 160)
+    torch.testing.assert_close(
+        ours(tmp_path, 160)(clip[None, None])[0], theirs(model, clip, 10), atol=1e-5, rtol=1e-5
+    )
+
+
+def test_shards_and_older_names_hold_the_same_backbone(tmp_path: Path) -> None:
+    model = hugging_face()
+    model.save_pretrained(tmp_path / "whole")
+    model.save_pretrained(tmp_path / "shards", max_shard_size="50KB")
+    assert not (tmp_path / "shards/model.safetensors").exists()
+    old = {
+        name.replace("query.bias", "q_bias").replace("value.bias", "v_bias"): t
+        for name, t in model.state_dict().items()
+    }
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old/config.json").write_text((tmp_path / "whole/config.json").read_text())
+    torch.save(old, tmp_path / "old/pytorch_model.bin")
+    whole = read_weights(tmp_path / "whole").backbone
+    for name in ("shards", "old"):
+        other = read_weights(tmp_path / name).backbone
+        assert other.keys() == whole.keys()
+        assert all(torch.equal(other[key], whole[key]) for key in whole)
+
+
+def test_heads_that_no_shape_tells_are_asked_for(tmp_path: Path) -> None:
+    weights = {name: tensor[..., :48].clone() for name, tensor in small_backbone().state_dict().items()}
+    weights["patch_embed.weight"] = torch.zeros(48, 3, 2, 16, 16)
+    torch.save({"model": weights}, tmp_path / "x.pth")
+    imported = read_weights(tmp_path / "x.pth")
+    with pytest.raises(WeightsError, match="width 48 has is not known: give --config"):
+        backbone_config(imported)
+    assert backbone_config(imported, {"architecture": {"backbone": {"heads": 4}}}).heads == 4
 
 
 def small_backbone(kind: str = "none", depth: int = 2) -> Backbone:
@@ -271,6 +311,11 @@ def test_what_does_not_fit_is_refused(tmp_path: Path, bundle: Bundle) -> None:
     )
     refuse({"model": {"conv1.weight": torch.zeros(3)}}, "holds no VideoMAE backbone")
     refuse({"epoch": 3}, "holds no weights: its keys are epoch")
+    refuse([1, 2], "holds a list, not named weights")
+    refuse({"model": {name: v for name, v in weights.items() if "blocks" not in name}}, "no blocks")
+    (tmp_path / "x.safetensors").write_bytes(b"nothing of the kind")
+    with pytest.raises(WeightsError, match="neither a file of torch nor of safetensors"):
+        read_weights(tmp_path / "x.safetensors")
     refuse(
         {"model": {name: v for name, v in weights.items() if "patch" not in name}},
         "holds no VideoMAE backbone",
@@ -308,5 +353,8 @@ def test_a_label_list_of_another_length_is_refused(shared: Path, tmp_path: Path,
     imported = read_weights(tmp_path / "x.pth")
     with pytest.raises(WeightsError, match="has 52 classes, the label list 4"):
         detector_manifest(imported, TAXONOMY, {})
+    without = replace(imported, detector={"neck.x": torch.zeros(3)})
+    with pytest.raises(WeightsError, match="is no ActionFormer of OpenTAD"):
+        detector_manifest(without, bundle.manifest.taxonomy, {})
     with pytest.raises(WeightsError, match="settings do not fit"):
         detector_manifest(imported, bundle.manifest.taxonomy, {"input": {"height": 3}})

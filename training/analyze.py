@@ -19,12 +19,12 @@ COUNT_EDGES = (-1.0, 2.0, 5.0, 7.0, np.inf)
 
 
 class Bucket(NamedTuple):
-    """Ground truth of one size, more than `above` and up to `up_to`, and how much of it was missed."""
+    """Ground truth of one size, more than `above` and up to `up_to`, and how much was missed; None of nothing."""
 
     above: float
     up_to: float
     instances: int
-    missed: float
+    missed: float | None
 
 
 class Analysis(NamedTuple):
@@ -99,6 +99,7 @@ def missed_by_size(truth: Instances, predictions: Instances) -> dict[str, list[B
     lengths = truth.segments[:, 1] - truth.segments[:, 0]
     count = np.bincount(truth.video, minlength=len(truth.videos))[truth.video]
     return {
+        # A video of unknown duration has no share to speak of: NaN lies in no bucket.
         "coverage": _buckets(np.minimum(lengths / truth.durations[truth.video], 1.0), found, COVERAGE_EDGES),
         "length": _buckets(lengths, found, LENGTH_EDGES),
         "instances": _buckets(count.astype(float), found, COUNT_EDGES),
@@ -120,7 +121,7 @@ def _buckets(sizes: Floats, found: Booleans, edges: tuple[float, ...]) -> list[B
     buckets = []
     for above, up_to in pairwise(edges):
         inside = (sizes > above) & (sizes <= up_to)
-        missed = float(1 - found[inside].mean()) if inside.any() else 0.0
+        missed = float(1 - found[inside].mean()) if inside.any() else None
         buckets.append(Bucket(above, up_to, int(inside.sum()), missed))
     return buckets
 

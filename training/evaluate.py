@@ -155,9 +155,9 @@ def average_recall(truth: Instances, predictions: Instances, classes: int) -> tu
 
 def frame_precision(truth: Instances, predictions: Instances, classes: int) -> Floats:
     """(classes,): average precision of single frames, FRAMES_PER_S of them, scored by the best segment over them."""
+    # A video of unknown duration lasts as long as its ground truth.
     ends = np.zeros(len(truth.videos))
-    for side in (truth, predictions):
-        np.maximum.at(ends, side.video, side.segments[:, 1])
+    np.maximum.at(ends, truth.video, truth.segments[:, 1])
     known = ~np.isnan(truth.durations)
     ends[known] = truth.durations[known]
     lengths = np.ceil(ends * FRAMES_PER_S).astype(int)
@@ -165,7 +165,7 @@ def frame_precision(truth: Instances, predictions: Instances, classes: int) -> F
     result = np.full(classes, np.nan)
     for label in np.unique(truth.labels):
         shown, scores = (_on_frames(side[side.labels == label], offsets) for side in (truth, predictions))
-        positives = shown > 0
+        positives = shown > -np.inf
         if positives.any():
             result[label] = _frame_average_precision(positives, scores)
     return result
@@ -226,8 +226,8 @@ def _key(instances: Instances, index: int) -> tuple[int, int]:
 
 
 def _on_frames(instances: Instances, offsets: Integers) -> Floats:
-    """Of all videos' frames, one after the other: the best score of a segment over it."""
-    frames = np.zeros(offsets[-1])
+    """Of all videos' frames, one after the other: the best score of a segment over it, -inf where there is none."""
+    frames = np.full(offsets[-1], -np.inf)
     for index in np.argsort(instances.scores, kind="stable"):
         first, end = offsets[instances.video[index]], offsets[instances.video[index] + 1]
         start, stop = np.rint(instances.segments[index] * FRAMES_PER_S).astype(int) + first
@@ -236,10 +236,16 @@ def _on_frames(instances: Instances, offsets: Integers) -> Floats:
 
 
 def _frame_average_precision(positives: Booleans, scores: Floats) -> float:
-    """Mean precision at every positive frame; frames of one score are taken together, as they cannot be told apart."""
-    order = np.argsort(-scores, kind="stable")
+    """Mean precision at every positive frame that a prediction covers, over all positive frames.
+
+    Frames of one score are taken together, as they cannot be told apart.
+    """
+    covered = np.flatnonzero(scores > -np.inf)
+    if not len(covered):
+        return 0.0
+    order = covered[np.argsort(-scores[covered], kind="stable")]
     last_of_score = np.append(np.flatnonzero(np.diff(scores[order])), len(order) - 1)
     hits = np.cumsum(positives[order])[last_of_score]
     precision = hits / (last_of_score + 1)
     gained = np.diff(hits, prepend=0)
-    return float((precision * gained).sum() / hits[-1])
+    return float((precision * gained).sum() / positives.sum())

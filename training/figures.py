@@ -104,9 +104,13 @@ def draw_false_negatives(analysis: Analysis, path: Path) -> None:
     figure, panels = plt.subplots(1, len(titles), figsize=(13, 4), sharey=True)
     for axes, (name, title) in zip(panels, titles.items(), strict=True):
         buckets = analysis.false_negatives[name]
-        bars = axes.bar(range(len(buckets)), [100 * bucket.missed for bucket in buckets], color="#457b9d")
+        bars = axes.bar(
+            range(len(buckets)), [100 * (bucket.missed or 0) for bucket in buckets], color="#457b9d"
+        )
         axes.bar_label(
-            bars, [f"{100 * bucket.missed:.0f}\n(n={bucket.instances})" for bucket in buckets], fontsize=8
+            bars,
+            [f"{100 * (bucket.missed or 0):.0f}\n(n={bucket.instances})" for bucket in buckets],
+            fontsize=8,
         )
         axes.set_xticks(range(len(buckets)), [_range(bucket) for bucket in buckets], fontsize=8)
         axes.set(title=title, ylim=(0, 115))

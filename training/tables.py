@@ -101,9 +101,7 @@ def read_predictions(
     if path.suffix == ".json":
         rows = _predictions_of_json(path)
     elif path.suffix == ".zip":
-        with _open_zip(path) as archive:
-            text = archive.read(_member(path, archive)).decode("utf-8-sig")
-        rows = _predictions_of_csv(path, io.StringIO(text))
+        rows = _predictions_of_csv(path, io.StringIO(_read_zip(path)))
     else:
         rows = _predictions_of_csv(path, io.StringIO(_read_text(path)))
     return _check(path, rows, videos, taxonomy, slack_s=PREDICTION_SLACK_S, strict=strict)
@@ -178,9 +176,8 @@ def _label_finder(taxonomy: Taxonomy) -> Callable[[object], int | None]:
         known |= {action.name.lower(): action.id, action.code.lower(): action.id, str(action.id): action.id}
 
     def find(label: object) -> int | None:
-        if isinstance(label, float) and label.is_integer():
-            label = int(label)
-        return known.get(str(label).strip().lower())
+        # Columns of whole numbers are often written as 9.0.
+        return known.get(str(label).strip().lower().removesuffix(".0"))
 
     return find
 
@@ -188,16 +185,18 @@ def _label_finder(taxonomy: Taxonomy) -> Callable[[object], int | None]:
 def _annotations_of_csv(path: Path, assumed_fps: float | None) -> tuple[dict[str, float], list[_Raw]]:
     rows: list[_Raw] = []
     durations: dict[str, float] = {}
-    for place, record in _records(
-        path, io.StringIO(_read_text(path)), ("video_id", "start_frame", "end_frame", "class")
-    ):
-        fps = assumed_fps or _number(record.get("fps", ""))
-        total = _number(record.get("total_frames", ""))
-        durations.setdefault(record["video_id"], total / fps if fps > 0 else math.nan)
-        start, end = (
-            _number(record[name]) / fps if fps > 0 else math.nan for name in ("start_frame", "end_frame")
+    text = io.StringIO(_read_text(path))
+    for place, record in _records(path, text, ("video_id", "start_frame", "end_frame", "class")):
+        fps = assumed_fps or _number(record.get("fps"))
+        start, end, duration = (
+            _number(record.get(name)) / fps if fps > 0 else math.nan
+            for name in ("start_frame", "end_frame", "total_frames")
         )
-        rows.append(_Raw(record["video_id"], start, end, record["class"], 1.0, place))
+        video = record["video_id"]
+        # The first row may be the one that is broken.
+        if video and math.isnan(durations.get(video, math.nan)):
+            durations[video] = duration
+        rows.append(_Raw(video, start, end, record["class"], 1.0, place))
     return durations, rows
 
 
@@ -211,12 +210,12 @@ def _annotations_of_json(path: Path, subset: str | None) -> tuple[dict[str, floa
     for video, entry in database.items():
         if subset is not None and entry.get("subset", subset) != subset:
             continue
-        durations[video] = _number(entry.get("duration", math.nan))
-        for number, one in enumerate(entry.get("annotations", entry.get("actions", []))):
-            label, start, end = (one["label"], *one["segment"]) if isinstance(one, dict) else one
-            rows.append(
-                _Raw(video, _number(start), _number(end), label, 1.0, f"{path}: {video}: annotation {number}")
-            )
+        durations[video] = _number(entry.get("duration"))
+        for number, one in enumerate(_list(entry.get("annotations", entry.get("actions")))):
+            if not isinstance(one, dict):
+                label, *segment = _list(one) or [None]
+                one = {"label": label, "segment": segment}
+            rows.append(_entry(one, video, f"{path}: {video}: annotation {number}", score=1.0))
     return durations, rows
 
 
@@ -228,20 +227,37 @@ def _predictions_of_csv(path: Path, text: io.StringIO) -> Iterator[_Raw]:
 
 def _predictions_of_json(path: Path) -> Iterator[_Raw]:
     document = _read_json(path)
-    if isinstance(document, dict) and "results" in document:
-        for video, entries in document["results"].items():
-            for number, one in enumerate(entries):
-                start, end = one["segment"]
-                place = f"{path}: {video}: prediction {number}"
-                yield _Raw(video, _number(start), _number(end), one["label"], _number(one["score"]), place)
+    results = document.get("results") if isinstance(document, dict) else None
+    if isinstance(results, dict):
+        for video, entries in results.items():
+            for number, one in enumerate(_list(entries)):
+                yield _entry(one, video, f"{path}: {video}: prediction {number}")
         return
     for result in document if isinstance(document, list) else [document]:
         if not isinstance(result, dict) or "detections" not in result or "video" not in result:
             raise TableError(f"{path} is neither ActivityNet JSON nor results of mmad detect --json")
-        video = Path(result["video"]).stem
-        for one in result["detections"]:
-            place = f"{path}: {video}: {one['id']}"
-            yield _Raw(video, one["start_s"], one["end_s"], one["action"]["id"], one["score"], place)
+        video = Path(str(result["video"])).stem
+        for number, one in enumerate(_list(result["detections"])):
+            action = one.get("action") if isinstance(one, dict) else None
+            flat = {
+                "label": action.get("id") if isinstance(action, dict) else None,
+                "segment": [one.get("start_s"), one.get("end_s")] if isinstance(one, dict) else [],
+                "score": one.get("score") if isinstance(one, dict) else None,
+            }
+            yield _entry(flat, video, f"{path}: {video}: detection {number}")
+
+
+def _entry(one: object, video: str, place: str, score: float | None = None) -> _Raw:
+    """A JSON segment; what is missing or of another form becomes NaN, and is reported with the row."""
+    fields = one if isinstance(one, dict) else {}
+    segment = _list(fields.get("segment"))
+    start, end = segment if len(segment) == 2 else (math.nan, math.nan)
+    given = _number(fields.get("score")) if score is None else score
+    return _Raw(video, _number(start), _number(end), fields.get("label"), given, place)
+
+
+def _list(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _records(path: Path, text: io.StringIO, columns: tuple[str, ...]) -> Iterator[tuple[str, dict[str, str]]]:
@@ -280,10 +296,11 @@ def _read_json(path: Path) -> Any:
         raise TableError(f"{path} is no JSON: {error}") from error
 
 
-def _open_zip(path: Path) -> zipfile.ZipFile:
+def _read_zip(path: Path) -> str:
     try:
-        return zipfile.ZipFile(path)
-    except (OSError, zipfile.BadZipFile) as error:
+        with zipfile.ZipFile(path) as archive:
+            return archive.read(_member(path, archive)).decode("utf-8-sig")
+    except (OSError, zipfile.BadZipFile, UnicodeDecodeError) as error:
         raise TableError(f"{path} cannot be read: {error}") from error
 
 

@@ -11,9 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
+from types import MappingProxyType
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -95,23 +97,37 @@ def read_weights(source: Path) -> Imported:
             backbone[ours] = tensor
         else:
             left.append(name)
-    if "patch_embed.weight" not in backbone:
+    if not {"patch_embed.weight", "blocks.0.mlp.fc1.weight"} <= backbone.keys():
         shown = ", ".join(list(tensors)[:5])
         raise WeightsError(
-            f"{source} holds no VideoMAE backbone: no patch embedding among {len(tensors)} tensors ({shown}, ...)"
+            f"{source} holds no VideoMAE backbone: no patch embedding or no blocks "
+            f"among its {len(tensors)} tensors ({shown}, ...)"
         )
     return Imported(_join_qkv(backbone), detector, left, hints)
 
 
-def backbone_config(imported: Imported) -> BackboneConfig:
-    """The architecture that the shapes tell; heads from the file's configuration, else the published size's."""
+def read_settings(path: Path) -> dict[str, Any]:
+    """Parts of a manifest as JSON; raises WeightsError for anything else."""
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise WeightsError(f"{path} is no JSON: {error}") from error
+    if not isinstance(settings, dict):
+        raise WeightsError(f"{path} holds no parts of a bundle.json, such as input or architecture")
+    return settings
+
+
+def backbone_config(imported: Imported, settings: Mapping[str, Any] = MappingProxyType({})) -> BackboneConfig:
+    """The architecture that the shapes tell; heads by the settings or the file, else as published sizes have them."""
     weights = imported.backbone
     dim, _, tubelet, patch, _ = weights["patch_embed.weight"].shape
     known = {size.embed_dim: size.heads for size in SIZES.values()}
-    heads = imported.hints.get("heads", known.get(dim))
+    given = settings.get("architecture", {}).get("backbone", {})
+    heads = given.get("heads", imported.hints.get("heads", known.get(dim)))
     if heads is None:
         raise WeightsError(
-            f"how many heads a backbone of width {dim} has is not known: name it with --config"
+            f"how many heads a backbone of width {dim} has is not known: give --config a file with "
+            '{"architecture": {"backbone": {"heads": N}}}'
         )
     return BackboneConfig(
         embed_dim=dim,
@@ -120,6 +136,7 @@ def backbone_config(imported: Imported) -> BackboneConfig:
         mlp_ratio=weights["blocks.0.mlp.fc1.weight"].shape[0] / dim,
         patch_size=patch,
         tubelet_size=tubelet,
+        position_grid=given.get("position_grid", imported.hints.get("image_size", 14 * patch) // patch),
         norm_eps=imported.hints.get("norm_eps", 1e-6),
         final_norm="norm.weight" in weights,
     )
@@ -155,6 +172,9 @@ def adapter_config(imported: Imported) -> AdapterConfig:
 def head_config(imported: Imported) -> HeadConfig:
     """ActionFormer's shape; what names and shapes do not tell (heads, windows of attention) is the usual."""
     weights = imported.detector
+    for name in ("projection.embed.0.conv.weight", "neck.fpn_norms.0.weight", "rpn_head.cls_head.weight"):
+        if name not in weights:
+            raise WeightsError(f"this detector is no ActionFormer of OpenTAD: it has no {name}")
     channels, _, kernel = weights["projection.embed.0.conv.weight"].shape
     return HeadConfig(
         channels=channels,
@@ -175,6 +195,7 @@ def detector_manifest(imported: Imported, taxonomy: Taxonomy, settings: Mapping[
         taxonomy: in the order of the detector's classes.
         settings: parts of a manifest that take precedence: input, architecture, thresholds, postprocessing ...
     """
+    head = head_config(imported)
     actions = imported.detector["rpn_head.cls_head.weight"].shape[0]
     if actions != len(taxonomy.actions):
         raise WeightsError(f"the detector has {actions} classes, the label list {len(taxonomy.actions)}")
@@ -189,7 +210,7 @@ def detector_manifest(imported: Imported, taxonomy: Taxonomy, settings: Mapping[
             mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225),
         ),
         architecture=Architecture(
-            backbone=backbone_config(imported), adapter=adapter_config(imported), head=head_config(imported)
+            backbone=backbone_config(imported, settings), adapter=adapter_config(imported), head=head
         ),
         postprocessing=PostprocessingConfig(),
         thresholds=Thresholds(default=0.2),
@@ -214,14 +235,12 @@ def import_backbone(imported: Imported, config: BackboneConfig, out: Path) -> No
     """Write a backbone for training; raises WeightsError for missing weights or shapes that do not fit."""
     patch = config.patch_size * config.position_grid
     backbone = Backbone(config, adapter_config(imported), 8 * config.tubelet_size, patch, patch)
-    _load(backbone, imported.backbone)
+    _load(backbone, _with_identity_adapters(backbone, imported.backbone))
     save_file(backbone.state_dict(), out, metadata={_HEADER: config.model_dump_json()})
 
 
 def load_backbone(path: Path) -> tuple[BackboneConfig, dict[str, Tensor]]:
     """Read what import_backbone wrote."""
-    from safetensors import safe_open
-
     with safe_open(path, "pt") as file:
         header = (file.metadata() or {}).get(_HEADER)
     if header is None:
@@ -249,7 +268,7 @@ def _load(module: torch.nn.Module, weights: dict[str, Tensor]) -> None:
     module.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
 
 
-def _with_identity_adapters(network: Network, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+def _with_identity_adapters(network: torch.nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """OpenTAD may put adapters behind some blocks only: a fresh adapter behind the others changes nothing."""
     fresh = {name: tensor for name, tensor in network.state_dict().items() if ".adapter." in name}
     adapted = {_block_of(name) for name in weights if ".adapter." in name}
@@ -269,11 +288,24 @@ def _read_folder(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         ) from error
     if config.get("model_type") != "videomae":
         raise WeightsError(f"{folder} holds a model of type {config.get('model_type')!r}, not 'videomae'")
+    # What the library assumes where the file does not say.
+    usual = {"num_attention_heads": 12, "layer_norm_eps": 1e-12, "image_size": 224}
+    found = usual | {name: value for name, value in config.items() if name in usual}
+    hints = {
+        "heads": found["num_attention_heads"],
+        "norm_eps": found["layer_norm_eps"],
+        "image_size": found["image_size"],
+    }
+    index = folder / "model.safetensors.index.json"
+    if index.exists():
+        shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        return {
+            name: tensor for shard in shards for name, tensor in _read_file(folder / shard).items()
+        }, hints
     for name in ("model.safetensors", "pytorch_model.bin"):
         if (folder / name).exists():
-            hints = {"heads": config["num_attention_heads"], "norm_eps": config.get("layer_norm_eps", 1e-12)}
             return _read_file(folder / name), hints
-    raise WeightsError(f"{folder} has neither model.safetensors nor pytorch_model.bin")
+    raise WeightsError(f"{folder} has neither model.safetensors, whole or in shards, nor pytorch_model.bin")
 
 
 def _read_file(path: Path) -> dict[str, Tensor]:
@@ -285,8 +317,10 @@ def _read_file(path: Path) -> dict[str, Tensor]:
         raise WeightsError(
             f"{path} wants to run code of its own to be read, which is refused: have it saved again as tensors alone"
         ) from error
-    except (OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
+    except OSError as error:
         raise WeightsError(f"{path} cannot be read: {error}") from error
+    except (RuntimeError, ValueError, EOFError, KeyError, SafetensorError) as error:
+        raise WeightsError(f"{path} is neither a file of torch nor of safetensors") from error
     while isinstance(content, dict) and not any(isinstance(value, Tensor) for value in content.values()):
         inner = next((content[name] for name in _CONTAINERS if isinstance(content.get(name), dict)), None)
         if inner is None:
@@ -294,6 +328,8 @@ def _read_file(path: Path) -> dict[str, Tensor]:
                 f"{path} holds no weights: its keys are {', '.join(map(str, list(content)[:8]))}"
             )
         content = inner
+    if not isinstance(content, dict):
+        raise WeightsError(f"{path} holds a {type(content).__name__}, not named weights")
     return {name: tensor for name, tensor in content.items() if isinstance(tensor, Tensor)}
 
 
