@@ -59,6 +59,12 @@ def test_gains_are_what_leaving_out_gives() -> None:
     assert analysis.average == pytest.approx(0.5)
     assert analysis.gains["background"] == pytest.approx(0.5)
     assert analysis.gains["confusion"] == 0
+    near = analyze(truth, instances(("a", 0, 4, 0, 0.9), ("a", 0, 10, 0, 0.8)), 1)
+    assert near.average == pytest.approx(
+        (4 * 1 + 5 * 0.5) / 9
+    )  # at 0.1 to 0.4 the first is right, the second double
+    assert near.average_from_half == pytest.approx(0.5)
+    assert near.gains["localisation"] == pytest.approx(0.5)
 
 
 def test_what_is_missed_is_sorted_by_size() -> None:
