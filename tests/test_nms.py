@@ -97,6 +97,13 @@ def test_hard_nms_drops_what_overlaps_by_the_tiou() -> None:
     assert across.scores.tolist() == pytest.approx([0.9, 0.8])
 
 
+def test_a_tiou_of_the_limit_itself_is_too_much() -> None:
+    given = proposals((0, 4, 0.9, 1), (2, 6, 0.8, 1))
+    limit = float(tious(given.segments[1:], given.segments[0])[0])
+    assert len(suppress(given, PostprocessingConfig(nms="hard", hard_nms_tiou=limit))) == 1
+    assert len(suppress(given, PostprocessingConfig(nms="hard", hard_nms_tiou=limit * 1.001))) == 2
+
+
 def test_voting_is_the_mean_of_near_candidates_by_score() -> None:
     given = proposals((0, 10, 0.6, 1), (1, 10, 0.3, 2), (50, 60, 0.5, 1))
     config = PostprocessingConfig(nms="hard", hard_nms_tiou=0.5, class_agnostic=True, voting_tiou=0.7)

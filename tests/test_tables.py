@@ -88,6 +88,9 @@ FOUND = [("v1", 1.5, 3.25, 1, 0.75), ("v2", 0.0, 5.0, 3, 0.5)]
 def test_all_forms_of_predictions_read_the_same(tmp_path: Path) -> None:
     text = ",video_id,t_start,t_end,class,score\n0,v1,1.5,3.25,1,0.75\n1,v2,0,5.0,3,0.5\n"
     (tmp_path / "p.csv").write_text(text)
+    (tmp_path / "bom.csv").write_text(
+        text.replace(",video_id", "video_id", 1).replace("0,v1", "v1").replace("1,v2", "v2"), "utf-8-sig"
+    )
     with zipfile.ZipFile(tmp_path / "p.zip", "w") as archive:
         archive.writestr("prediction.csv", text)
     results = {
@@ -105,7 +108,7 @@ def test_all_forms_of_predictions_read_the_same(tmp_path: Path) -> None:
         for video, start, end, label, score in FOUND
     ]
     (tmp_path / "q.json").write_text(json.dumps(mine))
-    for name in ("p.csv", "p.zip", "p.json", "q.json"):
+    for name in ("p.csv", "bom.csv", "p.zip", "p.json", "q.json"):
         loaded = read_predictions(tmp_path / name, TAXONOMY, VIDEOS)
         assert loaded.faults == []
         assert rows(loaded.instances) == FOUND, name
