@@ -309,15 +309,13 @@ def _detect_file(
 ) -> Json:
     """The result document of one file."""
     from model.bundle import sha256
-    from model.picture import Region
     from model.video import Limits
     from service.results import make_result
-    from workers.documents import make_context, store_proposals
+    from workers.documents import make_context, make_region, store_proposals
 
     with video.open("rb") as file:
-        region = Region(**options.region.model_dump()) if options.region else Region()
         limits = Limits(settings.max_duration_s, settings.max_pixels)
-        found = detector.detect(file, region=region, limits=limits, progress=progress)
+        found = detector.detect(file, region=make_region(options), limits=limits, progress=progress)
     context = make_context(found, detector, options, job_id=None, video_sha256=sha256(video))
     document: Json = make_result(store_proposals(found, context), options).model_dump(mode="json")
     return document

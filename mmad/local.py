@@ -134,19 +134,20 @@ def private_redis(folder: Path) -> Iterator[PrivateRedis]:
     folder.mkdir(parents=True, exist_ok=True)
     with _socket_path(folder) as path:
         path.unlink(missing_ok=True)
-        command = [
-            *(redis_binary(), "--port", "0", "--unixsocket", str(path), "--unixsocketperm", "700"),
-            *("--dir", str(folder), "--appendonly", "yes", "--appendfsync", "always", "--save", ""),
-            *(
-                "--maxmemory-policy",
-                "noeviction",
-                "--daemonize",
-                "no",
-                "--logfile",
-                str(folder / "redis.log"),
-            ),
-        ]
-        child = Child("redis", command, {})
+        options = {
+            "port": "0",
+            "unixsocket": str(path),
+            "unixsocketperm": "700",
+            "dir": str(folder),
+            "appendonly": "yes",
+            "appendfsync": "always",
+            "save": "",
+            "maxmemory-policy": "noeviction",
+            "daemonize": "no",
+            "logfile": str(folder / "redis.log"),
+        }
+        flags = [word for name, value in options.items() for word in (f"--{name}", value)]
+        child = Child("redis", [redis_binary(), *flags], {})
         try:
             _wait_for_redis(child, path, folder / "redis.log")
             yield PrivateRedis(f"unix://{path}", child)

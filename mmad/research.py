@@ -144,8 +144,6 @@ def stats(
     strict: Strict = False,
 ) -> None:
     """What a data set is made of, as JSON and as figures."""
-    import numpy as np
-
     from training import figures
     from training.statistics import compute, to_document
     from training.tables import TableError, read_annotations
@@ -160,7 +158,7 @@ def stats(
             truth = truth.of_videos(known)
         if not len(truth):
             raise TableError(f"{annotations} has no annotations of videos with a known duration to count")
-        statistics = compute(truth, np.array([action.body_id for action in taxonomy.actions]))
+        statistics = compute(truth, taxonomy)
         write(json.dumps(to_document(statistics), indent=1), out_dir / "statistics.json")
         figures.draw_classes(statistics, taxonomy, out_dir / "classes.png")
         figures.draw_lengths(truth, statistics, out_dir / "lengths.png")

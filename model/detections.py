@@ -1,12 +1,9 @@
-"""What the detector found in one video, at both levels."""
+"""What the detector found in one video."""
 
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-
 from model.segments import Proposals
-from model.taxonomy import Taxonomy
 from model.video import Media
 
 
@@ -35,9 +32,3 @@ class Detections:
     media: Media
     coverage: tuple[Stretch, ...]
     notices: tuple[Notice, ...] = ()
-
-
-def to_body_level(proposals: Proposals, taxonomy: Taxonomy) -> Proposals:
-    """The same proposals with the id of their action's body part as label (paper, section 4.1)."""
-    body_of = np.array([action.body_id for action in taxonomy.actions])
-    return Proposals(proposals.segments, proposals.scores, body_of[proposals.labels])

@@ -14,6 +14,9 @@ _EPSILON = np.float32(1e-6)
 def suppress(proposals: Proposals, config: PostprocessingConfig) -> Proposals:
     """Non-maximum suppression as a bundle wants it.
 
+    Soft-NMS lowers the score of what overlaps a better proposal by exp(-tIoU^2 / sigma); a smaller sigma suppresses
+    more (Bodla et al., ICCV 2017, equation 2).
+
     Args:
         proposals: candidates, in any order.
         config: kind, sigma or tIoU, whether actions suppress each other, voting, and what is kept.
@@ -31,19 +34,6 @@ def suppress(proposals: Proposals, config: PostprocessingConfig) -> Proposals:
     if config.class_agnostic and config.voting_tiou > 0:
         kept = replace(kept, segments=vote(kept, proposals, config.voting_tiou))
     return kept
-
-
-def soft_nms(proposals: Proposals, sigma: float, min_score: float, limit: int) -> Proposals:
-    """Lower the score of what overlaps a better proposal of the same action by exp(-tIoU^2 / sigma).
-
-    Args:
-        proposals: candidates, in any order.
-        sigma: of the Gaussian; smaller suppresses more (Bodla et al., ICCV 2017, equation 2).
-        min_score: proposals that fall below are dropped.
-        limit: the most proposals returned.
-    """
-    config = PostprocessingConfig(soft_nms_sigma=sigma, proposal_score=min_score, proposals=limit)
-    return suppress(proposals, config)
 
 
 def vote(kept: Proposals, candidates: Proposals, tiou: float) -> Floats:

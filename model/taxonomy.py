@@ -34,6 +34,11 @@ class Taxonomy(BaseModel):
     bodies: tuple[Body, ...] = Field(min_length=1)
     actions: tuple[Action, ...] = Field(min_length=1)
 
+    @property
+    def body_of(self) -> tuple[int, ...]:
+        """The body part of each action: body level is every action's segment under this id (paper, section 4.1)."""
+        return tuple(action.body_id for action in self.actions)
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         for kind, labels in (("body", self.bodies), ("action", self.actions)):

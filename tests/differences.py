@@ -17,6 +17,7 @@ from model.head import ActionFormer
 from model.nms import suppress
 from model.segments import Proposals
 from tests.conftest import SHARED
+from tests.test_nms import config_of
 from training.evaluate import evaluate
 from training.instances import Instances
 from training.losses import DetectionLoss
@@ -87,15 +88,7 @@ def nms() -> Rows:
     rows = []
     with np.load(SHARED / "reference/nms.npz") as values:
         for name, config in json.loads((SHARED / "reference/nms.json").read_text())["configs"].items():
-            ours = PostprocessingConfig(
-                nms="soft" if config["use_soft_nms"] else "hard",
-                soft_nms_sigma=config.get("sigma", 0.5),
-                hard_nms_tiou=config.get("iou_threshold", 0.5),
-                class_agnostic=not config["multiclass"],
-                voting_tiou=config.get("voting_thresh", 0.0),
-                proposal_score=config["min_score"],
-                proposals=config["max_seg_num"],
-            )
+            ours = config_of(config)
             worst = 0.0
             for case in range(10):
                 given = Proposals(*(values[f"in{case}_{part}"] for part in ("segs", "scores", "labels")))

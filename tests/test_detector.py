@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from model.bundle import Bundle
-from model.detections import Detections, to_body_level
+from model.detections import Detections
 from model.detector import Detector
 from model.engines import RawPoints, load_engine
 from model.picture import Region
@@ -111,13 +111,3 @@ def test_the_bundles_post_processing_is_used(bundle: Bundle, clip: Path) -> None
 def test_limits_reach_the_decoder(bundle: Bundle, clip: Path) -> None:
     with pytest.raises(Exception, match="MMAD_MAX_DURATION_S"):
         detect(bundle, clip, limits=Limits(max_duration_s=1))
-
-
-def test_body_level_keeps_every_proposal(bundle: Bundle, clip: Path) -> None:
-    with clip.open("rb") as file:
-        found = Detector(bundle, load_engine(bundle)).detect(file).proposals
-    body = to_body_level(found, bundle.manifest.taxonomy)
-    assert len(body) == len(found) == bundle.manifest.postprocessing.proposals
-    assert body.segments is found.segments
-    for label, action in zip(body.labels, found.labels, strict=True):
-        assert bundle.manifest.taxonomy.actions[action].code[0] == bundle.manifest.taxonomy.bodies[label].code

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.test_tables import TAXONOMY
 from training import evaluate as metrics
 from training.evaluate import TIOUS, evaluate, without_duplicates
 from training.instances import Instances, Row, collect
@@ -61,6 +62,13 @@ def test_ground_truth_that_agrees_counts_once() -> None:
         ("a", 0, 4, 0), ("a", 0.0005, 4.0005, 0), ("a", 0, 4, 1), ("b", 0, 4, 0), ("a", 0, 4.01, 0)
     )
     assert len(without_duplicates(truth)) == 4
+
+
+def test_body_level_keeps_every_segment_under_its_part() -> None:
+    found = instances(("a", 1, 3, 0, 0.9), ("a", 1, 3, 1, 0.8), ("a", 1, 3, 2, 0.7), ("b", 1, 3, 3, 0.6))
+    body = found.to_body_level(TAXONOMY)
+    assert body.labels.tolist() == [0, 1, 1, 0]
+    assert (body.segments is found.segments, body.scores is found.scores) == (True, True)
 
 
 def test_different_videos_are_refused() -> None:

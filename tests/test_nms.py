@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,13 +10,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model.bundle import PostprocessingConfig
-from model.nms import soft_nms, suppress, tious
+from model.nms import suppress, tious
 from model.segments import Proposals
 
 
 def proposals(*rows: tuple[float, float, float, int]) -> Proposals:
     table = np.array(rows, np.float32).reshape(-1, 4)
     return Proposals(table[:, :2], table[:, 2], table[:, 3].astype(np.int64))
+
+
+def soft_nms(given: Proposals, sigma: float, min_score: float, limit: int) -> Proposals:
+    return suppress(
+        given, PostprocessingConfig(soft_nms_sigma=sigma, proposal_score=min_score, proposals=limit)
+    )
 
 
 def test_a_lesser_neighbour_loses_by_the_gaussian_of_its_overlap() -> None:
@@ -55,6 +62,19 @@ def test_tiou_lies_in_0_to_1_and_is_1_for_itself(
     assert values[-1] == pytest.approx(1, abs=1e-4)
 
 
+def config_of(reference: dict[str, Any]) -> PostprocessingConfig:
+    """OpenTAD's settings in our words."""
+    return PostprocessingConfig(
+        nms="soft" if reference["use_soft_nms"] else "hard",
+        soft_nms_sigma=reference.get("sigma", 0.5),
+        hard_nms_tiou=reference.get("iou_threshold", 0.5),
+        class_agnostic=not reference["multiclass"],
+        voting_tiou=reference.get("voting_thresh", 0.0),
+        proposal_score=reference["min_score"],
+        proposals=reference["max_seg_num"],
+    )
+
+
 @pytest.mark.shared("reference/nms.npz")
 @pytest.mark.parametrize(
     "name", ["soft07_mc", "soft05_mc", "soft07_mc_nocut", "soft07_agn_vote", "hard05_mc"]
@@ -67,16 +87,7 @@ def test_as_published_code(shared: Path, name: str, case: int) -> None:
         segments, scores, labels = (
             values[f"out{case}_{name}_{part}"] for part in ("segs", "scores", "labels")
         )
-    ours = PostprocessingConfig(
-        nms="soft" if config["use_soft_nms"] else "hard",
-        soft_nms_sigma=config.get("sigma", 0.5),
-        hard_nms_tiou=config.get("iou_threshold", 0.5),
-        class_agnostic=not config["multiclass"],
-        voting_tiou=config.get("voting_thresh", 0.0),
-        proposal_score=config["min_score"],
-        proposals=config["max_seg_num"],
-    )
-    kept = suppress(given, ours)
+    kept = suppress(given, config_of(config))
     assert len(kept) == len(scores)
     np.testing.assert_allclose(kept.scores, -np.sort(-scores), atol=1e-5)
     # Equal scores may change places: compare as sets of whole rows.

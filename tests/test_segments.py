@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from model.architecture import HeadConfig
-from model.bundle import Bundle, Manifest
-from model.nms import soft_nms
+from model.bundle import Bundle, Manifest, PostprocessingConfig
+from model.nms import suppress
 from model.segments import Proposals, decode_points, point_grid
 
 
@@ -83,7 +83,7 @@ def test_points_and_results_as_published_code(shared: Path, bundle: Bundle) -> N
         with np.errstate(divide="ignore"):
             logits = np.log(scores / (1 - scores))
         found = decode_points(logits, offsets.astype(np.float32), mask, manifest, 0)
-        kept = soft_nms(found, sigma=0.7, min_score=0.001, limit=200).clipped(0, meta["duration"])
+        kept = suppress(found, PostprocessingConfig()).clipped(0, meta["duration"])
         expected = reference["results"][meta["video_name"]]
         # Published with two decimals of seconds and four of the score; equal scores may change places.
         ours = sorted(

@@ -80,8 +80,7 @@ class Instances:
 
     def to_body_level(self, taxonomy: Taxonomy) -> "Instances":
         """Every segment with the id of its action's body part."""
-        body_of = np.array([action.body_id for action in taxonomy.actions])
-        return replace(self, labels=body_of[self.labels])
+        return replace(self, labels=np.array(taxonomy.body_of)[self.labels])
 
 
 def collect(rows: Iterable[Row], durations: dict[str, float]) -> Instances:

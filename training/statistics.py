@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from model.taxonomy import Taxonomy
 from training.instances import Booleans, Floats, Instances, Integers
 
 QUANTILES = (0.0, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 1.0)
@@ -48,9 +49,9 @@ class Statistics(NamedTuple):
     starting: float
 
 
-def compute(truth: Instances, body_of: Integers) -> Statistics:
-    """Statistics of a subset whose videos' durations are known; `body_of` gives each action's body part."""
-    classes = len(body_of)
+def compute(truth: Instances, taxonomy: Taxonomy) -> Statistics:
+    """Statistics of a subset whose videos' durations are known."""
+    classes = len(taxonomy.actions)
     lengths = truth.segments[:, 1] - truth.segments[:, 0]
     per_video = np.bincount(truth.video, minlength=len(truth.videos))
     overlap, alone = _overlaps(truth, classes)
@@ -63,7 +64,7 @@ def compute(truth: Instances, body_of: Integers) -> Statistics:
         coverage=summarise(lengths / truth.durations[truth.video]),
         instances_per_video=np.bincount(per_video).tolist(),
         class_count=np.bincount(truth.labels, minlength=classes).tolist(),
-        body_count=np.bincount(body_of[truth.labels], minlength=int(body_of.max()) + 1).tolist(),
+        body_count=np.bincount(truth.to_body_level(taxonomy).labels, minlength=len(taxonomy.bodies)).tolist(),
         class_duration=[summarise(lengths[truth.labels == label]) for label in range(classes)],
         concurrent_time=_concurrent_time(truth).tolist(),
         overlap_count=overlap.tolist(),

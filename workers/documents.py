@@ -6,6 +6,7 @@ from model.bundle import Bundle
 from model.detections import Detections
 from model.detector import Detector
 from model.engines import Engine
+from model.picture import Region
 from service.results import Context, StoredProposals
 from service.schemas import (
     ActionLabel,
@@ -24,6 +25,11 @@ UNTRAINED = Notice(
     code="untrained_model",
     detail="The model of this bundle was never trained: its detections have the form of an answer and no meaning.",
 )
+
+
+def make_region(options: Options) -> Region:
+    """The part of the picture a caller wants looked at; all of it by default."""
+    return Region(**options.region.model_dump()) if options.region else Region()
 
 
 def make_labels(bundle: Bundle) -> Labels:

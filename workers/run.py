@@ -10,16 +10,15 @@ from rq.timeouts import JobTimeoutException
 from model.detections import Detections
 from model.detector import Detector
 from model.errors import VideoError
-from model.picture import Region
 from model.video import Limits
 from service.errors import Problem
 from service.jobs import Jobs, OvertakenError, Record, key
 from service.queue import ATTEMPTS, put_progress
 from service.results import make_result
-from service.schemas import JobError, Stage, State, View
+from service.schemas import JobError, Stage, State
 from service.settings import Settings
 from service.store import Store
-from workers.documents import make_context, store_proposals
+from workers.documents import make_context, make_region, store_proposals
 
 log = structlog.get_logger()
 
@@ -88,7 +87,7 @@ class Bench:
         self._fail(record, "internal_error", detail)
 
     def _detect(self, record: Record) -> Detections:
-        region = Region(**record.options.region.model_dump()) if record.options.region else Region()
+        region = make_region(record.options)
         told = 0.0
 
         def progress(stage: str, fraction: float) -> None:
@@ -106,7 +105,7 @@ class Bench:
             found, self.detector, record.options, job_id=record.id, video_sha256=record.upload.sha256
         )
         stored = store_proposals(found, context)
-        result = make_result(stored, View(**record.options.model_dump(include=set(View.model_fields))))
+        result = make_result(stored, record.options)
         self.jobs.check(record)
         self.store.put(key(record.id, "proposals.npz"), stored.to_bytes())
         self.store.put(key(record.id, "result.json"), result.model_dump_json().encode())
