@@ -1,0 +1,1 @@
+"""Synthetic people: rendered, seated, moving, labelled exactly."""

@@ -1,0 +1,100 @@
+"""The body cache: every person's rest shape, skeleton and skin weights from a few numbers."""
+
+from dataclasses import dataclass
+from enum import IntEnum
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+CACHE = Path(__file__).with_name("body.npz")
+
+
+class Part(IntEnum):
+    """What a triangle is of: the material starts from it."""
+
+    SKIN = 0  # head and hands
+    TIGHTS = 1  # all else of the body, bare or clothed
+    EYE = 2
+    HAIR = 3  # long hair
+    SKIRT = 4
+    THING = 5  # furniture and props: one colour each
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """What all people share.
+
+    Lengths in metres; z is up, a person faces -y, and +x is the person's left.
+
+    Attributes:
+        faces: (triangles, 3) vertices; counter-clockwise from outside.
+        parts: (triangles,) Part.
+        template: (n, 3) the standard body: where a vertex is on any body.
+        bones, weights: (n, 4) what moves a vertex.
+        names: of bones. index: the reverse.
+        parents: (bones,) index of each bone's parent, -1 of the root; a parent stands before its children.
+        expressions: name -> (n, 3) displacement at full strength.
+        people: how many there are.
+        phenotypes: (people, 3) gender (0 male, 1 female), age (0.67 young to 1 old), weight (0 to 1).
+    """
+
+    faces: Array
+    parts: Array
+    template: Array
+    bones: Array
+    weights: Array
+    names: tuple[str, ...]
+    index: dict[str, int]
+    parents: Array
+    expressions: dict[str, Array]
+    phenotypes: Array
+    _mean: Array
+    _basis: Array
+    _scores: Array
+
+    @property
+    def people(self) -> int:
+        """How many bodies there are."""
+        return len(self._scores)
+
+    def rest(self, person: int) -> tuple[Array, Array]:
+        """Vertices (n, 3) and bone heads (bones, 3) of a person standing at rest."""
+        values = (self._mean + self._scores[person] @ self._basis).reshape(-1, 3)
+        return values[: len(self.template)], values[len(self.template) :]
+
+    def nearest(self, position: tuple[float, float, float]) -> int:
+        """The vertex of head, hands or body nearest to a point of the standard body."""
+        far = np.square(self.template - np.array(position)).sum(axis=1)
+        far[np.unique(self.faces[self.parts > Part.TIGHTS])] = np.inf
+        return int(far.argmin())
+
+
+@cache
+def load_anatomy(path: Path = CACHE) -> Anatomy:
+    """Read a cache made by `mmad synth --cache` or the shipped one."""
+    with np.load(path, allow_pickle=False) as file:
+        stored = dict(file)
+    names = tuple(str(name) for name in stored["bone_names"])
+    basis = stored["basis"] * stored["basis_scale"][:, None]
+    expressions = stored["expressions"] * stored["expressions_scale"][:, None, None]
+    weights = stored["weights"].astype(np.float32)
+    return Anatomy(
+        faces=stored["faces"].astype(np.int32),
+        parts=stored["parts"].astype(np.int32),
+        template=stored["template"],
+        bones=stored["bones"].astype(np.int32),
+        weights=weights / weights.sum(axis=1, keepdims=True),
+        names=names,
+        index={name: place for place, name in enumerate(names)},
+        parents=stored["bone_parents"],
+        expressions=dict(zip(stored["expression_names"].tolist(), expressions, strict=True)),
+        phenotypes=stored["phenotypes"].astype(np.float64),
+        _mean=stored["mean"],
+        _basis=basis.astype(np.float32),
+        _scores=stored["scores"].astype(np.float32),
+    )

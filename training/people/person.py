@@ -1,0 +1,212 @@
+"""Who is filmed: a body of the cache, skin, hair and clothes, all from one generator."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training.people import materials as m
+from training.people.body import Anatomy, Part
+from training.people.cpu import compute_normals
+from training.people.shot import Mesh
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Person:
+    """An identity.
+
+    Attributes:
+        body: row of the cache.
+        gender, age: of the body (1 female, 1 old).
+        dress: vector of materials.py.
+        loose, loose_legs: how far shirt and trousers stand off, metres.
+        hair_volume: metres. hair_length: height on the standard body down to which long hair falls, none if 0.
+    """
+
+    body: int
+    gender: float
+    age: float
+    dress: Array
+    loose: float
+    loose_legs: float
+    hair_volume: float
+    hair_length: float
+
+
+def draw_person(rng: np.random.Generator, anatomy: Anatomy) -> Person:
+    """Anyone."""
+    body = int(rng.integers(anatomy.people))
+    gender, age, _ = anatomy.phenotypes[body]
+    dress = np.zeros(m.DRESS_SIZE, np.float32)
+    _draw_head(rng, dress, gender, age)
+    _draw_clothes(rng, dress)
+    return Person(
+        body=body,
+        gender=float(gender),
+        age=float(age),
+        dress=dress,
+        loose=rng.uniform(0.008, 0.03),
+        loose_legs=rng.uniform(0.004, 0.022),
+        hair_volume=rng.uniform(0.008, 0.024),
+        hair_length=rng.uniform(0.38, 0.62) if gender > 0.5 and rng.random() < 0.6 else 0.0,
+    )
+
+
+def linear(colour: Any) -> Array:
+    """Display values 0 to 1 to linear light."""
+    return np.clip(np.asarray(colour, float), 0, 1) ** 2.2
+
+
+def draw_colour(rng: np.random.Generator) -> Array:
+    """Of cloth and things: mostly muted, often grey, black or white, sometimes loud; linear light."""
+    kind = rng.random()
+    value = rng.beta(1.3, 1.5)
+    if kind < 0.45:
+        return linear(value * 0.85 + 0.05 + rng.normal(0, 0.025, 3))
+    hue = rng.uniform(0, 2 * np.pi) + np.array([0, 2.1, 4.2])
+    strength = rng.uniform(0.06, 0.2) if kind < 0.8 else rng.uniform(0.25, 0.5)
+    return linear(0.12 + 0.6 * value + strength * np.cos(hue))
+
+
+def _draw_head(rng: np.random.Generator, dress: Array, gender: float, age: float) -> None:
+    tone = rng.beta(1.6, 1.3)  # dark to light
+    light, dark = np.array([0.91, 0.73, 0.62]), np.array([0.36, 0.23, 0.17])
+    skin = dark + tone * (light - dark) + rng.normal(0, 0.012, 3)
+    dress[m.SKIN : m.SKIN + 3] = linear(skin)
+    dress[m.LIPS : m.LIPS + 3] = linear(skin * (0.86, 0.62, 0.62))
+    if age > 0.88 and rng.random() < 0.6:
+        hair = np.full(3, rng.uniform(0.45, 0.85))
+    elif rng.random() < 0.75:
+        hair = np.array([0.11, 0.09, 0.085]) * rng.uniform(0.6, 1.8)
+    else:
+        hair = np.array([0.42, 0.28, 0.16]) * rng.uniform(0.5, 1.7)
+    dress[m.HAIR : m.HAIR + 3] = linear(hair)
+    bald = gender < 0.5 and age > 0.75 and rng.random() < 0.2
+    dress[m.HAIRLINE] = rng.uniform(0.83, 0.9) if bald else rng.uniform(0.782, 0.802)
+    dress[m.BEARD] = rng.uniform(0.15, 0.8) if gender < 0.5 and rng.random() < 0.3 else 0.0
+    dress[m.IRIS] = rng.uniform(0.02, 0.12)
+    dress[m.COVERED] = float(rng.random() < 0.06)
+    dress[m.COVER : m.COVER + 3] = linear((0.86, 0.91, 0.93) if rng.random() < 0.7 else (0.12, 0.12, 0.13))
+
+
+def _draw_clothes(rng: np.random.Generator, dress: Array) -> None:
+    for place in (m.SHIRT, m.SHIRT_SECOND, m.SHOES, m.SOCKS):
+        dress[place : place + 3] = draw_colour(rng)
+    kind = rng.random()
+    if kind < 0.35:
+        trousers = linear(rng.uniform(0.05, 0.2) + rng.normal(0, 0.01, 3))
+    elif kind < 0.65:
+        trousers = linear(np.array([0.28, 0.36, 0.5]) * rng.uniform(0.5, 1.5))
+    else:
+        trousers = draw_colour(rng)
+    dress[m.TROUSERS : m.TROUSERS + 3] = trousers
+    dress[m.TROUSERS_SECOND : m.TROUSERS_SECOND + 3] = np.clip(trousers * rng.uniform(0.5, 1.8), 0, 0.95)
+    dress[m.SOLES : m.SOLES + 3] = linear(0.9) if rng.random() < 0.6 else linear(0.12)
+    dress[m.WATCH : m.WATCH + 3] = draw_colour(rng)
+    dress[m.WATCH_SIDE] = rng.choice((0, 0, 1, -1))
+    dress[m.SLEEVE] = rng.choice((rng.uniform(0.12, 0.22), rng.uniform(0.34, 0.5), rng.uniform(0.6, 0.8), 1.02), p=(0.06, 0.44, 0.1, 0.4))
+    dress[m.HEM] = rng.uniform(0.035, 0.11)
+    dress[m.LEG] = rng.choice((-0.735, rng.uniform(-0.7, -0.62), rng.uniform(-0.42, -0.28)), p=(0.66, 0.16, 0.18))
+    dress[m.COLLAR] = rng.uniform(0.505, 0.555) if rng.random() < 0.85 else rng.uniform(0.44, 0.5)
+    dress[m.COLLAR_SLOPE] = rng.uniform(0.1, 1.6)
+    dress[m.SHOE_TOP] = rng.choice((rng.uniform(-0.775, -0.755), rng.uniform(-0.74, -0.7)), p=(0.8, 0.2))
+    dress[m.SOCK_TOP] = rng.choice((-0.9, rng.uniform(-0.74, -0.69), rng.uniform(-0.62, -0.5)), p=(0.3, 0.5, 0.2))
+    dress[m.PATTERN] = rng.choice((m.NONE, m.STRIPES, m.HOOPS, m.CHECKS, m.BLOTCHES), p=(0.66, 0.06, 0.1, 0.1, 0.08))
+    dress[m.PATTERN_RATE] = rng.uniform(45, 230) if dress[m.PATTERN] != m.BLOTCHES else rng.uniform(25, 70)
+    if dress[m.PATTERN] == m.CHECKS:  # seldom loud
+        dress[m.SHIRT_SECOND : m.SHIRT_SECOND + 3] = dress[m.SHIRT : m.SHIRT + 3] * rng.uniform(0.5, 0.85)
+    dress[m.LEG_PATTERN] = rng.choice((m.NONE, m.STRIPES, m.CHECKS, m.BLOTCHES), p=(0.9, 0.04, 0.04, 0.02))
+    dress[m.LEG_RATE] = rng.uniform(60, 200)
+    dress[m.PRINT] = rng.choice((0, 1, 2, 3), p=(0.6, 0.12, 0.16, 0.12))
+    dress[m.PRINT_X], dress[m.PRINT_Z] = rng.normal(0, 0.01), rng.uniform(0.3, 0.42)
+    dress[m.PRINT_WIDTH], dress[m.PRINT_HEIGHT] = rng.uniform(0.04, 0.11), rng.uniform(0.02, 0.11)
+    dress[m.PRINT_SEED] = rng.uniform(0, 6)
+    dress[m.FOLDS], dress[m.FOLD_SEED] = rng.uniform(0.001, 0.005), rng.uniform(0, 6)
+    dress[m.ZIP] = float(rng.random() < 0.15)
+
+
+def make_mesh(person: Person, anatomy: Anatomy) -> tuple[Mesh, Array, Array]:
+    """The dressed body at rest as a mesh, its vertices and bone heads."""
+    vertices, heads = anatomy.rest(person.body)
+    vertices = _dressed(person, anatomy, vertices.astype(np.float64)).astype(np.float32)
+    chosen = _faces(person, anatomy)
+    faces, parts = anatomy.faces[chosen], anatomy.parts[chosen]
+    expressions = np.stack(list(anatomy.expressions.values()))
+    moved = np.flatnonzero(np.abs(expressions).max(axis=(0, 2)) > 1e-4)
+    mesh = Mesh(
+        rest=vertices,
+        template=anatomy.template,
+        colours=np.zeros_like(vertices),
+        bones=anatomy.bones,
+        weights=anatomy.weights,
+        faces=faces,
+        parts=parts,
+        closed=int((parts <= Part.EYE).sum()),
+        moved=moved.astype(np.int32),
+        expressions=expressions[:, moved].astype(np.float32),
+    )
+    return mesh, vertices, heads
+
+
+def _faces(person: Person, anatomy: Anatomy) -> Array:
+    """Triangles of this person, the body's before the hair's."""
+    middle = anatomy.template[anatomy.faces].mean(axis=1)
+    hair = anatomy.parts == Part.HAIR
+    front = (middle[:, 1] < -0.03) & (middle[:, 2] < 0.80)
+    hanging = hair & ~front & (middle[:, 2] > person.hair_length) if person.hair_length else np.zeros(len(hair), bool)
+    return np.concatenate([np.flatnonzero(anatomy.parts <= Part.EYE), np.flatnonzero(hanging)])
+
+
+def _dressed(person: Person, anatomy: Anatomy, vertices: Array) -> Array:
+    """Vertices moved out to where the cloth, the shoes and the hair are."""
+    t, dress = anatomy.template, person.dress
+    tights = np.zeros(len(t), bool)
+    tights[np.unique(anatomy.faces[anatomy.parts == Part.TIGHTS])] = True
+    arm = np.array([m.arm_coordinate(*point) for point in t])
+    shirt = tights & np.where(arm >= 0, arm < dress[m.SLEEVE] + 0.02, t[:, 2] > dress[m.HEM] - 0.01)
+    legs = tights & (arm < 0) & (t[:, 2] <= dress[m.HEM]) & (t[:, 2] > max(dress[m.LEG] - 0.01, -0.76))
+    shoes = tights & (t[:, 2] < dress[m.SHOE_TOP])
+    drawn = anatomy.faces[anatomy.parts == Part.TIGHTS]
+    vertices = _smoothed(vertices, drawn, shirt | legs, 10)
+    normals = np.zeros(vertices.shape, np.float32)
+    compute_normals(vertices.astype(np.float32), anatomy.faces[anatomy.parts <= Part.EYE], normals)
+    # Sleeves and legs widen towards their ends, shirts towards the hem.
+    flare = np.where(arm >= 0, 0.75 + 0.5 * np.clip(arm / max(dress[m.SLEEVE], 0.1), 0, 1), 0.7 + 0.6 * np.clip((0.4 - t[:, 2]) / 0.35, 0, 1))
+    vertices += normals * (shirt * person.loose * flare)[:, None]
+    vertices += normals * (legs * person.loose_legs * (0.6 + 0.8 * np.clip((-0.2 - t[:, 2]) / 0.5, 0, 1)))[:, None]
+    vertices += normals * (shoes * 0.011)[:, None]
+    vertices += normals * (_creases(t, dress) * (shirt | legs))[:, None]
+    scalp = (t[:, 2] > dress[m.HAIRLINE] - 0.135 * np.clip((t[:, 1] + 0.075) / 0.085, 0, 1) ** 2 - 0.12 * np.maximum(np.abs(t[:, 0]) - 0.05, 0))
+    ear = (np.abs(t[:, 0]) > 0.073) & (t[:, 1] > -0.035) & (t[:, 1] < 0.02) & (t[:, 2] < 0.765)
+    scalp &= ~tights & (t[:, 2] > 0.62) & (np.abs(t[:, 0]) < 0.13) & ~ear
+    vertices += normals * (scalp * person.hair_volume * np.clip((t[:, 2] - 0.62) / 0.15, 0.4, 1))[:, None]
+    return vertices
+
+
+def _creases(template: Array, dress: Array) -> Array:
+    """Height of the folds of cloth at every vertex, metres: broad ones that run across, and finer ones."""
+    seed = float(dress[m.FOLD_SEED])
+    x, y, z = template.T
+    height = np.array(
+        [
+            m.noise(13 * a + 9 * c, 11 * b, 26 * c - 8 * a, seed)
+            + 0.6 * m.noise(37 * a - 13 * c, 31 * b + 9 * a, 39 * c, seed + 3)
+            + 0.35 * m.noise(81 * a, 73 * b - 21 * c, 77 * c + 35 * a, seed + 5)
+            for a, b, c in zip(x, y, z, strict=True)
+        ]
+    )
+    return np.asarray(height * dress[m.FOLDS])
+
+
+def _smoothed(vertices: Array, faces: Array, chosen: Array, rounds: int) -> Array:
+    """Chosen vertices drawn towards the middle of their neighbours."""
+    first = np.concatenate([faces[:, 0], faces[:, 1], faces[:, 2], faces[:, 1], faces[:, 2], faces[:, 0]])
+    second = np.concatenate([faces[:, 1], faces[:, 2], faces[:, 0], faces[:, 0], faces[:, 1], faces[:, 2]])
+    count = np.maximum(np.bincount(first, minlength=len(vertices)), 1)
+    for _ in range(rounds):
+        mean = np.stack([np.bincount(first, vertices[second, axis], len(vertices)) for axis in range(3)], 1) / count[:, None]
+        vertices = np.where(chosen[:, None], 0.5 * vertices + 0.5 * mean, vertices)
+    return vertices

@@ -1,0 +1,186 @@
+"""Where people are filmed: room, light and camera, all drawn from one generator."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training.people import raster, room
+from training.people.person import draw_colour, linear
+from training.people.rotations import unit
+from training.people.shot import SHADOW_SIZE
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A place: vectors of raster.py and room.py."""
+
+    light: Array
+    room: Array
+    panels: Array
+    backdrop: Array
+
+
+@dataclass(frozen=True)
+class Framing:
+    """Where the camera stands and what part of the person fills the picture.
+
+    Attributes:
+        distance_m, height_m, aside_m: of the camera, from the seat; aside is to the person's left.
+        person: share of the picture's height that the seated person takes.
+        x, y: where the person's middle lies, as a share of the picture.
+        roll: radians.
+        cut: what lies outside: "", "knees" or "chest".
+        shake: of a camera held by hand, radians.
+    """
+
+    distance_m: float
+    height_m: float
+    aside_m: float
+    person: float
+    x: float
+    y: float
+    roll: float
+    cut: str
+    shake: float
+
+
+def draw_framing(rng: np.random.Generator) -> Framing:
+    """Mostly the whole person with air around, as the data set has it; sometimes cut."""
+    cut = str(rng.choice(("", "knees", "chest"), p=(0.84, 0.1, 0.06)))
+    return Framing(
+        distance_m=rng.uniform(2.2, 5.5),
+        height_m=rng.uniform(0.75, 1.6),
+        aside_m=rng.normal(0, 0.35),
+        person=float(rng.choice((rng.uniform(0.5, 0.78), rng.uniform(0.78, 0.95)), p=(0.7, 0.3))),
+        x=float(np.clip(rng.normal(0.5, 0.09), 0.28, 0.72)),
+        y=float(np.clip(rng.normal(0.52, 0.05), 0.4, 0.62)),
+        roll=rng.normal(0, 0.015),
+        cut=cut,
+        shake=float(rng.choice((0.0, rng.uniform(0.0003, 0.0025)), p=(0.75, 0.25))),
+    )
+
+
+def draw_scene(rng: np.random.Generator, pictures: list[Array]) -> Scene:
+    """A room and its light.
+
+    Args:
+        rng: what is drawn from.
+        pictures: (rows, columns, 3) uint8, some of which become a back wall.
+    """
+    use_picture = len(pictures) > 0 and rng.random() < 0.5
+    backdrop = np.zeros((2, 2, 3), np.float32)
+    if use_picture:
+        backdrop = linear(pictures[rng.integers(len(pictures))] / 255.0).astype(np.float32)
+    return Scene(
+        light=_draw_light(rng),
+        room=_draw_room(rng, pictured=use_picture),
+        panels=_draw_panels(rng, busy=rng.random() < 0.4 and not use_picture),
+        backdrop=backdrop,
+    )
+
+
+def _draw_room(rng: np.random.Generator, *, pictured: bool) -> Array:
+    values = np.zeros(room.ROOM_SIZE, np.float32)
+    values[room.BACK] = rng.choice((rng.uniform(0.3, 0.7), rng.uniform(0.7, 2.5)), p=(0.6, 0.4))
+    values[room.LEFT], values[room.RIGHT] = -rng.uniform(1.6, 6.0), rng.uniform(1.6, 6.0)
+    values[room.CEILING] = rng.uniform(2.4, 3.2)
+    wall = rng.uniform(0.45, 0.92) + rng.normal(0, 0.025 if rng.random() < 0.7 else 0.09, 3)
+    floor = rng.uniform(0.3, 0.75) * np.array([1.0, 1.0 - rng.uniform(0, 0.12), 1.0 - rng.uniform(0, 0.25)])
+    values[room.WALL_COLOUR : room.WALL_COLOUR + 3] = linear(wall)
+    values[room.SIDE_COLOUR : room.SIDE_COLOUR + 3] = linear(wall * rng.uniform(0.8, 1.05))
+    values[room.FLOOR_COLOUR : room.FLOOR_COLOUR + 3] = linear(floor)
+    board = linear(wall * rng.uniform(0.5, 0.95)) if rng.random() < 0.6 else linear(rng.uniform(0.15, 0.85, 1).repeat(3))
+    values[room.BOARD_COLOUR : room.BOARD_COLOUR + 3] = board
+    values[room.BOARD_HEIGHT] = rng.choice((0.0, rng.uniform(0.06, 0.14)), p=(0.25, 0.75))
+    values[room.FLOOR_KIND] = rng.choice((room.PLAIN, room.TILES, room.PLANKS, room.SPECKLES), p=(0.4, 0.25, 0.2, 0.15))
+    values[room.FLOOR_SCALE] = rng.uniform(1.2, 3.0)
+    values[room.WALL_KIND] = rng.choice((room.PLAIN, room.BRICKS, room.PAPER), p=(0.86, 0.06, 0.08))
+    values[room.WALL_SCALE] = rng.uniform(2.5, 6.0)
+    values[room.STAIN] = rng.uniform(0.02, 0.16)
+    values[room.GRADIENT_X], values[room.GRADIENT_Z] = rng.normal(0, 0.04), rng.normal(0.0, 0.06)
+    values[room.FLOOR_GLOSS] = rng.uniform(0, 0.6)
+    values[room.SEED] = rng.uniform(0, 6)
+    values[room.BACKDROP] = float(pictured)
+    return values
+
+
+def _draw_panels(rng: np.random.Generator, *, busy: bool) -> Array:
+    """Doors, pictures, sockets, shelves on the back wall; few in a plain room."""
+    count = int(rng.integers(2, 6)) if busy else int(rng.choice((0, 1, 2), p=(0.55, 0.3, 0.15)))
+    rows = np.zeros((max(count, 1), room.PANEL_SIZE), np.float32)
+    for row in rows[:count]:
+        kind = rng.choice((room.FLAT, room.FRAMED, room.SLATS, room.BRIGHT, room.SHELVES), p=(0.35, 0.25, 0.12, 0.13, 0.15))
+        small = not busy and rng.random() < 0.7
+        width, height = (rng.uniform(0.06, 0.14, 2)) if small else np.exp(rng.uniform(-1.2, 0.4, 2))
+        left = rng.uniform(-2.2, 2.2 - width)
+        low = rng.uniform(0.2, 0.5) if small else (0.0 if rng.random() < 0.3 else rng.uniform(0.2, 1.7))
+        colour = draw_colour(rng) if rng.random() < 0.6 else linear(rng.uniform(0.5, 0.95))
+        row[:] = (left, left + width, low, low + height, *np.broadcast_to(colour, 3), kind, rng.uniform(1, 4))
+        if kind == room.BRIGHT:
+            row[4:7] = rng.uniform(0.9, 1.6)
+    return rows
+
+
+def _draw_light(rng: np.random.Generator) -> Array:
+    """A key light with a shadow map around the person, an even light from above, and some from the camera."""
+    values = np.zeros(raster.LIGHT_SIZE, np.float32)
+    direction = unit((rng.uniform(-0.9, 0.9), -rng.uniform(0.3, 1.0), rng.uniform(0.7, 1.8)))
+    values[raster.DIRECTION : raster.DIRECTION + 3] = direction
+    hard = rng.random() < 0.25
+    values[raster.SUN] = rng.uniform(0.35, 0.7) if hard else rng.uniform(0.1, 0.35)
+    values[raster.AMBIENT] = rng.uniform(0.35, 0.6) if hard else rng.uniform(0.5, 0.75)
+    values[raster.FILL] = rng.uniform(0.03, 0.2)
+    values[raster.SOFTNESS] = rng.uniform(0.8, 1.6) if hard else rng.uniform(1.5, 5.0)
+    values[raster.WARMTH] = rng.normal(0, 0.05)
+    values[raster.OCCLUSION] = rng.uniform(0.45, 0.8)
+    right = unit(np.cross((0, 0, 1), direction))
+    down = -np.cross(direction, right)
+    scale = SHADOW_SIZE / 2.8
+    middle = np.array([0.0, -0.1, 0.75])
+    for row, axis in enumerate((right * scale, down * scale, direction)):
+        offset = SHADOW_SIZE / 2 if row < 2 else 10.0
+        values[raster.TO_SHADOW + 4 * row : raster.TO_SHADOW + 4 * row + 4] = (*axis, offset - axis @ middle)
+    return values
+
+
+def aim(framing: Framing, joints_low: Array, joints_high: Array, size: tuple[int, int], samples: int) -> Array:
+    """Camera vector (raster.CAMERA_SIZE,) that frames a person.
+
+    Args:
+        framing: what is wanted.
+        joints_low, joints_high: (3,) the corners of the box that the person's body takes.
+        size: height and width of the picture in pixels.
+        samples: a pixel, along each side.
+    """
+    height, width = size[0] * samples, size[1] * samples
+    low, high = float(joints_low[2]), float(joints_high[2])
+    if framing.cut == "knees":
+        low = 0.42 * high
+    elif framing.cut == "chest":
+        low = 0.62 * high
+    middle = np.array([0.5 * (joints_low[0] + joints_high[0]), 0.5 * (joints_low[1] + joints_high[1]), 0.5 * (low + high)])
+    eye = np.array([framing.aside_m, -framing.distance_m, framing.height_m])
+    # The camera looks level but for a small pitch; the rest is a shift of the picture.
+    forward = unit(np.array([middle[0] - eye[0], middle[1] - eye[1], 0.35 * (middle[2] - eye[2])]))
+    right = unit(np.cross(forward, (0, 0, 1)))
+    down = np.cross(forward, right)
+    turn = np.array([[np.cos(framing.roll), np.sin(framing.roll)], [-np.sin(framing.roll), np.cos(framing.roll)]])
+    right, down = turn @ np.stack([right, down])
+    depth = float((middle - eye) @ forward)
+    # A person wider than the picture is shown smaller.
+    wide = float(joints_high[0] - joints_low[0])
+    focal = min(framing.person * height / (high - low), 0.95 * width / wide) * depth
+    if framing.cut:
+        focal = 0.95 * height / (high - low) * depth
+    at = np.array([right @ (middle - eye), down @ (middle - eye)]) * focal / depth
+    x, y = (framing.x, framing.y) if not framing.cut else (framing.x, 0.52)
+    camera = np.zeros(raster.CAMERA_SIZE, np.float32)
+    camera[raster.EYE : raster.EYE + 3] = eye
+    camera[raster.ROTATION : raster.ROTATION + 9] = np.concatenate([right, down, forward])
+    camera[raster.FOCAL] = focal
+    camera[raster.CENTRE_X], camera[raster.CENTRE_Y] = x * width - at[0], y * height - at[1]
+    return camera

@@ -1,0 +1,220 @@
+"""How people's movements run through time: uneven ramps, uneven cycles, pauses, overshoot, drift.
+
+A track is a list of keys (time in seconds, value); between two keys it runs as one reach of the hand does, slow, fast,
+slow, with its fastest point off the middle. Regular sines and equal ramps are what a network would learn instead of
+the action.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+VISIBLE = 0.1  # share of its way at which a movement starts to be seen: there labels begin and end
+
+
+@dataclass(frozen=True)
+class Style:
+    """A way of moving.
+
+    Attributes:
+        pace: how long ramps last, against the average.
+        uneven: spread of the lengths and sizes of cycles (of their logarithm).
+        pauses: probability of a pause after half a cycle, or of a halt in a ramp.
+        overshoot: how far a movement runs over its aim, as a share.
+        idle: size of what nobody labels: breathing, sway, drift.
+        aborted: unlabelled beginnings and shifts a minute.
+    """
+
+    pace: float
+    uneven: float
+    pauses: float
+    overshoot: float
+    idle: float
+    aborted: float
+
+
+STYLES = {
+    "calm": Style(pace=1.25, uneven=0.22, pauses=0.06, overshoot=0.03, idle=0.7, aborted=4.0),
+    "brisk": Style(pace=0.75, uneven=0.2, pauses=0.05, overshoot=0.1, idle=1.0, aborted=6.0),
+    "hesitant": Style(pace=1.15, uneven=0.38, pauses=0.22, overshoot=0.05, idle=0.9, aborted=9.0),
+    "restless": Style(pace=0.9, uneven=0.32, pauses=0.1, overshoot=0.08, idle=1.6, aborted=10.0),
+}
+
+
+def ease(share: Floats, skew: float = 1.0) -> Floats:
+    """0 to 1 with no jerk at either end; skew above 1 is slow at first, below 1 fast at first."""
+    share = np.clip(share, 0, 1) ** skew
+    return np.asarray(share**3 * (share * (6 * share - 15) + 10))
+
+
+class Track:
+    """A value over time, made of keys in order."""
+
+    def __init__(self, start_s: float, value: float = 0.0) -> None:
+        self._keys: list[tuple[float, float, float]] = [(start_s, value, 1.0)]
+
+    @property
+    def end_s(self) -> float:
+        """Time of the last key."""
+        return self._keys[-1][0]
+
+    @property
+    def value(self) -> float:
+        """The last key's."""
+        return self._keys[-1][1]
+
+    def to(self, value: float, after_s: float, skew: float = 1.0) -> None:
+        """Add a key so many seconds after the last one."""
+        self._keys.append((self.end_s + max(after_s, 1e-3), value, skew))
+
+    def at(self, times_s: Floats) -> Floats:
+        """Values at times; before the first and after the last key it stays."""
+        moments = np.array([key[0] for key in self._keys])
+        values = np.array([key[1] for key in self._keys])
+        if len(moments) == 1:
+            return np.full(len(times_s), values[0])
+        place = np.clip(np.searchsorted(moments, times_s, side="right") - 1, 0, len(moments) - 2)
+        share = (times_s - moments[place]) / (moments[place + 1] - moments[place])
+        eased = np.empty(len(times_s))
+        for key in np.unique(place):
+            chosen = place == key
+            eased[chosen] = ease(share[chosen], self._keys[key + 1][2])
+        return values[place] + (values[place + 1] - values[place]) * eased
+
+
+def _skew(rng: np.random.Generator, style: Style) -> float:
+    return float(np.exp(rng.normal(0, 0.15 + 0.5 * style.uneven)))
+
+
+def _seen_after(skew: float, rising: bool) -> float:
+    """Share of a ramp's time at which it has covered VISIBLE of its way (from its start, or before its end)."""
+    grid = np.linspace(0, 1, 201)
+    way = ease(grid, skew)
+    return float(np.interp(VISIBLE, way, grid)) if rising else float(1 - np.interp(1 - VISIBLE, way, grid))
+
+
+@dataclass(frozen=True)
+class Span:
+    """When an action is seen; `open_start` and `open_end` tell that it goes on beyond what is filmed."""
+
+    start_s: float
+    end_s: float
+    open_start: bool = False
+    open_end: bool = False
+
+    @property
+    def length_s(self) -> float:
+        """Of what is seen."""
+        return self.end_s - self.start_s
+
+
+def _ramp_lengths(rng: np.random.Generator, span: Span, typical_s: float, style: Style) -> tuple[float, float]:
+    """Of the way there and of the way back; those of a short action fill it."""
+    there, back = typical_s * style.pace * np.exp(rng.normal(0, 0.3, 2)) * (1.0, rng.uniform(0.9, 1.5))
+    room = span.length_s / 0.92
+    scale = min(1.0, room / (there + back) * 1.15)
+    return max(float(there) * scale, 0.12), max(float(back) * scale, 0.12)
+
+
+def _enter(span: Span, first_s: float, skew: float, rng: np.random.Generator) -> float:
+    """When a ramp of this length has to start for the action to be seen from the span's start."""
+    if span.open_start:
+        return span.start_s - first_s - rng.uniform(0.0, 0.6)
+    return span.start_s - first_s * _seen_after(skew, rising=True)
+
+
+def held(rng: np.random.Generator, span: Span, style: Style, typical_s: float = 0.5) -> Track:
+    """There, stays with some drift, and back: 0, about 1, 0."""
+    first_s, last_s = _ramp_lengths(rng, span, typical_s, style)
+    skew_in, skew_out = _skew(rng, style), _skew(rng, style)
+    start = _enter(span, first_s, skew_in, rng)
+    end = span.end_s + last_s * _seen_after(skew_out, rising=False)
+    if span.open_end:
+        end = span.end_s + last_s + rng.uniform(0.2, 0.8)
+    track = Track(start)
+    peak = rng.uniform(0.92, 1.0)
+    if first_s > 0.5 and rng.random() < style.pauses:  # a halt on the way
+        halt = rng.uniform(0.35, 0.7)
+        track.to(halt, 0.45 * first_s, skew_in)
+        track.to(halt + 0.03, 0.15 * first_s)
+        track.to(peak, 0.4 * first_s)
+    else:
+        over = peak + rng.uniform(0, style.overshoot)
+        track.to(over, first_s, skew_in)
+        if end - last_s - track.end_s > 0.25:
+            track.to(peak, 0.2)
+    while end - last_s - track.end_s > 1.2:  # drift while it stays
+        track.to(float(np.clip(peak + rng.normal(0, 0.05), 0.8, 1.08)), rng.uniform(0.4, 1.2))
+    if end - last_s > track.end_s + 0.05:
+        track.to(float(np.clip(peak + rng.normal(0, 0.03), 0.85, 1.05)), end - last_s - track.end_s)
+    _return(track, end, skew_out, rng, style)
+    return track
+
+
+def _return(track: Track, end_s: float, skew: float, rng: np.random.Generator, style: Style) -> None:
+    """Back to rest, and a little over it."""
+    track.to(0.0, end_s - track.end_s, skew)
+    if rng.random() < 0.6:
+        track.to(-rng.uniform(0, style.overshoot), rng.uniform(0.12, 0.25))
+        track.to(0.0, rng.uniform(0.2, 0.4))
+
+
+def stepped(rng: np.random.Generator, span: Span, style: Style) -> Track:
+    """There within the span, and stays: 0, then 1 for good."""
+    length = span.length_s + (0.3 if span.open_start or span.open_end else 0.0)
+    skew = _skew(rng, style)
+    seen_in, seen_out = _seen_after(skew, rising=True), _seen_after(skew, rising=False)
+    whole = length / (1 - seen_in - seen_out)
+    track = Track(span.start_s - whole * seen_in - (0.3 if span.open_start else 0.0))
+    if whole > 0.9 and rng.random() < 0.3 + style.pauses:  # in two goes
+        part = rng.uniform(0.35, 0.75)
+        track.to(part, whole * rng.uniform(0.25, 0.45), skew)
+        track.to(part + rng.uniform(-0.04, 0.03), whole * rng.uniform(0.1, 0.25))
+        track.to(1.0, span.end_s + whole * seen_out - track.end_s, skew)
+    else:
+        track.to(1.0, whole, skew)
+    return track
+
+
+def cycled(
+    rng: np.random.Generator, span: Span, style: Style, rate_hz: float, *, rising: bool = False
+) -> Track:
+    """To and fro between about -1 and 1, or 0 and 1 if rising; no two cycles alike, and some never finished."""
+    half_s = 0.5 / rate_hz
+    skew = _skew(rng, style)
+    start = span.start_s - half_s * _seen_after(skew, rising=True)
+    if span.open_start:
+        start = span.start_s - half_s * rng.uniform(0.5, 2.5)
+    end = span.end_s + (rng.uniform(0.3, 1.0) if span.open_end else 0.0)
+    track = Track(start)
+    sign, drift = 1.0, 1.0
+    while True:
+        length = half_s * float(np.exp(rng.normal(0, style.uneven))) * drift
+        drift = float(np.clip(drift * np.exp(rng.normal(0, 0.3 * style.uneven)), 0.7, 1.4))
+        if track.end_s + length + half_s > end and len(track._keys) > 1:
+            break
+        size = float(np.clip(rng.normal(0.85, 0.6 * style.uneven), 0.3, 1.15))
+        low = float(np.clip(abs(rng.normal(0, 0.5 * style.uneven)), 0, 0.4))
+        track.to(sign * size if not rising else (size if sign > 0 else low), length, _skew(rng, style))
+        sign = -sign
+        left = end - track.end_s
+        if left > 3 * half_s and rng.random() < style.pauses:  # interrupted, then taken up again
+            track.to(track.value * 0.6, min(rng.uniform(0.15, 0.6), left - 2 * half_s))
+    skew = _skew(rng, style)
+    left = end - track.end_s
+    track.to(0.0, left / max(1 - _seen_after(skew, rising=False), 0.3), skew)
+    if rng.random() < 0.5:
+        track.to(-0.5 * rng.uniform(0, style.overshoot) * (1 if rising else sign), half_s * 0.6)
+        track.to(0.0, half_s)
+    return track
+
+
+def wander(rng: np.random.Generator, times_s: Floats, every_s: float) -> Floats:
+    """Smooth noise of about unit size that changes its mind every so often, unevenly."""
+    track = Track(times_s[0] - rng.uniform(0, every_s), rng.normal())
+    while track.end_s < times_s[-1]:
+        track.to(rng.normal(), every_s * rng.uniform(0.5, 1.6), float(np.exp(rng.normal(0, 0.2))))
+    return track.at(times_s)
