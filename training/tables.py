@@ -10,6 +10,7 @@ import json
 import math
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
+from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -61,6 +62,12 @@ def read_labels(path: Path) -> Taxonomy:
         return Taxonomy(bodies=tuple(bodies[id] for id in sorted(bodies)), actions=tuple(actions))
     except (KeyError, TypeError, ValueError) as error:
         raise TableError(f"{path} lists no labels: {error}") from error
+
+
+def standard_labels() -> Taxonomy:
+    """The label list of MMA-52."""
+    with resources.as_file(resources.files("training") / "labels" / "mma52.json") as path:
+        return read_labels(path)
 
 
 def read_annotations(

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
-from importlib import resources
 from itertools import count, zip_longest
 from typing import NamedTuple
 
@@ -37,7 +36,7 @@ from training.people.table import (
     state_names,
 )
 from training.statistics import compute
-from training.tables import read_labels
+from training.tables import standard_labels
 
 __all__ = ["Event", "Mix", "Schedule", "load_table", "sample_schedule", "to_instances"]
 
@@ -280,8 +279,7 @@ def main() -> None:
     parser.add_argument("--schedules", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    with resources.as_file(resources.files("training") / "labels" / "mma52.json") as labels:
-        taxonomy = read_labels(labels)
+    taxonomy = standard_labels()
     rng = np.random.default_rng(options.seed)
     found = to_instances([sample_schedule(rng) for _ in range(options.schedules)], taxonomy)
     sys.stdout.write(_report(found, taxonomy, load_table()) + "\n")

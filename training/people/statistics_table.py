@@ -221,7 +221,7 @@ def _joined(first: Instances, second: Instances) -> Instances:
 
 def main() -> None:
     """Write the table of the annotations given."""
-    with resources.as_file(resources.files("training") / "labels" / "mma52.json") as labels:
+    taxonomy = standard_labels()
         taxonomy = read_labels(labels)
     truth = _train_and_val(Path(sys.argv[1]), taxonomy)
     table = build_table(truth, taxonomy)
