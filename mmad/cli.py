@@ -10,7 +10,7 @@ import structlog
 import typer
 from rich.table import Table
 
-from mmad import research
+from mmad import research, synthesis
 from mmad.client import DEFAULT_URL, Client, Json, ServiceError
 from mmad.options import AsJson, BundleDir, Device, Engine, Format, RegionOption, load_bundle, settings_with
 from mmad.terminal import bar, fail, failing_on, out, print_result, tell, write
@@ -30,6 +30,7 @@ app = typer.Typer(
 bundle_app = typer.Typer(help="Look at a bundle.", no_args_is_help=True)
 app.add_typer(bundle_app, name="bundle")
 app.add_typer(research.app)
+app.add_typer(synthesis.app)
 
 
 @app.command()
@@ -278,7 +279,8 @@ def main() -> None:
         app()
     except ImportError as error:
         tell(
-            f"this command needs more than is installed ({error}): pip install 'mmad[serve]', or [dev] for export",
+            f"this command needs more than is installed ({error}): pip install 'mmad[serve]', [synth] for synth, "
+            "[train] for training and export",
             "red",
         )
         sys.exit(1)

@@ -8,7 +8,7 @@ from typing import NoReturn
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from mmad.client import Json
@@ -25,6 +25,8 @@ def bar(name: str) -> Iterator[Callable[[str, float], None]]:
         BarColumn(),
         TextColumn("{task.percentage:>3.0f} %"),
         TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
     )
     with Progress(*columns, console=notes, transient=True) as progress:
         task = progress.add_task(name, total=1.0)

@@ -1,18 +1,19 @@
 """Makes the body cache: many adults' bodies of anny (MakeHuman's, CC0) as one small linear model.
 
-The cache is what rendering reads, so that neither anny nor torch is needed where people are rendered.
-    python -m training.people.anatomy [FILE]
+The cache is what rendering reads, so that neither anny nor torch is needed where people are rendered: `mmad synth
+--cache FILE` makes it.
 """
 
 import io
-import sys
 from pathlib import Path
 from typing import Any
 
+import anny
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from training.people.body import CACHE, Part
+from training.people.body import Part
 
 Array = NDArray[Any]
 
@@ -37,10 +38,8 @@ _GROUPS = {
 _LOCAL_SHARE, _LOCAL_SPREAD = 0.12, 0.35  # how many of the local shape changes a person has, and how strongly
 
 
-def build(path: Path) -> None:
-    """Write the cache; takes about a minute."""
-    import anny
-    import torch
+def build(path: Path) -> str:
+    """Write the cache; takes about a minute. Returns what was made, in words."""
 
     model = anny.Anny(
         topology="anny-full", phenotypes="all", local_changes="all", facial_actions="all"
@@ -52,7 +51,7 @@ def build(path: Path) -> None:
     renumber[used] = np.arange(len(used))
     bones, weights = _strongest(model, used)
     vertices, heads, phenotypes = _people(model, used)
-    mean, basis, scores = _principal(np.concatenate([vertices, heads], axis=1))
+    mean, basis, scores, left_mm = _principal(np.concatenate([vertices, heads], axis=1))
     expressions = _expressions(model, used)
     arrays = {
         "faces": renumber[faces].astype(np.uint16),
@@ -69,7 +68,12 @@ def build(path: Path) -> None:
         "scores": scores.astype(np.float16),
         "phenotypes": phenotypes.astype(np.float16),
     }
-    np.savez_compressed(path, allow_pickle=False, **arrays)
+    with path.open("wb") as file:
+        np.savez_compressed(file, allow_pickle=False, **arrays)
+    return (
+        f"{path}: {len(vertices)} people of {COMPONENTS} components, {path.stat().st_size / 2**20:.1f} MiB; "
+        f"{left_mm:.1f} mm of their shapes are lost (root mean square)"
+    )
 
 
 def _choose_faces(body: Array, template: Array, dominant: Array, package: Path) -> tuple[Array, Array]:
@@ -118,8 +122,6 @@ def _strongest(model: Any, used: Array) -> tuple[Array, Array]:
 
 def _people(model: Any, used: Array) -> tuple[Array, Array, Array]:
     """Vertices (people, n * 3), bone heads (people, bones * 3) and gender, age, weight of random adults."""
-    import torch
-
     rng = np.random.default_rng(SEED)
     vertices, heads, phenotypes = [], [], []
     for _ in range(PEOPLE):
@@ -162,8 +164,8 @@ def _draw(rng: np.random.Generator, labels: list[str]) -> tuple[dict[str, float]
     return shape, local
 
 
-def _principal(values: Array) -> tuple[Array, Array, Array]:
-    """Mean, components scaled to unit variance (COMPONENTS, n), and scores of each row."""
+def _principal(values: Array) -> tuple[Array, Array, Array, float]:
+    """Mean, components scaled to unit variance (COMPONENTS, n), scores of each row, and millimetres left out."""
     mean = values.mean(axis=0)
     centred = values - mean
     size, rows = np.linalg.eigh(centred @ centred.T)
@@ -171,8 +173,7 @@ def _principal(values: Array) -> tuple[Array, Array, Array]:
     scores = rows * np.sqrt(len(values))
     basis = (centred.T @ rows / np.sqrt(len(values))).T
     left = np.sqrt(np.square(centred - scores @ basis).mean() * 3)
-    print(f"{len(values)} people, {COMPONENTS} components: {1000 * left:.1f} mm left (root mean square)")  # noqa: T201
-    return mean, basis, scores
+    return mean, basis, scores, 1000 * float(left)
 
 
 def _expressions(model: Any, used: Array) -> Array:
@@ -193,6 +194,3 @@ def _quantised(name: str, values: Array) -> dict[str, Array]:
     shape = (len(values),) + (1,) * (values.ndim - 1)
     return {name: np.rint(values / scale.reshape(shape)).astype(np.int16), f"{name}_scale": scale.astype(np.float32)}
 
-
-if __name__ == "__main__":
-    build(Path(sys.argv[1]) if len(sys.argv) > 1 else CACHE)

@@ -1,7 +1,6 @@
 """One synthetic video: from a seed and a number to a shot that can be rendered, its labels and where everything is."""
 
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
 from typing import Any
 
 import numpy as np
@@ -10,6 +9,7 @@ from numpy.typing import NDArray
 from training.people import raster
 from training.people.actions import BY_CODE
 from training.people.body import Anatomy, Part
+from training.people.choices import Crop, Mix
 from training.people.cpu import deform
 from training.people.effects import Look, draw_look, occlude
 from training.people.hands import move_arms
@@ -17,7 +17,7 @@ from training.people.performance import Performance, perform
 from training.people.person import Person, draw_colour, draw_person, make_mesh
 from training.people.rotations import about, apply
 from training.people.scene import Framing, Scene, aim, draw_framing, draw_scene
-from training.people.schedule import Event, Mix, Schedule, sample_schedule
+from training.people.schedule import Event, Schedule, sample_schedule
 from training.people.shot import SUPERSAMPLING, Mesh, Shot, join
 from training.people.skeleton import OTHER, SIDES, Pose, Skeleton
 from training.people.things import TOYS, make_glasses, make_seat, make_toy
@@ -60,14 +60,6 @@ PARTS: dict[str, tuple[str, ...]] = {
 SEEN = 0.5  # share of its time for which an action must be in the picture to be labelled
 
 
-class Crop(StrEnum):
-    """What a video shows."""
-
-    NONE = "none"  # what the camera sees
-    PERSON = "person"  # the square around the person over the whole video
-    HEAD = "head"  # the square around the head over the whole video
-
-
 @dataclass(frozen=True)
 class Recipe:
     """What all videos of a set have in common.
@@ -78,7 +70,6 @@ class Recipe:
         styles: names of the motion styles.
         crop: what is shown, at the same size.
         pictures: (rows, columns, 3) uint8 for back walls.
-        only: an action that is shown alone, in the middle of a short video, for looking at.
     """
 
     seed: int = 0

@@ -11,7 +11,6 @@ import sys
 from argparse import ArgumentParser
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from functools import lru_cache
 from itertools import count, zip_longest
 from typing import NamedTuple
@@ -21,6 +20,7 @@ import numpy as np
 from model.taxonomy import Taxonomy
 from training.instances import Floats, Instances, Integers, Row, collect
 from training.people.actions import BY_CODE, Sides
+from training.people.choices import Mix
 from training.people.placement import MARGIN_S, SIDES, Drafts, Placement, place
 from training.people.table import (
     BANDS,
@@ -48,13 +48,6 @@ _CODES = tuple(BY_CODE)
 _STRETCH, _RETRACT = _CODES.index(STRETCH), _CODES.index(RETRACT)
 _SHORT = 0.999 * SIZE_LIMITS[0]  # of the video: what is short in seconds stays so in a short video
 _ATTEMPTS = 20  # before a schedule makes do with an event less
-
-
-class Mix(StrEnum):
-    """How often each action occurs."""
-
-    REAL = "real"  # as in the data set, also which occur together
-    BALANCED = "balanced"  # all equally often
 
 
 class Event(NamedTuple):

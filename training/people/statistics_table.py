@@ -7,7 +7,6 @@ nothing by which a video could be told.
 
 import sys
 from dataclasses import replace
-from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,8 @@ import numpy as np
 from model.taxonomy import Taxonomy
 from training.instances import Floats, Instances, Integers
 from training.people.actions import BY_CODE
-from training.people.schedule import Mix, sample_schedule, to_instances
+from training.people.choices import Mix
+from training.people.schedule import sample_schedule, to_instances
 from training.people.table import (
     AT_END_S,
     BANDS,
@@ -34,7 +34,7 @@ from training.people.table import (
     state_names,
 )
 from training.statistics import Statistics, compute
-from training.tables import read_annotations, read_labels
+from training.tables import read_annotations, standard_labels
 
 ROUNDS = 10
 SCHEDULES = 20_000  # in a round
@@ -222,7 +222,6 @@ def _joined(first: Instances, second: Instances) -> Instances:
 def main() -> None:
     """Write the table of the annotations given."""
     taxonomy = standard_labels()
-        taxonomy = read_labels(labels)
     truth = _train_and_val(Path(sys.argv[1]), taxonomy)
     table = build_table(truth, taxonomy)
     for mix in Mix:

@@ -1,0 +1,78 @@
+"""The command that makes synthetic people."""
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mmad.terminal import bar, fail, failing_on, out, tell
+from training.people.choices import Crop, Mix, Storage
+
+app = typer.Typer()
+
+_SMALLEST, _LARGEST = 32, 2160  # pixels along a side
+
+
+@app.command()
+def synth(
+    out_dir: Annotated[Path | None, typer.Option("--out", help="Folder for the data set; a begun one is gone on with.")] = None,
+    videos: Annotated[int, typer.Option(min=1, help="How many.")] = 100,
+    seed: Annotated[int, typer.Option(min=0, help="Same seed, same videos.")] = 0,
+    size: Annotated[str, typer.Option(metavar="HxW", help="Height and width in pixels, even.")] = "160x160",
+    fps: Annotated[float, typer.Option(min=1, max=60, help="Frames a second.")] = 15,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Processes; one a core by default.")] = None,
+    mix: Annotated[Mix, typer.Option(help="As often as in the real data set, or all actions equally often.")] = Mix.REAL,
+    style: Annotated[list[str] | None, typer.Option(help="Motion styles to take; all by default.")] = None,
+    crop: Annotated[Crop, typer.Option(help="Show the person or the head only, at a higher scale.")] = Crop.NONE,
+    frames: Annotated[Storage, typer.Option(help="H.264 video, or raw frames for training without decoding.")] = Storage.MP4,
+    pictures: Annotated[
+        Path | None, typer.Option(exists=True, file_okay=False, help="Folder of pictures for walls.")
+    ] = None,
+    cache: Annotated[
+        Path | None, typer.Option(help="Make the body cache anew, into this file, instead of videos; needs anny.")
+    ] = None,
+) -> None:  # fmt: skip
+    """Make labelled videos of synthetic people: seated, moving, each a different person and room."""
+    if cache is not None:
+        _make_cache(cache)
+        return
+    if out_dir is None:
+        raise typer.BadParameter("a folder for the data set is needed", param_hint="--out")
+    from training.people.film import Recipe
+    from training.people.studio import Order, StudioError, produce
+    from training.people.timing import STYLES
+
+    height, width = _parse_size(size)
+    styles = tuple(style or STYLES)
+    for name in styles:
+        if name not in STYLES:
+            raise typer.BadParameter(f"{name!r} is none of {', '.join(STYLES)}", param_hint="--style")
+    recipe = Recipe(seed, fps, height, width, mix, styles, crop)
+    order = Order(recipe, out_dir, frames, videos, pictures)
+    with failing_on(StudioError, OSError), bar("synth") as show:
+        made = produce(order, jobs or os.cpu_count() or 1, lambda done, count: show(f"{done} of {videos} videos, {count} frames", done / videos))
+    out.print(f"{out_dir}: {videos} videos, {made} frames rendered now", highlight=False)
+
+
+def _make_cache(path: Path) -> None:
+    try:
+        from training.people.anatomy import build
+    except ImportError as error:
+        fail(f"the body cache is made of anny's bodies ({error}): pip install 'mmad[body]'")
+    with failing_on(OSError):
+        tell(build(path))
+
+
+def _parse_size(text: str) -> tuple[int, int]:
+    """Height and width; what cannot be coded ends the command with status 2."""
+    found = re.fullmatch(r"(\d+)x(\d+)", text)
+    if not found:
+        raise typer.BadParameter(f"{text!r} is not of the form HxW, as in 160x160", param_hint="--size")
+    for value in (height := int(found[1]), width := int(found[2])):
+        if value % 2 or not _SMALLEST <= value <= _LARGEST:
+            raise typer.BadParameter(
+                f"{value} pixels: a side must be even and from {_SMALLEST} to {_LARGEST}", param_hint="--size"
+            )
+    return height, width

@@ -1,0 +1,104 @@
+"""What is known of a synthetic video, as files: labels in the data set's own CSV and JSON, and a sidecar per frame."""
+
+import csv
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from model.taxonomy import Taxonomy
+from training.people.film import JOINT_NAMES, PARTS, Film
+from training.people.schedule import Event
+
+Record = dict[str, Any]
+
+CSV_COLUMNS = ("id", "video_id", "start_frame", "end_frame", "class", "total_frames", "fps")
+VALIDATION_EVERY = 4  # every fourth person is held out
+
+
+def name_of(number: int) -> str:
+    """A video's id."""
+    return f"synth{number:06d}"
+
+
+def subset_of(person: int) -> str:
+    """train or val: nobody is in both."""
+    return "val" if person % VALIDATION_EVERY == VALIDATION_EVERY - 1 else "train"
+
+
+def describe(film: Film, taxonomy: Taxonomy) -> Record:
+    """A video's entry of the data set's JSON; `hidden` lists what is done but cannot be seen."""
+    id_of = {action.code: action.id for action in taxonomy.actions}
+
+    def listed(events: Iterable[Event]) -> list[list[Any]]:
+        return [[id_of[event.code], round(event.start_s, 4), round(event.end_s, 4)] for event in events]
+
+    return {
+        "subset": subset_of(film.person),
+        "duration": round(len(film.shot) / film.fps, 4),
+        "frames": len(film.shot),
+        "fps": film.fps,
+        "actions": listed(film.shown),
+        "hidden": listed(film.hidden),
+        "person": film.person,
+        "style": film.style,
+    }
+
+
+def write_sidecar(path: Path, film: Film) -> None:
+    """Per frame: person_box and head_box (frames, 4), joints (frames, j, 2), all in pixels; joints_seen and parts_seen."""
+    aside = path.with_name(f".{path.name}")
+    with aside.open("wb") as file:
+        np.savez_compressed(
+            file,
+            person_box=film.person_box.astype(np.float32),
+            head_box=film.head_box.astype(np.float32),
+            joints=film.joints.astype(np.float32),
+            joints_seen=film.seen,
+            joint_names=np.array(JOINT_NAMES),
+            parts_seen=film.parts_seen(),
+            part_names=np.array(list(PARTS)),
+        )
+    aside.replace(path)
+
+
+def write_json(path: Path, document: Any) -> None:
+    """Whole or not at all."""
+    aside = path.with_name(f".{path.name}")
+    aside.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    aside.replace(path)
+
+
+def write_tables(folder: Path, records: dict[str, Record], taxonomy: Taxonomy) -> None:
+    """mmad.json, train.csv, val.csv and labels.json of all videos."""
+    write_json(folder / "mmad.json", records)
+    for subset in ("train", "val"):
+        _write_csv(folder / f"{subset}.csv", [item for item in records.items() if item[1]["subset"] == subset])
+    bodies = {body.id: body for body in taxonomy.bodies}
+    write_json(
+        folder / "labels.json",
+        [
+            {
+                "id": action.id, "name": action.name, "code": action.code,
+                "body": bodies[action.body_id].name, "body_id": action.body_id,
+            }
+            for action in taxonomy.actions
+        ],
+    )  # fmt: skip
+
+
+def _write_csv(path: Path, items: Sequence[tuple[str, Record]]) -> None:
+    """Segments in frames, as the data set writes them."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(CSV_COLUMNS)
+        number = 0
+        for name, record in items:
+            for label, start_s, end_s in record["actions"]:
+                last = record["frames"] - 1
+                start = min(round(start_s * record["fps"]), last - 1)
+                end = min(max(round(end_s * record["fps"]), start + 1), last)
+                writer.writerow((number, name, start, end, label, record["frames"], record["fps"]))
+                number += 1

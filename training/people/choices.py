@@ -1,0 +1,25 @@
+"""What a data set of synthetic people can be asked for, by name. Imports nothing: the command line reads it."""
+
+from enum import StrEnum
+
+
+class Mix(StrEnum):
+    """How often each action occurs."""
+
+    REAL = "real"  # as in the data set, also which occur together
+    BALANCED = "balanced"  # all equally often
+
+
+class Crop(StrEnum):
+    """What a video shows."""
+
+    NONE = "none"  # what the camera sees
+    PERSON = "person"  # the square around the person over the whole video
+    HEAD = "head"  # the square around the head over the whole video
+
+
+class Storage(StrEnum):
+    """How frames are kept."""
+
+    MP4 = "mp4"
+    NPZ = "npz"
