@@ -33,7 +33,6 @@ _GROUPS = {
     "helper-l-eye": Part.EYE,
     "helper-r-eye": Part.EYE,
     "helper-hair": Part.HAIR,
-    "helper-skirt": Part.SKIRT,
 }
 _LOCAL_SHARE, _LOCAL_SPREAD = 0.12, 0.35  # how many of the local shape changes a person has, and how strongly
 

@@ -21,8 +21,7 @@ class Part(IntEnum):
     TIGHTS = 1  # all else of the body, bare or clothed
     EYE = 2
     HAIR = 3  # long hair
-    SKIRT = 4
-    THING = 5  # furniture and props: one colour each
+    THING = 4  # furniture and props: one colour each
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,8 @@ class Anatomy:
 
     def rest(self, person: int) -> tuple[Array, Array]:
         """Vertices (n, 3) and bone heads (bones, 3) of a person standing at rest."""
-        values = (self._mean + self._scores[person] @ self._basis).reshape(-1, 3)
+        # Not a matrix product: how that rounds depends on the number of threads.
+        values = (self._mean + np.einsum("c,cv->v", self._scores[person], self._basis)).reshape(-1, 3)
         return values[: len(self.template)], values[len(self.template) :]
 
     def nearest(self, position: tuple[float, float, float]) -> int:

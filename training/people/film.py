@@ -14,7 +14,7 @@ from training.people.cpu import deform
 from training.people.effects import Look, draw_look, occlude
 from training.people.hands import move_arms
 from training.people.performance import Performance, perform
-from training.people.person import Person, draw_colour, draw_person, make_mesh
+from training.people.person import Person, draw_colour, draw_person, draw_seat_colour, make_mesh
 from training.people.rotations import about, apply
 from training.people.scene import Framing, Scene, aim, draw_framing, draw_scene
 from training.people.schedule import Event, Schedule, sample_schedule
@@ -170,7 +170,7 @@ def _furnish(
     frames = len(acted.times_s)
     bones = len(anatomy.names)
     under = skeleton.seat - 0.082 * skeleton.thigh / 0.43
-    meshes = [mesh, make_seat(rng, under, draw_colour(rng), draw_colour(rng)).mesh(bones)]
+    meshes = [mesh, make_seat(rng, under, draw_seat_colour(rng), draw_colour(rng)).mesh(bones)]
     still = np.concatenate([about((0, 0, 1), np.full(frames, yaw)), np.zeros((frames, 3, 1))], -1)
     rigid = [still]
     if acted.holder is not None:

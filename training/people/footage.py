@@ -50,8 +50,9 @@ def write_video(path: Path, frames: Frames, fps: float, quality: float) -> None:
         raise ValueError(f"quality {quality} is outside 0 to 51 (x264's constant rate factor); take 18 to 36")
     options = {"movflags": "faststart", "fflags": "bitexact"}
     with _aside(path) as aside, av.open(str(aside), "w", format="mp4", options=options) as container:
-        # Slices and lookahead depend on the number of threads, and with them the bytes.
-        coding = {"crf": f"{quality:g}", "preset": "veryfast", "threads": "1"}
+        # Slices and lookahead depend on the number of threads, and with them the bytes; macroblock-tree rate control
+        # gives other bytes from one run to the next even with one thread.
+        coding = {"crf": f"{quality:g}", "preset": "veryfast", "threads": "1", "x264-params": "mbtree=0"}
         rate = Fraction(fps).limit_denominator(1001)
         stream = container.add_stream("libx264", rate, options=coding)
         _describe(stream, width, height)

@@ -170,12 +170,4 @@ def material(part, x, y, z, red, green, blue, dress):
     if part == 3:
         tone = 0.8 + 0.35 * math.sin(260.0 * x + 30.0 * z) * math.sin(190.0 * y)
         return dress[HAIR] * tone, dress[HAIR + 1] * tone, dress[HAIR + 2] * tone, 0.2
-    if part == 4:
-        share = _patterned(dress[LEG_PATTERN], dress[LEG_RATE], x, z, 0.7)
-        return (
-            dress[TROUSERS] + share * (dress[TROUSERS_SECOND] - dress[TROUSERS]),
-            dress[TROUSERS + 1] + share * (dress[TROUSERS_SECOND + 1] - dress[TROUSERS + 1]),
-            dress[TROUSERS + 2] + share * (dress[TROUSERS_SECOND + 2] - dress[TROUSERS + 2]),
-            0.0,
-        )  # fmt: skip
     return red, green, blue, 0.12

@@ -48,8 +48,8 @@ def draw_person(rng: np.random.Generator, anatomy: Anatomy) -> Person:
         gender=float(gender),
         age=float(age),
         dress=dress,
-        loose=rng.uniform(0.008, 0.03),
-        loose_legs=rng.uniform(0.004, 0.022),
+        loose=rng.uniform(0.012, 0.042),
+        loose_legs=rng.uniform(0.006, 0.03),
         hair_volume=rng.uniform(0.008, 0.024),
         hair_length=rng.uniform(0.38, 0.62) if gender > 0.5 and rng.random() < 0.6 else 0.0,
     )
@@ -65,10 +65,20 @@ def draw_colour(rng: np.random.Generator) -> Array:
     kind = rng.random()
     value = rng.beta(1.3, 1.5)
     if kind < 0.45:
-        return linear(value * 0.85 + 0.05 + rng.normal(0, 0.025, 3))
+        return linear(value * 0.85 + 0.05 + rng.normal(0, 0.02, 3))
     hue = rng.uniform(0, 2 * np.pi) + np.array([0, 2.1, 4.2])
-    strength = rng.uniform(0.06, 0.2) if kind < 0.8 else rng.uniform(0.25, 0.5)
+    strength = rng.uniform(0.04, 0.16) if kind < 0.88 else rng.uniform(0.2, 0.42)
     return linear(0.12 + 0.6 * value + strength * np.cos(hue))
+
+
+def draw_seat_colour(rng: np.random.Generator) -> Array:
+    """Of a stool: moulded plastic in red, blue, green or white, or anything."""
+    if rng.random() < 0.5:
+        colour = np.array(((0.85, 0.12, 0.1), (0.12, 0.3, 0.7), (0.1, 0.5, 0.3), (0.9, 0.9, 0.88), (0.85, 0.5, 0.1)))[
+            rng.choice(5, p=(0.45, 0.2, 0.1, 0.15, 0.1))
+        ]
+        return linear(colour * rng.uniform(0.8, 1.05) + rng.normal(0, 0.02, 3))
+    return draw_colour(rng)
 
 
 def _draw_head(rng: np.random.Generator, dress: Array, gender: float, age: float) -> None:
@@ -93,8 +103,11 @@ def _draw_head(rng: np.random.Generator, dress: Array, gender: float, age: float
 
 
 def _draw_clothes(rng: np.random.Generator, dress: Array) -> None:
-    for place in (m.SHIRT, m.SHIRT_SECOND, m.SHOES, m.SOCKS):
+    for place in (m.SHIRT, m.SHIRT_SECOND):
         dress[place : place + 3] = draw_colour(rng)
+    for place in (m.SHOES, m.SOCKS):  # seldom coloured
+        plain = linear(rng.choice((rng.uniform(0.05, 0.25), rng.uniform(0.7, 0.93))) + rng.normal(0, 0.015, 3))
+        dress[place : place + 3] = plain if rng.random() < 0.75 else draw_colour(rng)
     kind = rng.random()
     if kind < 0.35:
         trousers = linear(rng.uniform(0.05, 0.2) + rng.normal(0, 0.01, 3))
@@ -120,7 +133,7 @@ def _draw_clothes(rng: np.random.Generator, dress: Array) -> None:
         dress[m.SHIRT_SECOND : m.SHIRT_SECOND + 3] = dress[m.SHIRT : m.SHIRT + 3] * rng.uniform(0.5, 0.85)
     dress[m.LEG_PATTERN] = rng.choice((m.NONE, m.STRIPES, m.CHECKS, m.BLOTCHES), p=(0.9, 0.04, 0.04, 0.02))
     dress[m.LEG_RATE] = rng.uniform(60, 200)
-    dress[m.PRINT] = rng.choice((0, 1, 2, 3), p=(0.6, 0.12, 0.16, 0.12))
+    dress[m.PRINT] = rng.choice((0, 1, 2, 3), p=(0.66, 0.04, 0.16, 0.14))
     dress[m.PRINT_X], dress[m.PRINT_Z] = rng.normal(0, 0.01), rng.uniform(0.3, 0.42)
     dress[m.PRINT_WIDTH], dress[m.PRINT_HEIGHT] = rng.uniform(0.04, 0.11), rng.uniform(0.02, 0.11)
     dress[m.PRINT_SEED] = rng.uniform(0, 6)

@@ -55,7 +55,7 @@ def draw_framing(rng: np.random.Generator) -> Framing:
         distance_m=rng.uniform(2.2, 5.5),
         height_m=rng.uniform(0.75, 1.6),
         aside_m=rng.normal(0, 0.35),
-        person=float(rng.choice((rng.uniform(0.5, 0.78), rng.uniform(0.78, 0.95)), p=(0.7, 0.3))),
+        person=float(rng.choice((rng.uniform(0.42, 0.75), rng.uniform(0.75, 0.95)), p=(0.75, 0.25))),
         x=float(np.clip(rng.normal(0.5, 0.09), 0.28, 0.72)),
         y=float(np.clip(rng.normal(0.52, 0.05), 0.4, 0.62)),
         roll=rng.normal(0, 0.015),
@@ -75,9 +75,10 @@ def draw_scene(rng: np.random.Generator, pictures: list[Array]) -> Scene:
     backdrop = np.zeros((2, 2, 3), np.float32)
     if use_picture:
         backdrop = linear(pictures[rng.integers(len(pictures))] / 255.0).astype(np.float32)
+    walls = _draw_room(rng, pictured=use_picture)
     return Scene(
-        light=_draw_light(rng),
-        room=_draw_room(rng, pictured=use_picture),
+        light=_exposed(rng, _draw_light(rng), walls),
+        room=walls,
         panels=_draw_panels(rng, busy=rng.random() < 0.4 and not use_picture),
         backdrop=backdrop,
     )
@@ -88,8 +89,10 @@ def _draw_room(rng: np.random.Generator, *, pictured: bool) -> Array:
     values[room.BACK] = rng.choice((rng.uniform(0.3, 0.7), rng.uniform(0.7, 2.5)), p=(0.6, 0.4))
     values[room.LEFT], values[room.RIGHT] = -rng.uniform(1.6, 6.0), rng.uniform(1.6, 6.0)
     values[room.CEILING] = rng.uniform(2.4, 3.2)
-    wall = rng.uniform(0.45, 0.92) + rng.normal(0, 0.025 if rng.random() < 0.7 else 0.09, 3)
-    floor = rng.uniform(0.3, 0.75) * np.array([1.0, 1.0 - rng.uniform(0, 0.12), 1.0 - rng.uniform(0, 0.25)])
+    bright = rng.uniform(0.68, 0.93) if rng.random() < 0.75 else rng.uniform(0.4, 0.7)
+    wall = bright + rng.normal(0, 0.014 if rng.random() < 0.8 else 0.06, 3)
+    grey = rng.random() < 0.55
+    floor = rng.uniform(0.4, 0.78) * np.array([1.0, 1.0 - rng.uniform(0, 0.02 if grey else 0.14), 1.0 - rng.uniform(-0.02 if grey else 0.05, 0.03 if grey else 0.3)])
     values[room.WALL_COLOUR : room.WALL_COLOUR + 3] = linear(wall)
     values[room.SIDE_COLOUR : room.SIDE_COLOUR + 3] = linear(wall * rng.uniform(0.8, 1.05))
     values[room.FLOOR_COLOUR : room.FLOOR_COLOUR + 3] = linear(floor)
@@ -108,6 +111,16 @@ def _draw_room(rng: np.random.Generator, *, pictured: bool) -> Array:
     return values
 
 
+def _exposed(rng: np.random.Generator, light: Array, walls: Array) -> Array:
+    """Light as strong as a camera's automatic exposure makes it: the wall is bright, though not always."""
+    wall = float(walls[room.WALL_COLOUR : room.WALL_COLOUR + 3].mean())
+    falling = 0.72 * light[raster.AMBIENT] + 0.9 * light[raster.FILL] + 0.4 * light[raster.SUN]
+    wanted = rng.uniform(0.4, 0.72) if rng.random() < 0.85 else rng.uniform(0.15, 0.4)
+    scale = float(np.clip(wanted / (wall * falling), 0.7, 2.2))
+    light[[raster.AMBIENT, raster.FILL, raster.SUN, raster.WARMTH]] *= scale
+    return light
+
+
 def _draw_panels(rng: np.random.Generator, *, busy: bool) -> Array:
     """Doors, pictures, sockets, shelves on the back wall; few in a plain room."""
     count = int(rng.integers(2, 6)) if busy else int(rng.choice((0, 1, 2), p=(0.55, 0.3, 0.15)))
@@ -118,7 +131,7 @@ def _draw_panels(rng: np.random.Generator, *, busy: bool) -> Array:
         width, height = (rng.uniform(0.06, 0.14, 2)) if small else np.exp(rng.uniform(-1.2, 0.4, 2))
         left = rng.uniform(-2.2, 2.2 - width)
         low = rng.uniform(0.2, 0.5) if small else (0.0 if rng.random() < 0.3 else rng.uniform(0.2, 1.7))
-        colour = draw_colour(rng) if rng.random() < 0.6 else linear(rng.uniform(0.5, 0.95))
+        colour = draw_colour(rng) if rng.random() < 0.6 else linear(rng.uniform(0.5, 0.95) + rng.normal(0, 0.02, 3))
         row[:] = (left, left + width, low, low + height, *np.broadcast_to(colour, 3), kind, rng.uniform(1, 4))
         if kind == room.BRIGHT:
             row[4:7] = rng.uniform(0.9, 1.6)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
+_GRID_S = 0.004
 VISIBLE = 0.1  # share of its way at which a movement starts to be seen: there labels begin and end
 
 
@@ -50,6 +51,21 @@ def ease(share: Floats, skew: float = 1.0) -> Floats:
     return np.asarray(share**3 * (share * (6 * share - 15) + 10))
 
 
+@dataclass(frozen=True)
+class Span:
+    """When an action is seen; `open_start` and `open_end` tell that it goes on beyond what is filmed."""
+
+    start_s: float
+    end_s: float
+    open_start: bool = False
+    open_end: bool = False
+
+    @property
+    def length_s(self) -> float:
+        """Of what is seen."""
+        return self.end_s - self.start_s
+
+
 class Track:
     """A value over time, made of keys in order."""
 
@@ -85,30 +101,34 @@ class Track:
         return values[place] + (values[place + 1] - values[place]) * eased
 
 
+    def seen(self) -> tuple[float, float]:
+        """When the value first departs from its start, and last differs from its end, by more than VISIBLE."""
+        times = np.arange(self._keys[0][0], self.end_s + _GRID_S, _GRID_S)
+        values = self.at(times)
+        return (
+            float(times[np.argmax(np.abs(values - self._keys[0][1]) >= VISIBLE)]),
+            float(times[len(times) - 1 - np.argmax(np.abs(values[::-1] - self.value) >= VISIBLE)]),
+        )
+
+    def fitted(self, span: Span) -> "Track":
+        """The same movement, seen exactly while the span lasts: later or earlier, slower or faster.
+
+        An open end is not fitted: there the movement only has to go on beyond what is filmed.
+        """
+        first, last = self.seen()
+        scale, origin = 1.0, first if not span.open_start else last
+        if not span.open_start and not span.open_end:
+            scale = span.length_s / max(last - first, _GRID_S)
+        goal = span.start_s if not span.open_start else span.end_s
+        if span.open_start and span.open_end:
+            origin = goal
+        moved = Track(goal + scale * (self._keys[0][0] - origin), self._keys[0][1])
+        moved._keys += [(goal + scale * (time - origin), value, skew) for time, value, skew in self._keys[1:]]
+        return moved
+
+
 def _skew(rng: np.random.Generator, style: Style) -> float:
     return float(np.exp(rng.normal(0, 0.15 + 0.5 * style.uneven)))
-
-
-def _seen_after(skew: float, rising: bool) -> float:
-    """Share of a ramp's time at which it has covered VISIBLE of its way (from its start, or before its end)."""
-    grid = np.linspace(0, 1, 201)
-    way = ease(grid, skew)
-    return float(np.interp(VISIBLE, way, grid)) if rising else float(1 - np.interp(1 - VISIBLE, way, grid))
-
-
-@dataclass(frozen=True)
-class Span:
-    """When an action is seen; `open_start` and `open_end` tell that it goes on beyond what is filmed."""
-
-    start_s: float
-    end_s: float
-    open_start: bool = False
-    open_end: bool = False
-
-    @property
-    def length_s(self) -> float:
-        """Of what is seen."""
-        return self.end_s - self.start_s
 
 
 def _ramp_lengths(rng: np.random.Generator, span: Span, typical_s: float, style: Style) -> tuple[float, float]:
@@ -119,21 +139,12 @@ def _ramp_lengths(rng: np.random.Generator, span: Span, typical_s: float, style:
     return max(float(there) * scale, 0.12), max(float(back) * scale, 0.12)
 
 
-def _enter(span: Span, first_s: float, skew: float, rng: np.random.Generator) -> float:
-    """When a ramp of this length has to start for the action to be seen from the span's start."""
-    if span.open_start:
-        return span.start_s - first_s - rng.uniform(0.0, 0.6)
-    return span.start_s - first_s * _seen_after(skew, rising=True)
-
-
 def held(rng: np.random.Generator, span: Span, style: Style, typical_s: float = 0.5) -> Track:
     """There, stays with some drift, and back: 0, about 1, 0."""
     first_s, last_s = _ramp_lengths(rng, span, typical_s, style)
     skew_in, skew_out = _skew(rng, style), _skew(rng, style)
-    start = _enter(span, first_s, skew_in, rng)
-    end = span.end_s + last_s * _seen_after(skew_out, rising=False)
-    if span.open_end:
-        end = span.end_s + last_s + rng.uniform(0.2, 0.8)
+    start = span.start_s - (first_s + rng.uniform(0.0, 0.6) if span.open_start else 0.1 * first_s)
+    end = span.end_s + (last_s + rng.uniform(0.2, 0.8) if span.open_end else 0.1 * last_s)
     track = Track(start)
     peak = rng.uniform(0.92, 1.0)
     if first_s > 0.5 and rng.random() < style.pauses:  # a halt on the way
@@ -151,7 +162,7 @@ def held(rng: np.random.Generator, span: Span, style: Style, typical_s: float = 
     if end - last_s > track.end_s + 0.05:
         track.to(float(np.clip(peak + rng.normal(0, 0.03), 0.85, 1.05)), end - last_s - track.end_s)
     _return(track, end, skew_out, rng, style)
-    return track
+    return track.fitted(span)
 
 
 def _return(track: Track, end_s: float, skew: float, rng: np.random.Generator, style: Style) -> None:
@@ -164,19 +175,16 @@ def _return(track: Track, end_s: float, skew: float, rng: np.random.Generator, s
 
 def stepped(rng: np.random.Generator, span: Span, style: Style) -> Track:
     """There within the span, and stays: 0, then 1 for good."""
-    length = span.length_s + (0.3 if span.open_start or span.open_end else 0.0)
+    whole = span.length_s + (0.3 if span.open_start or span.open_end else 0.0)
     skew = _skew(rng, style)
-    seen_in, seen_out = _seen_after(skew, rising=True), _seen_after(skew, rising=False)
-    whole = length / (1 - seen_in - seen_out)
-    track = Track(span.start_s - whole * seen_in - (0.3 if span.open_start else 0.0))
-    if whole > 0.9 and rng.random() < 0.3 + style.pauses:  # in two goes
+    track = Track(span.start_s - (0.3 if span.open_start else 0.0))
+    end = track.end_s + whole
+    if whole > 2.2 or (whole > 0.9 and rng.random() < 0.3 + style.pauses):  # in two goes
         part = rng.uniform(0.35, 0.75)
         track.to(part, whole * rng.uniform(0.25, 0.45), skew)
         track.to(part + rng.uniform(-0.04, 0.03), whole * rng.uniform(0.1, 0.25))
-        track.to(1.0, span.end_s + whole * seen_out - track.end_s, skew)
-    else:
-        track.to(1.0, whole, skew)
-    return track
+    track.to(1.0, end - track.end_s, skew)
+    return track.fitted(span)
 
 
 def cycled(
@@ -184,10 +192,7 @@ def cycled(
 ) -> Track:
     """To and fro between about -1 and 1, or 0 and 1 if rising; no two cycles alike, and some never finished."""
     half_s = 0.5 / rate_hz
-    skew = _skew(rng, style)
-    start = span.start_s - half_s * _seen_after(skew, rising=True)
-    if span.open_start:
-        start = span.start_s - half_s * rng.uniform(0.5, 2.5)
+    start = span.start_s - half_s * (rng.uniform(0.5, 2.5) if span.open_start else 0.2)
     end = span.end_s + (rng.uniform(0.3, 1.0) if span.open_end else 0.0)
     track = Track(start)
     sign, drift = 1.0, 1.0
@@ -203,13 +208,11 @@ def cycled(
         left = end - track.end_s
         if left > 3 * half_s and rng.random() < style.pauses:  # interrupted, then taken up again
             track.to(track.value * 0.6, min(rng.uniform(0.15, 0.6), left - 2 * half_s))
-    skew = _skew(rng, style)
-    left = end - track.end_s
-    track.to(0.0, left / max(1 - _seen_after(skew, rising=False), 0.3), skew)
+    track.to(0.0, max(end - track.end_s, 0.6 * half_s), _skew(rng, style))
     if rng.random() < 0.5:
         track.to(-0.5 * rng.uniform(0, style.overshoot) * (1 if rising else sign), half_s * 0.6)
         track.to(0.0, half_s)
-    return track
+    return track.fitted(span)
 
 
 def wander(rng: np.random.Generator, times_s: Floats, every_s: float) -> Floats:

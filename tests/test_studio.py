@@ -1,0 +1,169 @@
+"""Data sets of synthetic people: the same bytes whoever makes them, resumable, in the field's own files."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from mmad.cli import app
+from training.people.annotations import name_of
+from training.people.choices import Crop, Mix, Storage
+from training.people.film import Recipe
+from training.people.studio import Order, StudioError, produce
+from training.tables import read_annotations, standard_labels
+
+RECIPE = Recipe(seed=3, fps=10.0, height=48, width=48, mix=Mix.BALANCED)
+VIDEOS = 3
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """Of all files of a data set."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def order(out: Path, **changes) -> Order:
+    recipe = replace(RECIPE, **{name: changes.pop(name) for name in ("seed", "crop") if name in changes})
+    return Order(recipe, out, **({"storage": Storage.MP4, "videos": VIDEOS} | changes))
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("set")
+    seen = []
+    frames = produce(order(folder), 1, lambda done, count: seen.append((done, count)))
+    assert seen[0] == (0, 0)
+    assert seen[-1] == (VIDEOS, frames)
+    return folder
+
+
+def test_any_number_of_processes_makes_the_same_bytes(made, tmp_path):
+    produce(order(tmp_path), 2, lambda done, count: None)
+    assert digests(tmp_path) == digests(made)
+
+
+def test_a_run_goes_on_where_it_was_interrupted(made, tmp_path):
+    produce(order(tmp_path, videos=VIDEOS), 1, lambda done, count: None)
+    before = digests(tmp_path)
+    (tmp_path / "records" / f"{name_of(1)}.json").unlink()
+    (tmp_path / "videos" / f"{name_of(1)}.mp4").write_bytes(b"half")
+    assert produce(order(tmp_path), 1, lambda done, count: None) > 0
+    assert digests(tmp_path) == before
+    assert produce(order(tmp_path), 1, lambda done, count: None) == 0  # nothing is left to do
+
+
+def test_killed_processes_leave_a_set_that_can_be_finished(made, tmp_path):
+    command = [sys.executable, "-m", "mmad", "synth", "--out", str(tmp_path), "--videos", str(VIDEOS)]
+    command += ["--seed", "3", "--size", "48x48", "--fps", "10", "--mix", "balanced", "--jobs", "2"]
+    process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while process.poll() is None and not list(tmp_path.glob("records/*.json")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    produce(order(tmp_path), 1, lambda done, count: None)
+    assert {k: v for k, v in digests(tmp_path).items() if "/." not in k} == digests(made)
+
+
+def test_other_settings_need_another_folder(made):
+    with pytest.raises(StudioError, match="begun with seed 3, now it is 4"):
+        produce(order(made, seed=4), 1, lambda done, count: None)
+    with pytest.raises(StudioError, match="storage 'mp4', now it is 'npz'"):
+        produce(order(made, storage=Storage.NPZ), 1, lambda done, count: None)
+
+
+def test_labels_read_as_the_data_sets_own(made):
+    taxonomy = standard_labels()
+    whole = read_annotations(made / "mmad.json", taxonomy, strict=True).instances
+    assert len(whole.videos) == VIDEOS
+    for subset in ("train", "val"):
+        of_json = read_annotations(made / "mmad.json", taxonomy, subset=subset, strict=True).instances
+        of_csv = read_annotations(made / f"{subset}.csv", taxonomy, strict=True).instances
+        assert sorted(of_csv.labels) == sorted(of_json.labels)
+        np.testing.assert_allclose(np.sort(of_csv.segments, axis=0), np.sort(of_json.segments, axis=0), atol=0.11)
+    from training.tables import read_labels
+
+    assert [action.code for action in read_labels(made / "labels.json").actions] == [a.code for a in taxonomy.actions]
+
+
+def test_nobody_is_in_two_splits(tmp_path):
+    from training.people.annotations import subset_of
+    from training.people.film import person_of
+
+    subsets = {}
+    for number in range(200):
+        subsets.setdefault(person_of(number), set()).add(subset_of(person_of(number)))
+    assert all(len(found) == 1 for found in subsets.values())
+    assert {subset for found in subsets.values() for subset in found} == {"train", "val"}
+
+
+def test_videos_play_and_sidecars_fit_them(made):
+    document = json.loads((made / "mmad.json").read_text())
+    for name, record in document.items():
+        with av.open(str(made / "videos" / f"{name}.mp4")) as container:
+            stream = container.streams.video[0]
+            assert (stream.width, stream.height, stream.pix_fmt) == (48, 48, "yuv420p")
+            assert float(stream.average_rate) == 10
+            frames = sum(1 for _ in container.decode(video=0))
+        with np.load(made / "sidecars" / f"{name}.npz") as sidecar:
+            assert len(sidecar["person_box"]) == len(sidecar["joints"]) == record["frames"] == frames
+            assert sidecar["joints"].shape[1] == len(sidecar["joint_names"])
+            assert sidecar["parts_seen"].shape[1] == len(sidecar["part_names"])
+        assert abs(frames / 10 - record["duration"]) < 1e-6
+
+
+def test_frames_without_coding(tmp_path):
+    from training.people.footage import read_frames
+
+    produce(order(tmp_path, storage=Storage.NPZ, videos=1, crop=Crop.HEAD), 1, lambda done, count: None)
+    footage = read_frames(tmp_path / "frames" / f"{name_of(0)}.npz")
+    assert footage.frames.shape[1:] == (48, 48, 3)
+    assert footage.fps == 10
+
+
+def test_pictures_become_walls(tmp_path):
+    from PIL import Image
+
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    with pytest.raises(StudioError, match="holds no picture"):
+        produce(order(tmp_path / "a", videos=1, pictures=folder), 1, lambda done, count: None)
+    Image.new("RGB", (600, 300), (250, 0, 0)).save(folder / "red.png")
+    produce(order(tmp_path / "b", storage=Storage.NPZ, videos=4, pictures=folder), 1, lambda done, count: None)
+    from training.people.footage import read_frames
+
+    reds = [read_frames(path).frames[0].reshape(-1, 3).astype(int) for path in sorted((tmp_path / "b/frames").iterdir())]
+    assert any(((red[:, 0] > 2 * red[:, 1]) & (red[:, 0] > 60)).mean() > 0.2 for red in reds)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--videos", "2"], "a folder for the data set is needed"),
+        (["--out", "x", "--size", "160"], "HxW"),
+        (["--out", "x", "--size", "161x160"], "161 pixels: a side must be even"),
+        (["--out", "x", "--size", "16x160"], "16 pixels"),
+        (["--out", "x", "--fps", "0"], "--fps"),
+        (["--out", "x", "--style", "wild"], "'wild' is none of calm"),
+        (["--out", "x", "--mix", "odd"], "--mix"),
+        (["--out", "x", "--pictures", "nowhere"], "nowhere"),
+    ],
+)
+def test_wrong_usage_names_the_value(arguments, words):
+    result = CliRunner().invoke(app, ["synth", *arguments], env={"COLUMNS": "200", "NO_COLOR": "1"})
+    assert result.exit_code == 2
+    assert words in " ".join(result.output.split())
