@@ -6,6 +6,7 @@
 import math
 
 import numba as nb
+import numpy as np
 
 # Colours, three numbers each.
 SKIN, LIPS, HAIR, SHIRT, SHIRT_SECOND, TROUSERS, TROUSERS_SECOND, SHOES, SOLES, SOCKS, COVER, WATCH = range(0, 36, 3)
@@ -41,6 +42,26 @@ def noise(x, y, z, seed):
         + math.sin(y * 1.13 + 1.5 * math.sin(z * 0.91 + 2.0 * seed) + 2.3)
         + math.sin(z * 0.97 + 1.6 * math.sin(x * 1.07 - seed) + 4.1)
     ) / 3.0
+
+
+@nb.njit(cache=True)
+def arm_coordinates(points):
+    """arm_coordinate of points (n, 3): (n,)."""
+    return np.array([arm_coordinate(point[0], point[1], point[2]) for point in points])
+
+
+@nb.njit(cache=True)
+def creases(points, seed):
+    """Height (n,) of the folds of cloth at points (n, 3), about 1: broad ones that run across, and finer ones."""
+    heights = np.empty(len(points))
+    for place in range(len(points)):
+        x, y, z = points[place]
+        heights[place] = (
+            noise(13.0 * x + 9.0 * z, 11.0 * y, 26.0 * z - 8.0 * x, seed)
+            + 0.6 * noise(37.0 * x - 13.0 * z, 31.0 * y + 9.0 * x, 39.0 * z, seed + 3.0)
+            + 0.35 * noise(81.0 * x, 73.0 * y - 21.0 * z, 77.0 * z + 35.0 * x, seed + 5.0)
+        )
+    return heights
 
 
 @nb.njit

@@ -178,7 +178,7 @@ def _dressed(person: Person, anatomy: Anatomy, vertices: Array) -> Array:
     t, dress = anatomy.template, person.dress
     tights = np.zeros(len(t), bool)
     tights[np.unique(anatomy.faces[anatomy.parts == Part.TIGHTS])] = True
-    arm = np.array([m.arm_coordinate(*point) for point in t])
+    arm = m.arm_coordinates(t)
     shirt = tights & np.where(arm >= 0, arm < dress[m.SLEEVE] + 0.02, t[:, 2] > dress[m.HEM] - 0.01)
     legs = tights & (arm < 0) & (t[:, 2] <= dress[m.HEM]) & (t[:, 2] > max(dress[m.LEG] - 0.01, -0.76))
     shoes = tights & (t[:, 2] < dress[m.SHOE_TOP])
@@ -191,27 +191,12 @@ def _dressed(person: Person, anatomy: Anatomy, vertices: Array) -> Array:
     vertices += normals * (shirt * person.loose * flare)[:, None]
     vertices += normals * (legs * person.loose_legs * (0.6 + 0.8 * np.clip((-0.2 - t[:, 2]) / 0.5, 0, 1)))[:, None]
     vertices += normals * (shoes * 0.011)[:, None]
-    vertices += normals * (_creases(t, dress) * (shirt | legs))[:, None]
+    vertices += normals * (m.creases(t, float(dress[m.FOLD_SEED])) * dress[m.FOLDS] * (shirt | legs))[:, None]
     scalp = (t[:, 2] > dress[m.HAIRLINE] - 0.135 * np.clip((t[:, 1] + 0.075) / 0.085, 0, 1) ** 2 - 0.12 * np.maximum(np.abs(t[:, 0]) - 0.05, 0))
     ear = (np.abs(t[:, 0]) > 0.073) & (t[:, 1] > -0.035) & (t[:, 1] < 0.02) & (t[:, 2] < 0.765)
     scalp &= ~tights & (t[:, 2] > 0.62) & (np.abs(t[:, 0]) < 0.13) & ~ear
     vertices += normals * (scalp * person.hair_volume * np.clip((t[:, 2] - 0.62) / 0.15, 0.4, 1))[:, None]
     return vertices
-
-
-def _creases(template: Array, dress: Array) -> Array:
-    """Height of the folds of cloth at every vertex, metres: broad ones that run across, and finer ones."""
-    seed = float(dress[m.FOLD_SEED])
-    x, y, z = template.T
-    height = np.array(
-        [
-            m.noise(13 * a + 9 * c, 11 * b, 26 * c - 8 * a, seed)
-            + 0.6 * m.noise(37 * a - 13 * c, 31 * b + 9 * a, 39 * c, seed + 3)
-            + 0.35 * m.noise(81 * a, 73 * b - 21 * c, 77 * c + 35 * a, seed + 5)
-            for a, b, c in zip(x, y, z, strict=True)
-        ]
-    )
-    return np.asarray(height * dress[m.FOLDS])
 
 
 def _smoothed(vertices: Array, faces: Array, chosen: Array, rounds: int) -> Array:

@@ -1,0 +1,81 @@
+"""A contact sheet: frames of many synthetic videos, as a data set holds them, beside those of real clips if there are any.
+
+    python -m training.people.contact --out sheet.png [--clips FOLDER] [--seed 0] [--height 192 --width 160]
+"""
+
+from argparse import ArgumentParser
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from training.people.body import load_anatomy
+from training.people.film import VIDEOS_PER_PERSON, Recipe, make_film
+from training.people.footage import write_video
+from training.people.studio import QUALITIES, render_film
+
+Frame = NDArray[np.uint8]
+
+_MOMENTS = 12  # frames rendered around the one shown, so that masks and coding have a past
+
+
+def still_of(recipe: Recipe, number: int) -> Frame:
+    """One frame of a video, rendered, spoilt and coded: (height, width, 3)."""
+    film = make_film(recipe, number, load_anatomy())
+    first = len(film.shot) // 3
+    part = slice(first, first + _MOMENTS)
+    shot = replace(
+        film.shot,
+        transforms=film.shot.transforms[part],
+        expressions=film.shot.expressions[part],
+        cameras=film.shot.cameras[part],
+    )
+    frames = render_film(replace(film, shot=shot, head_box=film.head_box[part]), recipe)
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "part.mp4"
+        write_video(path, frames, recipe.fps, sum(QUALITIES) / 2)
+        return _decode(path, recipe.height, recipe.width)[-3]
+
+
+def clip_stills(folder: Path, height: int, width: int) -> list[Frame]:
+    """Two frames of every clip of a folder."""
+    found = []
+    for path in sorted(folder.glob("*.mp4")):
+        frames = _decode(path, height, width)
+        found += [frames[len(frames) // 8], frames[len(frames) // 2]]
+    return found
+
+
+def _decode(path: Path, height: int, width: int) -> list[Frame]:
+    with av.open(str(path)) as container:
+        return [
+            frame.to_ndarray(format="rgb24", width=width, height=height, interpolation="AREA")
+            for frame in container.decode(video=0)
+        ]
+
+
+def main() -> None:
+    """Write the sheet."""
+    parser = ArgumentParser(description="Frames of synthetic videos, beside real ones.")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--clips", type=Path, help="folder of real clips")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--height", type=int, default=192)
+    parser.add_argument("--width", type=int, default=160)
+    parser.add_argument("--columns", type=int, default=7)
+    parser.add_argument("--rows", type=int, default=4)
+    options = parser.parse_args()
+    recipe = Recipe(seed=options.seed, height=options.height, width=options.width)
+    stills = clip_stills(options.clips, options.height, options.width) if options.clips else []
+    missing = options.columns * options.rows - len(stills)
+    stills += [still_of(recipe, number * VIDEOS_PER_PERSON) for number in range(missing)]
+    rows = [np.concatenate(stills[n : n + options.columns], 1) for n in range(0, len(stills), options.columns)]
+    Image.fromarray(np.concatenate(rows, 0)).save(options.out)
+
+
+if __name__ == "__main__":
+    main()
