@@ -17,16 +17,18 @@ _SMALLEST, _LARGEST = 32, 2160  # pixels along a side
 
 @app.command()
 def synth(
-    out_dir: Annotated[Path | None, typer.Option("--out", help="Folder for the data set; a begun one is gone on with.")] = None,
+    out_dir: Annotated[
+        Path | None, typer.Option("--out", help="Folder for the data set; a begun one is gone on with.")
+    ] = None,
     videos: Annotated[int, typer.Option(min=1, help="How many.")] = 100,
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same videos.")] = 0,
     size: Annotated[str, typer.Option(metavar="HxW", help="Height and width in pixels, even.")] = "160x160",
     fps: Annotated[float, typer.Option(min=1, max=60, help="Frames a second.")] = 15,
     jobs: Annotated[int | None, typer.Option(min=1, help="Processes; one a core by default.")] = None,
-    mix: Annotated[Mix, typer.Option(help="As often as in the real data set, or all actions equally often.")] = Mix.REAL,
+    mix: Annotated[Mix, typer.Option(help="Actions as often as in the real data set, or equally.")] = Mix.REAL,
     style: Annotated[list[str] | None, typer.Option(help="Motion styles to take; all by default.")] = None,
     crop: Annotated[Crop, typer.Option(help="Show the person or the head only, at a higher scale.")] = Crop.NONE,
-    frames: Annotated[Storage, typer.Option(help="H.264 video, or raw frames for training without decoding.")] = Storage.MP4,
+    frames: Annotated[Storage, typer.Option(help="H.264, or raw frames for training.")] = Storage.MP4,
     pictures: Annotated[
         Path | None, typer.Option(exists=True, file_okay=False, help="Folder of pictures for walls.")
     ] = None,
@@ -52,7 +54,11 @@ def synth(
     recipe = Recipe(seed, fps, height, width, mix, styles, crop)
     order = Order(recipe, out_dir, frames, videos, pictures)
     with failing_on(StudioError, OSError), bar("synth") as show:
-        made = produce(order, jobs or os.cpu_count() or 1, lambda done, count: show(f"{done} of {videos} videos, {count} frames", done / videos))
+        made = produce(
+            order,
+            jobs or os.cpu_count() or 1,
+            lambda done, count: show(f"{done} of {videos} videos, {count} frames", done / videos),
+        )
     out.print(f"{out_dir}: {videos} videos, {made} frames rendered now", highlight=False)
 
 

@@ -1,6 +1,7 @@
 """Synthetic people: the table of actions, movement, bodies, films and their labels."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -75,7 +76,12 @@ def test_movement_is_seen_exactly_while_it_is_labelled(style):
     times = np.arange(-2.0, 16.0, 0.002)
     for seed in range(40):
         span = Span(2.0, 2.0 + (0.4, 0.9, 2.0, 6.0, 11.0)[seed % 5])
-        for make in (held_track, stepped, lambda *a: cycled(*a, 1.7), lambda *a: cycled(*a, 2.3, rising=True)):
+        for make in (
+            held_track,
+            stepped,
+            lambda *a: cycled(*a, 1.7),
+            lambda *a: cycled(*a, 2.3, rising=True),
+        ):
             track = make(np.random.default_rng(seed), span, STYLES[style])
             assert np.abs(departures(track, span, times)).max() < 1 / 30  # half a frame
 
@@ -117,10 +123,10 @@ def test_the_cache_holds_many_different_adults(anatomy):
     assert anatomy.people >= 1000
     shapes = [anatomy.rest(person)[0] for person in range(0, anatomy.people, 60)]
     heights = np.array([np.ptp(shape[:, 2]) for shape in shapes])
-    assert 1.3 < heights.min()
+    assert heights.min() > 1.3
     assert heights.max() < 2.2
     assert heights.std() > 0.05
-    assert all(np.abs(a - b).max() > 0.02 for a, b in zip(shapes, shapes[1:], strict=False))
+    assert all(np.abs(a - b).max() > 0.02 for a, b in pairwise(shapes))
     weights = anatomy.weights.sum(axis=1)
     np.testing.assert_allclose(weights, 1, atol=1e-5)
 
@@ -171,22 +177,37 @@ def test_every_action_moves_what_it_should_while_it_is_labelled(code, anatomy):
         assert largest > 0.03, code
         assert largest > 1.5 * before, code
         return
-    shares = [visit.share for side in sides for visit in acted.visits[side] if visit.place in action.hand.places]
+    shares = [
+        visit.share for side in sides for visit in acted.visits[side] if visit.place in action.hand.places
+    ]
     if code == "C10":
         shares = [visit.share for visit in acted.visits["left"] if visit.share.max() > 0.8]
         assert max(share[np.argmin(np.abs(times - 1.4))] for share in shares) > 0.8
         assert min(share[-1] for share in shares) < 0.1
         return
-    assert any(share[(times > 1.8) & (times < 2.6)].min() > 0.5 and share[times < 1.3].max() < 0.15 for share in shares)
+    assert any(
+        share[(times > 1.8) & (times < 2.6)].min() > 0.5 and share[times < 1.3].max() < 0.15
+        for share in shares
+    )
     assert skeleton.arm > 0.35
 
 
 def test_steps_stay(anatomy):
     times = np.arange(0, 6, 1 / 15)
-    for code, channel in (("D6", "knee_out.left"), ("D5", "knee_out.left"), ("D2", "foot_back.left"), ("A3", "slump")):
+    for code, channel in (
+        ("D6", "knee_out.left"),
+        ("D5", "knee_out.left"),
+        ("D2", "foot_back.left"),
+        ("A3", "slump"),
+    ):
         assert BY_CODE[code].course is Course.STEP
         sides = ("left", "right")
-        acted = perform(np.random.default_rng(2), Schedule(6.0, (Event(code, 2.0, 3.0, sides),)), times, replace(STYLES["calm"], aborted=0))
+        acted = perform(
+            np.random.default_rng(2),
+            Schedule(6.0, (Event(code, 2.0, 3.0, sides),)),
+            times,
+            replace(STYLES["calm"], aborted=0),
+        )
         values = acted.channels[channel]
         change = values[times > 3.3].mean() - values[times < 1.7].mean()
         assert abs(change) > 0.1
@@ -217,7 +238,14 @@ def test_boxes_hold_the_joints(anatomy):
 
 
 def test_what_cannot_be_seen_is_not_labelled(anatomy):
-    schedule = Schedule(4.0, (Event("B1", 0.5, 1.5, ("left",)), Event("D1", 1.0, 2.0, ("left",)), Event("G3", 2.4, 3.4, ("left",))))
+    schedule = Schedule(
+        4.0,
+        (
+            Event("B1", 0.5, 1.5, ("left",)),
+            Event("D1", 1.0, 2.0, ("left",)),
+            Event("G3", 2.4, 3.4, ("left",)),
+        ),
+    )
     bare = replace(SMALL, seed=11)  # a look without an occluder
     whole = make_film(bare, 0, anatomy, schedule, WHOLE)
     assert whole.look.occluder is None

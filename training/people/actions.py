@@ -96,9 +96,9 @@ BOTH_HANDS = ("hand", "other_hand")
 
 ACTIONS: tuple[Action, ...] = (
     # A: the body
-    Action("A1", ("torso",), (TORSO,), (Move("±torso_roll", 0.06, 0.2), Move("±lean_x", 0.0, 0.04), Move("±torso_yaw", -0.06, 0.1)),
+    Action("A1", ("torso",), (TORSO,), (Move("±torso_roll", 0.08, 0.22), Move("±lean_x", 0.0, 0.04), Move("±torso_yaw", -0.06, 0.1)),
            course=Course.CYCLE, rate_hz=(0.4, 1.3)),
-    Action("A2", ("torso", "head_yaw"), (TORSO,), (Move("±torso_yaw", 0.3, 0.7), Move("±pelvis_yaw", 0.05, 0.45), Move("±head_yaw", 0.05, 0.5))),
+    Action("A2", ("torso", "head_yaw"), (TORSO,), (Move("±torso_yaw", 0.4, 0.75), Move("±pelvis_yaw", 0.15, 0.55), Move("±head_yaw", 0.05, 0.5))),
     Action("A3", ("torso",), (TORSO,), (Move("slump", -0.75, -0.4),), course=Course.STEP),
     Action("A4", ("shoulder",), (TORSO,), (Move("lift.", 0.3, 0.75), Move("forward.", -0.12, 0.15)), both=0.65),
     Action("A5", ("torso",), (TORSO, THIGH), (Move("rise", 0.05, 0.2), Move("torso_pitch", 0.4, 0.75), Move("head_pitch", -0.35, -0.1)), both=1.0),
@@ -135,9 +135,9 @@ ACTIONS: tuple[Action, ...] = (
     # E: hand and body
     _hand("E1", TORSO, Hand(("chest",), "scratch", (0.15, 0.4), size=(0.01, 0.03))),
     _hand("E2", TORSO, Hand(("neck", "neck_side"), "scratch", (0.2, 0.45), size=(0.008, 0.025)), moves=(Move("±head_roll", -0.2, 0.05), Move("head_pitch", -0.05, 0.15))),
-    _hand("E3", TORSO, Hand(("back", "back_low"), "scratch", (0.1, 0.35), size=(0.01, 0.03)), moves=(Move("±torso_yaw", -0.3, -0.05), Move("torso_pitch", 0.05, 0.2))),
+    _hand("E3", TORSO, Hand(("back", "back_low"), "scratch", (0.1, 0.35), size=(0.01, 0.03)), moves=(Move("±torso_yaw", 0.05, 0.3), Move("torso_pitch", 0.05, 0.2), Move("forward.", -0.35, -0.15))),
     _hand("E4", TORSO, Hand(("hip",), curl=(0.1, 0.35)), both=0.7),
-    _hand("E5", TORSO, Hand(("crossed",), curl=(0.15, 0.3)), both=1.0),
+    _hand("E5", TORSO, Hand(("crossed",), curl=(0.25, 0.4)), both=1.0),
     _hand("E6", TORSO, Hand(("other_shoulder",), "scratch", (0.15, 0.4), size=(0.008, 0.025)), moves=(Move("forward.", 0.1, 0.3),)),
     # F: hand and head
     _hand("F1", HEAD, Hand(("nose",), "rub", (0.5, 0.85), point=True, size=(0.004, 0.012))),
@@ -153,8 +153,8 @@ ACTIONS: tuple[Action, ...] = (
     # G: hand and leg
     _hand("G1", THIGH, Hand(("thigh", "knee_top"), "stroke", (0.05, 0.25), size=(0.03, 0.09), rate_hz=(0.4, 1.4)), both=0.4),
     _hand("G2", THIGH, Hand(("thigh", "knee_top"), "pat", (0.05, 0.2), size=(0.04, 0.1), rate_hz=(1.4, 3.2)), both=0.4),
-    _hand("G3", FOOT, Hand(("shin", "calf"), "scratch", (0.3, 0.55), size=(0.015, 0.04)), holds=("hand", "torso"), moves=(Move("torso_pitch", 0.45, 0.8), Move("head_pitch", -0.2, 0.1))),
-    _hand("G4", FOOT, Hand(("foot",), "scratch", (0.3, 0.55), size=(0.01, 0.03)), holds=("hand", "torso"), moves=(Move("torso_pitch", 0.75, 1.1), Move("head_pitch", -0.3, 0.0), Move("foot_back.", -0.05, 0.05))),
+    _hand("G3", FOOT, Hand(("shin", "calf"), "scratch", (0.3, 0.55), size=(0.015, 0.04)), holds=("hand", "torso"), moves=(Move("torso_pitch", 0.9, 1.2), Move("head_pitch", -0.2, 0.1), Move("forward.", 0.1, 0.25))),
+    _hand("G4", FOOT, Hand(("foot",), "scratch", (0.3, 0.55), size=(0.01, 0.03)), holds=("hand", "torso"), moves=(Move("torso_pitch", 1.3, 1.5), Move("head_pitch", -0.4, -0.1), Move("forward.", 0.2, 0.35))),
 )  # fmt: skip
 
 BY_CODE: dict[str, Action] = {action.code: action for action in ACTIONS}

@@ -5,6 +5,7 @@ The cache is what rendering reads, so that neither anny nor torch is needed wher
 """
 
 import io
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -75,14 +76,18 @@ def build(path: Path) -> str:
     )
 
 
-def _choose_faces(body: Array, template: Array, dominant: Array, package: Path) -> tuple[Array, Array]:
+def _choose_faces(body: Array, template: Array, dominant: list[str], package: Path) -> tuple[Array, Array]:
     """Triangles (n, 3) that are drawn, and the part each belongs to.
 
     Hands and head are the body's; all else is the tights helper, which lies just over the skin and can be clothed.
     """
     own = body[(body < _BODY_VERTICES).all(axis=1)]
-    bare = np.array([name.startswith(("wrist", "finger", "metacarpal", "neck", "head", "eye")) for name in dominant])
-    own = own[bare[own].all(axis=1) | ((template[own, 2] > 0.53) & (np.abs(template[own, 0]) < 0.105)).all(axis=1)]
+    bare = np.array(
+        [name.startswith(("wrist", "finger", "metacarpal", "neck", "head", "eye")) for name in dominant]
+    )
+    own = own[
+        bare[own].all(axis=1) | ((template[own, 2] > 0.53) & (np.abs(template[own, 0]) < 0.105)).all(axis=1)
+    ]
     chosen, parts = [own], [np.full(len(own), Part.SKIN)]
     for group, triangles in _groups(package / "data/mpfb2/3dobjs/base.obj").items():
         chosen.append(triangles)
@@ -99,7 +104,7 @@ def _groups(path: Path) -> dict[str, Array]:
             group = line[2:].strip()
         elif line.startswith("f ") and group in _GROUPS:
             corners = [int(corner.split("/")[0]) - 1 for corner in line.split()[1:]]
-            for second, third in zip(corners[1:], corners[2:], strict=False):
+            for second, third in pairwise(corners[1:]):
                 found.setdefault(group, []).append([corners[0], second, third])
     return {group: np.array(found[group]) for group in _GROUPS}
 
@@ -191,5 +196,7 @@ def _quantised(name: str, values: Array) -> dict[str, Array]:
     """Each first-axis entry as 16-bit integers and a scale."""
     scale = np.abs(values.reshape(len(values), -1)).max(axis=1) / 32767
     shape = (len(values),) + (1,) * (values.ndim - 1)
-    return {name: np.rint(values / scale.reshape(shape)).astype(np.int16), f"{name}_scale": scale.astype(np.float32)}
-
+    return {
+        name: np.rint(values / scale.reshape(shape)).astype(np.int16),
+        f"{name}_scale": scale.astype(np.float32),
+    }

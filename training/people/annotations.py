@@ -48,7 +48,7 @@ def describe(film: Film, taxonomy: Taxonomy) -> Record:
 
 
 def write_sidecar(path: Path, film: Film) -> None:
-    """Per frame: person_box and head_box (frames, 4), joints (frames, j, 2), all in pixels; joints_seen and parts_seen."""
+    """Per frame: person_box and head_box (frames, 4), joints (frames, j, 2) in pixels; joints_seen and parts_seen."""
     aside = path.with_name(f".{path.name}")
     with aside.open("wb") as file:
         np.savez_compressed(
@@ -75,7 +75,9 @@ def write_tables(folder: Path, records: dict[str, Record], taxonomy: Taxonomy) -
     """mmad.json, train.csv, val.csv and labels.json of all videos."""
     write_json(folder / "mmad.json", records)
     for subset in ("train", "val"):
-        _write_csv(folder / f"{subset}.csv", [item for item in records.items() if item[1]["subset"] == subset])
+        _write_csv(
+            folder / f"{subset}.csv", [item for item in records.items() if item[1]["subset"] == subset]
+        )
     bodies = {body.id: body for body in taxonomy.bodies}
     write_json(
         folder / "labels.json",

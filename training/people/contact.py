@@ -1,6 +1,6 @@
-"""A contact sheet: frames of many synthetic videos, as a data set holds them, beside those of real clips if there are any.
+"""A contact sheet: frames of many synthetic videos, as a data set holds them, beside those of real clips.
 
-    python -m training.people.contact --out sheet.png [--clips FOLDER] [--seed 0] [--height 192 --width 160]
+python -m training.people.contact --out sheet.png [--clips FOLDER] [--seed 0] [--height 192 --width 160]
 """
 
 from argparse import ArgumentParser
@@ -53,7 +53,9 @@ def clip_stills(folder: Path, height: int, width: int) -> list[Frame]:
 def _decode(path: Path, height: int, width: int) -> list[Frame]:
     with av.open(str(path)) as container:
         return [
-            frame.to_ndarray(format="rgb24", width=width, height=height, interpolation="AREA")
+            np.asarray(
+                frame.to_ndarray(format="rgb24", width=width, height=height, interpolation="AREA"), np.uint8
+            )
             for frame in container.decode(video=0)
         ]
 
@@ -73,7 +75,9 @@ def main() -> None:
     stills = clip_stills(options.clips, options.height, options.width) if options.clips else []
     missing = options.columns * options.rows - len(stills)
     stills += [still_of(recipe, number * VIDEOS_PER_PERSON) for number in range(missing)]
-    rows = [np.concatenate(stills[n : n + options.columns], 1) for n in range(0, len(stills), options.columns)]
+    rows = [
+        np.concatenate(stills[n : n + options.columns], 1) for n in range(0, len(stills), options.columns)
+    ]
     Image.fromarray(np.concatenate(rows, 0)).save(options.out)
 
 

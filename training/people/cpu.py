@@ -2,23 +2,13 @@
 
 from collections.abc import Iterator
 
-import numba as nb
 import numpy as np
 
-from training.people.raster import (
-    bounds,
-    closeness_at,
-    doubled_area,
-    encode,
-    illuminate,
-    key_of,
-    project,
-    ray_of,
-    room_pixel,
-    shade,
-    to_shadow,
-)
+from training.people.compiled import kernel
+from training.people.pixels import encode, paint_room, paint_samples, room_pixel, sees_room
+from training.people.raster import closeness_at, doubled_area, extent, is_drawn, key_of, project, to_shadow
 from training.people.shot import SHADOW_SIZE, SUPERSAMPLING, Array, Shot
+from training.people.vertices import deform_vertex, express_vertex, to_unit, triangle_normal
 
 
 def render(shot: Shot) -> Iterator[Array]:
@@ -31,171 +21,166 @@ def render(shot: Shot) -> Iterator[Array]:
     world, normals, points, cast = (np.zeros((count, 3), np.float32) for _ in range(4))
     shaped = mesh.rest.copy()
     scenery = np.zeros((shot.height, shot.width, 8), np.float32)
-    surveyed = np.full_like(shot.cameras[0], np.nan)
     for frame in range(len(shot)):
+        camera = shot.cameras[frame]
         express(mesh.rest, mesh.moved, mesh.expressions, shot.expressions[frame], shaped)
         deform(shaped, mesh.bones, mesh.weights, shot.transforms[frame], world)
         compute_normals(world, mesh.faces, normals)
-        see(world, shot.cameras[frame], points)
+        see(world, camera, points)
         cast_shadow(world, shot.light, cast)
         keys[:] = 0
         rasterise(points, mesh.faces, mesh.closed, keys)
         shadow[:] = 0
         rasterise_shadow(cast, mesh.faces, shadow)
-        if not np.array_equal(surveyed, shot.cameras[frame]):  # the room stays while the camera does
-            survey(shot.cameras[frame], shot.room, shot.panels, shot.backdrop, scenery)
-            surveyed = shot.cameras[frame]
+        if frame > 0 and not np.array_equal(camera, shot.cameras[frame - 1]):
+            scenery[:] = 0  # the room stays while the camera does
+        survey(keys, camera, shot.room, shot.panels, shot.backdrop, scenery)
         picture = np.empty((shot.height, shot.width, 3), np.uint8)
         paint(
-            keys, scenery, points, normals, mesh.template, mesh.colours, mesh.faces, mesh.parts, shadow,
-            shot.cameras[frame], shot.light, shot.dress, shot.room, shot.panels, shot.backdrop, picture,
+            keys, box_of(keys), shadow, box_of(shadow), scenery, points, normals,
+            mesh.template, mesh.colours, mesh.faces, mesh.parts,
+            camera, shot.light, shot.dress, shot.room, shot.panels, shot.backdrop, picture,
         )  # fmt: skip
         yield picture
 
 
-@nb.njit(cache=True)
+@kernel
 def express(rest, moved, expressions, strengths, shaped):
     """Move the vertices of the face."""
     for place in range(moved.shape[0]):
         vertex = moved[place]
-        for axis in range(3):
-            value = rest[vertex, axis]
-            for unit in range(expressions.shape[0]):
-                value += strengths[unit] * expressions[unit, place, axis]
-            shaped[vertex, axis] = value
+        shaped[vertex, 0], shaped[vertex, 1], shaped[vertex, 2] = express_vertex(
+            rest, expressions, strengths, vertex, place
+        )
 
 
-@nb.njit(cache=True)
+@kernel
 def deform(rest, bones, weights, transforms, world):
     """Linear blend skinning: rest to world."""
     for vertex in range(rest.shape[0]):
-        deform_vertex(rest, bones, weights, transforms, world, vertex)
+        world[vertex, 0], world[vertex, 1], world[vertex, 2] = deform_vertex(
+            rest[vertex, 0], rest[vertex, 1], rest[vertex, 2], bones, weights, transforms, vertex
+        )
 
 
-@nb.njit(inline="always")
-def deform_vertex(rest, bones, weights, transforms, world, vertex):
-    """Of one vertex."""
-    x, y, z = rest[vertex, 0], rest[vertex, 1], rest[vertex, 2]
-    a, b, c = 0.0, 0.0, 0.0
-    for slot in range(4):
-        weight = weights[vertex, slot]
-        if weight > 0.0:
-            bone = bones[vertex, slot]
-            a += weight * (transforms[bone, 0, 0] * x + transforms[bone, 0, 1] * y + transforms[bone, 0, 2] * z + transforms[bone, 0, 3])
-            b += weight * (transforms[bone, 1, 0] * x + transforms[bone, 1, 1] * y + transforms[bone, 1, 2] * z + transforms[bone, 1, 3])
-            c += weight * (transforms[bone, 2, 0] * x + transforms[bone, 2, 1] * y + transforms[bone, 2, 2] * z + transforms[bone, 2, 3])
-    world[vertex, 0], world[vertex, 1], world[vertex, 2] = a, b, c
-
-
-@nb.njit(cache=True)
+@kernel
 def compute_normals(world, faces, normals):
-    """Of vertices: the sum of their triangles' normals, by area, not of unit length."""
+    """Of vertices: the mean of their triangles' normals, by area, of unit length."""
     normals[:] = 0.0
     for triangle in range(faces.shape[0]):
         a, b, c = faces[triangle, 0], faces[triangle, 1], faces[triangle, 2]
-        ux, uy, uz = world[b, 0] - world[a, 0], world[b, 1] - world[a, 1], world[b, 2] - world[a, 2]
-        vx, vy, vz = world[c, 0] - world[a, 0], world[c, 1] - world[a, 1], world[c, 2] - world[a, 2]
-        x, y, z = uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx
-        for corner in range(3):
-            vertex = faces[triangle, corner]
+        x, y, z = triangle_normal(world, a, b, c)
+        for vertex in (a, b, c):
             normals[vertex, 0] += x
             normals[vertex, 1] += y
             normals[vertex, 2] += z
     for vertex in range(normals.shape[0]):
-        x, y, z = normals[vertex, 0], normals[vertex, 1], normals[vertex, 2]
-        size = np.sqrt(x * x + y * y + z * z) + 1e-20
-        normals[vertex, 0], normals[vertex, 1], normals[vertex, 2] = x / size, y / size, z / size
+        normals[vertex, 0], normals[vertex, 1], normals[vertex, 2] = to_unit(
+            normals[vertex, 0], normals[vertex, 1], normals[vertex, 2]
+        )
 
 
-@nb.njit(cache=True)
+@kernel
 def see(world, camera, points):
     """Vertices on the screen."""
     for vertex in range(world.shape[0]):
-        column, row, closeness = project(camera, world[vertex, 0], world[vertex, 1], world[vertex, 2])
-        points[vertex, 0], points[vertex, 1], points[vertex, 2] = column, row, closeness
+        points[vertex, 0], points[vertex, 1], points[vertex, 2] = project(
+            camera, world[vertex, 0], world[vertex, 1], world[vertex, 2]
+        )
 
 
-@nb.njit(cache=True)
+@kernel
 def cast_shadow(world, light, cast):
     """Vertices in the shadow map."""
     for vertex in range(world.shape[0]):
-        column, row, closeness = to_shadow(light, world[vertex, 0], world[vertex, 1], world[vertex, 2])
-        cast[vertex, 0], cast[vertex, 1], cast[vertex, 2] = column, row, closeness
+        cast[vertex, 0], cast[vertex, 1], cast[vertex, 2] = to_shadow(
+            light, world[vertex, 0], world[vertex, 1], world[vertex, 2]
+        )
 
 
-@nb.njit(cache=True)
+@kernel
 def rasterise(points, faces, closed, keys):
     """For every sample the key of the nearest triangle, 0 where there is none."""
     height, width = keys.shape
     for triangle in range(faces.shape[0]):
         a, b, c = faces[triangle, 0], faces[triangle, 1], faces[triangle, 2]
         area = doubled_area(points, a, b, c)
-        if (area > -1e-9 and triangle < closed) or abs(area) < 1e-9:
+        if not is_drawn(points, a, b, c, area, triangle < closed):
             continue
-        if points[a, 2] <= 0.0 or points[b, 2] <= 0.0 or points[c, 2] <= 0.0:
-            continue
-        left, right = bounds(min(points[a, 0], points[b, 0], points[c, 0]), max(points[a, 0], points[b, 0], points[c, 0]), width)
-        top, bottom = bounds(min(points[a, 1], points[b, 1], points[c, 1]), max(points[a, 1], points[b, 1], points[c, 1]), height)
+        share = 1.0 / area
+        left, right, top, bottom = extent(points, a, b, c, height, width)
         for y in range(top, bottom + 1):
             for x in range(left, right + 1):
-                closeness = closeness_at(points, a, b, c, area, x, y)
+                closeness = closeness_at(points, a, b, c, share, x, y)
                 if closeness > 0.0:
-                    key = key_of(closeness, triangle)
-                    if key > keys[y, x]:
-                        keys[y, x] = key
+                    keys[y, x] = max(keys[y, x], key_of(closeness, triangle))
 
 
-@nb.njit(cache=True)
+@kernel
 def rasterise_shadow(cast, faces, shadow):
-    """For every sample of the shadow map how close to the light something stands."""
+    """For every sample of the shadow map how close to the light something stands, metres; 0 where nothing does."""
     height, width = shadow.shape
     for triangle in range(faces.shape[0]):
         a, b, c = faces[triangle, 0], faces[triangle, 1], faces[triangle, 2]
         area = doubled_area(cast, a, b, c)
-        if abs(area) < 1e-9:
+        if not is_drawn(cast, a, b, c, area, False):
             continue
-        left, right = bounds(min(cast[a, 0], cast[b, 0], cast[c, 0]), max(cast[a, 0], cast[b, 0], cast[c, 0]), width)
-        top, bottom = bounds(min(cast[a, 1], cast[b, 1], cast[c, 1]), max(cast[a, 1], cast[b, 1], cast[c, 1]), height)
+        share = 1.0 / area
+        left, right, top, bottom = extent(cast, a, b, c, height, width)
         for y in range(top, bottom + 1):
             for x in range(left, right + 1):
-                closeness = closeness_at(cast, a, b, c, area, x, y)
+                closeness = closeness_at(cast, a, b, c, share, x, y)
                 if closeness > shadow[y, x]:
                     shadow[y, x] = closeness
 
 
-@nb.njit(cache=True)
-def survey(camera, room, panels, backdrop, scenery):
-    """The room alone, pixel by pixel, into scenery (rows, columns, 8)."""
+@kernel
+def box_of(values):
+    """First and last column, first and last row of what is not 0; of nothing, one outside."""
+    height, width = values.shape
+    left, right, top, bottom = width, -1, height, -1
+    for y in range(height):
+        first, last = 0, width - 1
+        while first < width and values[y, first] == 0:
+            first += 1
+        if first == width:
+            continue
+        while values[y, last] == 0:
+            last -= 1
+        left, right, top, bottom = min(left, first), max(right, last), min(top, y), y
+    return left, right, top, bottom
+
+
+@kernel
+def survey(keys, camera, room, panels, backdrop, scenery):
+    """The room into scenery (rows, columns, 8), where a pixel sees it alone and its closeness there is still 0."""
     for row in range(scenery.shape[0]):
         for column in range(scenery.shape[1]):
-            seen = room_pixel(camera, room, panels, backdrop, row, column, SUPERSAMPLING)
-            for place in range(8):
-                scenery[row, column, place] = seen[place]
+            if scenery[row, column, 7] == 0.0 and sees_room(keys, row, column):
+                seen = room_pixel(camera, room, panels, backdrop, row, column)
+                for place in range(8):
+                    scenery[row, column, place] = seen[place]
 
 
-@nb.njit(cache=True)
-def paint(keys, scenery, points, normals, template, colours, faces, parts, shadow, camera, light, dress, room, panels, backdrop, picture):
+@kernel
+def paint(
+    keys, box, shadow, cast_box, scenery, points, normals, template, colours, faces, parts,
+    camera, light, dress, room, panels, backdrop, picture,
+):  # fmt: skip
     """Shade the pixels: those that see the room alone once, the others sample by sample."""
-    side = SUPERSAMPLING
-    share = 1.0 / (side * side)
     for row in range(picture.shape[0]):
         for column in range(picture.shape[1]):
-            first = keys[row * side : row * side + side, column * side : column * side + side]
-            red, green, blue = 0.0, 0.0, 0.0
-            if first.max() == 0:
-                here = scenery[row, column]
-                rx, ry, rz = ray_of(camera, (column + 0.5) * side, (row + 0.5) * side)
-                reds, greens, blues, shine = illuminate(
-                    keys, shadow, camera, light, column * side, row * side, here[7], rx, ry, rz, here[3], here[4], here[5], here[6]
+            if sees_room(keys, row, column):
+                seen = (
+                    scenery[row, column, 0], scenery[row, column, 1], scenery[row, column, 2], scenery[row, column, 3],
+                    scenery[row, column, 4], scenery[row, column, 5], scenery[row, column, 6], scenery[row, column, 7],
                 )  # fmt: skip
-                red, green, blue = here[0] * reds + shine, here[1] * greens + shine, here[2] * blues + shine
+                red, green, blue = paint_room(seen, keys, box, shadow, cast_box, camera, light, row, column)
             else:
-                for sample in range(side * side):
-                    r, g, b = shade(
-                        column * side + sample % side, row * side + sample // side, keys, points, normals, template,
-                        colours, faces, parts, shadow, camera, light, dress, room, panels, backdrop,
-                    )  # fmt: skip
-                    red, green, blue = red + share * r, green + share * g, blue + share * b
+                red, green, blue = paint_samples(
+                    keys, box, shadow, cast_box, points, normals, template, colours, faces, parts,
+                    camera, light, dress, room, panels, backdrop, row, column,
+                )  # fmt: skip
             picture[row, column, 0] = int(encode(red))
             picture[row, column, 1] = int(encode(green))
             picture[row, column, 2] = int(encode(blue))

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter, gaussian_filter1d, zoom  # type: ignore[import-untyped]
+from scipy.ndimage import gaussian_filter, gaussian_filter1d, zoom
 
 from training.people.looks import Camera, Look, Occluder, draw_look
 from training.people.masks import mask_faces, wander

@@ -16,10 +16,10 @@ from training.people.hands import move_arms
 from training.people.performance import Performance, perform
 from training.people.person import Person, draw_colour, draw_person, draw_seat_colour, make_mesh
 from training.people.rotations import about, apply
-from training.people.scene import Framing, Scene, aim, draw_framing, draw_scene
+from training.people.scene import Framing, aim, draw_framing, draw_scene
 from training.people.schedule import Event, Schedule, sample_schedule
 from training.people.shot import SUPERSAMPLING, Mesh, Shot, join
-from training.people.skeleton import OTHER, SIDES, Pose, Skeleton
+from training.people.skeleton import Pose, Skeleton
 from training.people.things import TOYS, make_glasses, make_seat, make_toy
 from training.people.timing import STYLES, Floats, wander
 
@@ -111,7 +111,9 @@ class Film:
 
     def parts_seen(self) -> Array:
         """(frames, PARTS): which parts of the body are in the picture."""
-        return np.stack([self.seen[:, [JOINT_NAMES.index(name) for name in names]].all(1) for names in PARTS.values()], 1)
+        return np.stack(
+            [self.seen[:, [JOINT_NAMES.index(name) for name in names]].all(1) for names in PARTS.values()], 1
+        )
 
 
 def generator(seed: int, number: int, purpose: int) -> np.random.Generator:
@@ -127,7 +129,13 @@ def person_of(number: int) -> int:
     return number // VIDEOS_PER_PERSON
 
 
-def make_film(recipe: Recipe, number: int, anatomy: Anatomy, schedule: Schedule | None = None, framing: Framing | None = None) -> Film:
+def make_film(
+    recipe: Recipe,
+    number: int,
+    anatomy: Anatomy,
+    schedule: Schedule | None = None,
+    framing: Framing | None = None,
+) -> Film:
     """The video of a set that has this number; the same recipe and number give the same film.
 
     Args:
@@ -159,11 +167,28 @@ def make_film(recipe: Recipe, number: int, anatomy: Anatomy, schedule: Schedule 
         whole, transforms, acted.faces.astype(np.float32), np.zeros((frames, raster.CAMERA_SIZE), np.float32),
         scene.light, person.dress, scene.room, scene.panels, scene.backdrop, recipe.height, recipe.width,
     )  # fmt: skip
-    return _film(recipe, number, style, schedule, shot, look, pose, skeleton, framing or draw_framing(draw(FRAMING)), draw(FRAMING + 100))
+    return _film(
+        recipe,
+        number,
+        style,
+        schedule,
+        shot,
+        look,
+        pose,
+        skeleton,
+        framing or draw_framing(draw(FRAMING)),
+        draw(FRAMING + 100),
+    )
 
 
 def _furnish(
-    rng: np.random.Generator, acted: Performance, skeleton: Skeleton, mesh: Mesh, pose: Pose, person: Person, yaw: float
+    rng: np.random.Generator,
+    acted: Performance,
+    skeleton: Skeleton,
+    mesh: Mesh,
+    pose: Pose,
+    person: Person,
+    yaw: float,
 ) -> tuple[Mesh, Array]:
     """Person, seat and props as one mesh, and the transforms of all bones."""
     anatomy = skeleton.anatomy
@@ -178,8 +203,15 @@ def _furnish(
         toy = make_toy(rng, str(rng.choice(TOYS)), draw_colour(rng)).mesh(anatomy.index[f"wrist.{letter}"])
         meshes.append(_in_hand(toy, skeleton, letter))
     if "glasses" in acted.props or rng.random() < 0.22:
-        points = [skeleton.vertices[anatomy.nearest((x, y, z))] for y, z, xs in ((-0.135, 0.728, 0.031), (-0.02, 0.72, 0.078)) for x in (xs, -xs) for _ in (0,)]
-        shape = make_glasses(rng, np.array(points[:2], float), np.array(points[2:], float), draw_colour(rng) * 0.5)
+        points = [
+            skeleton.vertices[anatomy.nearest((x, y, z))]
+            for y, z, xs in ((-0.135, 0.728, 0.031), (-0.02, 0.72, 0.078))
+            for x in (xs, -xs)
+            for _ in (0,)
+        ]
+        shape = make_glasses(
+            rng, np.array(points[:2], float), np.array(points[2:], float), draw_colour(rng) * 0.5
+        )
         meshes.append(shape.mesh(anatomy.index["head"]))
     if rng.random() < PASSING:
         passer, way = _passer(rng, acted.times_s, bones + 1)
@@ -226,22 +258,34 @@ def _film(
     outline, head = _outline(shot, skeleton.anatomy)
     low, high = outline.min(axis=(0, 1)), outline.max(axis=(0, 1))
     middle = np.median(outline, axis=0)
-    camera = aim(framing, np.array([middle[:, 0].min(), low[1], 0.0]), np.array([middle[:, 0].max(), high[1], middle[:, 2].max()]), (recipe.height, recipe.width), SUPERSAMPLING)
+    camera = aim(
+        framing,
+        np.array([middle[:, 0].min(), low[1], 0.0]),
+        np.array([middle[:, 0].max(), high[1], middle[:, 2].max()]),
+        (recipe.height, recipe.width),
+        SUPERSAMPLING,
+    )
     cameras = np.tile(camera, (frames, 1))
     times_s = np.arange(frames) / recipe.fps
     for place in (raster.CENTRE_X, raster.CENTRE_Y):
-        cameras[:, place] += camera[raster.FOCAL] * framing.shake * (wander(rng, times_s, 0.9) + 0.4 * wander(rng, times_s, 0.2))
+        cameras[:, place] += (
+            camera[raster.FOCAL]
+            * framing.shake
+            * (wander(rng, times_s, 0.9) + 0.4 * wander(rng, times_s, 0.2))
+        )
     person_box = _box(_project(cameras, outline))
     head_box = _box(_project(cameras, head))
     if recipe.crop is not Crop.NONE:
         cameras = _cropped(rng, cameras, person_box if recipe.crop is Crop.PERSON else head_box, recipe)
         person_box, head_box = _box(_project(cameras, outline)), _box(_project(cameras, head))
     joints = _project(cameras, points)
-    covered = occlude(np.zeros((1, recipe.height, recipe.width, 3), np.uint8), look, generator(recipe.seed, number, EFFECTS))[1]
+    covered = occlude(
+        np.zeros((1, recipe.height, recipe.width, 3), np.uint8), look, generator(recipe.seed, number, EFFECTS)
+    )[1]
     seen = _seen(joints, covered)
     film = Film(
-        number, person_of(number), style, recipe.fps, schedule, (), (), replace(shot, cameras=cameras), look, joints, seen,
-        person_box, head_box,
+        number, person_of(number), style, recipe.fps, schedule, (), (), replace(shot, cameras=cameras), look,
+        joints, seen, person_box, head_box,
     )  # fmt: skip
     shown = tuple(event for event in schedule.events if _is_shown(film, event))
     return replace(film, shown=shown, hidden=tuple(event for event in schedule.events if event not in shown))
@@ -249,7 +293,10 @@ def _film(
 
 def _is_shown(film: Film, event: Event) -> bool:
     """Whether what an event needs is in the picture for enough of its time."""
-    first, last = int(event.start_s * film.fps), max(int(np.ceil(event.end_s * film.fps)), int(event.start_s * film.fps) + 1)
+    first, last = (
+        int(event.start_s * film.fps),
+        max(int(np.ceil(event.end_s * film.fps)), int(event.start_s * film.fps) + 1),
+    )
     visible = film.parts_seen()[first:last]
     names = list(PARTS)
     needed = []
@@ -320,6 +367,9 @@ def _cropped(rng: np.random.Generator, cameras: Array, boxes: Array, recipe: Rec
     scale = recipe.height / height
     cropped = cameras.copy()
     cropped[:, raster.FOCAL] *= scale
-    for place, centre, middle in ((raster.CENTRE_X, x, recipe.width / 2), (raster.CENTRE_Y, y, recipe.height / 2)):
+    for place, centre, middle in (
+        (raster.CENTRE_X, x, recipe.width / 2),
+        (raster.CENTRE_Y, y, recipe.height / 2),
+    ):
         cropped[:, place] = ((cameras[:, place] / SUPERSAMPLING - centre) * scale + middle) * SUPERSAMPLING
     return cropped

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from training.people.actions import Hand
+from training.people.arms import Arms, Wrist
 from training.people.places import PLACES
-from training.people.rotations import apply
-from training.people.skeleton import SIDES, Pose, Skeleton, Wrist
+from training.people.rotations import apply, transposed
+from training.people.skeleton import SIDES, Pose, Skeleton
 from training.people.timing import Floats, Span, Style, cycled, held, wander
 
 
@@ -124,7 +125,9 @@ def _wave(doing: Doing, motion: Motion) -> None:
 
 def _illustrate(doing: Doing, motion: Motion) -> None:
     for axis, part in enumerate((0.8, 1.0, 0.6)):
-        motion.shift[:, axis] += part * doing.size * (0.6 * doing.cycles(faster=doing.rng.uniform(0.6, 1.3)) + 0.6 * doing.drift())
+        motion.shift[:, axis] += (
+            part * doing.size * (0.6 * doing.cycles(faster=doing.rng.uniform(0.6, 1.3)) + 0.6 * doing.drift())
+        )
     motion.tilt[:, 0] += 0.5 * doing.drift() + 0.3 * doing.cycles()
     motion.tilt[:, 1] += 0.3 * doing.cycles()
     motion.curl += 0.15 * doing.drift()[:, None]
@@ -133,7 +136,9 @@ def _illustrate(doing: Doing, motion: Motion) -> None:
 def _finger(doing: Doing, motion: Motion) -> None:
     for finger in range(5):
         if doing.rng.random() < 0.7:
-            motion.curl[:, finger] += doing.size * doing.cycles(rising=True, faster=doing.rng.uniform(0.7, 1.4))
+            motion.curl[:, finger] += doing.size * doing.cycles(
+                rising=True, faster=doing.rng.uniform(0.7, 1.4)
+            )
     motion.tilt[:, 1] += 0.06 * doing.drift()
 
 
@@ -194,7 +199,11 @@ def rest_motion(rng: np.random.Generator, times_s: Floats, idle: float) -> Motio
     frames = len(times_s)
     shift = 0.0025 * idle * np.stack([wander(rng, times_s, 2.0) for _ in range(3)], 1)
     tilt = 0.02 * idle * np.stack([wander(rng, times_s, 2.0) for _ in range(3)], 1)
-    curl = rng.uniform(0.1, 0.32) + rng.normal(0, 0.04, 5) + 0.02 * idle * np.stack([wander(rng, times_s, 1.5) for _ in range(5)], 1)
+    curl = (
+        rng.uniform(0.1, 0.32)
+        + rng.normal(0, 0.04, 5)
+        + 0.02 * idle * np.stack([wander(rng, times_s, 1.5) for _ in range(5)], 1)
+    )
     return Motion(shift, tilt, curl.reshape(frames, 5))
 
 
@@ -214,45 +223,48 @@ def make_motion(hand: Hand, doing: Doing) -> Motion:
 def move_arms(skeleton: Skeleton, pose: Pose, rest: dict[str, Visit], visits: dict[str, list[Visit]]) -> None:
     """Set both arms: from their places of rest through all visits, in the order given.
 
-    Visits to the other arm come in a second round, when that arm is set.
+    The hand that lies on top comes second; visits to the other arm in a last round, when that arm is set.
     """
+    arms = Arms(skeleton, pose)
     wrists = {}
-    for side in SIDES:
-        wrist = _arrive(skeleton, pose, rest[side], side)
+    below, above = sorted(SIDES, key=lambda side: any(visit.on_top for visit in (rest[side], *visits[side])))
+    for side in (below, above):
+        wrist = _arrive(arms, rest[side], side)
         for visit in visits[side]:
             if not PLACES[visit.place].on.endswith(".other"):
-                wrist = _travel(skeleton, pose, wrist, visit, side)
+                wrist = _travel(arms, wrist, visit, side)
         wrists[side] = wrist
-        skeleton.set_arm(pose, side, wrist)
+        arms.set(side, wrist, below if side == above else None)
     for side in SIDES:
         across = [visit for visit in visits[side] if PLACES[visit.place].on.endswith(".other")]
         for visit in across:
-            wrists[side] = _travel(skeleton, pose, wrists[side], visit, side)
+            wrists[side] = _travel(arms, wrists[side], visit, side)
         if across:
-            skeleton.set_arm(pose, side, wrists[side])
+            arms.set(side, wrists[side])
 
 
-def _arrive(skeleton: Skeleton, pose: Pose, visit: Visit, side: str) -> Wrist:
+def _arrive(arms: Arms, visit: Visit, side: str) -> Wrist:
     motion = visit.motion
-    return skeleton.reach(
-        pose, PLACES[visit.place], side, motion.curl, on_top=visit.on_top, shift=motion.shift, tilt=motion.tilt
+    return arms.reach(
+        PLACES[visit.place], side, motion.curl, on_top=visit.on_top, shift=motion.shift, tilt=motion.tilt
     )
 
 
-def _travel(skeleton: Skeleton, pose: Pose, wrist: Wrist, visit: Visit, side: str) -> Wrist:
-    """Part of the way to a place, in a bow away from the body."""
-    there = _arrive(skeleton, pose, visit, side)
+def _travel(arms: Arms, wrist: Wrist, visit: Visit, side: str) -> Wrist:
+    """Part of the way to a place, in a bow away from the body: forward, or past the side to what lies behind."""
+    there = _arrive(arms, visit, side)
     share = np.clip(visit.share, -0.05, 1.0)
     way = np.linalg.norm(there.position - wrist.position, axis=1)
     bow = np.sin(np.pi * np.clip(share, 0, 1)) * np.minimum(0.28 * way, 0.12)
-    away = apply(pose.rotation("spine01"), np.array([0.35 * SIDES[side], -0.9, 0.1]))
+    chest = arms.pose.rotation("spine01")
+    behind = apply(transposed(chest), there.position - arms.pose.position("spine01"))[:, 1:2]
+    aside = np.clip(behind / 0.1 + 0.5, 0, 1)
+    forward, outward = np.array([0.35 * SIDES[side], -0.9, 0.1]), np.array([1.6 * SIDES[side], -0.4, 0.0])
     moved = wrist.blended(there, share)
-    moved.position = moved.position + bow[:, None] * away
+    moved.position = moved.position + bow[:, None] * apply(chest, forward + aside * (outward - forward))
     return moved
 
 
 def sharing(place: str) -> bool:
     """Whether both hands meet at a place."""
-    return place.endswith("_joined") or place == "crossed"
-
-
+    return "_joined" in place or place == "crossed"

@@ -36,7 +36,11 @@ def sway(rng: np.random.Generator, times_s: Floats, channels: Channels, size: fl
     }  # fmt: skip
     for name, (spread, every_s) in spreads.items():
         add(channels, name, size * spread * wander(rng, times_s, every_s))
-    for name, spread, every_s in (("head_pitch", 0.006, 0.4), ("head_yaw", 0.007, 0.4), ("torso_roll", 0.003, 0.6)):
+    for name, spread, every_s in (
+        ("head_pitch", 0.006, 0.4),
+        ("head_yaw", 0.007, 0.4),
+        ("torso_roll", 0.003, 0.6),
+    ):
         add(channels, name, size * spread * wander(rng, times_s, every_s))
 
 
@@ -67,7 +71,11 @@ def sit_somehow(rng: np.random.Generator, channels: Channels, frames: int) -> No
 
 
 def begin_things(
-    rng: np.random.Generator, times_s: Floats, channels: Channels, style: Style, busy: list[tuple[str, float, float]]
+    rng: np.random.Generator,
+    times_s: Floats,
+    channels: Channels,
+    style: Style,
+    busy: list[tuple[str, float, float]],
 ) -> None:
     """Small shifts and glances below what anyone would label, where nothing labelled is going on.
 
@@ -83,10 +91,14 @@ def begin_things(
         moves: tuple[tuple[str, str, float], ...] = (
             ("torso", "lean_x", 0.015), ("torso", "torso_roll", 0.03), ("torso", "torso_yaw", 0.05),
             ("torso", "slump", 0.08), ("head_yaw", "head_yaw", 0.09), ("head_pitch", "head_pitch", 0.05),
-            ("head_roll", "head_roll", 0.04), (f"leg.{side}", f"foot_back.{side}", 0.03), (f"leg.{side}", f"knee_out.{side}", 0.07),
+            ("head_roll", "head_roll", 0.04), (f"leg.{side}", f"foot_back.{side}", 0.03),
+            (f"leg.{side}", f"knee_out.{side}", 0.07),
         )  # fmt: skip
         resource, channel, spread = moves[rng.integers(len(moves))]
-        if all(name != resource or end < span.start_s - 0.2 or begin > span.end_s + 0.2 for name, begin, end in busy):
+        if all(
+            name != resource or end < span.start_s - 0.2 or begin > span.end_s + 0.2
+            for name, begin, end in busy
+        ):
             add(channels, channel, rng.normal(0, spread) * track.at(times_s))
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
-from scipy.ndimage import uniform_filter  # type: ignore[import-untyped]
+from scipy.ndimage import uniform_filter
 
 from training.people.looks import Look, Mask
 

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from training.people import idle
-from training.people.actions import BY_CODE, Action, Course, held as resources_of
+from training.people.actions import BY_CODE, Action, Course
+from training.people.actions import held as resources_of
 from training.people.hands import Doing, Visit, make_motion, rest_motion, sharing
 from training.people.idle import Channels, add
 from training.people.places import AT_REST, PLACES
@@ -79,21 +80,30 @@ class _Stage:
         idle.sit_somehow(self.rng, self.channels, frames)
         self._make_room()
         idle.breathe(self.rng, self.times_s, self.channels, self.rng.uniform(0.6, 1.4))
-        idle.sway(self.rng, self.times_s, self.channels, self.style.idle * float(np.exp(self.rng.normal(0, 0.4))))
+        idle.sway(
+            self.rng, self.times_s, self.channels, self.style.idle * float(np.exp(self.rng.normal(0, 0.4)))
+        )
         idle.begin_things(self.rng, self.times_s, self.channels, self.style, self.busy)
         self.faces = idle.make_faces(self.rng, self.times_s, self.channels)
         chosen = str(self.rng.choice(AT_REST, p=(0.34, 0.2, 0.14, 0.18, 0.08, 0.06)))
-        places = {side: chosen for side in SIDES}
+        places = dict.fromkeys(SIDES, chosen)
         if chosen not in _JOINED_REST and self.rng.random() < 0.3:
             places["left"] = str(self.rng.choice(("rest_thigh", "rest_knee", "rest_inside", "rest_seat")))
         top = str(self.rng.choice(tuple(SIDES)))
         self.rest = {
-            side: Visit(places[side], np.ones(frames), rest_motion(self.rng, self.times_s, self.style.idle), side == top)
+            side: Visit(
+                places[side],
+                np.ones(frames),
+                rest_motion(self.rng, self.times_s, self.style.idle),
+                side == top,
+            )
             for side in SIDES
         }
         toys = [event for event in self.schedule.events if BY_CODE[event.code].prop == "toy"]
         self.holder = toys[0].sides[0] if toys else None
-        if self.holder is None and self.rng.random() < 0.08:  # has something in hand, and does nothing with it
+        if (
+            self.holder is None and self.rng.random() < 0.08
+        ):  # has something in hand, and does nothing with it
             self.holder = str(self.rng.choice(tuple(SIDES)))
 
     def _make_room(self) -> None:
@@ -180,7 +190,9 @@ class _Stage:
         if event.code == "C10" and self._continues(event):
             return  # the arm that was stretched comes back: see _share
         place = str(self.rng.choice(action.hand.places))
-        sides = tuple(SIDES) if sharing(place) or (place == "toy_low" and len(event.sides) == 2) else event.sides
+        sides = (
+            tuple(SIDES) if sharing(place) or (place == "toy_low" and len(event.sides) == 2) else event.sides
+        )
         share = self._share(event, span)
         size, rate = self.rng.uniform(*action.hand.size), self.rng.uniform(*action.hand.rate_hz)
         seed = int(self.rng.integers(2**32))
@@ -191,7 +203,9 @@ class _Stage:
             doing = Doing(rng, self.times_s, span, self.style, size, rate, side)
             late = 0.0 if sharing(place) else self.rng.uniform(0, 0.06)
             own = np.interp(self.times_s - late, self.times_s, share)
-            self.visits[side].append((event.start_s, Visit(place, own, make_motion(action.hand, doing), side == top)))
+            self.visits[side].append(
+                (event.start_s, Visit(place, own, make_motion(action.hand, doing), side == top))
+            )
         self._lean(place, event.sides[0], len(sides) == 2, share)
 
     def _continues(self, event: Event) -> bool:
@@ -212,7 +226,12 @@ class _Stage:
         typical = self.rng.uniform(0.4, 0.8)
         if after is None:
             return held(self.rng, span, self.style, typical).at(self.times_s)
-        there = held(self.rng, Span(span.start_s, self.schedule.duration_s + 2, span.open_start, True), self.style, typical)
+        there = held(
+            self.rng,
+            Span(span.start_s, self.schedule.duration_s + 2, span.open_start, True),
+            self.style,
+            typical,
+        )
         back = stepped(self.rng, self._span(after), self.style)
         return there.at(self.times_s) * (1 - back.at(self.times_s))
 
@@ -243,7 +262,11 @@ class _Stage:
             )
             if not free:
                 continue
-            place = str(self.rng.choice(("cheek", "chest", "front_low", "front", "other_forearm", "rest_thigh", "rest_belly")))
+            place = str(
+                self.rng.choice(
+                    ("cheek", "chest", "front_low", "front", "other_forearm", "rest_thigh", "rest_belly")
+                )
+            )
             most = 1.0 if place.startswith("rest_") else self.rng.uniform(0.08, 0.3)
             share = most * np.clip(held(self.rng, span, self.style, 0.45).at(self.times_s), 0, 1)
             motion = rest_motion(self.rng, self.times_s, self.style.idle)
@@ -258,8 +281,4 @@ class _Stage:
             side: [visit for _, visit in sorted(found, key=lambda entry: entry[0])]
             for side, found in self.visits.items()
         }
-        return Performance(
-            self.times_s, self.channels, self.rest, visits, self.faces, self.holder, props
-        )
-
-
+        return Performance(self.times_s, self.channels, self.rest, visits, self.faces, self.holder, props)

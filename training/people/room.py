@@ -7,7 +7,7 @@ import math
 
 import numba as nb
 
-from training.people.materials import noise
+from training.people.materials import noise, sine
 
 # Layout of `room`: places of the planes in metres, then colours and textures.
 BACK, LEFT, RIGHT, CEILING = range(4)
@@ -51,12 +51,16 @@ def _floor(room, x, y):
     if kind == TILES:
         u, v = x * scale, y * scale
         seam = min(abs(u - round(u)), abs(v - round(v))) / scale
-        return cloud * (0.8 if seam < 0.005 else 1.0) * (1.0 + 0.04 * math.sin(12.9 * math.floor(u + 0.5) + 78.2 * math.floor(v + 0.5)))
+        return (
+            cloud
+            * (0.8 if seam < 0.005 else 1.0)
+            * (1.0 + 0.04 * sine(12.9 * math.floor(u + 0.5) + 78.2 * math.floor(v + 0.5)))
+        )
     if kind == PLANKS:
         row = math.floor(x * scale * 3)
         grain = 0.07 * noise(60.0 * x, 3.0 * y + row, 11.0 * x, row)
         seam = abs(x * scale * 3 - round(x * scale * 3)) / (3 * scale)
-        return cloud * (1.0 + grain + 0.10 * math.sin(37.7 * row)) * (0.75 if seam < 0.004 else 1.0)
+        return cloud * (1.0 + grain + 0.10 * sine(37.7 * row)) * (0.75 if seam < 0.004 else 1.0)
     if kind == SPECKLES:
         return cloud * (1.0 + 0.12 * noise(95.0 * x, 90.0 * y, 70.0 * (x + y), room[SEED]))
     return cloud
@@ -72,9 +76,9 @@ def _wall(room, along, z):
         row = math.floor(z * scale * 2)
         u = along * scale + 0.5 * (row % 2)
         seam = min(abs(u - round(u)) / scale, abs(z * scale * 2 - round(z * scale * 2)) / (2 * scale))
-        return cloud * (0.78 if seam < 0.006 else 1.0 + 0.08 * math.sin(12.3 * row + 45.6 * math.floor(u + 0.5)))
+        return cloud * (0.78 if seam < 0.006 else 1.0 + 0.08 * sine(12.3 * row + 45.6 * math.floor(u + 0.5)))
     if kind == PAPER:
-        return cloud * (1.0 + 0.06 * math.sin(30.0 * scale * along) * math.sin(24.0 * scale * z))
+        return cloud * (1.0 + 0.06 * sine(30.0 * scale * along) * sine(24.0 * scale * z))
     return cloud
 
 
@@ -87,15 +91,23 @@ def _panelled(panels, x, z, red, green, blue):
             tone, kind = 1.0, panels[place, 7]
             inside = min(min(x - x0, x1 - x), min(z - z0, z1 - z))
             if kind == FRAMED:
-                tone = 0.35 if inside < 0.03 else 0.9 + 0.35 * noise(9.0 * x, 8.0 * z, 5.0 * x * z, panels[place, 8])
+                tone = (
+                    0.35
+                    if inside < 0.03
+                    else 0.9 + 0.35 * noise(9.0 * x, 8.0 * z, 5.0 * x * z, panels[place, 8])
+                )
             elif kind == SLATS:
-                tone = 0.85 + 0.2 * math.sin(panels[place, 8] * 14.0 * x)
+                tone = 0.85 + 0.2 * sine(panels[place, 8] * 14.0 * x)
             elif kind == BRIGHT:
                 tone = 1.0 if inside > 0.04 else 0.45
             elif kind == SHELVES:
                 shelf = (z - z0) % 0.33
                 book = math.floor(x * 23.0 + 3.0 * math.floor((z - z0) / 0.33))
-                tone = 0.5 if shelf < 0.03 else 0.5 + 0.5 * abs(math.sin(91.7 * book)) * (shelf < 0.2 + 0.1 * math.sin(17.3 * book))
+                tone = (
+                    0.5
+                    if shelf < 0.03
+                    else 0.5 + 0.5 * abs(sine(91.7 * book)) * (shelf < 0.2 + 0.1 * sine(17.3 * book))
+                )
             red, green, blue = panels[place, 4] * tone, panels[place, 5] * tone, panels[place, 6] * tone
     return red, green, blue
 

@@ -5,14 +5,13 @@ given is zero.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from training.people.body import Anatomy
-from training.people.places import Contact, Place
+from training.people.places import Place
 from training.people.rotations import (
     X,
     Y,
@@ -21,48 +20,18 @@ from training.people.rotations import (
     apply,
     between,
     frame,
-    transposed,
     turned,
-    twist,
     two_bones,
     unit,
 )
+from training.people.surface import Posed, Surface
 
 Array = NDArray[Any]
 SIDES = {"left": 1.0, "right": -1.0}
 OTHER = {"left": "right", "right": "left"}
-_LETTER = {"left": "L", "right": "R"}
+LETTER = {"left": "L", "right": "R"}
 _SPINE = ("spine05", "spine04", "spine03", "spine02", "spine01")
 _NECK = ("neck01", "neck02", "neck03", "head")
-_ARM = 0.456  # shoulder to wrist of the standard body: places in the air are meant for it
-_KNUCKLE, _SECOND, _THIRD = 1.15, 1.5, 0.9  # how far the joints of a finger bend at a curl of one
-
-
-@dataclass
-class Wrist:
-    """Where a hand should be.
-
-    Attributes:
-        position: (frames, 3) of the wrist.
-        rotation: (frames, 3, 3) of the hand against its rest.
-        elbow: (frames, 3) direction of the elbow.
-        curl: (frames, 5) of thumb to little finger, 0 to 1.
-    """
-
-    position: Array
-    rotation: Array
-    elbow: Array
-    curl: Array
-
-    def blended(self, other: "Wrist", share: Array) -> "Wrist":
-        """`share` (frames,) of the way to another."""
-        part = share[:, None]
-        return Wrist(
-            self.position * (1 - part) + other.position * part,
-            between(self.rotation, other.rotation, share),
-            self.elbow * (1 - part) + other.elbow * part,
-            self.curl * (1 - part) + other.curl * part,
-        )
 
 
 class Pose:
@@ -88,7 +57,9 @@ class Pose:
     def forget_arm(self, letter: str) -> None:
         """An arm is to be set anew."""
         for place, name in enumerate(self._anatomy.names):
-            if name.endswith(f".{letter}") and name.startswith(("upperarm", "lowerarm", "wrist", "finger", "metacarpal")):
+            if name.endswith(f".{letter}") and name.startswith(
+                ("upperarm", "lowerarm", "wrist", "finger", "metacarpal")
+            ):
                 self._rotations.pop(place, None)
                 self._positions.pop(place, None)
 
@@ -122,9 +93,6 @@ class Pose:
         return np.concatenate([rotations, shift[..., None]], -1)
 
 
-Reach = Callable[["Skeleton", Pose, str], Wrist]
-
-
 class Skeleton:
     """One person's joints and reaches."""
 
@@ -141,7 +109,7 @@ class Skeleton:
         self.ankle = self.head_of("foot.L")[2] - self.floor
         self.seat = self.ankle + 0.97 * self.shank + 0.02  # height of the hips when seated
         self._radii = {bone: self._thickness(bone) for bone in ("upperleg01.L", "lowerleg01.L")}
-        self._waist = self._trunk_radius()
+        self._surface = Surface(anatomy, vertices)
         self._vertex: dict[tuple[str, tuple[float, ...], str], int] = {}
 
     def head_of(self, bone: str) -> Array:
@@ -162,12 +130,6 @@ class Skeleton:
         away = np.linalg.norm(mine - (mine @ along)[:, None] * along, axis=1)
         return float(np.median(away)) if len(away) else 0.07
 
-    def _trunk_radius(self) -> float:
-        """Half of the depth of the trunk."""
-        t = self.anatomy.template
-        belt = self.vertices[(t[:, 2] > 0.15) & (t[:, 2] < 0.45) & (np.abs(t[:, 0]) < 0.1)]
-        return float((np.quantile(belt[:, 1], 0.97) - np.quantile(belt[:, 1], 0.03)) / 2)
-
     # -- trunk, head and legs
 
     def sit(self, channels: Mapping[str, Array], frames: int, yaw: Array | float = 0.0) -> Pose:
@@ -177,20 +139,25 @@ class Skeleton:
             return np.broadcast_to(np.asarray(channels.get(name, 0.0), float), (frames,))
 
         slump = channel("slump")
-        turn = turned(-0.1 - 0.32 * slump, channel("pelvis_yaw") + yaw, channel("pelvis_roll"))
+        # Who bows low does so from the hips too.
+        bow = channel("torso_pitch")
+        hips_bow = 0.45 * np.maximum(bow - 0.35, 0)
+        turn = turned(-0.1 - 0.42 * slump + hips_bow, channel("pelvis_yaw") + yaw, channel("pelvis_roll"))
         # The root turns about the middle of the hips, which rest on the seat.
         hips = 0.5 * (self.head_of("upperleg01.L") + self.head_of("upperleg01.R")) - self.heads[0]
         rise = channel("rise")
         middle = np.stack([channel("lean_x"), channel("lean_y") - 0.7 * rise, self.seat + rise], -1)
         pose = Pose(self.anatomy, self.heads, middle - apply(turn, hips), turn)
         for bone in _SPINE:
-            bow = (channel("torso_pitch") + 0.06 + 0.85 * slump) / len(_SPINE)
-            pose.bend(bone, turned(bow, channel("torso_yaw") / len(_SPINE), channel("torso_roll") / len(_SPINE)))
+            own = (bow - hips_bow + 0.06 + 1.1 * slump) / len(_SPINE)
+            pose.bend(
+                bone, turned(own, channel("torso_yaw") / len(_SPINE), channel("torso_roll") / len(_SPINE))
+            )
         for bone in _NECK:
-            bow = (channel("head_pitch") - 0.45 * slump) / len(_NECK)
-            pose.bend(bone, turned(bow, channel("head_yaw") / len(_NECK), channel("head_roll") / len(_NECK)))
+            own = (channel("head_pitch") - 0.55 * slump) / len(_NECK)
+            pose.bend(bone, turned(own, channel("head_yaw") / len(_NECK), channel("head_roll") / len(_NECK)))
         for side, sign in SIDES.items():
-            letter = _LETTER[side]
+            letter = LETTER[side]
             lift, forward = channel(f"lift.{side}"), channel(f"forward.{side}")
             pose.bend(f"clavicle.{letter}", about(Y, -sign * 0.5 * lift) @ about(Z, -sign * forward))
             pose.bend(f"shoulder01.{letter}", about(Y, -sign * 0.4 * lift))
@@ -199,10 +166,17 @@ class Skeleton:
             self._place_leg(pose, channel, side, ways)
         return pose
 
+    def surface(self, pose: Pose) -> Posed:
+        """Skin and clothes of trunk, head and legs in this pose."""
+        bones = self._surface.bones
+        rotations = np.stack([pose.rotation(bone) for bone in bones], 1)
+        positions = np.stack([pose.position(bone) for bone in bones], 1)
+        return self._surface.posed(rotations, positions, self.heads[list(bones)])
+
     def _leg(self, pose: Pose, channel: Callable[[str], Array], side: str) -> tuple[Array, Array, Array]:
         """Flat foot's ankle, knee pole and foot yaw of a leg that is not crossed."""
         sign = SIDES[side]
-        hip_x = abs(self.head_of(f"upperleg01.{_LETTER[side]}")[0])
+        hip_x = abs(self.head_of(f"upperleg01.{LETTER[side]}")[0])
         x = sign * (hip_x + 0.02 + channel(f"foot_out.{side}"))
         y = -0.96 * self.thigh + channel(f"foot_back.{side}")
         ankle = np.stack([x, np.broadcast_to(y, x.shape), np.full(x.shape, self.ankle)], -1)
@@ -211,10 +185,14 @@ class Skeleton:
         return ankle, pole, sign * (0.25 + channel(f"toe_out.{side}") + 0.3 * channel(f"knee_out.{side}"))
 
     def _place_leg(
-        self, pose: Pose, channel: Callable[[str], Array], side: str, ways: dict[str, tuple[Array, Array, Array]]
+        self,
+        pose: Pose,
+        channel: Callable[[str], Array],
+        side: str,
+        ways: dict[str, tuple[Array, Array, Array]],
     ) -> None:
         """Feet on the floor, or one leg over the other."""
-        letter, sign = _LETTER[side], SIDES[side]
+        letter, sign = LETTER[side], SIDES[side]
         ankle, pole, yaw = ways[side]
         hip = pose.position(f"upperleg01.{letter}")
         cross = np.clip(channel(f"cross.{side}"), 0, 1.05)
@@ -222,15 +200,19 @@ class Skeleton:
         under = np.clip(channel(f"ankle_cross.{OTHER[side]}"), 0, 1.1)
         # Ankles crossed: this foot beyond the middle and in front, the other one a little over it and behind.
         middle = 0.5 * (ways["left"][0][:, 1] + ways["right"][0][:, 1])
-        ankle = ankle + over[:, None] * (np.stack([np.full(len(over), -sign * 0.045), middle - 0.11, ankle[:, 2] + 0.035], -1) - ankle)
-        ankle = ankle + under[:, None] * (np.stack([np.full(len(over), -sign * 0.02), middle + 0.0, ankle[:, 2]], -1) - ankle)
+        ankle = _towards(ankle, -0.07 * sign, middle - 0.11, over)
+        ankle = _towards(ankle, -0.045 * sign, middle, under)
         ankle = ankle + (0.05 * np.sin(np.pi * np.clip(over, 0, 1)))[:, None] * Z
         pole = pole + 0.35 * np.clip(over + under, 0, 1)[:, None] * np.array([sign, 0, 0])
-        heel = channel(f"heel.{side}") * (1 - np.clip(cross, 0, 1)) + 0.18 * over
+        heel = channel(f"heel.{side}") * (1 - np.clip(cross, 0, 1)) + 0.2 * over
         ankle, foot = self._foot(ankle, yaw - sign * 0.3 * np.clip(over + under, 0, 1), heel, letter)
         # Crossed: the knee above the other one, the shank hanging across.
         knee_under, _ = two_bones(
-            pose.position(f"upperleg01.{_LETTER[OTHER[side]]}"), ways[OTHER[side]][0], self.thigh, self.shank, ways[OTHER[side]][1]
+            pose.position(f"upperleg01.{LETTER[OTHER[side]]}"),
+            ways[OTHER[side]][0],
+            self.thigh,
+            self.shank,
+            ways[OTHER[side]][1],
         )
         thick = self._radii["upperleg01.L"]
         knee = knee_under + np.array([sign * 0.045, -0.015, 1.75 * thick])
@@ -254,14 +236,28 @@ class Skeleton:
         return ankle + apply(turn, pivot) - apply(foot, pivot), foot
 
     def _set_leg(
-        self, pose: Pose, letter: str, hip: Array, knee: Array, ankle: Array, foot: Array, heel: Array, yaw: Array, crossed: Array
+        self,
+        pose: Pose,
+        letter: str,
+        hip: Array,
+        knee: Array,
+        ankle: Array,
+        foot: Array,
+        heel: Array,
+        yaw: Array,
+        crossed: Array,
     ) -> None:
         rest_thigh = self.head_of(f"lowerleg01.{letter}") - self.head_of(f"upperleg01.{letter}")
         rest_shank = self.head_of(f"foot.{letter}") - self.head_of(f"lowerleg01.{letter}")
         hinge = np.cross(knee - hip, ankle - knee)
         thigh = frame(knee - hip, hinge) @ frame(rest_thigh, X).T
         shank = frame(ankle - knee, hinge) @ frame(rest_shank, X).T
-        for name, rotation in (("upperleg01", thigh), ("upperleg02", thigh), ("lowerleg01", shank), ("lowerleg02", shank)):
+        for name, rotation in (
+            ("upperleg01", thigh),
+            ("upperleg02", thigh),
+            ("lowerleg01", shank),
+            ("lowerleg02", shank),
+        ):
             pose.put(f"{name}.{letter}", rotation)
         hanging = shank @ about(X, np.full(len(hip), 0.35))
         foot = between(foot, hanging, crossed)
@@ -272,20 +268,22 @@ class Skeleton:
 
     # -- hands
 
-    def _origin(self, pose: Pose, on: str) -> tuple[Array, Array]:
+    def origin(self, pose: Pose, on: str) -> tuple[Array, Array]:
         """Position and rotation of what a place in the air belongs to."""
         if on == "chest":
             return pose.position("spine01"), pose.rotation("spine01")
         if on == "seat":
             return pose.position(0), pose.rotation(0)
-        corners = [pose.position(f"{bone}.{letter}") for bone in ("upperleg01", "lowerleg01") for letter in "LR"]
+        corners = [
+            pose.position(f"{bone}.{letter}") for bone in ("upperleg01", "lowerleg01") for letter in "LR"
+        ]
         forward = unit((corners[2] + corners[3] - corners[0] - corners[1]) * (1, 1, 0))
-        return sum(corners) / 4, frame(np.cross(-forward, Z), np.broadcast_to(Z, forward.shape))
+        return np.mean(corners, axis=0), frame(np.cross(-forward, Z), np.broadcast_to(Z, forward.shape))
 
-    def _surface(self, place: Place, side: str) -> tuple[int, Array]:
+    def on_skin(self, place: Place, side: str) -> tuple[int, Array]:
         """Bone and rest point of a place on the skin."""
         sign = SIDES[side]
-        letter = _LETTER[OTHER[side]] if place.on.endswith(".other") else _LETTER[side]
+        letter = LETTER[OTHER[side]] if place.on.endswith(".other") else LETTER[side]
         key = (place.on, place.point, side)
         if key not in self._vertex:
             outward = -sign if place.on.endswith(".other") else sign
@@ -305,125 +303,8 @@ class Skeleton:
         inward = np.array([-SIDES["left" if letter == "L" else "right"], 0, -1.0])
         return fingers, palm if palm @ inward > 0 else -palm
 
-    def reach(
-        self, pose: Pose, place: Place, side: str, curl: Array, *, on_top: bool = False,
-        shift: Array | None = None, tilt: Array | None = None,
-    ) -> Wrist:  # fmt: skip
-        """What a hand does to be at a place.
 
-        Args:
-            pose: with all bones that the place belongs to.
-            place: of the table.
-            side: of the hand.
-            curl: (frames, 5).
-            on_top: it is the second of two hands at this place.
-            shift: (frames, 3) against the place, along the fingers, across them (outward) and out of the palm, metres.
-            tilt: (frames, 3) turns of the hand about the fingers, about the line across them, and about the palm's normal.
-        """
-        letter, sign = _LETTER[side], SIDES[side]
-        mirror = np.array([sign, 1, 1])
-        fingers, palm = self.hand_axes(letter)
-        lying = frame(np.array(place.fingers) * mirror, np.array(place.palm) * mirror) @ frame(fingers, palm).T
-        if place.free:
-            origin, turn = self._origin(pose, place.on)
-            point = np.array(place.point) + (np.array(place.second) if on_top else 0)
-            target = origin + apply(turn, point * mirror * self.arm / _ARM)
-        else:
-            bone, rest = self._surface(place, side)
-            turn = pose.rotation(bone)
-            target = pose.carried(bone, rest)
-            if on_top:
-                target = target + apply(turn, np.array(place.second) * mirror)
-        rotation = turn @ lying
-        across = np.cross(palm, fingers)
-        across = across if across[0] * sign > 0 else -across
-        if tilt is not None:
-            # Mirror images turn the other way about what lies in the mirror's plane.
-            for axis, angle in ((fingers, sign * tilt[:, 0]), (across, tilt[:, 1]), (palm, sign * tilt[:, 2])):
-                rotation = rotation @ about(axis, angle)
-        if shift is not None:
-            target = target + sum(shift[:, [axis]] * apply(rotation, way) for axis, way in enumerate((fingers, across, palm)))
-        wrist = target - apply(rotation, self._contact(place.contact, letter, curl) + place.pad * palm)
-        elbow = apply(pose.rotation("spine01"), np.array(place.elbow) * mirror)
-        return Wrist(wrist, rotation, elbow, curl)
-
-    def _contact(self, contact: Contact, letter: str, curl: Array) -> Array:
-        """The part of the hand that meets a place, from the wrist, at rest but for the fingers' curl: (frames, 3)."""
-        wrist = self.head_of(f"wrist.{letter}")
-        fingers, palm = self.hand_axes(letter)
-        if contact is Contact.WRIST:
-            return np.zeros((len(curl), 3))
-        if contact is Contact.PALM:
-            return np.broadcast_to(0.75 * (self.head_of(f"finger3-1.{letter}") - wrist) + 0.02 * palm, (len(curl), 3))
-        finger = 2 if contact is Contact.TIP else 3
-        joints = [self.head_of(f"finger{finger}-{joint}.{letter}") for joint in (1, 2, 3)]
-        bones = [joints[1] - joints[0], joints[2] - joints[1], 1.1 * (joints[2] - joints[1])]
-        axis = np.cross(fingers, palm)
-        bend = np.zeros(len(curl))
-        end = np.broadcast_to(joints[0] - wrist, (len(curl), 3))
-        reachings = (_KNUCKLE, _SECOND, _THIRD) if contact is Contact.TIP else (_KNUCKLE, _SECOND, None)
-        for bone, most in zip(bones, reachings, strict=True):
-            if most is None:
-                break
-            bend = bend + most * curl[:, finger - 1]
-            end = end + apply(about(axis, bend), bone)
-        return np.asarray(end + 0.009 * palm)
-
-    def set_arm(self, pose: Pose, side: str, wrist: Wrist) -> None:
-        """Turn the bones of an arm so that its hand is where it should be, out of trunk and thighs."""
-        letter = _LETTER[side]
-        pose.forget_arm(letter)
-        shoulder = pose.position(f"upperarm01.{letter}")
-        rest_upper = self.head_of(f"lowerarm01.{letter}") - self.head_of(f"upperarm01.{letter}")
-        rest_lower = self.head_of(f"wrist.{letter}") - self.head_of(f"lowerarm01.{letter}")
-        upper, lower = np.linalg.norm(rest_upper), np.linalg.norm(rest_lower)
-        target = wrist.position + self._push(pose, wrist.position, 0.02)
-        elbow, hand = two_bones(shoulder, target, upper, lower, wrist.elbow)
-        outside = self._push(pose, elbow, 0.045) + self._push(pose, 0.5 * (elbow + hand), 0.035)
-        elbow, hand = two_bones(shoulder, target, upper, lower, elbow + 2.0 * outside - 0.5 * (shoulder + hand))
-        hinge = np.cross(elbow - shoulder, hand - elbow)
-        hinge_rest = np.cross(rest_upper, rest_lower)
-        above = frame(elbow - shoulder, hinge) @ frame(rest_upper, hinge_rest).T
-        below = frame(hand - elbow, hinge) @ frame(rest_lower, hinge_rest).T
-        for name, rotation in (("upperarm01", above), ("upperarm02", above), ("lowerarm01", below)):
-            pose.put(f"{name}.{letter}", rotation)
-        # The forearm's second half shares the turn of the hand, as radius and ulna do.
-        turning = twist(wrist.rotation @ transposed(below), hand - elbow)
-        pose.put(f"lowerarm02.{letter}", about(hand - elbow, 0.55 * turning) @ below)
-        pose.put(f"wrist.{letter}", wrist.rotation)
-        self._set_fingers(pose, letter, wrist)
-
-    def _set_fingers(self, pose: Pose, letter: str, wrist: Wrist) -> None:
-        fingers, palm = self.hand_axes(letter)
-        axis = np.cross(fingers, palm)
-        for finger in range(2, 6):
-            bend = np.zeros(len(wrist.curl))
-            for joint, most in enumerate((_KNUCKLE, _SECOND, _THIRD), 1):
-                bend = bend + most * wrist.curl[:, finger - 1]
-                pose.put(f"finger{finger}-{joint}.{letter}", wrist.rotation @ about(axis, bend))
-        thumb = 0.7 * wrist.curl[:, 0]
-        for joint in (2, 3):
-            pose.put(f"finger1-{joint}.{letter}", wrist.rotation @ about(unit(axis + 0.8 * fingers), thumb * (joint - 1)))
-
-    def _push(self, pose: Pose, points: Array, radius: float) -> Array:
-        """How far points of this radius must move to be out of trunk and thighs (capsules): (frames, 3)."""
-        base, top = pose.position("spine05"), pose.position("spine01")
-        across = apply(pose.rotation("spine03"), X)
-        waist = self._waist
-        push = np.zeros_like(points)
-        for aside in (-0.055, 0.0, 0.055):
-            push = push + _out_of(points + push, base + aside * across, top + aside * 1.2 * across, 0.86 * waist + radius)
-        thick = self._radii["upperleg01.L"]
-        for letter in "LR":
-            hip, knee = pose.position(f"upperleg01.{letter}"), pose.position(f"lowerleg01.{letter}")
-            push = push + _out_of(points + push, hip, knee, 0.75 * thick + radius)
-        return push
-
-
-def _out_of(points: Array, start: Array, end: Array, radius: float) -> Array:
-    """Shift that brings points (frames, 3) out of capsules around the lines from start to end."""
-    way = end - start
-    share = ((points - start) * way).sum(-1, keepdims=True) / np.maximum((way * way).sum(-1, keepdims=True), 1e-9)
-    away = points - (start + np.clip(share, 0, 1) * way)
-    distance = np.linalg.norm(away, axis=-1, keepdims=True)
-    return np.asarray(np.maximum(radius - distance, 0) * away / np.maximum(distance, 1e-6))
+def _towards(points: Array, x: float, y: Array, share: Array) -> Array:
+    """Points (frames, 3) moved level by a share of the way to x and y."""
+    aims = np.stack([np.full(len(points), x), y, points[:, 2]], -1)
+    return np.asarray(points + share[:, None] * (aims - points))

@@ -1,6 +1,6 @@
 """Pictures to judge people by: one strip per action, a sheet per body part.
 
-    python -m training.people.strips --out docs/synthetic [CODE ...]
+python -m training.people.strips --out docs/synthetic [CODE ...]
 """
 
 from argparse import ArgumentParser
@@ -31,7 +31,15 @@ _WHOLE = Framing(3.4, 1.15, 0.15, 0.9, 0.5, 0.5, 0.0, "", 0.0)
 _UPPER = replace(_WHOLE, cut="chest")
 
 
-def draw_strip(action: Action, anatomy: Anatomy, *, person: int, sides: Sides, size: int = SIZE, framing: Framing = _WHOLE) -> Array:
+def draw_strip(
+    action: Action,
+    anatomy: Anatomy,
+    *,
+    person: int,
+    sides: Sides,
+    size: int = SIZE,
+    framing: Framing = _WHOLE,
+) -> Array:
     """Frames of one action of one person, from before to after: (size, FRAMES * size, 3) uint8."""
     recipe = Recipe(seed=8, fps=FPS, height=size, width=size)
     film = make_film(recipe, 5 * person, anatomy, schedule_of(action, sides), framing)
@@ -61,7 +69,9 @@ def sides_of(action: Action, number: int) -> Sides:
     return ("left",) if number % 2 == 0 else ("right",)
 
 
-def draw_sheet(actions: Sequence[Action], taxonomy: Taxonomy, anatomy: Anatomy, *, size: int = SIZE, first: int = 0) -> Image.Image:
+def draw_sheet(
+    actions: Sequence[Action], taxonomy: Taxonomy, anatomy: Anatomy, *, size: int = SIZE, first: int = 0
+) -> Image.Image:
     """A strip of each action, one under the other, with its name; people change from strip to strip."""
     names = {action.code: action.name for action in taxonomy.actions}
     rows = []

@@ -1,9 +1,9 @@
 """Makes a data set: many videos by many processes, with labels, resumable, the same bytes whoever makes them.
 
-    out/videos/synth000000.mp4    or out/frames/synth000000.npz
-    out/sidecars/synth000000.npz  boxes, joints and visible parts per frame
-    out/records/synth000000.json  a video's labels; written last, so that what has one is whole
-    out/mmad.json train.csv val.csv labels.json synth.json
+out/videos/synth000000.mp4    or out/frames/synth000000.npz
+out/sidecars/synth000000.npz  boxes, joints and visible parts per frame
+out/records/synth000000.json  a video's labels; written last, so that what has one is whole
+out/mmad.json train.csv val.csv labels.json synth.json
 """
 
 import json
@@ -88,7 +88,9 @@ def produce(order: Order, jobs: int, progress: Progress) -> int:
     for made in _make_all(order, missing, jobs):
         done, frames = done + 1, frames + made
         progress(done, frames)
-    records = {name_of(n): json.loads(_record_path(order.out, n).read_text("utf-8")) for n in range(order.videos)}
+    records = {
+        name_of(n): json.loads(_record_path(order.out, n).read_text("utf-8")) for n in range(order.videos)
+    }
     write_tables(order.out, records, standard_labels())
     return frames
 

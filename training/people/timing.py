@@ -98,8 +98,7 @@ class Track:
         for key in np.unique(place):
             chosen = place == key
             eased[chosen] = ease(share[chosen], self._keys[key + 1][2])
-        return values[place] + (values[place + 1] - values[place]) * eased
-
+        return np.asarray(values[place] + (values[place + 1] - values[place]) * eased)
 
     def seen(self) -> tuple[float, float]:
         """When the value first departs from its start, and last differs from its end, by more than VISIBLE."""
@@ -131,7 +130,9 @@ def _skew(rng: np.random.Generator, style: Style) -> float:
     return float(np.exp(rng.normal(0, 0.15 + 0.5 * style.uneven)))
 
 
-def _ramp_lengths(rng: np.random.Generator, span: Span, typical_s: float, style: Style) -> tuple[float, float]:
+def _ramp_lengths(
+    rng: np.random.Generator, span: Span, typical_s: float, style: Style
+) -> tuple[float, float]:
     """Of the way there and of the way back; those of a short action fill it."""
     there, back = typical_s * style.pace * np.exp(rng.normal(0, 0.3, 2)) * (1.0, rng.uniform(0.9, 1.5))
     room = span.length_s / 0.92

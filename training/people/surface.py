@@ -1,0 +1,106 @@
+"""The skin and clothes of trunk, head and legs as points with normals, to keep hands and arms out of them."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training.people.body import Anatomy, Part
+from training.people.cpu import compute_normals
+
+Array = NDArray[Any]
+
+_SPACING_M = 0.07  # between points; on the head about half of it
+_REACH_M = 0.035  # over which neighbouring points are averaged
+_FAR_M = 0.16  # points farther than this from all of the surface are never inside
+_ARMS = ("upperarm", "lowerarm", "wrist", "finger", "metacarpal", "toe", "shoulder")
+
+
+@dataclass
+class Posed:
+    """A surface in every frame.
+
+    Attributes:
+        points, normals: (frames, 3, n) float32.
+    """
+
+    points: Array
+    normals: Array
+
+    def __post_init__(self) -> None:
+        """What all questions share: (frames, 1, n)."""
+        self._squares = np.einsum("fcn,fcn->fn", self.points, self.points)[:, None]
+        self._heights = np.einsum("fcn,fcn->fn", self.points, self.normals)[:, None]
+
+    def outward(self, points: Array) -> tuple[Array, Array]:
+        """Distance (frames, q) of points (frames, q, 3), negative inside, and the way out (frames, q, 3).
+
+        Moving least squares: the planes of the nearest surface points, averaged, so that nothing jumps.
+        """
+        asked = points.astype(np.float32)
+        squared = np.square(asked).sum(-1, keepdims=True) - 2 * (asked @ self.points) + self._squares
+        nearest = squared.min(axis=-1, keepdims=True)
+        weights = np.exp((nearest - squared) / (2 * _REACH_M**2))
+        weights /= weights.sum(axis=-1, keepdims=True)
+        heights = asked @ self.normals - self._heights
+        distance = np.einsum("fqn,fqn->fq", weights, heights)
+        way = weights @ self.normals.transpose(0, 2, 1)
+        way /= np.maximum(np.linalg.norm(way, axis=-1, keepdims=True), 1e-6)
+        return np.where(nearest[..., 0] > _FAR_M**2, np.inf, distance), way
+
+    def push(self, points: Array, radii: Array) -> Array:
+        """Shift (frames, q, 3) that brings balls of these radii (q,) at points (frames, q, 3) out of the surface."""
+        distance, way = self.outward(points)
+        return np.asarray(np.maximum(radii - distance, 0)[..., None] * way, float)
+
+
+class Surface:
+    """One person's surface at rest."""
+
+    def __init__(self, anatomy: Anatomy, vertices: Array) -> None:
+        """Args:
+        anatomy: what people share.
+        vertices: the person at rest, clothes included.
+        """  # fmt: skip
+        chosen, self.bones, self._weights = _chosen(anatomy)
+        normals = np.zeros(vertices.shape, np.float32)
+        compute_normals(vertices.astype(np.float32), anatomy.faces[anatomy.parts <= Part.TIGHTS], normals)
+        self._points, self._normals = vertices[chosen].astype(np.float32), normals[chosen]
+
+    def posed(self, rotations: Array, positions: Array, heads: Array) -> Posed:
+        """The surface where its bones are.
+
+        Args:
+            rotations, positions: (frames, bones, 3, 3) and (frames, bones, 3) of `bones`.
+            heads: (bones, 3) where they are at rest.
+        """
+        shift = positions - (rotations @ heads[:, :, None])[..., 0]
+        moves = np.concatenate([rotations.reshape(*rotations.shape[:2], 9), shift], -1).astype(np.float32)
+        blended = self._weights @ moves
+        turn = blended[..., :9].reshape(*blended.shape[:2], 3, 3)
+        points = np.einsum("fnij,nj->fin", turn, self._points) + blended[..., 9:].transpose(0, 2, 1)
+        normals = np.einsum("fnij,nj->fin", turn, self._normals)
+        return Posed(points, normals / np.linalg.norm(normals, axis=1, keepdims=True))
+
+
+def _chosen(anatomy: Anatomy) -> tuple[Array, tuple[int, ...], Array]:
+    """Vertices (n,) spread over the body, the bones that move them, and how much each does: (n, bones)."""
+    used = np.unique(anatomy.faces[anatomy.parts <= Part.TIGHTS])
+    arms = np.array([name.startswith(_ARMS) for name in anatomy.names])
+    used = used[~arms[anatomy.bones[used, 0]]]
+    spacing = np.where(anatomy.template[used, 2:] > 0.59, 0.6 * _SPACING_M, _SPACING_M)
+    cells = np.floor(anatomy.template[used] / spacing)
+    # The vertex nearest to the middle of each cell.
+    away = np.square(anatomy.template[used] / spacing - cells - 0.5).sum(axis=1)
+    order = np.argsort(away, kind="stable")
+    _, first = np.unique(cells[order], axis=0, return_index=True)
+    chosen = used[order[np.sort(first)]]
+    bones = tuple(int(bone) for bone in np.unique(anatomy.bones[chosen]) if not arms[bone])
+    weights = np.zeros((len(chosen), len(anatomy.names)), np.float32)
+    for column in range(4):
+        np.add.at(
+            weights, (np.arange(len(chosen)), anatomy.bones[chosen, column]), anatomy.weights[chosen, column]
+        )
+    weights = weights[:, list(bones)]
+    return chosen, bones, weights / weights.sum(axis=1, keepdims=True)
