@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from model.video import Video
-from training.people.effects import develop, draw_look, mask_faces, occlude
-from training.people.footage import read_frames, write_frames, write_video
-from training.people.looks import Camera, Kind, Look, Mask, Occluder, Shape
+from training.people.camera.effects import develop, draw_look, mask_faces, occlude
+from training.people.camera.footage import read_frames, write_frames, write_video
+from training.people.camera.looks import Camera, Kind, Look, Mask, Occluder, Shape
 
 COUNT = 8
 PLAIN = Camera(

@@ -15,7 +15,7 @@ from training.people.performance import perform
 from training.people.person import draw_person, make_mesh
 from training.people.places import AT_REST, PLACES
 from training.people.scene import Framing
-from training.people.schedule import Event, Schedule
+from training.people.schedules.schedule import Event, Schedule
 from training.people.skeleton import Skeleton
 from training.people.timing import STYLES, VISIBLE, Span, cycled, stepped
 from training.people.timing import held as held_track

@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from training.people import cpu, raster, room
 from training.people.body import load_anatomy
 from training.people.film import Recipe, make_film
-from training.people.materials import DRESS_SIZE
-from training.people.pixels import encode
-from training.people.raster import closeness_of
-from training.people.shot import SHADOW_SIZE, SUPERSAMPLING, Mesh, Shot
+from training.people.render import cpu, raster, room
+from training.people.render.materials import DRESS_SIZE
+from training.people.render.pixels import encode
+from training.people.render.raster import closeness_of
+from training.people.render.shot import SHADOW_SIZE, SUPERSAMPLING, Mesh, Shot
 from training.people.things import Shape
 
 RED, GREEN, GREY = (0.7, 0.05, 0.05), (0.05, 0.7, 0.05), (0.5, 0.5, 0.5)
@@ -157,7 +157,7 @@ def test_samples_see_what_rays_hit() -> None:
 
 def test_colours_on_a_slanted_triangle_are_perspective_correct() -> None:
     """A ramp from near to far whose vertices carry their own depth has that depth at every sample."""
-    from training.people.pixels import mesh_sample
+    from training.people.render.pixels import mesh_sample
 
     corners = np.array([[-0.5, -2.5, 0.7], [0.5, -2.5, 0.7], [0.0, 0.5, 1.3]], np.float32)
     shape = Shape()
@@ -275,7 +275,7 @@ def test_a_film_shows_its_person_where_it_says() -> None:
 SIMULATED = """
 import pickle, sys
 import numpy as np
-from training.people.cuda import Renderer
+from training.people.render.cuda import Renderer
 with open(sys.argv[1], "rb") as file:
     shot = pickle.load(file)
 np.save(sys.argv[2], Renderer(shot, at_once=1).render(0, 2).copy_to_host())
@@ -316,7 +316,7 @@ def has_card() -> bool:
 
 @pytest.mark.skipif(not has_card(), reason="Numba finds no CUDA card")
 def test_a_card_draws_the_same() -> None:
-    from training.people.cuda import Renderer
+    from training.people.render.cuda import Renderer
 
     shot = make_film(Recipe(seed=1), 0, load_anatomy()).shot
     short = replace(

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from training.people.actions import BY_CODE, held
-from training.people.placement import GAP_S
-from training.people.schedule import (
+from training.people.schedules.placement import GAP_S
+from training.people.schedules.schedule import (
     MIN_EVENT_S,
     Event,
     Mix,
@@ -20,8 +20,8 @@ from training.people.schedule import (
     sample_schedule,
     to_instances,
 )
-from training.people.statistics_table import build_table
-from training.people.table import format_table, parse_table
+from training.people.schedules.statistics import build_table
+from training.people.schedules.table import format_table, parse_table
 from training.statistics import Statistics, compute
 from training.tables import read_labels
 

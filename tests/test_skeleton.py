@@ -13,7 +13,7 @@ from training.people.hands import Motion, Visit, move_arms, sharing
 from training.people.performance import perform
 from training.people.places import AT_REST, PLACES, Contact
 from training.people.rotations import apply, transposed, two_bones, unit
-from training.people.schedule import Event, Schedule
+from training.people.schedules.schedule import Event, Schedule
 from training.people.skeleton import LETTER, SIDES, Skeleton
 from training.people.timing import STYLES
 

@@ -135,7 +135,7 @@ def test_videos_play_and_sidecars_fit_them(made):
 
 
 def test_frames_without_coding(tmp_path):
-    from training.people.footage import read_frames
+    from training.people.camera.footage import read_frames
 
     produce(order(tmp_path, storage=Storage.NPZ, videos=1, crop=Crop.HEAD), 1, lambda done, count: None)
     footage = read_frames(tmp_path / "frames" / f"{name_of(0)}.npz")
@@ -154,7 +154,7 @@ def test_pictures_become_walls(tmp_path):
     produce(
         order(tmp_path / "b", storage=Storage.NPZ, videos=4, pictures=folder), 1, lambda done, count: None
     )
-    from training.people.footage import read_frames
+    from training.people.camera.footage import read_frames
 
     reds = [
         read_frames(path).frames[0].reshape(-1, 3).astype(int)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from training.people.shot import Shot
+    from training.people.render.shot import Shot
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -52,7 +52,7 @@ def measure(shot: "Shot", options: argparse.Namespace) -> dict[str, Any]:
     from numba import cuda
 
     from training.people import cpu
-    from training.people.cuda import Renderer
+    from training.people.render.cuda import Renderer
 
     started = time.perf_counter()
     renderer = Renderer(shot, options.at_once)

@@ -10,7 +10,7 @@ import numpy as np
 
 from model.taxonomy import Taxonomy
 from training.people.film import JOINT_NAMES, PARTS, Film
-from training.people.schedule import Event
+from training.people.schedules.schedule import Event
 
 Record = dict[str, Any]
 

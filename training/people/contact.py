@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from training.people.body import load_anatomy
+from training.people.camera.footage import write_video
 from training.people.film import VIDEOS_PER_PERSON, Recipe, make_film
-from training.people.footage import write_video
 from training.people.studio import QUALITIES, render_film
 
 Frame = NDArray[np.uint8]

@@ -6,35 +6,37 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from training.people import raster
 from training.people.actions import BY_CODE
 from training.people.body import Anatomy, Part
+from training.people.camera.effects import Look, draw_look, occlude
 from training.people.choices import Crop, Mix
-from training.people.cpu import deform
-from training.people.effects import Look, draw_look, occlude
 from training.people.hands import move_arms
 from training.people.performance import Performance, perform
 from training.people.person import Person, draw_colour, draw_person, draw_seat_colour, make_mesh
+from training.people.render import raster
+from training.people.render.cpu import deform
+from training.people.render.shot import SUPERSAMPLING, Mesh, Shot, join
 from training.people.rotations import about, apply
 from training.people.scene import Framing, aim, draw_framing, draw_scene
-from training.people.schedule import Event, Schedule, sample_schedule
-from training.people.shot import SUPERSAMPLING, Mesh, Shot, join
+from training.people.schedules.schedule import Event, Schedule, sample_schedule
 from training.people.skeleton import Pose, Skeleton
-from training.people.things import TOYS, make_glasses, make_seat, make_toy
+from training.people.things import TOYS, Shape, make_glasses, make_seat, make_toy
 from training.people.timing import STYLES, Floats, wander
 
 Array = NDArray[Any]
 
 VIDEOS_PER_PERSON = 5
+GLASSES = 0.22  # share of the people who wear some though nothing asks for it
+_EYE, _EAR = (0.031, -0.135, 0.728), (0.078, -0.02, 0.72)  # the left ones, on the standard body
 PASSING = 0.07  # share of the videos in which something passes behind
 
 # Points that sidecars follow: name, bone that carries it, place on the standard body (None: the bone's head).
 JOINTS: tuple[tuple[str, str, tuple[float, float, float] | None], ...] = (
     ("nose", "head", (0.0, -0.165, 0.69)),
-    ("eye.left", "head", (0.031, -0.135, 0.728)),
-    ("eye.right", "head", (-0.031, -0.135, 0.728)),
-    ("ear.left", "head", (0.078, -0.02, 0.72)),
-    ("ear.right", "head", (-0.078, -0.02, 0.72)),
+    ("eye.left", "head", _EYE),
+    ("eye.right", "head", (-_EYE[0], *_EYE[1:])),
+    ("ear.left", "head", _EAR),
+    ("ear.right", "head", (-_EAR[0], *_EAR[1:])),
     ("crown", "head", (0.0, 0.0, 0.855)),
     ("neck", "neck01", None),
     ("chest", "spine02", None),
@@ -202,16 +204,12 @@ def _furnish(
         letter = "L" if acted.holder == "left" else "R"
         toy = make_toy(rng, str(rng.choice(TOYS)), draw_colour(rng)).mesh(anatomy.index[f"wrist.{letter}"])
         meshes.append(_in_hand(toy, skeleton, letter))
-    if "glasses" in acted.props or rng.random() < 0.22:
-        points = [
-            skeleton.vertices[anatomy.nearest((x, y, z))]
-            for y, z, xs in ((-0.135, 0.728, 0.031), (-0.02, 0.72, 0.078))
-            for x in (xs, -xs)
-            for _ in (0,)
-        ]
-        shape = make_glasses(
-            rng, np.array(points[:2], float), np.array(points[2:], float), draw_colour(rng) * 0.5
+    if "glasses" in acted.props or rng.random() < GLASSES:
+        eyes, ears = (
+            np.array([skeleton.vertices[anatomy.nearest((side * x, y, z))] for side in (1, -1)], float)
+            for x, y, z in (_EYE, _EAR)
         )
+        shape = make_glasses(rng, eyes, ears, draw_colour(rng) * 0.5)
         meshes.append(shape.mesh(anatomy.index["head"]))
     if rng.random() < PASSING:
         passer, way = _passer(rng, acted.times_s, bones + 1)
@@ -232,8 +230,6 @@ def _in_hand(toy: Mesh, skeleton: Skeleton, letter: str) -> Mesh:
 
 def _passer(rng: np.random.Generator, times_s: Floats, bone: int) -> tuple[Mesh, Array]:
     """Somebody or something that crosses the room behind."""
-    from training.people.things import Shape
-
     shape = Shape()
     depth, tall = rng.uniform(0.35, 0.9), rng.uniform(0.5, 1.75)
     shape.ball((0, 0, 0.55 * tall), (rng.uniform(0.12, 0.25), 0.14, 0.45 * tall), draw_colour(rng))

@@ -10,8 +10,8 @@ from training.people.actions import held as resources_of
 from training.people.hands import Doing, Visit, make_motion, rest_motion, sharing
 from training.people.idle import Channels, add
 from training.people.places import AT_REST, PLACES
-from training.people.schedule import Event, Schedule
-from training.people.skeleton import SIDES
+from training.people.schedules.schedule import Event, Schedule
+from training.people.skeleton import OTHER, SIDES
 from training.people.timing import Floats, Span, Style, Track, cycled, held, stepped
 
 # What moves along with a channel: which, by which share, how much later.
@@ -24,6 +24,8 @@ FOLLOWERS = {
     "torso_pitch": (("head_pitch", -0.2, 0.05),),
 }
 _HEAD_PLACES = ("head", "neck01")
+_BOWING = ("G3", "G4")
+_ON_LEGS = ("G1", "G2")
 _JOINED_REST = ("rest_joined", "rest_belly")
 _SLOW = {"cross": 0.9, "ankle_cross": 0.8, "rise": 0.9}  # seconds that a ramp of these takes
 
@@ -85,7 +87,7 @@ class _Stage:
         )
         idle.begin_things(self.rng, self.times_s, self.channels, self.style, self.busy)
         self.faces = idle.make_faces(self.rng, self.times_s, self.channels)
-        chosen = str(self.rng.choice(AT_REST, p=(0.34, 0.2, 0.14, 0.18, 0.08, 0.06)))
+        chosen = str(self.rng.choice(AT_REST, p=self._rest_odds()))
         places = dict.fromkeys(SIDES, chosen)
         if chosen not in _JOINED_REST and self.rng.random() < 0.3:
             places["left"] = str(self.rng.choice(("rest_thigh", "rest_knee", "rest_inside", "rest_seat")))
@@ -105,6 +107,13 @@ class _Stage:
             self.holder is None and self.rng.random() < 0.08
         ):  # has something in hand, and does nothing with it
             self.holder = str(self.rng.choice(tuple(SIDES)))
+
+    def _rest_odds(self) -> Floats:
+        """Of each place of AT_REST; hands that will come to lie on a leg start elsewhere more often."""
+        odds = np.array((0.34, 0.2, 0.14, 0.18, 0.08, 0.06))
+        if any(event.code in _ON_LEGS for event in self.schedule.events):
+            odds *= (0.35, 0.35, 1.0, 1.5, 1.5, 1.5)
+        return np.asarray(odds / odds.sum())
 
     def _make_room(self) -> None:
         """A posture from which the steps of the schedule can be made."""
@@ -207,6 +216,18 @@ class _Stage:
                 (event.start_s, Visit(place, own, make_motion(action.hand, doing), side == top))
             )
         self._lean(place, event.sides[0], len(sides) == 2, share)
+        if event.code in _BOWING and len(sides) == 1:
+            self._support(OTHER[event.sides[0]], event, share)
+
+    def _support(self, side: str, event: Event, share: Floats) -> None:
+        """Who bows far leans on the knee with the other hand, if that is free."""
+        taken = (
+            name == f"hand.{side}" and start < event.end_s + 0.5 and end > event.start_s - 0.5
+            for name, start, end in self.busy
+        )  # fmt: skip
+        if not any(taken):
+            motion = rest_motion(self.rng, self.times_s, self.style.idle)
+            self.visits[side].append((event.start_s, Visit("rest_knee", share, motion)))
 
     def _continues(self, event: Event) -> bool:
         return any(
@@ -223,7 +244,7 @@ class _Stage:
              if event.code == "C4" and other.code == "C10" and other.sides == event.sides
              and abs(other.start_s - event.end_s) < 1e-6), None,
         )  # fmt: skip
-        typical = self.rng.uniform(0.4, 0.8)
+        typical = self.rng.uniform(0.7, 1.1) if event.code == "C4" else self.rng.uniform(0.4, 0.8)
         if after is None:
             return held(self.rng, span, self.style, typical).at(self.times_s)
         there = held(

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from training.people import materials as m
 from training.people.body import Anatomy, Part
-from training.people.cpu import compute_normals
-from training.people.shot import Mesh
+from training.people.render import materials as m
+from training.people.render.cpu import compute_normals
+from training.people.render.shot import Mesh
 
 Array = NDArray[Any]
 

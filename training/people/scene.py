@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from training.people import raster, room
 from training.people.person import draw_colour, linear
+from training.people.render import raster, room
+from training.people.render.shot import SHADOW_SIZE
 from training.people.rotations import unit
-from training.people.shot import SHADOW_SIZE
 
 Array = NDArray[Any]
 

@@ -16,10 +16,10 @@ from PIL import Image, ImageDraw
 from model.taxonomy import Taxonomy
 from training.people.actions import ACTIONS, BY_CODE, Action, Sides
 from training.people.body import Anatomy, load_anatomy
-from training.people.cpu import render
 from training.people.film import Recipe, make_film
+from training.people.render.cpu import render
 from training.people.scene import Framing
-from training.people.schedule import Event, Schedule
+from training.people.schedules.schedule import Event, Schedule
 from training.tables import standard_labels
 
 Array = NDArray[Any]

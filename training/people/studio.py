@@ -22,13 +22,13 @@ import numpy as np
 from PIL import Image
 
 from model.taxonomy import Taxonomy
-from training.people import cpu
 from training.people.annotations import Record, describe, name_of, write_json, write_sidecar, write_tables
 from training.people.body import load_anatomy
+from training.people.camera.effects import develop, mask_faces, occlude
+from training.people.camera.footage import write_frames, write_video
 from training.people.choices import Storage
-from training.people.effects import develop, mask_faces, occlude
 from training.people.film import EFFECTS, Film, Recipe, generator, make_film
-from training.people.footage import write_frames, write_video
+from training.people.render import cpu
 from training.tables import standard_labels
 
 QUALITIES = (19.0, 33.0)  # x264's constant rate factor, drawn for each video

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.people.body import Anatomy, Part
-from training.people.cpu import compute_normals
+from training.people.render.cpu import compute_normals
 
 Array = NDArray[Any]
 

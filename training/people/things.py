@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.people.body import Part
-from training.people.shot import Mesh
+from training.people.render.shot import Mesh
 
 Array = NDArray[Any]
 

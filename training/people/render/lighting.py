@@ -4,7 +4,7 @@ import math
 
 import numba as nb
 
-from training.people.raster import (
+from training.people.render.raster import (
     AMBIENT,
     DEPTH_STEPS,
     FILL,

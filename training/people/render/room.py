@@ -7,7 +7,7 @@ import math
 
 import numba as nb
 
-from training.people.materials import noise, sine
+from training.people.render.materials import noise, sine
 
 # Layout of `room`: places of the planes in metres, then colours and textures.
 BACK, LEFT, RIGHT, CEILING = range(4)

@@ -6,7 +6,7 @@ import numpy as np
 
 from training.instances import Booleans, Floats, Integers
 from training.people.actions import ACTIONS, Sides, held
-from training.people.table import AT_END_S, END, INSIDE
+from training.people.schedules.table import AT_END_S, END, INSIDE
 
 GAP_S = 0.25  # between two events that use the same part of the body
 MARGIN_S = AT_END_S  # from an end of the video to an event that does not touch it

@@ -125,7 +125,7 @@ def _check_action(code: str, action: ActionTable) -> None:
 @cache
 def load_table() -> Table:
     """The table shipped."""
-    return parse_table((resources.files("training.people") / "mma52.json").read_text("utf-8"))
+    return parse_table((resources.files("training.people.schedules") / "mma52.json").read_text("utf-8"))
 
 
 def parse_table(text: str) -> Table:

@@ -8,10 +8,18 @@ from typing import Any
 import numpy as np
 from numba import cuda
 
-from training.people.pixels import encode, paint_room, paint_samples, room_pixel, sees_room
-from training.people.raster import closeness_at, doubled_area, extent, is_drawn, key_of, project, to_shadow
-from training.people.shot import SHADOW_SIZE, SUPERSAMPLING, Array, Shot
-from training.people.vertices import deform_vertex, express_vertex, to_unit, triangle_normal
+from training.people.render.pixels import encode, paint_room, paint_samples, room_pixel, sees_room
+from training.people.render.raster import (
+    closeness_at,
+    doubled_area,
+    extent,
+    is_drawn,
+    key_of,
+    project,
+    to_shadow,
+)
+from training.people.render.shot import SHADOW_SIZE, SUPERSAMPLING, Array, Shot
+from training.people.render.vertices import deform_vertex, express_vertex, to_unit, triangle_normal
 
 _THREADS = 128  # a block: along vertices, triangles or pixels of one frame
 _CLEARING = 1024  # threads a frame that empty its buffers

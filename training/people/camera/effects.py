@@ -15,8 +15,8 @@ from numba import njit
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, gaussian_filter1d, zoom
 
-from training.people.looks import Camera, Look, Occluder, draw_look
-from training.people.masks import mask_faces, wander
+from training.people.camera.looks import Camera, Look, Occluder, draw_look
+from training.people.camera.masks import mask_faces, wander
 
 __all__ = ["Look", "develop", "draw_look", "mask_faces", "occlude"]
 

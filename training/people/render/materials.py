@@ -8,7 +8,7 @@ import math
 import numba as nb
 import numpy as np
 
-from training.people import compiled  # noqa: F401  (where compiled code is kept)
+from training.people.render import compiled  # noqa: F401  (where compiled code is kept)
 
 # Colours, three numbers each.
 SKIN, LIPS, HAIR, SHIRT, SHIRT_SECOND, TROUSERS, TROUSERS_SECOND, SHOES, SOLES, SOCKS, COVER, WATCH = range(

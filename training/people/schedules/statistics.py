@@ -1,7 +1,7 @@
 """Makes the table of what real schedules are like, see table.py, of the data set's train and val videos.
 
-`python -m training.people.statistics_table MMAD_JSON > training/people/mma52.json` takes some minutes: it counts, then
-fits the weights by which sampled schedules come out as the real ones. The table holds counts and quantiles only,
+`python -m training.people.schedules.statistics MMAD_JSON > mma52.json` takes some minutes: it counts, then fits the
+weights by which sampled schedules come out as the real ones. The table holds counts and quantiles only,
 nothing by which a video could be told.
 """
 
@@ -15,8 +15,8 @@ from model.taxonomy import Taxonomy
 from training.instances import Floats, Instances, Integers
 from training.people.actions import BY_CODE
 from training.people.choices import Mix
-from training.people.schedule import sample_schedule, to_instances
-from training.people.table import (
+from training.people.schedules.schedule import sample_schedule, to_instances
+from training.people.schedules.table import (
     AT_END_S,
     BANDS,
     DURATION_LEVELS,

@@ -4,11 +4,11 @@ import math
 
 import numba as nb
 
-from training.people.lighting import illuminate
-from training.people.materials import material
-from training.people.raster import CENTRE_X, CENTRE_Y, FOCAL, doubled_area, shares_at
-from training.people.room import room_colour, room_hit
-from training.people.shot import SUPERSAMPLING
+from training.people.render.lighting import illuminate
+from training.people.render.materials import material
+from training.people.render.raster import CENTRE_X, CENTRE_Y, FOCAL, doubled_area, shares_at
+from training.people.render.room import room_colour, room_hit
+from training.people.render.shot import SUPERSAMPLING
 
 _SIDE = SUPERSAMPLING
 _SHARE = 1.0 / (SUPERSAMPLING * SUPERSAMPLING)

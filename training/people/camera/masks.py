@@ -12,7 +12,7 @@ from numba import njit
 from numpy.typing import NDArray
 from scipy.ndimage import uniform_filter
 
-from training.people.looks import Look, Mask
+from training.people.camera.looks import Look, Mask
 
 Frames = NDArray[np.uint8]
 Floats = NDArray[np.float32]

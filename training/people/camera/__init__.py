@@ -1,0 +1,1 @@
+"""What happens to clean pictures: camera, face masks, occluders, files."""

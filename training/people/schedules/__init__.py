@@ -1,0 +1,1 @@
+"""What happens when: sampled with the statistics of the real data set."""
