@@ -101,7 +101,7 @@ ACTIONS: tuple[Action, ...] = (
     Action("A2", ("torso", "head_yaw"), (TORSO,), (Move("±torso_yaw", 0.4, 0.75), Move("±pelvis_yaw", 0.15, 0.55), Move("±head_yaw", 0.05, 0.5))),
     Action("A3", ("torso",), (TORSO,), (Move("slump", -0.75, -0.4),), course=Course.STEP),
     Action("A4", ("shoulder",), (TORSO,), (Move("lift.", 0.3, 0.75), Move("forward.", -0.12, 0.15)), both=0.65),
-    Action("A5", ("torso",), (TORSO, THIGH), (Move("rise", 0.05, 0.2), Move("torso_pitch", 0.4, 0.75), Move("head_pitch", -0.35, -0.1)), both=1.0),
+    Action("A5", ("torso",), (TORSO, THIGH), (Move("rise", 0.1, 0.3), Move("torso_pitch", 0.45, 0.85), Move("head_pitch", -0.4, -0.1)), both=1.0),
     # B: the head
     _head("B1", "head_pitch", Move("head_pitch", 0.1, 0.34), course=Course.CYCLE, rate_hz=(1.0, 2.4), rising=True),
     _head("B2", "head_shake", Move("±head_yaw", 0.14, 0.5), course=Course.CYCLE, rate_hz=(0.9, 2.2)),

@@ -201,10 +201,10 @@ def _dressed(person: Person, anatomy: Anatomy, vertices: Array) -> Array:
     vertices = _smoothed(vertices, drawn, shirt | legs, 10)
     normals = np.zeros(vertices.shape, np.float32)
     compute_normals(vertices.astype(np.float32), anatomy.faces[anatomy.parts <= Part.EYE], normals)
-    # Sleeves and legs widen towards their ends, shirts towards the hem.
+    # Long sleeves end close to the wrist. Sleeves and legs widen towards their ends, shirts towards the hem.
     flare = np.where(
         arm >= 0,
-        0.75 + 0.5 * np.clip(arm / max(dress[m.SLEEVE], 0.1), 0, 1),
+        (0.75 + 0.5 * np.clip(arm / max(dress[m.SLEEVE], 0.1), 0, 1)) * np.clip((1.02 - arm) / 0.12, 0.25, 1),
         0.7 + 0.6 * np.clip((0.4 - t[:, 2]) / 0.35, 0, 1),
     )
     vertices += normals * (shirt * person.loose * flare)[:, None]

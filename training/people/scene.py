@@ -192,7 +192,7 @@ def aim(
     height, width = size[0] * samples, size[1] * samples
     low, high = float(joints_low[2]), float(joints_high[2])
     if framing.cut == "knees":
-        low = 0.42 * high
+        low = 0.34 * high
     elif framing.cut == "chest":
         low = 0.62 * high
     middle = np.array(

@@ -27,8 +27,9 @@ Array = NDArray[Any]
 FRAMES, SIZE, FPS, DURATION_S = 8, 144, 15.0, 4.2
 _SPAN = (0.9, 3.2)  # of the action, seconds
 # How the camera looks: whole person, or nearer where the action is small.
-_WHOLE = Framing(3.4, 1.15, 0.15, 0.9, 0.5, 0.5, 0.0, "", 0.0)
+_WHOLE = Framing(3.4, 1.15, 0.15, 0.84, 0.5, 0.5, 0.0, "", 0.0)
 _UPPER = replace(_WHOLE, cut="chest")
+_MIDDLE = replace(_WHOLE, cut="knees")
 
 
 def draw_strip(
@@ -69,6 +70,13 @@ def sides_of(action: Action, number: int) -> Sides:
     return ("left",) if number % 2 == 0 else ("right",)
 
 
+def _framing(action: Action) -> Framing:
+    """Nearer where the head or the hands do something small."""
+    if "head" in action.shows or action.code in ("A4", "E2"):
+        return _UPPER
+    return _MIDDLE if action.hand is not None and action.code[0] in "CE" else _WHOLE
+
+
 def draw_sheet(
     actions: Sequence[Action], taxonomy: Taxonomy, anatomy: Anatomy, *, size: int = SIZE, first: int = 0
 ) -> Image.Image:
@@ -76,10 +84,9 @@ def draw_sheet(
     names = {action.code: action.name for action in taxonomy.actions}
     rows = []
     for place, action in enumerate(actions):
-        near = "head" in action.shows or action.code in ("A4", "E2")
         picture = draw_strip(
             action, anatomy, person=first + place, sides=sides_of(action, first + place), size=size,
-            framing=_UPPER if near else _WHOLE,
+            framing=_framing(action),
         )  # fmt: skip
         row = Image.new("RGB", (picture.shape[1], picture.shape[0] + 14), "white")
         row.paste(Image.fromarray(picture), (0, 14))
