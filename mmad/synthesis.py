@@ -2,6 +2,7 @@
 
 import os
 import re
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -53,12 +54,14 @@ def synth(
             raise typer.BadParameter(f"{name!r} is none of {', '.join(STYLES)}", param_hint="--style")
     recipe = Recipe(seed, fps, height, width, mix, styles, crop)
     order = Order(recipe, out_dir, frames, videos, pictures)
+    begin = time.monotonic()
     with failing_on(StudioError, OSError), bar("synth") as show:
-        made = produce(
-            order,
-            jobs or os.cpu_count() or 1,
-            lambda done, count: show(f"{done} of {videos} videos, {count} frames", done / videos),
-        )
+
+        def tell_progress(done: int, made: int) -> None:
+            rate = made / max(time.monotonic() - begin, 1e-3)
+            show(f"{done} of {videos} videos, {rate:.0f} frames a second", done / videos)
+
+        made = produce(order, jobs or os.cpu_count() or 1, tell_progress)
     out.print(f"{out_dir}: {videos} videos, {made} frames rendered now", highlight=False)
 
 

@@ -6,6 +6,7 @@ one of the others is chosen, rather one in which something is going on all the t
 actions and lengths have to be drawn again.
 """
 
+import json
 import math
 import sys
 from argparse import ArgumentParser
@@ -13,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import count, zip_longest
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -238,6 +240,17 @@ def to_instances(schedules: Sequence[Schedule], taxonomy: Taxonomy) -> Instances
     return collect(rows, {name: one.duration_s for name, one in zip(names, schedules, strict=True)})
 
 
+def _document(found: Instances) -> dict[str, object]:
+    """As the data set's JSON."""
+    actions: list[list[list[float]]] = [[] for _ in found.videos]
+    for video, (start_s, end_s), label in zip(found.video, found.segments, found.labels, strict=True):
+        actions[video].append([int(label), round(float(start_s), 4), round(float(end_s), 4)])
+    return {
+        name: {"subset": "train", "duration": round(float(length), 4), "actions": listed}
+        for name, length, listed in zip(found.videos, found.durations, actions, strict=True)
+    }
+
+
 def _draw(rng: np.random.Generator, odds: Floats) -> int:
     sums = np.cumsum(odds)
     return int(np.searchsorted(sums, rng.random() * sums[-1], side="right"))
@@ -271,11 +284,14 @@ def main() -> None:
     parser = ArgumentParser(description="How sampled schedules compare to the real data set's.")
     parser.add_argument("--schedules", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, help="write them as annotations, which `mmad stats` reads")
     options = parser.parse_args()
     taxonomy = standard_labels()
     rng = np.random.default_rng(options.seed)
     found = to_instances([sample_schedule(rng) for _ in range(options.schedules)], taxonomy)
     sys.stdout.write(_report(found, taxonomy, load_table()) + "\n")
+    if options.out is not None:
+        options.out.write_text(json.dumps(_document(found)), encoding="utf-8")
 
 
 if __name__ == "__main__":
