@@ -10,7 +10,7 @@ import structlog
 import typer
 from rich.table import Table
 
-from mmad import research, synthesis
+from mmad import learning, research, synthesis
 from mmad.client import DEFAULT_URL, Client, Json, ServiceError
 from mmad.options import AsJson, BundleDir, Device, Engine, Format, RegionOption, load_bundle, settings_with
 from mmad.terminal import bar, fail, failing_on, out, print_result, tell, write
@@ -31,6 +31,7 @@ bundle_app = typer.Typer(help="Look at a bundle.", no_args_is_help=True)
 app.add_typer(bundle_app, name="bundle")
 app.add_typer(research.app)
 app.add_typer(synthesis.app)
+app.add_typer(learning.app)
 
 
 @app.command()

@@ -1,8 +1,8 @@
 """What a network is built of, as numbers. Read without torch: a bundle carries it."""
 
-from typing import Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 
 class Part(BaseModel):
@@ -11,20 +11,42 @@ class Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
-class BackboneConfig(Part):
+class BackboneBase(Part):
+    """What every kind of backbone has: it sees RGB, or RGB and how grey differs from `lags` frames before."""
+
+    kind: str
+    inputs: Literal["rgb", "rgb_differences"] = "rgb"
+    lags: tuple[int, ...] = (1, 4)
+    tubelet_size: int = Field(default=2, gt=0)
+
+    @model_validator(mode="after")
+    def _lags_ascend(self) -> Self:
+        if not self.lags or self.lags[0] < 1 or list(self.lags) != sorted(set(self.lags)):
+            raise ValueError(f"lags must be ascending numbers of frames from 1 on, not {self.lags}")
+        return self
+
+    @property
+    def channels(self) -> int:
+        """Channels of a picture with what `inputs` adds."""
+        return 3 + (len(self.lags) if self.inputs == "rgb_differences" else 0)
+
+
+class BackboneConfig(BackboneBase):
     """VideoMAE's vision transformer.
 
+    `stem` makes patches to tokens: one linear map, as pretrained weights have it, or strided 3 x 3 convolutions.
     `position_grid` is the patch grid the sinusoid position table is made for; another input grid takes
     it resized bicubically, as weights pretrained at 224 pixels (a 14 x 14 grid) expect.
     `final_norm` is off for weights fine-tuned with mean pooling, which normalise after the mean.
     """
 
+    kind: Literal["videomae"] = "videomae"
     embed_dim: int = Field(gt=0)
     depth: int = Field(gt=0)
     heads: int = Field(gt=0)
     mlp_ratio: float = Field(default=4.0, gt=0)
     patch_size: int = Field(default=16, gt=0)
-    tubelet_size: int = Field(default=2, gt=0)
+    stem: Literal["linear", "convolutions"] = "linear"
     position_grid: int = Field(default=14, gt=0)
     norm_eps: float = Field(default=1e-6, gt=0)
     final_norm: bool = False
@@ -34,6 +56,54 @@ class BackboneConfig(Part):
         if self.embed_dim % self.heads:
             raise ValueError(f"embed_dim {self.embed_dim} is no multiple of heads {self.heads}")
         return self
+
+    @model_validator(mode="after")
+    def _stem_reaches_the_grid(self) -> Self:
+        size = self.patch_size
+        if self.stem == "convolutions" and (size < 2 or size & (size - 1) or self.embed_dim % (size // 2)):
+            raise ValueError(
+                "a stem of convolutions halves the picture down to patch_size and doubles its width up to embed_dim: "
+                f"patch_size {size} must be a power of 2, and embed_dim {self.embed_dim} a multiple of half of it"
+            )
+        return self
+
+
+class ShiftConfig(BackboneBase):
+    """2-D residual stages on each tubelet, with a temporal shift: a convolutional control for the transformer.
+
+    `widths` has the stem's channels and each stage's; every one halves the picture. `blocks` has one number a stage.
+    `shift_fraction` of the channels is taken from the tubelet after, and as much from the one before.
+    Places are pooled by `queries` learned attentions of `query_width` values each, to `embed_dim` features;
+    `position_grid` is the grid its positions are learned on.
+    """
+
+    kind: Literal["shift"]
+    widths: tuple[Annotated[int, Field(gt=0)], ...] = (24, 48, 96, 160)
+    blocks: tuple[Annotated[int, Field(gt=0)], ...] = (2, 2, 2)
+    shift_fraction: float = Field(default=0.125, ge=0, le=0.5)
+    queries: int = Field(default=6, gt=0)
+    query_width: int = Field(default=64, gt=0)
+    position_grid: int = Field(default=7, gt=0)
+    embed_dim: int = Field(default=192, gt=0)
+
+    @model_validator(mode="after")
+    def _stages_fit(self) -> Self:
+        if not self.blocks or len(self.widths) != len(self.blocks) + 1:
+            raise ValueError(
+                f"widths has {len(self.widths)} values for {len(self.blocks)} stages: "
+                "it takes the stem's and each stage's"
+            )
+        return self
+
+    @property
+    def patch_size(self) -> int:
+        """Pixels from one place of the last stage to the next."""
+        return int(2 ** len(self.widths))
+
+    @property
+    def depth(self) -> int:
+        """Residual blocks of all stages."""
+        return sum(self.blocks)
 
 
 SIZES = {
@@ -106,9 +176,34 @@ class HeadConfig(Part):
         return tuple(2**level for level in range(self.branch_blocks + 1))
 
 
-class Architecture(Part):
-    """The whole network."""
+def _kind_of(backbone: Any) -> Any:
+    if isinstance(backbone, dict):
+        return backbone.get("kind", "videomae")
+    return getattr(backbone, "kind", None)
 
-    backbone: BackboneConfig
+
+AnyBackbone = Annotated[
+    Annotated[BackboneConfig, Tag("videomae")] | Annotated[ShiftConfig, Tag("shift")],
+    Discriminator(
+        _kind_of,
+        custom_error_type="backbone_kind",
+        custom_error_message="a backbone is of kind 'videomae' or 'shift'",
+    ),
+]
+
+
+class Architecture(Part):
+    """The whole network. A backbone that does not say its kind is VideoMAE's, as bundles had none other once."""
+
+    backbone: AnyBackbone
     adapter: AdapterConfig = AdapterConfig()
     head: HeadConfig = HeadConfig()
+
+    @model_validator(mode="after")
+    def _adapters_have_blocks(self) -> Self:
+        if self.backbone.kind == "shift" and self.adapter.kind != "none":
+            raise ValueError(
+                f"adapter.kind {self.adapter.kind!r} does not go with backbone.kind 'shift', which has no adapters: "
+                "set it to 'none'"
+            )
+        return self

@@ -6,7 +6,9 @@ from torch.nn import functional as F
 
 from model.adapters import KINDS, Grid
 from model.architecture import AdapterConfig, BackboneConfig
+from model.inputs import with_channels
 from model.sinusoids import sinusoid_table
+from model.stem import STEMS
 
 
 def position_table(config: BackboneConfig, time: int, height: int, width: int) -> Tensor:
@@ -81,10 +83,10 @@ class Backbone(nn.Module):
         self, config: BackboneConfig, adapter: AdapterConfig, clip_frames: int, height: int, width: int
     ) -> None:
         super().__init__()
-        patch, tubelet = config.patch_size, config.tubelet_size
-        self.time, self.height, self.width = clip_frames // tubelet, height // patch, width // patch
-        kernel = (tubelet, patch, patch)
-        self.patch_embed = nn.Conv3d(3, config.embed_dim, kernel, stride=kernel)
+        self.config = config
+        self.time = clip_frames // config.tubelet_size
+        self.height, self.width = height // config.patch_size, width // config.patch_size
+        self.patch_embed = STEMS[config.stem](config)
         self.blocks = nn.ModuleList([Block(config, adapter) for _ in range(config.depth)])
         self.norm = (
             nn.LayerNorm(config.embed_dim, eps=config.norm_eps) if config.final_norm else nn.Identity()
@@ -104,7 +106,8 @@ class Backbone(nn.Module):
         """
         batch, count = clips.shape[:2]
         grid = Grid(count, self.time, self.height, self.width)
-        x = self.patch_embed(clips.flatten(0, 1)).flatten(2).transpose(1, 2)  # (B*clips, tokens, dim)
+        x = with_channels(clips, self.config).flatten(0, 1)  # (B*clips, channels, frames, height, width)
+        x = self.patch_embed(x).flatten(2).transpose(1, 2)  # (B*clips, tokens, dim)
         x = x + self.positions
         for block in self.blocks:
             x = block(x, grid)

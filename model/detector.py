@@ -53,13 +53,13 @@ class Detector:
             frames = video.frames(config.fps, config.width, config.height, region)
             expected = (video.declared_duration_s or 0) * config.fps
             counted = self._count(frames, expected, progress)
-            found = self._proposals(windows(counted, config.window_frames, config.overlap_frames))
+            found = self.propose(windows(counted, config.window_frames, config.overlap_frames))
             if video.media is None:  # the frames were not all taken, which only a fault here can cause
                 raise DamagedVideoError("decoding did not reach the end of the video")
             return self._conclude(found, video.media)
 
-    def _proposals(self, cut: Iterator[Window]) -> Proposals:
-        """Of all windows, each action once."""
+    def propose(self, cut: Iterator[Window]) -> Proposals:
+        """Of all windows of a video, each action once, in the order of windows."""
         manifest = self.bundle.manifest
         found, reached_s = Proposals.empty(), 0.0
         for window in cut:

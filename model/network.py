@@ -4,9 +4,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from model.architecture import ShiftConfig
 from model.backbone import Backbone
 from model.bundle import Manifest
 from model.head import ActionFormer, Points
+from model.shift import ShiftBackbone
 
 
 class Network(nn.Module):
@@ -24,19 +26,24 @@ class Network(nn.Module):
         config, parts = manifest.input, manifest.architecture
         self.window_frames = config.window_frames
         self.clip_frames = config.clip_frames
-        self.backbone = Backbone(
-            parts.backbone, parts.adapter, config.clip_frames, config.height, config.width
-        )
+        self.backbone = make_backbone(manifest)
         self.detector = ActionFormer(parts.head, parts.backbone.embed_dim, len(manifest.taxonomy.actions))
         self.register_buffer("mean", torch.tensor(config.mean) * 255, persistent=False)
         self.register_buffer("std", torch.tensor(config.std) * 255, persistent=False)
 
     def forward(self, clips: Tensor, mask: Tensor) -> Points:
-        """Pictures to points.
+        """Pictures to points; takes what `features` takes."""
+        return self.detector(self.features(clips, mask), mask)  # type: ignore[no-any-return]
+
+    def features(self, clips: Tensor, mask: Tensor) -> Tensor:
+        """What the head is given.
 
         Args:
             clips: (B, clips, frames, height, width, 3) uint8 RGB, at most a window of them.
             mask: (B, window_frames) bool, True for the steps that hold a frame of the video.
+
+        Returns:
+            (B, dim, window_frames), zero where the mask is False.
         """
         pictures = (clips.float() - self.mean) / self.std
         features = self.backbone(pictures.permute(0, 1, 5, 2, 3, 4))  # (B, dim, clips * tubelets)
@@ -45,4 +52,12 @@ class Network(nn.Module):
         # Zeros for a whole window are appended and cut: a length of its own would tie the graph to one clip count.
         rest = features.new_zeros(features.shape[0], features.shape[1], self.window_frames)
         features = torch.cat([features, rest], dim=2)[:, :, : self.window_frames]
-        return self.detector(features * mask[:, None], mask)  # type: ignore[no-any-return]
+        return features * mask[:, None]
+
+
+def make_backbone(manifest: Manifest) -> Backbone | ShiftBackbone:
+    """The backbone of the kind that the architecture names."""
+    config, seen = manifest.architecture.backbone, manifest.input
+    if isinstance(config, ShiftConfig):
+        return ShiftBackbone(config)
+    return Backbone(config, manifest.architecture.adapter, seen.clip_frames, seen.height, seen.width)

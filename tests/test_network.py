@@ -37,3 +37,4 @@ def test_pictures_are_normalised_stretched_to_steps_and_masked() -> None:
     torch.testing.assert_close(features[0, 4, 2], tubelets[1] * 0.25 + tubelets[2] * 0.75)
     torch.testing.assert_close(features[0, 0, 1], tubelets[0])
     assert (features[0, 13:] == 0).all()
+    assert torch.equal(network.features(clips, mask), features.transpose(1, 2))

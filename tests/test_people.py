@@ -1,5 +1,6 @@
 """Synthetic people: the table of actions, movement, bodies, films and their labels."""
 
+from collections import Counter
 from dataclasses import replace
 from itertools import pairwise
 
@@ -54,7 +55,7 @@ def test_entries_name_what_exists():
 
 
 def test_sides_decide_what_is_held():
-    assert held(BY_CODE["F1"], ("left",)) == {"hand.left"}
+    assert held(BY_CODE["F1"], ("left",)) == {"hand.left", "F1"}
     assert held(BY_CODE["C6"], ("left",)) == {"hand.left", "hand.right"}
     assert held(BY_CODE["D7"], ("right",)) == {"leg.left", "leg.right"}
     assert held(BY_CODE["B1"], ("left",)) == {"head_pitch"}
@@ -212,6 +213,31 @@ def test_steps_stay(anatomy):
         change = values[times > 3.3].mean() - values[times < 1.7].mean()
         assert abs(change) > 0.1
         assert np.ptp(values[times > 3.3]) < 0.5 * abs(change)
+
+
+def test_how_somebody_sits_tells_little_of_what_follows():
+    """Of videos that begin with such a posture, most go on without the action that starts from it."""
+    from training.people.choices import Mix
+    from training.people.schedules.schedule import sample_schedule
+
+    begun, followed = Counter(), Counter()
+    for seed in range(1500):
+        rng = np.random.default_rng(seed)
+        schedule = sample_schedule(rng, Mix.BALANCED)
+        acted = perform(rng, schedule, np.arange(3) / 15, STYLES["calm"])
+        first = {name: values[0] for name, values in acted.channels.items()}
+        postures = {
+            "D5": first["knee_out.left"] > 0.45 and first["knee_out.right"] > 0.45,
+            "A3": first["slump"] > 0.5,
+            "D2": min(first["foot_back.left"], first["foot_back.right"]) < -0.05,
+            "C8": bool(acted.holders),
+        }
+        codes = {event.code for event in schedule.events}
+        for code, found in postures.items():
+            begun[code] += found
+            followed[code] += found and code in codes
+    for code in begun:
+        assert followed[code] < 0.45 * begun[code], (code, followed[code], begun[code])
 
 
 # -- films

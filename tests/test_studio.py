@@ -31,7 +31,7 @@ def digests(folder: Path) -> dict[str, str]:
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*"))
-        if path.is_file()
+        if path.is_file() and path.name != ".lock"
     }
 
 
@@ -88,6 +88,42 @@ def test_other_settings_need_another_folder(made):
         produce(order(made, seed=4), 1, lambda done, count: None)
     with pytest.raises(StudioError, match="storage 'mp4', now it is 'npz'"):
         produce(order(made, storage=Storage.NPZ), 1, lambda done, count: None)
+
+
+def test_two_runs_do_not_write_to_one_folder(made):
+    import fcntl
+
+    with (made / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(StudioError, match="another run is writing"):
+            produce(order(made), 1, lambda done, count: None)
+
+
+def test_workers_end_with_their_command(tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "mmad",
+        "synth",
+        "--out",
+        str(tmp_path),
+        "--videos",
+        "40",
+        "--size",
+        "48x48",
+        "--jobs",
+        "2",
+    ]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("records/*.json")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    time.sleep(4)
+    made = len(list(tmp_path.glob("records/*.json")))
+    time.sleep(3)
+    assert len(list(tmp_path.glob("records/*.json"))) == made < 40
 
 
 def test_labels_read_as_the_data_sets_own(made):

@@ -155,6 +155,28 @@ def draw_timeline(
     _save(figure, path)
 
 
+def draw_history(rows: Sequence[dict[str, float]], path: Path) -> None:
+    """Losses of every step, stage by stage, faint; and their running mean."""
+    names = (
+        [name for name in rows[0].keys() | rows[-1].keys() if name not in ("stage", "step")] if rows else []
+    )
+    figure, axes = plt.subplots(figsize=(10, 4))
+    for place, name in enumerate(sorted(names)):
+        steps = np.array([step for step, row in enumerate(rows) if name in row])
+        values = np.array([row[name] for row in rows if name in row])
+        width = min(max(len(values) // 50, 1), 200)
+        smooth = np.convolve(values, np.ones(width) / width, "valid")
+        axes.plot(steps, values, color=_PARTS(place), alpha=0.2, linewidth=0.6)
+        axes.plot(steps[width - 1 :], smooth, color=_PARTS(place), label=name)
+    for step in range(1, len(rows)):
+        if rows[step]["stage"] != rows[step - 1]["stage"]:
+            axes.axvline(step, color="black", linewidth=0.6)
+    axes.set(xlabel="step", ylabel="loss", yscale="log")
+    if names:
+        axes.legend(fontsize=8)
+    _save(figure, path)
+
+
 def _range(bucket: Bucket) -> str:
     above = "" if bucket.above < 0 else f"{bucket.above:g}"
     return (

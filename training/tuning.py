@@ -1,6 +1,9 @@
 """Which weights training moves: the head always, the backbone's own or its adapters' by choice."""
 
+from functools import partial
 from typing import Literal
+
+from torch.utils.checkpoint import checkpoint
 
 from model.network import Network
 
@@ -23,3 +26,9 @@ def set_trainable(network: Network, tuning: Tuning) -> list[str]:
             tuning == "all" or not in_backbone or (tuning == "adapters" and ".adapter." in name)
         )
     return [name for name, parameter in network.named_parameters() if parameter.requires_grad]
+
+
+def recompute_blocks(network: Network) -> None:
+    """Keep no activations inside the backbone's blocks: they are computed again in the backward pass, for memory."""
+    for block in network.backbone.blocks:
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)

@@ -24,6 +24,7 @@ from model.backbone import Backbone
 from model.bundle import InputConfig, Manifest, PostprocessingConfig, Thresholds, Training
 from model.export import save_checkpoint
 from model.network import Network
+from model.shift import ShiftBackbone
 from model.taxonomy import Taxonomy
 
 # Where published files keep the weights; an EMA's are what their authors evaluate.
@@ -227,7 +228,7 @@ def import_detector(imported: Imported, manifest: Manifest, out: Path) -> None:
     network = Network(manifest)
     weights = {f"backbone.{name}": tensor for name, tensor in imported.backbone.items()}
     weights |= {f"detector.{name}": tensor for name, tensor in imported.detector.items()}
-    _load(network, _with_identity_adapters(network, weights))
+    _load(network, _fitted(network, weights))
     save_checkpoint(out, network, manifest)
 
 
@@ -235,7 +236,7 @@ def import_backbone(imported: Imported, config: BackboneConfig, out: Path) -> No
     """Write a backbone for training; raises WeightsError for missing weights or shapes that do not fit."""
     patch = config.patch_size * config.position_grid
     backbone = Backbone(config, adapter_config(imported), 8 * config.tubelet_size, patch, patch)
-    _load(backbone, _with_identity_adapters(backbone, imported.backbone))
+    _load(backbone, _fitted(backbone, imported.backbone))
     save_file(backbone.state_dict(), out, metadata={_HEADER: config.model_dump_json()})
 
 
@@ -246,6 +247,25 @@ def load_backbone(path: Path) -> tuple[BackboneConfig, dict[str, Tensor]]:
     if header is None:
         raise WeightsError(f"{path} is no backbone of mmad import-weights")
     return BackboneConfig.model_validate_json(header), load_file(path)
+
+
+def start_backbone(backbone: Backbone | ShiftBackbone, path: Path) -> None:
+    """Put in what import_backbone wrote. Adapters and channels that the file has none of change nothing at first.
+
+    Raises:
+        WeightsError: the file's backbone is another one, but for what it sees beside RGB.
+    """
+    config, weights = load_backbone(path)
+    seen = {"inputs": backbone.config.inputs, "lags": backbone.config.lags}
+    theirs, ours = (one.model_dump() for one in (config.model_copy(update=seen), backbone.config))
+    differing = [
+        f"{name} is {theirs.get(name, 'not there')} in the file, {ours.get(name, 'not there')} here"
+        for name in theirs | ours
+        if theirs.get(name) != ours.get(name)
+    ]
+    if differing:
+        raise WeightsError(f"{path} holds another backbone; " + "; ".join(differing))
+    _load(backbone, _fitted(backbone, weights))
 
 
 def _load(module: torch.nn.Module, weights: dict[str, Tensor]) -> None:
@@ -266,6 +286,25 @@ def _load(module: torch.nn.Module, weights: dict[str, Tensor]) -> None:
     if faults:
         raise WeightsError("the weights do not fit; " + "; ".join(faults))
     module.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
+
+
+def _fitted(network: torch.nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    return _with_zero_channels(network, _with_identity_adapters(network, weights))
+
+
+def _with_zero_channels(network: torch.nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights made for RGB: the patch embedding of further channels starts at zero, and so changes nothing."""
+    widened = dict(weights)
+    for name, wanted in network.state_dict().items():
+        if (
+            name.endswith("patch_embed.weight")
+            and name in weights
+            and wanted.shape[1] > weights[name].shape[1]
+        ):
+            given = weights[name]
+            further = given.new_zeros(given.shape[0], wanted.shape[1] - given.shape[1], *given.shape[2:])
+            widened[name] = torch.cat([given, further], dim=1)
+    return widened
 
 
 def _with_identity_adapters(network: torch.nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -164,8 +164,11 @@ _OTHER = {"left": "right", "right": "left"}
 
 
 def held(action: Action, sides: Sides) -> frozenset[str]:
-    """What an event of this action on these sides holds: head_pitch, torso, hand.left, leg.right ..."""
-    resources = set()
+    """What an event of this action on these sides holds: head_pitch, torso, hand.left, leg.right ...
+
+    What a hand does to body, head or a thing is done once at a time: such an action holds its own name.
+    """
+    resources = {action.code} if action.code[0] in "EF" or action.prop else set()
     for name in action.holds:
         if name in _SIDED:
             resources |= {f"{name}.{side}" for side in sides}

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from model.taxonomy import Taxonomy
-from training.people.film import JOINT_NAMES, PARTS, Film
+from training.people.camera.footage import aside_of
+from training.people.film import JOINT_NAMES, PARTS, Film, is_held_out
 from training.people.schedules.schedule import Event
 
 Record = dict[str, Any]
 
 CSV_COLUMNS = ("id", "video_id", "start_frame", "end_frame", "class", "total_frames", "fps")
-VALIDATION_EVERY = 4  # every fourth person is held out
 
 
 def name_of(number: int) -> str:
@@ -25,21 +25,28 @@ def name_of(number: int) -> str:
 
 def subset_of(person: int) -> str:
     """train or val: nobody is in both."""
-    return "val" if person % VALIDATION_EVERY == VALIDATION_EVERY - 1 else "train"
+    return "val" if is_held_out(person) else "train"
 
 
 def describe(film: Film, taxonomy: Taxonomy) -> Record:
     """A video's entry of the data set's JSON; `hidden` lists what is done but cannot be seen."""
     id_of = {action.code: action.id for action in taxonomy.actions}
 
+    length_s = len(film.shot) / film.fps
+
     def listed(events: Iterable[Event]) -> list[list[Any]]:
-        return [[id_of[event.code], round(event.start_s, 4), round(event.end_s, 4)] for event in events]
+        return [
+            [id_of[event.code], round(event.start_s, 4), round(min(event.end_s, length_s), 4)]
+            for event in events
+        ]
 
     return {
         "subset": subset_of(film.person),
-        "duration": round(len(film.shot) / film.fps, 4),
+        "duration": round(length_s, 4),
         "frames": len(film.shot),
         "fps": film.fps,
+        "height": film.shot.height,
+        "width": film.shot.width,
         "actions": listed(film.shown),
         "hidden": listed(film.hidden),
         "person": film.person,
@@ -49,8 +56,7 @@ def describe(film: Film, taxonomy: Taxonomy) -> Record:
 
 def write_sidecar(path: Path, film: Film) -> None:
     """Per frame: person_box and head_box (frames, 4), joints (frames, j, 2) in pixels; joints_seen and parts_seen."""
-    aside = path.with_name(f".{path.name}")
-    with aside.open("wb") as file:
+    with aside_of(path) as aside, aside.open("wb") as file:
         np.savez_compressed(
             file,
             person_box=film.person_box.astype(np.float32),
@@ -61,14 +67,12 @@ def write_sidecar(path: Path, film: Film) -> None:
             parts_seen=film.parts_seen(),
             part_names=np.array(list(PARTS)),
         )
-    aside.replace(path)
 
 
 def write_json(path: Path, document: Any) -> None:
     """Whole or not at all."""
-    aside = path.with_name(f".{path.name}")
-    aside.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    aside.replace(path)
+    with aside_of(path) as aside:
+        aside.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
 
 def write_tables(folder: Path, records: dict[str, Record], taxonomy: Taxonomy) -> None:

@@ -26,7 +26,7 @@ from training.people.timing import STYLES, Floats, wander
 Array = NDArray[Any]
 
 VIDEOS_PER_PERSON = 5
-GLASSES = 0.22  # share of the people who wear some though nothing asks for it
+VALIDATION_EVERY = 4  # every fourth person is held out
 _EYE, _EAR = (0.031, -0.135, 0.728), (0.078, -0.02, 0.72)  # the left ones, on the standard body
 PASSING = 0.07  # share of the videos in which something passes behind
 
@@ -55,7 +55,7 @@ JOINT_NAMES = tuple(name for name, _, _ in JOINTS)
 PARTS: dict[str, tuple[str, ...]] = {
     "head": ("nose", "crown", "neck"),
     "torso": ("chest", "shoulder.left", "shoulder.right"),
-    **{f"hand.{side}": (f"wrist.{side}", f"knuckle.{side}") for side in ("left", "right")},
+    **{f"hand.{side}": (f"knuckle.{side}",) for side in ("left", "right")},
     **{f"thigh.{side}": (f"knee.{side}",) for side in ("left", "right")},
     **{f"foot.{side}": (f"ankle.{side}", f"toe.{side}") for side in ("left", "right")},
 }
@@ -131,6 +131,11 @@ def person_of(number: int) -> int:
     return number // VIDEOS_PER_PERSON
 
 
+def is_held_out(person: int) -> bool:
+    """Whether somebody belongs to the validation videos; nobody is in both, nor is any body."""
+    return person % VALIDATION_EVERY == VALIDATION_EVERY - 1
+
+
 def make_film(
     recipe: Recipe,
     number: int,
@@ -155,7 +160,7 @@ def make_film(
     frames = max(round(schedule.duration_s * recipe.fps), 1)
     acted = perform(rng, schedule, np.arange(frames) / recipe.fps, STYLES[style])
     identity = person_of(number)
-    person = draw_person(generator(recipe.seed, identity, PERSON), anatomy)
+    person = draw_person(generator(recipe.seed, identity, PERSON), anatomy, held_out=is_held_out(identity))
     mesh, vertices, heads = make_mesh(person, anatomy)
     skeleton = Skeleton(anatomy, vertices, heads)
     things = draw(FURNITURE)
@@ -196,15 +201,16 @@ def _furnish(
     anatomy = skeleton.anatomy
     frames = len(acted.times_s)
     bones = len(anatomy.names)
-    under = skeleton.seat - 0.082 * skeleton.thigh / 0.43
+    posed = pose.transforms()
+    under = _seat_height(mesh, posed, anatomy)
     meshes = [mesh, make_seat(rng, under, draw_seat_colour(rng), draw_colour(rng)).mesh(bones)]
     still = np.concatenate([about((0, 0, 1), np.full(frames, yaw)), np.zeros((frames, 3, 1))], -1)
     rigid = [still]
-    if acted.holder is not None:
-        letter = "L" if acted.holder == "left" else "R"
+    for holder in acted.holders:
+        letter = "L" if holder == "left" else "R"
         toy = make_toy(rng, str(rng.choice(TOYS)), draw_colour(rng)).mesh(anatomy.index[f"wrist.{letter}"])
         meshes.append(_in_hand(toy, skeleton, letter))
-    if "glasses" in acted.props or rng.random() < GLASSES:
+    if "glasses" in acted.props or person.glasses:
         eyes, ears = (
             np.array([skeleton.vertices[anatomy.nearest((side * x, y, z))] for side in (1, -1)], float)
             for x, y, z in (_EYE, _EAR)
@@ -215,8 +221,19 @@ def _furnish(
         passer, way = _passer(rng, acted.times_s, bones + 1)
         meshes.append(passer)
         rigid.append(way)
-    transforms = np.concatenate([pose.transforms(), *(one[:, None] for one in rigid)], 1)
+    transforms = np.concatenate([posed, *(one[:, None] for one in rigid)], 1)
     return join(meshes), transforms.astype(np.float32)
+
+
+def _seat_height(mesh: Mesh, transforms: Array, anatomy: Anatomy) -> float:
+    """Where a person's seat is, metres: flesh gives way a little."""
+    x, y, z = anatomy.template.T
+    own = np.flatnonzero((np.abs(x) < 0.16) & (y > -0.06) & (z > -0.12) & (z < 0.1))
+    own = own[mesh.weights[own, 0] > 0]
+    middle = transforms[len(transforms) // 2].astype(np.float32)
+    world = np.zeros((len(own), 3), np.float32)
+    deform(mesh.rest[own], mesh.bones[own], mesh.weights[own], middle, world)
+    return float(np.quantile(world[:, 2], 0.03)) + 0.012
 
 
 def _in_hand(toy: Mesh, skeleton: Skeleton, letter: str) -> Mesh:
@@ -290,7 +307,7 @@ def _film(
 def _is_shown(film: Film, event: Event) -> bool:
     """Whether what an event needs is in the picture for enough of its time."""
     first, last = (
-        int(event.start_s * film.fps),
+        min(int(event.start_s * film.fps), len(film.shot) - 1),
         max(int(np.ceil(event.end_s * film.fps)), int(event.start_s * film.fps) + 1),
     )
     visible = film.parts_seen()[first:last]
@@ -353,13 +370,20 @@ def _seen(joints: Array, covered: Array) -> Array:
 
 
 def _cropped(rng: np.random.Generator, cameras: Array, boxes: Array, recipe: Recipe) -> Array:
-    """Cameras that show a fixed square (as wide as the picture's shape) around boxes over the whole video."""
-    left, top = boxes[:, :2].min(axis=0)
-    right, bottom = boxes[:, 2:].max(axis=0)
+    """Cameras that show one part of the picture over the whole video, as wide as the picture's shape.
+
+    Of the person: all of it. Of the head: around where it mostly is, in proportion to its own size; whoever bows
+    leaves the picture, so that its scale tells nothing of what happens in the video.
+    """
     aspect = recipe.width / recipe.height
-    height = max(bottom - top, (right - left) / aspect) * rng.uniform(1.04, 1.3)
-    x = 0.5 * (left + right) + rng.normal(0, 0.03) * height
-    y = 0.5 * (top + bottom) + rng.normal(0, 0.03) * height
+    if recipe.crop is Crop.HEAD:
+        box, around = np.median(boxes, axis=0), rng.uniform(1.7, 2.6)
+    else:
+        box = np.concatenate([boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)])
+        around = rng.uniform(1.04, 1.3)
+    width, height = box[2:] - box[:2]
+    height = around * max(height, width / aspect)
+    x, y = 0.5 * (box[:2] + box[2:]) + rng.normal(0, 0.03, 2) * height
     scale = recipe.height / height
     cropped = cameras.copy()
     cropped[:, raster.FOCAL] *= scale

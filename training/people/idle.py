@@ -53,6 +53,13 @@ def sit_somehow(rng: np.random.Generator, channels: Channels, frames: int) -> No
         "lift.left": rng.normal(0, 0.04), "lift.right": rng.normal(0, 0.04),
     }  # fmt: skip
     both_out, both_back = rng.normal(0.08, 0.1), rng.normal(0.0, 0.05)
+    # As the beginnings of steps ask for them (see performance): they must tell nothing of what follows.
+    if rng.random() < 0.16:
+        both_out = draw_apart(rng)
+    if rng.random() < 0.22:
+        constant["slump"] = draw_slump(rng)
+    if rng.random() < 0.2:
+        both_back = draw_forward(rng)
     for side in ("left", "right"):
         constant[f"knee_out.{side}"] = both_out + rng.normal(0, 0.05)
         constant[f"foot_out.{side}"] = 0.2 * both_out + rng.normal(0, 0.02)
@@ -68,6 +75,21 @@ def sit_somehow(rng: np.random.Generator, channels: Channels, frames: int) -> No
         constant["head_roll"] += rng.choice((-1, 1)) * rng.uniform(0.12, 0.3)
     for name, value in constant.items():
         add(channels, name, np.full(frames, value))
+
+
+def draw_apart(rng: np.random.Generator) -> float:
+    """Knees that can be closed, radians."""
+    return float(rng.uniform(0.5, 0.85))
+
+
+def draw_slump(rng: np.random.Generator) -> float:
+    """A back that can be straightened, 0 straight to 1 bent."""
+    return float(rng.uniform(0.55, 0.85))
+
+
+def draw_forward(rng: np.random.Generator) -> float:
+    """Feet that can be drawn back, metres."""
+    return float(rng.uniform(-0.14, -0.05))
 
 
 def begin_things(

@@ -25,6 +25,8 @@ FOLLOWERS = {
 }
 _HEAD_PLACES = ("head", "neck01")
 _BOWING = ("G3", "G4")
+_EMPTY_HANDED = frozenset({"C3", "C9", "C12", "C13", "F10"})  # what nobody does with something in hand
+_HOLDING = 0.3  # share of the others who hold something
 _ON_LEGS = ("G1", "G2")
 _JOINED_REST = ("rest_joined", "rest_belly")
 _SLOW = {"cross": 0.9, "ankle_cross": 0.8, "rise": 0.9}  # seconds that a ramp of these takes
@@ -39,7 +41,7 @@ class Performance:
         channels: name -> (frames,).
         rest, visits: of each side's hand.
         faces: (frames, 4) strengths of the expressions.
-        holder: side of the hand that holds a prop all along, if any.
+        holders: sides of the hands that hold something all along.
         props: what must be there because an action needs it.
     """
 
@@ -48,7 +50,7 @@ class Performance:
     rest: dict[str, Visit]
     visits: dict[str, list[Visit]]
     faces: Floats
-    holder: str | None
+    holders: tuple[str, ...]
     props: frozenset[str]
 
 
@@ -74,12 +76,15 @@ class _Stage:
             for event in schedule.events
             for resource in resources_of(BY_CODE[event.code], event.sides)
         ]
-        self._stepped: dict[str, tuple[float, dict[str, float]]] = {}
+        self._stepped: dict[tuple[str, str], int] = {}  # action and channel: how often
 
     def sit(self) -> None:
         """Posture, places of rest, and life."""
         frames = len(self.times_s)
         idle.sit_somehow(self.rng, self.channels, frames)
+        for event in self.schedule.events:  # whose heel goes up does not sit on tiptoe before
+            for side in event.sides if event.code in ("D1", "D3") else ():
+                self.channels.pop(f"heel.{side}", None)
         self._make_room()
         idle.breathe(self.rng, self.times_s, self.channels, self.rng.uniform(0.6, 1.4))
         idle.sway(
@@ -101,31 +106,43 @@ class _Stage:
             )
             for side in SIDES
         }
-        toys = [event for event in self.schedule.events if BY_CODE[event.code].prop == "toy"]
-        self.holder = toys[0].sides[0] if toys else None
-        if (
-            self.holder is None and self.rng.random() < 0.08
-        ):  # has something in hand, and does nothing with it
-            self.holder = str(self.rng.choice(tuple(SIDES)))
+        self.holders = self._holders()
+
+    def _holders(self) -> tuple[str, ...]:
+        """Hands with something in them, all along; most do nothing with it."""
+        codes = {event.code for event in self.schedule.events}
+        playing = {
+            side
+            for event in self.schedule.events
+            if BY_CODE[event.code].prop == "toy"
+            for side in event.sides[:1]
+        }
+        if not playing and not codes & _EMPTY_HANDED and self.rng.random() < _HOLDING:
+            playing = {str(self.rng.choice(tuple(SIDES)))}
+        return tuple(sorted(playing))
 
     def _rest_odds(self) -> Floats:
         """Of each place of AT_REST; hands that will come to lie on a leg start elsewhere more often."""
-        odds = np.array((0.34, 0.2, 0.14, 0.18, 0.08, 0.06))
+        odds = np.array((0.22, 0.16, 0.14, 0.2, 0.16, 0.12))
         if any(event.code in _ON_LEGS for event in self.schedule.events):
-            odds *= (0.35, 0.35, 1.0, 1.5, 1.5, 1.5)
+            odds *= (0.7, 0.7, 1.0, 1.2, 1.2, 1.2)
         return np.asarray(odds / odds.sum())
 
     def _make_room(self) -> None:
-        """A posture from which the steps of the schedule can be made."""
-        codes = {event.code for event in self.schedule.events}
-        if "A3" in codes:
-            self.channels["slump"][:] = np.maximum(self.channels["slump"], self.rng.uniform(0.55, 0.85))
+        """A posture from which the first steps of the schedule can be made; others sit like that by chance."""
+        first = {event.code: event for event in reversed(self.schedule.events)}
+        if "A3" in first and self.channels["slump"][0] < 0.5:
+            self.channels["slump"][:] = idle.draw_slump(self.rng)
+        closes = "D5" in first and ("D6" not in first or first["D5"].start_s < first["D6"].start_s)
+        apart, forward = idle.draw_apart(self.rng), idle.draw_forward(self.rng)
         for side in SIDES:
-            if "D5" in codes:
-                self.channels[f"knee_out.{side}"] += self.rng.uniform(0.45, 0.75)
-                self.channels[f"foot_out.{side}"] += self.rng.uniform(0.02, 0.07)
-            if "D2" in codes:
-                self.channels[f"foot_back.{side}"] -= self.rng.uniform(0.04, 0.12)
+            knee, foot = self.channels[f"knee_out.{side}"], self.channels[f"foot_back.{side}"]
+            if closes and knee[0] < 0.45:
+                knee[:] = apart + self.rng.normal(0, 0.05)
+            if "D6" in first and not closes and knee[0] > 0.35:
+                knee[:] = self.rng.normal(0.08, 0.08)
+            if "D2" in first and foot[0] > -0.04:
+                foot[:] = forward
 
     def act(self, event: Event) -> None:
         """One event."""
@@ -147,9 +164,10 @@ class _Stage:
         sign = SIDES[event.sides[0]]
         amounts: dict[str, float] = {}
         effort = self.rng.uniform(0, 1)  # who moves one channel far moves the others far
+        hurry = min(1.0, (event.end_s - event.start_s) / 1.6) if event.code in (*_BOWING, "A5") else 1.0
         for move in action.moves:
             share = float(np.clip(effort + self.rng.normal(0, 0.15), 0, 1))
-            value = move.low + share * (move.high - move.low)
+            value = hurry * (move.low + share * (move.high - move.low))
             if move.channel.endswith("."):
                 for side in event.sides:
                     amounts[move.channel + side] = value * self.rng.uniform(0.85, 1.1)
@@ -171,6 +189,8 @@ class _Stage:
     def _track(self, action: Action, span: Span, name: str, rate_hz: float) -> Track:
         if action.course is Course.CYCLE:
             return cycled(self.rng, span, self.style, rate_hz, rising=action.rising)
+        if action.code in _BOWING:
+            return held(self.rng, span, self.style, self.rng.uniform(0.9, 1.3))
         typical = _SLOW.get(name.split(".")[0], self.rng.uniform(0.35, 0.65))
         return held(self.rng, span, self.style, typical)
 
@@ -181,17 +201,14 @@ class _Stage:
             add(self.channels, follower, part * np.interp(self.times_s - later_s, self.times_s, values))
 
     def _step(self, action: Action, event: Event, span: Span) -> None:
-        """There for good; what an earlier step of the same kind did is taken back before, slowly."""
-        if event.code in self._stepped:
-            end_s, before = self._stepped[event.code]
-            back = stepped(self.rng, Span(end_s + 0.1, max(event.start_s - 0.1, end_s + 0.4)), self.style)
-            for name, amount in before.items():
-                add(self.channels, name, -amount * back.at(self.times_s))
+        """There for good."""
         amounts = self._amounts(action, event)
+        for name in amounts:  # who has gone there already has less of the way left
+            amounts[name] *= 0.4 ** self._stepped.get((event.code, name), 0)
+            self._stepped[event.code, name] = self._stepped.get((event.code, name), 0) + 1
         track = stepped(self.rng, span, self.style).at(self.times_s)
         for name, amount in amounts.items():
             self._add_with_followers(name, amount * track)
-        self._stepped[event.code] = (event.end_s, amounts)
 
     def _reach(self, action: Action, event: Event, span: Span) -> None:
         """Hands to a place and back."""
@@ -244,9 +261,10 @@ class _Stage:
              if event.code == "C4" and other.code == "C10" and other.sides == event.sides
              and abs(other.start_s - event.end_s) < 1e-6), None,
         )  # fmt: skip
-        typical = self.rng.uniform(0.7, 1.1) if event.code == "C4" else self.rng.uniform(0.4, 0.8)
+        typical = self.rng.uniform(0.7, 1.2) if event.code in ("C4", *_BOWING) else self.rng.uniform(0.4, 0.8)
         if after is None:
             return held(self.rng, span, self.style, typical).at(self.times_s)
+        typical = min(typical, 0.6 * span.length_s / self.style.pace)  # it is stretched before it comes back
         there = held(
             self.rng,
             Span(span.start_s, self.schedule.duration_s + 2, span.open_start, True),
@@ -288,7 +306,7 @@ class _Stage:
                     ("cheek", "chest", "front_low", "front", "other_forearm", "rest_thigh", "rest_belly")
                 )
             )
-            most = 1.0 if place.startswith("rest_") else self.rng.uniform(0.08, 0.3)
+            most = self.rng.uniform(0.08, 0.3)
             share = most * np.clip(held(self.rng, span, self.style, 0.45).at(self.times_s), 0, 1)
             motion = rest_motion(self.rng, self.times_s, self.style.idle)
             self.visits[side].append((span.start_s, Visit(place, share, motion)))
@@ -302,4 +320,4 @@ class _Stage:
             side: [visit for _, visit in sorted(found, key=lambda entry: entry[0])]
             for side, found in self.visits.items()
         }
-        return Performance(self.times_s, self.channels, self.rest, visits, self.faces, self.holder, props)
+        return Performance(self.times_s, self.channels, self.rest, visits, self.faces, self.holders, props)

@@ -13,6 +13,9 @@ from training.people.render.shot import Mesh
 
 Array = NDArray[Any]
 
+_OTHER_BODIES = 4  # every fourth body of the cache is of people who are held out
+_GLASSES = 0.32
+
 
 @dataclass(frozen=True)
 class Person:
@@ -24,6 +27,7 @@ class Person:
         dress: vector of materials.py.
         loose, loose_legs: how far shirt and trousers stand off, metres.
         hair_volume: metres. hair_length: height on the standard body down to which long hair falls, none if 0.
+        glasses: worn in every video.
     """
 
     body: int
@@ -34,11 +38,14 @@ class Person:
     loose_legs: float
     hair_volume: float
     hair_length: float
+    glasses: bool
 
 
-def draw_person(rng: np.random.Generator, anatomy: Anatomy) -> Person:
-    """Anyone."""
-    body = int(rng.integers(anatomy.people))
+def draw_person(rng: np.random.Generator, anatomy: Anatomy, *, held_out: bool = False) -> Person:
+    """Anyone; people who are held out have bodies of their own."""
+    rows = np.arange(anatomy.people)
+    rows = rows[(rows % _OTHER_BODIES == 0) == held_out]
+    body = int(rows[rng.integers(len(rows))])
     gender, age, _ = anatomy.phenotypes[body]
     dress = np.zeros(m.DRESS_SIZE, np.float32)
     _draw_head(rng, dress, gender, age)
@@ -52,6 +59,7 @@ def draw_person(rng: np.random.Generator, anatomy: Anatomy) -> Person:
         loose_legs=rng.uniform(0.006, 0.03),
         hair_volume=rng.uniform(0.008, 0.024),
         hair_length=rng.uniform(0.38, 0.62) if gender > 0.5 and rng.random() < 0.6 else 0.0,
+        glasses=bool(rng.random() < _GLASSES),
     )
 
 

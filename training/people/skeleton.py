@@ -154,8 +154,9 @@ class Skeleton:
                 bone, turned(own, channel("torso_yaw") / len(_SPINE), channel("torso_roll") / len(_SPINE))
             )
         for bone in _NECK:
-            own = (channel("head_pitch") - 0.55 * slump) / len(_NECK)
-            pose.bend(bone, turned(own, channel("head_yaw") / len(_NECK), channel("head_roll") / len(_NECK)))
+            own = (_limited(channel("head_pitch"), 0.95) - 0.55 * slump) / len(_NECK)
+            yaw_share = _limited(channel("head_yaw"), 1.3) / len(_NECK)
+            pose.bend(bone, turned(own, yaw_share, channel("head_roll") / len(_NECK)))
         for side, sign in SIDES.items():
             letter = LETTER[side]
             lift, forward = channel(f"lift.{side}"), channel(f"forward.{side}")
@@ -180,7 +181,7 @@ class Skeleton:
         x = sign * (hip_x + 0.02 + channel(f"foot_out.{side}"))
         y = -0.96 * self.thigh + channel(f"foot_back.{side}")
         ankle = np.stack([x, np.broadcast_to(y, x.shape), np.full(x.shape, self.ankle)], -1)
-        out = 0.12 + channel(f"knee_out.{side}")
+        out = 0.12 + np.clip(channel(f"knee_out.{side}"), -0.2, 1.05)
         pole = np.stack([sign * np.sin(out), -np.cos(out), np.full(x.shape, 0.35)], -1)
         return ankle, pole, sign * (0.25 + channel(f"toe_out.{side}") + 0.3 * channel(f"knee_out.{side}"))
 
@@ -308,3 +309,8 @@ def _towards(points: Array, x: float, y: Array, share: Array) -> Array:
     """Points (frames, 3) moved level by a share of the way to x and y."""
     aims = np.stack([np.full(len(points), x), y, points[:, 2]], -1)
     return np.asarray(points + share[:, None] * (aims - points))
+
+
+def _limited(angles: Array, most: float) -> Array:
+    """Angles that come near a joint's limit without passing it; small ones stay as they are."""
+    return np.asarray(most * np.tanh((angles / most) + (angles / most) ** 3 / 3))

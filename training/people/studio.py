@@ -6,15 +6,20 @@ out/records/synth000000.json  a video's labels; written last, so that what has o
 out/mmad.json train.csv val.csv labels.json synth.json
 """
 
+import fcntl
+import hashlib
 import json
 import multiprocessing
 import os
+import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +65,13 @@ class Order:
         recipe = asdict(self.recipe)
         recipe.pop("pictures")
         recipe["styles"] = sorted(recipe["styles"])
-        return recipe | {"storage": self.storage.value, "pictures": str(self.pictures or "")}
+        pictures = load_pictures(self.pictures) if self.pictures is not None else ()
+        digest = (
+            hashlib.sha256(b"".join(picture.tobytes() for picture in pictures)).hexdigest()[:16]
+            if pictures
+            else ""
+        )
+        return recipe | {"storage": self.storage.value, "pictures": digest, "version": version("mmad")}
 
 
 Progress = Callable[[int, int], None]  # videos and frames made so far
@@ -81,6 +92,11 @@ def produce(order: Order, jobs: int, progress: Progress) -> int:
     Raises:
         StudioError: the folder holds another data set, or a process died.
     """
+    with _alone(order.out):
+        return _produce(order, jobs, progress)
+
+
+def _produce(order: Order, jobs: int, progress: Progress) -> int:
     _open_folder(order)
     missing = [number for number in range(order.videos) if not _record_path(order.out, number).exists()]
     done, frames = order.videos - len(missing), 0
@@ -111,21 +127,37 @@ def load_pictures(folder: Path) -> tuple[np.ndarray[Any, np.dtype[np.uint8]], ..
     return tuple(pictures)
 
 
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """One run at a time makes a folder's videos."""
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise StudioError(
+                f"another run is writing to {out}: wait for it, or take another --out"
+            ) from error
+        yield
+
+
 def _open_folder(order: Order) -> None:
-    """Folders, and the settings that all videos here share."""
-    for name in ("records", "sidecars", "videos" if order.storage is Storage.MP4 else "frames"):
-        (order.out / name).mkdir(parents=True, exist_ok=True)
+    """Folders, and the settings that all videos here share; what a killed run left half written goes."""
     path = order.out / "synth.json"
-    settings = order.settings()
+    settings = json.loads(json.dumps(order.settings()))
     if path.exists():
         before = json.loads(path.read_text("utf-8"))
-        changed = [name for name in settings if before.get(name) != json.loads(json.dumps(settings[name]))]
+        changed = [name for name in settings if before.get(name) != settings[name]]
         if changed:
             name = changed[0]
             raise StudioError(
                 f"{order.out} was begun with {name} {before.get(name)!r}, now it is {settings[name]!r}: "
                 "take another --out, or the settings in its synth.json to go on"
             )
+    for name in ("records", "sidecars", "videos" if order.storage is Storage.MP4 else "frames"):
+        (order.out / name).mkdir(exist_ok=True)
+        for half in (order.out / name).glob(".synth*"):
+            half.unlink()
     write_json(path, settings)
 
 
@@ -139,7 +171,11 @@ def _make_all(order: Order, numbers: list[int], jobs: int) -> Iterator[int]:
         for number in numbers:
             yield make_video(order, number)
         return
-    with _single_threaded(), ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
+    context = multiprocessing.get_context("spawn")
+    with (
+        _single_threaded(),
+        ProcessPoolExecutor(jobs, context, initializer=_die_with, initargs=(os.getpid(),)) as pool,
+    ):
         waiting: set[Future[int]] = set()
         rest = iter(numbers)
         try:
@@ -159,6 +195,17 @@ def _make_all(order: Order, numbers: list[int], jobs: int) -> Iterator[int]:
             ) from error
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _die_with(parent: int) -> None:
+    """End this process when the one that started it is gone, however it went."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 @contextmanager

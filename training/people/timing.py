@@ -178,7 +178,7 @@ def stepped(rng: np.random.Generator, span: Span, style: Style) -> Track:
     """There within the span, and stays: 0, then 1 for good."""
     whole = span.length_s + (0.3 if span.open_start or span.open_end else 0.0)
     skew = _skew(rng, style)
-    track = Track(span.start_s - (0.3 if span.open_start else 0.0))
+    track = Track(span.start_s - (0.4 * whole if span.open_start else 0.0))
     end = track.end_s + whole
     if whole > 2.2 or (whole > 0.9 and rng.random() < 0.3 + style.pauses):  # in two goes
         part = rng.uniform(0.35, 0.75)

@@ -17,6 +17,7 @@ from scipy.ndimage import gaussian_filter, gaussian_filter1d, zoom
 
 from training.people.camera.looks import Camera, Look, Occluder, draw_look
 from training.people.camera.masks import mask_faces, wander
+from training.people.render import compiled  # noqa: F401  (where compiled code is kept)
 
 __all__ = ["Look", "develop", "draw_look", "mask_faces", "occlude"]
 

@@ -49,7 +49,7 @@ def write_video(path: Path, frames: Frames, fps: float, quality: float) -> None:
     if not 0 <= quality <= 51:
         raise ValueError(f"quality {quality} is outside 0 to 51 (x264's constant rate factor); take 18 to 36")
     options = {"movflags": "faststart", "fflags": "bitexact"}
-    with _aside(path) as aside, av.open(str(aside), "w", format="mp4", options=options) as container:
+    with aside_of(path) as aside, av.open(str(aside), "w", format="mp4", options=options) as container:
         # Slices and lookahead depend on the number of threads, and with them the bytes; macroblock-tree rate control
         # gives other bytes from one run to the next even with one thread.
         coding = {"crf": f"{quality:g}", "preset": "veryfast", "threads": "1", "x264-params": "mbtree=0"}
@@ -72,7 +72,7 @@ def write_frames(path: Path, frames: Frames, fps: float) -> None:
         ValueError: of frames or a rate that make no sense.
     """
     _check(frames, fps)
-    with _aside(path) as aside, aside.open("wb") as file:
+    with aside_of(path) as aside, aside.open("wb") as file:
         np.savez(file, frames=frames, fps=np.float64(fps))
 
 
@@ -111,7 +111,7 @@ def _check(frames: Frames, fps: float) -> None:
 
 
 @contextmanager
-def _aside(path: Path) -> Iterator[Path]:
+def aside_of(path: Path) -> Iterator[Path]:
     """A name beside the path to write to; it becomes the path if all went well, and goes if not."""
     aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:

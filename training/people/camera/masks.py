@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import uniform_filter
 
 from training.people.camera.looks import Look, Mask
+from training.people.render import compiled  # noqa: F401  (where compiled code is kept)
 
 Frames = NDArray[np.uint8]
 Floats = NDArray[np.float32]

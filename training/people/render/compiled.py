@@ -5,35 +5,43 @@ call functions of several files. So each state of these files has a folder of it
 """
 
 import hashlib
+import os
 import shutil
+import tempfile
 from pathlib import Path
 
 import numba as nb
 
-_HERE = Path(__file__).parent
+_HERE = Path(__file__).parent.parent
 _KEPT = "kernels-"
 
 
-def _folder() -> Path:
-    """For the code as it is now; those of other states are removed."""
+def _digest() -> str:
+    """Of the code that is compiled."""
     digest = hashlib.sha256()
-    for code in (path.read_bytes() for path in sorted(_HERE.glob("*.py"))):
+    for code in (path.read_bytes() for path in sorted(_HERE.rglob("*.py"))):
         if b"numba" in code or b"compiled" in code:
             digest.update(code)
-    folder = _HERE / "__pycache__" / f"{_KEPT}{digest.hexdigest()[:12]}"
-    for stale in folder.parent.glob(f"{_KEPT}*"):
-        if stale != folder:
-            shutil.rmtree(stale, ignore_errors=True)
-    return folder
+    return digest.hexdigest()[:12]
 
 
 def _keep_code() -> None:
-    folder = _folder()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:  # a read-only installation: numba finds a place of its own
+    """Beside the code, or, where that cannot be written, in the temporary folder; code of other states goes."""
+    name = f"{_KEPT}{_digest()}"
+    for parent in (_HERE / "__pycache__", Path(tempfile.gettempdir()) / f"mmad-{os.getuid()}"):
+        try:
+            parent.mkdir(mode=0o700, exist_ok=True)
+            (parent / name).mkdir(exist_ok=True)
+            (parent / name / "probe").touch()
+        except OSError:
+            continue
+        if parent.stat().st_uid != os.getuid():  # compiled code of others is not run
+            continue
+        nb.config.CACHE_DIR = str(parent / name)  # type: ignore[attr-defined]
+        for stale in parent.glob(f"{_KEPT}*"):
+            if stale.name != name:
+                shutil.rmtree(stale, ignore_errors=True)
         return
-    nb.config.CACHE_DIR = str(folder)  # type: ignore[attr-defined]
 
 
 _keep_code()

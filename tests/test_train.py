@@ -1,0 +1,380 @@
+"""Training: recipes, examples that follow their labels, stages, resuming, what is frozen, what stops a run."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from mmad.cli import app
+from model.bundle import Bundle
+from model.network import Network
+from training.augment import make_example
+from training.corpus import Corpus, CorpusError, load_corpus, read_frames
+from training.instances import Instances
+from training.objectives import Trainee, collate
+from training.people.choices import Mix, Storage
+from training.people.film import Recipe as People
+from training.people.studio import Order, produce
+from training.recipe import AugmentConfig, RecipeError, load_recipe, shipped
+from training.tables import standard_labels
+from training.train import (
+    CHECKPOINT,
+    HISTORY,
+    Examples,
+    Run,
+    TrainingError,
+    count_joints,
+    make_manifest,
+    train,
+)
+from training.validate import choose_thresholds
+
+TAXONOMY = standard_labels()
+# A few steps of the smoke recipe.
+SHORT = ["stages.0.steps=3", "stages.1.steps=4", "stages.0.warmup=1", "stages.1.warmup=1"]
+PLAIN = AugmentConfig(
+    scale=(1, 1),
+    flip=0,
+    speed=(1, 1),
+    truncate=0,
+    gamma=(1, 1),
+    gain=(1, 1),
+    tint=0,
+    grey=0,
+    blur=0,
+    noise=0,
+    freeze=0,
+)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("people")
+    people = People(seed=1, fps=10.0, height=48, width=48, mix=Mix.BALANCED)
+    produce(Order(people, folder, Storage.NPZ, 17), 1, lambda done, count: None)
+    return folder
+
+
+def make_run(data: Path, out: Path, *overrides: str) -> Run:
+    recipe = load_recipe("smoke", [*SHORT, *overrides])
+    corpus = load_corpus([data], TAXONOMY, "train", recipe.data.rare)
+    return Run(recipe, make_manifest(recipe, TAXONOMY, "people"), corpus, out, count_joints(corpus))
+
+
+def losses(out: Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in (out / HISTORY).read_text().splitlines()]
+
+
+# -- recipes
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_shipped_recipes_are_read(name):
+    recipe = load_recipe(name, [])
+    assert recipe.stages[-1].objective == "detection"
+    make_manifest(recipe, TAXONOMY, "data")
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("stages.1.setps=3", "stages.1.setps: Extra inputs"),
+        ("emma=0.9", "emma: Extra inputs"),
+        ("ema=2", "ema: Input should be less than 1"),
+        ("stages.7.steps=3", "there is no 7"),
+        ("ema", "not of the form key=value"),
+        ("stages.1.objective=dense", "the last stage must have the objective detection"),
+    ],
+)
+def test_what_a_recipe_cannot_mean_is_refused_by_name(override, words):
+    with pytest.raises(RecipeError, match=words):
+        load_recipe("smoke", [override])
+
+
+def test_unknown_recipes_are_told_with_those_there_are():
+    with pytest.raises(RecipeError, match="no recipe 'nowhere': give a file, or one of .*smoke"):
+        load_recipe("nowhere", [])
+
+
+# -- data
+
+
+def test_folders_mix_by_weight(data):
+    corpus = load_corpus([data, Path(f"{data}*3")], TAXONOMY, "train", 0.0)
+    half = len(corpus.items) // 2
+    assert corpus.weights[half:].sum() == pytest.approx(0.75)
+    rare = load_corpus([data], TAXONOMY, "train", 1.0)
+    counts = np.bincount(np.concatenate([item.labels for item in rare.items]), minlength=52)
+    rarest = [min(counts[item.labels], default=99) for item in rare.items]
+    assert rare.weights[int(np.argmin(rarest))] > rare.weights[int(np.argmax(rarest))]
+
+
+def test_broken_folders_are_told(data, tmp_path):
+    with pytest.raises(CorpusError, match=r"has no mmad\.json"):
+        load_corpus([tmp_path], TAXONOMY, "train", 0)
+    (tmp_path / "mmad.json").write_text((data / "mmad.json").read_text())
+    with pytest.raises(CorpusError, match="videos of 'train' are missing"):
+        load_corpus([tmp_path], TAXONOMY, "train", 0)
+    with pytest.raises(CorpusError, match="no video of subset 'test'"):
+        load_corpus([data], TAXONOMY, "test", 0)
+    with pytest.raises(CorpusError, match="'often' is no weight"):
+        load_corpus([Path(f"{data}*often")], TAXONOMY, "train", 0)
+
+
+def test_videos_are_decoded_once_with_a_cache(tmp_path):
+    folder = tmp_path / "mp4"
+    produce(
+        Order(People(seed=2, fps=10.0, height=48, width=48), folder, Storage.MP4, 1),
+        1,
+        lambda done, count: None,
+    )
+    recipe = load_recipe("smoke", [])
+    item = load_corpus([folder], TAXONOMY, "train", 0).items[0]
+    first = read_frames(item, recipe.input, 1.0, tmp_path / "cache")
+    kept = list((tmp_path / "cache").iterdir())
+    item.path.write_bytes(item.path.read_bytes())  # another time stamp: decoded anew
+    assert len(kept) == 1
+    assert np.array_equal(first, read_frames(item, recipe.input, 1.0, tmp_path / "cache"))
+    assert first.shape[1:] == (48, 48, 3)
+    assert abs(len(first) / recipe.input.fps - item.duration_s) < 0.3
+
+
+def test_examples_follow_their_labels():
+    """Each frame's grey says where it is in the video: the labels of the window must agree."""
+    recipe = load_recipe("smoke", [])
+    count = 120
+    frames = (
+        np.zeros((count, 48, 48, 3), np.uint8) + np.arange(count, dtype=np.uint8)[:, None, None, None] * 2
+    )
+    segments_s = np.array([[4.0, 12.0]])  # frames 20 to 60 at 5 a second
+    changing = PLAIN.model_copy(update={"speed": (0.7, 1.4), "truncate": 0.7, "freeze": 0.3})
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        example = make_example(rng, frames, segments_s, np.array([3]), None, recipe.input, changing)
+        assert 1 <= len(example.frames) <= recipe.input.window_frames
+        shown = example.frames[:, 0, 0, 0].astype(int) / 2
+        inside = np.flatnonzero((shown >= 20) & (shown <= 60))
+        if not len(example.labels):
+            assert len(inside) <= max(0.35 * 40 / 0.7, 4)
+            continue
+        start, end = example.segments[0]
+        assert abs(start - inside[0]) <= 1.5
+        moving = inside[: int(np.argmax(shown[inside])) + 1]
+        assert abs(end - moving[-1]) <= 1.5
+
+
+def test_mirror_images_move_joints_along():
+    recipe = load_recipe("smoke", [])
+    frames = np.zeros((10, 48, 48, 3), np.uint8)
+    frames[:, 12, 36] = 255
+    joints = np.broadcast_to(np.array([36.5 / 48, 12.5 / 48, 1.0]), (10, 1, 3))
+    changing = PLAIN.model_copy(update={"flip": 1.0, "scale": (0.7, 0.9)})
+    for seed in range(20):
+        made = make_example(
+            np.random.default_rng(seed),
+            frames,
+            np.zeros((0, 2)),
+            np.zeros(0, int),
+            joints,
+            recipe.input,
+            changing,
+        )
+        x, y, seen = made.joints[0, 0]
+        if seen:
+            row, column = np.unravel_index(made.frames[0, ..., 0].argmax(), (48, 48))
+            assert abs(x * 48 - column - 0.5) < 1.2
+            assert abs(y * 48 - row - 0.5) < 1.2
+
+
+def test_numbers_alone_decide_an_example(data, tmp_path):
+    run = make_run(data, tmp_path)
+    first, again, other = Examples(run, 0)[5], Examples(run, 0)[5], Examples(run, 1)[5]
+    assert np.array_equal(first.frames, again.frames)
+    assert first.frames.shape != other.frames.shape or not np.array_equal(first.frames, other.frames)
+
+
+# -- stages
+
+
+def test_losses_of_a_batch_are_of_its_stage(data, tmp_path):
+    run = make_run(data, tmp_path)
+    batch = collate([Examples(run, 0)[number] for number in range(3)], run.manifest)
+    assert batch.clips.dtype == torch.uint8
+    assert batch.dense.sum() > 0
+    assert batch.joints.shape[2] == run.joints > 0
+    trainee = Trainee(Network(run.manifest), run.manifest, run.joints)
+    assert set(trainee(batch, run.recipe.stages[0])) == {"dense", "joints", "loss"}
+    assert set(trainee(batch, run.recipe.stages[1])) == {"classes", "boundaries", "loss"}
+
+
+def test_training_learns_one_video_by_heart(data, tmp_path):
+    settings = ("stages.0.steps=1", "stages.1.steps=36", "stages.1.tuning=all", "stages.1.dense=0.1", "stages.1.batch=2",
+                "stages.1.backbone_rate=0.002", "stages.1.head_rate=0.004", "stages.1.adapter_rate=0.002")  # fmt: skip
+    run = make_run(data, tmp_path, *settings)
+    one = replace(run, corpus=Corpus(run.corpus.items[:1], np.ones(1)))
+    train(one, lambda at: None)
+    curve = losses(tmp_path)[1:]
+    assert np.mean(curve[-10:]) < 0.7 * np.mean(curve[:5])
+
+
+@pytest.mark.parametrize("tuning", ["head", "adapters", "all"])
+def test_only_what_the_setting_says_moves(tuning, data, tmp_path):
+    run = make_run(data, tmp_path, f"stages.1.tuning={tuning}", "stages.0.steps=1", "ema=0")
+    states = []
+
+    def watch(at):
+        if at.stage == 1:
+            states.append(at.step)
+
+    # The state after the first stage is what the second begins with.
+    first = train(make_run(data, tmp_path / "a", "stages.0.steps=1", "stages.1.steps=1", "ema=0", "stages.1.head_rate=1e-12",
+                           "stages.1.adapter_rate=1e-12"), lambda at: None)  # fmt: skip
+    second = train(run, watch)
+    assert states == [1, 2, 3, 4]
+    moved = {
+        name
+        for (name, before), after in zip(first.named_parameters(), second.parameters(), strict=True)
+        if (before - after).abs().max() > 1e-9
+    }
+    for name, _ in second.named_parameters():
+        frozen = name.startswith("backbone.") and (
+            tuning == "head" or (tuning == "adapters" and ".adapter." not in name)
+        )
+        if frozen:
+            assert name not in moved
+    assert any(name.startswith("detector.") for name in moved)
+    assert any(".adapter." in name for name in moved) == (tuning != "head")
+    assert any(name.startswith("backbone.blocks.0.attn") for name in moved) == (tuning == "all")
+
+
+def test_a_killed_run_goes_on_with_the_same_losses(data, tmp_path):
+    """20 steps at a stretch, against a run that is killed on its way and taken up again."""
+    settings = ["stages.0.steps=8", "stages.1.steps=12", "save_minutes=0.0001"]
+    train(make_run(data, tmp_path / "whole", *settings), lambda at: None)
+    command = [
+        sys.executable,
+        "-m",
+        "mmad",
+        "train",
+        "--data",
+        str(data),
+        "--out",
+        str(tmp_path / "cut"),
+        "--config",
+        "smoke",
+    ]
+    for setting in [*SHORT, *settings]:
+        command += ["--set", setting]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    history = tmp_path / "cut" / HISTORY
+    deadline = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < deadline:
+        if history.exists() and history.read_text().count("\n") >= 9:
+            break
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    before = history.read_text().count("\n")
+    assert before < 20
+    train(make_run(data, tmp_path / "cut", *settings), lambda at: None, resume=True)
+    np.testing.assert_allclose(losses(tmp_path / "cut"), losses(tmp_path / "whole"), rtol=1e-6)
+    assert len(losses(tmp_path / "whole")) == 20
+
+
+def test_a_checkpoint_goes_on_with_its_own_recipe_only(data, tmp_path):
+    with pytest.raises(TrainingError, match="has no checkpoint"):
+        train(make_run(data, tmp_path), lambda at: None, resume=True)
+    train(make_run(data, tmp_path), lambda at: None)
+    assert (tmp_path / CHECKPOINT).exists()
+    with pytest.raises(TrainingError, match="is not this recipe"):
+        train(make_run(data, tmp_path, "seed=5"), lambda at: None, resume=True)
+
+
+def test_a_loss_that_is_no_number_stops_the_run(data, tmp_path):
+    run = make_run(
+        data,
+        tmp_path,
+        "stages.0.backbone_rate=1e30",
+        "stages.0.head_rate=1e30",
+        "stages.0.clip_norm=1e30",
+        "stages.0.warmup=0",
+    )
+    with pytest.raises(TrainingError, match=r"the loss of stage \d, step \d is (nan|inf).*bad-batch"):
+        train(run, lambda at: None)
+    (path,) = tmp_path.glob("bad-batch-*.pt")
+    assert torch.load(path, weights_only=True)["clips"].dtype == torch.uint8
+
+
+def test_two_devices_make_the_steps_of_one(data, tmp_path):
+    """Processes share each batch; the mean of their losses is that of the whole batch's parts."""
+    script = (
+        "import sys; from pathlib import Path; sys.path.insert(0, '.')\n"
+        "from tests.test_train import make_run\n"
+        "from training.train import train\n"
+        "run = make_run(Path(sys.argv[1]), Path(sys.argv[2]), 'stages.0.steps=2', 'stages.1.steps=2')\n"
+        "train(run, lambda at: None, accelerator='cpu', devices=2)\n"
+    )
+    path = tmp_path / "pair.py"
+    path.write_text(script)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
+    subprocess.run([sys.executable, str(path), str(data), str(tmp_path / "pair")], check=True, env=environment, timeout=200,
+                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+    assert len(losses(tmp_path / "pair")) == 4
+    train(make_run(data, tmp_path / "one", "stages.0.steps=2", "stages.1.steps=2"), lambda at: None)
+    one = torch.load(tmp_path / "one" / CHECKPOINT, weights_only=True)["trainee"]
+    two = torch.load(tmp_path / "pair" / CHECKPOINT, weights_only=True)["trainee"]
+    name = "network.backbone.blocks.0.mlp.fc1.weight"
+    assert (one[name] - two[name]).abs().max() < 5e-3
+
+
+# -- what is left behind
+
+
+def test_thresholds_are_where_f1_is_best():
+    truth = Instances(
+        ("v",),
+        np.array([100.0]),
+        np.zeros(10, int),
+        np.arange(20.0).reshape(10, 2) * 4,
+        np.zeros(10, int),
+        np.ones(10),
+    )
+    scores = np.concatenate([np.linspace(0.9, 0.6, 10), np.linspace(0.55, 0.1, 30)])
+    segments = np.concatenate([truth.segments, np.tile([90.0, 91.0], (30, 1))])
+    found = Instances(("v",), truth.durations, np.zeros(40, int), segments, np.zeros(40, int), scores)
+    chosen = choose_thresholds(truth, found, 2)
+    assert chosen.per_class[0] == pytest.approx(0.6)
+    assert chosen.default == pytest.approx(0.6)
+
+
+def test_the_command_makes_a_bundle_that_loads(data, tmp_path):
+    arguments = ["train", "--data", str(data), "--out", str(tmp_path), "--config", "smoke"]
+    for setting in SHORT:
+        arguments += ["--set", setting]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    bundle = Bundle.load(tmp_path / "bundle")
+    assert bundle.manifest.trained_on.synthetic
+    assert 0 <= bundle.manifest.metrics["action_mAP"] <= 1
+    assert len(bundle.manifest.thresholds.per_class) == 52
+    report = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert report["versions"]["torch"].startswith("2.")
+    assert (tmp_path / "report" / "loss.png").stat().st_size > 1000
+    assert list((tmp_path / "tensorboard").iterdir())
+
+
+def test_wrong_settings_end_the_command(data, tmp_path):
+    result = CliRunner().invoke(
+        app, ["train", "--data", str(data), "--out", str(tmp_path), "--config", "smoke", "--set", "ema=7"]
+    )
+    assert result.exit_code == 1
+    assert "ema" in result.output

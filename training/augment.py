@@ -1,0 +1,166 @@
+"""From a video to one training window, changed at random; every number is drawn from the generator given."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.bundle import InputConfig
+from training.recipe import AugmentConfig
+
+Frames = NDArray[np.uint8]
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+_SHORTEST_STEPS = 2.0  # less of an action than this is no example of it
+_PART = 0.3  # nor is less than this share of it
+
+
+@dataclass(frozen=True)
+class Example:
+    """One window with what happens in it.
+
+    Attributes:
+        frames: (n, height, width, 3) uint8, at most a window.
+        segments: (m, 2) in steps of the window. labels: (m,).
+        joints: (n, j, 3): x and y of the picture, 0 to 1, and whether it is seen; None where not known.
+    """
+
+    frames: Frames
+    segments: Floats
+    labels: Integers
+    joints: Floats | None
+
+
+def make_example(
+    rng: np.random.Generator,
+    frames: Frames,
+    segments_s: Floats,
+    labels: Integers,
+    joints: Floats | None,
+    config: InputConfig,
+    augment: AugmentConfig,
+) -> Example:
+    """Cut and change a window.
+
+    Args:
+        rng: what is drawn from.
+        frames: (n, rows, columns, 3) uint8 of the whole video at the network's rate.
+        segments_s, labels: what happens in it, seconds.
+        joints: (n, j, 3) or None.
+        config, augment: what the network looks at, and what may be changed.
+    """
+    moments = _moments(rng, len(frames), config.window_frames, augment)
+    segments, kept = _segments(moments, segments_s * config.fps)
+    pictures = frames[np.clip(np.round(moments).astype(int), 0, len(frames) - 1)]
+    points = None if joints is None else joints[np.clip(np.round(moments).astype(int), 0, len(frames) - 1)]
+    pictures, points = _crop(rng, pictures, points, config, augment)
+    if rng.random() < augment.flip:
+        pictures = pictures[:, :, ::-1]
+        points = None if points is None else np.concatenate([1 - points[..., :1], points[..., 1:]], -1)
+    pictures = _colour(rng, pictures, augment)
+    return Example(np.ascontiguousarray(pictures), segments, labels[kept], points)
+
+
+def plain_example(frames: Frames, config: InputConfig) -> Frames:
+    """The window a detector would see: the middle of the pictures at the network's size."""
+    return _resized(frames, 0.0, 0.0, 1.0, config)
+
+
+def _moments(rng: np.random.Generator, count: int, window: int, augment: AugmentConfig) -> Floats:
+    """(n,) which frame of the video each frame of the window shows; increasing, but for a frozen end."""
+    speed = rng.uniform(*augment.speed)
+    length = float(count)
+    if rng.random() < augment.truncate:
+        length *= rng.uniform(0.5, 1.0)
+    length = min(length, window * speed)
+    start = rng.uniform(0, count - length)
+    moments = start + speed * np.arange(max(int(length / speed), 1))
+    if rng.random() < augment.freeze and len(moments) < window:
+        still = rng.integers(1, min(window - len(moments), 16) + 1)
+        moments = np.concatenate([moments, np.full(still, moments[-1])])
+    return np.asarray(moments[:window], float)
+
+
+def _segments(moments: Floats, segments: Floats) -> tuple[Floats, Integers]:
+    """Segments (frames of the video) in steps of the window, cut to it, and which of them are left."""
+    steps = np.arange(len(moments))
+    rising = np.concatenate([[True], np.diff(moments) > 0])
+    last = float(steps[rising][-1])
+    inside = np.interp(segments, moments[rising], steps[rising]) if len(segments) else segments
+    ends_later = segments[:, 1] >= moments[rising][-1] if len(segments) else np.zeros(0, bool)
+    inside[ends_later, 1] = last
+    length = inside[:, 1] - inside[:, 0]
+    speed = (moments[rising][-1] - moments[0]) / max(last, 1.0)
+    whole = (segments[:, 1] - segments[:, 0]) / max(speed, 1e-6)
+    kept = np.flatnonzero((length >= _SHORTEST_STEPS) & (length >= _PART * np.minimum(whole, 48)))
+    return inside[kept], kept
+
+
+def _crop(
+    rng: np.random.Generator,
+    pictures: Frames,
+    points: Floats | None,
+    config: InputConfig,
+    augment: AugmentConfig,
+) -> tuple[Frames, Floats | None]:
+    """One random part for the whole window, at the network's size."""
+    scale = rng.uniform(*augment.scale)
+    x, y = rng.uniform(0, 1 - scale, 2)
+    pictures = _resized(pictures, x, y, scale, config)
+    if points is not None:
+        place = (points[..., :2] - (x, y)) / scale
+        seen = points[..., 2:] * ((place >= 0) & (place < 1)).all(axis=-1, keepdims=True)
+        points = np.concatenate([place, seen], -1)
+    return pictures, points
+
+
+def _resized(pictures: Frames, x: float, y: float, scale: float, config: InputConfig) -> Frames:
+    """The part from (x, y), `scale` of each side, bilinear: all as shares of the picture."""
+    rows, columns = pictures.shape[1:3]
+    if (x, y, scale) == (0, 0, 1) and (rows, columns) == (config.height, config.width):
+        return pictures
+    down = np.clip((y + scale * (np.arange(config.height) + 0.5) / config.height) * rows - 0.5, 0, rows - 1)
+    across = np.clip(
+        (x + scale * (np.arange(config.width) + 0.5) / config.width) * columns - 0.5, 0, columns - 1
+    )
+    mixed = _mixed(pictures, down, 1)
+    return np.asarray(np.rint(_mixed(mixed, across, 2)), np.uint8)
+
+
+def _mixed(pictures: NDArray[np.generic], places: Floats, axis: int) -> NDArray[np.float32]:
+    """Samples of an axis at fractional places, linear between neighbours."""
+    low = np.floor(places).astype(int)
+    high = np.minimum(low + 1, pictures.shape[axis] - 1)
+    shape = [1] * pictures.ndim
+    shape[axis] = len(places)
+    share = (places - low).astype(np.float32).reshape(shape)
+    first = np.take(pictures, low, axis).astype(np.float32)
+    return np.asarray(first + (np.take(pictures, high, axis) - first) * share, np.float32)
+
+
+def _colour(rng: np.random.Generator, pictures: Frames, augment: AugmentConfig) -> Frames:
+    """Exponent, factors and channels by one table of 256 values each; then blur and grain."""
+    values = np.arange(256) / 255.0
+    curve = values ** rng.uniform(*augment.gamma) * rng.uniform(*augment.gain)
+    tints = 1 + rng.uniform(-augment.tint, augment.tint, 3)
+    tables = np.clip(curve[:, None] * tints * 255, 0, 255).astype(np.uint8)
+    pictures = np.stack([tables[:, channel][pictures[..., channel]] for channel in range(3)], -1)
+    if rng.random() < augment.grey:
+        grey = pictures.mean(axis=-1, keepdims=True)
+        pictures = np.broadcast_to(grey, pictures.shape).astype(np.uint8)
+    if rng.random() < augment.blur:
+        wide = pictures.astype(np.uint16)
+        wide[:, 1:-1] = (wide[:, :-2] + 2 * wide[:, 1:-1] + wide[:, 2:]) // 4
+        wide[:, :, 1:-1] = (wide[:, :, :-2] + 2 * wide[:, :, 1:-1] + wide[:, :, 2:]) // 4
+        pictures = wide.astype(np.uint8)
+    grain = rng.uniform(0, augment.noise) * 255
+    if (
+        grain >= 1
+    ):  # one sheet of noise, moved about: as good to look at as fresh noise in every frame, and cheap
+        sheet = rng.normal(0, grain, (2 * pictures.shape[1], 2 * pictures.shape[2], 1)).astype(np.int16)
+        shifts = rng.integers(0, pictures.shape[1:3], (len(pictures), 2))
+        rows, columns = pictures.shape[1:3]
+        noise = np.stack([sheet[y : y + rows, x : x + columns] for y, x in shifts])
+        pictures = np.clip(pictures.astype(np.int16) + noise, 0, 255).astype(np.uint8)
+    return pictures

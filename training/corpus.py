@@ -1,0 +1,202 @@
+"""Videos with their labels, of one or several data sets, as frames at the network's rate and size.
+
+A data set is a folder with mmad.json and videos/ (MMA-52's layout, and `mmad synth`'s), or frames/ of `mmad synth
+--frames npz` in the place of videos/. Sidecars are read where there are some.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.bundle import InputConfig
+from model.errors import VideoError
+from model.taxonomy import Taxonomy
+from model.video import Limits, Video
+from training.instances import Instances
+from training.tables import TableError, read_annotations
+
+Frames = NDArray[np.uint8]
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+_ENDINGS = (".mp4", ".avi", ".mkv", ".webm", ".mov")
+_NO_LIMITS = Limits(max_duration_s=36_000, max_pixels=2**30)
+
+
+class CorpusError(Exception):
+    """A data set that cannot be trained on."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One video: where its frames and joints are, and what happens in it (seconds)."""
+
+    name: str
+    path: Path
+    sidecar: Path | None
+    duration_s: float
+    segments: Floats
+    labels: Integers
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Videos of one subset.
+
+    Attributes:
+        items: the videos.
+        weights: (items,) how often each is drawn, summing to one.
+    """
+
+    items: tuple[Item, ...]
+    weights: Floats
+
+    def truth(self, indices: Sequence[int]) -> Instances:
+        """Ground truth of some videos."""
+        chosen = [self.items[index] for index in indices]
+        counts = [len(item.labels) for item in chosen]
+        return Instances(
+            videos=tuple(item.name for item in chosen),
+            durations=np.array([item.duration_s for item in chosen]),
+            video=np.repeat(np.arange(len(chosen)), counts),
+            segments=np.concatenate([item.segments for item in chosen]).reshape(-1, 2),
+            labels=np.concatenate([item.labels for item in chosen]),
+            scores=np.ones(sum(counts)),
+        )
+
+
+def load_corpus(folders: Sequence[Path], taxonomy: Taxonomy, subset: str, rare: float) -> Corpus:
+    """Videos of a subset of all folders; a folder written as PATH*WEIGHT is drawn so much more often.
+
+    Raises:
+        CorpusError: a folder without annotations or videos, or with videos missing.
+    """
+    items: list[Item] = []
+    weights: list[Floats] = []
+    for entry in folders:
+        folder, share = _split(entry)
+        found = _read_folder(folder, taxonomy, subset)
+        if found:
+            items += found
+            weights.append(share * _rarity(found, len(taxonomy.actions), rare))
+    if not items:
+        raise CorpusError(f"no video of subset {subset!r} in {', '.join(map(str, folders))}")
+    joined = np.concatenate(weights)
+    return Corpus(tuple(items), joined / joined.sum())
+
+
+def _split(entry: Path) -> tuple[Path, float]:
+    """A folder and its weight."""
+    name, star, weight = str(entry).rpartition("*")
+    if not star:
+        return entry, 1.0
+    try:
+        return Path(name), float(weight)
+    except ValueError as error:
+        raise CorpusError(
+            f"{entry}: {weight!r} is no weight; write FOLDER*2 to draw its videos twice as often"
+        ) from error
+
+
+def _read_folder(folder: Path, taxonomy: Taxonomy, subset: str) -> list[Item]:
+    annotations = folder / "mmad.json"
+    if not annotations.exists():
+        raise CorpusError(f"{folder} has no mmad.json: it must hold mmad.json and videos/ (or frames/)")
+    try:
+        truth = read_annotations(annotations, taxonomy, subset=subset).instances
+    except TableError as error:
+        raise CorpusError(str(error)) from error
+    files = _files(folder)
+    missing = [name for name in truth.videos if name not in files]
+    if missing:
+        raise CorpusError(
+            f"{folder}: {len(missing)} of {len(truth.videos)} videos of {subset!r} are missing, {missing[0]} for one"
+        )
+    items = []
+    for index, name in enumerate(truth.videos):
+        mine = truth.video == index
+        sidecar = folder / "sidecars" / f"{name}.npz"
+        joints = sidecar if sidecar.exists() else None
+        duration_s = float(truth.durations[index])
+        items.append(Item(name, files[name], joints, duration_s, truth.segments[mine], truth.labels[mine]))
+    return items
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    """Video name -> file: frames before videos, at any depth (MMA-52 has a folder a subset)."""
+    found = {path.stem: path for path in (folder / "videos").rglob("*") if path.suffix.lower() in _ENDINGS}
+    return found | {path.stem: path for path in (folder / "frames").glob("*.npz")}
+
+
+def _rarity(items: Sequence[Item], classes: int, exponent: float) -> Floats:
+    """How often each video is drawn: by its rarest action."""
+    counts = np.maximum(np.bincount(np.concatenate([item.labels for item in items]), minlength=classes), 1)
+    rarity = (counts.max() / counts) ** exponent
+    return np.array([rarity[item.labels].max() if len(item.labels) else 1.0 for item in items])
+
+
+def read_frames(item: Item, config: InputConfig, margin: float, cache: Path | None = None) -> Frames:
+    """All frames of a video at the network's rate: (frames, height, width, 3) uint8.
+
+    Videos are cut to their middle and scaled as the detector does it, `margin` times larger; frames are kept as they
+    are. With a cache folder a video is decoded once.
+
+    Raises:
+        CorpusError: a file that cannot be read.
+    """
+    if item.path.suffix == ".npz":
+        return _read_npz(item, config.fps)
+    height, width = (2 * round(side * margin / 2) for side in (config.height, config.width))
+    kept = None
+    if cache is not None:
+        key = f"{item.path.resolve()} {item.path.stat().st_mtime_ns} {config.fps} {height} {width}"
+        kept = cache / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.npy"
+        if kept.exists():
+            return np.asarray(np.load(kept))
+    try:
+        with item.path.open("rb") as file:
+            video = Video(file, _NO_LIMITS)
+            try:
+                frames = np.stack(list(video.frames(config.fps, width, height)))
+            finally:
+                video.close()
+    except (VideoError, OSError, ValueError) as error:
+        raise CorpusError(f"{item.path} cannot be read: {error}") from error
+    if kept is not None:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        aside = kept.with_name(f".{kept.name}.{id(frames)}.npy")
+        np.save(aside, frames)
+        aside.replace(kept)
+    return frames
+
+
+def _read_npz(item: Item, fps: float) -> Frames:
+    with np.load(item.path, allow_pickle=False) as arrays:
+        frames, rate = arrays["frames"], float(arrays["fps"])
+    if rate == fps:
+        return np.asarray(frames)
+    times = np.arange(max(round(len(frames) / rate * fps), 1)) / fps
+    return np.asarray(frames[np.minimum(np.round(times * rate).astype(int), len(frames) - 1)])
+
+
+def read_joints(item: Item, fps: float, frames: int) -> Floats | None:
+    """Joints (frames, j, 3) at the network's rate: x and y of the picture (0 to 1) and whether seen; None without."""
+    if item.sidecar is None:
+        return None
+    with np.load(item.sidecar, allow_pickle=False) as arrays:
+        joints, seen = arrays["joints"], arrays["joints_seen"]
+    record = json.loads((item.sidecar.parent.parent / "records" / f"{item.name}.json").read_text("utf-8"))
+    size = np.array(_size_of(record), float)
+    times = np.arange(frames) / fps
+    index = np.minimum(np.round(times * record["fps"]).astype(int), len(joints) - 1)
+    return np.concatenate([joints[index] / size, seen[index][..., None]], -1)
+
+
+def _size_of(record: dict[str, Any]) -> tuple[int, int]:
+    return int(record["width"]), int(record["height"])

@@ -1,0 +1,141 @@
+"""What each stage minimises: detections of points, or every action at every step with joints beside."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from model.bundle import Manifest
+from model.network import Network
+from training.augment import Example
+from training.losses import DetectionLoss
+from training.recipe import StageConfig
+from training.targets import Targets, assign, make_grid
+
+_POSITIVE_WEIGHT = 3.0  # actions are rare at any one step
+
+
+class Batch(NamedTuple):
+    """Windows on one device.
+
+    Attributes:
+        clips: (B, clips, frames, height, width, 3) uint8. mask: (B, window) bool.
+        classes: (B, points, actions), offsets: (B, points, 2): targets of points.
+        dense: (B, window, actions) 1 where an action goes on.
+        joints: (B, window, j, 3): place and whether seen; j is 0 where nothing is known.
+    """
+
+    clips: Tensor
+    mask: Tensor
+    classes: Tensor
+    offsets: Tensor
+    dense: Tensor
+    joints: Tensor
+
+
+def collate(examples: Sequence[Example], manifest: Manifest) -> Batch:
+    """Pad windows to the longest of the batch, and assign targets."""
+    config = manifest.input
+    actions, window = len(manifest.taxonomy.actions), config.window_frames
+    grid = make_grid(window, manifest.architecture.head.strides)
+    longest = max(len(example.frames) for example in examples)
+    count = -(-longest // config.clip_frames)
+    clips, masks, targets, dense = [], [], [], []
+    for example in examples:
+        frames = torch.from_numpy(example.frames)
+        missing = count * config.clip_frames - len(frames)
+        padded = torch.cat([frames, frames[-1:].expand(missing, *frames.shape[1:])])
+        clips.append(padded.reshape(count, config.clip_frames, *frames.shape[1:]))
+        masks.append(torch.arange(window) < len(frames))
+        segments, labels = torch.from_numpy(example.segments).float(), torch.from_numpy(example.labels)
+        targets.append(assign(grid, segments, labels, actions))
+        dense.append(_on_steps(segments, labels, window, actions))
+    return Batch(
+        torch.stack(clips), torch.stack(masks), torch.stack([target.classes for target in targets]),
+        torch.stack([target.offsets for target in targets]), torch.stack(dense), _joints(examples, window),
+    )  # fmt: skip
+
+
+def _on_steps(segments: Tensor, labels: Tensor, window: int, actions: int) -> Tensor:
+    """(window, actions): 1 on steps of which at least half lies in the action."""
+    on = torch.zeros(window, actions)
+    for (start, end), label in zip(segments.tolist(), labels.tolist(), strict=True):
+        on[round(start) : max(round(end), round(start) + 1), label] = 1
+    return on
+
+
+def _joints(examples: Sequence[Example], window: int) -> Tensor:
+    """(B, window, j, 3), zeros (unseen) where a video has none."""
+    known = [example.joints for example in examples if example.joints is not None]
+    count = known[0].shape[1] if known else 0
+    joints = torch.zeros(len(examples), window, count, 3)
+    for place, example in enumerate(examples):
+        if example.joints is not None:
+            joints[place, : len(example.joints)] = torch.from_numpy(example.joints).float()
+    return joints
+
+
+class Trainee(nn.Module):
+    """A network with what only training needs: dense and joint outputs, and the loss of its stage.
+
+    The state of losses (a moving average) and of the dense outputs is part of its checkpoints.
+    """
+
+    def __init__(self, network: Network, manifest: Manifest, joints: int, *, half: bool = False) -> None:
+        """Args:
+        network: to train. manifest: of it.
+        joints: how many the sidecars have.
+        half: compute the backbone in bfloat16; the head and all losses stay in float32.
+        """  # fmt: skip
+        super().__init__()
+        self.network, self._half = network, half
+        self._strides = manifest.architecture.head.strides
+        dim = manifest.architecture.backbone.embed_dim
+        actions = len(manifest.taxonomy.actions)
+        self.temporal = nn.Sequential(
+            nn.Conv1d(dim, dim, 5, padding=2, groups=dim), nn.Conv1d(dim, dim, 1), nn.GELU()
+        )
+        self.dense = nn.Conv1d(dim, actions, 1)
+        nn.init.constant_(self.dense.bias, -3.0)  # type: ignore[arg-type]
+        self.joints = nn.Conv1d(dim, 2 * joints, 1) if joints else None
+        self.loss = DetectionLoss(make_grid(manifest.input.window_frames, manifest.architecture.head.strides))
+
+    def forward(self, batch: Batch, stage: StageConfig) -> dict[str, Tensor]:
+        """Losses by name; their sum under "loss" is what is minimised."""
+        with torch.autocast(batch.clips.device.type, torch.bfloat16, enabled=self._half):
+            features = self.network.features(batch.clips, batch.mask)  # (B, dim, window)
+        losses: dict[str, Tensor] = {}
+        if stage.objective == "detection":
+            points = self.network.detector(features.float(), batch.mask)
+            found = self.loss(
+                points, _valid(batch.mask, self._strides), Targets(batch.classes, batch.offsets)
+            )
+            losses |= {"classes": found.classes, "boundaries": found.boundaries}
+        weight = 1.0 if stage.objective == "dense" else stage.dense
+        if weight:
+            losses |= self._dense_losses(features.float(), batch, weight, stage.joints)
+        return losses | {"loss": torch.stack(list(losses.values())).sum()}
+
+    def _dense_losses(
+        self, features: Tensor, batch: Batch, weight: float, joints: float
+    ) -> dict[str, Tensor]:
+        seen = features + self.temporal(features)
+        logits = self.dense(seen).transpose(1, 2)[batch.mask]  # (steps, actions)
+        positive = logits.new_full((logits.shape[-1],), _POSITIVE_WEIGHT)
+        losses = {
+            "dense": weight
+            * F.binary_cross_entropy_with_logits(logits, batch.dense[batch.mask], pos_weight=positive)
+        }
+        if self.joints is not None and joints and batch.joints.shape[2]:
+            places = self.joints(features).transpose(1, 2).unflatten(-1, (-1, 2))  # (B, window, j, 2)
+            visible = batch.joints[..., 2] * batch.mask[..., None]
+            away = F.smooth_l1_loss(places, batch.joints[..., :2], reduction="none", beta=0.05).sum(-1)
+            losses["joints"] = weight * joints * (away * visible).sum() / visible.sum().clamp(min=1)
+        return losses
+
+
+def _valid(mask: Tensor, strides: Sequence[int]) -> Tensor:
+    """(B, points): the points that lie on a frame of the video, finest level first."""
+    return torch.cat([mask[:, ::stride] for stride in strides], dim=1)

@@ -1,0 +1,348 @@
+"""The training loop: stages, checkpoints that a run can be taken up from, and what is watched meanwhile.
+
+Every example follows from the seed, the stage and its number alone, so that a run that was interrupted goes on exactly
+as it would have.
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torch.utils.tensorboard import SummaryWriter
+
+from model.bundle import Manifest, Thresholds, Training
+from model.network import Network
+from model.shift import ShiftBackbone
+from model.taxonomy import Taxonomy
+from training.augment import Example, make_example
+from training.corpus import Corpus, read_frames, read_joints
+from training.objectives import Batch, Trainee, collate
+from training.recipe import Recipe, StageConfig
+from training.tuning import recompute_blocks, set_trainable
+from training.weights import WeightsError, start_backbone
+
+CHECKPOINT, HISTORY, RECIPE = "checkpoint.pt", "history.jsonl", "recipe.yaml"
+_LOG_EVERY = 10
+
+
+class TrainingError(Exception):
+    """A run that cannot begin, go on or be taken up again."""
+
+
+class Progress(NamedTuple):
+    """Where a run is: stage and step of it, the last losses, windows a second."""
+
+    stage: int
+    step: int
+    steps: int
+    losses: dict[str, float]
+    rate: float
+
+
+Watch = Callable[[Progress], None]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What is trained, on what, and where it is kept.
+
+    Attributes:
+        recipe: how. manifest: of the network. corpus: training videos.
+        out: folder of the run. joints: how many joints sidecars have, 0 if none.
+    """
+
+    recipe: Recipe
+    manifest: Manifest
+    corpus: Corpus
+    out: Path
+    joints: int
+
+
+def make_manifest(recipe: Recipe, taxonomy: Taxonomy, data: str) -> Manifest:
+    """Of the bundle that a recipe makes."""
+    return Manifest(
+        name=recipe.name,
+        version=recipe.version,
+        licence=recipe.licence,
+        trained_on=Training(data=data, synthetic=recipe.synthetic, notes=recipe.notes),
+        taxonomy=taxonomy,
+        input=recipe.input,
+        architecture=recipe.architecture,
+        postprocessing=recipe.postprocessing,
+        thresholds=Thresholds(default=0.2),
+    )
+
+
+class Examples(Dataset[Example]):
+    """Examples of a stage by their number."""
+
+    def __init__(self, run: Run, stage: int) -> None:
+        self._run, self._stage = run, stage
+
+    def __getitem__(self, number: int) -> Example:
+        recipe, corpus = self._run.recipe, self._run.corpus
+        rng = np.random.default_rng(np.random.SeedSequence((recipe.seed, self._stage, number)))
+        item = corpus.items[rng.choice(len(corpus.items), p=corpus.weights)]
+        frames = read_frames(item, recipe.input, recipe.data.margin, recipe.data.cache)
+        joints = read_joints(item, recipe.input.fps, len(frames)) if self._run.joints else None
+        return make_example(rng, frames, item.segments, item.labels, joints, recipe.input, recipe.augment)
+
+
+def train(
+    run: Run, watch: Watch, *, resume: bool = False, accelerator: str = "auto", devices: int = 1
+) -> Network:
+    """Train through all stages; returns the network with the weights that are kept.
+
+    Args:
+        run: what and where.
+        watch: told of every step.
+        resume: go on from the checkpoint in the run's folder.
+        accelerator, devices: of Lightning Fabric; under torchrun every process calls this.
+
+    Raises:
+        TrainingError: a loss that is no number, or a checkpoint that does not fit.
+    """
+    # The outputs of one objective are unused under the other.
+    strategy = "auto" if devices == 1 else "ddp_find_unused_parameters_true"
+    fabric = Fabric(accelerator=accelerator, devices=devices, strategy=strategy)
+    fabric.launch()
+    torch.manual_seed(run.recipe.seed)
+    network = Network(run.manifest)
+    _load_pretrained(network, run.recipe)
+    if run.recipe.activation_checkpointing:
+        recompute_blocks(network)
+    loop = _Loop(fabric, run, network, watch)
+    if resume:
+        loop.resume()
+    elif fabric.is_global_zero:
+        run.out.mkdir(parents=True, exist_ok=True)
+        (run.out / RECIPE).write_text(run.recipe.to_yaml(), encoding="utf-8")
+        (run.out / HISTORY).unlink(missing_ok=True)
+        (run.out / CHECKPOINT).unlink(missing_ok=True)
+    loop.run_stages()
+    trained = Network(run.manifest)
+    trained.load_state_dict(loop.kept)
+    return trained.eval()
+
+
+def _load_pretrained(network: Network, recipe: Recipe) -> None:
+    if recipe.backbone is None:
+        return
+    if isinstance(network.backbone, ShiftBackbone):
+        raise TrainingError(f"{recipe.backbone} is for VideoMAE, the recipe has a backbone of kind 'shift'")
+    try:
+        start_backbone(network.backbone, recipe.backbone)
+    except WeightsError as error:
+        raise TrainingError(str(error)) from error
+
+
+class _Loop:
+    """The state of a run."""
+
+    def __init__(self, fabric: Fabric, run: Run, network: Network, watch: Watch) -> None:
+        self.fabric, self.out, self.recipe, self.watch = fabric, run.out, run.recipe, watch
+        self._run = run
+        self.trainee = Trainee(network, run.manifest, run.joints, half=run.recipe.precision == "bf16")
+        self.trainee.to(fabric.device)
+        self.kept = {name: value.clone() for name, value in network.state_dict().items()}
+        self.stage, self.step = 0, 0
+        self._optimizer_state: dict[str, Any] | None = None
+        self._writer: SummaryWriter | None = None
+        self._saved = time.monotonic()
+
+    def run_stages(self) -> None:
+        """Every stage from where the run is."""
+        while self.stage < len(self.recipe.stages):
+            self._run_stage(self.recipe.stages[self.stage])
+            self.stage, self.step, self._optimizer_state = self.stage + 1, 0, None
+            self._save(None)
+        if self._writer is not None:
+            self._writer.close()
+
+    def _run_stage(self, stage: StageConfig) -> None:
+        network = self.trainee.network
+        set_trainable(network, stage.tuning)
+        optimizer = torch.optim.AdamW(
+            _groups(self.trainee, stage), weight_decay=stage.weight_decay, betas=(0.9, 0.98)
+        )
+        if self._optimizer_state is not None:
+            optimizer.load_state_dict(self._optimizer_state)
+        trainee, optimizer = self.fabric.setup(self.trainee, optimizer)
+        trainee.train()
+        if stage.tuning != "all":  # what is frozen keeps its statistics too
+            network.backbone.eval()
+        begin, first = time.monotonic(), self.step
+        for batch in self._batches(stage):
+            share = _schedule(self.step, stage)
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak"] * share
+            torch.manual_seed(hash_of(self.recipe.seed, self.stage, self.step))
+            losses = trainee(batch, stage)
+            self._check(losses["loss"], batch)
+            optimizer.zero_grad()
+            self.fabric.backward(losses["loss"])
+            self.fabric.clip_gradients(trainee, optimizer, max_norm=stage.clip_norm, error_if_nonfinite=False)
+            optimizer.step()
+            self.step += 1
+            self._average(network)
+            rate = stage.batch * (self.step - first) / max(time.monotonic() - begin, 1e-6)
+            self._tell(stage, losses, rate)
+            if time.monotonic() - self._saved > 60 * self.recipe.save_minutes:
+                self._save(optimizer)
+
+    def _batches(self, stage: StageConfig) -> Iterator[Batch]:
+        """This process's part of every batch that is left of a stage."""
+        world, rank = self.fabric.world_size, self.fabric.global_rank
+        if stage.batch % world:
+            raise TrainingError(
+                f"a batch of {stage.batch} cannot be shared by {world} devices: set batch to a multiple"
+            )
+        mine = stage.batch // world
+        numbers = [
+            list(range(step * stage.batch + rank * mine, step * stage.batch + (rank + 1) * mine))
+            for step in range(self.step, stage.steps)
+        ]
+        manifest = self._run.manifest
+        loader = DataLoader(
+            Examples(self._run, self.stage), batch_sampler=numbers, num_workers=self.recipe.data.workers,
+            collate_fn=_Collate(manifest), persistent_workers=False,
+            multiprocessing_context="spawn" if self.recipe.data.workers else None,
+        )  # fmt: skip
+        for batch in loader:
+            yield Batch(*(part.to(self.fabric.device) for part in batch))
+
+    def _check(self, loss: Tensor, batch: Batch) -> None:
+        if not bool(torch.isfinite(loss)):
+            path = self.out / f"bad-batch-{self.stage}-{self.step}.pt"
+            torch.save(batch._asdict(), path)
+            raise TrainingError(
+                f"the loss of stage {self.stage}, step {self.step} is {float(loss.detach())}: the batch is in {path}; "
+                "a lower learning rate, or precision fp32, may help"
+            )
+
+    def _average(self, network: Network) -> None:
+        decay = min(self.recipe.ema, (1 + self.step) / (10 + self.step)) if self.recipe.ema else 0.0
+        for name, value in network.state_dict().items():
+            if value.dtype.is_floating_point:
+                self.kept[name].lerp_(value.detach(), 1 - decay)
+            else:
+                self.kept[name].copy_(value)
+
+    def _tell(self, stage: StageConfig, losses: dict[str, Tensor], rate: float) -> None:
+        numbers = {name: float(value.detach()) for name, value in losses.items()}
+        if self.fabric.is_global_zero:
+            self.watch(Progress(self.stage, self.step, stage.steps, numbers, rate))
+            with (self.out / HISTORY).open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"stage": self.stage, "step": self.step, **numbers}) + "\n")
+            if self.step % _LOG_EVERY == 0 or self.step == stage.steps:
+                self._log(stage, numbers, rate)
+
+    def _log(self, stage: StageConfig, numbers: dict[str, float], rate: float) -> None:
+        if self._writer is None:
+            self._writer = SummaryWriter(self.out / "tensorboard")
+        done = sum(one.steps for one in self.recipe.stages[: self.stage]) + self.step
+        for name, value in {**numbers, "windows a second": rate, "rate": _schedule(self.step, stage)}.items():
+            self._writer.add_scalar(f"train/{name}", value, done)
+
+    def _save(self, optimizer: Any) -> None:
+        """Aside, then renamed: what is there is whole."""
+        self._saved = time.monotonic()
+        if not self.fabric.is_global_zero:
+            return
+        state = {
+            "stage": self.stage,
+            "step": self.step,
+            "trainee": self.trainee.state_dict(),
+            "kept": self.kept,
+            "optimizer": None if optimizer is None else optimizer.state_dict(),
+        }
+        aside = self.out / f".{CHECKPOINT}"
+        torch.save(state, aside)
+        aside.replace(self.out / CHECKPOINT)
+
+    def resume(self) -> None:
+        """Take up the checkpoint of the run's folder, if there is one."""
+        path = self.out / CHECKPOINT
+        if not path.exists():
+            raise TrainingError(f"{self.out} has no {CHECKPOINT} to go on from: start without --resume")
+        before = (self.out / RECIPE).read_text("utf-8")
+        if before != self.recipe.to_yaml():
+            raise TrainingError(
+                f"{self.out / RECIPE} is not this recipe: go on with it, or start in another --out"
+            )
+        state = torch.load(path, map_location=self.fabric.device, weights_only=True)
+        self.trainee.load_state_dict(state["trainee"])
+        self.kept = state["kept"]
+        self.stage, self.step, self._optimizer_state = state["stage"], state["step"], state["optimizer"]
+        if self.fabric.is_global_zero:
+            self._cut_history()
+
+    def _cut_history(self) -> None:
+        """Steps after the checkpoint are made again."""
+        path = self.out / HISTORY
+        if path.exists():
+            rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+            kept = [row for row in rows if (row["stage"], row["step"]) <= (self.stage, self.step)]
+            path.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class _Collate:
+    """collate with its manifest, for processes that read."""
+
+    manifest: Manifest
+
+    def __call__(self, examples: Sequence[Example]) -> Batch:
+        return collate(examples, self.manifest)
+
+
+def hash_of(*numbers: int) -> int:
+    """One seed of several numbers."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+
+def _groups(trainee: Trainee, stage: StageConfig) -> list[dict[str, Any]]:
+    """Parameters that move, by their learning rate; biases and norms do not decay."""
+    rates = {"backbone": stage.backbone_rate, "adapter": stage.adapter_rate, "head": stage.head_rate}
+    groups: dict[tuple[str, bool], list[Tensor]] = {}
+    for name, parameter in trainee.named_parameters():
+        if parameter.requires_grad:
+            part = (
+                "head"
+                if not name.startswith("network.backbone.")
+                else "adapter"
+                if ".adapter." in name
+                else "backbone"
+            )
+            groups.setdefault((part, parameter.ndim > 1), []).append(parameter)
+    return [
+        {"params": members, "lr": rates[part], "peak": rates[part]}
+        | ({} if decays else {"weight_decay": 0.0})
+        for (part, decays), members in groups.items()
+    ]
+
+
+def _schedule(step: int, stage: StageConfig) -> float:
+    """Share of the highest rate: linear growth, then a cosine down."""
+    if step < stage.warmup:
+        return (step + 1) / stage.warmup
+    done = (step - stage.warmup) / max(stage.steps - stage.warmup, 1)
+    return stage.final + (1 - stage.final) * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+
+
+def count_joints(corpus: Corpus) -> int:
+    """How many joints the sidecars of a corpus have; 0 without any."""
+    for item in corpus.items:
+        joints = read_joints(item, 1.0, 1)
+        if joints is not None:
+            return int(joints.shape[1])
+    return 0

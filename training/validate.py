@@ -1,0 +1,142 @@
+"""What a trained network is worth: predictions for validation videos, mAP, and thresholds for display."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from model.bundle import Bundle, Manifest, Thresholds
+from model.detector import Detector
+from model.engines import RawPoints
+from model.network import Network
+from model.windows import windows
+from training.augment import plain_example
+from training.corpus import Corpus, read_frames
+from training.evaluate import LevelReport, evaluate, match
+from training.instances import Instances
+from training.recipe import Recipe
+
+Floats = NDArray[np.float64]
+
+_THRESHOLD_TIOU = 0.5
+_LEAST, _MOST = 0.05, 0.9  # thresholds beyond are chance: too few examples
+
+
+class NetworkEngine:
+    """A network in training as an engine of the detector."""
+
+    name, precision = "torch", "fp32"
+
+    def __init__(self, network: Network, device: str) -> None:
+        self.device = device
+        self._network = network.eval().to(device)
+
+    def run(self, clips: NDArray[np.uint8], mask: NDArray[np.bool_]) -> RawPoints:
+        """See model.engines.Engine."""
+        with torch.inference_mode():
+            points = self._network(
+                torch.from_numpy(clips[None]).to(self.device), torch.from_numpy(mask[None]).to(self.device)
+            )
+        return RawPoints(points.logits[0].float().cpu().numpy(), points.offsets[0].float().cpu().numpy())
+
+
+class Measured(NamedTuple):
+    """Of validation videos.
+
+    Attributes:
+        truth, predictions: their segments. action, body: mAP at both levels.
+        thresholds: from which predictions are shown, by action.
+    """
+
+    truth: Instances
+    predictions: Instances
+    action: LevelReport
+    body: LevelReport
+    thresholds: Thresholds
+
+
+def measure(
+    network: Network,
+    manifest: Manifest,
+    corpus: Corpus,
+    recipe: Recipe,
+    device: str,
+    watch: Callable[[int, int], None],
+) -> Measured:
+    """Run the network over a corpus as the service would, and evaluate it.
+
+    Half of the videos choose the thresholds for display; all are measured (mAP needs no threshold).
+    """
+    count = (
+        len(corpus.items) if not recipe.validate_videos else min(recipe.validate_videos, len(corpus.items))
+    )
+    chosen = np.unique(np.linspace(0, len(corpus.items) - 1, count).astype(int)).tolist()
+    detector = Detector(Bundle(Path(), manifest), NetworkEngine(network, device))
+    found = []
+    for place, index in enumerate(chosen):
+        watch(place, len(chosen))
+        frames = plain_example(
+            read_frames(corpus.items[index], recipe.input, 1.0, recipe.data.cache), recipe.input
+        )
+        cut = windows(frames, recipe.input.window_frames, recipe.input.overlap_frames)
+        found.append(detector.propose(cut).clipped(0.0, corpus.items[index].duration_s))
+    truth = corpus.truth(chosen)
+    predictions = Instances(
+        videos=truth.videos,
+        durations=truth.durations,
+        video=np.repeat(np.arange(len(found)), [len(one) for one in found]),
+        segments=np.concatenate([one.segments for one in found]).astype(float),
+        labels=np.concatenate([one.labels for one in found]),
+        scores=np.concatenate([one.scores for one in found]).astype(float),
+    )
+    taxonomy = manifest.taxonomy
+    return Measured(
+        truth,
+        predictions,
+        evaluate(truth, predictions, len(taxonomy.actions)),
+        evaluate(truth.to_body_level(taxonomy), predictions.to_body_level(taxonomy), len(taxonomy.bodies)),
+        choose_thresholds(
+            truth.of_videos(truth.videos[::2]),
+            predictions.of_videos(truth.videos[::2]),
+            len(taxonomy.actions),
+        ),
+    )
+
+
+def choose_thresholds(truth: Instances, predictions: Instances, actions: int) -> Thresholds:
+    """Scores at which each action's F1 is highest at tIoU 0.5; actions without examples take that of all."""
+    right = match(truth, predictions, (_THRESHOLD_TIOU,))[0]
+    overall = _best(predictions.scores, right, len(truth)) or 0.3
+    per_class = []
+    for action in range(actions):
+        mine = predictions.labels == action
+        positives = int((truth.labels == action).sum())
+        best = _best(predictions.scores[mine], right[mine], positives) if positives >= 5 else None
+        per_class.append(float(np.clip(best if best is not None else overall, _LEAST, _MOST)))
+    return Thresholds(default=float(np.clip(overall, _LEAST, _MOST)), per_class=tuple(per_class))
+
+
+def _best(scores: Floats, right: NDArray[np.bool_], positives: int) -> float | None:
+    """The score from which on F1 is highest; None where nothing is right."""
+    if not right.any():
+        return None
+    order = np.argsort(-scores, kind="stable")
+    hits = np.cumsum(right[order])
+    f1 = 2 * hits / (np.arange(1, len(order) + 1) + positives)
+    return float(scores[order][int(f1.argmax())])
+
+
+def metrics_of(measured: Measured) -> dict[str, float]:
+    """What a bundle's metrics say, as fractions."""
+    action, body = measured.action, measured.body
+    return {
+        "videos": float(len(measured.truth.videos)),
+        "action_mAP": action.average,
+        "body_mAP": body.average,
+        "average_mAP": (action.average + body.average) / 2,
+        "action_mAP_0.5": float(action.mean_precision[4]),
+        "body_mAP_0.5": float(body.mean_precision[4]),
+    }
