@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from mmad.cli import app
@@ -297,6 +298,50 @@ def test_a_checkpoint_goes_on_with_its_own_recipe_only(data, tmp_path):
     assert (tmp_path / CHECKPOINT).exists()
     with pytest.raises(TrainingError, match="is not this recipe"):
         train(make_run(data, tmp_path, "seed=5"), lambda at: None, resume=True)
+
+
+def test_pretrained_weights_begin_a_run(data, tmp_path):
+    run = make_run(
+        data, tmp_path / "run", "stages.0.steps=1", "stages.0.tuning=head", "stages.1.tuning=head", "ema=0"
+    )
+    torch.manual_seed(99)
+    backbone = Network(run.manifest).backbone
+    path = tmp_path / "backbone.safetensors"
+    header = {"mmad_backbone": run.recipe.architecture.backbone.model_dump_json()}
+    save_file(backbone.state_dict(), path, metadata=header)
+    with_weights = replace(run, recipe=run.recipe.model_copy(update={"backbone": path}))
+    trained = train(with_weights, lambda at: None)
+    for name, value in backbone.state_dict().items():
+        assert torch.equal(trained.backbone.state_dict()[name], value), name
+    other = make_run(data, tmp_path / "other", "architecture.backbone.depth=3")
+    wrong = replace(other, recipe=other.recipe.model_copy(update={"backbone": path}))
+    with pytest.raises(TrainingError, match="depth is 2 in the file, 3 here"):
+        train(wrong, lambda at: None)
+
+
+def test_videomae_from_hugging_face_trains_with_the_paper_s_recipe(data, tmp_path):
+    """The way of whoever holds the data and the weights, in small: folder, import, train, bundle."""
+    transformers = pytest.importorskip("transformers")
+    config = transformers.VideoMAEConfig(
+        image_size=224, num_hidden_layers=2, hidden_size=48, num_attention_heads=4, intermediate_size=192
+    )
+    transformers.VideoMAEModel(config).save_pretrained(tmp_path / "hub")
+    weights = tmp_path / "videomae.safetensors"
+    imported = CliRunner().invoke(app, ["import-weights", str(tmp_path / "hub"), "--out", str(weights)])
+    assert imported.exit_code == 0, imported.output
+    arguments = ["train", "--data", str(data), "--out", str(tmp_path / "run"), "--config", "mmad-small"]
+    small = (
+        f"backbone={weights}", "architecture.backbone={embed_dim: 48, depth: 2, heads: 4}",
+        "architecture.head={channels: 32, branch_blocks: 4}", "input.height=48", "input.width=48", "input.fps=5",
+        "input.window_frames=96", "input.overlap_frames=32", "data.workers=0", "stages.0.steps=2", "validate_videos=1",
+    )  # fmt: skip
+    for setting in small:
+        arguments += ["--set", setting]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    manifest = Bundle.load(tmp_path / "run" / "bundle").manifest
+    assert manifest.architecture.backbone.norm_eps == 1e-12  # the file's own
+    assert manifest.architecture.adapter.kind == "dsta"
 
 
 def test_a_loss_that_is_no_number_stops_the_run(data, tmp_path):

@@ -19,16 +19,16 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.tensorboard import SummaryWriter
 
+from model.architecture import Architecture, BackboneConfig
 from model.bundle import Manifest, Thresholds, Training
 from model.network import Network
-from model.shift import ShiftBackbone
 from model.taxonomy import Taxonomy
 from training.augment import Example, make_example
 from training.corpus import Corpus, read_frames, read_joints
 from training.objectives import Batch, Trainee, collate
 from training.recipe import Recipe, StageConfig
 from training.tuning import recompute_blocks, set_trainable
-from training.weights import WeightsError, start_backbone
+from training.weights import WeightsError, load_backbone, start_backbone
 
 CHECKPOINT, HISTORY, RECIPE = "checkpoint.pt", "history.jsonl", "recipe.yaml"
 _LOG_EVERY = 10
@@ -68,7 +68,11 @@ class Run:
 
 
 def make_manifest(recipe: Recipe, taxonomy: Taxonomy, data: str) -> Manifest:
-    """Of the bundle that a recipe makes."""
+    """Of the bundle that a recipe makes.
+
+    Raises:
+        TrainingError: pretrained weights that cannot be read.
+    """
     return Manifest(
         name=recipe.name,
         version=recipe.version,
@@ -76,10 +80,23 @@ def make_manifest(recipe: Recipe, taxonomy: Taxonomy, data: str) -> Manifest:
         trained_on=Training(data=data, synthetic=recipe.synthetic, notes=recipe.notes),
         taxonomy=taxonomy,
         input=recipe.input,
-        architecture=recipe.architecture,
+        architecture=_as_pretrained(recipe),
         postprocessing=recipe.postprocessing,
         thresholds=Thresholds(default=0.2),
     )
+
+
+def _as_pretrained(recipe: Recipe) -> Architecture:
+    """The recipe's architecture, with what only the pretrained weights know: how they normalise and count places."""
+    backbone = recipe.architecture.backbone
+    if recipe.backbone is None or not isinstance(backbone, BackboneConfig):
+        return recipe.architecture
+    try:
+        theirs, _ = load_backbone(recipe.backbone)
+    except (WeightsError, OSError) as error:
+        raise TrainingError(str(error)) from error
+    known = {name: getattr(theirs, name) for name in ("norm_eps", "final_norm", "position_grid", "mlp_ratio")}
+    return recipe.architecture.model_copy(update={"backbone": backbone.model_copy(update=known)})
 
 
 class Examples(Dataset[Example]):
@@ -137,8 +154,6 @@ def train(
 def _load_pretrained(network: Network, recipe: Recipe) -> None:
     if recipe.backbone is None:
         return
-    if isinstance(network.backbone, ShiftBackbone):
-        raise TrainingError(f"{recipe.backbone} is for VideoMAE, the recipe has a backbone of kind 'shift'")
     try:
         start_backbone(network.backbone, recipe.backbone)
     except WeightsError as error:
