@@ -3,6 +3,7 @@
 import hashlib
 import json
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -73,6 +74,25 @@ class Thresholds(Section):
     per_class: tuple[Fraction, ...] | None = None
 
 
+class Calibration(Section):
+    """From the network's scores to how often a proposal with such a score is right, linear between these points.
+
+    Right: at a tIoU of at least 0.5 with an action of its kind. Ascending, so that the order of proposals stays.
+    """
+
+    scores: tuple[Fraction, ...] = Field(min_length=2)
+    probabilities: tuple[Fraction, ...] = Field(min_length=2)
+
+    @model_validator(mode="after")
+    def _ascends(self) -> Self:
+        if len(self.scores) != len(self.probabilities):
+            raise ValueError(f"{len(self.scores)} scores do not fit {len(self.probabilities)} probabilities")
+        for name, values in (("scores", self.scores), ("probabilities", self.probabilities)):
+            if any(later <= before for before, later in pairwise(values)):
+                raise ValueError(f"{name} must ascend")
+        return self
+
+
 class Training(Section):
     """What the weights were trained on."""
 
@@ -95,6 +115,7 @@ class Manifest(Section):
     architecture: Architecture
     postprocessing: PostprocessingConfig = PostprocessingConfig()
     thresholds: Thresholds
+    calibration: Calibration | None = None
     files: dict[str, Sha256] = {}
 
     @model_validator(mode="after")

@@ -11,7 +11,7 @@ from model.errors import DamagedVideoError
 from model.nms import suppress
 from model.picture import Region
 from model.seams import Seam, join_at_seam
-from model.segments import Proposals, decode_points, to_seconds
+from model.segments import Proposals, calibrate, decode_points, to_seconds
 from model.video import Limits, Media, Video
 from model.windows import Frame, Window, windows
 
@@ -67,7 +67,8 @@ class Detector:
             mine = self._detect_window(window).clipped(start_s, end_s)
             found = join_at_seam(found, mine, Seam(start_s, reached_s))
             reached_s = end_s
-        return found
+        scores = calibrate(found.scores, self.bundle.manifest.calibration)
+        return Proposals(found.segments, scores, found.labels)
 
     def _detect_window(self, window: Window) -> Proposals:
         manifest = self.bundle.manifest

@@ -6,7 +6,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from model.bundle import Manifest
+from model.bundle import Calibration, Manifest
 
 Floats = NDArray[np.float32]
 Integers = NDArray[np.int64]
@@ -58,6 +58,13 @@ class Proposals:
         """Cut to [start_s, end_s]; what has no length left is dropped."""
         segments = np.clip(self.segments, np.float32(start_s), np.float32(end_s))
         return Proposals(segments, self.scores, self.labels)[segments[:, 1] > segments[:, 0]]
+
+
+def calibrate(scores: Floats, calibration: Calibration | None) -> Floats:
+    """Scores as the bundle calibrates them; as they are without."""
+    if calibration is None:
+        return scores
+    return np.interp(scores, calibration.scores, calibration.probabilities).astype(np.float32)
 
 
 def to_seconds(frame: int, manifest: Manifest) -> float:

@@ -21,7 +21,11 @@ _PACKAGES = ("mmad", "torch", "lightning-fabric", "numpy", "av")
 def conclude(network: Network, manifest: Manifest, measured: Measured, out: Path) -> Manifest:
     """Write network.safetensors, bundle/ and report/; returns the manifest with what was measured."""
     concluded = manifest.model_copy(
-        update={"metrics": metrics_of(measured), "thresholds": measured.thresholds}
+        update={
+            "metrics": metrics_of(measured),
+            "thresholds": measured.thresholds,
+            "calibration": measured.calibration,
+        }
     )
     checkpoint = out / "network.safetensors"
     save_checkpoint(checkpoint, network, concluded)

@@ -1,6 +1,7 @@
 """What a trained network is worth: predictions for validation videos, mAP, and thresholds for display."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,12 +9,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from model.bundle import Bundle, Manifest, Thresholds
+from model.bundle import Bundle, Calibration, Manifest, Thresholds
 from model.detector import Detector
 from model.engines import RawPoints
 from model.network import Network
+from model.segments import calibrate
 from model.windows import windows
 from training.augment import plain_example
+from training.calibration import expected_error, fit, right
 from training.corpus import Corpus, read_frames
 from training.evaluate import LevelReport, evaluate, match
 from training.instances import Instances
@@ -22,7 +25,7 @@ from training.recipe import Recipe
 Floats = NDArray[np.float64]
 
 _THRESHOLD_TIOU = 0.5
-_LEAST, _MOST = 0.05, 0.9  # thresholds beyond are chance: too few examples
+_LEAST, _MOST = 0.02, 0.9  # thresholds beyond are chance: too few examples
 
 
 class NetworkEngine:
@@ -49,6 +52,7 @@ class Measured(NamedTuple):
     Attributes:
         truth, predictions: their segments. action, body: mAP at both levels.
         thresholds: from which predictions are shown, by action.
+        calibration: of scores. calibration_error: expected, before and after, on the videos that it was not made of.
     """
 
     truth: Instances
@@ -56,6 +60,8 @@ class Measured(NamedTuple):
     action: LevelReport
     body: LevelReport
     thresholds: Thresholds
+    calibration: Calibration | None
+    calibration_error: tuple[float, float]
 
 
 def measure(
@@ -68,7 +74,8 @@ def measure(
 ) -> Measured:
     """Run the network over a corpus as the service would, and evaluate it.
 
-    Half of the videos choose the thresholds for display; all are measured (mAP needs no threshold).
+    Half of the videos choose the calibration of scores and the thresholds for display, the other half tells what the
+    calibration is worth; all are measured for mAP, which needs neither.
     """
     count = (
         len(corpus.items) if not recipe.validate_videos else min(recipe.validate_videos, len(corpus.items))
@@ -93,17 +100,27 @@ def measure(
         scores=np.concatenate([one.scores for one in found]).astype(float),
     )
     taxonomy = manifest.taxonomy
+    ours, others = (
+        [side.of_videos(truth.videos[part::2]) for side in (truth, predictions)] for part in (0, 1)
+    )
+    calibration = fit(*ours)
+    shown = [calibrated(one, calibration) for one in (ours[1], others[1])]
+    hits = right(*others)
     return Measured(
         truth,
         predictions,
         evaluate(truth, predictions, len(taxonomy.actions)),
         evaluate(truth.to_body_level(taxonomy), predictions.to_body_level(taxonomy), len(taxonomy.bodies)),
-        choose_thresholds(
-            truth.of_videos(truth.videos[::2]),
-            predictions.of_videos(truth.videos[::2]),
-            len(taxonomy.actions),
-        ),
+        choose_thresholds(ours[0], shown[0], len(taxonomy.actions)),
+        calibration,
+        (expected_error(others[1].scores, hits), expected_error(shown[1].scores, hits)),
     )
+
+
+def calibrated(predictions: Instances, calibration: Calibration | None) -> Instances:
+    """Predictions with the scores that a bundle with this calibration gives them."""
+    scores = calibrate(predictions.scores.astype(np.float32), calibration)
+    return replace(predictions, scores=scores.astype(float))
 
 
 def choose_thresholds(truth: Instances, predictions: Instances, actions: int) -> Thresholds:
@@ -139,4 +156,6 @@ def metrics_of(measured: Measured) -> dict[str, float]:
         "average_mAP": (action.average + body.average) / 2,
         "action_mAP_0.5": float(action.mean_precision[4]),
         "body_mAP_0.5": float(body.mean_precision[4]),
+        "calibration_error_before": measured.calibration_error[0],
+        "calibration_error": measured.calibration_error[1],
     }

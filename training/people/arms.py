@@ -10,7 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.people.places import Contact, Place
-from training.people.rotations import about, apply, between, frame, transposed, two_bones, unit
+from training.people.rotations import (
+    about,
+    apply,
+    between,
+    frame,
+    onto,
+    steadied,
+    transposed,
+    two_bones,
+    unit,
+)
 from training.people.skeleton import LETTER, SIDES, Pose, Skeleton
 from training.people.surface import Posed
 
@@ -28,6 +38,13 @@ _TIP, _LEVER = -0.004, 0.2  # how near to the body a finger's end comes; how far
 _ROUNDS = 4  # of moving hand and elbow out of the body
 _CLOSED = 0.65  # by which share fingers are less spread than at rest
 _LAID = 0.7  # how far a hand turns, at most, to lie flat
+# The elbow's swivel about the line from shoulder to wrist counts from where it hangs, out and down, when the left
+# arm points forward along _AHEAD; it carries over to other lines by the smallest turn of the chest's axes.
+_AHEAD, _HANGING = np.array([0.3, -0.9, 0.3]), np.array([1.0, 0.2, -0.9])
+_SWIVELS = (-1.4, 1.75)  # inward and up, outward and up
+_VAGUE = 0.15  # part of a direction square to that line below which it says little about the swivel
+# What the body's shape asks for may jump; joints do not. At most, a second:
+_SWIVEL_RATE, _TURN_RATE, _BEND_RATE, _SHIFT_RATE = 14.0, 18.0, 16.0, 1.5  # radians, and metres
 
 
 @dataclass
@@ -74,8 +91,8 @@ class Bones:
 class Arms:
     """Both arms of a person in one pose; trunk, head and legs stand already."""
 
-    def __init__(self, skeleton: Skeleton, pose: Pose) -> None:
-        self.skeleton, self.pose = skeleton, pose
+    def __init__(self, skeleton: Skeleton, pose: Pose, fps: float) -> None:
+        self.skeleton, self.pose, self._frame_s = skeleton, pose, 1 / fps
         self._body: Posed = skeleton.surface(pose)
         # Elbows hang down: when the chest bows they hardly follow.
         self._upright = between(
@@ -182,6 +199,7 @@ class Arms:
         for _ in range(_ROUNDS):
             target = wrist.position + apply(wrist.rotation, wrist.contact) - apply(rotation, wrist.contact)
             shift = shift + self._clear(target + shift, rotation, parts, over)
+            shift = steadied(shift, _SHIFT_RATE * self._frame_s)
             bones = self._bent(letter, target + shift, pole, over)
             pole = bones.elbow - 0.5 * (bones.shoulder + bones.wrist)
             rotation = self._allowed(letter, wrist.rotation, bones)
@@ -232,20 +250,44 @@ class Arms:
         upper, lower = float(np.linalg.norm(rest_upper)), float(np.linalg.norm(rest_lower))
         shoulder = self.pose.position(f"upperarm01.{letter}")
         radii = np.array([radius for _, radius in _ALONG_ARM]) * self.skeleton.arm / ARM
-        elbow, hand = two_bones(shoulder, target, upper, lower, pole)
+        swivels = self._swivels(letter, unit(target - shoulder))
+        elbow, hand = two_bones(shoulder, target, upper, lower, self._turned_out(swivels, pole))
         ends = [(shoulder, 1 + share) if share < 0 else (hand, 1 - share) for share, _ in _ALONG_ARM]
         points = np.stack([end + part * (elbow - end) for end, part in ends], 1)
         pushes = self._body.push(points, radii)
         if over is not None:
             pushes += self._out_of_arm(points, 0.8 * radii, over)
         moved = sum(1.5 * part * pushes[:, place] for place, (_, part) in enumerate(ends))
-        elbow, hand = two_bones(shoulder, target, upper, lower, elbow + moved - 0.5 * (shoulder + hand))
+        pole = self._turned_out(swivels, elbow + moved - 0.5 * (shoulder + hand))
+        elbow, hand = two_bones(shoulder, target, upper, lower, pole)
         hinge, hinge_rest = np.cross(elbow - shoulder, hand - elbow), np.cross(rest_upper, rest_lower)
         return Bones(
             shoulder, elbow, hand,
             frame(elbow - shoulder, hinge) @ frame(rest_upper, hinge_rest).T,
             frame(hand - elbow, hinge) @ frame(rest_lower, hinge_rest).T,
         )  # fmt: skip
+
+    def _swivels(self, letter: str, along: Array) -> Array:
+        """Where a swivel of zero and one of a quarter turn outward have the elbow: (frames, 2, 3).
+
+        Args:
+            letter: of the arm.
+            along: (frames, 3) from the shoulder to the wrist.
+        """
+        mirror = np.array([1.0 if letter == "L" else -1.0, 1, 1])
+        chest = self.pose.rotation("spine01")
+        ahead, hanging = frame(_AHEAD, np.cross(_AHEAD, _HANGING))[:, :2].T
+        basis = np.stack([hanging, np.cross(ahead, hanging)])
+        turn = onto(ahead, apply(transposed(chest), along) * mirror)
+        return np.asarray(np.swapaxes(chest @ (mirror[:, None] * (turn @ basis.T)), -1, -2))
+
+    def _turned_out(self, swivels: Array, pole: Array) -> Array:
+        """Direction (frames, 3) of an elbow that swivels towards a pole as far and as fast as arms do."""
+        parts = (swivels @ pole[..., None])[..., 0]
+        size = np.linalg.norm(pole, axis=-1) * _VAGUE
+        swivel = np.arctan2(parts[:, 1], parts[:, 0] + np.maximum(size - np.hypot(*parts.T), 0))
+        swivel = steadied(np.clip(swivel, *_SWIVELS), _SWIVEL_RATE * self._frame_s)
+        return np.asarray(np.cos(swivel)[:, None] * swivels[:, 0] + np.sin(swivel)[:, None] * swivels[:, 1])
 
     def _out_of_arm(self, points: Array, radii: Array, side: str) -> Array:
         """Shift (frames, q, 3) that brings balls out of a forearm that stands already."""
@@ -270,9 +312,14 @@ class Arms:
         fingers, palm = self.skeleton.hand_axes(letter)
         flexion = (bend * apply(forearm, np.cross(fingers, palm))).sum(-1)
         deviation = (bend * apply(forearm, palm)).sum(-1)
-        excess = np.hypot(flexion / _FLEXION, deviation / _DEVIATION)
-        angle = np.linalg.norm(bend, axis=-1) / np.maximum(excess, 1)
-        return np.asarray(about(bend + 1e-9, angle) @ forearm)
+        excess = np.maximum(np.hypot(flexion / _FLEXION, deviation / _DEVIATION), 1)
+        turn = steadied(turn, _TURN_RATE * self._frame_s)
+        flexion, deviation = (
+            steadied(angle / excess, _BEND_RATE * self._frame_s)[:, None] for angle in (flexion, deviation)
+        )
+        forearm = about(along, turn) @ bones.below
+        bend = flexion * apply(forearm, np.cross(fingers, palm)) + deviation * apply(forearm, palm)
+        return np.asarray(about(bend + 1e-9, np.linalg.norm(bend, axis=-1)) @ forearm)
 
     def _set_fingers(self, letter: str, rotation: Array, curl: Array) -> None:
         fingers, palm = self.skeleton.hand_axes(letter)

@@ -220,12 +220,14 @@ def make_motion(hand: Hand, doing: Doing) -> Motion:
     return motion
 
 
-def move_arms(skeleton: Skeleton, pose: Pose, rest: dict[str, Visit], visits: dict[str, list[Visit]]) -> None:
+def move_arms(
+    skeleton: Skeleton, pose: Pose, rest: dict[str, Visit], visits: dict[str, list[Visit]], fps: float = 15.0
+) -> None:
     """Set both arms: from their places of rest through all visits, in the order given.
 
     The hand that lies on top comes second; visits to the other arm in a last round, when that arm is set.
     """
-    arms = Arms(skeleton, pose)
+    arms = Arms(skeleton, pose, fps)
     wrists = {}
     below, above = sorted(SIDES, key=lambda side: any(visit.on_top for visit in (rest[side], *visits[side])))
     for side in (below, above):

@@ -64,6 +64,16 @@ def rotation_vector(rotation: Array) -> Array:
     return np.asarray(unit(skew) * np.arctan2(sin, cos)[..., None])
 
 
+def onto(first: Array, second: Array) -> Array:
+    """The smallest rotation (..., 3, 3) from one unit vector to another; not from one to its opposite."""
+    axis, cos = np.cross(first, second), np.sum(first * second, axis=-1)
+    zero = np.zeros_like(cos)
+    x, y, z = np.moveaxis(axis, -1, 0)
+    rows = ((zero, -z, y), (z, zero, -x), (-y, x, zero))
+    skew = np.stack([np.stack(row, -1) for row in rows], -2)
+    return np.asarray(np.eye(3) + skew + skew @ skew / np.maximum(1 + cos, 1e-3)[..., None, None])
+
+
 def between(first: Array, second: Array, share: Array) -> Array:
     """The rotation at `share` (0 first, 1 second) of the way, along the shortest turn."""
     first, second = np.broadcast_arrays(first, second)
@@ -94,3 +104,18 @@ def two_bones(start: Array, target: Array, upper: float, lower: float, pole: Arr
     height = np.sqrt(np.maximum(upper**2 - base**2, 1e-8))
     aside = unit(pole - (pole * along).sum(-1, keepdims=True) * along)
     return start + base * along + height * aside, start + distance * along
+
+
+def steadied(values: Array, most: float) -> Array:
+    """Values (frames, ...) that change by at most `most` a frame; those that do already stay as they are.
+
+    Jumps become ramps that begin before and end after them, at half that rate: the mean of the highest curve below
+    and the lowest curve above that change no faster.
+    """
+    slope = (most * np.arange(len(values))).reshape(-1, *(1,) * (values.ndim - 1))
+
+    def lowest(curve: Array) -> Array:
+        forth = np.minimum.accumulate(curve - slope) + slope
+        return np.asarray(np.minimum.accumulate((forth + slope)[::-1])[::-1] - slope)
+
+    return np.asarray(0.5 * (lowest(values) - lowest(-values)))
