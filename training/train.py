@@ -28,9 +28,14 @@ from training.corpus import Corpus, read_frames, read_joints
 from training.objectives import Batch, Trainee, collate
 from training.recipe import Recipe, StageConfig
 from training.tuning import recompute_blocks, set_trainable
-from training.weights import WeightsError, load_backbone, start_backbone
+from training.weights import WeightsError, load_backbone, save_backbone, start_backbone
 
-CHECKPOINT, HISTORY, RECIPE = "checkpoint.pt", "history.jsonl", "recipe.yaml"
+CHECKPOINT, HISTORY, RECIPE, BACKBONE = (
+    "checkpoint.pt",
+    "history.jsonl",
+    "recipe.yaml",
+    "backbone.safetensors",
+)
 _LOG_EVERY = 10
 
 
@@ -178,6 +183,7 @@ class _Loop:
         """Every stage from where the run is."""
         while self.stage < len(self.recipe.stages):
             self._run_stage(self.recipe.stages[self.stage])
+            self._keep_backbone(self.recipe.stages[self.stage])
             self.stage, self.step, self._optimizer_state = self.stage + 1, 0, None
             self._save(None)
         if self._writer is not None:
@@ -213,6 +219,17 @@ class _Loop:
             self._tell(stage, losses, rate)
             if time.monotonic() - self._saved > 60 * self.recipe.save_minutes:
                 self._save(optimizer)
+
+    def _keep_backbone(self, stage: StageConfig) -> None:
+        """What a stage that trained a backbone made of it, for other recipes to begin with."""
+        if stage.objective == "dense" and stage.tuning == "all" and self.fabric.is_global_zero:
+            prefix = "backbone."
+            weights = {
+                name.removeprefix(prefix): value.cpu().contiguous()
+                for name, value in self.kept.items()
+                if name.startswith(prefix) and ".adapter." not in name
+            }
+            save_backbone(weights, self._run.manifest.architecture.backbone, self.out / BACKBONE)
 
     def _batches(self, stage: StageConfig) -> Iterator[Batch]:
         """This process's part of every batch that is left of a stage."""

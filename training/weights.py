@@ -15,11 +15,20 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from model.architecture import SIZES, AdapterConfig, Architecture, BackboneConfig, HeadConfig
+from model.architecture import (
+    SIZES,
+    AdapterConfig,
+    AnyBackbone,
+    Architecture,
+    BackboneConfig,
+    HeadConfig,
+    ShiftConfig,
+)
 from model.backbone import Backbone
 from model.bundle import InputConfig, Manifest, PostprocessingConfig, Thresholds, Training
 from model.export import save_checkpoint
@@ -237,16 +246,21 @@ def import_backbone(imported: Imported, config: BackboneConfig, out: Path) -> No
     patch = config.patch_size * config.position_grid
     backbone = Backbone(config, adapter_config(imported), 8 * config.tubelet_size, patch, patch)
     _load(backbone, _fitted(backbone, imported.backbone))
-    save_file(backbone.state_dict(), out, metadata={_HEADER: config.model_dump_json()})
+    save_backbone(backbone.state_dict(), config, out)
 
 
-def load_backbone(path: Path) -> tuple[BackboneConfig, dict[str, Tensor]]:
-    """Read what import_backbone wrote."""
+def save_backbone(weights: dict[str, Tensor], config: BackboneConfig | ShiftConfig, out: Path) -> None:
+    """Write a backbone that recipes can begin with."""
+    save_file(weights, out, metadata={_HEADER: config.model_dump_json()})
+
+
+def load_backbone(path: Path) -> tuple[BackboneConfig | ShiftConfig, dict[str, Tensor]]:
+    """Read what save_backbone wrote."""
     with safe_open(path, "pt") as file:
         header = (file.metadata() or {}).get(_HEADER)
     if header is None:
-        raise WeightsError(f"{path} is no backbone of mmad import-weights")
-    return BackboneConfig.model_validate_json(header), load_file(path)
+        raise WeightsError(f"{path} is no backbone of mmad import-weights, nor of a stage of training")
+    return TypeAdapter(AnyBackbone).validate_json(header), load_file(path)
 
 
 def start_backbone(backbone: Backbone | ShiftBackbone, path: Path) -> None:

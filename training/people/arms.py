@@ -16,6 +16,7 @@ from training.people.rotations import (
     between,
     frame,
     onto,
+    passing,
     steadied,
     transposed,
     two_bones,
@@ -35,6 +36,7 @@ _FLEXION, _DEVIATION, _TURN, _HALF_TURN = 1.2, 0.5, 1.75, 2.5
 _ALONG_ARM = ((-0.35, 0.045), (0.0, 0.045), (0.35, 0.042), (0.7, 0.034))
 _FOREARM = 0.036
 _TIP, _LEVER = -0.004, 0.2  # how near to the body a finger's end comes; how far it moves with a curl of one
+_FOLDED = 0.15  # how near the wrist of a standard arm comes to its shoulder
 _ROUNDS = 4  # of moving hand and elbow out of the body
 _CLOSED = 0.65  # by which share fingers are less spread than at rest
 _LAID = 0.7  # how far a hand turns, at most, to lie flat
@@ -44,7 +46,7 @@ _AHEAD, _HANGING = np.array([0.3, -0.9, 0.3]), np.array([1.0, 0.2, -0.9])
 _SWIVELS = (-1.4, 1.75)  # inward and up, outward and up
 _VAGUE = 0.15  # part of a direction square to that line below which it says little about the swivel
 # What the body's shape asks for may jump; joints do not. At most, a second:
-_SWIVEL_RATE, _TURN_RATE, _BEND_RATE, _SHIFT_RATE = 14.0, 18.0, 16.0, 1.5  # radians, and metres
+_SWIVEL_RATE, _TURN_RATE, _BEND_RATE, _SHIFT_RATE = 10.0, 10.0, 11.0, 1.5  # radians, and metres
 
 
 @dataclass
@@ -70,7 +72,7 @@ class Wrist:
         part = share[:, None]
         return Wrist(
             self.position * (1 - part) + other.position * part,
-            between(self.rotation, other.rotation, share),
+            passing(self.rotation, other.rotation, share),
             self.elbow * (1 - part) + other.elbow * part,
             self.curl * (1 - part) + other.curl * part,
             self.contact * (1 - part) + other.contact * part,
@@ -91,8 +93,8 @@ class Bones:
 class Arms:
     """Both arms of a person in one pose; trunk, head and legs stand already."""
 
-    def __init__(self, skeleton: Skeleton, pose: Pose, fps: float) -> None:
-        self.skeleton, self.pose, self._frame_s = skeleton, pose, 1 / fps
+    def __init__(self, skeleton: Skeleton, pose: Pose, fps: float = 15.0) -> None:
+        self.skeleton, self.pose, self.frame_s = skeleton, pose, 1 / fps
         self._body: Posed = skeleton.surface(pose)
         # Elbows hang down: when the chest bows they hardly follow.
         self._upright = between(
@@ -197,10 +199,12 @@ class Arms:
         rotation, pole, shift = wrist.rotation, wrist.elbow, np.zeros_like(wrist.position)
         parts = self._hand_parts(letter, wrist.curl)
         for _ in range(_ROUNDS):
-            target = wrist.position + apply(wrist.rotation, wrist.contact) - apply(rotation, wrist.contact)
-            shift = shift + self._clear(target + shift, rotation, parts, over)
-            shift = steadied(shift, _SHIFT_RATE * self._frame_s)
-            bones = self._bent(letter, target + shift, pole, over)
+            held = apply(wrist.rotation, wrist.contact) - apply(rotation, wrist.contact)
+            shift = shift + self.unfold(side, wrist.position + held + shift, _FOLDED)
+            shift = shift + self._clear(wrist.position + held + shift, rotation, parts, over)
+            target = wrist.position + steadied(held + shift, _SHIFT_RATE * self.frame_s)
+            shift = target - wrist.position - held
+            bones = self._bent(letter, target, pole, over)
             pole = bones.elbow - 0.5 * (bones.shoulder + bones.wrist)
             rotation = self._allowed(letter, wrist.rotation, bones)
         for name, turn in (
@@ -215,6 +219,15 @@ class Arms:
         pose.put(f"lowerarm02.{letter}", about(along, 0.55 * turn) @ bones.below)
         pose.put(f"wrist.{letter}", rotation)
         self._set_fingers(letter, rotation, self._conforming(letter, bones.wrist, rotation, wrist.curl))
+
+    def unfold(self, side: str, position: Array, least: float | Array) -> Array:
+        """Shift (frames, 3) of a wrist that brings it as far from its shoulder as `least` (of a standard arm)."""
+        outward = np.array([SIDES[side], -0.6, 0.0])
+        away = position - self.pose.position(f"upperarm01.{LETTER[side]}")
+        away = away + 0.06 * apply(self.pose.rotation("spine01"), outward)
+        distance = np.linalg.norm(away, axis=-1)
+        missing = np.maximum(least * self.skeleton.arm / ARM - distance, 0)
+        return np.asarray((missing / np.maximum(distance, 0.01))[:, None] * away)
 
     def _hand_parts(self, letter: str, curl: Array) -> tuple[Array, Array]:
         """Points (frames, q, 3) of a hand from its wrist, at rest but for the curl, and their radii (q,)."""
@@ -286,7 +299,7 @@ class Arms:
         parts = (swivels @ pole[..., None])[..., 0]
         size = np.linalg.norm(pole, axis=-1) * _VAGUE
         swivel = np.arctan2(parts[:, 1], parts[:, 0] + np.maximum(size - np.hypot(*parts.T), 0))
-        swivel = steadied(np.clip(swivel, *_SWIVELS), _SWIVEL_RATE * self._frame_s)
+        swivel = steadied(np.clip(swivel, *_SWIVELS), _SWIVEL_RATE * self.frame_s)
         return np.asarray(np.cos(swivel)[:, None] * swivels[:, 0] + np.sin(swivel)[:, None] * swivels[:, 1])
 
     def _out_of_arm(self, points: Array, radii: Array, side: str) -> Array:
@@ -313,9 +326,9 @@ class Arms:
         flexion = (bend * apply(forearm, np.cross(fingers, palm))).sum(-1)
         deviation = (bend * apply(forearm, palm)).sum(-1)
         excess = np.maximum(np.hypot(flexion / _FLEXION, deviation / _DEVIATION), 1)
-        turn = steadied(turn, _TURN_RATE * self._frame_s)
+        turn = steadied(turn, _TURN_RATE * self.frame_s)
         flexion, deviation = (
-            steadied(angle / excess, _BEND_RATE * self._frame_s)[:, None] for angle in (flexion, deviation)
+            steadied(angle / excess, _BEND_RATE * self.frame_s)[:, None] for angle in (flexion, deviation)
         )
         forearm = about(along, turn) @ bones.below
         bend = flexion * apply(forearm, np.cross(fingers, palm)) + deviation * apply(forearm, palm)

@@ -8,9 +8,11 @@ import numpy as np
 from training.people.actions import Hand
 from training.people.arms import Arms, Wrist
 from training.people.places import PLACES
-from training.people.rotations import apply, transposed
-from training.people.skeleton import SIDES, Pose, Skeleton
+from training.people.rotations import apply, steadied, transposed, unit
+from training.people.skeleton import LETTER, SIDES, Pose, Skeleton
 from training.people.timing import Floats, Span, Style, cycled, held, wander
+
+_FASTEST = 3.5  # metres a second, of a hand on its way
 
 
 @dataclass
@@ -255,16 +257,37 @@ def _arrive(arms: Arms, visit: Visit, side: str) -> Wrist:
 def _travel(arms: Arms, wrist: Wrist, visit: Visit, side: str) -> Wrist:
     """Part of the way to a place, in a bow away from the body: forward, or past the side to what lies behind."""
     there = _arrive(arms, visit, side)
-    share = np.clip(visit.share, -0.05, 1.0)
     way = np.linalg.norm(there.position - wrist.position, axis=1)
+    share = _unhurried(np.clip(visit.share, -0.05, 1.0), way, arms.frame_s)
     bow = np.sin(np.pi * np.clip(share, 0, 1)) * np.minimum(0.28 * way, 0.12)
     chest = arms.pose.rotation("spine01")
     behind = apply(transposed(chest), there.position - arms.pose.position("spine01"))[:, 1:2]
     aside = np.clip(behind / 0.1 + 0.5, 0, 1)
     forward, outward = np.array([0.35 * SIDES[side], -0.9, 0.1]), np.array([1.6 * SIDES[side], -0.4, 0.0])
     moved = wrist.blended(there, share)
+    moved.position = _swung(arms, side, wrist.position, there.position, share)
     moved.position = moved.position + bow[:, None] * apply(chest, forward + aside * (outward - forward))
     return moved
+
+
+def _swung(arms: Arms, side: str, start: Floats, end: Floats, share: Floats) -> Floats:
+    """Part of the way between two positions (frames, 3), round the shoulder, and round its front."""
+    shoulder = arms.pose.position(f"upperarm01.{LETTER[side]}")
+    front = apply(arms.pose.rotation("spine01"), np.array([0.5 * SIDES[side], -0.85, 0.0]))
+    first, last = start - shoulder, end - shoulder
+    cosine = (unit(first) * unit(last)).sum(-1)
+    part = share[:, None]
+    round_front = (0.35 * (1 - cosine) * np.sin(np.pi * np.clip(share, 0, 1)))[:, None]
+    way = unit(unit(first) * (1 - part) + unit(last) * part + round_front * front)
+    far = np.linalg.norm(first, axis=1) * (1 - share) + np.linalg.norm(last, axis=1) * share
+    return np.asarray(shoulder + far[:, None] * way)
+
+
+def _unhurried(share: Floats, way: Floats, frame_s: float) -> Floats:
+    """Share (frames,) of a way (frames,) in metres, no faster than hands go."""
+    steps = np.abs(np.diff(share))
+    typical = float(np.average(way[1:], weights=steps)) if steps.sum() > 0 else 0.0
+    return steadied(share, _FASTEST * frame_s / max(typical, 0.15))
 
 
 def sharing(place: str) -> bool:

@@ -75,9 +75,30 @@ def onto(first: Array, second: Array) -> Array:
 
 
 def between(first: Array, second: Array, share: Array) -> Array:
-    """The rotation at `share` (0 first, 1 second) of the way, along the shortest turn."""
+    """The rotation at `share` (0 first, 1 second) of the way, along the shortest turn.
+
+    Where that is about half a turn, the way round may change from frame to frame: see `passing`.
+    """
+    first, second = np.broadcast_arrays(first, second)
+    return _part_way(first, rotation_vector(transposed(first) @ second), share)
+
+
+def passing(first: Array, second: Array, share: Array) -> Array:
+    """As `between`, frames first, but always the same way round: the shorter one where most of the passage is."""
     first, second = np.broadcast_arrays(first, second)
     vector = rotation_vector(transposed(first) @ second)
+    angle = np.linalg.norm(vector, axis=-1)
+    flips = ((vector[1:] * vector[:-1]).sum(-1) < 0) & (angle[1:] + angle[:-1] > np.pi)
+    other_way = np.concatenate([[False], np.cumsum(flips) % 2 == 1])
+    passage = share * (1 - share)
+    if (passage * np.where(other_way, np.pi - angle, angle - np.pi)).sum() > 0:
+        other_way = ~other_way
+    return _part_way(
+        first, np.where(other_way[:, None], (angle - 2 * np.pi)[:, None] * unit(vector), vector), share
+    )
+
+
+def _part_way(first: Array, vector: Array, share: Array) -> Array:
     angle = np.linalg.norm(vector, axis=-1)
     axis = np.where(angle[..., None] > 1e-7, vector, X)
     return np.asarray(first @ about(axis, angle * share))

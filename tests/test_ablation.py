@@ -1,0 +1,35 @@
+"""The ablation's program, in small: shared pretraining, a run that is not done twice, the table."""
+
+import sys
+
+import pytest
+
+from training import ablation
+from training.people.choices import Mix, Storage
+from training.people.film import Recipe as People
+from training.people.studio import Order, produce
+from training.recipe import load_recipe
+from training.tables import standard_labels
+from training.train import make_manifest
+
+
+@pytest.mark.parametrize("variant", ablation.VARIANTS, ids=lambda variant: variant.name)
+def test_every_variant_is_a_recipe(variant):
+    recipe = load_recipe("ablation", [*ablation.STARTS[variant.start], *variant.settings])
+    make_manifest(recipe, standard_labels(), "data")
+
+
+def test_variants_run_once_and_make_a_table(tmp_path, monkeypatch, capsys):
+    people = People(seed=6, fps=10.0, height=48, width=48, mix=Mix.BALANCED)
+    produce(Order(people, tmp_path / "people", Storage.NPZ, 16), 1, lambda done, count: None)
+    arguments = ["ablation", "--data", str(tmp_path / "people"), "--out", str(tmp_path / "runs"), "--config", "smoke",
+                 "--steps", "2", "--seeds", "1", "--only", "DSTA, kernel 3", "frozen features"]  # fmt: skip
+    monkeypatch.setattr(sys, "argv", arguments)
+    ablation.main()
+    printed = capsys.readouterr().out
+    assert "| DSTA, kernel 3 |" in printed
+    assert "| frozen features | 0.000 |" in printed  # nothing of the backbone moves
+    assert (tmp_path / "runs" / "table.md").read_text() == printed
+    done = (tmp_path / "runs" / "DSTA-kernel-3-0" / "checkpoint.pt").stat().st_mtime_ns
+    ablation.main()
+    assert (tmp_path / "runs" / "DSTA-kernel-3-0" / "checkpoint.pt").stat().st_mtime_ns == done

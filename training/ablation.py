@@ -1,0 +1,153 @@
+"""Table 4 and the inputs, on any data: variants of one recipe, trained alike, from one pretrained backbone each.
+
+    python -m training.ablation --data FOLDER... --out RUNS [--seeds 3] [--steps N] [--only NAME...]
+
+Every run has a folder; a run that is done is not done again, one that was interrupted goes on. The table is printed and
+written to RUNS/table.md.
+"""
+
+import json
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from model.export import save_checkpoint
+from model.network import Network
+from training.corpus import load_corpus
+from training.recipe import Recipe, load_recipe
+from training.tables import standard_labels
+from training.train import BACKBONE, CHECKPOINT, Progress, Run, count_joints, make_manifest, train
+from training.tuning import set_trainable
+from training.validate import measure, metrics_of
+
+METRICS = "metrics.json"
+
+
+class Variant(NamedTuple):
+    """A name, the pretraining it begins from, and settings over the recipe's."""
+
+    name: str
+    start: str
+    settings: tuple[str, ...]
+
+
+# What each pretraining sees; adapters come afterwards, as in the paper.
+STARTS: dict[str, tuple[str, ...]] = {
+    "rgb": (),
+    "differences": ("architecture.backbone.inputs=rgb_differences",),
+    "convolutions": (
+        "architecture.backbone.inputs=rgb_differences",
+        "architecture.backbone.stem=convolutions",
+    ),
+    "shift": ("architecture.backbone={kind: shift, inputs: rgb_differences}",),
+}
+VARIANTS = (
+    Variant("frozen features", "differences", ("stages.1.tuning=head",)),
+    Variant("full fine-tuning", "differences", ("stages.1.tuning=all",)),
+    Variant("standard adapter", "differences", ("architecture.adapter={kind: standard}",)),
+    Variant("TIA", "differences", ("architecture.adapter={kind: tia}",)),
+    Variant("DSTA, kernel 1", "differences", ("architecture.adapter={kind: dsta, spatial_kernel: 1}",)),
+    Variant("DSTA, kernel 3", "differences", ("architecture.adapter={kind: dsta}",)),
+    Variant("DSTA, two down", "differences", ("architecture.adapter={kind: dsta_two_down}",)),
+    Variant("RGB alone, DSTA", "rgb", ("architecture.adapter={kind: dsta}",)),
+    Variant("stem of convolutions, DSTA", "convolutions", ("architecture.adapter={kind: dsta}",)),
+    Variant("temporal shift, full", "shift", ("stages.1.tuning=all",)),
+)
+
+
+def main() -> None:
+    """Run what is missing, then print the table."""
+    parser = ArgumentParser(description="Variants of one recipe, trained alike.")
+    parser.add_argument("--data", type=Path, nargs="+", required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--config", default="ablation")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, help="of each stage, instead of the recipe's")
+    parser.add_argument("--only", nargs="*", help="names of variants")
+    options = parser.parse_args()
+    chosen = [one for one in VARIANTS if not options.only or one.name in options.only]
+    # Seeds outside, so that an interrupted run has compared all variants as often.
+    for seed in range(options.seeds):
+        for variant in chosen:
+            _run(options, variant, seed)
+            (options.out / "table.md").write_text(table(options.out, chosen, options.seeds), encoding="utf-8")
+    sys.stdout.write(table(options.out, chosen, options.seeds))
+
+
+def _run(options: Namespace, variant: Variant, seed: int) -> None:
+    """One variant with one seed, from its pretraining, which all of its kind share."""
+    shared = [f"seed={seed}", *STARTS[variant.start]]
+    if options.steps:
+        shared += [f"stages.0.steps={options.steps}", f"stages.1.steps={options.steps}"]
+    start = options.out / f"start-{variant.start}-{seed}"
+    if not (start / BACKBONE).exists():
+        _train(options, load_recipe(options.config, [*shared, "stages.1.steps=1"]), start)
+    out = options.out / f"{variant.name.replace(' ', '-').replace(',', '')}-{seed}"
+    if (out / METRICS).exists():
+        return
+    # The first stage is done: one step of it in which nothing of the backbone moves.
+    settings = [
+        *shared,
+        "stages.0.steps=1",
+        "stages.0.tuning=head",
+        *variant.settings,
+        f"backbone={start / BACKBONE}",
+    ]
+    _train(options, load_recipe(options.config, settings), out)
+
+
+def _train(options: Namespace, recipe: Recipe, out: Path) -> None:
+    taxonomy = standard_labels()
+    corpus, held_out = (
+        load_corpus(options.data, taxonomy, subset, recipe.data.rare) for subset in ("train", "val")
+    )
+    manifest = make_manifest(recipe, taxonomy, ", ".join(map(str, options.data)))
+    run = Run(recipe, manifest, corpus, out, count_joints(corpus))
+
+    def watch(at: Progress) -> None:
+        if at.step % 50 == 0:
+            sys.stderr.write(
+                f"{out.name}: stage {at.stage}, {at.step} of {at.steps}, loss {at.losses['loss']:.4f}\n"
+            )
+
+    network = train(run, watch, resume=(out / CHECKPOINT).exists())
+    found = measure(network, manifest, held_out, recipe, "cpu", lambda done, count: None)
+    save_checkpoint(out / "network.safetensors", network, manifest)
+    numbers = metrics_of(found) | {"moving": _moving(network, recipe)}
+    (out / METRICS).write_text(json.dumps(numbers) + "\n", encoding="utf-8")
+
+
+def _moving(network: Network, recipe: Recipe) -> float:
+    """Millions (2**20) of the backbone's weights that the last stage moves."""
+    names = set(set_trainable(network, recipe.stages[-1].tuning))
+    parameters = network.named_parameters()
+    return float(
+        sum(p.numel() for name, p in parameters if name in names and name.startswith("backbone.")) / 2**20
+    )
+
+
+def table(out: Path, variants: Sequence[Variant], seeds: int) -> str:
+    """Mean and standard deviation over the seeds there are, in percent."""
+    lines = [
+        "| variant | moves, M | action mAP | body mAP | mean of both | seeds |",
+        "|---|---|---|---|---|---|",
+    ]
+    for variant in variants:
+        folders = [out / f"{variant.name.replace(' ', '-').replace(',', '')}-{seed}" for seed in range(seeds)]
+        found = [json.loads((one / METRICS).read_text()) for one in folders if (one / METRICS).exists()]
+        if not found:
+            continue
+        cells = [f"{found[0]['moving']:.3f}"]
+        for name in ("action_mAP", "body_mAP", "average_mAP"):
+            values = 100 * np.array([one[name] for one in found])
+            cells.append(f"{values.mean():.2f} ± {values.std():.2f}")
+        lines.append(f"| {variant.name} | {' | '.join(cells)} | {len(found)} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()
