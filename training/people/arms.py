@@ -35,6 +35,7 @@ _FLEXION, _DEVIATION, _TURN, _HALF_TURN = 1.2, 0.5, 1.75, 2.5
 # What is kept out of the body: where on the forearm (0 elbow, 1 wrist) or, negative, on the upper arm; and its radius.
 _ALONG_ARM = ((-0.35, 0.045), (0.0, 0.045), (0.35, 0.042), (0.7, 0.034))
 _FOREARM = 0.036
+_SUNK = 0.035  # by which a forearm must be moved before its hand gives way too
 _TIP, _LEVER = -0.004, 0.2  # how near to the body a finger's end comes; how far it moves with a curl of one
 _FOLDED = 0.15  # how near the wrist of a standard arm comes to its shoulder
 _ROUNDS = 4  # of moving hand and elbow out of the body
@@ -46,7 +47,7 @@ _AHEAD, _HANGING = np.array([0.3, -0.9, 0.3]), np.array([1.0, 0.2, -0.9])
 _SWIVELS = (-1.4, 1.75)  # inward and up, outward and up
 _VAGUE = 0.15  # part of a direction square to that line below which it says little about the swivel
 # What the body's shape asks for may jump; joints do not. At most, a second:
-_SWIVEL_RATE, _TURN_RATE, _BEND_RATE, _SHIFT_RATE = 10.0, 10.0, 11.0, 1.5  # radians, and metres
+_SWIVEL_RATE, _TURN_RATE, _BEND_RATE, _SHIFT_RATE = 9.0, 9.0, 9.0, 1.4  # radians, and metres
 
 
 @dataclass
@@ -81,13 +82,14 @@ class Wrist:
 
 @dataclass
 class Bones:
-    """An arm's joints and turns: (frames, 3) and (frames, 3, 3)."""
+    """An arm's joints and turns, (frames, 3) and (frames, 3, 3), and the shift of the wrist its forearm asks for."""
 
     shoulder: Array
     elbow: Array
     wrist: Array
     above: Array
     below: Array
+    away: Array
 
 
 class Arms:
@@ -205,6 +207,7 @@ class Arms:
             target = wrist.position + steadied(held + shift, _SHIFT_RATE * self.frame_s)
             shift = target - wrist.position - held
             bones = self._bent(letter, target, pole, over)
+            shift = shift + bones.away
             pole = bones.elbow - 0.5 * (bones.shoulder + bones.wrist)
             rotation = self._allowed(letter, wrist.rotation, bones)
         for name, turn in (
@@ -278,6 +281,7 @@ class Arms:
             shoulder, elbow, hand,
             frame(elbow - shoulder, hinge) @ frame(rest_upper, hinge_rest).T,
             frame(hand - elbow, hinge) @ frame(rest_lower, hinge_rest).T,
+            pushes[:, -1] * (1 - _SUNK / np.maximum(np.linalg.norm(pushes[:, -1:], axis=-1), _SUNK)),
         )  # fmt: skip
 
     def _swivels(self, letter: str, along: Array) -> Array:

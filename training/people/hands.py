@@ -8,11 +8,14 @@ import numpy as np
 from training.people.actions import Hand
 from training.people.arms import Arms, Wrist
 from training.people.places import PLACES
-from training.people.rotations import apply, steadied, transposed, unit
+from training.people.rotations import apply, rotation_vector, steadied, transposed, unit
 from training.people.skeleton import LETTER, SIDES, Pose, Skeleton
 from training.people.timing import Floats, Span, Style, cycled, held, wander
 
-_FASTEST = 3.5  # metres a second, of a hand on its way
+_FASTEST, _TURN_M = (
+    3.5,
+    0.35,
+)  # metres a second, of a hand on its way; metres for which a radian of turning counts
 
 
 @dataclass
@@ -258,7 +261,7 @@ def _travel(arms: Arms, wrist: Wrist, visit: Visit, side: str) -> Wrist:
     """Part of the way to a place, in a bow away from the body: forward, or past the side to what lies behind."""
     there = _arrive(arms, visit, side)
     way = np.linalg.norm(there.position - wrist.position, axis=1)
-    share = _unhurried(np.clip(visit.share, -0.05, 1.0), way, arms.frame_s)
+    share = _unhurried(arms, side, wrist, there, np.clip(visit.share, -0.05, 1.0))
     bow = np.sin(np.pi * np.clip(share, 0, 1)) * np.minimum(0.28 * way, 0.12)
     chest = arms.pose.rotation("spine01")
     behind = apply(transposed(chest), there.position - arms.pose.position("spine01"))[:, 1:2]
@@ -283,11 +286,18 @@ def _swung(arms: Arms, side: str, start: Floats, end: Floats, share: Floats) -> 
     return np.asarray(shoulder + far[:, None] * way)
 
 
-def _unhurried(share: Floats, way: Floats, frame_s: float) -> Floats:
-    """Share (frames,) of a way (frames,) in metres, no faster than hands go."""
+def _unhurried(arms: Arms, side: str, wrist: Wrist, there: Wrist, share: Floats) -> Floats:
+    """Share (frames,) of the way between two wrists, no faster than hands go and turn."""
     steps = np.abs(np.diff(share))
-    typical = float(np.average(way[1:], weights=steps)) if steps.sum() > 0 else 0.0
-    return steadied(share, _FASTEST * frame_s / max(typical, 0.15))
+    if not steps.any():
+        return share
+    shoulder = arms.pose.position(f"upperarm01.{LETTER[side]}")
+    first, last = (np.linalg.norm(end.position - shoulder, axis=1) for end in (wrist, there))
+    cosine = (unit(wrist.position - shoulder) * unit(there.position - shoulder)).sum(-1)
+    arc = 0.5 * (first + last) * np.arccos(np.clip(cosine, -1, 1)) + np.abs(last - first)
+    turn = np.linalg.norm(rotation_vector(transposed(wrist.rotation) @ there.rotation), axis=1)
+    way = float(np.average(np.hypot(arc, _TURN_M * turn)[1:], weights=steps))
+    return steadied(share, _FASTEST * arms.frame_s / max(way, 0.15))
 
 
 def sharing(place: str) -> bool:
