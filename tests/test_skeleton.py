@@ -12,13 +12,22 @@ from training.people.body import load_anatomy
 from training.people.hands import Motion, Visit, move_arms, sharing
 from training.people.performance import perform
 from training.people.places import AT_REST, PLACES, Contact
-from training.people.rotations import apply, transposed, two_bones, unit
+from training.people.rotations import (
+    about,
+    apply,
+    between,
+    onto,
+    passing,
+    steadied,
+    transposed,
+    two_bones,
+    unit,
+)
 from training.people.schedules.schedule import Event, Schedule
 from training.people.skeleton import LETTER, SIDES, Skeleton
 from training.people.timing import STYLES
 
 FPS, DURATION_S = 6, 4.2
-TIMES_S = np.arange(int(DURATION_S * FPS)) / FPS
 LEGS = ("D1", "D2", "D3", "D4", "D5", "D6", "D8")
 BENT_DOUBLE = ("G3", "G4")  # the belly lies on the thighs
 NODDED = {
@@ -71,13 +80,20 @@ def posed(skeleton, places, channels=None, frames=1, rest="rest_thigh", curl=0.2
     return pose
 
 
-def acted(skeleton, code, sides, seed=0):
+def acted(skeleton, code, sides, seed=0, fps=FPS, style="calm"):
     """The pose of one action, from before to after."""
     schedule = Schedule(DURATION_S, (Event(code, 0.9, 3.2, sides),))
-    performance = perform(np.random.default_rng(seed), schedule, TIMES_S, STYLES["calm"])
-    pose = skeleton.sit(performance.channels, len(TIMES_S))
-    move_arms(skeleton, pose, performance.rest, performance.visits)
+    times_s = np.arange(int(DURATION_S * fps)) / fps
+    performance = perform(np.random.default_rng(seed), schedule, times_s, STYLES[style])
+    pose = skeleton.sit(performance.channels, len(times_s))
+    move_arms(skeleton, pose, performance.rest, performance.visits, fps)
     return pose
+
+
+def steps_of(rotations):
+    """Angles (frames - 1,) between rotations, degrees."""
+    turned = transposed(rotations[:-1]) @ rotations[1:]
+    return np.degrees(np.arccos(np.clip((np.trace(turned, axis1=1, axis2=2) - 1) / 2, -1, 1)))
 
 
 def sides_of(code, number):
@@ -318,6 +334,56 @@ def test_nothing_jumps(code):
             turned = transposed(pose.rotation(f"wrist.{letter}"))[:-1] @ pose.rotation(f"wrist.{letter}")[1:]
             cosine = (np.trace(turned, axis1=1, axis2=2) - 1) / 2
             assert cosine.min() > np.cos(2.2)
+
+
+@pytest.mark.parametrize("code", ["C7", "E2", "E3", "F3", "F4", "G3", "G4"])
+def test_arms_do_not_flip_between_frames(code):
+    for number, (skeleton, style) in enumerate(
+        zip(skeletons(), 2 * ("calm", "brisk", "restless"), strict=True)
+    ):
+        pose = acted(skeleton, code, sides_of(code, number), number, 30, style)
+        for bone in ("upperarm01", "lowerarm01", "lowerarm02", "wrist"):
+            for letter in "LR":
+                assert steps_of(pose.rotation(f"{bone}.{letter}")).max() < 40, (number, bone, letter)
+
+
+def test_what_jumps_becomes_a_ramp_and_the_rest_stays():
+    gentle = 0.3 * np.sin(np.linspace(0, 6, 60))[:, None] * (1, -2)
+    assert np.allclose(steadied(gentle, 0.1), gentle)
+    jump = np.where(np.arange(60) < 30, -1.0, 1.0)
+    ramp = steadied(jump, 0.2)
+    assert np.allclose(np.diff(ramp)[[10, 25, 29, 33, 45]], [0, 0.1, 0.2, 0.1, 0])
+    assert np.allclose(ramp[[0, 15, 45, 59]], [-1, -1, 1, 1])
+    assert (np.diff(steadied(np.random.default_rng(0).normal(size=60), 0.2)) < 0.2 + 1e-9).all()
+
+
+def test_a_passage_of_half_a_turn_keeps_its_way_round():
+    frames = 40
+    share = np.linspace(0, 1, frames)
+    first = np.broadcast_to(np.eye(3), (frames, 3, 3))
+    second = about((0, 0, 1), np.linspace(np.pi - 0.2, np.pi + 0.2, frames))
+    assert steps_of(between(first, second, share)).max() > 150
+    for way in (second, transposed(second)):
+        passage = passing(first, way, share)
+        assert steps_of(passage).max() < 15
+        assert np.allclose(passage[[0, -1]], [first[0], way[-1]])
+
+
+def test_the_smallest_turn_takes_one_direction_to_another():
+    first, second = unit(np.random.default_rng(0).normal(size=(2, 50, 3)))
+    turn = onto(first, second)
+    assert np.allclose(apply(turn, first), second)
+    assert np.allclose(turn @ transposed(turn), np.eye(3))
+    assert np.allclose(apply(turn, np.cross(first, second)), np.cross(first, second))
+
+
+def test_a_wrist_stays_away_from_its_shoulder():
+    skeleton = skeletons()[0]
+    pose = skeleton.sit({}, 1)
+    arms, shoulder = Arms(skeleton, pose), pose.position("upperarm01.R")
+    near, far = shoulder + np.array([[0.02, -0.05, 0.0]]), shoulder + np.array([[0.0, -0.3, 0.0]])
+    assert np.linalg.norm(near + arms.unfold("right", near, 0.15) - shoulder) > 0.08
+    assert not arms.unfold("right", far, 0.15).any()
 
 
 def test_a_hand_that_turns_all_round_does_not_flip():

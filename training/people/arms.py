@@ -47,7 +47,7 @@ _AHEAD, _HANGING = np.array([0.3, -0.9, 0.3]), np.array([1.0, 0.2, -0.9])
 _SWIVELS = (-1.4, 1.75)  # inward and up, outward and up
 _VAGUE = 0.15  # part of a direction square to that line below which it says little about the swivel
 # What the body's shape asks for may jump; joints do not. At most, a second:
-_SWIVEL_RATE, _TURN_RATE, _BEND_RATE, _SHIFT_RATE = 9.0, 9.0, 9.0, 1.4  # radians, and metres
+_SWIVEL_RATE, _TURN_RATE, _BEND_RATE, _SHIFT_RATE = 9.0, 8.5, 9.0, 1.4  # radians, and metres
 
 
 @dataclass
@@ -223,7 +223,7 @@ class Arms:
         pose.put(f"wrist.{letter}", rotation)
         self._set_fingers(letter, rotation, self._conforming(letter, bones.wrist, rotation, wrist.curl))
 
-    def unfold(self, side: str, position: Array, least: float | Array) -> Array:
+    def unfold(self, side: str, position: Array, least: float) -> Array:
         """Shift (frames, 3) of a wrist that brings it as far from its shoulder as `least` (of a standard arm)."""
         outward = np.array([SIDES[side], -0.6, 0.0])
         away = position - self.pose.position(f"upperarm01.{LETTER[side]}")

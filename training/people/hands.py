@@ -12,10 +12,8 @@ from training.people.rotations import apply, rotation_vector, steadied, transpos
 from training.people.skeleton import LETTER, SIDES, Pose, Skeleton
 from training.people.timing import Floats, Span, Style, cycled, held, wander
 
-_FASTEST, _TURN_M = (
-    3.5,
-    0.35,
-)  # metres a second, of a hand on its way; metres for which a radian of turning counts
+_FASTEST = 3.5  # metres a second, of a hand on its way
+_TURN_M = 0.4  # metres for which a radian of turning counts
 
 
 @dataclass

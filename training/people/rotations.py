@@ -130,8 +130,8 @@ def two_bones(start: Array, target: Array, upper: float, lower: float, pole: Arr
 def steadied(values: Array, most: float) -> Array:
     """Values (frames, ...) that change by at most `most` a frame; those that do already stay as they are.
 
-    Jumps become ramps that begin before and end after them, at half that rate: the mean of the highest curve below
-    and the lowest curve above that change no faster.
+    Jumps become ramps that begin before and end after them, at about half that rate: the mean of the highest curve
+    below and the lowest curve above that change no faster.
     """
     slope = (most * np.arange(len(values))).reshape(-1, *(1,) * (values.ndim - 1))
 
