@@ -166,7 +166,7 @@ def make_film(
     things = draw(FURNITURE)
     yaw = float(things.normal(0, 0.22))
     pose = skeleton.sit(acted.channels, frames, yaw)
-    move_arms(skeleton, pose, acted.rest, acted.visits)
+    move_arms(skeleton, pose, acted.rest, acted.visits, recipe.fps)
     whole, transforms = _furnish(things, acted, skeleton, mesh, pose, person, yaw)
     scene = draw_scene(draw(SCENE), list(recipe.pictures))
     look = draw_look(draw(LOOK))

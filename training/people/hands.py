@@ -13,7 +13,7 @@ from training.people.skeleton import LETTER, SIDES, Pose, Skeleton
 from training.people.timing import Floats, Span, Style, cycled, held, wander
 
 _FASTEST = 3.5  # metres a second, of a hand on its way
-_TURN_M = 0.4  # metres for which a radian of turning counts
+_TURN_M = 0.35  # metres for which a radian of turning counts
 
 
 @dataclass
