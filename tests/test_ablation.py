@@ -16,7 +16,10 @@ from training.train import make_manifest
 @pytest.mark.parametrize("variant", ablation.VARIANTS, ids=lambda variant: variant.name)
 def test_every_variant_is_a_recipe(variant):
     recipe = load_recipe("ablation", [*ablation.STARTS[variant.start], *variant.settings])
-    make_manifest(recipe, standard_labels(), "data")
+    architecture = make_manifest(recipe, standard_labels(), "data").architecture
+    assert architecture.backbone.inputs == ("rgb" if variant.start == "rgb" else "rgb_differences")
+    adapted = "adapter" in variant.name or "TIA" in variant.name or "DSTA" in variant.name
+    assert (architecture.adapter.kind != "none") == adapted == (recipe.stages[-1].tuning == "adapters")
 
 
 def test_variants_run_once_and_make_a_table(tmp_path, monkeypatch, capsys):
