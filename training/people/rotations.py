@@ -104,11 +104,6 @@ def _part_way(first: Array, vector: Array, share: Array) -> Array:
     return np.asarray(first @ about(axis, angle * share))
 
 
-def twist(rotation: Array, axis: Array) -> Array:
-    """The angle by which a rotation turns about an axis."""
-    return np.asarray((rotation_vector(rotation) * unit(axis)).sum(-1))
-
-
 def two_bones(start: Array, target: Array, upper: float, lower: float, pole: Array) -> tuple[Array, Array]:
     """Where the middle joint and the end of two bones lie when the end reaches for a target.
 
