@@ -27,7 +27,10 @@ def synth(
     fps: Annotated[float, typer.Option(min=1, max=60, help="Frames a second.")] = 15,
     jobs: Annotated[int | None, typer.Option(min=1, help="Processes; one a core by default.")] = None,
     mix: Annotated[Mix, typer.Option(help="Actions as often as in the real data set, or equally.")] = Mix.REAL,
-    style: Annotated[list[str] | None, typer.Option(help="Motion styles to take; all by default.")] = None,
+    style: Annotated[list[str] | None, typer.Option(help="Motion styles; by default those of the set.")] = None,
+    test: Annotated[
+        bool, typer.Option("--test", help="People and motion styles that are in no other set, for measuring alone.")
+    ] = False,
     crop: Annotated[Crop, typer.Option(help="Show the person or the head only, at a higher scale.")] = Crop.NONE,
     frames: Annotated[Storage, typer.Option(help="H.264, or raw frames for training.")] = Storage.MP4,
     pictures: Annotated[
@@ -45,14 +48,14 @@ def synth(
         raise typer.BadParameter("a folder for the data set is needed", param_hint="--out")
     from training.people.film import Recipe
     from training.people.studio import Order, StudioError, produce
-    from training.people.timing import STYLES
+    from training.people.timing import STYLES, TEST_STYLES, TRAINING_STYLES
 
     height, width = _parse_size(size)
-    styles = tuple(style or STYLES)
+    styles = tuple(style or (TEST_STYLES if test else TRAINING_STYLES))
     for name in styles:
         if name not in STYLES:
             raise typer.BadParameter(f"{name!r} is none of {', '.join(STYLES)}", param_hint="--style")
-    recipe = Recipe(seed, fps, height, width, mix, styles, crop)
+    recipe = Recipe(seed, fps, height, width, mix, styles, crop, test)
     order = Order(recipe, out_dir, frames, videos, pictures)
     begin = time.monotonic()
     with failing_on(StudioError, OSError), bar("synth") as show:

@@ -17,9 +17,12 @@ from typer.testing import CliRunner
 
 from mmad.cli import app
 from training.people.annotations import name_of
-from training.people.choices import Crop, Mix, Storage
+from training.people.body import load_anatomy
+from training.people.choices import Crop, Mix, Storage, Subset
 from training.people.film import Recipe
+from training.people.person import draw_person
 from training.people.studio import Order, StudioError, produce
+from training.people.timing import TEST_STYLES
 from training.tables import read_annotations, standard_labels
 
 RECIPE = Recipe(seed=3, fps=10.0, height=48, width=48, mix=Mix.BALANCED)
@@ -145,14 +148,33 @@ def test_labels_read_as_the_data_sets_own(made):
 
 
 def test_nobody_is_in_two_splits(tmp_path):
-    from training.people.annotations import subset_of
-    from training.people.film import person_of
+    from training.people.film import person_of, subset_of
 
     subsets = {}
     for number in range(200):
-        subsets.setdefault(person_of(number), set()).add(subset_of(person_of(number)))
+        subsets.setdefault(person_of(number), set()).add(subset_of(Recipe(), person_of(number)))
     assert all(len(found) == 1 for found in subsets.values())
     assert {subset for found in subsets.values() for subset in found} == {"train", "val"}
+    assert {subset_of(Recipe(test=True), person) for person in range(20)} == {"test"}
+
+
+def test_no_body_is_in_two_subsets():
+    rng, anatomy = np.random.default_rng(0), load_anatomy()
+    bodies = [{draw_person(rng, anatomy, subset).body for _ in range(400)} for subset in Subset]
+    assert all(len(found) > 100 for found in bodies)
+    assert len(set.union(*bodies)) == sum(len(found) for found in bodies)
+
+
+def test_the_test_has_people_and_styles_of_its_own(tmp_path):
+    result = CliRunner().invoke(
+        app, ["synth", "--test", "--videos", "2", "--size", "48x48", "--out", str(tmp_path)]
+    )
+    assert result.exit_code == 0, result.output
+    records = json.loads((tmp_path / "mmad.json").read_text()).values()
+    assert {record["subset"] for record in records} == {"test"}
+    assert {record["style"] for record in records} <= set(TEST_STYLES)
+    assert [path.name for path in tmp_path.glob("*.csv")] == ["test.csv"]
+    assert not set(TEST_STYLES) & set(Recipe().styles)
 
 
 def test_videos_play_and_sidecars_fit_them(made):

@@ -10,7 +10,8 @@ import numpy as np
 
 from model.taxonomy import Taxonomy
 from training.people.camera.footage import aside_of
-from training.people.film import JOINT_NAMES, PARTS, Film, is_held_out
+from training.people.choices import Subset
+from training.people.film import JOINT_NAMES, PARTS, Film
 from training.people.schedules.schedule import Event
 
 Record = dict[str, Any]
@@ -21,11 +22,6 @@ CSV_COLUMNS = ("id", "video_id", "start_frame", "end_frame", "class", "total_fra
 def name_of(number: int) -> str:
     """A video's id."""
     return f"synth{number:06d}"
-
-
-def subset_of(person: int) -> str:
-    """train or val: nobody is in both."""
-    return "val" if is_held_out(person) else "train"
 
 
 def describe(film: Film, taxonomy: Taxonomy) -> Record:
@@ -41,7 +37,7 @@ def describe(film: Film, taxonomy: Taxonomy) -> Record:
         ]
 
     return {
-        "subset": subset_of(film.person),
+        "subset": film.subset.value,
         "duration": round(length_s, 4),
         "frames": len(film.shot),
         "fps": film.fps,
@@ -76,9 +72,10 @@ def write_json(path: Path, document: Any) -> None:
 
 
 def write_tables(folder: Path, records: dict[str, Record], taxonomy: Taxonomy) -> None:
-    """mmad.json, train.csv, val.csv and labels.json of all videos."""
+    """mmad.json, train.csv and val.csv (or test.csv alone), and labels.json."""
     write_json(folder / "mmad.json", records)
-    for subset in ("train", "val"):
+    test = any(record["subset"] == Subset.TEST for record in records.values())
+    for subset in (Subset.TEST,) if test else (Subset.TRAIN, Subset.VAL):
         _write_csv(
             folder / f"{subset}.csv", [item for item in records.items() if item[1]["subset"] == subset]
         )

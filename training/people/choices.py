@@ -18,6 +18,14 @@ class Crop(StrEnum):
     HEAD = "head"  # the square around the head over the whole video
 
 
+class Subset(StrEnum):
+    """Whom a video shows: nobody, and no body, is in two of them."""
+
+    TRAIN = "train"
+    VAL = "val"
+    TEST = "test"
+
+
 class Storage(StrEnum):
     """How frames are kept."""
 

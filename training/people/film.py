@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from training.people.actions import BY_CODE
 from training.people.body import Anatomy, Part
 from training.people.camera.effects import Look, draw_look, occlude
-from training.people.choices import Crop, Mix
+from training.people.choices import Crop, Mix, Subset
 from training.people.hands import move_arms
 from training.people.performance import Performance, perform
 from training.people.person import Person, draw_colour, draw_person, draw_seat_colour, make_mesh
@@ -21,7 +21,7 @@ from training.people.scene import Framing, aim, draw_framing, draw_scene
 from training.people.schedules.schedule import Event, Schedule, sample_schedule
 from training.people.skeleton import Pose, Skeleton
 from training.people.things import TOYS, Shape, make_glasses, make_seat, make_toy
-from training.people.timing import STYLES, Floats, wander
+from training.people.timing import STYLES, TRAINING_STYLES, Floats, wander
 
 Array = NDArray[Any]
 
@@ -71,6 +71,7 @@ class Recipe:
         mix: how often each action occurs.
         styles: names of the motion styles.
         crop: what is shown, at the same size.
+        test: people of the test alone, instead of those to train and to select with.
         pictures: (rows, columns, 3) uint8 for back walls.
     """
 
@@ -79,8 +80,9 @@ class Recipe:
     height: int = 160
     width: int = 160
     mix: Mix = Mix.REAL
-    styles: tuple[str, ...] = tuple(STYLES)
+    styles: tuple[str, ...] = TRAINING_STYLES
     crop: Crop = Crop.NONE
+    test: bool = False
     pictures: tuple[Array, ...] = field(default=(), compare=False)
 
 
@@ -89,7 +91,8 @@ class Film:
     """A video before it is rendered.
 
     Attributes:
-        number: of the video in its set. person: of its identity. style: of its motion.
+        number: of the video in its set. person: of its identity. subset: where that person belongs.
+        style: of its motion.
         schedule: all that the person does. shown: events that can be seen. hidden: the others.
         shot: what to render. look: what the camera and the authors make of it.
         joints: (frames, JOINTS, 2) pixels. seen: (frames, JOINTS) whether it is in the picture and not behind an
@@ -99,6 +102,7 @@ class Film:
 
     number: int
     person: int
+    subset: Subset
     style: str
     fps: float
     schedule: Schedule
@@ -131,9 +135,11 @@ def person_of(number: int) -> int:
     return number // VIDEOS_PER_PERSON
 
 
-def is_held_out(person: int) -> bool:
-    """Whether somebody belongs to the validation videos; nobody is in both, nor is any body."""
-    return person % VALIDATION_EVERY == VALIDATION_EVERY - 1
+def subset_of(recipe: Recipe, person: int) -> Subset:
+    """Where somebody's videos belong: training, validation, or everybody to the test."""
+    if recipe.test:
+        return Subset.TEST
+    return Subset.VAL if person % VALIDATION_EVERY == VALIDATION_EVERY - 1 else Subset.TRAIN
 
 
 def make_film(
@@ -160,7 +166,7 @@ def make_film(
     frames = max(round(schedule.duration_s * recipe.fps), 1)
     acted = perform(rng, schedule, np.arange(frames) / recipe.fps, STYLES[style])
     identity = person_of(number)
-    person = draw_person(generator(recipe.seed, identity, PERSON), anatomy, held_out=is_held_out(identity))
+    person = draw_person(generator(recipe.seed, identity, PERSON), anatomy, subset_of(recipe, identity))
     mesh, vertices, heads = make_mesh(person, anatomy)
     skeleton = Skeleton(anatomy, vertices, heads)
     things = draw(FURNITURE)
@@ -297,8 +303,8 @@ def _film(
     )[1]
     seen = _seen(joints, covered)
     film = Film(
-        number, person_of(number), style, recipe.fps, schedule, (), (), replace(shot, cameras=cameras), look,
-        joints, seen, person_box, head_box,
+        number, person_of(number), subset_of(recipe, person_of(number)), style, recipe.fps, schedule, (), (),
+        replace(shot, cameras=cameras), look, joints, seen, person_box, head_box,
     )  # fmt: skip
     shown = tuple(event for event in schedule.events if _is_shown(film, event))
     return replace(film, shown=shown, hidden=tuple(event for event in schedule.events if event not in shown))

@@ -7,13 +7,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.people.body import Anatomy, Part
+from training.people.choices import Subset
 from training.people.render import materials as m
 from training.people.render.cpu import compute_normals
 from training.people.render.shot import Mesh
 
 Array = NDArray[Any]
 
-_OTHER_BODIES = 4  # every fourth body of the cache is of people who are held out
+# Of eight bodies of the cache in a row, whose the others are not.
+_BODIES = {Subset.TRAIN: (1, 2, 3, 5, 6, 7), Subset.VAL: (0,), Subset.TEST: (4,)}
 _GLASSES = 0.32
 
 
@@ -41,10 +43,10 @@ class Person:
     glasses: bool
 
 
-def draw_person(rng: np.random.Generator, anatomy: Anatomy, *, held_out: bool = False) -> Person:
-    """Anyone; people who are held out have bodies of their own."""
+def draw_person(rng: np.random.Generator, anatomy: Anatomy, subset: Subset = Subset.TRAIN) -> Person:
+    """Anyone; each subset has bodies of its own."""
     rows = np.arange(anatomy.people)
-    rows = rows[(rows % _OTHER_BODIES == 0) == held_out]
+    rows = rows[np.isin(rows % 8, _BODIES[subset])]
     body = int(rows[rng.integers(len(rows))])
     gender, age, _ = anatomy.phenotypes[body]
     dress = np.zeros(m.DRESS_SIZE, np.float32)

@@ -3,7 +3,7 @@
 out/videos/synth000000.mp4    or out/frames/synth000000.npz
 out/sidecars/synth000000.npz  boxes, joints and visible parts per frame
 out/records/synth000000.json  a video's labels; written last, so that what has one is whole
-out/mmad.json train.csv val.csv labels.json synth.json
+out/mmad.json train.csv val.csv (or test.csv) labels.json synth.json
 """
 
 import fcntl

@@ -42,7 +42,11 @@ STYLES = {
     "brisk": Style(pace=0.75, uneven=0.2, pauses=0.05, overshoot=0.1, idle=1.0, aborted=6.0),
     "hesitant": Style(pace=1.15, uneven=0.38, pauses=0.22, overshoot=0.05, idle=0.9, aborted=9.0),
     "restless": Style(pace=0.9, uneven=0.32, pauses=0.1, overshoot=0.08, idle=1.6, aborted=10.0),
+    "abrupt": Style(pace=0.82, uneven=0.28, pauses=0.15, overshoot=0.14, idle=1.2, aborted=8.0),
+    "languid": Style(pace=1.4, uneven=0.3, pauses=0.1, overshoot=0.02, idle=0.85, aborted=5.0),
 }
+TEST_STYLES = ("abrupt", "languid")  # never trained on, never selected by
+TRAINING_STYLES = tuple(name for name in STYLES if name not in TEST_STYLES)
 
 
 def ease(share: Floats, skew: float = 1.0) -> Floats:
