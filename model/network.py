@@ -45,14 +45,17 @@ class Network(nn.Module):
         Returns:
             (B, dim, window_frames), zero where the mask is False.
         """
-        pictures = (clips.float() - self.mean) / self.std
-        features = self.backbone(pictures.permute(0, 1, 5, 2, 3, 4))  # (B, dim, clips * tubelets)
+        features = self.backbone(self.normalised(clips))  # (B, dim, clips * tubelets)
         steps = clips.shape[1] * self.clip_frames
         features = F.interpolate(features, size=steps, mode="linear", align_corners=False)
         # Zeros for a whole window are appended and cut: a length of its own would tie the graph to one clip count.
         rest = features.new_zeros(features.shape[0], features.shape[1], self.window_frames)
         features = torch.cat([features, rest], dim=2)[:, :, : self.window_frames]
         return features * mask[:, None]
+
+    def normalised(self, clips: Tensor) -> Tensor:
+        """(B, clips, frames, height, width, 3) uint8 -> (B, clips, 3, frames, height, width), what a backbone takes."""
+        return ((clips.float() - self.mean) / self.std).permute(0, 1, 5, 2, 3, 4)
 
 
 def make_backbone(manifest: Manifest) -> Backbone | ShiftBackbone:

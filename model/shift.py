@@ -78,6 +78,8 @@ class ShiftBackbone(nn.Module):
                 inside = outside
         self.blocks = nn.ModuleList(blocks)
         self.pool = AttentionPool(inside, config)
+        # Convolutions on processors are a sixth faster so.
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, clips: Tensor) -> Tensor:
         """Normalised pictures to features.

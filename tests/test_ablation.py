@@ -15,7 +15,9 @@ from training.train import make_manifest
 
 @pytest.mark.parametrize("variant", ablation.VARIANTS, ids=lambda variant: variant.name)
 def test_every_variant_is_a_recipe(variant):
-    recipe = load_recipe("ablation", [*ablation.STARTS[variant.start], *variant.settings])
+    recipe = load_recipe(
+        "ablation", [*ablation.STARTS[variant.start], *ablation.FROM_START, *variant.settings]
+    )
     architecture = make_manifest(recipe, standard_labels(), "data").architecture
     assert architecture.backbone.inputs == ("rgb" if variant.start == "rgb" else "rgb_differences")
     adapted = "adapter" in variant.name or "TIA" in variant.name or "DSTA" in variant.name

@@ -7,10 +7,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from model.backbone import Backbone
 from model.bundle import Manifest
 from model.network import Network
 from training.augment import Example
 from training.losses import DetectionLoss
+from training.masked import Decoder, masked_loss
 from training.recipe import StageConfig
 from training.targets import Targets, assign, make_grid
 
@@ -83,11 +85,14 @@ class Trainee(nn.Module):
     The state of losses (a moving average) and of the dense outputs is part of its checkpoints.
     """
 
-    def __init__(self, network: Network, manifest: Manifest, joints: int, *, half: bool = False) -> None:
+    def __init__(
+        self, network: Network, manifest: Manifest, joints: int, *, half: bool = False, masked: bool = False
+    ) -> None:
         """Args:
         network: to train. manifest: of it.
         joints: how many the sidecars have.
         half: compute the backbone in bfloat16; the head and all losses stay in float32.
+        masked: whether a stage hides parts of the clips.
         """  # fmt: skip
         super().__init__()
         self.network, self._half = network, half
@@ -100,10 +105,14 @@ class Trainee(nn.Module):
         self.dense = nn.Conv1d(dim, actions, 1)
         nn.init.constant_(self.dense.bias, -3.0)  # type: ignore[arg-type]
         self.joints = nn.Conv1d(dim, 2 * joints, 1) if joints else None
+        self.decoder = Decoder(_transformer(network).config) if masked else None
         self.loss = DetectionLoss(make_grid(manifest.input.window_frames, manifest.architecture.head.strides))
 
     def forward(self, batch: Batch, stage: StageConfig) -> dict[str, Tensor]:
         """Losses by name; their sum under "loss" is what is minimised."""
+        if stage.objective == "masked":
+            loss = self._masked_loss(batch)
+            return {"masked": loss, "loss": loss}
         with torch.autocast(batch.clips.device.type, torch.bfloat16, enabled=self._half):
             features = self.network.features(batch.clips, batch.mask)  # (B, dim, window)
         losses: dict[str, Tensor] = {}
@@ -117,6 +126,12 @@ class Trainee(nn.Module):
         if weight:
             losses |= self._dense_losses(features.float(), batch, weight, stage.joints)
         return losses | {"loss": torch.stack(list(losses.values())).sum()}
+
+    def _masked_loss(self, batch: Batch) -> Tensor:
+        network, decoder = self.network, self.decoder
+        assert decoder is not None
+        with torch.autocast(batch.clips.device.type, torch.bfloat16, enabled=self._half):
+            return masked_loss(_transformer(network), decoder, network.normalised(batch.clips))
 
     def _dense_losses(
         self, features: Tensor, batch: Batch, weight: float, joints: float
@@ -134,6 +149,12 @@ class Trainee(nn.Module):
             away = F.smooth_l1_loss(places, batch.joints[..., :2], reduction="none", beta=0.05).sum(-1)
             losses["joints"] = weight * joints * (away * visible).sum() / visible.sum().clamp(min=1)
         return losses
+
+
+def _transformer(network: Network) -> Backbone:
+    """The backbone, as one that parts can be hidden from: recipes see to it."""
+    assert isinstance(network.backbone, Backbone)
+    return network.backbone
 
 
 def _valid(mask: Tensor, strides: Sequence[int]) -> Tensor:
