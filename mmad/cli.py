@@ -10,9 +10,19 @@ import structlog
 import typer
 from rich.table import Table
 
-from mmad import learning, research, synthesis
+from mmad import learning, measuring, research, synthesis
 from mmad.client import DEFAULT_URL, Client, Json, ServiceError
-from mmad.options import AsJson, BundleDir, Device, Engine, Format, RegionOption, load_bundle, settings_with
+from mmad.options import (
+    AsJson,
+    BundleDir,
+    Device,
+    Engine,
+    Format,
+    RegionOption,
+    Weights,
+    load_bundle,
+    settings_with,
+)
 from mmad.terminal import bar, fail, failing_on, out, print_result, tell, write
 
 if TYPE_CHECKING:
@@ -30,6 +40,7 @@ app = typer.Typer(
 bundle_app = typer.Typer(help="Look at a bundle.", no_args_is_help=True)
 app.add_typer(bundle_app, name="bundle")
 app.add_typer(research.app)
+app.add_typer(measuring.app)
 app.add_typer(synthesis.app)
 app.add_typer(learning.app)
 
@@ -175,6 +186,12 @@ def labels(bundle: BundleDir = None, as_json: AsJson = False) -> None:
 def export(
     checkpoint: Annotated[Path, typer.Option(help="Checkpoint from training.")],
     out_dir: Annotated[Path, typer.Option("--out", help="Bundle folder to make.")],
+    weights: Annotated[
+        Weights, typer.Option(help="How they are stored; fp16 halves the bundle, computation stays fp32.")
+    ] = Weights.FP32,
+    locator: Annotated[
+        Path | None, typer.Option(help="File of python -m training.locate, to frame people by.")
+    ] = None,
 ) -> None:
     """Make a bundle of a checkpoint: weights, ONNX graph, hashes; and check the engines against torch."""
     from model.errors import DetectorError
@@ -186,7 +203,7 @@ def export(
         )
 
     with failing_on(DetectorError, OSError):
-        bundle = export_bundle(checkpoint, out_dir, say)
+        bundle = export_bundle(checkpoint, out_dir, say, weights.value, locator)
     out.print(f"{bundle.folder}: {bundle.manifest.name} {bundle.manifest.version}", highlight=False)
 
 

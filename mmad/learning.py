@@ -1,22 +1,34 @@
-"""The command that trains."""
+"""The commands that train: from recipes and data sets, and from a bundle and one's own videos."""
 
+import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mmad.terminal import bar, failing_on, out, tell
+from mmad.options import BundleDir, load_bundle
+from mmad.terminal import bar, fail, failing_on, out, tell
 
 if TYPE_CHECKING:
-    from training.train import Progress
+    from model.bundle import Manifest
+    from model.network import Network
+    from model.taxonomy import Taxonomy
+    from training.corpus import Corpus, Source
+    from training.recipe import Recipe
+    from training.train import Progress, Run
+    from training.validate import Measured
 
 app = typer.Typer()
 
 
 @app.command()
 def train(
-    data: Annotated[list[Path], typer.Option("--data", help="Data set folder, or FOLDER*WEIGHT; once or more.")],
     out_dir: Annotated[Path, typer.Option("--out", help="Folder of the run.")],
+    data: Annotated[
+        list[Path] | None, typer.Option("--data", help="Data set folder, or FOLDER*WEIGHT; once or more.")
+    ] = None,
     config: Annotated[str, typer.Option(help="Recipe: a file, or the name of a shipped one.")] = "demo",
     overrides: Annotated[list[str] | None, typer.Option("--set", help="key=value, over the recipe's.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's checkpoint.")] = False,
@@ -25,35 +37,152 @@ def train(
 ) -> None:  # fmt: skip
     """Train a network: checkpoint, bundle and report in the folder of the run."""
     from model.errors import DetectorError
-    from training.corpus import CorpusError, load_corpus
+    from training.corpus import CorpusError
     from training.recipe import RecipeError, load_recipe
     from training.report import conclude
     from training.tables import standard_labels
-    from training.train import Run, TrainingError, count_joints, make_manifest
-    from training.train import train as train_network
-    from training.validate import measure
+    from training.train import Run, TrainingError, make_manifest
 
     with failing_on(RecipeError, CorpusError, TrainingError, DetectorError, OSError):
         recipe = load_recipe(config, overrides or [])
         taxonomy = standard_labels()
-        corpora = [load_corpus(data, taxonomy, subset, recipe.data.rare) for subset in ("train", "val")]
-        manifest = make_manifest(recipe, taxonomy, ", ".join(str(folder) for folder in data))
-        run = Run(recipe, manifest, corpora[0], out_dir, count_joints(corpora[0]))
-        tell(f"{len(corpora[0].items)} videos to train on, {len(corpora[1].items)} to measure on")
-        with bar("train") as show:
+        source, held_out, told = _sources(recipe, taxonomy, data or [], out_dir)
+        manifest = make_manifest(recipe, taxonomy, told)
+        run = Run(recipe, manifest, source, out_dir, source.count_joints(), held_out=held_out)
+        tell(f"{told} to train on, {len(held_out.items)} videos to measure on")
+        network = _trained(run, resume, device, devices)
+        found = _measured(network, run, held_out)
+        concluded = conclude(network, manifest, found, out_dir, device=device, weights=recipe.weights)
+    _print(concluded, out_dir)
 
-            def watch(at: "Progress") -> None:
-                show(
-                    f"stage {at.stage} loss {at.losses['loss']:.4f}, {at.rate:.1f} windows a second",
-                    at.step / at.steps,
-                )
 
-            network = train_network(run, watch, resume=resume, accelerator=device, devices=devices)
-        with bar("measure") as show:
-            found = measure(
-                network, manifest, corpora[1], recipe, "cpu", lambda done, count: show("videos", done / count)
+@app.command()
+def fine_tune(
+    videos: Annotated[Path, typer.Option(exists=True, file_okay=False, help="Folder of videos, at any depth.")],
+    annotations: Annotated[
+        list[Path], typer.Option(help=".eaf, .csv or .json file, or folder of .eaf and .csv files; once or more.")
+    ],
+    out_dir: Annotated[Path, typer.Option("--out", help="Folder of the run.")],
+    bundle: BundleDir = None,
+    tier: Annotated[list[str] | None, typer.Option(help="Of .eaf files: only this tier; once or more.")] = None,
+    held_out: Annotated[float, typer.Option(min=0.01, max=0.9, help="Share of the videos that is held out.")] = 0.2,
+    held_out_list: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="File that names a video to hold out a line.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Of the bundle; by default the first one's with -tuned.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="At most.")] = None,
+    patience: Annotated[
+        int | None, typer.Option(min=0, help="Stop after so many measurements without a better one; 0: never.")
+    ] = None,
+    config: Annotated[str, typer.Option(help="Recipe: a file, or the name of a shipped one.")] = "fine-tune",
+    overrides: Annotated[list[str] | None, typer.Option("--set", help="key=value, over the recipe's.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's checkpoint.")] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+) -> None:  # fmt: skip
+    """Go on training a bundle on one's own annotated videos; a bundle and a report in the folder of the run."""
+    from model.errors import DetectorError
+    from training.annotated import AnnotationError, make_corpus, read_annotated
+    from training.corpus import CorpusError
+    from training.framed import frame_items
+    from training.recipe import RecipeError, load_recipe
+    from training.report import conclude
+    from training.split import SplitError, divide, split
+    from training.start import settle_scores
+    from training.train import Run, TrainingError, make_manifest
+
+    start = load_bundle(bundle)
+    given: dict[str, str | int | None] = {
+        "start": str(start.folder), "data.cache": str(out_dir / "frames"), "name": name,
+        "stages.-1.steps": steps, "stages.-1.patience": patience,
+    }  # fmt: skip
+    settings = [f"{key}={json.dumps(value)}" for key, value in given.items() if value is not None]
+    with failing_on(
+        RecipeError, AnnotationError, SplitError, CorpusError, TrainingError, DetectorError, OSError
+    ):
+        recipe = load_recipe(config, [*settings, *(overrides or [])])
+        taxonomy = start.manifest.taxonomy
+        items = read_annotated(videos, annotations, taxonomy, tier or ())
+        parts = divide(items, held_out_list) if held_out_list else split(items, held_out, recipe.seed)
+        counts = [
+            f"{len(part)} videos with {sum(len(item.labels) for item in part)} actions" for part in parts
+        ]
+        tell(f"{counts[0]} to train on, {counts[1]} held out: {', '.join(item.name for item in parts[1])}")
+        corpora = []
+        for part in parts:
+            with bar("frames") as show:
+                watch = partial(_show_videos, show)
+                framed = frame_items(part, start, recipe, out_dir / "frames", watch)
+            corpora.append(make_corpus(framed, len(taxonomy.actions), recipe.data.rare))
+        manifest = make_manifest(recipe, taxonomy, f"{counts[0]}, {counts[1]} held out")
+        run = Run(recipe, manifest, corpora[0], out_dir, joints=0, held_out=corpora[1])
+        network = _trained(run, resume, device)
+        found = settle_scores(_measured(network, run, corpora[1]), start.manifest)
+        tell(found.told)
+        concluded = conclude(
+            network, manifest, found.measured, out_dir, device=device, weights=recipe.weights
+        )
+    _print(concluded, out_dir)
+
+
+def _sources(
+    recipe: "Recipe", taxonomy: "Taxonomy", data: list[Path], out_dir: Path
+) -> "tuple[Source, Corpus, str]":
+    """Videos to train on, videos to measure on, and what the first are."""
+    from training.corpus import load_corpus
+
+    if recipe.render is None and not data:
+        fail(
+            "there is nothing to train on: give --data FOLDER, or render films with --set render='{height: 128, ...}'"
+        )
+    if recipe.render is None:
+        train, val = (load_corpus(data, taxonomy, subset, recipe.data.rare) for subset in ("train", "val"))
+        return train, val, f"{len(train.items)} videos of {', '.join(map(str, data))}"
+    from training.rendered import Rendered  # needs what renders
+
+    rendered = Rendered(recipe.render, out_dir / "films", taxonomy)
+    told = f"synthetic people rendered meanwhile (seed {recipe.render.seed})"
+    if data:
+        return rendered, load_corpus(data, taxonomy, "val", recipe.data.rare), told
+    with bar("render") as show:
+        return rendered, rendered.held_out(partial(_show_videos, show)), told
+
+
+def _trained(run: "Run", resume: bool, device: str, devices: int = 1) -> "Network":
+    """Train with a progress bar, and tell what early stopping kept."""
+    from training.train import train as train_network
+
+    last: list[Progress] = []
+    with bar("train") as show:
+
+        def watch(at: "Progress") -> None:
+            last[:] = [at]
+            best = "" if at.best is None else f", held out {at.best.loss:.4f} at step {at.best.step}"
+            show(
+                f"stage {at.stage} loss {at.losses['loss']:.4f}{best}, {at.rate:.1f} windows a second",
+                at.step / at.steps,
             )
-        concluded = conclude(network, manifest, found, out_dir)
+
+        network = train_network(run, watch, resume=resume, accelerator=device, devices=devices)
+    if last and (best := last[0].best) is not None:
+        tell(f"stopped at step {last[0].step} of {last[0].steps}; kept are the weights of step {best.step}, "
+             f"which had the lowest loss on the held-out videos, {best.loss:.4f}")  # fmt: skip
+    return network
+
+
+def _measured(network: "Network", run: "Run", corpus: "Corpus") -> "Measured":
+    """On whole videos; as nothing is calibrated yet, scores are the network's own."""
+    from training.validate import measure
+
+    plain = run.manifest.model_copy(update={"calibration": None})
+    with bar("measure") as show:
+        return measure(network, plain, corpus, run.recipe, "cpu", partial(_show_videos, show))
+
+
+def _show_videos(show: Callable[[str, float], None], done: int, count: int) -> None:
+    show("videos", done / count)
+
+
+def _print(concluded: "Manifest", out_dir: Path) -> None:
     for name, value in (concluded.metrics or {}).items():
         out.print(f"{name}: {value:.4f}", highlight=False)
     out.print(f"{out_dir}/bundle: {concluded.name} {concluded.version}", highlight=False)

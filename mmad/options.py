@@ -30,6 +30,13 @@ class Device(StrEnum):
     CUDA = "cuda"
 
 
+class Weights(StrEnum):
+    """How a bundle stores weights."""
+
+    FP32 = "fp32"
+    FP16 = "fp16"
+
+
 class Format(StrEnum):
     """How results are written."""
 

@@ -81,7 +81,7 @@ def evaluate(
     if as_json:
         write(json.dumps(document, indent=1), None)
     else:
-        _print_evaluation(document)
+        print_evaluation(document)
 
 
 @app.command()
@@ -101,7 +101,7 @@ def analyze(
     """Where predictions go wrong: false positives and negatives, as JSON and as figures."""
     from training import figures
     from training.analyze import analyze as analyze_errors
-    from training.analyze import video_scores
+    from training.analyze import to_document, video_scores
     from training.tables import TableError, read_annotations, read_predictions
 
     with failing_on(TableError, OSError):
@@ -114,11 +114,7 @@ def analyze(
         if not len(truth):
             raise TableError(f"{annotations} has no ground truth to hold predictions against")
         analysis = analyze_errors(truth, found, len(taxonomy.actions))
-        document = analysis._asdict() | {"videos": len(truth.videos)}
-        document["false_negatives"] = {
-            name: [bucket._asdict() | {"up_to": str(bucket.up_to)} for bucket in buckets]
-            for name, buckets in analysis.false_negatives.items()
-        }
+        document = to_document(analysis) | {"videos": len(truth.videos)}
         write(json.dumps(document, indent=1), out_dir / "analysis.json")
         figures.draw_false_positives(analysis, out_dir / "false_positives.png")
         figures.draw_false_negatives(analysis, out_dir / "false_negatives.png")
@@ -255,7 +251,8 @@ def _told(loaded: "Loaded") -> "Instances":
     return loaded.instances
 
 
-def _print_evaluation(document: Json) -> None:
+def print_evaluation(document: Json) -> None:
+    """What `to_document` of an evaluation holds, but for single classes, as a table."""
     levels = ("action", "body")
     table = Table("tIoU", *levels, title=f"mAP in percent, {document['videos']} videos")
     for tiou in document["action"]["mAP"]:

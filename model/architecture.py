@@ -74,7 +74,8 @@ class ShiftConfig(BackboneBase):
     `widths` has the stem's channels and each stage's; every one halves the picture. `blocks` has one number a stage.
     `shift_fraction` of the channels is taken from the tubelet after, and as much from the one before.
     Places are pooled by `queries` learned attentions of `query_width` values each, to `embed_dim` features;
-    `position_grid` is the grid its positions are learned on.
+    `position_grid` is the grid its positions are learned on. Behind that, temporal blocks of these `dilations`,
+    in tubelets.
     """
 
     kind: Literal["shift"]
@@ -85,6 +86,7 @@ class ShiftConfig(BackboneBase):
     query_width: int = Field(default=64, gt=0)
     position_grid: int = Field(default=7, gt=0)
     embed_dim: int = Field(default=192, gt=0)
+    dilations: tuple[Annotated[int, Field(gt=0)], ...] = (1, 2, 4, 1)
 
     @model_validator(mode="after")
     def _stages_fit(self) -> Self:

@@ -16,6 +16,7 @@ from model.taxonomy import Taxonomy
 MANIFEST = "bundle.json"
 WEIGHTS = "weights.safetensors"
 GRAPH = "network.onnx"
+LOCATOR = "locator.onnx"
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Positive = Annotated[float, Field(gt=0)]
@@ -67,6 +68,14 @@ class PostprocessingConfig(Section):
     proposals: int = Field(default=200, gt=0)
 
 
+class LocatorConfig(Section):
+    """How locator.onnx is used: the side of the square it sees, the least score, and the room around a person."""
+
+    size: int = Field(gt=0)
+    threshold: Fraction
+    margin: float = Field(ge=1)
+
+
 class Thresholds(Section):
     """Scores from which a proposal is shown; `per_class` has one for each action."""
 
@@ -102,7 +111,7 @@ class Training(Section):
 
 
 class Manifest(Section):
-    """bundle.json. `trained_on` is null for weights that were never trained."""
+    """bundle.json. `trained_on` is null for weights that were never trained, `locator` where nobody is looked for."""
 
     schema_version: Literal[1] = 1
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
@@ -116,6 +125,7 @@ class Manifest(Section):
     postprocessing: PostprocessingConfig = PostprocessingConfig()
     thresholds: Thresholds
     calibration: Calibration | None = None
+    locator: LocatorConfig | None = None
     files: dict[str, Sha256] = {}
 
     @model_validator(mode="after")
@@ -157,7 +167,7 @@ class Bundle:
     def load(cls, folder: Path) -> Self:
         """Read bundle.json and check every file's SHA-256; raises BundleError saying which does not fit."""
         manifest = read_manifest(folder / MANIFEST)
-        for required in (WEIGHTS, GRAPH):
+        for required in (WEIGHTS, GRAPH, *([LOCATOR] if manifest.locator else [])):
             if required not in manifest.files:
                 raise BundleError(
                     f"{folder / MANIFEST} lists no {required}; make the bundle with mmad export"

@@ -13,7 +13,7 @@ class Stretch:
 
     start_s: float
     end_s: float
-    status: Literal["analysed"]
+    status: Literal["analysed", "no_person"]
 
 
 @dataclass(frozen=True)

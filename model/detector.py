@@ -8,6 +8,8 @@ from model.bundle import Bundle
 from model.detections import Detections, Notice, Stretch
 from model.engines import Engine
 from model.errors import DamagedVideoError
+from model.framing import LONGEST, Framer, Seen, coverage, notices
+from model.locator import Locator, load_locator
 from model.nms import suppress
 from model.picture import Region
 from model.seams import Seam, join_at_seam
@@ -25,15 +27,16 @@ _WORTH_A_NOTICE = 0.7
 class Detector:
     """A loaded bundle. One video at a time; loading is the slow part, so keep it."""
 
-    def __init__(self, bundle: Bundle, engine: Engine) -> None:
+    def __init__(self, bundle: Bundle, engine: Engine, locator: Locator | None = None) -> None:
         self.bundle = bundle
         self.engine = engine
+        self.locator = locator or load_locator(bundle)
 
     def detect(
         self,
         file: BinaryIO,
         *,
-        region: Region = Region(),
+        region: Region | None = None,
         limits: Limits = Limits(),
         progress: Progress = lambda _stage, _fraction: None,
     ) -> Detections:
@@ -41,7 +44,8 @@ class Detector:
 
         Args:
             file: an open video, readable and seekable.
-            region: the part of the picture to look at.
+            region: the part of the picture to look at. Without, it is the person whom the bundle's locator finds, or
+                the middle of the picture for a bundle that has no locator.
             limits: what the video may be at most.
             progress: called with the stage and the fraction of the video seen so far, 0..1.
 
@@ -50,16 +54,29 @@ class Detector:
         """
         config = self.bundle.manifest.input
         with closing(Video(file, limits)) as video:
-            frames = video.frames(config.fps, config.width, config.height, region)
+            framer = self._make_framer() if region is None else None
+            if framer is None:
+                frames = video.frames(config.fps, config.width, config.height, region or Region())
+            else:
+                frames = video.whole_frames(config.fps, LONGEST)
             expected = (video.declared_duration_s or 0) * config.fps
             counted = self._count(frames, expected, progress)
-            found = self.propose(windows(counted, config.window_frames, config.overlap_frames))
+            if framer is None:
+                found = self.propose(windows(counted, config.window_frames, config.overlap_frames))
+            else:
+                found = self.propose(framer.crop(counted))
             if video.media is None:  # the frames were not all taken, which only a fault here can cause
                 raise DamagedVideoError("decoding did not reach the end of the video")
-            return self._conclude(found, video.media)
+            return self._conclude(found, video.media, framer.seen if framer else None)
+
+    def _make_framer(self) -> Framer | None:
+        manifest = self.bundle.manifest
+        if self.locator is None or manifest.locator is None:
+            return None
+        return Framer(self.locator, manifest.input, manifest.locator.margin)
 
     def propose(self, cut: Iterator[Window]) -> Proposals:
-        """Of all windows of a video, each action once, in the order of windows."""
+        """Of all windows of a video, or those that show somebody, each action once, in the order of windows."""
         manifest = self.bundle.manifest
         found, reached_s = Proposals.empty(), 0.0
         for window in cut:
@@ -77,10 +94,11 @@ class Detector:
         candidates = decode_points(points.logits, points.offsets, mask, manifest, window.start_frame)
         return suppress(candidates, manifest.postprocessing)
 
-    def _conclude(self, found: Proposals, media: Media) -> Detections:
-        notices = []
+    def _conclude(self, found: Proposals, media: Media, seen: list[Seen] | None) -> Detections:
+        fps, duration_s = self.bundle.manifest.input.fps, media.duration_s
+        told: list[Notice] = [] if seen is None else list(notices(seen, fps, duration_s))
         if media.looked_at < _WORTH_A_NOTICE:
-            notices.append(
+            told.append(
                 Notice(
                     "picture_cropped",
                     f"{media.looked_at:.0%} of the picture was looked at, the middle of it or of the region; "
@@ -88,10 +106,10 @@ class Detector:
                 )
             )
         return Detections(
-            found.clipped(0.0, media.duration_s).by_score(),
+            found.clipped(0.0, duration_s).by_score(),
             media,
-            (Stretch(0.0, media.duration_s, "analysed"),),
-            tuple(notices),
+            (Stretch(0.0, duration_s, "analysed"),) if seen is None else coverage(seen, fps, duration_s),
+            tuple(told),
         )
 
     @staticmethod

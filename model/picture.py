@@ -2,6 +2,7 @@
 
 import math
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import NamedTuple, cast
@@ -9,6 +10,7 @@ from typing import NamedTuple, cast
 import av
 import av.filter
 import numpy as np
+from numpy.typing import NDArray
 from typing_extensions import Buffer
 
 from model.windows import Frame
@@ -47,6 +49,55 @@ def crop_box(width: int, height: int, region: Region, aspect: float) -> Box:
     x = region.x * width + max(0, wide - box_width) / 2
     y = region.y * height + max(0, high - box_height) / 2
     return Box(_even(x, least=0), _even(y, least=0), box_width, box_height)
+
+
+def crop_around(person: NDArray[np.float32], width: int, height: int, aspect: float, margin: float) -> Box:
+    """The box of an aspect ratio around a person, `margin` times as large, moved to lie inside of the picture.
+
+    Args:
+        person: (4,) left, top, right, bottom in pixels.
+        width, height: of the picture.
+        aspect: width / height.
+        margin: as `mmad synth --crop person` leaves around people.
+    """
+    left, top, right, bottom = (float(edge) for edge in person)
+    high = min(margin * max(bottom - top, (right - left) / aspect), height, width / aspect)
+    box_width, box_height = max(1, round(high * aspect)), max(1, round(high))
+    x = min(max(0, round((left + right - box_width) / 2)), width - box_width)
+    y = min(max(0, round((top + bottom - box_height) / 2)), height - box_height)
+    return Box(x, y, box_width, box_height)
+
+
+def whole_size(frame: av.VideoFrame, pixel_aspect: Fraction, longest: int) -> tuple[int, int]:
+    """Width and height of a frame, upright and in square pixels, scaled down to `longest` on the longer side."""
+    upright = Orientation.of(frame)
+    width, height = upright.upright(frame.width, frame.height)
+    wide = width * float(1 / pixel_aspect if upright.swapped else pixel_aspect)
+    scale = min(1.0, longest / max(wide, height))
+    return max(2, _even(scale * wide)), max(2, _even(scale * height))
+
+
+def cut(frames: Sequence[Frame] | Frame, box: Box, width: int, height: int) -> NDArray[np.uint8]:
+    """One box of n frames (rows, columns, 3) uint8 RGB, scaled by area: (n, height, width, 3)."""
+    graph = av.filter.Graph()
+    nodes = [
+        graph.add_buffer(
+            width=box.width, height=box.height, format=av.VideoFormat("rgb24"), time_base=Fraction(1, 1000)
+        ),
+        # Without these flags colours have half the resolution on the way.
+        graph.add("scale", f"{width}:{height}:flags=area+accurate_rnd+full_chroma_inp+full_chroma_int"),
+        graph.add("format", "rgb24"),
+        graph.add("buffersink"),
+    ]
+    graph.link_nodes(*nodes).configure()
+    scaled = np.empty((len(frames), height, width, 3), np.uint8)
+    for index, frame in enumerate(frames):
+        part = np.ascontiguousarray(frame[box.y : box.y + box.height, box.x : box.x + box.width])
+        graph.vpush(av.VideoFrame.from_ndarray(part, format="rgb24"))
+        picture = graph.vpull()
+        assert isinstance(picture, av.VideoFrame)
+        scaled[index] = picture.to_ndarray()
+    return scaled
 
 
 def _even(value: float, least: int = 1) -> int:

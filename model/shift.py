@@ -6,7 +6,6 @@ from torch.nn import functional as F
 
 from model.architecture import ShiftConfig
 from model.inputs import with_channels
-from model.stem import conv_norm, conv_norm_relu
 
 
 def shift(x: Tensor, batch: int, channels: int) -> Tensor:
@@ -30,10 +29,10 @@ class ShiftBlock(nn.Module):
     def __init__(self, inside: int, outside: int, stride: int, fraction: float) -> None:
         super().__init__()
         self.shifted = int(inside * fraction)
-        self.conv1 = conv_norm_relu(inside, outside, kernel=3, stride=stride)
-        self.conv2 = conv_norm(outside, outside, kernel=3)
+        self.conv1 = _conv_norm_relu(inside, outside, kernel=3, stride=stride)
+        self.conv2 = _conv_norm(outside, outside, kernel=3)
         same = inside == outside and stride == 1
-        self.skip = nn.Identity() if same else conv_norm(inside, outside, kernel=1, stride=stride)
+        self.skip = nn.Identity() if same else _conv_norm(inside, outside, kernel=1, stride=stride)
 
     def forward(self, x: Tensor, batch: int) -> Tensor:
         """(B*steps, C, height, width) -> (B*steps, C', height / stride, width / stride)."""
@@ -62,6 +61,22 @@ class AttentionPool(nn.Module):
         return self.out(pooled.flatten(1))  # type: ignore[no-any-return]
 
 
+class TemporalBlock(nn.Module):
+    """What a place cannot tell by itself: a dilated depth-wise convolution in time and a small MLP, residual."""
+
+    def __init__(self, dim: int, dilation: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(dim)
+        self.conv = nn.Conv1d(dim, dim, 3, padding=dilation, dilation=dilation, groups=dim)
+        self.fc1 = nn.Linear(dim, 2 * dim)
+        self.fc2 = nn.Linear(2 * dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, steps, dim) -> the same shape."""
+        update = self.conv(self.norm(x).transpose(1, 2)).transpose(1, 2)
+        return x + self.fc2(F.gelu(self.fc1(update)))  # type: ignore[no-any-return]
+
+
 class ShiftBackbone(nn.Module):
     """In the place of the transformer: the same clips in, the same features out. All steps of a window are one."""
 
@@ -69,7 +84,7 @@ class ShiftBackbone(nn.Module):
         super().__init__()
         self.config = config
         first, *stages = config.widths
-        self.stem = conv_norm_relu(config.channels * config.tubelet_size, first, kernel=5, stride=2)
+        self.stem = _conv_norm_relu(config.channels * config.tubelet_size, first, kernel=5, stride=2)
         blocks: list[ShiftBlock] = []
         inside = first
         for outside, count in zip(stages, config.blocks, strict=True):
@@ -78,6 +93,8 @@ class ShiftBackbone(nn.Module):
                 inside = outside
         self.blocks = nn.ModuleList(blocks)
         self.pool = AttentionPool(inside, config)
+        self.temporal = nn.Sequential(*(TemporalBlock(config.embed_dim, step) for step in config.dilations))
+        self.norm = nn.LayerNorm(config.embed_dim)
         # Convolutions on processors are a sixth faster so.
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -95,8 +112,9 @@ class ShiftBackbone(nn.Module):
         x = self.stem(self._tubelets(x))
         for block in self.blocks:
             x = block(x, batch)
-        features: Tensor = self.pool(x)  # (B*steps, dim)
-        return features.reshape(batch, -1, features.shape[-1]).transpose(1, 2)
+        features = self.pool(x)  # (B*steps, dim)
+        features = self.temporal(features.reshape(batch, -1, features.shape[-1]))
+        return self.norm(features).transpose(1, 2)  # type: ignore[no-any-return]
 
     def _tubelets(self, x: Tensor) -> Tensor:
         """(N, channels, frames, height, width) -> (N*frames/tubelet, channels*tubelet, height, width)."""
@@ -104,3 +122,14 @@ class ShiftBackbone(nn.Module):
         size = self.config.tubelet_size
         x = x.reshape(number, channels, frames // size, size, height, width).transpose(1, 2)
         return x.reshape(-1, channels * size, height, width)
+
+
+def _conv_norm_relu(inside: int, outside: int, kernel: int, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(*_conv_norm(inside, outside, kernel, stride), nn.ReLU())
+
+
+def _conv_norm(inside: int, outside: int, kernel: int, stride: int = 1) -> nn.Sequential:
+    """A convolution without bias, then batch norm: tubelets of ten or more people share a batch."""
+    conv = nn.Conv2d(inside, outside, kernel, stride, kernel // 2, bias=False)
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    return nn.Sequential(conv, nn.BatchNorm2d(outside))

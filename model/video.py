@@ -5,7 +5,7 @@ another one. Frames stream: memory does not grow with the video's length.
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
@@ -24,7 +24,7 @@ from model.errors import (
     UnsupportedCodecError,
     VideoTooLongError,
 )
-from model.picture import Orientation, Region, Scaler
+from model.picture import Orientation, Region, Scaler, whole_size
 from model.windows import Frame
 
 CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts"
@@ -124,15 +124,24 @@ class Video:
         Raises:
             VideoTooLongError, PictureTooLargeError, DamagedVideoError.
         """
-        scaler = Scaler(width, height, region)
+        return self._scaled(fps, lambda _frame, _aspect: Scaler(width, height, region))
+
+    def whole_frames(self, fps: float, longest: int) -> Iterator[Frame]:
+        """As frames, but the whole picture, scaled down to `longest` pixels on its longer side and never up."""
+        return self._scaled(fps, lambda frame, aspect: Scaler(*whole_size(frame, aspect, longest), Region()))
+
+    def _scaled(self, fps: float, make: Callable[[av.VideoFrame, Fraction], Scaler]) -> Iterator[Frame]:
+        """Frames at a fixed rate through the scaler that is made for the first."""
+        scaler: Scaler | None = None
         counter = _Counter()
         rate = Fraction(fps).limit_denominator(100_000) * self._time_base
         pixel_aspect = self._stream.sample_aspect_ratio or Fraction(1)
         for frame, repeats in resample(counter.watch(self._decode()), rate):
+            scaler = scaler or make(frame, pixel_aspect)
             picture = _decoding(scaler, frame, pixel_aspect)
             for _ in range(repeats):
                 yield picture
-        self.media = counter.media(self._time_base, scaler.looked_at)
+        self.media = counter.media(self._time_base, scaler.looked_at if scaler else 1.0)
 
     @property
     def _time_base(self) -> Fraction:

@@ -47,7 +47,15 @@ class Window:
 
 
 def windows(frames: Iterable[Frame], window_frames: int, overlap_frames: int) -> Iterator[Window]:
-    """Cut a stream of frames into overlapping windows, holding one window of frames in memory.
+    """Cut a stream of frames into overlapping windows; see runs."""
+    for start_frame, held in runs(frames, window_frames, overlap_frames):
+        yield Window(start_frame, np.stack(held))
+
+
+def runs(
+    frames: Iterable[Frame], window_frames: int, overlap_frames: int
+) -> Iterator[tuple[int, list[Frame]]]:
+    """Windows as the number of their first frame and the frames themselves; one window of them is held in memory.
 
     A video shorter than a window makes one short window; a longer one only full windows, the last of which
     overlaps the one before by as much as is needed to end with the video.
@@ -58,7 +66,7 @@ def windows(frames: Iterable[Frame], window_frames: int, overlap_frames: int) ->
         held.append(frame)
         total += 1
         if total == next_end:
-            yield Window(total - window_frames, np.stack(held))
+            yield total - window_frames, list(held)
             last_end, next_end = total, total + window_frames - overlap_frames
     if total > last_end:
-        yield Window(total - len(held), np.stack(held))
+        yield total - len(held), list(held)

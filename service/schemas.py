@@ -123,11 +123,11 @@ class ModelCard(ModelUsed):
 
 
 class Stretch(Document):
-    """A part of the video and what became of it."""
+    """A part of the video and what became of it; `no_person`: nobody was found there, so nothing was looked for."""
 
     start_s: Seconds
     end_s: Seconds
-    status: Literal["analysed"]
+    status: Literal["analysed", "no_person"]
 
 
 class Detection(Document):

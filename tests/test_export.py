@@ -11,7 +11,9 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from mmad.cli import app
 from model import engines, export
 from model.architecture import AdapterConfig, Architecture, BackboneConfig, HeadConfig
 from model.bundle import Bundle, InputConfig, Manifest, Thresholds, read_manifest
@@ -103,6 +105,58 @@ def test_exporting_the_demo_makes_the_shipped_bundle(bundle: Bundle, tmp_path: P
     assert ours.keys() == shipped.keys()
     for name, weights in shipped.items():
         torch.testing.assert_close(ours[name], weights)
+
+
+def test_half_a_bundle_holds_the_same_weights_rounded_in_both_files(bundle: Bundle, tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    manifest = demo_manifest()
+    trained = demo_network(manifest)
+    export.save_checkpoint(tmp_path / "demo.safetensors", trained, manifest)
+    found = CliRunner().invoke(
+        app, ["export", "--checkpoint", str(tmp_path / "demo.safetensors"), "--weights", "fp16",
+              "--out", str(tmp_path / "half")]
+    )  # fmt: skip
+    assert found.exit_code == 0, found.output
+    assert found.output.count("max abs error against torch") == 2
+    half = Bundle.load(tmp_path / "half")
+    for name in ("weights.safetensors", "network.onnx"):
+        assert (half.folder / name).stat().st_size < 0.6 * (bundle.folder / name).stat().st_size
+    # What engines compute with is what the weights' file holds: float32, rounded once.
+    loaded = engines.TorchEngine(half, "cpu")._network.state_dict()
+    stored = load_file(half.folder / "weights.safetensors")
+    for name, value in trained.state_dict().items():
+        expected = value.half().float() if value.ndim > 1 else value
+        assert loaded[name].dtype == torch.float32
+        torch.testing.assert_close(loaded[name], expected, rtol=0, atol=0)
+        assert stored[name].dtype == (torch.float16 if value.ndim > 1 else torch.float32)
+    halves = {
+        one.name for one in onnx.load(half.folder / "network.onnx").graph.initializer if one.data_type == 10
+    }
+    assert any(name.endswith("cls_head.weight.fp16") for name in halves)
+
+
+def test_weights_beyond_fp16_are_refused(tmp_path: Path) -> None:
+    manifest = small_manifest("none")
+    network = random_network(manifest)
+    with torch.no_grad():
+        network.detector.rpn_head.cls_head.weight[0, 0, 0] = 1e5
+    export.save_checkpoint(tmp_path / "large", network, manifest)
+    with pytest.raises(BundleError, match=r"cls_head.weight has weights beyond the range of fp16"):
+        export.export_bundle(tmp_path / "large", tmp_path / "out", weights="fp16")
+
+
+def test_weights_in_the_order_of_channels_last_are_saved(tmp_path: Path) -> None:
+    manifest = small_manifest("dsta")
+    network = random_network(manifest)
+    for parameter in network.parameters():
+        if parameter.ndim == 5:  # patches' kernel
+            parameter.data = parameter.data.to(memory_format=torch.channels_last_3d)
+    assert not all(value.is_contiguous() for value in network.state_dict().values())
+    export.save_checkpoint(tmp_path / "checkpoint", network, manifest)
+    loaded, _ = export.load_checkpoint(tmp_path / "checkpoint")
+    for name, value in network.state_dict().items():
+        torch.testing.assert_close(loaded[name], value, rtol=0, atol=0)
 
 
 def test_the_graph_names_no_path_of_the_machine(bundle: Bundle) -> None:

@@ -50,7 +50,10 @@ def test_three_quarters_are_hidden_the_same_at_all_times():
 def test_pixels_of_a_token_are_those_its_patch_embedding_sees():
     backbone, _ = make(CONFIG.model_copy(update={"inputs": "rgb"}))
     pictures = torch.randn(2, 3, 4, 32, 32)
-    weight, bias = backbone.patch_embed.weight, backbone.patch_embed.bias  # (dim, colours, time, rows, columns)
+    weight, bias = (
+        backbone.patch_embed.weight,
+        backbone.patch_embed.bias,
+    )  # (dim, colours, time, rows, columns)
     flat = weight.permute(0, 2, 3, 4, 1).flatten(1)
     expected = _cubes(pictures, backbone.config) @ flat.T + bias
     found = backbone.patch_embed(pictures).flatten(2).transpose(1, 2)

@@ -4,11 +4,12 @@ import pytest
 import torch
 
 from model.architecture import ShiftConfig
-from model.shift import AttentionPool, ShiftBackbone, shift
+from model.shift import AttentionPool, ShiftBackbone, TemporalBlock, shift
 
 SMALL = ShiftConfig(
-    kind="shift", widths=(8, 8, 16), blocks=(1, 1), queries=2, query_width=4, position_grid=3, embed_dim=12
-)
+    kind="shift", widths=(8, 8, 16), blocks=(1, 1), queries=2, query_width=4, position_grid=3, embed_dim=12,
+    dilations=(),
+)  # fmt: skip
 
 
 def test_shift_takes_channels_of_the_steps_beside() -> None:
@@ -25,13 +26,26 @@ def test_shift_takes_channels_of_the_steps_beside() -> None:
 @torch.inference_mode()
 def test_steps_see_their_neighbours_across_clips_but_never_another_window() -> None:
     torch.manual_seed(0)
-    backbone = ShiftBackbone(SMALL)
+    backbone = ShiftBackbone(SMALL).eval()
     clips = torch.randn(2, 3, 3, 4, 16, 24)
     before = backbone(clips)  # (2, 12, 6)
     clips[0, 1, :, 0] += 1  # a frame of step 2, the first one of the second clip
     moved = (backbone(clips) != before).any(dim=1)
     # Two blocks pass it on by two steps either way, over the border of the clip.
     assert moved.tolist() == [[True] * 5 + [False], [False] * 6]
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize(("dilation", "seen"), [(1, [3, 4, 5]), (3, [1, 4, 7])])
+def test_temporal_blocks_reach_as_far_as_they_are_dilated(dilation: int, seen: list[int]) -> None:
+    torch.manual_seed(0)
+    block = TemporalBlock(6, dilation)
+    x = torch.randn(2, 9, 6)
+    before = block(x)
+    x[0, 4, 0] += 1
+    moved = (block(x) - before).abs().sum(dim=-1) > 1e-6
+    assert moved[0].nonzero().flatten().tolist() == seen
+    assert not moved[1].any()
 
 
 @torch.inference_mode()
@@ -66,7 +80,7 @@ def test_one_place_is_not_averaged_away() -> None:
 
 
 def test_weights_of_the_usual_size() -> None:
-    backbone = ShiftBackbone(ShiftConfig(kind="shift", inputs="rgb_differences"))
+    backbone = ShiftBackbone(ShiftConfig(kind="shift", inputs="rgb_differences")).eval()
     assert sum(parameter.numel() for parameter in backbone.parameters()) == sum(
         (
             25 * 10 * 24 + 48,  # stem: 5 channels of 2 frames
@@ -74,6 +88,7 @@ def test_weights_of_the_usual_size() -> None:
             9 * 48 * 96 + 9 * 96 * 96 + 48 * 96 + 6 * 96 + 2 * 9 * 96**2 + 4 * 96,
             9 * 96 * 160 + 9 * 160 * 160 + 96 * 160 + 6 * 160 + 2 * 9 * 160**2 + 4 * 160,
             49 * 160 + 6 * 160 + 64 * 160 + 64 + 6 * 64 * 192 + 192,  # pooling
+            4 * (2 * 192 + 4 * 192 + 192 * 384 + 384 + 384 * 192 + 192) + 2 * 192,  # temporal blocks
         )
     )
     with torch.inference_mode():

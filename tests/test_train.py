@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from mmad.cli import app
 from model.bundle import Bundle
 from model.network import Network
 from training.augment import make_example
-from training.corpus import Corpus, CorpusError, load_corpus, read_frames
+from training.corpus import Corpus, CorpusError, Joints, load_corpus, read_frames
 from training.instances import Instances
 from training.objectives import Trainee, collate
 from training.people.choices import Mix, Storage
@@ -33,7 +34,6 @@ from training.train import (
     Examples,
     Run,
     TrainingError,
-    count_joints,
     make_manifest,
     train,
 )
@@ -68,7 +68,7 @@ def data(tmp_path_factory):
 def make_run(data: Path, out: Path, *overrides: str) -> Run:
     recipe = load_recipe("smoke", [*SHORT, *overrides])
     corpus = load_corpus([data], TAXONOMY, "train", recipe.data.rare)
-    return Run(recipe, make_manifest(recipe, TAXONOMY, "people"), corpus, out, count_joints(corpus))
+    return Run(recipe, make_manifest(recipe, TAXONOMY, "people"), corpus, out, corpus.count_joints())
 
 
 def losses(out: Path) -> list[float]:
@@ -80,7 +80,8 @@ def losses(out: Path) -> list[float]:
 
 @pytest.mark.parametrize("name", shipped())
 def test_shipped_recipes_are_read(name):
-    recipe = load_recipe(name, [])
+    start = {"fine-tune": [f"start={files('bundles') / 'demo'}"]}  # what it does not say is the bundle's
+    recipe = load_recipe(name, start.get(name, []))
     assert recipe.stages[-1].objective == "detection"
     make_manifest(recipe, TAXONOMY, "data")
 
@@ -177,7 +178,8 @@ def test_mirror_images_move_joints_along():
     recipe = load_recipe("smoke", [])
     frames = np.zeros((10, 48, 48, 3), np.uint8)
     frames[:, 12, 36] = 255
-    joints = np.broadcast_to(np.array([36.5 / 48, 12.5 / 48, 1.0]), (10, 1, 3))
+    left, right = (36.5 / 48, 12.5 / 48, 1.0), (20.5 / 48, 40.5 / 48, 0.0)
+    joints = Joints(np.broadcast_to(np.array([left, right]), (10, 2, 3)), np.array([1, 0]))
     changing = PLAIN.model_copy(update={"flip": 1.0, "scale": (0.7, 0.9)})
     for seed in range(20):
         made = make_example(
@@ -189,7 +191,8 @@ def test_mirror_images_move_joints_along():
             recipe.input,
             changing,
         )
-        x, y, seen = made.joints[0, 0]
+        assert not made.joints[0, 0, 2]  # the right one, which is hidden, looks left now
+        x, y, seen = made.joints[0, 1]
         if seen:
             row, column = np.unravel_index(made.frames[0, ..., 0].argmax(), (48, 48))
             assert abs(x * 48 - column - 0.5) < 1.2

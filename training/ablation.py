@@ -22,7 +22,7 @@ from model.taxonomy import Taxonomy
 from training.corpus import load_corpus
 from training.recipe import Recipe, load_recipe
 from training.tables import standard_labels
-from training.train import BACKBONE, CHECKPOINT, Progress, Run, count_joints, make_manifest, train
+from training.train import BACKBONE, CHECKPOINT, Progress, Run, make_manifest, train
 from training.tuning import set_trainable
 from training.validate import Measured, measure, metrics_of
 
@@ -126,7 +126,7 @@ def _train(options: Namespace, recipe: Recipe, out: Path) -> None:
         load_corpus(options.data, taxonomy, subset, recipe.data.rare) for subset in ("train", "val")
     )
     manifest = make_manifest(recipe, taxonomy, ", ".join(map(str, options.data)))
-    run = Run(recipe, manifest, corpus, out, count_joints(corpus))
+    run = Run(recipe, manifest, corpus, out, corpus.count_joints())
 
     def watch(at: Progress) -> None:
         if at.step % 50 == 0:

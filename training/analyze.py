@@ -63,6 +63,15 @@ def analyze(truth: Instances, predictions: Instances, classes: int) -> Analysis:
     return Analysis(profile, gains, missed_by_size(truth, predictions), average, from_half)
 
 
+def to_document(analysis: Analysis) -> dict[str, object]:
+    """As JSON has it; the last bucket's open end is a word."""
+    buckets = {
+        name: [bucket._asdict() | {"up_to": str(bucket.up_to)} for bucket in sizes]
+        for name, sizes in analysis.false_negatives.items()
+    }
+    return analysis._asdict() | {"false_negatives": buckets}
+
+
 def classify(truth: Instances, predictions: Instances) -> Integers:
     """(predictions,): the index in KINDS of each, at a tIoU of 0.5; what is nearer decides over what is right.
 

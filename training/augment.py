@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.bundle import InputConfig
+from training.corpus import Joints
 from training.recipe import AugmentConfig
 
 Frames = NDArray[np.uint8]
@@ -37,9 +38,10 @@ def make_example(
     frames: Frames,
     segments_s: Floats,
     labels: Integers,
-    joints: Floats | None,
+    joints: Joints | None,
     config: InputConfig,
     augment: AugmentConfig,
+    window: int = 0,
 ) -> Example:
     """Cut and change a window.
 
@@ -47,17 +49,23 @@ def make_example(
         rng: what is drawn from.
         frames: (n, rows, columns, 3) uint8 of the whole video at the network's rate.
         segments_s, labels: what happens in it, seconds.
-        joints: (n, j, 3) or None.
+        joints: of the video's frames, or None.
         config, augment: what the network looks at, and what may be changed.
+        window: frames at most; 0 for as many as the network takes. Shorter ones keep also small parts of actions.
     """
-    moments = _moments(rng, len(frames), config.window_frames, augment)
-    segments, kept = _segments(moments, segments_s * config.fps)
+    window = window or config.window_frames
+    moments = _moments(rng, len(frames), window, augment)
+    part = _PART if window == config.window_frames else 0.0
+    segments, kept = _segments(moments, segments_s * config.fps, part)
     pictures = frames[np.clip(np.round(moments).astype(int), 0, len(frames) - 1)]
-    points = None if joints is None else joints[np.clip(np.round(moments).astype(int), 0, len(frames) - 1)]
+    points = (
+        None if joints is None else joints.places[np.clip(np.round(moments).astype(int), 0, len(frames) - 1)]
+    )
     pictures, points = _crop(rng, pictures, points, config, augment)
     if rng.random() < augment.flip:
         pictures = pictures[:, :, ::-1]
-        points = None if points is None else np.concatenate([1 - points[..., :1], points[..., 1:]], -1)
+        if joints is not None and points is not None:  # what was left looks right
+            points = np.concatenate([1 - points[..., :1], points[..., 1:]], -1)[:, joints.mirrored]
     pictures = _colour(rng, pictures, augment)
     return Example(np.ascontiguousarray(pictures), segments, labels[kept], points)
 
@@ -82,8 +90,8 @@ def _moments(rng: np.random.Generator, count: int, window: int, augment: Augment
     return np.asarray(moments[:window], float)
 
 
-def _segments(moments: Floats, segments: Floats) -> tuple[Floats, Integers]:
-    """Segments (frames of the video) in steps of the window, cut to it, and which of them are left."""
+def _segments(moments: Floats, segments: Floats, part: float) -> tuple[Floats, Integers]:
+    """Segments (frames of the video) in steps of the window, cut to it, and which are left: this part of them."""
     steps = np.arange(len(moments))
     rising = np.concatenate([[True], np.diff(moments) > 0])
     last = float(steps[rising][-1])
@@ -93,7 +101,7 @@ def _segments(moments: Floats, segments: Floats) -> tuple[Floats, Integers]:
     length = inside[:, 1] - inside[:, 0]
     speed = (moments[rising][-1] - moments[0]) / max(last, 1.0)
     whole = (segments[:, 1] - segments[:, 0]) / max(speed, 1e-6)
-    kept = np.flatnonzero((length >= _SHORTEST_STEPS) & (length >= _PART * np.minimum(whole, 48)))
+    kept = np.flatnonzero((length >= _SHORTEST_STEPS) & (length >= part * np.minimum(whole, 48)))
     return inside[kept], kept
 
 

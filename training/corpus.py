@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,19 @@ class CorpusError(Exception):
 
 
 @dataclass(frozen=True)
+class Joints:
+    """Where a person's joints are.
+
+    Attributes:
+        places: (frames, j, 3): x and y of the picture, 0 to 1, and whether it is seen.
+        mirrored: (j,) which joint each is in a mirror image: left and right change places.
+    """
+
+    places: Floats
+    mirrored: Integers
+
+
+@dataclass(frozen=True)
 class Item:
     """One video: where its frames and joints are, and what happens in it (seconds)."""
 
@@ -43,6 +56,18 @@ class Item:
     duration_s: float
     segments: Floats
     labels: Integers
+
+
+class Source(Protocol):
+    """Where examples come from."""
+
+    def draw(self, rng: np.random.Generator, number: int) -> Item:
+        """The video of the example with this number."""
+        ...
+
+    def count_joints(self) -> int:
+        """How many joints its sidecars have; 0 without any."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -56,6 +81,18 @@ class Corpus:
 
     items: tuple[Item, ...]
     weights: Floats
+
+    def draw(self, rng: np.random.Generator, number: int) -> Item:
+        """See Source: at random, by the weights."""
+        return self.items[rng.choice(len(self.items), p=self.weights)]
+
+    def count_joints(self) -> int:
+        """See Source."""
+        for item in self.items:
+            joints = read_joints(item, 1.0, 1)
+            if joints is not None:
+                return len(joints.mirrored)
+        return 0
 
     def truth(self, indices: Sequence[int]) -> Instances:
         """Ground truth of some videos."""
@@ -84,7 +121,7 @@ def load_corpus(folders: Sequence[Path], taxonomy: Taxonomy, subset: str, rare: 
         found = _read_folder(folder, taxonomy, subset)
         if found:
             items += found
-            weights.append(share * _rarity(found, len(taxonomy.actions), rare))
+            weights.append(share * rarity(found, len(taxonomy.actions), rare))
     if not items:
         raise CorpusError(f"no video of subset {subset!r} in {', '.join(map(str, folders))}")
     joined = np.concatenate(weights)
@@ -134,11 +171,11 @@ def _files(folder: Path) -> dict[str, Path]:
     return found | {path.stem: path for path in (folder / "frames").glob("*.npz")}
 
 
-def _rarity(items: Sequence[Item], classes: int, exponent: float) -> Floats:
+def rarity(items: Sequence[Item], classes: int, exponent: float) -> Floats:
     """How often each video is drawn: by its rarest action."""
     counts = np.maximum(np.bincount(np.concatenate([item.labels for item in items]), minlength=classes), 1)
-    rarity = (counts.max() / counts) ** exponent
-    return np.array([rarity[item.labels].max() if len(item.labels) else 1.0 for item in items])
+    factors = (counts.max() / counts) ** exponent
+    return np.array([factors[item.labels].max() if len(item.labels) else 1.0 for item in items])
 
 
 def read_frames(item: Item, config: InputConfig, margin: float, cache: Path | None = None) -> Frames:
@@ -185,17 +222,25 @@ def _read_npz(item: Item, fps: float) -> Frames:
     return np.asarray(frames[np.minimum(np.round(times * rate).astype(int), len(frames) - 1)])
 
 
-def read_joints(item: Item, fps: float, frames: int) -> Floats | None:
-    """Joints (frames, j, 3) at the network's rate: x and y of the picture (0 to 1) and whether seen; None without."""
+def read_joints(item: Item, fps: float, frames: int) -> Joints | None:
+    """Joints of so many frames at the network's rate; None without a sidecar."""
     if item.sidecar is None:
         return None
     with np.load(item.sidecar, allow_pickle=False) as arrays:
-        joints, seen = arrays["joints"], arrays["joints_seen"]
+        joints, seen, names = arrays["joints"], arrays["joints_seen"], arrays["joint_names"].tolist()
     record = json.loads((item.sidecar.parent.parent / "records" / f"{item.name}.json").read_text("utf-8"))
     size = np.array(_size_of(record), float)
     times = np.arange(frames) / fps
     index = np.minimum(np.round(times * record["fps"]).astype(int), len(joints) - 1)
-    return np.concatenate([joints[index] / size, seen[index][..., None]], -1)
+    return Joints(np.concatenate([joints[index] / size, seen[index][..., None]], -1), _mirrored(names))
+
+
+def _mirrored(names: list[str]) -> Integers:
+    """(j,) for NAME.left where NAME.right is, and the other way round."""
+    others = {"left": "right", "right": "left"}
+    swapped = [f"{stem}.{others[side]}" if side in others else name
+               for name in names for stem, _, side in (name.rpartition("."),)]  # fmt: skip
+    return np.array([names.index(name) for name in swapped])
 
 
 def _size_of(record: dict[str, Any]) -> tuple[int, int]:

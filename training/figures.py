@@ -14,10 +14,11 @@ from matplotlib.patches import Rectangle
 from model.taxonomy import Taxonomy
 from training.analyze import KINDS, Analysis, Bucket
 from training.evaluate import tiou_matrix
-from training.instances import Instances
+from training.instances import Floats, Instances
 from training.statistics import Statistics
 
 _PARTS = plt.get_cmap("tab10")
+_NO_LOSSES = {"stage", "step", "frames", "seconds"}  # of a row of history
 _KIND_COLOURS = ("#2a9d8f", "#8ab17d", "#e9c46a", "#f4a261", "#e76f51", "#9a9a9a")
 
 
@@ -155,11 +156,29 @@ def draw_timeline(
     _save(figure, path)
 
 
+def draw_precision(precision: Floats, taxonomy: Taxonomy, path: Path) -> None:
+    """Average precision of every action, best first, coloured by body part.
+
+    Args:
+        precision: (actions,), mean over tIoUs; NaN where the ground truth lacks the action.
+        taxonomy: names of actions and body parts. path: of the PNG.
+    """
+    order = [label for label in np.argsort(-precision, kind="stable") if not np.isnan(precision[label])]
+    actions = [taxonomy.actions[label] for label in order]
+    figure, axes = plt.subplots(figsize=(14, 5))
+    axes.bar(range(len(order)), 100 * precision[order], color=[_PARTS(one.body_id % 10) for one in actions])
+    names = [f"{action.code} {action.name}" for action in actions]
+    axes.set_xticks(range(len(order)), names, rotation=90, fontsize=7)
+    axes.set_xlim(-0.7, len(order) - 0.3)
+    axes.set(ylabel="percent", title="average precision of every action, mean over tIoU 0.1 to 0.9")
+    handles = [Rectangle((0, 0), 1, 1, color=_PARTS(body.id % 10)) for body in taxonomy.bodies]
+    axes.legend(handles, [body.name for body in taxonomy.bodies], fontsize=8)
+    _save(figure, path)
+
+
 def draw_history(rows: Sequence[dict[str, float]], path: Path) -> None:
     """Losses of every step, stage by stage, faint; and their running mean."""
-    names = (
-        [name for name in rows[0].keys() | rows[-1].keys() if name not in ("stage", "step")] if rows else []
-    )
+    names: set[str] = set().union(*rows) - _NO_LOSSES
     figure, axes = plt.subplots(figsize=(10, 4))
     for place, name in enumerate(sorted(names)):
         steps = np.array([step for step, row in enumerate(rows) if name in row])

@@ -17,6 +17,7 @@ from training.recipe import StageConfig
 from training.targets import Targets, assign, make_grid
 
 _POSITIVE_WEIGHT = 3.0  # actions are rare at any one step
+_MOVES = 4.0  # how much a joint's way about its mean place counts against the place itself
 
 
 class Batch(NamedTuple):
@@ -145,10 +146,23 @@ class Trainee(nn.Module):
         }
         if self.joints is not None and joints and batch.joints.shape[2]:
             places = self.joints(features).transpose(1, 2).unflatten(-1, (-1, 2))  # (B, window, j, 2)
-            visible = batch.joints[..., 2] * batch.mask[..., None]
-            away = F.smooth_l1_loss(places, batch.joints[..., :2], reduction="none", beta=0.05).sum(-1)
-            losses["joints"] = weight * joints * (away * visible).sum() / visible.sum().clamp(min=1)
+            losses["joints"] = weight * joints * _misplaced(places, batch)
         return losses
+
+
+def _misplaced(places: Tensor, batch: Batch) -> Tensor:
+    """How far joints are from where they are, and from how they move about their mean place, which is a few pixels.
+
+    Args:
+        places: (B, window, j, 2) told. batch: with its joints.
+    """
+    seen = batch.joints[..., 2:] * batch.mask[..., None, None]
+    wanted = batch.joints[..., :2]
+    count = seen.sum(1, keepdim=True).clamp(min=1)
+    moves, wanted_moves = (x - (x * seen).sum(1, keepdim=True) / count for x in (places, wanted))
+    away = F.smooth_l1_loss(places, wanted, reduction="none", beta=0.05)
+    astray = F.smooth_l1_loss(_MOVES * moves, _MOVES * wanted_moves, reduction="none", beta=0.05)
+    return ((away + astray) * seen).sum() / seen.sum().clamp(min=1)
 
 
 def _transformer(network: Network) -> Backbone:

@@ -8,10 +8,13 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from model.architecture import Architecture
-from model.bundle import InputConfig, PostprocessingConfig
+from model.bundle import MANIFEST, InputConfig, PostprocessingConfig, read_manifest
+from model.errors import BundleError
+from training.people.choices import Crop, Mix
 from training.tuning import Tuning
 
 CONFIGS = resources.files("training") / "configs"
+LOCATOR_FILE = Path(str(resources.files("training") / "locator.onnx"))
 
 
 class RecipeError(Exception):
@@ -38,6 +41,27 @@ class DataConfig(Section):
     workers: int = Field(default=2, ge=0)
     cache: Path | None = None
     margin: float = Field(default=1.15, ge=1, le=2)
+
+
+class RenderConfig(Section):
+    """Synthetic videos that are rendered while a network trains on them, instead of a folder of them.
+
+    Attributes:
+        seed: of the films. height, width, fps: of their pictures, not less than the network's input.
+        mix: how often each action occurs. crop: what is shown.
+        films: so many are kept at a time. uses: examples a film gives before another takes its place.
+        held_out: so many of other people are measured on.
+    """
+
+    seed: int = Field(default=0, ge=0)
+    height: int = Field(gt=0)
+    width: int = Field(gt=0)
+    fps: float = Field(gt=0)
+    mix: Mix = Mix.BALANCED
+    crop: Crop = Crop.PERSON
+    films: int = Field(default=256, gt=0)
+    uses: int = Field(default=8, gt=0)
+    held_out: int = Field(default=100, gt=0)
 
 
 class AugmentConfig(Section):
@@ -70,20 +94,26 @@ class StageConfig(Section):
     """One stage: what is minimised, what moves, for how long.
 
     Attributes:
-        objective: detection (focal and DIoU losses of points), or dense (every action at every step, and joints).
-        tuning: what moves: the head, the head and adapters, all.
+        objective: detection (focal and DIoU losses of points), dense (every action at every step, and joints), or
+            masked (masked autoencoding of a VideoMAE without adapters).
+        tuning: what moves: the head, the head and adapters, all; auto is adapters where there are some, else all.
         steps: of the optimiser.
-        batch: windows a step, over all devices.
+        batch: windows a step, over all devices. frames: of a window at most, 0 for as many as the network takes; short
+            ones show more people for the same work, which is what a backbone needs to begin.
         head_rate, adapter_rate, backbone_rate: learning rates at their highest.
         weight_decay: of AdamW. warmup: steps of linear growth; a cosine brings rates to `final` of their highest.
         clip_norm: gradients are scaled down to this norm.
         dense: weight of the dense loss beside the detection loss. joints: weight of the joints within it.
+        validate_every: so many steps apart the kept weights are measured on the videos held out, and the best ones are
+            what the stage leaves; 0 for never. patience: it ends after so many measurements without a better one; 0
+            for never.
     """
 
-    objective: Literal["detection", "dense"] = "detection"
+    objective: Literal["detection", "dense", "masked"] = "detection"
     tuning: Tuning = "adapters"
     steps: int = Field(gt=0)
     batch: int = Field(gt=0)
+    frames: int = Field(default=0, ge=0)
     head_rate: float = Field(default=1e-4, gt=0)
     adapter_rate: float = Field(default=2e-4, gt=0)
     backbone_rate: float = Field(default=1e-4, gt=0)
@@ -93,6 +123,16 @@ class StageConfig(Section):
     clip_norm: float = Field(default=1.0, gt=0)
     dense: float = Field(default=0.0, ge=0)
     joints: float = Field(default=0.0, ge=0)
+    validate_every: int = Field(default=0, ge=0)
+    patience: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _measures_detections(self) -> Self:
+        if self.validate_every and self.objective != "detection":
+            raise ValueError("validate_every goes with the objective detection, whose loss is measured")
+        if self.patience and not self.validate_every:
+            raise ValueError("patience counts measurements: set validate_every to the steps between them")
+        return self
 
 
 class Recipe(Section):
@@ -103,8 +143,13 @@ class Recipe(Section):
         synthetic: whether the data shows synthetic people; the bundle says so.
         seed: of everything random.
         backbone: weights of `mmad import-weights` to begin with.
+        start: bundle to begin with instead: its whole network, and what the recipe does not say of name, licence,
+            framing, input, architecture and postprocessing.
+        framing: person for data cropped around the person: the locator comes with the bundle, which then crops alike.
+        render: films to train on where no data set is given.
         precision: bf16 computes the backbone in bfloat16; the head stays fp32.
         activation_checkpointing: recompute blocks in the backward pass, for memory.
+        weights: how the bundle stores them.
         ema: decay of the moving average of the weights, which is what is kept; 0 keeps the last ones.
         save_minutes: between checkpoints.
         validate_videos: how many of the validation videos the report measures; 0 for all.
@@ -117,14 +162,18 @@ class Recipe(Section):
     synthetic: bool = False
     seed: int = Field(default=0, ge=0)
     backbone: Path | None = None
+    start: Path | None = None
+    framing: Literal["none", "person"] = "none"
     input: InputConfig
     architecture: Architecture
     postprocessing: PostprocessingConfig = PostprocessingConfig()
     data: DataConfig = DataConfig()
+    render: RenderConfig | None = None
     augment: AugmentConfig = AugmentConfig()
     stages: tuple[StageConfig, ...] = Field(min_length=1)
     precision: Literal["fp32", "bf16"] = "fp32"
     activation_checkpointing: bool = False
+    weights: Literal["fp32", "fp16"] = "fp32"
     ema: float = Field(default=0.999, ge=0, lt=1)
     save_minutes: float = Field(default=5.0, gt=0)
     validate_videos: int = Field(default=0, ge=0)
@@ -133,6 +182,23 @@ class Recipe(Section):
     def _detects(self) -> Self:
         if self.stages[-1].objective != "detection":
             raise ValueError("the last stage must have the objective detection: it trains the head")
+        return self
+
+    @model_validator(mode="after")
+    def _masks_a_plain_transformer(self) -> Self:
+        parts = self.architecture
+        plain = parts.backbone.kind == "videomae" and parts.adapter.kind == "none"
+        if not plain and any(stage.objective == "masked" for stage in self.stages):
+            raise ValueError(
+                "the objective masked pretrains a backbone of kind videomae with adapter.kind none: adapters are "
+                "trained by a second recipe that starts from its backbone.safetensors"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _begins_once(self) -> Self:
+        if self.backbone is not None and self.start is not None:
+            raise ValueError("backbone and start both say what to begin with: give one of them")
         return self
 
     def to_yaml(self) -> str:
@@ -159,12 +225,39 @@ def load_recipe(source: str, overrides: list[str]) -> Recipe:
         raise RecipeError(f"{source} holds no settings")
     for override in overrides:
         _override(document, override)
+    if document.get("start"):
+        document = _merged(_of_bundle(Path(document["start"])), document)
+    return parse_recipe(document, source)
+
+
+def parse_recipe(document: Any, source: str) -> Recipe:
+    """A recipe of what a YAML document holds; raises RecipeError naming the key that does not fit."""
     try:
         return Recipe.model_validate(document, strict=False)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(key) for key in first["loc"]) or "the document"
         raise RecipeError(f"{source}: {field}: {first['msg'].removeprefix('Value error, ')}") from error
+
+
+def _of_bundle(folder: Path) -> dict[str, Any]:
+    """What a recipe that starts from a bundle need not say."""
+    try:
+        manifest = read_manifest(folder / MANIFEST)
+    except BundleError as error:
+        raise RecipeError(f"start: {error}") from error
+    parts = manifest.model_dump(mode="json", include={"licence", "input", "architecture", "postprocessing"})
+    framing = "person" if manifest.locator else "none"
+    return {"name": f"{manifest.name}-tuned", "framing": framing} | parts
+
+
+def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """Key by key, what is over goes before what is below."""
+    result = dict(base)
+    for key, value in over.items():
+        inner = result.get(key)
+        result[key] = _merged(inner, value) if isinstance(inner, dict) and isinstance(value, dict) else value
+    return result
 
 
 def shipped() -> list[str]:

@@ -152,7 +152,7 @@ def _check(
     slack_s: float,
     strict: bool,
 ) -> Loaded:
-    label_of = _label_finder(taxonomy)
+    label_of = label_finder(taxonomy)
     kept: list[Row] = []
     faults: list[Fault] = []
     for raw in rows:
@@ -176,7 +176,7 @@ def _check(
     return Loaded(collect(kept, durations), faults)
 
 
-def _label_finder(taxonomy: Taxonomy) -> Callable[[object], int | None]:
+def label_finder(taxonomy: Taxonomy) -> Callable[[object], int | None]:
     """By id, code or name."""
     known: dict[str, int] = {}
     for action in taxonomy.actions:

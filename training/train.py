@@ -14,20 +14,23 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import yaml
 from lightning_fabric import Fabric
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.tensorboard import SummaryWriter
 
 from model.architecture import Architecture, BackboneConfig
-from model.bundle import Manifest, Thresholds, Training
+from model.bundle import Bundle, Manifest, Thresholds, Training
 from model.network import Network
 from model.taxonomy import Taxonomy
 from training.augment import Example, make_example
-from training.corpus import Corpus, read_frames, read_joints
+from training.corpus import Corpus, Source, read_frames, read_joints
 from training.objectives import Batch, Trainee, collate
-from training.recipe import Recipe, StageConfig
-from training.tuning import recompute_blocks, set_trainable
+from training.recipe import Recipe, RecipeError, StageConfig, parse_recipe
+from training.start import start_network, tuned_manifest
+from training.stopping import Best, HeldOut
+from training.tuning import chosen, recompute_blocks, set_trainable
 from training.weights import WeightsError, load_backbone, save_backbone, start_backbone
 
 CHECKPOINT, HISTORY, RECIPE, BACKBONE = (
@@ -44,13 +47,17 @@ class TrainingError(Exception):
 
 
 class Progress(NamedTuple):
-    """Where a run is: stage and step of it, the last losses, windows a second."""
+    """Where a run is: stage and step of it, the last losses, windows a second.
+
+    `best` is the stage's lowest loss on held-out videos so far, where it measures any.
+    """
 
     stage: int
     step: int
     steps: int
     losses: dict[str, float]
     rate: float
+    best: Best | None = None
 
 
 Watch = Callable[[Progress], None]
@@ -61,23 +68,31 @@ class Run:
     """What is trained, on what, and where it is kept.
 
     Attributes:
-        recipe: how. manifest: of the network. corpus: training videos.
+        recipe: how. manifest: of the network. corpus: where training videos come from.
         out: folder of the run. joints: how many joints sidecars have, 0 if none.
+        held_out: videos that stages with validate_every are measured on.
     """
 
     recipe: Recipe
     manifest: Manifest
-    corpus: Corpus
+    corpus: Source
     out: Path
     joints: int
+    held_out: Corpus | None = None
 
 
 def make_manifest(recipe: Recipe, taxonomy: Taxonomy, data: str) -> Manifest:
     """Of the bundle that a recipe makes.
 
     Raises:
-        TrainingError: pretrained weights that cannot be read.
+        TrainingError: pretrained weights that cannot be read, or a bundle of other labels.
+        BundleError: a bundle to start from that does not fit its hashes.
     """
+    if recipe.start is not None:
+        start = Bundle.load(recipe.start)
+        if start.manifest.taxonomy != taxonomy:
+            raise TrainingError(f"{recipe.start} has other labels than the annotations")
+        return tuned_manifest(start, recipe, data)
     return Manifest(
         name=recipe.name,
         version=recipe.version,
@@ -111,12 +126,15 @@ class Examples(Dataset[Example]):
         self._run, self._stage = run, stage
 
     def __getitem__(self, number: int) -> Example:
-        recipe, corpus = self._run.recipe, self._run.corpus
+        recipe = self._run.recipe
         rng = np.random.default_rng(np.random.SeedSequence((recipe.seed, self._stage, number)))
-        item = corpus.items[rng.choice(len(corpus.items), p=corpus.weights)]
+        item = self._run.corpus.draw(rng, number)
         frames = read_frames(item, recipe.input, recipe.data.margin, recipe.data.cache)
         joints = read_joints(item, recipe.input.fps, len(frames)) if self._run.joints else None
-        return make_example(rng, frames, item.segments, item.labels, joints, recipe.input, recipe.augment)
+        window = recipe.stages[self._stage].frames
+        return make_example(
+            rng, frames, item.segments, item.labels, joints, recipe.input, recipe.augment, window
+        )
 
 
 def train(
@@ -157,6 +175,8 @@ def train(
 
 
 def _load_pretrained(network: Network, recipe: Recipe) -> None:
+    if recipe.start is not None:
+        start_network(network, recipe.start)
     if recipe.backbone is None:
         return
     try:
@@ -171,13 +191,25 @@ class _Loop:
     def __init__(self, fabric: Fabric, run: Run, network: Network, watch: Watch) -> None:
         self.fabric, self.out, self.recipe, self.watch = fabric, run.out, run.recipe, watch
         self._run = run
-        self.trainee = Trainee(network, run.manifest, run.joints, half=run.recipe.precision == "bf16")
+        masked = any(stage.objective == "masked" for stage in run.recipe.stages)
+        half = run.recipe.precision == "bf16"
+        self.trainee = Trainee(network, run.manifest, run.joints, half=half, masked=masked)
         self.trainee.to(fabric.device)
         self.kept = {name: value.clone() for name, value in network.state_dict().items()}
         self.stage, self.step = 0, 0
+        self.best: Best | None = None
+        self._held_out = self._make_held_out()
+        self._measured: dict[str, float] = {}  # for the history's next row
         self._optimizer_state: dict[str, Any] | None = None
         self._writer: SummaryWriter | None = None
         self._saved = time.monotonic()
+
+    def _make_held_out(self) -> HeldOut | None:
+        if not any(stage.validate_every for stage in self.recipe.stages):
+            return None
+        if self._run.held_out is None or not self._run.held_out.items:
+            raise TrainingError("validate_every needs videos that are held out, and there are none")
+        return HeldOut(self._run.manifest, self._run.held_out, self.recipe, self.fabric.device)
 
     def run_stages(self) -> None:
         """Every stage from where the run is."""
@@ -199,9 +231,12 @@ class _Loop:
             optimizer.load_state_dict(self._optimizer_state)
         trainee, optimizer = self.fabric.setup(self.trainee, optimizer)
         trainee.train()
-        if stage.tuning != "all":  # what is frozen keeps its statistics too
+        if chosen(network, stage.tuning) != "all":  # what is frozen keeps its statistics too
             network.backbone.eval()
+        if self.step == 0:  # what a stage begins with may stay the best
+            self._measure(stage)
         begin, first = time.monotonic(), self.step
+        before = begin
         for batch in self._batches(stage):
             share = _schedule(self.step, stage)
             for group in optimizer.param_groups:
@@ -215,14 +250,39 @@ class _Loop:
             optimizer.step()
             self.step += 1
             self._average(network)
-            rate = stage.batch * (self.step - first) / max(time.monotonic() - begin, 1e-6)
-            self._tell(stage, losses, rate)
+            self._measure(stage)
+            now = time.monotonic()
+            rate = stage.batch * (self.step - first) / max(now - begin, 1e-6)
+            work = {
+                "frames": int(batch.mask.sum()) * self.fabric.world_size,
+                "seconds": round(now - before, 4),
+            }
+            before = now
+            self._tell(stage, losses, rate, work)
+            if stage.patience and self.best is not None and self.best.missed >= stage.patience:
+                break
             if time.monotonic() - self._saved > 60 * self.recipe.save_minutes:
                 self._save(optimizer)
+        if self.best is not None:
+            self.kept = self.best.weights
+            network.load_state_dict(self.kept)  # a next stage goes on from there
+            self.best = None
+
+    def _measure(self, stage: StageConfig) -> None:
+        """When it is time: the loss of the kept weights on held-out videos. The best ones are put aside."""
+        due = stage.validate_every and (self.step % stage.validate_every == 0 or self.step == stage.steps)
+        if not due or self._held_out is None:
+            return
+        mine = self._held_out.loss(self.kept) if self.fabric.is_global_zero else 0.0
+        loss = float(self.fabric.broadcast(mine))
+        self.best = (self.best or Best()).after(loss, self.step, self.kept)
+        if self.fabric.is_global_zero:
+            self._measured["held_out" if self.step else "held_out_before"] = loss
+            self._scalars({"held out/loss": loss, "held out/best": self.best.loss})
 
     def _keep_backbone(self, stage: StageConfig) -> None:
         """What a stage that trained a backbone made of it, for other recipes to begin with."""
-        if stage.objective == "dense" and stage.tuning == "all" and self.fabric.is_global_zero:
+        if stage.objective != "detection" and stage.tuning == "all" and self.fabric.is_global_zero:
             prefix = "backbone."
             weights = {
                 name.removeprefix(prefix): value.cpu().contiguous()
@@ -269,21 +329,27 @@ class _Loop:
             else:
                 self.kept[name].copy_(value)
 
-    def _tell(self, stage: StageConfig, losses: dict[str, Tensor], rate: float) -> None:
+    def _tell(
+        self, stage: StageConfig, losses: dict[str, Tensor], rate: float, work: dict[str, float]
+    ) -> None:
+        """A step to whoever watches and to the history; `work` is what it took: frames and seconds."""
         numbers = {name: float(value.detach()) for name, value in losses.items()}
         if self.fabric.is_global_zero:
-            self.watch(Progress(self.stage, self.step, stage.steps, numbers, rate))
+            self.watch(Progress(self.stage, self.step, stage.steps, numbers, rate, self.best))
             with (self.out / HISTORY).open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"stage": self.stage, "step": self.step, **numbers}) + "\n")
+                row = {"stage": self.stage, "step": self.step, **numbers, **self._measured, **work}
+                file.write(json.dumps(row) + "\n")
+            self._measured = {}
             if self.step % _LOG_EVERY == 0 or self.step == stage.steps:
-                self._log(stage, numbers, rate)
+                shown = {**numbers, "windows a second": rate, "rate": _schedule(self.step, stage)}
+                self._scalars({f"train/{name}": value for name, value in shown.items()})
 
-    def _log(self, stage: StageConfig, numbers: dict[str, float], rate: float) -> None:
+    def _scalars(self, numbers: dict[str, float]) -> None:
         if self._writer is None:
             self._writer = SummaryWriter(self.out / "tensorboard")
         done = sum(one.steps for one in self.recipe.stages[: self.stage]) + self.step
-        for name, value in {**numbers, "windows a second": rate, "rate": _schedule(self.step, stage)}.items():
-            self._writer.add_scalar(f"train/{name}", value, done)
+        for name, value in numbers.items():
+            self._writer.add_scalar(name, value, done)
 
     def _save(self, optimizer: Any) -> None:
         """Aside, then renamed: what is there is whole."""
@@ -296,6 +362,7 @@ class _Loop:
             "trainee": self.trainee.state_dict(),
             "kept": self.kept,
             "optimizer": None if optimizer is None else optimizer.state_dict(),
+            "best": None if self.best is None else vars(self.best),
         }
         aside = self.out / f".{CHECKPOINT}"
         torch.save(state, aside)
@@ -306,8 +373,7 @@ class _Loop:
         path = self.out / CHECKPOINT
         if not path.exists():
             raise TrainingError(f"{self.out} has no {CHECKPOINT} to go on from: start without --resume")
-        before = (self.out / RECIPE).read_text("utf-8")
-        if before != self.recipe.to_yaml():
+        if not self._is_same_recipe():
             raise TrainingError(
                 f"{self.out / RECIPE} is not this recipe: go on with it, or start in another --out"
             )
@@ -315,8 +381,17 @@ class _Loop:
         self.trainee.load_state_dict(state["trainee"])
         self.kept = state["kept"]
         self.stage, self.step, self._optimizer_state = state["stage"], state["step"], state["optimizer"]
+        self.best = Best(**state["best"]) if state.get("best") else None
         if self.fabric.is_global_zero:
             self._cut_history()
+
+    def _is_same_recipe(self) -> bool:
+        """By value: settings that did not exist when the run began have the values that they had."""
+        path = self.out / RECIPE
+        try:
+            return parse_recipe(yaml.safe_load(path.read_text("utf-8")), str(path)) == self.recipe
+        except (RecipeError, yaml.YAMLError):
+            return False
 
     def _cut_history(self) -> None:
         """Steps after the checkpoint are made again."""
@@ -369,12 +444,3 @@ def _schedule(step: int, stage: StageConfig) -> float:
         return (step + 1) / stage.warmup
     done = (step - stage.warmup) / max(stage.steps - stage.warmup, 1)
     return stage.final + (1 - stage.final) * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
-
-
-def count_joints(corpus: Corpus) -> int:
-    """How many joints the sidecars of a corpus have; 0 without any."""
-    for item in corpus.items:
-        joints = read_joints(item, 1.0, 1)
-        if joints is not None:
-            return int(joints.shape[1])
-    return 0

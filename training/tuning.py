@@ -7,7 +7,15 @@ from torch.utils.checkpoint import checkpoint
 
 from model.network import Network
 
-Tuning = Literal["head", "adapters", "all"]
+Tuning = Literal["head", "adapters", "all", "auto"]
+
+
+def chosen(network: Network, tuning: Tuning) -> Tuning:
+    """What auto means for a network: its adapters where it has some, otherwise all of it."""
+    if tuning != "auto":
+        return tuning
+    adapted = any(".adapter." in name for name, _ in network.named_parameters())
+    return "adapters" if adapted else "all"
 
 
 def set_trainable(network: Network, tuning: Tuning) -> list[str]:
@@ -15,11 +23,12 @@ def set_trainable(network: Network, tuning: Tuning) -> list[str]:
 
     Args:
         network: its parameters' requires_grad is set.
-        tuning: "head" is frozen features, "adapters" the paper's way, "all" full fine-tuning.
+        tuning: "head" is frozen features, "adapters" the paper's way, "all" full fine-tuning, "auto" as chosen() says.
 
     Returns:
         Names of the parameters that move.
     """
+    tuning = chosen(network, tuning)
     for name, parameter in network.named_parameters():
         in_backbone = name.startswith("backbone.")
         parameter.requires_grad_(

@@ -1,6 +1,6 @@
 """What a trained network is worth: predictions for validation videos, mAP, and thresholds for display."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +13,7 @@ from model.bundle import Bundle, Calibration, Manifest, Thresholds
 from model.detector import Detector
 from model.engines import RawPoints
 from model.network import Network
-from model.segments import calibrate
+from model.segments import Proposals, calibrate
 from model.windows import windows
 from training.augment import plain_example
 from training.calibration import expected_error, fit, right
@@ -91,14 +91,7 @@ def measure(
         cut = windows(frames, recipe.input.window_frames, recipe.input.overlap_frames)
         found.append(detector.propose(cut).clipped(0.0, corpus.items[index].duration_s))
     truth = corpus.truth(chosen)
-    predictions = Instances(
-        videos=truth.videos,
-        durations=truth.durations,
-        video=np.repeat(np.arange(len(found)), [len(one) for one in found]),
-        segments=np.concatenate([one.segments for one in found]).astype(float),
-        labels=np.concatenate([one.labels for one in found]),
-        scores=np.concatenate([one.scores for one in found]).astype(float),
-    )
+    predictions = gather(truth, found)
     taxonomy = manifest.taxonomy
     ours, others = (
         [side.of_videos(truth.videos[part::2]) for side in (truth, predictions)] for part in (0, 1)
@@ -114,6 +107,19 @@ def measure(
         choose_thresholds(ours[0], shown[0], len(taxonomy.actions)),
         calibration,
         (expected_error(others[1].scores, hits), expected_error(shown[1].scores, hits)),
+    )
+
+
+def gather(truth: Instances, found: Sequence[Proposals]) -> Instances:
+    """What was proposed for each of the truth's videos, in their order."""
+    joined = Proposals.join(list(found))
+    return Instances(
+        videos=truth.videos,
+        durations=truth.durations,
+        video=np.repeat(np.arange(len(found)), [len(one) for one in found]),
+        segments=joined.segments.astype(float),
+        labels=joined.labels,
+        scores=joined.scores.astype(float),
     )
 
 

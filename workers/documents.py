@@ -27,9 +27,9 @@ UNTRAINED = Notice(
 )
 
 
-def make_region(options: Options) -> Region:
-    """The part of the picture a caller wants looked at; all of it by default."""
-    return Region(**options.region.model_dump()) if options.region else Region()
+def make_region(options: Options) -> Region | None:
+    """The part of the picture a caller wants looked at, if any."""
+    return Region(**options.region.model_dump()) if options.region else None
 
 
 def make_labels(bundle: Bundle) -> Labels:

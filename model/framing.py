@@ -1,0 +1,164 @@
+"""One fixed crop for each window, around the person that the locator finds in a few of its frames.
+
+frames   |-------------------------------|   a window, the whole picture in moderate size
+looks    ^       ^       ^       ^       ^   LOOKS of them go to the locator
+crop     the largest person's boxes joined, with a margin, in the network's shape: the same for all frames
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.bundle import InputConfig
+from model.detections import Notice, Stretch
+from model.locator import Floats, Locator, area, iou
+from model.picture import crop_around, cut
+from model.windows import Frame, Window, runs
+
+LOOKS = 5
+# Frames are kept no larger than this while it is not yet known where the person is.
+LONGEST = 512
+
+# Boxes of neighbouring looks that share as much as this are one person's.
+_FOLLOWS_IOU = 0.2
+# Whoever was looked at in the window before stays, unless somebody is larger by this factor.
+_LOYALTY = 1.5
+_SPANS_NAMED = 5
+_CHOOSE = "region=x,y,width,height (fractions of the picture)"
+
+
+class Seen(NamedTuple):
+    """How many people one window shows, from which frame to which (exclusive)."""
+
+    start_frame: int
+    end_frame: int
+    people: int
+
+
+class Framer:
+    """Crops the windows of one video; `seen` tells of all windows so far."""
+
+    def __init__(self, locator: Locator, config: InputConfig, margin: float) -> None:
+        self._locator = locator
+        self._config = config
+        self._margin = margin
+        self._last: Floats | None = None
+        self.seen: list[Seen] = []
+
+    def crop(self, frames: Iterable[Frame]) -> Iterator[Window]:
+        """Whole pictures in; windows that show somebody out, in the network's size, around that person."""
+        width, height = self._config.width, self._config.height
+        for start, held in runs(frames, self._config.window_frames, self._config.overlap_frames):
+            found = self._locator.find(np.stack([held[place] for place in looks(len(held))]))
+            self.seen.append(Seen(start, start + len(held), count(found)))
+            person = choose(found, self._last)
+            if person is None:
+                continue
+            self._last = person
+            rows, columns = held[0].shape[:2]
+            box = crop_around(person, columns, rows, width / height, self._margin)
+            yield Window(start, cut(held, box, width, height))
+
+
+def looks(frames: int) -> NDArray[np.int64]:
+    """Which of a window's frames are looked at: a few, evenly spread, the first and the last among them."""
+    return np.unique(np.linspace(0, frames - 1, LOOKS).round().astype(np.int64))
+
+
+def count(found: list[Floats]) -> int:
+    """How many people a window shows: as many as two looks agree on, but somebody if one look found somebody."""
+    counts = sorted((len(boxes) for boxes in found), reverse=True)
+    return max(counts[min(1, len(counts) - 1)], min(counts[0], 1))
+
+
+def choose(found: list[Floats], before: Floats | None = None) -> Floats | None:
+    """All of the room (4,) that the largest person takes over the looks of a window; None where there is nobody.
+
+    Args:
+        found: of each look the boxes.
+        before: the room of the person in the window before, who is preferred.
+    """
+    tracks: list[list[Floats]] = []
+    for boxes in found:
+        free = set(range(len(tracks)))
+        for box in boxes:
+            shared = {place: iou(tracks[place][-1], box) for place in free}
+            place = max(shared, key=shared.__getitem__, default=None)
+            if place is None or shared[place] < _FOLLOWS_IOU:
+                tracks.append([box])
+            else:
+                free.remove(place)
+                tracks[place].append(box)
+    rooms = [_joined(track) for track in tracks]
+
+    def weight(place: int) -> float:
+        loyal = before is not None and iou(rooms[place], before) >= _FOLLOWS_IOU
+        return sum(map(area, tracks[place])) * (_LOYALTY if loyal else 1.0)
+
+    best = max(range(len(tracks)), key=weight, default=None)
+    return None if best is None else rooms[best]
+
+
+def _joined(boxes: list[Floats]) -> Floats:
+    every = np.stack(boxes)
+    return np.concatenate([every[:, :2].min(axis=0), every[:, 2:].max(axis=0)])
+
+
+def coverage(seen: list[Seen], fps: float, duration_s: float) -> tuple[Stretch, ...]:
+    """What became of each part of the video: analysed where a window that shows it shows a person as well."""
+    stretches: list[Stretch] = []
+    reached_s = 0.0
+    for start_s, end_s in spans([one for one in seen if one.people], fps, duration_s):
+        if start_s > reached_s:
+            stretches.append(Stretch(reached_s, start_s, "no_person"))
+        stretches.append(Stretch(start_s, end_s, "analysed"))
+        reached_s = end_s
+    if stretches and seen[-1].people:  # frames end up to one of them before the video does
+        stretches[-1] = Stretch(stretches[-1].start_s, duration_s, "analysed")
+    elif reached_s < duration_s:
+        stretches.append(Stretch(reached_s, duration_s, "no_person"))
+    return tuple(stretches)
+
+
+def spans(seen: list[Seen], fps: float, duration_s: float) -> list[tuple[float, float]]:
+    """Windows as stretches in seconds, those that touch joined, within the video."""
+    joined: list[tuple[float, float]] = []
+    for one in seen:
+        start_s, end_s = one.start_frame / fps, min(one.end_frame / fps, duration_s)
+        if joined and start_s <= joined[-1][1]:
+            start_s = joined.pop()[0]
+        joined.append((start_s, end_s))
+    return joined
+
+
+def notices(seen: list[Seen], fps: float, duration_s: float) -> tuple[Notice, ...]:
+    """What a caller should know about who was found."""
+    told = []
+    empty = [(one.start_s, one.end_s) for one in coverage(seen, fps, duration_s) if one.status == "no_person"]
+    if empty:
+        told.append(
+            Notice(
+                "no_person",
+                f"nobody was found at {_times(empty)}: nothing was looked for there; "
+                f"{_CHOOSE} has that part of the picture analysed in any case",
+            )
+        )
+    crowded = [one for one in seen if one.people > 1]
+    if crowded:
+        most = max(one.people for one in crowded)
+        told.append(
+            Notice(
+                "several_people",
+                f"{most} people were found at {_times(spans(crowded, fps, duration_s))}: the largest was looked at; "
+                f"{_CHOOSE} chooses another",
+            )
+        )
+    return tuple(told)
+
+
+def _times(stretches: list[tuple[float, float]]) -> str:
+    named = ", ".join(f"{start_s:.1f}-{end_s:.1f} s" for start_s, end_s in stretches[:_SPANS_NAMED])
+    more = len(stretches) - _SPANS_NAMED
+    return f"{named} and {more} more times" if more > 0 else named

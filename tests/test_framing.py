@@ -1,0 +1,245 @@
+"""One crop a window around the person whom a locator finds; the locators here say what they are told to."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from model.bundle import Bundle, InputConfig, LocatorConfig
+from model.detections import Detections, Stretch
+from model.detector import Detector
+from model.engines import RawPoints
+from model.framing import LOOKS, Framer, Seen, choose, count, coverage, looks, notices
+from model.picture import Box, Region, crop_around, cut
+from tests import clips
+from tests.test_detector import WhiteSpotter
+
+NOBODY = np.zeros((0, 4), np.float32)
+LEFT, RIGHT = ((20, 20, 40, 60), (90, 20, 110, 60))
+
+
+def boxes(*sides: tuple[float, ...]) -> np.ndarray:
+    return np.array(sides, np.float32).reshape(-1, 4)
+
+
+class Told:
+    """Finds in each window what its list says, the last for the rest; remembers what it was shown."""
+
+    def __init__(self, *windows: np.ndarray) -> None:
+        self.windows = list(windows)
+        self.shown: list[np.ndarray] = []
+
+    def find(self, frames: np.ndarray) -> list[np.ndarray]:
+        self.shown.append(frames)
+        return [self.windows[min(len(self.shown), len(self.windows)) - 1]] * len(frames)
+
+
+class Recorder(WhiteSpotter):
+    """WhiteSpotter that keeps the mean of each window's pictures."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        super().__init__(bundle)
+        self.means: list[float] = []
+
+    def run(self, clips: np.ndarray, mask: np.ndarray) -> RawPoints:
+        self.means.append(float(clips.mean()))
+        return super().run(clips, mask)
+
+
+@pytest.fixture
+def half_white(tmp_path: Path) -> Path:
+    """Half a minute of 128 x 64 pixels, the left half black, the right half white."""
+    path = tmp_path / "half.mp4"
+    sides = "color=black:s=64x64:r=15:d=30[l];color=white:s=64x64:r=15:d=30[r];[l][r]hstack"
+    clips.ffmpeg("-f", "lavfi", "-i", sides, "-pix_fmt", "yuv420p", str(path))
+    return path
+
+
+def detect(
+    bundle: Bundle, path: Path, locator: Told, region: Region | None = None
+) -> tuple[Detections, Recorder]:
+    config = LocatorConfig(size=128, threshold=0.4, margin=1.0)
+    manifest = bundle.manifest.model_copy(update={"locator": config})
+    recorder = Recorder(bundle)
+    detector = Detector(Bundle(bundle.folder, manifest), recorder, locator)
+    with path.open("rb") as file:
+        return detector.detect(file, region=region), recorder
+
+
+def test_each_window_has_its_own_crop(bundle: Bundle, half_white: Path) -> None:
+    locator = Told(boxes(RIGHT), boxes(LEFT), boxes(RIGHT))
+    found, recorder = detect(bundle, half_white, locator)
+    assert [round(mean, -1) for mean in recorder.means] == [260, 0, 260, 260]
+    assert [frames.shape for frames in locator.shown] == [(LOOKS, 64, 128, 3)] * 4
+    assert found.coverage == (Stretch(0.0, pytest.approx(30), "analysed"),)  # type: ignore[arg-type]
+    assert found.notices == ()
+
+
+def test_a_region_overrules_the_locator(bundle: Bundle, half_white: Path) -> None:
+    locator = Told(boxes(LEFT))
+    found, recorder = detect(bundle, half_white, locator, Region(0.5, 0, 0.5, 1))
+    assert locator.shown == []
+    assert min(recorder.means) > 250
+    assert found.notices[0].code == "picture_cropped"
+    assert detect(bundle, half_white, locator, Region())[1].means[0] == pytest.approx(128, abs=8)
+    assert locator.shown == []
+
+
+def test_a_bundle_without_a_locator_looks_at_the_middle(bundle: Bundle, half_white: Path) -> None:
+    plain = Bundle(bundle.folder, bundle.manifest.model_copy(update={"locator": None}))
+    with half_white.open("rb") as file:
+        found = Detector(plain, WhiteSpotter(bundle)).detect(file)
+    assert [notice.code for notice in found.notices] == ["picture_cropped"]
+
+
+def test_nobody_anywhere(bundle: Bundle, half_white: Path) -> None:
+    found, recorder = detect(bundle, half_white, Told(NOBODY))
+    assert recorder.windows == 0
+    assert len(found.proposals) == 0
+    assert found.coverage == (Stretch(0.0, pytest.approx(30), "no_person"),)  # type: ignore[arg-type]
+    assert [notice.code for notice in found.notices] == ["no_person"]
+    assert "0.0-30.0 s" in found.notices[0].detail
+    assert "region=x,y,width,height" in found.notices[0].detail
+
+
+def test_nobody_for_a_while(bundle: Bundle, half_white: Path) -> None:
+    """Windows start at 0, 8.5, 17.1 and 17.2 s and last 12.8 s; only the first and the last show somebody."""
+    found, recorder = detect(bundle, half_white, Told(boxes(RIGHT), NOBODY, NOBODY, boxes(RIGHT)))
+    assert recorder.windows == 2
+    times = [(one.start_s, one.end_s, one.status) for one in found.coverage]
+    assert times == [
+        (0.0, pytest.approx(12.8), "analysed"),
+        (pytest.approx(12.8), pytest.approx(17.2), "no_person"),
+        (pytest.approx(17.2), pytest.approx(30), "analysed"),
+    ]
+    assert "12.8-17.2 s" in found.notices[0].detail
+    # White from the first to the last frame of both: nothing was joined across the gap.
+    np.testing.assert_allclose(
+        np.sort(found.proposals.segments, axis=0), [[0, 12.8], [17.2, 30]], atol=1 / 15
+    )
+
+
+def test_several_people_are_told_of(bundle: Bundle, half_white: Path) -> None:
+    larger = (80, 10, 110, 60)
+    found, recorder = detect(bundle, half_white, Told(boxes(LEFT, larger), boxes(larger)))
+    assert min(recorder.means) > 200
+    assert [notice.code for notice in found.notices] == ["several_people"]
+    assert found.notices[0].detail.startswith("2 people were found at 0.0-12.8 s: the largest was looked at")
+    assert "region=x,y,width,height" in found.notices[0].detail
+
+
+def test_looks_are_spread() -> None:
+    assert looks(101).tolist() == [0, 25, 50, 75, 100]
+    assert looks(3).tolist() == [0, 1, 2]
+    assert looks(1).tolist() == [0]
+
+
+@pytest.mark.parametrize(
+    ("counts", "people"),
+    [
+        ([0, 0, 0, 0, 0], 0),
+        ([0, 1, 0, 0, 0], 1),  # seen once is enough to be looked at
+        ([1, 1, 2, 1, 1], 1),  # but not to be a second
+        ([1, 2, 2, 1, 1], 2),
+        ([3], 3),
+        ([0, 3, 0, 0, 0], 1),
+    ],
+)
+def test_how_many_people_a_window_shows(counts: list[int], people: int) -> None:
+    assert count([np.zeros((one, 4), np.float32) for one in counts]) == people
+
+
+def test_the_room_of_a_person_is_that_of_all_looks() -> None:
+    reaching = [
+        boxes((20, 20, 40, 60), RIGHT),
+        boxes(RIGHT, (15, 20, 45, 62)),
+        NOBODY,
+        boxes((22, 18, 44, 60)),
+    ]
+    assert choose(reaching) is not None
+    np.testing.assert_array_equal(choose(reaching), [15, 18, 45, 62])
+    assert choose([NOBODY, NOBODY]) is None
+
+
+def test_who_was_looked_at_before_stays_unless_somebody_is_much_larger() -> None:
+    found = [boxes(LEFT, (85, 18, 110, 60))] * LOOKS
+    before = boxes(LEFT)[0]
+    np.testing.assert_array_equal(choose(found), found[0][1])
+    np.testing.assert_array_equal(choose(found, before), found[0][0])
+    large = [boxes(LEFT, (70, 0, 120, 64))] * LOOKS
+    np.testing.assert_array_equal(choose(large, before), large[0][1])
+
+
+def test_a_video_keeps_to_the_person_it_began_with(bundle: Bundle, half_white: Path) -> None:
+    wider = (80, 20, 105, 60)
+    found, recorder = detect(bundle, half_white, Told(boxes(LEFT), boxes(LEFT, wider)))
+    assert max(recorder.means) < 10
+    assert "8.5-30.0 s" in found.notices[0].detail
+
+
+def test_the_crop_leaves_the_margin_and_keeps_its_shape() -> None:
+    # 40 high with margin 1.5 is 60 high, 90 wide, around (100, 50).
+    assert crop_around(boxes((90, 30, 110, 70))[0], 300, 200, 1.5, 1.5) == (55, 20, 90, 60)
+    # A lying person: the width decides.
+    assert crop_around(boxes((50, 90, 150, 110))[0], 300, 200, 1.0, 1.2) == (40, 40, 120, 120)
+    # Moved inside at the corner; no larger than the picture.
+    assert crop_around(boxes((280, 180, 300, 200))[0], 300, 200, 1.0, 2.0) == (260, 160, 40, 40)
+    assert crop_around(boxes((100, 0, 200, 200))[0], 300, 200, 1.0, 1.17) == (50, 0, 200, 200)
+
+
+@given(
+    width=st.integers(8, 600), height=st.integers(8, 600), aspect=st.floats(0.3, 3), margin=st.floats(1, 2),
+    edges=st.lists(st.floats(0, 1), min_size=4, max_size=4),
+)  # fmt: skip
+def test_the_crop_lies_inside_the_picture(
+    width: int, height: int, aspect: float, margin: float, edges: list[float]
+) -> None:
+    (left, right), (top, bottom) = sorted(edges[:2]), sorted(edges[2:])
+    person = boxes((left * width, top * height, right * width, bottom * height))[0]
+    box = crop_around(person, width, height, aspect, margin)
+    assert 0 <= box.x <= box.x + box.width <= width
+    assert 0 <= box.y <= box.y + box.height <= height
+    assert min(box.width, box.height) >= 1
+
+
+def test_cutting_scales_by_area() -> None:
+    frames = np.zeros((2, 20, 30, 3), np.uint8)
+    frames[0, 4:8, 10:20] = (200, 100, 50)
+    small = cut(frames, Box(10, 4, 10, 8), 5, 4)
+    assert small.shape == (2, 4, 5, 3)
+    np.testing.assert_allclose(small[0, 0], [[200, 100, 50]] * 5, atol=2)
+    np.testing.assert_allclose(small[0, 2:], 0, atol=2)
+    assert small[1].max() <= 2
+
+
+def test_windows_are_those_of_windows() -> None:
+    config = InputConfig(
+        height=16, width=16, fps=15, window_frames=8, overlap_frames=4, clip_frames=4, mean=(0, 0, 0), std=(1, 1, 1)
+    )  # fmt: skip
+    framer = Framer(Told(boxes((2, 2, 10, 10))), config, 1.0)
+    frames = (np.full((12, 12, 3), index, np.uint8) for index in range(14))
+    found = list(framer.crop(frames))
+    assert [(one.start_frame, one.end_frame) for one in found] == [(0, 8), (4, 12), (6, 14)]
+    assert framer.seen == [Seen(0, 8, 1), Seen(4, 12, 1), Seen(6, 14, 1)]
+    assert found[1].frames[:, 0, 0, 0] == pytest.approx(np.arange(4, 12), abs=1)
+
+
+def test_coverage_fills_the_whole_video() -> None:
+    seen = [Seen(0, 100, 0), Seen(50, 150, 1), Seen(100, 200, 2), Seen(201, 300, 0)]
+    found = coverage(seen, 10.0, 30.05)
+    assert [(one.start_s, one.end_s, one.status) for one in found] == [
+        (0.0, 5.0, "no_person"),
+        (5.0, 20.0, "analysed"),
+        (20.0, 30.05, "no_person"),
+    ]
+    codes = [notice.detail for notice in notices(seen, 10.0, 30.05)]
+    assert "0.0-5.0 s, 20.0-30.1 s" in codes[0] or "0.0-5.0 s, 20.0-30.0 s" in codes[0]
+    assert codes[1].startswith("2 people were found at 10.0-20.0 s")
+
+
+def test_many_stretches_are_not_all_listed() -> None:
+    seen = [Seen(10 * index, 10 * index + 5, 3) for index in range(9)]
+    detail = notices(seen, 1.0, 86.0)[-1].detail
+    assert "0.0-5.0 s, 10.0-15.0 s, 20.0-25.0 s, 30.0-35.0 s, 40.0-45.0 s and 4 more times" in detail

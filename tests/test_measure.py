@@ -1,0 +1,172 @@
+"""What a bundle is worth: the whole way, beside baselines whose worth can be told by hand."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import structlog
+import torch
+from typer.testing import CliRunner
+
+from mmad.cli import app
+from model.bundle import Bundle
+from tests import clips
+from tests.test_detector import ACTION, WhiteSpotter
+from training.instances import Instances
+from training.measure import MeasureError, Worth, _without_looking, load_items, measure, ratios, read_prior
+from training.measure import untrained_network as make_untrained
+from training.tables import standard_labels
+
+TAXONOMY = standard_labels()
+OTHER = 0  # of another body part
+WHITE_S, LENGTH_S = (1.0, 3.5), 4.0
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """Four videos in MMA-52's layout, white for five eighths of their time: three of ACTION, the last of OTHER."""
+    folder = tmp_path_factory.mktemp("data")
+    (folder / "videos" / "deep").mkdir(parents=True)
+    labels = {"a": ACTION, "b": ACTION, "c": ACTION, "d": OTHER}
+    for name in labels:
+        clips.white_between(folder / "videos" / "deep" / f"{name}.mp4", *WHITE_S, LENGTH_S)
+    entries = {
+        name: {"subset": "test", "duration": LENGTH_S, "actions": [[label, *WHITE_S]]}
+        for name, label in labels.items()
+    }
+    entries["elsewhere"] = {"subset": "train", "duration": 9.0, "actions": [[OTHER, 1.0, 2.0]]}
+    (folder / "mmad.json").write_text(json.dumps(entries))
+    return folder
+
+
+def quietly(done: int, count: int) -> None:
+    assert 0 <= done < count
+
+
+def test_what_sees_is_worth_more_than_what_does_not_look(bundle: Bundle, data: Path) -> None:
+    items = load_items(data, TAXONOMY, "test", None)
+    found = measure(bundle, WhiteSpotter(bundle), items, None, quietly, untrained=False)
+    # Its boundaries are exact but for a frame. The white of d is taken for ACTION, after the three of its score.
+    assert found.action.precision[7, ACTION] == 1.0
+    assert found.action.precision[0, OTHER] == 0.0
+    assert found.body.precision[0, TAXONOMY.body_of[OTHER]] == 0.0
+    # A whole video has a tIoU of 0.625 with its white: right at six of nine thresholds. OTHER is the last of four.
+    most, every = (
+        found.baselines[f"{which}, whole video"] for which in ("most frequent class", "every class")
+    )
+    assert most.action == pytest.approx(6 / 9 / 2)
+    assert every.action == pytest.approx(6 / 9 * (1 + 1 / 4) / 2)
+    assert every.body == pytest.approx(every.action)
+    assert "favours the baselines" in found.prior
+    # One label in all proposals: shuffling changes nothing.
+    assert found.baselines["own proposals, labels shuffled"] == pytest.approx(tuple(found.worth))
+    assert set(ratios(found.worth, most)) == {"action", "body", "average"}
+    assert ratios(found.worth, most)["action"] == pytest.approx(found.worth.action / (3 / 9))
+    assert ratios(found.worth, Worth(0, 0)) == {"action": None, "body": None, "average": None}
+    # Every proposal has the score of the logit 5; three of four are right, all are shown.
+    assert found.calibration_error == pytest.approx(1 / (1 + np.exp(-5)) - 0.75, abs=0.3)
+    assert found.shown_error == found.calibration_error
+    assert found.speed.frames == 4 * 60
+    assert found.speed.video_s == pytest.approx(4 * LENGTH_S)
+
+
+def test_frequencies_of_training_choose_the_baselines_class(bundle: Bundle, data: Path) -> None:
+    items = load_items(data, TAXONOMY, "test", None)
+    prior = read_prior(data / "mmad.json", TAXONOMY)
+    assert np.flatnonzero(prior.counts).tolist() == [OTHER]
+    found = measure(bundle, WhiteSpotter(bundle), items, prior, quietly, untrained=False)
+    assert found.baselines["most frequent class, whole video"].action == pytest.approx(6 / 9 / 4 / 2)
+    assert found.prior == "mmad.json"
+
+
+def test_shuffled_labels_are_worth_little_where_there_are_many() -> None:
+    rng = np.random.default_rng(1)
+    count = 400
+    truth = Instances(
+        videos=tuple(map(str, range(count))),
+        durations=np.full(count, 10.0),
+        video=np.arange(count),
+        segments=np.tile([2.0, 5.0], (count, 1)),
+        labels=rng.integers(0, 52, count),
+        scores=np.ones(count),
+    )
+    baselines = _without_looking(
+        truth, replace(truth, scores=rng.random(count)), np.bincount(truth.labels, minlength=52), TAXONOMY
+    )
+    shuffled = baselines["own proposals, labels shuffled"]
+    assert 0 < shuffled.action < 0.06
+    assert 0.01 < shuffled.body < 0.1
+
+
+def test_an_untrained_network_is_always_the_same_and_leaves_chance_alone(bundle: Bundle) -> None:
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    first = make_untrained(bundle).state_dict()
+    assert torch.equal(torch.rand(3), expected)
+    second = make_untrained(bundle).state_dict()
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+def test_the_command_measures_what_detect_and_evaluate_would(data: Path, tmp_path: Path) -> None:
+    def run(*arguments: str) -> str:
+        with structlog.testing.capture_logs():  # which the runner would mix with the document
+            ended = CliRunner().invoke(app, arguments)
+        assert ended.exit_code == 0, ended.output
+        return ended.stdout
+
+    printed = json.loads(run("measure", "--data", str(data), "--out", str(tmp_path / "out"), "--json"))
+    files = [str(data / "videos" / "deep" / f"{name}.mp4") for name in "abcd"]
+    (tmp_path / "found.json").write_text(run("detect", *files, "--json", "--min-score", "0"))
+    evaluated = json.loads(
+        run("evaluate", "--annotations", str(data / "mmad.json"), "--subset", "test",
+            "--predictions", str(tmp_path / "found.json"), "--json")
+    )  # fmt: skip
+    for level in ("action", "body"):  # results round to milliseconds and thousandths
+        assert printed["evaluation"][level]["mAP"] == pytest.approx(evaluated[level]["mAP"], abs=2e-3)
+        assert printed["evaluation"][level]["average"] > 0
+    assert next(iter(printed["baselines"])) == "untrained network"
+    assert len(printed["baselines"]) == 4
+    assert printed["speed"]["engine"] == "openvino"
+    assert "cores" in printed["speed"]["device"]
+    assert json.loads((tmp_path / "out" / "report.json").read_text()) == printed
+    tables = (tmp_path / "out" / "tables.md").read_text()
+    assert f"| {TAXONOMY.actions[ACTION].code} | {TAXONOMY.actions[ACTION].name} | 3 |" in tables
+    made = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"classes.png", "false-positives.png", "false-negatives.png"} < made
+    assert sum(name.endswith(("-a.png", "-b.png", "-c.png", "-d.png")) for name in made) == 4
+
+
+def test_the_command_prints_for_people(data: Path) -> None:
+    ended = CliRunner().invoke(app, ["measure", "--data", str(data), "--limit", "2", "--no-untrained"])
+    assert ended.exit_code == 0, ended.output
+    for words in ("2 videos", "every class, whole video", "expected calibration error", "frames a second"):
+        assert words in ended.stdout
+    assert "untrained network" not in ended.stdout
+
+
+def test_what_cannot_be_measured_is_named(bundle: Bundle, data: Path, tmp_path: Path) -> None:
+    (tmp_path / "frames").mkdir()
+    np.savez(tmp_path / "frames" / "a.npz", frames=np.zeros((4, 8, 8, 3), np.uint8), fps=15.0)
+    entries = {"a": {"subset": "test", "duration": 1.0, "actions": [[3, 0.1, 0.5]]}}
+    (tmp_path / "mmad.json").write_text(json.dumps(entries))
+    with pytest.raises(MeasureError, match="holds frames, not videos"):
+        load_items(tmp_path, TAXONOMY, "test", None)
+    (tmp_path / "frames" / "a.npz").unlink()
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos" / "a.mp4").write_text("hello")
+    items = load_items(tmp_path, TAXONOMY, "test", None)
+    with pytest.raises(MeasureError, match=r"a\.mp4: the file is no video"):
+        measure(bundle, WhiteSpotter(bundle), items, None, quietly, untrained=False)
+    (tmp_path / "mmad.json").write_text(json.dumps({"a": {"subset": "test", "duration": 1.0, "actions": []}}))
+    with pytest.raises(MeasureError, match="no video of subset 'test' has annotations"):
+        load_items(tmp_path, TAXONOMY, "test", None)
+    with pytest.raises(MeasureError, match="no annotations of a subset train"):
+        read_prior(tmp_path / "mmad.json", TAXONOMY)
+
+
+def test_a_limit_takes_videos_evenly(data: Path) -> None:
+    assert [item.name for item in load_items(data, TAXONOMY, "test", 2)] == ["a", "d"]
+    assert len(load_items(data, TAXONOMY, "test", 99)) == 4

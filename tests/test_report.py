@@ -1,0 +1,87 @@
+"""The folder that a run leaves."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from model.bundle import Thresholds
+from model.export import load_checkpoint
+from training import report
+from training.demo import demo_manifest, demo_network
+from training.evaluate import evaluate
+from training.instances import Instances
+from training.recipe import load_recipe
+from training.train import HISTORY, RECIPE
+from training.validate import Measured
+
+MANIFEST = demo_manifest()
+
+
+def measured() -> Measured:
+    """Five videos: three are found, one is found wrongly, one is missed."""
+    truth = Instances(
+        videos=tuple("abcde"),
+        durations=np.full(5, 10.0),
+        video=np.arange(5),
+        segments=np.tile([2.0, 5.0], (5, 1)),
+        labels=np.array([3, 3, 3, 9, 9]),
+        scores=np.ones(5),
+    )
+    found = truth[np.arange(4)]
+    levels = [
+        evaluate(one, other, count)
+        for one, other, count in (
+            (truth, found, 52),
+            (truth.to_body_level(MANIFEST.taxonomy), found.to_body_level(MANIFEST.taxonomy), 7),
+        )
+    ]
+    return Measured(truth, found, *levels, Thresholds(default=0.3), None, (0.2, 0.1))
+
+
+def run_folder(folder: Path, rows: list[dict[str, float]]) -> None:
+    (folder / RECIPE).write_text(load_recipe("smoke", ["seed=5"]).to_yaml())
+    (folder / HISTORY).write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_a_report_has_all_that_a_run_is_judged_by(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr(report, "export_bundle", lambda *arguments: asked.append(arguments[3]))
+    run_folder(tmp_path, [{"stage": 0, "step": 1, "loss": 2.0}, {"stage": 1, "step": 1, "loss": 1.0}])
+    report.conclude(demo_network(MANIFEST), MANIFEST, measured(), tmp_path, device="cpu", weights="fp16")
+    assert asked == ["fp16"]
+    document = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert document["seed"] == 5
+    assert document["training"]["device"].startswith("cpu, ")
+    assert document["training"]["steps"] == 2
+    assert "stages:" in document["recipe"]
+    assert document["versions"]["torch"].startswith("2.")
+    assert document["metrics"]["calibration_error"] == 0.1
+    assert set(document["errors"]) >= {"false_positives", "false_negatives", "gains"}
+    assert document["errors"]["false_negatives"]["length"][0]["missed"] == pytest.approx(0.2)
+    made = {path.name for path in (tmp_path / "report").iterdir()}
+    assert {"loss.png", "tables.md", "classes.png", "false-positives.png", "false-negatives.png"} < made
+    assert {"0.00-e.png", "1.00-a.png"} < made
+    checkpoint, _ = load_checkpoint(tmp_path / "network.safetensors")
+    assert all(value.dtype.itemsize == 4 for value in checkpoint.values())
+
+
+def test_classes_stand_in_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report, "export_bundle", lambda *_: None)
+    run_folder(tmp_path, [])
+    report.conclude(demo_network(MANIFEST), MANIFEST, measured(), tmp_path)
+    tables = (tmp_path / "report" / "tables.md").read_text()
+    assert "| A2 | turning around | 3 | 100.00 | 100.00 | 100.00 | 100.00 | 100.00 | 100.00 |" in tables
+    assert "| B1 | nodding | 2 | 50.00 | 50.00 | 50.00 | 50.00 | 50.00 | 50.00 |" in tables
+    assert "| action | 75.00 |" in tables
+    assert "shrugging" not in tables  # of which there is nothing to find
+
+
+def test_the_effort_counts_what_history_tells() -> None:
+    recipe = {"stages": [{"batch": 2}, {"batch": 4}]}
+    rows = [{"stage": 0, "step": 1}, {"stage": 1, "step": 1}, {"stage": 1, "step": 2}]
+    found = report.effort([row | {"frames": 50, "seconds": 0.5} for row in rows], recipe)
+    assert found == {
+        "steps": 3, "windows": 10, "frames": 150, "seconds": 1.5, "frames_per_second": pytest.approx(100)
+    }  # fmt: skip

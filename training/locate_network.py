@@ -1,0 +1,249 @@
+"""The locator's network: what it is, how it learns from stills, how it becomes a file."""
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.bundle import LocatorConfig
+from model.export import LOCATOR_HEADER, OPSET, without_traces
+from training.locate_stills import LONGEST, Array, Stills
+
+SIZE = 128  # side of the square it sees
+STRIDE = 8
+CELLS = SIZE // STRIDE
+_SIDE = 0.3  # of the square: a box's side lies about so far from its middle
+_SPREAD = 0.13  # of a box's size: how far from its middle scores fall off
+_NEAR = 0.6  # cells with at least this target learn where the box lies, too
+
+
+class LocatorNetwork(nn.Module):
+    """Convolutions down to an eighth and a sixteenth, joined at the eighth: 0.3 M parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.eighth = nn.Sequential(
+            _convolution(3, 12, 2), _convolution(12, 24, 2), _convolution(24, 24), _convolution(24, 48, 2),
+            _convolution(48, 48),
+        )  # fmt: skip
+        self.sixteenth = nn.Sequential(
+            _convolution(48, 96, 2), _convolution(96, 96), _convolution(96, 96), nn.Conv2d(96, 64, 1)
+        )
+        self.across = nn.Conv2d(48, 64, 1)
+        self.joint = nn.Sequential(nn.ReLU(), _convolution(64, 64))
+        self.answer = nn.Conv2d(64, 5, 1)
+        nn.init.constant_(self.answer.bias[:1], -4.0)  # type: ignore[index]
+        middles = (torch.arange(CELLS) + 0.5) / CELLS
+        grid = torch.stack([middles.expand(CELLS, -1), middles[:, None].expand(-1, CELLS)], dim=-1)
+        self.register_buffer("grid", grid)
+
+    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        """Pictures (B, SIZE, SIZE, 3) uint8 -> logits (B, CELLS, CELLS), boxes (B, CELLS, CELLS, 4) of the square."""
+        fine = self.eighth(pictures.permute(0, 3, 1, 2).float() / 127.5 - 1)
+        coarse = F.interpolate(self.sixteenth(fine), size=(CELLS, CELLS), mode="nearest")
+        answer = self.answer(self.joint(self.across(fine) + coarse)).permute(0, 2, 3, 1)
+        sides = F.softplus(answer[..., 1:]) * _SIDE
+        grid = self.grid
+        assert isinstance(grid, Tensor)
+        return answer[..., 0], torch.cat([grid - sides[..., :2], grid + sides[..., 2:]], dim=-1)
+
+
+class Exported(nn.Module):
+    """The network as its file holds it: scores instead of logits."""
+
+    def __init__(self, network: LocatorNetwork) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        """See model/locator.py."""
+        logits, boxes = self.network(pictures)
+        return logits.sigmoid(), boxes
+
+
+def _convolution(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)
+    )
+
+
+def train(
+    stills: Stills, epochs: int, seed: int, say: Callable[[str], object], batch: int = 32, rate: float = 3e-3
+) -> LocatorNetwork:
+    """A network trained on stills, every one seen in another way each time."""
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    network = LocatorNetwork()
+    network.train()
+    steps = epochs * (len(stills) // batch)
+    optimiser = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, steps, pct_start=0.1)
+    for epoch in range(epochs):
+        order, total = rng.permutation(len(stills)), 0.0
+        for start in range(0, len(order) - batch + 1, batch):
+            pictures, boxes = augment(stills, order[start : start + batch], rng)
+            logits, ours = network(pictures)
+            loss = loss_of(logits, ours, boxes)
+            optimiser.zero_grad()
+            torch.autograd.backward(loss)
+            optimiser.step()
+            schedule.step()
+            total += float(loss.detach())
+        say(f"epoch {epoch + 1} of {epochs}: loss {total / (len(order) // batch):.3f}")
+    return network.eval()
+
+
+def loss_of(logits: Tensor, boxes: Tensor, truth: Tensor) -> Tensor:
+    """Penalty-reduced focal loss of the scores (CenterNet, equation 1) and generalised IoU of the boxes.
+
+    Args:
+        logits, boxes: of the network.
+        truth: (B, people, 4) fractions of the square; NaN where there is nobody.
+    """
+    target, wanted = targets(truth)
+    scores = logits.sigmoid().clamp(1e-4, 1 - 1e-4)
+    hit = target == 1
+    found = torch.log(scores) * (1 - scores) ** 2 * hit
+    missed = torch.log(1 - scores) * scores**2 * (1 - target) ** 4 * ~hit
+    count = hit.sum().clamp(min=1)
+    near = target >= _NEAR
+    apart = 1 - generalised_iou(boxes[near], wanted[near])
+    return -(found + missed).sum() / count + 2 * (apart * target[near]).sum() / target[near].sum().clamp(
+        min=1
+    )
+
+
+def targets(truth: Tensor) -> tuple[Tensor, Tensor]:
+    """Of boxes (B, people, 4): scores (B, CELLS, CELLS), 1 in a middle's cell, and the box each cell is near to."""
+    middles = (truth[..., :2] + truth[..., 2:]) / 2 * CELLS  # (B, people, 2)
+    spread = ((truth[..., 2:] - truth[..., :2]) * _SPREAD * CELLS).clamp(min=0.5)
+    cell = middles.floor().clamp(0, CELLS - 1)
+    places = torch.arange(CELLS)
+    x = (places - cell[..., :1]) / spread[..., :1]  # (B, people, CELLS)
+    y = (places - cell[..., 1:]) / spread[..., 1:]
+    bumps = torch.exp(-0.5 * (x[:, :, None] ** 2 + y[..., None] ** 2)).nan_to_num(0.0)
+    height, owner = bumps.max(dim=1)
+    wanted = torch.gather(truth.nan_to_num(0.0), 1, owner.flatten(1)[..., None].expand(-1, -1, 4)).view(
+        *owner.shape, 4
+    )
+    return height, wanted
+
+
+def generalised_iou(ours: Tensor, theirs: Tensor) -> Tensor:
+    """Of boxes (n, 4) and (n, 4): (n,) between -1 and 1 (arXiv:1902.09630)."""
+
+    def area(boxes: Tensor) -> Tensor:
+        return (boxes[:, 2:] - boxes[:, :2]).clamp(min=0).prod(dim=1)
+
+    low, high = torch.maximum(ours[:, :2], theirs[:, :2]), torch.minimum(ours[:, 2:], theirs[:, 2:])
+    shared = (high - low).clamp(min=0).prod(dim=1)
+    joint = area(ours) + area(theirs) - shared
+    outer = torch.maximum(ours[:, 2:], theirs[:, 2:]) - torch.minimum(ours[:, :2], theirs[:, :2])
+    hull = outer.prod(dim=1)
+    return shared / joint.clamp(min=1e-6) - (hull - joint) / hull.clamp(min=1e-6)
+
+
+def augment(stills: Stills, chosen: Array, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """Stills cut, scaled, mirrored and recoloured: pictures (B, SIZE, SIZE, 3) uint8, boxes (B, people, 4)."""
+    views = np.stack([_view(place, rng) for place in stills.places[chosen]])
+    boxes = stills.boxes[chosen].astype(np.float32)
+    flipped = rng.random(len(chosen)) < 0.5
+    pictures = _seen(torch.from_numpy(stills.pictures[chosen]), torch.from_numpy(views))
+    pictures = torch.where(torch.from_numpy(flipped)[:, None, None, None], pictures.flip(3), pictures)
+    pictures = _recoloured(pictures, rng)
+    return pictures.permute(0, 2, 3, 1), torch.from_numpy(_in_view(boxes, views, flipped))
+
+
+def _view(place: Array, rng: np.random.Generator) -> Array:
+    """Part of a picture: left, top, right, bottom; mostly all of it, otherwise another size and shape."""
+    low, high = place[:2], place[2:]
+    if rng.random() < 0.4:
+        return np.asarray(place, np.float32)
+    size = (high - low) * rng.uniform(0.6, 1.0, 2)
+    corner = low + rng.random(2) * (high - low - size)
+    return np.concatenate([corner, corner + size]).astype(np.float32)
+
+
+def _seen(squares: Tensor, views: Tensor) -> Tensor:
+    """Views letterboxed on black: (B, 3, SIZE, SIZE) float."""
+    middle = (views[:, :2] + views[:, 2:]) / 2
+    sizes = views[:, 2:] - views[:, :2]
+    longest = sizes.max(dim=1).values
+    steps = (torch.arange(SIZE) + 0.5) / SIZE - 0.5
+    x = middle[:, :1] + steps * longest[:, None]  # (B, SIZE), in pixels of the still
+    y = middle[:, 1:] + steps * longest[:, None]
+    grid = torch.stack([x[:, None].expand(-1, SIZE, -1), y[..., None].expand(-1, -1, SIZE)], -1)
+    pictures = F.grid_sample(
+        squares.permute(0, 3, 1, 2).float(),
+        grid * 2 / LONGEST - 1,
+        padding_mode="border",
+        align_corners=False,
+    )
+    inside = ((grid >= views[:, None, None, :2]) & (grid < views[:, None, None, 2:])).all(dim=-1)
+    # Black stays black whatever happens to the colours: it is marked by being negative.
+    return torch.where(inside[:, None], pictures, -1.0)
+
+
+def _recoloured(pictures: Tensor, rng: np.random.Generator) -> Tensor:
+    """(B, 3, SIZE, SIZE) uint8 with other colours, light, sharpness and grain."""
+    count = len(pictures)
+
+    def draw(low: float, high: float, *shape: int) -> Tensor:
+        return torch.from_numpy(rng.uniform(low, high, (count, *(shape or (1, 1, 1)))).astype(np.float32))
+
+    black = pictures < 0
+    tone = (pictures.clamp(0, 255) / 255) ** torch.exp(draw(-0.5, 0.5))
+    tone = tone * draw(0.65, 1.3) * draw(0.85, 1.15, 3, 1, 1)
+    grey = tone.mean(dim=1, keepdim=True)
+    tone = grey + (tone - grey) * torch.where(draw(0, 1) < 0.15, torch.zeros(()), draw(0.5, 1.6))
+    tone = tone + draw(-0.1, 0.1)
+    soft = F.avg_pool2d(F.pad(tone, (1, 1, 1, 1), mode="replicate"), 3, 1)
+    tone = torch.where(draw(0, 1) < 0.25, soft, tone)
+    noise = torch.from_numpy(rng.standard_normal(tone.shape, np.float32))
+    tone = tone + noise * draw(0, 1) ** 3 * 0.08
+    return torch.where(black, 0.0, tone.clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+def _in_view(boxes: Array, views: Array, flipped: Array) -> Array:
+    """Boxes (B, people, 4) as fractions of the square; NaN for who is hardly seen."""
+    low, high = np.tile(views[:, None, :2], 2), np.tile(views[:, None, 2:], 2)
+    seen = np.clip(boxes, low, high)
+    sizes = views[:, 2:] - views[:, :2]
+    longest = sizes.max(axis=1)[:, None, None]
+    corner = (views[:, :2] + views[:, 2:])[:, None] / 2 - longest / 2
+    placed = (seen - np.tile(corner, 2)) / longest
+    mirrored = np.stack([1 - placed[..., 2], placed[..., 1], 1 - placed[..., 0], placed[..., 3]], -1)
+    placed = np.where(flipped[:, None, None], mirrored, placed)
+    shares = _area(seen) / np.maximum(_area(boxes), 1e-6)
+    return np.where((shares >= 0.3)[..., None], placed, np.nan).astype(np.float32)
+
+
+def _area(boxes: Array) -> Array:
+    return np.asarray(np.prod(boxes[..., 2:] - boxes[..., :2], axis=-1))
+
+
+def save(network: LocatorNetwork, config: LocatorConfig, path: Path) -> None:
+    """Write the network as ONNX with its configuration in the header; any number of pictures goes in at once."""
+    pictures = torch.zeros(2, SIZE, SIZE, 3, dtype=torch.uint8)
+    with warnings.catch_warnings():
+        # The exporter warns of its own internals, which nobody here can mend.
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            Exported(network).eval(),
+            (pictures,),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=["pictures"],
+            output_names=["scores", "boxes"],
+            dynamic_shapes=({0: "pictures"},),
+            verbose=False,
+        )
+    assert program is not None
+    model = without_traces(program.model_proto)
+    onnx.helper.set_model_props(model, {LOCATOR_HEADER: config.model_dump_json()})
+    onnx.save_model(model, path)

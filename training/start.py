@@ -1,0 +1,102 @@
+"""A bundle as what training begins with: its weights, its manifest, and what stays of it."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from safetensors.torch import load_file
+
+from model.bundle import LOCATOR, WEIGHTS, Bundle, Manifest, Training
+from model.errors import BundleError
+from model.network import Network
+from training.calibration import expected_error, right
+from training.recipe import LOCATOR_FILE, Recipe
+from training.validate import Measured, calibrated
+
+# Annotated actions in the half of the held-out videos that calibration and thresholds are fitted on.
+ENOUGH_ACTIONS = 30
+
+
+def start_network(network: Network, folder: Path) -> None:
+    """Put in a bundle's weights, as float32 whatever its file keeps them as.
+
+    Raises:
+        BundleError: they are another network's.
+    """
+    weights = load_file(folder / WEIGHTS)
+    wide = {name: value.float() if value.is_floating_point() else value for name, value in weights.items()}
+    try:
+        network.load_state_dict(wide)
+    except RuntimeError as error:
+        raise BundleError(
+            f"{folder}: its weights do not fit the recipe; leave input and architecture as the bundle's: {error}"
+        ) from error
+
+
+def locator_of(recipe: dict[str, Any]) -> Path | None:
+    """The locator's file that comes with a run's bundle: that of the bundle it started from, or mmad's own.
+
+    Args:
+        recipe: the document of the run.
+    """
+    if recipe.get("framing") != "person":
+        return None
+    before = Path(recipe["start"]) / LOCATOR if recipe.get("start") else LOCATOR_FILE
+    return before if before.exists() else LOCATOR_FILE
+
+
+def tuned_manifest(start: Bundle, recipe: Recipe, data: str) -> Manifest:
+    """Of the bundle that comes of another: all of the other's but for what the recipe says, and what it is made of.
+
+    A locator comes with its file, when the bundle is exported.
+    """
+    before = start.manifest
+    trained = Training(
+        data=f"{data}; began with bundle {before.name} {before.version}, weights {start.weights_sha256}",
+        synthetic=recipe.synthetic,
+        notes="; ".join(part for part in (recipe.notes, _past(before)) if part),
+    )
+    ours = {
+        name: getattr(recipe, name)
+        for name in ("name", "version", "licence", "input", "architecture", "postprocessing")
+    }
+    return Manifest(
+        **(dict(before) | ours | {"trained_on": trained, "metrics": None, "locator": None, "files": {}})
+    )
+
+
+def _past(before: Manifest) -> str:
+    if before.trained_on is None:
+        return "began with weights that were never trained"
+    kind = "synthetic people" if before.trained_on.synthetic else before.trained_on.data
+    said = f" ({before.trained_on.notes})" if before.trained_on.notes else ""
+    return f"began with weights trained on {kind}{said}"
+
+
+class Scores(NamedTuple):
+    """What scores of a tuned bundle mean: measured values with the calibration to be used, and where that is from."""
+
+    measured: Measured
+    told: str
+
+
+def settle_scores(measured: Measured, before: Manifest) -> Scores:
+    """Calibration and thresholds as fitted on held-out videos; with too few actions, those of the first bundle.
+
+    Both go together, since thresholds are of calibrated scores. A bundle that was never trained has none worth keeping.
+    """
+    half = measured.truth.of_videos(measured.truth.videos[0::2])
+    if len(half) >= ENOUGH_ACTIONS:
+        return Scores(measured, f"calibration and thresholds are fitted on {len(half)} held-out actions")
+    few = f"{len(half)} held-out actions to fit calibration and thresholds on, {ENOUGH_ACTIONS} are wanted"
+    if before.trained_on is None:
+        return Scores(
+            measured, f"only {few}, and {before.name} was never trained: take no score for more than an order"
+        )
+    others = measured.truth.videos[1::2]
+    truth, found = (side.of_videos(others) for side in (measured.truth, measured.predictions))
+    kept = calibrated(found, before.calibration)
+    error = (measured.calibration_error[0], expected_error(kept.scores, right(truth, found)))
+    settled = measured._replace(
+        thresholds=before.thresholds, calibration=before.calibration, calibration_error=error
+    )
+    return Scores(settled, f"only {few}: those of {before.name} are kept")
