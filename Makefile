@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: serve test check bench openapi demo-bundle clean
+.PHONY: serve test check bench openapi clean
 
 serve: .venv/serve.stamp  ## everything on this machine, at http://127.0.0.1:8000
 	@exec $(BIN)/mmad serve $(ARGS)
@@ -22,11 +22,6 @@ bench: .venv/dev.stamp  ## the whole way on a generated clip, engine against eng
 
 openapi: .venv/dev.stamp  ## write openapi.yaml from the code
 	$(BIN)/python -m service.app > openapi.yaml
-
-demo-bundle: .venv/dev.stamp  ## make bundles/demo anew from its seed
-	@mkdir -p build
-	$(BIN)/python -m training.demo build/demo.safetensors
-	$(BIN)/mmad export --checkpoint build/demo.safetensors --out bundles/demo
 
 clean:
 	rm -rf .venv build *.egg-info

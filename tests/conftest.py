@@ -20,6 +20,7 @@ from mmad.client import Client
 from model.architecture import HeadConfig
 from model.bundle import Bundle
 from model.head import ActionFormer
+from tests.untrained import make_bundle
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -35,8 +36,17 @@ def shared() -> Path:
     return SHARED
 
 
+@pytest.fixture(scope="session", autouse=True)
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bundle]:
+    """Untrained and small; commands and services take it where a test says nothing else."""
+    made = make_bundle(tmp_path_factory.mktemp("bundle") / "untrained")
+    os.environ["MMAD_BUNDLE"] = str(made.folder)
+    yield made
+    del os.environ["MMAD_BUNDLE"]
+
+
 @pytest.fixture(scope="session")
-def bundle() -> Bundle:
+def shipped() -> Bundle:
     return Bundle.load(Path(str(files("bundles") / "demo")))
 
 
@@ -87,6 +97,7 @@ def start_service(data_dir: Path, log: Path, **environment: str) -> Service:
     """`mmad serve` as a user starts it; returns once it says that it is ready."""
     port = free_port()
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("MMAD_", "REDIS_"))}
+    clean["MMAD_BUNDLE"] = os.environ["MMAD_BUNDLE"]
     command = [sys.executable, "-m", "mmad", "serve", "--port", str(port), "--data-dir", str(data_dir)]
     with log.open("wb") as file:
         process = subprocess.Popen(command, stderr=file, stdout=file, env=clean | environment)

@@ -20,7 +20,7 @@ from model.bundle import Bundle, InputConfig, Manifest, Thresholds, read_manifes
 from model.errors import BundleError, EngineError
 from model.network import Network
 from model.taxonomy import Taxonomy
-from training.demo import demo_manifest, demo_network
+from tests.untrained import demo_manifest, demo_network
 
 
 def small_manifest(kind: str) -> Manifest:
@@ -90,7 +90,7 @@ def test_clips_beyond_the_video_need_not_be_computed() -> None:
             torch.testing.assert_close(short, full, atol=1e-5, rtol=1e-5)
 
 
-def test_exporting_the_demo_makes_the_shipped_bundle(bundle: Bundle, tmp_path: Path) -> None:
+def test_exporting_again_makes_the_same_bundle(bundle: Bundle, tmp_path: Path) -> None:
     manifest = demo_manifest()
     export.save_checkpoint(tmp_path / "demo.safetensors", demo_network(manifest), manifest)
     said: list[export.Agreement] = []

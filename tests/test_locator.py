@@ -18,8 +18,8 @@ from model.export import export_bundle, read_locator, save_checkpoint
 from model.framing import choose, count, looks
 from model.locator import GraphLocator, Locator, _onnxruntime, _openvino, iou, letterbox, load_locator, people
 from tests.test_detector import WhiteSpotter
+from tests.untrained import demo_manifest, demo_network
 from training import locate, locate_network
-from training.demo import demo_manifest, demo_network
 from training.locate_stills import LONGEST, gather, make_stills, video_numbers
 from training.recipe import LOCATOR_FILE, load_recipe
 

@@ -8,8 +8,8 @@ import pytest
 
 from model.bundle import Thresholds
 from model.export import load_checkpoint
+from tests.untrained import demo_manifest, demo_network
 from training import report
-from training.demo import demo_manifest, demo_network
 from training.evaluate import evaluate
 from training.instances import Instances
 from training.recipe import load_recipe

@@ -26,6 +26,12 @@ UNTRAINED = Notice(
     detail="The model of this bundle was never trained: its detections have the form of an answer and no meaning.",
 )
 
+SYNTHETIC = Notice(
+    code="trained_on_synthetic_people",
+    detail="The model of this bundle was trained on rendered people only: on real people it is worse than its numbers "
+    "say, and nobody has measured how much. See the model card.",
+)
+
 
 def make_region(options: Options) -> Region | None:
     """The part of the picture a caller wants looked at, if any."""
@@ -81,7 +87,10 @@ def make_thresholds(bundle: Bundle) -> list[float]:
 
 def make_warnings(bundle: Bundle) -> list[Notice]:
     """What every user of a bundle should know."""
-    return [UNTRAINED] if bundle.manifest.trained_on is None else []
+    trained_on = bundle.manifest.trained_on
+    if trained_on is None:
+        return [UNTRAINED]
+    return [SYNTHETIC] if trained_on.synthetic else []
 
 
 def make_context(

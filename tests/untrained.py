@@ -1,10 +1,5 @@
-"""The demo bundle's checkpoint: a small seeded network that was never trained, and says so.
+"""A bundle to test with: a small seeded network that was never trained, finds something in any video, and is fast."""
 
-`python -m training.demo FILE` writes it; `mmad export --checkpoint FILE --out bundles/demo` makes the bundle.
-It lets the whole way run, and be tested, before a trained bundle takes its place.
-"""
-
-import sys
 from importlib.resources import files
 from pathlib import Path
 
@@ -12,8 +7,8 @@ import torch
 from torch import nn
 
 from model.architecture import AdapterConfig, Architecture, BackboneConfig, HeadConfig
-from model.bundle import InputConfig, Manifest, Thresholds
-from model.export import save_checkpoint
+from model.bundle import Bundle, InputConfig, Manifest, Thresholds
+from model.export import export_bundle, save_checkpoint
 from model.network import Network
 from model.taxonomy import Taxonomy
 
@@ -68,11 +63,9 @@ def demo_network(manifest: Manifest) -> Network:
     return network
 
 
-def main() -> None:
-    """Write the checkpoint to the path given."""
+def make_bundle(folder: Path) -> Bundle:
+    """Export it into a folder."""
     manifest = demo_manifest()
-    save_checkpoint(Path(sys.argv[1]), demo_network(manifest), manifest)
-
-
-if __name__ == "__main__":
-    main()
+    checkpoint = folder.with_suffix(".safetensors")
+    save_checkpoint(checkpoint, demo_network(manifest), manifest)
+    return export_bundle(checkpoint, folder)
