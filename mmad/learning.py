@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from model.taxonomy import Taxonomy
     from training.corpus import Corpus, Source
     from training.recipe import Recipe
-    from training.train import Progress, Run
+    from training.run import Run
+    from training.train import Progress
     from training.validate import Measured
 
 app = typer.Typer()
@@ -40,8 +41,8 @@ def train(
     from training.corpus import CorpusError
     from training.recipe import RecipeError, load_recipe
     from training.report import conclude
+    from training.run import Run, TrainingError, make_manifest
     from training.tables import standard_labels
-    from training.train import Run, TrainingError, make_manifest
 
     with failing_on(RecipeError, CorpusError, TrainingError, DetectorError, OSError):
         recipe = load_recipe(config, overrides or [])
@@ -86,9 +87,9 @@ def fine_tune(
     from training.framed import frame_items
     from training.recipe import RecipeError, load_recipe
     from training.report import conclude
+    from training.run import Run, TrainingError, make_manifest
     from training.split import SplitError, divide, split
     from training.start import settle_scores
-    from training.train import Run, TrainingError, make_manifest
 
     start = load_bundle(bundle)
     given: dict[str, str | int | None] = {

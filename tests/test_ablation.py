@@ -9,8 +9,8 @@ from training.people.choices import Mix, Storage
 from training.people.film import Recipe as People
 from training.people.studio import Order, produce
 from training.recipe import load_recipe
+from training.run import make_manifest
 from training.tables import standard_labels
-from training.train import make_manifest
 
 
 @pytest.mark.parametrize("variant", ablation.VARIANTS, ids=lambda variant: variant.name)

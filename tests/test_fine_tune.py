@@ -30,10 +30,10 @@ from training.people.choices import Mix, Storage
 from training.people.film import Recipe as People
 from training.people.studio import Order, produce
 from training.recipe import LOCATOR_FILE, RecipeError, load_recipe
+from training.run import CHECKPOINT, HISTORY, RECIPE, Run, TrainingError, make_manifest
 from training.split import SplitError, divide, split
 from training.start import locator_of, settle_scores, start_network, tuned_manifest
 from training.tables import standard_labels
-from training.train import CHECKPOINT, HISTORY, RECIPE, Run, TrainingError, make_manifest
 from training.validate import Measured
 
 TAXONOMY = standard_labels()

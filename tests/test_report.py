@@ -13,7 +13,7 @@ from training import report
 from training.evaluate import evaluate
 from training.instances import Instances
 from training.recipe import load_recipe
-from training.train import HISTORY, RECIPE
+from training.run import HISTORY, RECIPE
 from training.validate import Measured
 
 MANIFEST = demo_manifest()

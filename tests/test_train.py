@@ -27,16 +27,9 @@ from training.people.choices import Mix, Storage
 from training.people.film import Recipe as People
 from training.people.studio import Order, produce
 from training.recipe import AugmentConfig, RecipeError, load_recipe, shipped
+from training.run import CHECKPOINT, HISTORY, Examples, Run, TrainingError, make_manifest
 from training.tables import standard_labels
-from training.train import (
-    CHECKPOINT,
-    HISTORY,
-    Examples,
-    Run,
-    TrainingError,
-    make_manifest,
-    train,
-)
+from training.train import train
 from training.validate import choose_thresholds
 
 TAXONOMY = standard_labels()

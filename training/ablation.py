@@ -21,8 +21,9 @@ from model.network import Network
 from model.taxonomy import Taxonomy
 from training.corpus import load_corpus
 from training.recipe import Recipe, load_recipe
+from training.run import BACKBONE, CHECKPOINT, Run, make_manifest
 from training.tables import standard_labels
-from training.train import BACKBONE, CHECKPOINT, Progress, Run, make_manifest, train
+from training.train import Progress, train
 from training.tuning import set_trainable
 from training.validate import Measured, measure, metrics_of
 

@@ -14,8 +14,8 @@ from training.analyze import analyze
 from training.analyze import to_document as errors_document
 from training.evaluate import to_document
 from training.findings import TABLES, describe_device, draw, versions, write_tables
+from training.run import HISTORY, RECIPE
 from training.start import locator_of
-from training.train import HISTORY, RECIPE
 from training.validate import Measured, metrics_of
 
 

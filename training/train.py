@@ -7,9 +7,8 @@ as it would have.
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,33 +16,19 @@ import torch
 import yaml
 from lightning_fabric import Fabric
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 
-from model.architecture import Architecture, BackboneConfig
-from model.bundle import Bundle, Manifest, Thresholds, Training
 from model.network import Network
-from model.taxonomy import Taxonomy
-from training.augment import Example, make_example
-from training.corpus import Corpus, Source, read_frames, read_joints
 from training.objectives import Batch, Trainee, collate
 from training.recipe import Recipe, RecipeError, StageConfig, parse_recipe
-from training.start import start_network, tuned_manifest
+from training.run import BACKBONE, CHECKPOINT, HISTORY, RECIPE, Examples, Run, TrainingError
+from training.start import start_network
 from training.stopping import Best, HeldOut
 from training.tuning import chosen, recompute_blocks, set_trainable
-from training.weights import WeightsError, load_backbone, save_backbone, start_backbone
+from training.weights import WeightsError, save_backbone, start_backbone
 
-CHECKPOINT, HISTORY, RECIPE, BACKBONE = (
-    "checkpoint.pt",
-    "history.jsonl",
-    "recipe.yaml",
-    "backbone.safetensors",
-)
 _LOG_EVERY = 10
-
-
-class TrainingError(Exception):
-    """A run that cannot begin, go on or be taken up again."""
 
 
 class Progress(NamedTuple):
@@ -61,80 +46,6 @@ class Progress(NamedTuple):
 
 
 Watch = Callable[[Progress], None]
-
-
-@dataclass(frozen=True)
-class Run:
-    """What is trained, on what, and where it is kept.
-
-    Attributes:
-        recipe: how. manifest: of the network. corpus: where training videos come from.
-        out: folder of the run. joints: how many joints sidecars have, 0 if none.
-        held_out: videos that stages with validate_every are measured on.
-    """
-
-    recipe: Recipe
-    manifest: Manifest
-    corpus: Source
-    out: Path
-    joints: int
-    held_out: Corpus | None = None
-
-
-def make_manifest(recipe: Recipe, taxonomy: Taxonomy, data: str) -> Manifest:
-    """Of the bundle that a recipe makes.
-
-    Raises:
-        TrainingError: pretrained weights that cannot be read, or a bundle of other labels.
-        BundleError: a bundle to start from that does not fit its hashes.
-    """
-    if recipe.start is not None:
-        start = Bundle.load(recipe.start)
-        if start.manifest.taxonomy != taxonomy:
-            raise TrainingError(f"{recipe.start} has other labels than the annotations")
-        return tuned_manifest(start, recipe, data)
-    return Manifest(
-        name=recipe.name,
-        version=recipe.version,
-        licence=recipe.licence,
-        trained_on=Training(data=data, synthetic=recipe.synthetic, notes=recipe.notes),
-        taxonomy=taxonomy,
-        input=recipe.input,
-        architecture=_as_pretrained(recipe),
-        postprocessing=recipe.postprocessing,
-        thresholds=Thresholds(default=0.2),
-    )
-
-
-def _as_pretrained(recipe: Recipe) -> Architecture:
-    """The recipe's architecture, with what only the pretrained weights know: how they normalise and count places."""
-    backbone = recipe.architecture.backbone
-    if recipe.backbone is None or not isinstance(backbone, BackboneConfig):
-        return recipe.architecture
-    try:
-        theirs, _ = load_backbone(recipe.backbone)
-    except (WeightsError, OSError) as error:
-        raise TrainingError(str(error)) from error
-    known = {name: getattr(theirs, name) for name in ("norm_eps", "final_norm", "position_grid", "mlp_ratio")}
-    return recipe.architecture.model_copy(update={"backbone": backbone.model_copy(update=known)})
-
-
-class Examples(Dataset[Example]):
-    """Examples of a stage by their number."""
-
-    def __init__(self, run: Run, stage: int) -> None:
-        self._run, self._stage = run, stage
-
-    def __getitem__(self, number: int) -> Example:
-        recipe = self._run.recipe
-        rng = np.random.default_rng(np.random.SeedSequence((recipe.seed, self._stage, number)))
-        item = self._run.corpus.draw(rng, number)
-        frames = read_frames(item, recipe.input, recipe.data.margin, recipe.data.cache)
-        joints = read_joints(item, recipe.input.fps, len(frames)) if self._run.joints else None
-        window = recipe.stages[self._stage].frames
-        return make_example(
-            rng, frames, item.segments, item.labels, joints, recipe.input, recipe.augment, window
-        )
 
 
 def train(
@@ -306,7 +217,7 @@ class _Loop:
         manifest = self._run.manifest
         loader = DataLoader(
             Examples(self._run, self.stage), batch_sampler=numbers, num_workers=self.recipe.data.workers,
-            collate_fn=_Collate(manifest), persistent_workers=False,
+            collate_fn=partial(collate, manifest=manifest), persistent_workers=False,
             multiprocessing_context="spawn" if self.recipe.data.workers else None,
         )  # fmt: skip
         for batch in loader:
@@ -400,16 +311,6 @@ class _Loop:
             rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
             kept = [row for row in rows if (row["stage"], row["step"]) <= (self.stage, self.step)]
             path.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
-
-
-@dataclass(frozen=True)
-class _Collate:
-    """collate with its manifest, for processes that read."""
-
-    manifest: Manifest
-
-    def __call__(self, examples: Sequence[Example]) -> Batch:
-        return collate(examples, self.manifest)
 
 
 def hash_of(*numbers: int) -> int:

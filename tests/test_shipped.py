@@ -1,0 +1,82 @@
+"""The bundle that comes with mmad: what it says of itself, and that it does its work on rendered people."""
+
+import json
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from model.bundle import Bundle
+from model.detections import Detections
+from model.detector import Detector
+from model.engines import load_engine
+from training.people.camera.footage import write_video
+from training.people.choices import Mix, Storage
+from training.people.film import Recipe
+from training.people.studio import Order, produce
+from workers.documents import make_warnings
+
+
+@pytest.fixture(scope="module")
+def detector(shipped: Bundle) -> Detector:
+    return Detector(shipped, load_engine(shipped, "openvino"))
+
+
+def detect(detector: Detector, path: Path) -> Detections:
+    with path.open("rb") as file:
+        return detector.detect(file)
+
+
+def test_it_says_what_it_was_trained_on_and_what_it_is_worth(shipped: Bundle) -> None:
+    manifest = shipped.manifest
+    assert manifest.trained_on is not None
+    assert manifest.trained_on.synthetic
+    assert manifest.metrics is not None
+    assert manifest.metrics["average_mAP"] > 0
+    assert manifest.calibration is not None
+    assert manifest.thresholds.per_class is not None
+    assert manifest.locator is not None
+    assert len(manifest.taxonomy.actions) == 52
+    assert [warning.code for warning in make_warnings(shipped)] == ["trained_on_synthetic_people"]
+
+
+def test_all_that_is_shipped_is_small(shipped: Bundle) -> None:
+    assert sum(path.stat().st_size for path in shipped.folder.parent.rglob("*") if path.is_file()) < 60e6
+
+
+def test_it_knows_people_of_the_test_better_than_chance(detector: Detector, tmp_path: Path) -> None:
+    """Of people it has never seen, actions that they do score higher than those that they do not."""
+    recipe = Recipe(seed=77, height=160, width=128, mix=Mix.BALANCED, styles=("abrupt", "languid"), test=True)
+    produce(Order(recipe, tmp_path, Storage.MP4, 6), 1, lambda done, count: None)
+    ranks = []
+    for name, record in json.loads((tmp_path / "mmad.json").read_text()).items():
+        found = detect(detector, tmp_path / "videos" / f"{name}.mp4")
+        assert found.coverage[0].status == "analysed"
+        best = np.zeros(52)
+        np.maximum.at(best, found.proposals.labels, found.proposals.scores)
+        ranks += [float((best > best[label]).sum()) for label in {action[0] for action in record["actions"]}]
+    assert len(ranks) >= 10
+    assert np.mean(ranks) < 20  # chance: 25.5
+
+
+def test_an_empty_room_has_no_actions(detector: Detector, tmp_path: Path) -> None:
+    room = np.full((30, 96, 128, 3), 90, np.uint8)
+    room[:, 60:] = 60
+    write_video(tmp_path / "room.mp4", room, 15.0, 20.0)
+    found = detect(detector, tmp_path / "room.mp4")
+    assert not len(found.proposals)
+    assert [stretch.status for stretch in found.coverage] == ["no_person"]
+    assert [notice.code for notice in found.notices] == ["no_person"]
+
+
+@pytest.mark.shared("data/clips")
+def test_real_clips_of_two_seconds_are_analysed(detector: Detector, shared: Path) -> None:
+    for path in sorted((shared / "data/clips").glob("*.mp4")):
+        found = detect(detector, path)
+        with av.open(str(path)) as video:
+            duration_s = float(video.duration) / av.time_base
+        assert [stretch.status for stretch in found.coverage] == ["analysed"]
+        assert found.coverage[0].end_s == pytest.approx(duration_s, abs=0.1)
+        assert not [notice.code for notice in found.notices if notice.code != "picture_cropped"]
+        assert len(found.proposals)
