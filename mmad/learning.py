@@ -137,7 +137,7 @@ def _sources(
         )
     if recipe.render is None:
         train, val = (load_corpus(data, taxonomy, subset, recipe.data.rare) for subset in ("train", "val"))
-        return train, val, f"{len(train.items)} videos of {', '.join(map(str, data))}"
+        return train, val, f"{len(train.items)} videos of {', '.join(folder.name for folder in data)}"
     from training.rendered import Rendered  # needs what renders
 
     rendered = Rendered(recipe.render, out_dir / "films", taxonomy)

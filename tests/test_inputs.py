@@ -87,7 +87,8 @@ def test_differences_are_those_of_the_normalised_pictures(name: str) -> None:
 
 @pytest.mark.parametrize("name", COMBINATIONS)
 def test_every_combination_keeps_the_contract(name: str) -> None:
-    """Shapes, zeros behind the mask, gradients everywhere; no difference of training, evaluation or the batch."""
+    """Shapes, zeros behind the mask, gradients everywhere; no difference of the batch in evaluation, and, where no batch
+    norm is, none of training either."""
     manifest = manifest_with(COMBINATIONS[name])
     torch.manual_seed(0)
     network = Network(manifest).train()
@@ -108,11 +109,13 @@ def test_every_combination_keeps_the_contract(name: str) -> None:
     assert without == []
     network.eval()
     with torch.inference_mode():
-        torch.testing.assert_close(network.features(clips, mask), features)
+        whole = network.features(clips, mask)
+        if not name.startswith("shift"):
+            torch.testing.assert_close(whole, features)
         alone = network.features(clips[1:], mask[1:])
-        torch.testing.assert_close(alone, features[1:], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(alone, whole[1:], atol=1e-5, rtol=1e-5)
         logits, offsets = network(clips, mask)
-        expected = network.detector(features, mask)
+        expected = network.detector(whole, mask)
     assert logits.shape == (2, 32 + 16 + 8 + 4, 9)
     torch.testing.assert_close((logits, offsets), tuple(expected), atol=1e-5, rtol=1e-5)
 
