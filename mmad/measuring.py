@@ -39,6 +39,7 @@ def measure(
     untrained: Annotated[
         bool, typer.Option("--untrained/--no-untrained", help="Run the network with random weights too.")
     ] = True,
+    record: Annotated[bool, typer.Option("--record", help="Write the numbers into the bundle's bundle.json.")] = False,
     engine: EngineOption = None,
     device: DeviceOption = None,
     as_json: AsJson = False,
@@ -50,7 +51,7 @@ def measure(
     from training.analyze import to_document as errors_document
     from training.corpus import CorpusError
     from training.evaluate import to_document
-    from training.measure import MeasureError, load_items, read_prior
+    from training.measure import MeasureError, load_items, read_prior, record_metrics
     from training.measure import measure as measure_bundle
     from training.measure import to_document as measured_document
     from training.tables import TableError
@@ -84,6 +85,8 @@ def measure(
             findings.write_tables(found.truth, found.action, found.body, taxonomy, out_dir / findings.TABLES)
             findings.draw(found.truth, found.predictions, found.action, analysis, taxonomy, out_dir)
             write(json.dumps(document, indent=1), out_dir / "report.json")
+        if record:
+            record_metrics(loaded, subset, document)
     if as_json:
         write(json.dumps(document, indent=1), None)
     else:

@@ -1,6 +1,7 @@
 """What a bundle is worth: the whole way, beside baselines whose worth can be told by hand."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -170,3 +171,25 @@ def test_what_cannot_be_measured_is_named(bundle: Bundle, data: Path, tmp_path: 
 def test_a_limit_takes_videos_evenly(data: Path) -> None:
     assert [item.name for item in load_items(data, TAXONOMY, "test", 2)] == ["a", "d"]
     assert len(load_items(data, TAXONOMY, "test", 99)) == 4
+
+
+def test_numbers_are_recorded_in_the_bundle_beside_those_of_other_videos(
+    bundle: Bundle, data: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "bundle"
+    shutil.copytree(bundle.folder, folder)
+    manifest = json.loads((folder / "bundle.json").read_text())
+    manifest["metrics"] = {"validation_videos": 3.0, "test_of_before": 1.0}
+    (folder / "bundle.json").write_text(json.dumps(manifest))
+    ended = CliRunner().invoke(
+        app, ["measure", "--bundle", str(folder), "--data", str(data), "--no-untrained", "--json", "--record"]
+    )
+    assert ended.exit_code == 0, ended.output
+    printed = json.loads(ended.stdout)
+    metrics = Bundle.load(folder).manifest.metrics or {}
+    assert metrics["validation_videos"] == 3
+    assert "test_of_before" not in metrics
+    assert metrics["test_videos"] == 4
+    assert metrics["test_action_mAP"] == printed["evaluation"]["action"]["average"]
+    whole = printed["baselines"]["every class, whole video"]["average"]
+    assert metrics["test_average_mAP_of_every_class_whole_video"] == whole

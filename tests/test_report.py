@@ -57,7 +57,7 @@ def test_a_report_has_all_that_a_run_is_judged_by(tmp_path: Path, monkeypatch: p
     assert document["training"]["steps"] == 2
     assert "stages:" in document["recipe"]
     assert document["versions"]["torch"].startswith("2.")
-    assert document["metrics"]["calibration_error"] == 0.1
+    assert document["metrics"]["validation_calibration_error"] == 0.1
     assert set(document["errors"]) >= {"false_positives", "false_negatives", "gains"}
     assert document["errors"]["false_negatives"]["length"][0]["missed"] == pytest.approx(0.2)
     made = {path.name for path in (tmp_path / "report").iterdir()}

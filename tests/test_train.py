@@ -421,7 +421,7 @@ def test_the_command_makes_a_bundle_that_loads(data, tmp_path):
     assert result.exit_code == 0, result.output
     bundle = Bundle.load(tmp_path / "bundle")
     assert bundle.manifest.trained_on.synthetic
-    assert 0 <= bundle.manifest.metrics["action_mAP"] <= 1
+    assert 0 <= bundle.manifest.metrics["validation_action_mAP"] <= 1
     assert len(bundle.manifest.thresholds.per_class) == 52
     report = json.loads((tmp_path / "report" / "report.json").read_text())
     assert report["versions"]["torch"].startswith("2.")

@@ -4,13 +4,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from model.bundle import Bundle
+from model.bundle import MANIFEST, Bundle
 from model.detections import Detections
 from model.detector import Detector
 from model.engines import Engine
@@ -267,6 +267,35 @@ def _mean_precision(truth: Instances, predictions: Instances, classes: int) -> f
     """mAP, mean over tIoUs, by the same metric as all else."""
     precision = average_precision(without_duplicates(truth), predictions, classes)
     return float(np.nan_to_num(precision[:, ~np.isnan(precision[0])].mean()))
+
+
+def record_metrics(bundle: Bundle, subset: str, document: dict[str, Any]) -> None:
+    """Write what was measured on a subset into the bundle's manifest, in the place of what was there of it."""
+    evaluation, errors = document["evaluation"], document["calibration_error"]
+    levels = {level: evaluation[level] for level in ("action", "body")}
+    numbers: dict[str, float] = {
+        "videos": evaluation["videos"],
+        **{f"{level}_mAP": found["average"] for level, found in levels.items()},
+        "average_mAP": evaluation["average"],
+        **{f"{level}_mAP_0.5": found["mAP"]["0.5"] for level, found in levels.items()},
+        "calibration_error": errors["all"],
+        "calibration_error_of_shown": errors["shown"],
+        **{f"average_mAP_of_{_slug(name)}": one["average"] for name, one in document["baselines"].items()},
+    }
+    ours = {f"{subset}_{name}": float(value) for name, value in numbers.items() if value is not None}
+    others = {
+        name: value
+        for name, value in (bundle.manifest.metrics or {}).items()
+        if not name.startswith(f"{subset}_")
+    }
+    manifest = bundle.manifest.model_copy(update={"metrics": others | ours})
+    aside = bundle.folder / f".{MANIFEST}"
+    aside.write_text(manifest.to_json(), encoding="utf-8")
+    aside.replace(bundle.folder / MANIFEST)
+
+
+def _slug(name: str) -> str:
+    return name.replace(",", "").replace(" ", "_")
 
 
 def to_document(found: Measurement, bundle: Bundle, engine: Engine, device: str) -> dict[str, object]:

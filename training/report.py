@@ -37,7 +37,7 @@ def conclude(
     """
     concluded = manifest.model_copy(
         update={
-            "metrics": metrics_of(measured),
+            "metrics": {f"validation_{name}": value for name, value in metrics_of(measured).items()},
             "thresholds": measured.thresholds,
             "calibration": measured.calibration,
         }
