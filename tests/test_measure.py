@@ -182,10 +182,21 @@ def test_numbers_are_recorded_in_the_bundle_beside_those_of_other_videos(
     manifest["metrics"] = {"validation_videos": 3.0, "test_of_before": 1.0}
     (folder / "bundle.json").write_text(json.dumps(manifest))
     ended = CliRunner().invoke(
-        app, ["measure", "--bundle", str(folder), "--data", str(data), "--no-untrained", "--json", "--record"]
+        app,
+        [
+            "measure",
+            "--bundle",
+            str(folder),
+            "--data",
+            str(data),
+            "--no-untrained",
+            "--out",
+            str(tmp_path / "out"),
+            "--record",
+        ],
     )
     assert ended.exit_code == 0, ended.output
-    printed = json.loads(ended.stdout)
+    printed = json.loads((tmp_path / "out" / "report.json").read_text())
     metrics = Bundle.load(folder).manifest.metrics or {}
     assert metrics["validation_videos"] == 3
     assert "test_of_before" not in metrics
