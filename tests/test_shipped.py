@@ -62,6 +62,13 @@ def test_it_knows_people_of_the_test_better_than_chance(detector: Detector, tmp_
     assert np.mean(ranks) < 20  # chance: 25.5
 
 
+def test_the_readme_s_example(detector: Detector) -> None:
+    found = detect(detector, Path(__file__).parent.parent / "examples" / "interview.mp4")
+    codes = [detector.bundle.manifest.taxonomy.actions[label].code for label in found.proposals.labels[:2]]
+    assert codes == ["E6", "F2"]
+    assert abs(found.proposals.segments[0] - (0.0, 10.738)).max() < 1.0
+
+
 def test_an_empty_room_has_no_actions(detector: Detector, tmp_path: Path) -> None:
     room = np.full((30, 96, 128, 3), 90, np.uint8)
     room[:, 60:] = 60
