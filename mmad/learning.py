@@ -52,6 +52,10 @@ def train(
         run = Run(recipe, manifest, source, out_dir, source.count_joints(), held_out=held_out)
         tell(f"{told} to train on, {len(held_out.items)} videos to measure on")
         network = _trained(run, resume, device, devices)
+        from training.train import is_first_process  # several may have trained
+
+        if not is_first_process():
+            return
         found = _measured(network, run, held_out)
         concluded = conclude(network, manifest, found, out_dir, device=device, weights=recipe.weights)
     _print(concluded, out_dir)

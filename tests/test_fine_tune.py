@@ -96,7 +96,7 @@ def test_elan_files_and_both_tables_say_the_same(videos, tmp_path):
         for start, end, label in marks
     ]
     plain = read_annotated(
-        videos, [write_table(tmp_path / "plain.csv", [*names, "synth000005,,,"])], TAXONOMY
+        videos, 2 * [write_table(tmp_path / "plain.csv", [*names, "synth000005,,,"])], TAXONOMY
     )
     with (tmp_path / "frames.csv").open("w", newline="") as file:
         writer = csv.writer(file)
@@ -105,7 +105,7 @@ def test_elan_files_and_both_tables_say_the_same(videos, tmp_path):
             for start_s, end_s, label in MARKS[item.name]:
                 frames = (round(start_s * FPS), round(end_s * FPS), label, round(item.duration_s * FPS), FPS)
                 writer.writerow((0, item.name, *frames))
-    (tmp_path / "none.csv").write_text("video,start_s,end_s,action\nsynth000005,,,\n")
+    (tmp_path / "none.csv").write_text("video , start_s,end_s ,action\nsynth000005,,,\n")
     layout = read_annotated(videos, [tmp_path / "frames.csv", tmp_path / "none.csv"], TAXONOMY)
     assert [item.name for item in elan] == list(MARKS)
     for first, *others in zip(elan, plain, layout, strict=True):

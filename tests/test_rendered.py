@@ -15,6 +15,7 @@ from training.people.film import Recipe, person_of, subset_of
 from training.people.studio import Order, produce
 from training.recipe import RenderConfig, load_recipe
 from training.rendered import Rendered, film_number
+from training.run import Examples, Run, make_manifest
 from training.tables import standard_labels
 
 CONFIG = RenderConfig(seed=3, height=48, width=48, fps=10.0, films=6, uses=3, held_out=2)
@@ -52,7 +53,7 @@ def test_films_change_a_few_at_a_time_and_are_not_kept(made, tmp_path):
     assert all(len(turn) == 6 for turn in turns)
     fresh = [len(later - before) for before, later in pairwise(turns)]
     assert fresh == [2] * 11  # six films, three turns each
-    assert len(list((tmp_path / "records").iterdir())) <= 3 * 6
+    assert len(list(next(tmp_path.iterdir()).joinpath("records").iterdir())) <= 3 * 6
 
 
 def test_neighbours_are_in_random_order_and_the_same_again(made):
@@ -60,6 +61,27 @@ def test_neighbours_are_in_random_order_and_the_same_again(made):
     first = [source.draw(RNG, number).name for number in range(12)]
     assert first == [source.draw(RNG, number).name for number in range(12)]
     assert first[:6] != sorted(first[:6]) or first[6:] != sorted(first[6:])
+
+
+def test_films_of_other_settings_are_not_taken(made):
+    source, shown = made
+    source.draw(RNG, 0)
+    other = Rendered(CONFIG.model_copy(update={"seed": 4}), source.folder, source.taxonomy)
+    (other.place / "records").mkdir(parents=True)
+    other.draw(RNG, 0)
+    assert len(shown) == 2
+
+
+def test_a_stage_goes_on_with_the_films_where_the_one_before_ended(tmp_path, monkeypatch):
+    numbers = []
+    recipe = load_recipe("smoke", ["stages.0.steps=3", "stages.0.batch=2"])
+    source = Rendered(CONFIG, tmp_path, standard_labels())
+    monkeypatch.setattr(Rendered, "draw", lambda self, rng, number: numbers.append(number) or self.missing)
+    run = Run(recipe, make_manifest(recipe, standard_labels(), ""), source, tmp_path, 0)
+    for stage in (0, 1):
+        with pytest.raises(AttributeError, match="missing"):
+            Examples(run, stage)[4]
+    assert numbers == [4, 10]
 
 
 def test_subsets_have_films_of_their_own():

@@ -87,6 +87,7 @@ def test_shipped_recipes_are_read(name):
         ("ema=2", "ema: Input should be less than 1"),
         ("stages.7.steps=3", "there is no 7"),
         ("ema", "not of the form key=value"),
+        ("stages.0.frames=97", "stages.0.frames 97 do not fit into a window: input.window_frames is 96"),
         ("stages.1.objective=dense", "the last stage must have the objective detection"),
     ],
 )
@@ -106,6 +107,7 @@ def test_unknown_recipes_are_told_with_those_there_are():
 def test_folders_mix_by_weight(data):
     corpus = load_corpus([data, Path(f"{data}*3")], TAXONOMY, "train", 0.0)
     half = len(corpus.items) // 2
+    assert len(set(corpus.truth(range(2 * half)).videos)) == 2 * half  # though names are the same in both
     assert corpus.weights[half:].sum() == pytest.approx(0.75)
     rare = load_corpus([data], TAXONOMY, "train", 1.0)
     counts = np.bincount(np.concatenate([item.labels for item in rare.items]), minlength=52)
@@ -297,6 +299,11 @@ def test_a_checkpoint_goes_on_with_its_own_recipe_only(data, tmp_path):
     assert (tmp_path / CHECKPOINT).exists()
     with pytest.raises(TrainingError, match="is not this recipe"):
         train(make_run(data, tmp_path, "seed=5"), lambda at: None, resume=True)
+    run = make_run(data, tmp_path)
+    fewer = Corpus(run.corpus.items[1:], run.corpus.weights[1:] / run.corpus.weights[1:].sum())
+    for changed in (replace(run, corpus=fewer), replace(run, held_out=fewer)):
+        with pytest.raises(TrainingError, match="was begun with other videos"):
+            train(changed, lambda at: None, resume=True)
 
 
 def test_pretrained_weights_begin_a_run(data, tmp_path):

@@ -108,6 +108,11 @@ def find_videos(folder: Path) -> dict[str, Path]:
 
 
 def _annotation_files(given: Sequence[Path]) -> Iterator[Path]:
+    """Each once, however often it is named."""
+    yield from {path.resolve(): path for path in _named_files(given)}.values()
+
+
+def _named_files(given: Sequence[Path]) -> Iterator[Path]:
     for path in given:
         if not path.exists():
             raise AnnotationError(f"there is no {path}")
@@ -160,11 +165,12 @@ def _of_table(path: Path, header: Sequence[str]) -> Iterator[Mark]:
             f"set's video_id,start_frame,end_frame,class,total_frames,fps; it names {','.join(header)}"
         )
     with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, skipinitialspace=True)
+        next(file)
+        reader = csv.DictReader(file, header, skipinitialspace=True)
         for record in reader:
             video, start, end, action = ((record[name] or "").strip() for name in COLUMNS)
             alone = not (start or end or action)
-            place = f"{path}: line {reader.line_num}"
+            place = f"{path}: line {reader.line_num + 1}"
             yield Mark(video, _number(start), _number(end), None if alone else action, place)
 
 

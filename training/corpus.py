@@ -69,6 +69,10 @@ class Source(Protocol):
         """How many joints its sidecars have; 0 without any."""
         ...
 
+    def digest(self) -> str:
+        """Of all that examples are made of but the pictures: a run goes on with the same ones only."""
+        ...
+
 
 @dataclass(frozen=True)
 class Corpus:
@@ -94,18 +98,32 @@ class Corpus:
                 return len(joints.mirrored)
         return 0
 
+    def digest(self) -> str:
+        """See Source."""
+        parts = [part for item in self.items for part in
+                 (item.name.encode(), item.segments.tobytes(), item.labels.tobytes())]  # fmt: skip
+        return hashlib.sha256(b"\0".join([*parts, self.weights.tobytes()])).hexdigest()
+
     def truth(self, indices: Sequence[int]) -> Instances:
         """Ground truth of some videos."""
         chosen = [self.items[index] for index in indices]
         counts = [len(item.labels) for item in chosen]
         return Instances(
-            videos=tuple(item.name for item in chosen),
+            videos=_distinct(chosen),
             durations=np.array([item.duration_s for item in chosen]),
             video=np.repeat(np.arange(len(chosen)), counts),
             segments=np.concatenate([item.segments for item in chosen]).reshape(-1, 2),
             labels=np.concatenate([item.labels for item in chosen]),
             scores=np.ones(sum(counts)),
         )
+
+
+def _distinct(items: Sequence[Item]) -> tuple[str, ...]:
+    """Names; with their place before them where several data sets have the same ones."""
+    names = tuple(item.name for item in items)
+    if len(set(names)) == len(names):
+        return names
+    return tuple(f"{place}-{name}" for place, name in enumerate(names))
 
 
 def load_corpus(folders: Sequence[Path], taxonomy: Taxonomy, subset: str, rare: float) -> Corpus:

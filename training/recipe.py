@@ -196,6 +196,16 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
+    def _windows_hold_the_frames(self) -> Self:
+        for number, stage in enumerate(self.stages):
+            if stage.frames > self.input.window_frames:
+                raise ValueError(
+                    f"stages.{number}.frames {stage.frames} do not fit into a window: "
+                    f"input.window_frames is {self.input.window_frames}"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _begins_once(self) -> Self:
         if self.backbone is not None and self.start is not None:
             raise ValueError("backbone and start both say what to begin with: give one of them")

@@ -4,9 +4,11 @@ There are `films` of them at a time. Each is drawn `uses` times, then another ta
 other, so that rendering goes on evenly. Which film an example shows follows from its number alone.
 """
 
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +29,7 @@ class Rendered:
     """Films in the place of a corpus.
 
     Attributes:
-        config: what is rendered. folder: where films are kept as long as they are used.
+        config: what is rendered. folder: where films are kept as long as they are used, by what they are made of.
         taxonomy: of the labels.
     """
 
@@ -50,6 +52,15 @@ class Rendered:
         """How many joints sidecars have."""
         return len(JOINT_NAMES)
 
+    def digest(self) -> str:
+        """Of the settings and the version that make them."""
+        return hashlib.sha256(f"{self.config!r} {version('mmad')}".encode()).hexdigest()
+
+    @property
+    def place(self) -> Path:
+        """The folder of the films of these settings."""
+        return self.folder / self.digest()[:12]
+
     def held_out(self, watch: Callable[[int, int], None]) -> Corpus:
         """Films of people that training does not show, all rendered."""
         items = []
@@ -62,27 +73,27 @@ class Rendered:
     def _order(self) -> Order:
         config = self.config
         recipe = Recipe(config.seed, config.fps, config.height, config.width, config.mix, crop=config.crop)
-        return Order(recipe, self.folder, Storage.NPZ, videos=0)
+        return Order(recipe, self.place, Storage.NPZ, videos=0)
 
     def _item(self, number: int) -> Item:
         name = name_of(number)
-        path = self.folder / "records" / f"{name}.json"
+        path = self.place / "records" / f"{name}.json"
         if not path.exists():
             for part in ("frames", "sidecars", "records"):
-                (self.folder / part).mkdir(parents=True, exist_ok=True)
+                (self.place / part).mkdir(parents=True, exist_ok=True)
             make_video(self._order(), number)
         record = json.loads(path.read_text("utf-8"))
         actions = np.array(record["actions"], float).reshape(-1, 3)
         return Item(
-            name, self.folder / "frames" / f"{name}.npz", self.folder / "sidecars" / f"{name}.npz",
+            name, self.place / "frames" / f"{name}.npz", self.place / "sidecars" / f"{name}.npz",
             record["duration"], actions[:, 1:], actions[:, 0].astype(int),
         )  # fmt: skip
 
     def _forget(self, index: int) -> None:
         name = name_of(film_number(index, Subset.TRAIN))
-        (self.folder / "records" / f"{name}.json").unlink(missing_ok=True)  # what has one is whole
+        (self.place / "records" / f"{name}.json").unlink(missing_ok=True)  # what has one is whole
         for part in ("frames", "sidecars"):
-            (self.folder / part / f"{name}.npz").unlink(missing_ok=True)
+            (self.place / part / f"{name}.npz").unlink(missing_ok=True)
 
 
 def film_number(index: int, subset: Subset) -> int:

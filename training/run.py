@@ -44,6 +44,10 @@ class Run:
     joints: int
     held_out: Corpus | None = None
 
+    def digest(self) -> str:
+        """Of the videos to train on and of those held out."""
+        return self.corpus.digest() + (self.held_out.digest() if self.held_out is not None else "")
+
 
 def make_manifest(recipe: Recipe, taxonomy: Taxonomy, data: str) -> Manifest:
     """Of the bundle that a recipe makes.
@@ -92,7 +96,8 @@ class Examples(Dataset[Example]):
     def __getitem__(self, number: int) -> Example:
         recipe = self._run.recipe
         rng = np.random.default_rng(np.random.SeedSequence((recipe.seed, self._stage, number)))
-        item = self._run.corpus.draw(rng, number)
+        seen = sum(stage.steps * stage.batch for stage in recipe.stages[: self._stage])
+        item = self._run.corpus.draw(rng, seen + number)
         frames = read_frames(item, recipe.input, recipe.data.margin, recipe.data.cache)
         joints = read_joints(item, recipe.input.fps, len(frames)) if self._run.joints else None
         window = recipe.stages[self._stage].frames

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 import yaml
 from lightning_fabric import Fabric
+from lightning_fabric.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
@@ -83,6 +84,11 @@ def train(
     trained = Network(run.manifest)
     trained.load_state_dict(loop.kept)
     return trained.eval()
+
+
+def is_first_process() -> bool:
+    """Whether this process, of several that trained, is the one that tells and writes."""
+    return getattr(rank_zero_only, "rank", 0) == 0
 
 
 def _load_pretrained(network: Network, recipe: Recipe) -> None:
@@ -274,6 +280,7 @@ class _Loop:
             "kept": self.kept,
             "optimizer": None if optimizer is None else optimizer.state_dict(),
             "best": None if self.best is None else vars(self.best),
+            "videos": self._run.digest(),
         }
         aside = self.out / f".{CHECKPOINT}"
         torch.save(state, aside)
@@ -289,6 +296,11 @@ class _Loop:
                 f"{self.out / RECIPE} is not this recipe: go on with it, or start in another --out"
             )
         state = torch.load(path, map_location=self.fabric.device, weights_only=True)
+        if state.get("videos", self._run.digest()) != self._run.digest():
+            raise TrainingError(
+                f"{self.out} was begun with other videos, annotations or held-out videos: go on with those, or start "
+                "in another --out"
+            )
         self.trainee.load_state_dict(state["trainee"])
         self.kept = state["kept"]
         self.stage, self.step, self._optimizer_state = state["stage"], state["step"], state["optimizer"]
