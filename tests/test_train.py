@@ -287,7 +287,10 @@ def test_a_killed_run_goes_on_with_the_same_losses(data, tmp_path):
     process.wait()
     before = history.read_text().count("\n")
     assert before < 20
-    train(make_run(data, tmp_path / "cut", *settings), lambda at: None, resume=True)
+    held_out = load_corpus([data], TAXONOMY, "val", 0.5)  # as the command does
+    train(
+        replace(make_run(data, tmp_path / "cut", *settings), held_out=held_out), lambda at: None, resume=True
+    )
     np.testing.assert_allclose(losses(tmp_path / "cut"), losses(tmp_path / "whole"), rtol=1e-6)
     assert len(losses(tmp_path / "whole")) == 20
 
