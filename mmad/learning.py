@@ -43,6 +43,7 @@ def train(
     from training.report import conclude
     from training.run import Run, TrainingError, make_manifest
     from training.tables import standard_labels
+    from training.train import is_first_process
 
     with failing_on(RecipeError, CorpusError, TrainingError, DetectorError, OSError):
         recipe = load_recipe(config, overrides or [])
@@ -52,9 +53,7 @@ def train(
         run = Run(recipe, manifest, source, out_dir, source.count_joints(), held_out=held_out)
         tell(f"{told} to train on, {len(held_out.items)} videos to measure on")
         network = _trained(run, resume, device, devices)
-        from training.train import is_first_process  # several may have trained
-
-        if not is_first_process():
+        if not is_first_process():  # of several that trained one writes
             return
         found = _measured(network, run, held_out)
         concluded = conclude(network, manifest, found, out_dir, device=device, weights=recipe.weights)

@@ -339,7 +339,10 @@ def test_checkpoints_from_before_early_stopping_go_on(videos, tmp_path):
     lines = (run.out / RECIPE).read_text().splitlines()
     new = ("start:", "validate_every:", "patience:")
     (run.out / RECIPE).write_text("\n".join(line for line in lines if not line.strip().startswith(new)))
-    train.train(run, lambda at: None, resume=True)
+    before = history(run.out)
+    kept = train.train(run, lambda at: None, resume=True).state_dict()
+    assert history(run.out) == before  # there was nothing left to do
+    assert all(torch.equal(value, kept[name]) for name, value in state["kept"].items())
 
 
 def test_the_loss_of_held_out_videos_is_of_all_windows(videos, tmp_path):
@@ -473,19 +476,16 @@ def test_the_locator_of_the_first_bundle_comes_along(tmp_path):
     assert locator_of({}) is None
 
 
+def command(bundle: Bundle, videos: Path, annotations: Path) -> list[str]:
+    given = {"--bundle": bundle.folder, "--videos": videos, "--annotations": annotations}
+    return ["fine-tune", *(str(part) for option in given.items() for part in option)]
+
+
 def test_the_command_makes_a_bundle_that_detects(bundle, videos, tmp_path):
     eafs = write_eafs(tmp_path / "eaf")
     out = tmp_path / "run"
     small = ("stages.0.batch=1", "stages.0.validate_every=2", "data.workers=0", "stages.0.warmup=1")
-    arguments = [
-        "fine-tune",
-        "--bundle",
-        str(bundle.folder),
-        "--videos",
-        str(videos),
-        "--annotations",
-        str(eafs),
-    ]
+    arguments = command(bundle, videos, eafs)
     arguments += ["--out", str(out), "--held-out", "0.34", "--steps", "3", "--patience", "2"]
     for setting in small:
         arguments += ["--set", setting]
@@ -505,15 +505,7 @@ def test_the_command_makes_a_bundle_that_detects(bundle, videos, tmp_path):
 
 def test_the_command_fails_with_a_sentence(bundle, videos, tmp_path):
     marks = write_table(tmp_path / "marks.csv", ["synth000000,0.1,0.5,noding", "synth000001,,,"])
-    arguments = [
-        "fine-tune",
-        "--bundle",
-        str(bundle.folder),
-        "--videos",
-        str(videos),
-        "--annotations",
-        str(marks),
-    ]
+    arguments = command(bundle, videos, marks)
     result = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "run")])
     assert result.exit_code == 1
     assert "marks.csv: line 2: the action 'noding'" in result.output
