@@ -2,7 +2,6 @@
 
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,25 +9,20 @@ import structlog
 import typer
 from rich.table import Table
 
-from mmad import learning, measuring, research, synthesis
-from mmad.client import DEFAULT_URL, Client, Json, ServiceError
+from mmad import detecting, keys, learning, measuring, research, synthesis
+from mmad.client import DEFAULT_URL, Client, ServiceError
 from mmad.options import (
     AsJson,
     BundleDir,
-    Device,
-    Engine,
-    Format,
     RegionOption,
     Weights,
     load_bundle,
     settings_with,
 )
-from mmad.terminal import bar, fail, failing_on, out, print_result, tell, write
+from mmad.terminal import bar, failing_on, out, print_result, tell, write
 
 if TYPE_CHECKING:
-    from model.detector import Detector
-    from service.schemas import Options
-    from service.settings import Settings
+    pass
 
 app = typer.Typer(
     name="mmad",
@@ -39,6 +33,8 @@ app = typer.Typer(
 )
 bundle_app = typer.Typer(help="Look at a bundle.", no_args_is_help=True)
 app.add_typer(bundle_app, name="bundle")
+app.add_typer(keys.app, name="keys")
+app.add_typer(detecting.app)
 app.add_typer(research.app)
 app.add_typer(measuring.app)
 app.add_typer(synthesis.app)
@@ -73,9 +69,11 @@ def api() -> None:
 
     from service.app import create_app
     from service.errors import Problem
+    from service.keys import KeysError, check_open
 
     settings = settings_with()
-    with failing_on(Problem):
+    with failing_on(Problem, KeysError):
+        check_open(settings)
         application = create_app(settings)
     uvicorn.run(
         application, host=settings.host, port=settings.port, log_level="warning", timeout_graceful_shutdown=5
@@ -92,56 +90,6 @@ def worker() -> None:
     settings = settings_with()
     with failing_on(DetectorError, Problem):
         work(settings, load_bundle(settings.bundle))
-
-
-@app.command()
-def detect(
-    videos: Annotated[list[Path], typer.Argument(metavar="VIDEO...", help="Video files.")],
-    bundle: BundleDir = None,
-    engine: Annotated[Engine | None, typer.Option(help="What runs the network.")] = None,
-    device: Annotated[Device | None, typer.Option(help="Where the network runs.")] = None,
-    region: RegionOption = None,
-    min_score: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Least score; the bundle's thresholds by default.")
-    ] = None,
-    form: Annotated[Format | None, typer.Option("--format", help="How results are written.")] = None,
-    out_path: Annotated[
-        Path | None, typer.Option("--out", help="File to write instead of standard output.")
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Detect micro-actions in video files, here, without a server."""
-    from model.detector import Detector
-    from model.engines import load_engine
-    from model.errors import DetectorError
-
-    settings = settings_with(bundle=bundle, engine=engine and engine.value, device=device and device.value)
-    options = _options(min_score, region)
-    loaded = load_bundle(settings.bundle)
-    with failing_on(DetectorError, OSError):
-        chosen = load_engine(loaded, settings.engine, settings.device, settings.data_dir / "cache")
-        if out_path is not None:
-            out_path.open("a").close()  # better told now than when all the work is done
-    detector = Detector(loaded, chosen)
-    results: list[Json] = []
-    failed = False
-    for video in videos:
-        try:
-            with bar(video.name) as progress:
-                found = _detect_file(detector, video, options, settings, progress)
-            results.append({"video": str(video), **found})
-        except (DetectorError, OSError) as error:
-            tell(f"{video}: {error}", "red")
-            failed = True
-    if as_json or form or out_path:
-        text = json.dumps(
-            results[0] if len(videos) == 1 and results else results, ensure_ascii=False, indent=1
-        )
-        write(text, out_path)
-    else:
-        for result in results:
-            print_result(result["video"], result)
-    raise typer.Exit(1 if failed else 0)
 
 
 @app.command()
@@ -302,40 +250,3 @@ def main() -> None:
             "red",
         )
         sys.exit(1)
-
-
-def _options(min_score: float | None, region: str | None) -> "Options":
-    """What is asked of the detector; a region that does not fit ends the command with status 2."""
-    from service.errors import Problem
-    from service.parameters import parse_parameters
-    from service.schemas import Options
-
-    given = {"min_score": None if min_score is None else str(min_score), "region": region}
-    try:
-        options = parse_parameters(
-            Options, {name: value for name, value in given.items() if value is not None}
-        )
-    except Problem as problem:
-        fail(problem.detail, status=2)
-    return options
-
-
-def _detect_file(
-    detector: "Detector",
-    video: Path,
-    options: "Options",
-    settings: "Settings",
-    progress: Callable[[str, float], None],
-) -> Json:
-    """The result document of one file."""
-    from model.bundle import sha256
-    from model.video import Limits
-    from service.results import make_result
-    from workers.documents import make_context, make_region, store_proposals
-
-    with video.open("rb") as file:
-        limits = Limits(settings.max_duration_s, settings.max_pixels)
-        found = detector.detect(file, region=make_region(options), limits=limits, progress=progress)
-    context = make_context(found, detector, options, job_id=None, video_sha256=sha256(video))
-    document: Json = make_result(store_proposals(found, context), options).model_dump(mode="json")
-    return document

@@ -1,35 +1,92 @@
-"""A small client of the API: send a video, wait, take the result. Needs httpx and nothing else."""
+"""The client of the API: send a video, wait, take the result. Needs httpx and nothing else.
+
+`mmad.async_client.AsyncClient` has the same methods for async code.
+"""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar, Unpack
 
 import httpx
 
-DEFAULT_URL = "http://127.0.0.1:8000"
+from mmad import calls
+from mmad.answers import (
+    Accepted,
+    Batch,
+    FrameScores,
+    Job,
+    Json,
+    Labels,
+    ModelCard,
+    Receipt,
+    Result,
+    Webhook,
+)
+from mmad.calls import (
+    DEFAULT_URL,
+    Call,
+    ExportFilters,
+    JobFilters,
+    ResultFilters,
+    SubmitOptions,
+    Video,
+)
+from mmad.failures import (
+    EventsUnavailable,
+    JobCanceled,
+    JobFailed,
+    NotFound,
+    ServiceError,
+    Tries,
+    Unreachable,
+    Watch,
+    error_of,
+    told_apart,
+)
+from mmad.listening import SILENCE_S, Event, Listener, is_late
 
-Json = dict[str, Any]
+__all__ = [
+    "DEFAULT_URL",
+    "Client",
+    "Event",
+    "EventsUnavailable",
+    "JobCanceled",
+    "JobFailed",
+    "Json",
+    "NotFound",
+    "ServiceError",
+    "Unreachable",
+]
 
-
-class ServiceError(Exception):
-    """The service refused, or a job failed; `code` is the service's stable code."""
-
-    def __init__(self, code: str, detail: str) -> None:
-        super().__init__(f"{detail} [{code}]")
-        self.code = code
-        self.detail = detail
+T = TypeVar("T")
 
 
 class Client:
     """Talks to one service.
 
-    Example: `with Client() as client: result = client.wait(client.submit("interview.mp4")["id"])`.
+    Requests that do no harm if they arrive twice are sent again where a connection breaks off and where the service
+    says 429, 502, 503 or 504: after a delay that doubles, or the one it asks for. Uploads are among them, thanks to
+    their idempotency key. All methods raise ServiceError, or its subclasses NotFound and Unreachable.
+
+    Example: `with Client() as client: result = client.detect("interview.mp4")`.
+
+    Args:
+        url: address of the service; MMAD_URL, or a service on this machine, if not given.
+        api_key: where the service wants one; MMAD_API_KEY if not given.
+        timeout_s: the longest silence of a connection before it counts as broken.
+        retries: how often a request is sent again.
+        transport: of httpx, in place of the network.
     """
 
-    def __init__(self, url: str = DEFAULT_URL, timeout_s: float = 60.0) -> None:
-        self._http = httpx.Client(base_url=url, timeout=timeout_s)
+    def __init__(
+        self, url: str | None = None, api_key: str | None = None, timeout_s: float = 60.0, retries: int = 3,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:  # fmt: skip
+        self._http = httpx.Client(transport=transport, **calls.connection(url, api_key, timeout_s))
+        self._retries = retries
 
     def __enter__(self) -> Self:
         return self
@@ -43,69 +100,206 @@ class Client:
         """Close the connections."""
         self._http.close()
 
-    def submit(self, video: str | Path, **parameters: str | float) -> Json:
-        """Send a video; the answer has the job's `id`, `state` and `links`.
+    def submit(self, video: Video, **options: Unpack[SubmitOptions]) -> Accepted:
+        """Send a video; the answer has the job's id.
 
         Args:
-            video: path of the file, sent piece by piece.
-            parameters: of POST /detect: min_score, top_k, labels, region.
+            video: path, bytes, or a binary file, which is sent from its beginning. Sent piece by piece. A pipe, which
+                cannot be read twice, is sent once, without another try.
+            options: see SubmitOptions.
 
         Raises:
             ServiceError: the service refused it.
             OSError: the file cannot be read.
         """
-        with Path(video).open("rb") as file:
-            return self._json("POST", "/detect", params=parameters, files={"file": ("video", file)})
+        return self._ask(calls.submit(video, options))
 
-    def job(self, job_id: str) -> Json:
+    def submit_many(self, videos: Sequence[Video], **options: Unpack[SubmitOptions]) -> Batch:
+        """Send two videos or more in one request; the answer has a job for each, in their order. See submit."""
+        return self._ask(calls.submit_many(videos, options))
+
+    def detect(
+        self,
+        video: Video,
+        *,
+        on_progress: Callable[[Job], object] | None = None,
+        wait_timeout_s: float = float("inf"),
+        **options: Unpack[SubmitOptions],
+    ) -> Result:
+        """Send a video and wait for its result. See submit and wait."""
+        return self.wait(self.submit(video, **options).id, on_progress, wait_timeout_s)
+
+    def job(self, job_id: str) -> Job:
         """Where a job stands."""
-        return self._json("GET", f"/jobs/{job_id}")
+        return self._ask(calls.job(job_id))
 
-    def result(self, job_id: str, **parameters: str | float) -> Json:
-        """A finished job's result; parameters give another view of the same proposals."""
-        return self._json("GET", f"/jobs/{job_id}/result", params=parameters)
+    def jobs(self, **filters: Unpack[JobFilters]) -> Iterator[Job]:
+        """All jobs, the newest first; asked for page by page as they are taken. See JobFilters."""
+        cursor: str | None = None
+        while True:
+            page = self._ask(calls.jobs(filters, cursor))
+            yield from page.jobs
+            if (cursor := page.next) is None:
+                return
+
+    def cancel(self, job_id: str) -> Job:
+        """Stop a job; raises ServiceError job_already_ended where there is nothing to stop."""
+        return self._ask(calls.cancel(job_id))
+
+    def delete(self, job_id: str) -> Receipt:
+        """Remove a job and all that is kept of it; the receipt says what was there.
+
+        Raises:
+            NotFound: also where the connection broke off after the deletion and the next try found it done
+                (job_deleted).
+        """
+        return self._ask(calls.delete(job_id))
+
+    def events(self, job_id: str) -> Generator[Event, None, None]:
+        """A job's moments as they come, to that of its final state; a lost connection is taken up where it broke off.
+
+        Raises:
+            EventsUnavailable: what answers there has no stream of events.
+        """
+        return self._events(job_id, float("inf"))
 
     def wait(
         self,
         job_id: str,
-        on_progress: Callable[[Json], None] = lambda _job: None,
-        poll_s: float = 0.25,
+        on_progress: Callable[[Job], object] | None = None,
         timeout_s: float = float("inf"),
-    ) -> Json:
-        """Poll until a job has ended; returns its result.
+    ) -> Result:
+        """Wait until a job has succeeded, and take its result.
+
+        Args:
+            job_id: of submit's answer.
+            on_progress: called with the job whenever it has moved on.
+            timeout_s: how long to wait.
 
         Raises:
-            ServiceError: the job failed.
+            JobFailed: with the code and the detail of what went wrong.
+            JobCanceled: somebody canceled it.
             TimeoutError: it has not ended after `timeout_s`; it goes on all the same.
         """
-        deadline = time.monotonic() + timeout_s
+        watch = Watch(job_id, timeout_s)
+        with closing(self._moments(job_id, watch)) as moments:
+            for job in moments:
+                if on_progress is not None:
+                    on_progress(job)
+                if watch.succeeded(job):
+                    break
+        return self.result(job_id)
+
+    def result(self, job_id: str, **filters: Unpack[ResultFilters]) -> Result:
+        """A finished job's result; filters give another view of the same proposals. See ResultFilters."""
+        return self._ask(calls.result(job_id, filters))
+
+    def frames(self, job_id: str, rate: float | None = None) -> FrameScores:
+        """The score of every class over time, `rate` times a second."""
+        return self._ask(calls.frames(job_id, rate))
+
+    def export(self, job_id: str, form: str, path: str | Path, **filters: Unpack[ExportFilters]) -> Path:
+        """Write a result as a file that other programs read.
+
+        Args:
+            job_id: of a job that has succeeded.
+            form: csv, vtt, eaf and so on, as the service knows them.
+            path: where to; it is there when all of it is.
+            filters: see ExportFilters.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        return self._download(calls.export(job_id, form, filters), Path(path))
+
+    def video(self, job_id: str, path: str | Path) -> Path:
+        """Write a job's video to a file, while the service keeps it; raises NotFound, OSError."""
+        return self._download(calls.video(job_id), Path(path))
+
+    def labels(self) -> Labels:
+        """All classes of the model, both levels."""
+        return self._ask(calls.labels())
+
+    def model(self) -> ModelCard:
+        """The model that the workers have loaded."""
+        return self._ask(calls.model())
+
+    def webhook(self, job_id: str) -> Webhook:
+        """How the delivery of a job's message went; raises NotFound (no_callback)."""
+        return self._ask(calls.webhook(job_id))
+
+    def resend_webhook(self, job_id: str) -> Webhook:
+        """Send a job's message again, under the same id."""
+        return self._ask(calls.resend_webhook(job_id))
+
+    def _ask(self, call: Call[T]) -> T:
+        def take(response: httpx.Response) -> T:
+            response.read()
+            return call.take(response)
+
+        return self._try(call, take)
+
+    def _download(self, call: Call[None], path: Path) -> Path:
+        def take(response: httpx.Response) -> Path:
+            with calls.written_aside(path) as file:
+                for piece in response.iter_bytes(calls.PIECE_BYTES):
+                    file.write(piece)
+            return path
+
+        return self._try(call, take)
+
+    def _try(self, call: Call[Any], take: Callable[[httpx.Response], T]) -> T:
+        tries = Tries(self._retries if call.repeatable else 0)
+        while True:
+            try:
+                with self._answered(call) as response:
+                    return take(response)
+            except ServiceError as error:
+                delay_s = tries.delay_s(error)
+            time.sleep(delay_s)
+
+    @contextmanager
+    def _answered(self, call: Call[Any]) -> Iterator[httpx.Response]:
+        """One try: a response that is a success, its body still to be read. Raises ServiceError."""
+        with (
+            told_apart(self._http.base_url),
+            call.request(self._http) as request,
+            closing(self._http.send(request, stream=True)) as response,
+        ):
+            if not response.is_success:
+                response.read()
+                raise error_of(response)
+            yield response
+
+    def _moments(self, job_id: str, watch: Watch) -> Generator[Job, None, None]:
+        """The job as it moves on: told of where there are events, asked for where there are none.
+
+        Also asked for when there is less time left than a stream may be silent: a read cannot be cut short.
+        """
+        try:
+            with closing(self._events(job_id, watch.deadline - SILENCE_S)) as events:
+                for event in events:
+                    yield event.job
+        except EventsUnavailable:
+            pass
         while True:
             job = self.job(job_id)
-            on_progress(job)
-            if job["state"] == "failed":
-                raise ServiceError(job["error"]["code"], job["error"]["detail"])
-            if job["state"] == "succeeded":
-                return self.result(job_id)
-            if time.monotonic() > deadline:
-                raise TimeoutError(
-                    f"job {job_id} is still {job['state']} after {timeout_s:g} s; ask again later"
-                )
-            time.sleep(poll_s)
+            yield job
+            time.sleep(watch.delay_s(job))
 
-    def _json(self, method: str, path: str, **options: Any) -> Json:
-        try:
-            response = self._http.request(method, path, **options)
-        except httpx.TransportError as error:
-            address = self._http.base_url
-            raise ServiceError(
-                "unreachable", f"no service answers at {address}: start one with mmad serve ({error})"
-            ) from error
-        try:
-            body: Json = response.json()
-        except ValueError as error:
-            raise ServiceError(
-                "not_mmad", f"{response.url} answers {response.status_code} without JSON"
-            ) from error
-        if response.is_error:
-            raise ServiceError(body.get("code", "unknown"), body.get("detail", response.text))
-        return body
+    def _events(self, job_id: str, until: float) -> Generator[Event, None, None]:
+        """The events to the final one, or to a moment of the monotonic clock."""
+        listener = Listener(self._retries)
+        while not listener.done and not is_late(until):
+            call = calls.events(job_id, listener.headers, SILENCE_S)
+            try:
+                with self._answered(call) as response:
+                    listener.opened(response)
+                    for piece in response.iter_bytes():
+                        yield from listener.feed(piece)
+                        if listener.done or is_late(until):
+                            return
+                delay_s = listener.delay_s()
+            except ServiceError as error:
+                delay_s = listener.delay_s(error)
+            time.sleep(delay_s)

@@ -21,6 +21,7 @@ import httpx
 import redis
 import structlog
 
+from service.keys import KeysError, check_open
 from service.settings import Settings
 from service.store import MODEL_CARD, FolderStore
 
@@ -89,8 +90,12 @@ def serve(settings: Settings, workers: int, announce: Callable[[str], None]) -> 
         announce: told the URL once a video sent there would be analysed.
 
     Raises:
-        StartError: a part did not come up.
+        StartError: a part did not come up, or the service would be open to other machines.
     """
+    try:
+        check_open(settings)
+    except KeysError as error:
+        raise StartError(str(error)) from error
     stopping = _Stopping()
     with ExitStack() as stack:
         stack.enter_context(_lock(settings.data_dir))

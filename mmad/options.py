@@ -38,9 +38,21 @@ class Weights(StrEnum):
 
 
 class Format(StrEnum):
-    """How results are written."""
+    """How results are written, as service.exports lists them: that needs NumPy, and the client alone has none."""
 
     JSON = "json"
+    JSONL = "jsonl"
+    CSV = "csv"
+    FRAMES_CSV = "frames-csv"
+    FRAMES_NPZ = "frames-npz"
+    VTT = "vtt"
+    EAF = "eaf"
+    BORIS = "boris"
+    LABEL_STUDIO = "label-studio"
+    ACTIVITYNET = "activitynet"
+    MAC_CSV = "mac-csv"
+    PNG = "png"
+    SVG = "svg"
 
 
 AsJson = Annotated[

@@ -55,6 +55,12 @@ class PictureTooLargeError(VideoError):
     code = "picture_too_large"
 
 
+class FrameRateTooHighError(VideoError):
+    """The video has more frames a second than the limit."""
+
+    code = "frame_rate_too_high"
+
+
 class DamagedVideoError(VideoError):
     """The container opens, but its frames do not decode."""
 

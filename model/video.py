@@ -18,6 +18,7 @@ from av.video.stream import VideoStream
 
 from model.errors import (
     DamagedVideoError,
+    FrameRateTooHighError,
     NotAVideoError,
     NoVideoStreamError,
     PictureTooLargeError,
@@ -43,6 +44,7 @@ class Limits:
 
     max_duration_s: float = 600.0
     max_pixels: int = 8192 * 4320
+    max_fps: float = 240.0
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,7 @@ class Video:
         origin: int | None = None
         start = end = 0
         step = max(1, round(1 / (self._time_base * (self._stream.average_rate or 25))))
-        for frame in self._raw_frames():
+        for count, frame in enumerate(self._raw_frames()):
             if frame.width * frame.height > self._limits.max_pixels:
                 raise _too_many_pixels(frame.width, frame.height, self._limits)
             if frame.pts is None:
@@ -164,6 +166,9 @@ class Video:
             end = start + (frame.duration or step)
             if end * self._time_base > self._limits.max_duration_s + 1:
                 raise _too_long(float(end * self._time_base), self._limits)
+            # A second's worth ahead: bursts are no rate.
+            if count > self._limits.max_fps * (float(end * self._time_base) + 1):
+                raise _too_fast(count / float(end * self._time_base), self._limits)
             yield Shown(frame, start, end)
         if not end:
             raise DamagedVideoError("no frame of the video can be decoded; export it anew and send it again")
@@ -271,6 +276,13 @@ def _too_long(duration_s: float, limits: Limits) -> VideoTooLongError:
     return VideoTooLongError(
         f"the video lasts {duration_s:.0f} s or more, the limit is {limits.max_duration_s:.0f} s "
         "(MMAD_MAX_DURATION_S); send it in parts or raise the limit"
+    )
+
+
+def _too_fast(fps: float, limits: Limits) -> FrameRateTooHighError:
+    return FrameRateTooHighError(
+        f"the video has {fps:.0f} frames a second, the limit is {limits.max_fps:.0f} (MMAD_MAX_FPS); "
+        "export it at a lower rate or raise the limit"
     )
 
 

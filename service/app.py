@@ -1,12 +1,16 @@
 """The application: settings in, an ASGI app out. `python -m service.app` prints the OpenAPI document."""
 
 import sys
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import Any
 from uuid import uuid4
 
 import structlog
 import yaml
+from anyio import to_thread
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from fastapi_offline import FastAPIOffline
@@ -14,12 +18,15 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from service import errors
+from service.auth import Auth, RateLimitHeaders, add_cors
+from service.desk import Desk, retry_after
 from service.errors import Problem
+from service.job_schemas import ProblemDocument
 from service.queue import JobQueue, connect
-from service.routes import Desk, retry_after, router
-from service.schemas import ProblemDocument
+from service.routes import router
 from service.settings import Settings
 from service.store import FolderStore
+from service.sweeper import Sweeper
 
 log = structlog.get_logger()
 
@@ -31,13 +38,35 @@ DESCRIPTION = """Finds every micro-action in a video of a person: what, when, se
 
 def create_app(settings: Settings) -> FastAPI:
     """The API over the store and Redis of the settings."""
-    app = bare_app()
-    queue = JobQueue(connect(settings, retries=1), settings.job_timeout_s)
-    app.state.desk = Desk(settings, FolderStore(settings.store_dir), queue)
+    connection = connect(settings, retries=1)
+    auth = Auth(settings, connection)
+    desk = Desk(settings, FolderStore(settings.store_dir), JobQueue(connection, settings.job_timeout_s), auth)
+    app = app_of(desk)
+    add_cors(app, settings)
     return app
 
 
-def bare_app() -> FastAPI:
+def app_of(desk: Desk) -> FastAPI:
+    """The API at a desk, with what goes on behind the counter while it runs."""
+
+    @asynccontextmanager
+    async def background(_app: FastAPI) -> AsyncIterator[None]:
+        stop = threading.Event()
+        sweeper = Sweeper(desk.store, desk.jobs, desk.settings.sweep_every_s)
+        threads = [threading.Thread(target=run, args=(stop,)) for run in (sweeper.run, desk.webhooks.run)]
+        for thread in threads:
+            thread.start()
+        yield
+        stop.set()
+        for thread in threads:
+            await to_thread.run_sync(thread.join)
+
+    app = bare_app(background)
+    app.state.desk, app.state.auth = desk, desk.auth
+    return app
+
+
+def bare_app(lifespan: Any = None) -> FastAPI:
     """Routes and errors, connected to nothing: enough for the OpenAPI document."""
     # Its pages bring their own scripts: /docs works without the internet.
     app = FastAPIOffline(
@@ -47,7 +76,9 @@ def bare_app() -> FastAPI:
         redoc_url=None,
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
         generate_unique_id_function=lambda route: route.name,
+        lifespan=lifespan,
     )
+    app.add_middleware(RateLimitHeaders)
     app.include_router(router)
     app.openapi_schema = _openapi(app)
     app.add_exception_handler(Problem, _on_problem)
@@ -57,7 +88,9 @@ def bare_app() -> FastAPI:
     return app
 
 
-def problem_response(request: Request, code: str, detail: str, request_id: str | None = None) -> JSONResponse:
+def problem_response(
+    request: Request, code: str, detail: str, request_id: str | None = None, headers: dict[str, str] | None = None
+) -> JSONResponse:
     """A problem document."""
     kind = errors.CATALOGUE[code]
     document = ProblemDocument(
@@ -72,14 +105,14 @@ def problem_response(request: Request, code: str, detail: str, request_id: str |
     return JSONResponse(
         document.model_dump(exclude_none=True),
         kind.status,
-        headers=retry_after(code),
+        headers=retry_after(code) | (headers or {}),
         media_type="application/problem+json",
     )
 
 
 async def _on_problem(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, Problem)
-    return problem_response(request, error.code, error.detail)
+    return problem_response(request, error.code, error.detail, headers=error.headers)
 
 
 async def _on_disconnect(request: Request, _error: Exception) -> Response:

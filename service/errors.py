@@ -22,6 +22,9 @@ CATALOGUE = {
     "malformed_upload": Kind(400, "The body is not a well-formed upload"),
     "empty_upload": Kind(400, "The upload holds no bytes"),
     "upload_too_large": Kind(413, "The upload is larger than the limit"),
+    "too_many_files": Kind(413, "The request holds more videos than the limit"),
+    "idempotency_conflict": Kind(422, "The Idempotency-Key was used for another request"),
+    "callback_refused": Kind(422, "The callback_url is none that messages may be sent to"),
     "not_found": Kind(404, "There is nothing at this address"),
     "method_not_allowed": Kind(405, "This address does not take this method"),
     # the video
@@ -30,24 +33,48 @@ CATALOGUE = {
     "unsupported_codec": Kind(415, "The video's codec is not known here"),
     "video_too_long": Kind(422, "The video lasts longer than the limit"),
     "picture_too_large": Kind(422, "The picture has more pixels than the limit"),
+    "frame_rate_too_high": Kind(422, "The video has more frames a second than the limit"),
     "damaged_video": Kind(422, "The video cannot be decoded"),
     # the job
     "job_not_found": Kind(404, "No job has this id"),
     "job_not_finished": Kind(409, "The job has no result yet"),
+    "job_already_ended": Kind(409, "The job has ended"),
+    "job_canceled": Kind(409, "The job was canceled"),
+    "job_deleted": Kind(410, "The job was deleted"),
+    "job_expired": Kind(410, "The job has expired"),
+    "video_not_kept": Kind(404, "The job's video is not kept"),
+    "no_callback": Kind(404, "The job has no callback_url"),
     "job_timeout": Kind(422, "The job took longer than the limit"),
+    # the caller
+    "key_missing": Kind(401, "The request has no API key"),
+    "key_unknown": Kind(401, "The API key is not valid"),
+    "rate_limited": Kind(429, "The key has made more requests than its limit"),
+    "too_many_jobs": Kind(429, "The key has more unfinished jobs than its limit"),
+    "storage_full": Kind(429, "The key has more stored bytes than its limit"),
     # the service
     "queue_unavailable": Kind(503, "The queue cannot be reached"),
     "no_worker_yet": Kind(503, "No worker has loaded a model yet"),
     "internal_error": Kind(500, "Something went wrong here"),
 }
 
-RETRY_AFTER_S = {"queue_unavailable": 5, "no_worker_yet": 2, "job_not_finished": 1}
+RETRY_AFTER_S = {
+    "queue_unavailable": 5,
+    "no_worker_yet": 2,
+    "job_not_finished": 1,
+    "too_many_jobs": 10,
+    "storage_full": 60,
+    "rate_limited": 1,
+}
 
 
 class Problem(Exception):  # noqa: N818 - RFC 9457's own word
-    """Raised anywhere in the service; becomes a problem document or a job's error."""
+    """Raised anywhere in the service; becomes a problem document or a job's error.
 
-    def __init__(self, code: str, detail: str) -> None:
+    `headers` go with the document, above those that its code brings.
+    """
+
+    def __init__(self, code: str, detail: str, headers: dict[str, str] | None = None) -> None:
         super().__init__(detail)
         self.code = code
         self.detail = detail
+        self.headers = headers or {}

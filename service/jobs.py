@@ -1,29 +1,47 @@
-"""The job record and its life: one table of allowed transitions, every change through it."""
+"""The job record and its life: one table of allowed transitions, every change through it.
+
+In the store: `jobs/<id>/job.json` and what belongs to the job beside it; `pending/<owner>/<id>` until it has ended;
+`kept/<owner>/<id>` where the video outlives the job; `gone/<id>` for a while after all that was removed.
+"""
 
 import re
 import secrets
 import time
-from datetime import UTC, datetime
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from typing import Literal
+
+import structlog
 
 from service.errors import Problem
-from service.schemas import Change, Document, JobError, Options, State
+from service.job_schemas import ENDED, Change, JobError, JobOptions, Receipt, Removed, State
+from service.schemas import Document
 from service.store import Store
 
+log = structlog.get_logger()
+
 #   queued -> running -> succeeded
-#     ^         |  \---> failed
+#     ^  |      |   |---> failed
+#     |  |      |   \---> canceled
+#     |  \------|-------> canceled
 #     \---------/            a worker that stopped or died hands the job back
 TRANSITIONS: dict[State, frozenset[State]] = {
-    State.QUEUED: frozenset({State.RUNNING}),
-    State.RUNNING: frozenset({State.QUEUED, State.SUCCEEDED, State.FAILED}),
+    State.QUEUED: frozenset({State.RUNNING, State.CANCELED}),
+    State.RUNNING: frozenset({State.QUEUED, State.SUCCEEDED, State.FAILED, State.CANCELED}),
     State.SUCCEEDED: frozenset(),
     State.FAILED: frozenset(),
+    State.CANCELED: frozenset(),
 }
 
+# Where a job is filed that was sent without a key.
+NOBODY = "open"
 _ID = re.compile(r"[0-9a-f]{32}")
+_SHOWN = {"job.json": "record", "video": "video", "webhook.json": "webhook"}
 
 
 class OvertakenError(Exception):
-    """Another attempt has taken the job over: the one that meets this must let go of it."""
+    """Another attempt, a cancellation or a deletion came first: the one that meets this must let go of the job."""
 
 
 class Upload(Document):
@@ -34,15 +52,36 @@ class Upload(Document):
 
 
 class Record(Document):
-    """job.json: what is known of a job for as long as it is kept."""
+    """job.json: what is known of a job for as long as it is kept. `owner` is the id of a key."""
 
     id: str
     state: State
     attempt: int = 0
+    owner: str = NOBODY
+    batch: str | None = None
     upload: Upload
-    options: Options
+    options: JobOptions
+    retention_s: int
     changes: list[Change]
     error: JobError | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether it will not change any more."""
+        return self.state in ENDED
+
+    @property
+    def expires_at(self) -> datetime | None:
+        """When it may be removed; None while it has not ended."""
+        return self.changes[-1].at + timedelta(seconds=self.retention_s) if self.ended else None
+
+
+class Tombstone(Document):
+    """What is left of a job that was removed."""
+
+    owner: str
+    why: Literal["deleted", "expired"]
+    at: datetime
 
 
 def new_job_id() -> str:
@@ -56,35 +95,68 @@ class Jobs:
     def __init__(self, store: Store) -> None:
         self.store = store
 
-    def create(self, job_id: str, upload: Upload, options: Options) -> Record:
+    def create(
+        self,
+        job_id: str,
+        upload: Upload,
+        options: JobOptions,
+        *,
+        retention_s: int,
+        owner: str = NOBODY,
+        batch: str | None = None,
+    ) -> Record:
         """A new job; durable when this returns."""
         record = Record(
-            id=job_id, state=State.QUEUED, upload=upload, options=options, changes=[_change_to(State.QUEUED)]
+            id=job_id,
+            state=State.QUEUED,
+            owner=owner,
+            batch=batch,
+            upload=upload,
+            options=options,
+            retention_s=retention_s,
+            changes=[_change_to(State.QUEUED)],
         )
-        self._save(record)
+        size = str(upload.bytes).encode()
+        # Marks first: a mark without a record is swept away, a record without its mark would never be.
+        self.store.put(f"pending/{owner}/{job_id}", size)
+        if options.keep_video:
+            self.store.put(f"kept/{owner}/{job_id}", size)
+        if options.callback_url:
+            self.store.put(f"callbacks/{job_id}", b"")
+        self.store.put(key(job_id, "job.json"), _dump(record))
         return record
 
-    def get(self, job_id: str) -> Record:
-        """A job's record; raises Problem job_not_found."""
-        try:
-            if not _ID.fullmatch(job_id):
-                raise KeyError(job_id)
-            return Record.model_validate_json(self.store.get(key(job_id, "job.json")))
-        except KeyError as error:
-            raise Problem(
-                "job_not_found", f"no job has the id {job_id[:64]!r}; POST /detect makes one"
-            ) from error
+    def get(self, job_id: str, owner: str | None = None) -> Record:
+        """A job's record.
+
+        Args:
+            job_id: as the caller gave it.
+            owner: whose it must be; None: anybody's.
+
+        Raises:
+            Problem: job_not_found, also for another owner's; job_deleted, job_expired.
+        """
+        if _ID.fullmatch(job_id):
+            record = self._stored(job_id)
+            if record and owner in (None, record[1].owner):
+                return record[1]
+            tombstone = self._tombstone(job_id)
+            if record is None and tombstone and owner in (None, tombstone.owner):
+                raise Problem(
+                    f"job_{tombstone.why}",
+                    f"the job was {tombstone.why} at {tombstone.at:%Y-%m-%dT%H:%M:%SZ}",
+                )
+        raise Problem("job_not_found", f"no job has the id {job_id[:64]!r}; POST /detect makes one")
 
     def change(self, record: Record, state: State, error: JobError | None = None) -> Record:
-        """Bring a job into another state, durably.
+        """Bring a job into another state, durably. A job that has ended lets go of its video, unless it is kept.
 
         Raises:
             ValueError: the table does not allow it.
-            OvertakenError: the stored job is no longer as `record` has it.
+            OvertakenError: the stored job is no longer as `record` has it, or is no more.
         """
         if state not in TRANSITIONS[record.state]:
             raise ValueError(f"job {record.id} cannot go from {record.state} to {state}")
-        self.check(record)
         changed = record.model_copy(
             update={
                 "state": state,
@@ -93,20 +165,101 @@ class Jobs:
                 "error": error,
             }
         )
-        self._save(changed)
+        if not self.store.swap(key(record.id, "job.json"), self.check(record), _dump(changed)):
+            raise OvertakenError(f"job {record.id} was changed at the same moment")
+        if changed.ended:
+            self._tidy(changed)
         return changed
 
-    def check(self, record: Record) -> None:
-        """Raise OvertakenError where the stored job is no longer in this state and attempt."""
-        stored = self.get(record.id)
+    def check(self, record: Record) -> bytes:
+        """The stored bytes of a job; raises OvertakenError where it is no longer in this state and attempt."""
+        found = self._stored(record.id)
+        if found is None:
+            raise OvertakenError(f"job {record.id} was removed")
+        content, stored = found
         if (stored.state, stored.attempt) != (record.state, record.attempt):
             raise OvertakenError(
                 f"job {record.id} is {stored.state} at attempt {stored.attempt}, "
                 f"not {record.state} at attempt {record.attempt}"
             )
+        return content
 
-    def _save(self, record: Record) -> None:
-        self.store.put(key(record.id, "job.json"), record.model_dump_json(indent=1).encode())
+    def cancel(self, job_id: str, owner: str | None = None) -> Record:
+        """End a job that has not ended: whoever runs it finds out, and cannot publish. A canceled job stays so.
+
+        Raises:
+            Problem: job_not_found, job_deleted, job_expired, job_already_ended.
+        """
+        while True:
+            record = self.get(job_id, owner)
+            if record.state is State.CANCELED:
+                return record
+            if record.ended:
+                raise Problem("job_already_ended", f"the job has {record.state}: there is nothing to cancel")
+            try:
+                return self.change(record, State.CANCELED)
+            except OvertakenError:  # it has moved on meanwhile: look again
+                continue
+
+    def remove(self, record: Record, why: Literal["deleted", "expired"]) -> Receipt:
+        """Remove all that is kept of a job, and leave a note that it was there."""
+        at = datetime.now(UTC)
+        removed = [
+            Removed(what=_what(entry.key), bytes=entry.bytes) for entry in self.store.entries(key(record.id))
+        ]
+        tombstone = Tombstone(owner=record.owner, why=why, at=at)
+        self.store.put(f"gone/{record.id}", tombstone.model_dump_json().encode())
+        self.forget(record)
+        return Receipt(id=record.id, at=at, removed=removed)
+
+    def forget(self, record: Record) -> None:
+        """Remove all that is kept of a job, as if it had never been."""
+        # The record first: from here on no attempt can publish.
+        self.store.delete(key(record.id, "job.json"))
+        self.store.delete(key(record.id))
+        for mark in (f"pending/{record.owner}", f"kept/{record.owner}", "callbacks"):
+            self.store.delete(f"{mark}/{record.id}")
+
+    def newest(self, before: str | None = None) -> Iterator[Record]:
+        """Records, the newest first; those older than the id `before`."""
+        for job_id in reversed(self.store.names("jobs")):
+            if before is not None and job_id >= before:
+                continue
+            if found := self._stored(job_id):
+                yield found[1]
+
+    def pending(self, owner: str) -> dict[str, int]:
+        """An owner's jobs that have not ended, with the sizes of their videos in bytes."""
+        return self._sizes(f"pending/{owner}")
+
+    def kept(self, owner: str) -> dict[str, int]:
+        """An owner's jobs, ended or not, whose videos are kept, with their sizes in bytes."""
+        return self._sizes(f"kept/{owner}")
+
+    def _sizes(self, prefix: str) -> dict[str, int]:
+        sizes = {}
+        for job_id in self.store.names(prefix):
+            with suppress(KeyError):  # it has ended meanwhile
+                sizes[job_id] = int(self.store.get(f"{prefix}/{job_id}"))
+        return sizes
+
+    def _tidy(self, record: Record) -> None:
+        if not record.options.keep_video:
+            self.store.delete(key(record.id, "video"))
+        self.store.delete(f"pending/{record.owner}/{record.id}")
+
+    def _stored(self, job_id: str) -> tuple[bytes, Record] | None:
+        try:
+            content = self.store.get(key(job_id, "job.json"))
+        except KeyError:
+            return None
+        return content, Record.model_validate_json(content)
+
+    def _tombstone(self, job_id: str) -> Tombstone | None:
+        try:
+            return Tombstone.model_validate_json(self.store.get(f"gone/{job_id}"))
+        except KeyError:
+            return None
 
 
 def key(job_id: str, name: str = "") -> str:
@@ -114,5 +267,19 @@ def key(job_id: str, name: str = "") -> str:
     return f"jobs/{job_id}/{name}".rstrip("/")
 
 
+def published(record: Record, name: str) -> str:
+    """Where an attempt keeps what it publishes: apart, so that one that was overtaken leaves the other's alone."""
+    return key(record.id, f"{record.attempt}/{name}".rstrip("/"))
+
+
 def _change_to(state: State) -> Change:
     return Change(state=state, at=datetime.now(UTC))
+
+
+def _dump(record: Record) -> bytes:
+    return record.model_dump_json(indent=1).encode()
+
+
+def _what(stored_key: str) -> Literal["video", "proposals", "result", "webhook", "record"]:
+    name = stored_key.rsplit("/", 1)[1]
+    return _SHOWN.get(name, name.split(".")[0])  # type: ignore[return-value]

@@ -1,5 +1,10 @@
 """Redis: the queue of jobs, and the live progress of running ones. Losing it loses no record."""
 
+import time
+from contextlib import suppress
+from statistics import median
+from typing import NamedTuple
+
 from redis import Redis
 from redis.backoff import ExponentialBackoff
 from redis.exceptions import RedisError
@@ -8,7 +13,7 @@ from rq import Queue, Retry
 from rq.serializers import JSONSerializer
 
 from service.errors import Problem
-from service.schemas import Stage
+from service.job_schemas import Stage
 from service.settings import Settings
 
 QUEUE = "mmad"
@@ -16,6 +21,19 @@ QUEUE = "mmad"
 DETECT = "workers.run.detect"
 ATTEMPTS = 3
 _PROGRESS_TTL_S = 3600
+_TIMES = "mmad:times"
+# So many jobs tell how long the next will take.
+_TIMES_KEPT = 50
+_PACE_LASTS_S = 1.0
+# From this fraction on a job's own progress says more than other jobs' times.
+_TELLING = 0.1
+
+
+class Progress(NamedTuple):
+    """How far a running job is; nothing known is (None, 0)."""
+
+    stage: Stage | None
+    fraction: float
 
 
 def connect(settings: Settings, *, retries: int) -> Redis:
@@ -34,12 +52,32 @@ def make_queue(connection: Redis) -> Queue:
     return Queue(QUEUE, connection=connection, serializer=JSONSerializer)
 
 
+class Pace(NamedTuple):
+    """The median job's seconds, if one was measured, and how many workers there are."""
+
+    job_s: float | None
+    workers: int
+
+    def queued_s(self, position: int) -> float | None:
+        """Seconds to the end for a job with so many before it."""
+        if self.job_s is None or not self.workers:
+            return None
+        return self.job_s * (1 + position / self.workers)
+
+    def running_s(self, fraction: float, elapsed_s: float) -> float | None:
+        """Seconds to the end for a job that has come so far in so long."""
+        if fraction > _TELLING:
+            return elapsed_s * (1 - fraction) / fraction
+        return None if self.job_s is None else max(0.0, self.job_s - elapsed_s)
+
+
 class JobQueue:
     """What the API asks of Redis."""
 
     def __init__(self, connection: Redis, job_timeout_s: int) -> None:
         self._connection = connection
         self._job_timeout_s = job_timeout_s
+        self._pace, self._pace_at = Pace(None, 0), -_PACE_LASTS_S
 
     def enqueue(self, job_id: str) -> None:
         """Put a job on the queue; raises Problem queue_unavailable."""
@@ -57,24 +95,54 @@ class JobQueue:
                 "queue_unavailable", "the queue cannot be reached now; send the video again later"
             ) from error
 
-    def progress(self, job_id: str) -> tuple[Stage | None, float]:
-        """Stage and fraction 0..1 of a running job; nothing known is (None, 0)."""
+    def forget(self, job_id: str) -> None:
+        """Take a job from the queue, if it is there and Redis is; a worker that gets it all the same finds it ended."""
+        with suppress(RedisError):
+            make_queue(self._connection).remove(job_id)
+
+    def progress(self, job_id: str) -> Progress:
+        """How far a running job is."""
         try:
             raw = self._connection.hgetall(_progress_key(job_id))
         except RedisError:
-            return None, 0.0
+            return Progress(None, 0.0)
         found = {_text(name): _text(value) for name, value in raw.items()}
         stage = found.get("stage")
-        return (Stage(stage) if stage else None), float(found.get("fraction", 0))
+        return Progress(Stage(stage) if stage else None, float(found.get("fraction", 0)))
+
+    def position(self, job_id: str) -> int | None:
+        """How many jobs are before it; None if it is not in the queue, or Redis is away."""
+        try:
+            position: int | None = make_queue(self._connection).get_job_position(job_id)
+        except RedisError:
+            return None
+        return position
+
+    def pace(self) -> Pace:
+        """How fast jobs went lately; asked of Redis once a second at most."""
+        if time.monotonic() - self._pace_at >= _PACE_LASTS_S:
+            self._pace, self._pace_at = self._measure_pace(), time.monotonic()
+        return self._pace
+
+    def _measure_pace(self) -> Pace:
+        try:
+            times = [float(value) for value in self._connection.lrange(_TIMES, 0, -1)]
+            workers = self._workers_alive()
+        except RedisError:
+            return Pace(None, 0)
+        return Pace(median(times) if times else None, workers)
 
     def check(self) -> dict[str, str]:
         """Readiness of Redis and of at least one worker. A dead worker's key expires; its name in rq's set stays."""
         try:
-            names = self._connection.smembers(f"rq:workers:{QUEUE}")
-            alive = any(self._connection.exists(name) for name in names)
+            alive = self._workers_alive() > 0
         except RedisError:
             return {"redis": "cannot be reached", "workers": "not known"}
         return {"redis": "ok", "workers": "ok" if alive else "none is running"}
+
+    def _workers_alive(self) -> int:
+        names = self._connection.smembers(f"rq:workers:{QUEUE}")
+        return sum(bool(self._connection.exists(name)) for name in names)
 
 
 def put_progress(connection: Redis, job_id: str, stage: Stage, fraction: float) -> None:
@@ -83,6 +151,14 @@ def put_progress(connection: Redis, job_id: str, stage: Stage, fraction: float) 
     with connection.pipeline() as pipeline:
         pipeline.hset(key, mapping={"stage": stage.value, "fraction": f"{fraction:.4f}"})
         pipeline.expire(key, _PROGRESS_TTL_S)
+        pipeline.execute()
+
+
+def put_time(connection: Redis, seconds: float) -> None:
+    """Remember how long a job took, for the estimates of the next."""
+    with connection.pipeline() as pipeline:
+        pipeline.lpush(_TIMES, f"{seconds:.3f}")
+        pipeline.ltrim(_TIMES, 0, _TIMES_KEPT - 1)
         pipeline.execute()
 
 

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from service.errors import Problem
 from service.schemas import (
     BodySegment,
-    Concurrency,
     Detection,
     Document,
     Label,
@@ -19,15 +18,18 @@ from service.schemas import (
     ModelUsed,
     Notice,
     Options,
+    Reproduction,
     Result,
-    Simultaneous,
+    ResultView,
+    Shown,
     Stretch,
-    Summary,
-    Tally,
+    TimedView,
     View,
 )
+from service.summary import Interval, summarize
 
-Interval = tuple[float, float]
+Floats = NDArray[np.float64]
+Indices = NDArray[np.int64]
 
 
 class Context(Document):
@@ -42,6 +44,7 @@ class Context(Document):
     warnings: list[Notice]
     labels: Labels
     thresholds: list[float]
+    reproduction: Reproduction
 
 
 @dataclass(frozen=True)
@@ -72,25 +75,40 @@ class StoredProposals:
             context = Context.model_validate_json(arrays["context"].tobytes())
             return cls(arrays["segments"], arrays["scores"], arrays["labels"], context)
 
+    def shown_times(self) -> Floats:
+        """Starts and ends as results tell them, (n, 2) in seconds, to the millisecond and never of no length."""
+        times = np.round(self.segments.astype(float), 3)
+        # An action shorter than the rounding keeps a length. Rounded again: 5.057 + 0.001 is no 5.058.
+        times[:, 1] = np.round(np.maximum(times[:, 1], times[:, 0] + 0.001), 3)
+        return times
+
 
 def make_result(stored: StoredProposals, view: View) -> Result:
     """The result document for what a caller wants to see; raises Problem for a label that is not known."""
-    context = stored.context
-    detections = _detections(stored, _chosen(stored, view))
+    context, wanted = stored.context, _complete(view)
+    times = stored.shown_times()
+    detections = _detections(stored, times, _chosen(stored, times, wanted))
     segments = _body_segments(detections)
-    settings = context.settings.model_copy(update={name: getattr(view, name) for name in View.model_fields})
     return Result(
         job_id=context.job_id,
         media=context.media,
         model=context.model,
-        settings=settings,
+        settings=Shown.model_validate(wanted.model_dump() | {"region": context.settings.region}),
         coverage=context.coverage,
         partial=context.partial,
-        detections=detections,
-        body_segments=segments,
-        summary=_summary(detections, segments, context.labels, context.media.duration_s),
+        detections=[] if wanted.level == "body" else detections,
+        body_segments=[] if wanted.level == "action" else segments,
+        summary=summarize(detections, segments, context.labels, _stretch(wanted, context.media.duration_s)),
         warnings=context.warnings,
+        reproduction=context.reproduction,
     )
+
+
+def with_defaults(stored: StoredProposals, view: TimedView) -> ResultView:
+    """A view in which what the caller left open is as the job was asked for."""
+    asked = stored.context.settings.model_dump(include=set(View.model_fields))
+    given = view.model_dump(include=set(ResultView.model_fields), exclude_unset=True)
+    return ResultView.model_validate(asked | given)
 
 
 def chosen_actions(labels: Labels, codes: Iterable[str]) -> set[int]:
@@ -106,7 +124,19 @@ def chosen_actions(labels: Labels, codes: Iterable[str]) -> set[int]:
     return chosen
 
 
-def _chosen(stored: StoredProposals, view: View) -> NDArray[np.int64]:
+def _complete(view: View) -> ResultView:
+    """Any view as the fullest kind of it."""
+    return ResultView.model_validate(view.model_dump(include=set(ResultView.model_fields)))
+
+
+def _stretch(view: TimedView, duration_s: float) -> Interval:
+    """The part of the video that is shown."""
+    start_s = min(view.from_s or 0.0, duration_s)
+    end_s = duration_s if view.to_s is None else min(view.to_s, duration_s)
+    return start_s, end_s
+
+
+def _chosen(stored: StoredProposals, times: Floats, view: TimedView) -> Indices:
     """Indices of the proposals to show, best first."""
     if view.min_score is None:
         shown = stored.scores >= np.array(stored.context.thresholds, np.float32)[stored.labels]
@@ -114,115 +144,70 @@ def _chosen(stored: StoredProposals, view: View) -> NDArray[np.int64]:
         shown = stored.scores >= np.float32(view.min_score)
     if view.labels is not None:
         shown &= np.isin(stored.labels, list(chosen_actions(stored.context.labels, view.labels)))
+    if view.from_s is not None:
+        shown &= times[:, 1] > view.from_s
+    if view.to_s is not None:
+        shown &= times[:, 0] < view.to_s
     return np.flatnonzero(shown)[: view.top_k]
 
 
-def _detections(stored: StoredProposals, chosen: NDArray[np.int64]) -> list[Detection]:
+def _detections(stored: StoredProposals, times: Floats, chosen: Indices) -> list[Detection]:
     """In order of time."""
-    times = np.round(stored.segments.astype(float), 3)
-    # An action shorter than the rounding keeps a length.
-    times[:, 1] = np.maximum(times[:, 1], times[:, 0] + 0.001)
     order = chosen[np.lexsort((chosen, times[chosen, 0]))]
-    ids = np.array([f"p{index}" for index in order])
-    starts, ends = times[order, 0], times[order, 1]
-    detections = []
-    for place, index in enumerate(order):
-        # In order of start: what starts at or after my end cannot overlap me.
-        until = np.searchsorted(starts, ends[place])
-        overlapping = ends[:until] > starts[place]
-        if place < until:
-            overlapping[place] = False
-        action = stored.context.labels.actions[stored.labels[index]]
-        detections.append(
-            Detection(
-                id=str(ids[place]),
-                start_s=starts[place],
-                end_s=ends[place],
-                score=round(float(stored.scores[index]), 4),
-                action=Label(id=action.id, code=action.code, name=action.name),
-                body=action.body,
-                overlaps=[str(other) for other in ids[:until][overlapping]],
-            )
+    ids = [f"p{index}" for index in order.tolist()]
+    actions = stored.context.labels.actions
+    names = [Label(id=action.id, code=action.code, name=action.name) for action in actions]
+    labels = stored.labels[order].tolist()
+    spans = times[order].tolist()
+    scores = np.round(stored.scores[order].astype(float), 4).tolist()
+    return [
+        Detection(
+            id=ids[place],
+            start_s=spans[place][0],
+            end_s=spans[place][1],
+            score=scores[place],
+            action=names[labels[place]],
+            body=actions[labels[place]].body,
+            overlaps=[ids[other] for other in others],
         )
-    return detections
+        for place, others in enumerate(_overlaps(times[order]))
+    ]
+
+
+def _overlaps(times: Floats) -> list[list[int]]:
+    """For each interval (n, 2), in order of start, the places of those that overlap it; touching is no overlap."""
+    starts, ends = times[:, 0], times[:, 1]
+    # What starts at or after my end cannot overlap me, nor what comes before the first that reaches beyond my start.
+    until = np.searchsorted(starts, ends)
+    since = np.searchsorted(np.maximum.accumulate(ends), starts, side="right")
+    found = []
+    for place in range(len(times)):
+        near = np.arange(since[place], until[place])
+        found.append(near[(ends[near] > starts[place]) & (near != place)].tolist())
+    return found
 
 
 def _body_segments(detections: Sequence[Detection]) -> list[BodySegment]:
     """Detections of one body part merged where they touch or overlap, in order of time."""
-    merged: list[BodySegment] = []
+    segments: list[BodySegment] = []
     for body in sorted({detection.body.id for detection in detections}):
         group: list[Detection] = []
+        reached_s = 0.0
         for detection in (one for one in detections if one.body.id == body):
-            if group and detection.start_s > max(one.end_s for one in group):
-                merged.append(_merge(group))
+            if group and detection.start_s > reached_s:
+                segments.append(_segment(group, reached_s))
                 group = []
             group.append(detection)
-        merged.append(_merge(group))
-    return sorted(merged, key=lambda segment: (segment.start_s, segment.body.id))
+            reached_s = max(reached_s, detection.end_s)
+        segments.append(_segment(group, reached_s))
+    return sorted(segments, key=lambda segment: (segment.start_s, segment.body.id))
 
 
-def _merge(group: Sequence[Detection]) -> BodySegment:
+def _segment(group: Sequence[Detection], end_s: float) -> BodySegment:
     return BodySegment(
         start_s=group[0].start_s,
-        end_s=max(one.end_s for one in group),
+        end_s=end_s,
         score=max(one.score for one in group),
         body=group[0].body,
         actions=[one.id for one in group],
     )
-
-
-def _summary(
-    detections: Sequence[Detection], segments: Sequence[BodySegment], labels: Labels, duration_s: float
-) -> Summary:
-    by_action = [
-        _tally(
-            action, [(one.start_s, one.end_s) for one in detections if one.action.id == action.id], duration_s
-        )
-        for action in labels.actions
-    ]
-    by_body = [
-        _tally(body, [(one.start_s, one.end_s) for one in segments if one.body.id == body.id], duration_s)
-        for body in labels.bodies
-    ]
-    intervals = [(one.start_s, one.end_s) for one in detections]
-    return Summary(
-        by_action=[tally for tally in by_action if tally.count],
-        by_body=[tally for tally in by_body if tally.count],
-        concurrency=_concurrency(intervals, duration_s),
-    )
-
-
-def _tally(label: Label, intervals: list[Interval], duration_s: float) -> Tally:
-    busy = sum(seconds for count, seconds in _seconds_by_count(intervals, duration_s).items() if count)
-    rate = 60 * len(intervals) / duration_s if duration_s else 0.0
-    return Tally(
-        id=label.id,
-        code=label.code,
-        name=label.name,
-        count=len(intervals),
-        total_s=round(busy, 3),
-        rate_per_min=round(rate, 3),
-    )
-
-
-def _concurrency(intervals: list[Interval], duration_s: float) -> Concurrency:
-    seconds = _seconds_by_count(intervals, duration_s)
-    weighted = sum(count * length for count, length in seconds.items())
-    return Concurrency(
-        max=max(seconds, default=0),
-        mean=round(weighted / duration_s, 3) if duration_s else 0.0,
-        seconds=[Simultaneous(count=count, total_s=round(seconds[count], 3)) for count in sorted(seconds)],
-    )
-
-
-def _seconds_by_count(intervals: list[Interval], duration_s: float) -> dict[int, float]:
-    """For how many seconds exactly n intervals were going on, for each n that occurs."""
-    steps = sorted([(start, 1) for start, _ in intervals] + [(end, -1) for _, end in intervals])
-    seconds: dict[int, float] = {}
-    count, since = 0, 0.0
-    for time, step in [*steps, (duration_s, 0)]:
-        if time > since:
-            seconds[count] = seconds.get(count, 0.0) + time - since
-            since = time
-        count += step
-    return seconds

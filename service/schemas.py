@@ -1,13 +1,11 @@
 """The documents callers and workers exchange. Times are seconds from the video's first frame."""
 
-from datetime import datetime
-from enum import StrEnum
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Seconds = Annotated[float, Field(ge=0)]
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class Document(BaseModel):
@@ -71,6 +69,52 @@ class View(Document):
 
 class Options(View):
     """What a job was asked for."""
+
+    region: Region | None = None
+
+
+class TimedView(View):
+    """Which of the proposals to show, of which part of the video. A detection belongs to it if they overlap."""
+
+    from_s: Seconds | None = Field(None, description="Leave out what ends before.")
+    to_s: Seconds | None = Field(None, description="Leave out what starts after.")
+
+    @field_validator("to_s")
+    @classmethod
+    def _forward(cls, to_s: float | None, info: ValidationInfo) -> float | None:
+        from_s = info.data.get("from_s")
+        if from_s is not None and to_s is not None and to_s <= from_s:
+            raise ValueError(f"it must be above from_s={from_s:g}")
+        return to_s
+
+
+class ResultView(TimedView):
+    """What a result shows."""
+
+    level: Literal["both", "action", "body"] = Field(
+        "both", description="`action` leaves body_segments empty, `body` detections; the summary has both."
+    )
+
+
+Rate = Annotated[float, Field(ge=1, le=30)]
+
+
+class FramesView(Document):
+    """What scores over time are wanted."""
+
+    level: Literal["frames"] = "frames"
+    rate: Rate = Field(5.0, description="How many times a second.")
+
+
+class ExportView(TimedView):
+    """What goes into an export."""
+
+    format: str
+    rate: Rate = Field(5.0, description="How many times a second; for the formats of scores over time.")
+
+
+class Shown(ResultView):
+    """What a job was asked for, and what this result shows."""
 
     region: Region | None = None
 
@@ -175,12 +219,45 @@ class Concurrency(Document):
     seconds: list[Simultaneous]
 
 
+class Pair(Document):
+    """Two different actions going on at once."""
+
+    first: Label
+    second: Label
+    count: int = Field(description="How many times a detection of the one overlaps one of the other.")
+    total_s: Seconds = Field(description="For how long both are going on.")
+
+
 class Summary(Document):
-    """The detections in numbers."""
+    """The detections in numbers. Seconds and rates are of the stretch shown: the whole video, or from_s to to_s."""
 
     by_action: list[Tally]
     by_body: list[Tally]
     concurrency: Concurrency
+    pairs: list[Pair] = Field(description="The most frequent first.")
+
+
+class Reproduction(Document):
+    """What a run was made with, besides the video, the region and the weights: with all of it, it can be repeated."""
+
+    mmad: str = Field(description="Version of mmad.")
+    python: str
+    packages: dict[str, str] = Field(description="Versions of what decodes and computes.")
+    bundle_sha256: str = Field(description="Of bundle.json, which names the hash of every other file.")
+    taxonomy_sha256: str = Field(description="Of the labels, as canonical JSON.")
+    device: str
+    decode_fps: float = Field(description="Frames a second taken from the video.")
+    input_width: int
+    input_height: int
+    window_frames: int
+    overlap_frames: int
+    postprocessing: dict[str, str | float | int | bool] = Field(
+        description="Non-maximum suppression: what goes in, its kind and its parameters."
+    )
+    calibrated: bool
+    random_numbers: Literal[False] = Field(
+        False, description="None are drawn. Other hardware or versions may differ in a score's last digits."
+    )
 
 
 class Result(Document):
@@ -190,94 +267,33 @@ class Result(Document):
     job_id: str | None
     media: Media
     model: ModelUsed
-    settings: Options
+    settings: Shown
     coverage: list[Stretch]
     partial: bool
     detections: list[Detection]
     body_segments: list[BodySegment]
     summary: Summary
     warnings: list[Notice]
+    reproduction: Reproduction
 
 
-class State(StrEnum):
-    """Where a job stands."""
+class FrameScores(Document):
+    """The score of every class over time, for models that want features.
 
-    QUEUED = "queued"  # accepted and durable; no worker has it
-    RUNNING = "running"  # a worker has it
-    SUCCEEDED = "succeeded"  # its result is published
-    FAILED = "failed"  # it ended with an error, and will not run again
+    A class's score at a time is the highest among its proposals that cover it (start_s <= time < end_s), whatever
+    their score is: no threshold is applied. It is 0 where nothing was proposed. A body part has the highest score of
+    its actions.
+    """
 
-
-class Stage(StrEnum):
-    """What a worker is doing with a running job."""
-
-    DECODING = "decoding"
-    DETECTING = "detecting"
-    PUBLISHING = "publishing"
-
-
-class JobError(Document):
-    """Why a job failed."""
-
-    code: str
-    detail: str
-
-
-class Change(Document):
-    """A state a job came into, and when."""
-
-    state: State
-    at: datetime
-
-
-class Links(Document):
-    """Where to go from here."""
-
-    self: str
-    result: str
-
-
-class Job(Document):
-    """A job as its caller sees it."""
-
-    id: str
-    state: State
-    stage: Stage | None = Field(None, description="Only while running.")
-    progress: Fraction
-    attempt: int
-    changes: list[Change]
-    error: JobError | None = None
-    links: Links
-
-
-class Accepted(Document):
-    """The answer to an upload."""
-
-    id: str
-    state: State
-    links: Links
-
-
-class ProblemDocument(BaseModel):
-    """RFC 9457."""
-
-    type: str
-    title: str
-    status: int
-    detail: str
-    code: str
-    job_id: str | None = None
-    request_id: str | None = None
-
-
-class Health(Document):
-    """The process answers."""
-
-    status: Literal["ok"] = "ok"
-
-
-class Readiness(Document):
-    """Whether a video sent now would be analysed; each check is "ok" or says what is missing."""
-
-    ready: bool
-    checks: dict[str, str]
+    schema_version: Literal[1] = 1
+    job_id: str | None
+    rate: float = Field(description="Times a second.")
+    times_s: list[Seconds] = Field(description="0, 1 / rate, and so on, below the video's duration.")
+    actions: list[str] = Field(description="Codes, in the order of the columns of action_scores.")
+    action_scores: list[list[Fraction]] = Field(
+        description="One row for each time, one column for each action."
+    )
+    bodies: list[str] = Field(description="Codes, in the order of the columns of body_scores.")
+    body_scores: list[list[Fraction]] = Field(
+        description="One row for each time, one column for each body part."
+    )

@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import AliasChoices, Field
+from pydantic import AliasChoices, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 GIB = 1024**3
+DAY_S = 24 * 3600
 
 
 class Settings(BaseSettings):
@@ -33,7 +34,37 @@ class Settings(BaseSettings):
     max_upload_bytes: int = Field(default=2 * GIB, gt=0, description="The largest video accepted.")
     max_duration_s: float = Field(default=600.0, gt=0, description="The longest video accepted.")
     max_pixels: int = Field(default=8192 * 4320, gt=0, description="The largest picture accepted, in pixels.")
+    max_fps: float = Field(default=240.0, gt=0, description="The highest frame rate accepted.")
+    max_batch_files: int = Field(default=20, gt=0, description="The most videos accepted in one request.")
     job_timeout_s: int = Field(default=3600, gt=0, description="A job that takes longer is stopped.")
+    retention_s: int = Field(
+        default=7 * DAY_S, ge=0, description="How long results are kept after the end of a job."
+    )
+    max_retention_s: int = Field(
+        default=30 * DAY_S, ge=0, description="The longest retention a caller may ask for."
+    )
+    sweep_every_s: float = Field(default=60.0, gt=0, description="How often what has expired is removed.")
+    webhook_secret: SecretStr | None = Field(
+        default=None,
+        description="Signs messages to callback_url (whsec_...); made in the data directory where not set.",
+    )
+    webhook_allow_private: bool = Field(
+        default=False, description="Whether callback_url may lead to private and loopback addresses."
+    )
+    api_keys_file: Path | None = Field(
+        default=None, description="Keys of callers, made by mmad keys; where set, every request needs one."
+    )
+    allow_open: bool = Field(
+        default=False, description="Whether to listen on other than loopback addresses without keys."
+    )
+    requests_per_minute: int = Field(default=600, gt=0, description="Requests a minute of each key.")
+    max_jobs_per_key: int = Field(default=100, gt=0, description="Jobs of a key that have not ended.")
+    max_stored_bytes_per_key: int = Field(
+        default=20 * GIB, gt=0, description="Bytes of videos that are stored for a key at a time."
+    )
+    cors_origins: list[str] = Field(
+        default=[], description='Origins whose pages may call the API, as JSON: ["https://app.example.org"].'
+    )
 
     @property
     def store_dir(self) -> Path:

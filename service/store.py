@@ -1,15 +1,24 @@
 """The store: the truth about every job. A folder, whose files appear whole or not at all."""
 
+import fcntl
 import os
 import shutil
+import zlib
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, NamedTuple, Protocol
 from uuid import uuid4
 
 # What a worker says of the model that it has loaded.
 MODEL_CARD = "model.json"
+
+
+class Entry(NamedTuple):
+    """A key and how many bytes lie there."""
+
+    key: str
+    bytes: int
 
 
 class Store(Protocol):
@@ -17,6 +26,10 @@ class Store(Protocol):
 
     def put(self, key: str, content: bytes) -> None:
         """Write durably: after this returns, a crash does not lose it, and no reader sees half of it."""
+
+    def swap(self, key: str, expected: bytes | None, content: bytes) -> bool:
+        """Write as `put` if the key still holds `expected` (None: nothing), and say whether it did: of several
+        processes that swap at once, one wins."""
 
     def get(self, key: str) -> bytes:
         """Read; raises KeyError where there is nothing."""
@@ -26,6 +39,15 @@ class Store(Protocol):
 
     def writing(self, key: str) -> AbstractContextManager[BinaryIO]:
         """A context in which bytes are written piece by piece; durable when it ends, gone if it raises."""
+
+    def names(self, prefix: str) -> list[str]:
+        """The names right below a prefix, sorted; none where there is nothing."""
+
+    def entries(self, prefix: str) -> list[Entry]:
+        """All keys below a prefix, at any depth, sorted."""
+
+    def age_s(self, key: str, now: float) -> float:
+        """Seconds since a key was written, or a name below it came or went; raises KeyError."""
 
     def delete(self, prefix: str) -> None:
         """Remove a key, or all below it. Nothing there is no error."""
@@ -40,7 +62,9 @@ class FolderStore:
     def __init__(self, root: Path) -> None:
         self._root = root
         self._incoming = root / "incoming"
-        self._incoming.mkdir(parents=True, exist_ok=True)
+        self._locks = root / "locks"
+        for folder in (self._incoming, self._locks):
+            folder.mkdir(parents=True, exist_ok=True)
 
     def clear_incoming(self) -> None:
         """Remove what was being written when a process was stopped; only where nobody else writes."""
@@ -52,6 +76,18 @@ class FolderStore:
         with self.writing(key) as file:
             file.write(content)
 
+    def swap(self, key: str, expected: bytes | None, content: bytes) -> bool:
+        """See Store. A file lock orders those who swap."""
+        with self._lock(key):
+            try:
+                found: bytes | None = self.get(key)
+            except KeyError:
+                found = None
+            if found != expected:
+                return False
+            self.put(key, content)
+            return True
+
     def get(self, key: str) -> bytes:
         """See Store."""
         with self.open(key) as file:
@@ -61,7 +97,7 @@ class FolderStore:
         """See Store."""
         try:
             return (self._root / key).open("rb")
-        except FileNotFoundError as error:
+        except (FileNotFoundError, NotADirectoryError) as error:
             raise KeyError(key) from error
 
     @contextmanager
@@ -82,13 +118,39 @@ class FolderStore:
             aside.unlink(missing_ok=True)
             raise
 
-    def delete(self, prefix: str) -> None:
+    def names(self, prefix: str) -> list[str]:
         """See Store."""
+        try:
+            return sorted(path.name for path in (self._root / prefix).iterdir())
+        except FileNotFoundError:
+            return []
+
+    def entries(self, prefix: str) -> list[Entry]:
+        """See Store."""
+        found = []
+        for path in (self._root / prefix).rglob("*"):
+            try:
+                if path.is_file():
+                    found.append(Entry(path.relative_to(self._root).as_posix(), path.stat().st_size))
+            except FileNotFoundError:  # it was removed meanwhile
+                continue
+        return sorted(found)
+
+    def age_s(self, key: str, now: float) -> float:
+        """See Store."""
+        try:
+            return now - (self._root / key).stat().st_mtime
+        except FileNotFoundError as error:
+            raise KeyError(key) from error
+
+    def delete(self, prefix: str) -> None:
+        """See Store. Waits for a swap that is under way, so that it cannot bring the key back."""
         target = self._root / prefix
-        if target.is_dir():
-            shutil.rmtree(target, ignore_errors=True)
-        else:
-            target.unlink(missing_ok=True)
+        with self._lock(prefix):
+            if target.is_dir():
+                shutil.rmtree(target, ignore_errors=True)
+            else:
+                target.unlink(missing_ok=True)
 
     def check(self) -> str | None:
         """See Store."""
@@ -97,6 +159,13 @@ class FolderStore:
         except OSError as error:
             return f"the store cannot be written: {error.strerror}"
         return None
+
+    @contextmanager
+    def _lock(self, key: str) -> Iterator[None]:
+        """Few files for many keys: two keys that share one wait for each other for a moment."""
+        with (self._locks / f"{zlib.crc32(key.encode()) % 64:02d}").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
 
 
 def _sync_folder(folder: Path) -> None:

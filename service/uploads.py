@@ -1,8 +1,8 @@
 """From a request's body to a file in the store: counted, hashed and looked at on the way, never held in memory."""
 
 import hashlib
-from collections.abc import AsyncIterator
-from contextlib import AbstractContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -28,30 +28,45 @@ _MULTIPART_OVERHEAD_BYTES = 1024 * 1024
 
 @dataclass(frozen=True)
 class Received:
-    """The stored file, and the form's other fields."""
+    """The stored files in their order, and the form's other fields."""
 
-    upload: Upload
+    uploads: list[Upload]
     fields: dict[str, str]
 
 
-async def receive(request: Request, store: Store, key: str, max_bytes: int) -> Received:
-    """Stream an upload into the store under `key`; durable when this returns, nothing left when it raises.
+@dataclass(frozen=True)
+class Limits:
+    """What one request may bring."""
 
-    The body is a multipart form with the field `file`, or the video's bytes under any other content type.
+    max_bytes: int
+    max_files: int
+
+
+async def receive(request: Request, store: Store, key_of: Callable[[int], str], limits: Limits) -> Received:
+    """Stream an upload into the store; durable when this returns. When it raises, files may lie under the keys given.
+
+    The body is a multipart form with one or several fields `file`, or one video's bytes under any other content type.
+
+    Args:
+        request: whose body is read.
+        store: where the bytes go.
+        key_of: from a file's place in the request, from 0, to its key.
+        limits: of all files together.
 
     Raises:
-        Problem: upload_too_large, empty_upload, malformed_upload, not_a_video.
+        Problem: upload_too_large, too_many_files, empty_upload, malformed_upload, not_a_video.
     """
-    _check_declared(request, max_bytes)
-    form = _form_of(request)
-    async with _in_thread(store.writing(key)) as file:
-        sink = _Sink(file, max_bytes)
+    _check_declared(request, limits.max_bytes)
+    form = _form_of(request, limits.max_files)
+    async with AsyncExitStack() as stack:
+        sinks = _Sinks(stack, store, key_of, limits.max_bytes)
         async for chunk in request.stream():
-            await sink.write(form.feed(chunk) if form else chunk)
+            for index, piece in form.feed(chunk) if form else [(0, chunk)]:
+                await sinks.write(index, piece)
         if form:
             form.finish()
-        upload = await sink.finish()
-    return Received(upload, form.fields if form else {})
+        uploads = await sinks.finish()
+    return Received(uploads, form.fields if form else {})
 
 
 def looks_like_video(head: bytes) -> bool:
@@ -65,11 +80,38 @@ def looks_like_video(head: bytes) -> bool:
     )
 
 
+class _Sinks:
+    """One sink after the other; all count against one limit."""
+
+    def __init__(
+        self, stack: AsyncExitStack, store: Store, key_of: Callable[[int], str], max_bytes: int
+    ) -> None:
+        self._stack, self._store, self._key_of, self._max_bytes = stack, store, key_of, max_bytes
+        self._sinks: list[_Sink] = []
+        self._count = 0
+
+    async def write(self, index: int, data: bytes) -> None:
+        """Bytes of the file at this place; places come in order."""
+        if index == len(self._sinks):
+            writing = self._store.writing(self._key_of(index))
+            self._sinks.append(_Sink(await self._stack.enter_async_context(_in_thread(writing))))
+        self._count += len(data)
+        if self._count > self._max_bytes:
+            raise too_large(self._count, self._max_bytes)
+        await self._sinks[index].write(data)
+
+    async def finish(self) -> list[Upload]:
+        """What came; a request without any file has one of no bytes."""
+        if not self._sinks:
+            raise _empty()
+        return [await sink.finish() for sink in self._sinks]
+
+
 class _Sink:
     """Collects a mebibyte before each write, so that the event loop hands over to a thread seldom."""
 
-    def __init__(self, file: BinaryIO, max_bytes: int) -> None:
-        self._file, self._max_bytes = file, max_bytes
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
         self._hash = hashlib.sha256()
         self._held = bytearray()
         self._count = 0
@@ -78,8 +120,6 @@ class _Sink:
     async def write(self, data: bytes) -> None:
         self._held += data
         self._count += len(data)
-        if self._count > self._max_bytes:
-            raise too_large(self._count, self._max_bytes)
         if not self._sniffed and len(self._held) >= _SNIFF_BYTES:
             self._sniff()
         if len(self._held) >= _WRITE_BYTES:
@@ -87,10 +127,7 @@ class _Sink:
 
     async def finish(self) -> Upload:
         if not self._count:
-            raise Problem(
-                "empty_upload",
-                f"the upload holds no bytes: send a video as the form field {FILE_FIELD!r} or as the body",
-            )
+            raise _empty()
         if not self._sniffed:
             self._sniff()
         await self._flush()
@@ -113,9 +150,10 @@ class _Sink:
 class _Form:
     """A multipart form read piece by piece: bytes of the file go out, other fields are kept."""
 
-    def __init__(self, boundary: bytes) -> None:
+    def __init__(self, boundary: bytes, max_files: int) -> None:
         self.fields: dict[str, str] = {}
-        self._file = bytearray()
+        self._pieces: list[tuple[int, bytes]] = []
+        self._max_files = max_files
         self._files = self._parts = 0
         self._ended = False
         self._name = ""
@@ -135,14 +173,14 @@ class _Form:
         except FormParserError as error:
             raise _malformed("the form's boundary is not one") from error
 
-    def feed(self, chunk: bytes) -> bytes:
-        """The file's bytes among these; raises Problem malformed_upload."""
+    def feed(self, chunk: bytes) -> list[tuple[int, bytes]]:
+        """The files' bytes among these, each with its file's place; raises Problem malformed_upload, too_many_files."""
         try:
             self._parser.write(chunk)
         except FormParserError as error:
             raise _malformed("the form's parts cannot be told apart") from error
-        data, self._file = bytes(self._file), bytearray()
-        return data
+        pieces, self._pieces = self._pieces, []
+        return pieces
 
     def finish(self) -> None:
         """Check that the form was whole."""
@@ -164,18 +202,23 @@ class _Form:
 
     def _end_headers(self) -> None:
         self._parts += 1
-        if self._parts > _MAX_PARTS:
-            raise _malformed(f"the form has more than {_MAX_PARTS} parts")
+        if self._parts > _MAX_PARTS + self._max_files:
+            raise _malformed(f"the form has more than {_MAX_PARTS + self._max_files} parts")
         if not self._name:
             raise _malformed("a part of the form has no name")
         if self._name == FILE_FIELD:
+            if self._files == self._max_files:
+                raise Problem(
+                    "too_many_files",
+                    f"the request holds more than {self._max_files} videos (MMAD_MAX_BATCH_FILES); "
+                    "send them in several requests",
+                )
+            self._pieces.append((self._files, b""))  # an empty file is a file too
             self._files += 1
-            if self._files > 1:
-                raise _malformed(f"the form has more than one field {FILE_FIELD!r}: send one video a request")
 
     def _part_data(self, data: bytes, start: int, end: int) -> None:
         if self._name == FILE_FIELD:
-            self._file += data[start:end]
+            self._pieces.append((self._files - 1, data[start:end]))
             return
         self._field += data[start:end]
         if len(self._field) > _MAX_FIELD_BYTES:
@@ -204,13 +247,20 @@ def _check_declared(request: Request, max_bytes: int) -> None:
         raise too_large(int(declared), max_bytes)
 
 
-def _form_of(request: Request) -> _Form | None:
+def _form_of(request: Request, max_files: int) -> _Form | None:
     kind, options = parse_options_header(request.headers.get("content-type", ""))
     if kind != b"multipart/form-data":
         return None
     if not options.get(b"boundary"):
         raise _malformed("the content type multipart/form-data names no boundary")
-    return _Form(options[b"boundary"])
+    return _Form(options[b"boundary"], max_files)
+
+
+def _empty() -> Problem:
+    return Problem(
+        "empty_upload",
+        f"the upload holds no bytes: send a video as the form field {FILE_FIELD!r} or as the body",
+    )
 
 
 def _malformed(what: str) -> Problem:

@@ -8,12 +8,15 @@ import pytest
 import yaml
 from starlette.testclient import TestClient
 
-from service.app import bare_app, openapi_yaml
+from service.app import app_of, openapi_yaml
+from service.auth import Auth
+from service.desk import Desk
 from service.errors import CATALOGUE, Problem
-from service.jobs import Jobs, Upload, key, new_job_id
-from service.queue import JobQueue
-from service.routes import Desk
-from service.schemas import JobError, ModelCard, Options, Stage, State, View
+from service.job_schemas import JobError, JobOptions, Stage, State
+from service.jobs import Jobs, Upload, key, new_job_id, published
+from service.queue import JobQueue, Pace, Progress, connect
+from service.results import make_result
+from service.schemas import ModelCard, View
 from service.settings import Settings
 from service.store import FolderStore
 from tests.test_results import EXAMPLE, LABELS
@@ -35,8 +38,18 @@ class NotingQueue(JobQueue):
             raise Problem("queue_unavailable", "away")
         self.ids.append(job_id)
 
-    def progress(self, job_id: str) -> tuple[Stage | None, float]:
-        return Stage.DETECTING, 0.5
+    def forget(self, job_id: str) -> None:
+        if job_id in self.ids:
+            self.ids.remove(job_id)
+
+    def progress(self, job_id: str) -> Progress:
+        return Progress(Stage.DETECTING, 0.5)
+
+    def position(self, job_id: str) -> int | None:
+        return self.ids.index(job_id) if job_id in self.ids else None
+
+    def pace(self) -> Pace:
+        return Pace(4.0, 2)
 
     def check(self) -> dict[str, str]:
         return {"redis": "ok", "workers": "none is running"}
@@ -44,22 +57,21 @@ class NotingQueue(JobQueue):
 
 @pytest.fixture
 def desk(tmp_path: Path) -> Desk:
-    settings = Settings(data_dir=tmp_path, max_upload_bytes=10_000)
+    settings = Settings(
+        data_dir=tmp_path, max_upload_bytes=10_000, max_batch_files=3, redis_url=f"unix://{tmp_path}/nothing"
+    )
     store = FolderStore(settings.store_dir)
-    return Desk(settings, store, NotingQueue(store))
+    return Desk(settings, store, NotingQueue(store), Auth(settings, connect(settings, retries=0)))
 
 
 @pytest.fixture
 def api(desk: Desk) -> Iterator[TestClient]:
-    app = bare_app()
-    app.state.desk = desk
-    with TestClient(app, raise_server_exceptions=False) as client:
+    with TestClient(app_of(desk), raise_server_exceptions=False) as client:
         yield client
 
 
 def stored_files(desk: Desk) -> list[str]:
-    root = desk.settings.store_dir
-    return sorted(path.name for path in root.rglob("*") if path.is_file())
+    return [entry.key for entry in desk.store.entries("") if not entry.key.startswith("locks/")]
 
 
 def assert_problem(response: object, code: str) -> str:
@@ -95,7 +107,7 @@ def test_an_upload_is_stored_whole_and_queued(api: TestClient, desk: Desk, way: 
     assert desk.store.get(key(body["id"], "video")) == VIDEO
     record = desk.jobs.get(body["id"])
     assert record.upload == Upload(bytes=len(VIDEO), sha256=hashlib.sha256(VIDEO).hexdigest())
-    assert record.options == Options(min_score=0.25, top_k=5)
+    assert record.options == JobOptions(min_score=0.25, top_k=5)
     assert desk.queue.ids == [body["id"]]  # type: ignore[attr-defined]
 
 
@@ -128,8 +140,16 @@ REFUSED = [
     ("malformed_upload", "no field 'file'", {"data": {"top_k": "3"}, "files": {"video": ("x", b"x")}}),
     ("malformed_upload", "names no boundary", {"content": b"x", "headers": {"content-type": "multipart/form-data"}}),
     ("malformed_upload", "cannot be told apart", {"content": b"x" * 50, "headers": {"content-type": "multipart/form-data; boundary=e"}}),
-    ("malformed_upload", "more than one field", {"files": [("file", ("x", VIDEO)), ("file", ("y", VIDEO))]}),
-    ("malformed_upload", "more than 32 parts", {"data": {str(n): "x" for n in range(40)}, "files": {"file": ("x", VIDEO)}}),
+    ("too_many_files", r"more than 3 videos \(MMAD_MAX_BATCH_FILES\)", {"files": [("file", ("x", VIDEO[:2000]))] * 4}),
+    ("upload_too_large", "the limit is 10000", {"files": [("file", ("x", VIDEO + bytes(2000)))] * 3}),
+    ("empty_upload", "no bytes", {"files": [("file", ("x", VIDEO)), ("file", ("y", b""))]}),
+    ("not_a_video", "send MP4", {"files": [("file", ("x", VIDEO)), ("file", ("y", b"text" * 200))]}),
+    ("invalid_parameter", "retention_s=99999999: the limit is 2592000", {"content": VIDEO, "params": {"retention_s": "99999999"}}),
+    ("invalid_parameter", "keep_video=perhaps", {"content": VIDEO, "params": {"keep_video": "perhaps"}}),
+    ("invalid_parameter", "callback_url=no", {"content": VIDEO, "params": {"callback_url": "no"}}),
+    ("callback_refused", "127.0.0.1", {"content": VIDEO, "params": {"callback_url": "http://127.0.0.1/x"}}),
+    ("invalid_parameter", "Idempotency-Key has 300", {"content": VIDEO, "headers": {"idempotency-key": "x" * 300}}),
+    ("malformed_upload", "more than 35 parts", {"data": {str(n): "x" for n in range(40)}, "files": {"file": ("x", VIDEO)}}),
     ("malformed_upload", "longer than 65536", {"data": {"labels": "x" * 70000}, "files": {"file": ("x", VIDEO)}}),
     ("unknown_parameter", "'colour' is not known here; known are min_score", {"content": VIDEO, "params": {"colour": "red"}}),
     ("unknown_parameter", "'colour'", {"files": {"file": ("x", VIDEO)}, "data": {"colour": "red"}}),
@@ -137,7 +157,7 @@ REFUSED = [
     ("invalid_parameter", "top_k=0", {"content": VIDEO, "params": {"top_k": "0"}}),
     ("invalid_parameter", "region=1,2", {"content": VIDEO, "params": {"region": "1,2"}}),
     ("invalid_parameter", "region=0.5,0,0.6,1: x . width and y", {"content": VIDEO, "params": {"region": "0.5,0,0.6,1"}}),
-    ("malformed_upload", "more than 32 parts", {"content": b"".join(b'--e\r\nContent-Disposition: form-data; name="top_k"\r\n\r\n1\r\n' for _ in range(99)), "headers": {"content-type": "multipart/form-data; boundary=e"}}),
+    ("malformed_upload", "more than 35 parts", {"content": b"".join(b'--e\r\nContent-Disposition: form-data; name="top_k"\r\n\r\n1\r\n' for _ in range(99)), "headers": {"content-type": "multipart/form-data; boundary=e"}}),
     ("malformed_upload", "boundary is not one", {"content": b"x", "headers": {"content-type": "multipart/form-data; boundary=" + "e" * 300}}),
     ("invalid_parameter", "region=0,0,1,1,5", {"content": VIDEO, "params": {"region": "0,0,1,1,5"}}),
     ("invalid_parameter", "'Z' is neither", {"content": VIDEO, "params": {"labels": "B1,Z"}}),
@@ -174,20 +194,19 @@ def test_a_queue_that_is_away_accepts_nothing(api: TestClient, desk: Desk) -> No
 
 def finished_job(desk: Desk, error: JobError | None = None) -> str:
     job_id = new_job_id()
-    record = desk.jobs.create(job_id, Upload(bytes=1, sha256="0"), Options())
+    record = desk.jobs.create(job_id, Upload(bytes=1, sha256="0"), JobOptions(), retention_s=60)
     record = desk.jobs.change(record, State.RUNNING)
     if error is None:
-        from service.results import make_result
-
-        desk.store.put(key(job_id, "proposals.npz"), EXAMPLE.to_bytes())
-        desk.store.put(key(job_id, "result.json"), make_result(EXAMPLE, View()).model_dump_json().encode())
+        desk.store.put(published(record, "proposals.npz"), EXAMPLE.to_bytes())
+        result = make_result(EXAMPLE, View()).model_dump_json()
+        desk.store.put(published(record, "result.json"), result.encode())
     desk.jobs.change(record, State.FAILED if error else State.SUCCEEDED, error)
     return job_id
 
 
 def test_a_job_is_told_at_every_state(api: TestClient, desk: Desk) -> None:
     job_id = new_job_id()
-    record = desk.jobs.create(job_id, Upload(bytes=1, sha256="0"), Options())
+    record = desk.jobs.create(job_id, Upload(bytes=1, sha256="0"), JobOptions(), retention_s=60)
     queued = api.get(f"/jobs/{job_id}").json()
     assert (queued["state"], queued["stage"], queued["progress"], queued["attempt"]) == ("queued", None, 0, 0)
     response = api.get(f"/jobs/{job_id}/result")

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from service.keys import KeysError, check_open, is_loopback
 from service.settings import Settings
 
 ROOT = Path(__file__).parents[1]
@@ -67,3 +68,17 @@ def test_compose_fits_the_images_and_settings() -> None:
             assert (ROOT / service["build"]["dockerfile"]).exists()
             assert set(service["environment"]) <= FIELDS
             assert service["volumes"] == ["data:/data"]
+
+
+def test_what_is_open_is_published_on_this_machine_alone() -> None:
+    text = (ROOT / "docker-compose.yml").read_text()
+    api = yaml.safe_load(text)["services"]["api"]
+    image = (ROOT / "docker/Dockerfile.api").read_text()
+    environment = dict(re.findall(r"(MMAD_\w+)=(\S+)", image.split("\nENV ")[1].splitlines()[0]))
+    settings = Settings(**{name: value for name, value in (environment | api["environment"]).items()})
+    assert not is_loopback(settings.host)
+    assert settings.allow_open
+    assert all(is_loopback(port.rsplit(":", 2)[0]) for port in api["ports"])
+    check_open(settings)
+    with pytest.raises(KeysError, match="MMAD_ALLOW_OPEN=true"):
+        check_open(settings.model_copy(update={"allow_open": False}))

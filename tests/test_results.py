@@ -1,13 +1,35 @@
 """From proposals to the result document, by hand-made examples and by properties."""
 
+import io
+import itertools
+import time
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from service.errors import Problem
-from service.results import Context, StoredProposals, make_result
-from service.schemas import ActionLabel, Label, Labels, Media, ModelUsed, Options, Result, Stretch, View
+from service.parameters import parse_parameters
+from service.results import Context, StoredProposals, make_result, with_defaults
+from service.schemas import (
+    ActionLabel,
+    Detection,
+    ExportView,
+    FramesView,
+    Label,
+    Labels,
+    Media,
+    ModelUsed,
+    Options,
+    Reproduction,
+    Result,
+    ResultView,
+    Stretch,
+    View,
+)
+from service.scores import make_frame_scores, to_csv, to_npz, track_scores
+from service.summary import merge
 
 BODIES = [Label(id=0, code="A", name="Body"), Label(id=1, code="B", name="Head")]
 LABELS = Labels(
@@ -18,6 +40,11 @@ LABELS = Labels(
         ActionLabel(id=2, code="B2", name="shaking head", body=BODIES[1]),
     ],
 )
+REPRODUCTION = Reproduction(
+    mmad="0.1.0", python="3.11.9", packages={"av": "18.1.0", "numpy": "2.4.0", "openvino": "2026.4.0"},
+    bundle_sha256="1" * 64, taxonomy_sha256="2" * 64, device="cpu", decode_fps=15, input_width=160, input_height=160,
+    window_frames=192, overlap_frames=64, postprocessing={"nms": "soft", "soft_nms_sigma": 0.7}, calibrated=True,
+)  # fmt: skip
 
 
 def stored(*rows: tuple[float, float, float, int], duration_s: float = 20.0) -> StoredProposals:
@@ -33,6 +60,7 @@ def stored(*rows: tuple[float, float, float, int], duration_s: float = 20.0) -> 
     context = Context(
         job_id="j", media=media, model=model, settings=Options(region=None), partial=False, warnings=[],
         coverage=[Stretch(start_s=0, end_s=duration_s, status="analysed")], labels=LABELS, thresholds=[0.5, 0.6, 0.7],
+        reproduction=REPRODUCTION,
     )  # fmt: skip
     return StoredProposals(table[:, :2], table[:, 2], table[:, 3].astype(np.int64), context)
 
@@ -121,14 +149,134 @@ def test_proposals_survive_the_round_trip() -> None:
     assert make_result(again, View(min_score=0)) == make_result(EXAMPLE, View(min_score=0))
 
 
+def test_a_view_of_a_stretch_tells_of_that_stretch_only() -> None:
+    result = make_result(EXAMPLE, ResultView(min_score=0, from_s=3, to_s=5))
+    assert by_code(result) == [("B2", 2), ("A1", 2.5), ("B1", 4)]  # what ends at 3 does not overlap
+    assert (result.settings.from_s, result.settings.to_s) == (3, 5)
+    assert [(one.code, one.count, one.total_s, one.rate_per_min) for one in result.summary.by_action] == [
+        ("A1", 1, 2, 30),
+        ("B1", 1, 1, 30),
+        ("B2", 1, 1, 30),
+    ]
+    assert [(one.count, one.total_s) for one in result.summary.concurrency.seconds] == [(2, 2)]
+    after = make_result(EXAMPLE, ResultView(min_score=0, from_s=500))
+    assert after.detections == []
+    assert after.summary.concurrency.mean == 0
+
+
+def test_a_level_leaves_the_other_out_and_the_summary_whole() -> None:
+    both, action, body = (
+        make_result(EXAMPLE, ResultView.model_validate({"level": level}))
+        for level in ("both", "action", "body")
+    )
+    assert (action.detections, action.body_segments) == (both.detections, [])
+    assert (body.detections, body.body_segments) == ([], both.body_segments)
+    assert action.summary == body.summary == both.summary
+
+
+def test_pairs_count_and_time_what_goes_on_together() -> None:
+    rows = stored((0, 4, 0.9, 1), (1, 2, 0.9, 2), (3, 6, 0.9, 2), (3.5, 5, 0.9, 0), (3.8, 4.5, 0.9, 1))
+    pairs = make_result(rows, View()).summary.pairs
+    assert [(one.first.code, one.second.code, one.count, one.total_s) for one in pairs] == [
+        ("B1", "B2", 3, 2.5),  # 1 to 2, and 3 to 4.5
+        ("A1", "B1", 2, 1.0),  # 3.5 to 4.5
+        ("A1", "B2", 1, 1.5),
+    ]
+
+
+def test_what_is_left_open_is_as_the_job_was_asked_for() -> None:
+    context = EXAMPLE.context.model_copy(update={"settings": Options(min_score=0.2, labels=["B"])})
+    proposals = StoredProposals(EXAMPLE.segments, EXAMPLE.scores, EXAMPLE.labels, context)
+    view = with_defaults(proposals, parse_parameters(ResultView, {"labels": "A", "from_s": "2"}))
+    assert view == ResultView(min_score=0.2, labels=["A"], from_s=2)
+    of_export = with_defaults(proposals, parse_parameters(ExportView, {"format": "csv", "top_k": "1"}))
+    assert of_export == ResultView(min_score=0.2, labels=["B"], top_k=1)
+
+
+@pytest.mark.parametrize(
+    ("model", "given", "said"),
+    [
+        (ResultView, {"from_s": "3", "to_s": "3"}, "to_s=3: it must be above from_s=3"),
+        (ResultView, {"to_s": "inf"}, "to_s=inf"),
+        (ResultView, {"from_s": "nan"}, "from_s=nan"),
+        (ResultView, {"level": "legs"}, "level=legs"),
+        (FramesView, {"level": "frames", "rate": "31"}, "rate=31"),
+        (FramesView, {"rate": "nan"}, "rate=nan"),
+        (FramesView, {"top_k": "3"}, "'top_k' is not known"),
+    ],
+)
+def test_views_refuse_what_makes_no_sense(
+    model: type[ResultView] | type[FramesView], given: dict[str, str], said: str
+) -> None:
+    with pytest.raises(Problem, match=said):
+        parse_parameters(model, given)
+    assert parse_parameters(FramesView, {"level": "frames", "rate": "2.5"}).rate == 2.5
+
+
+def test_a_run_can_be_repeated_by_what_the_result_says() -> None:
+    assert make_result(EXAMPLE, View()).reproduction == REPRODUCTION
+
+
+def test_scores_over_time_by_hand() -> None:
+    rows = stored((0, 0.5, 0.3, 1), (0.2, 0.41, 0.9, 1), (0.4, 1, 0.0625, 0), duration_s=1)
+    scores = make_frame_scores(rows, 5)
+    assert scores.times_s == [0, 0.2, 0.4, 0.6, 0.8]
+    assert scores.actions == ["A1", "B1", "B2"]
+    assert scores.action_scores == [
+        [0, 0.3, 0],
+        [0, 0.9, 0],
+        [0.0625, 0.9, 0],
+        [0.0625, 0, 0],
+        [0.0625, 0, 0],
+    ]
+    assert scores.bodies == ["A", "B"]
+    assert scores.body_scores == [[one[0], max(one[1:])] for one in scores.action_scores]
+
+
+def test_scores_over_time_as_files() -> None:
+    track = track_scores(EXAMPLE, 2)
+    with np.load(io.BytesIO(to_npz(track)), allow_pickle=False) as arrays:
+        np.testing.assert_array_equal(arrays["action_scores"], track.action_scores)
+        assert list(arrays["bodies"]) == ["A", "B"]
+        assert arrays["rate"] == 2
+        assert arrays["times_s"][-1] == 19.5
+    header, *lines = to_csv(track).splitlines()
+    assert header == "frame,timestamp,A1,B1,B2,A,B"
+    assert len(lines) == 40
+    assert lines[4] == "5,2.000,0.0000,0.9000,0.8000,0.0000,0.9000"
+
+
+def test_two_thousand_proposals_are_quick() -> None:
+    chance = np.random.default_rng(7)
+    starts = chance.uniform(0, 100, 2000)
+    rows = zip(
+        starts,
+        starts + chance.uniform(0.1, 5, 2000),
+        chance.uniform(0, 1, 2000),
+        chance.integers(0, 3, 2000),
+        strict=True,
+    )
+    proposals = stored(*rows, duration_s=105)
+    began = time.perf_counter()
+    assert len(make_result(proposals, View(min_score=0)).detections) == 2000
+    # About 0.06 s alone; other processes may be at work.
+    assert time.perf_counter() - began < 1
+
+
 row = st.tuples(
     st.floats(0, 19, width=32), st.floats(0.0, 1, width=32), st.floats(0, 1, width=32), st.integers(0, 2)
 )
+proposals_of = st.lists(row, max_size=25).map(
+    lambda rows: stored(*((start, start + length, score, label) for start, length, score, label in rows))
+)
 
 
-@given(rows=st.lists(row, max_size=25), least=st.floats(0, 1), top=st.integers(1, 30))
-def test_views_hold_together(rows: list[tuple[float, float, float, int]], least: float, top: int) -> None:
-    proposals = stored(*((start, start + length, score, label) for start, length, score, label in rows))
+def together(one: Detection, other: Detection) -> bool:
+    return one.id != other.id and other.start_s < one.end_s and one.start_s < other.end_s
+
+
+@given(proposals=proposals_of, least=st.floats(0, 1), top=st.integers(1, 30))
+def test_views_hold_together(proposals: StoredProposals, least: float, top: int) -> None:
     result = make_result(proposals, View(min_score=least, top_k=top))
     shown = {one.id: one for one in result.detections}
     assert (
@@ -136,13 +284,102 @@ def test_views_hold_together(rows: list[tuple[float, float, float, int]], least:
     )
     for one in result.detections:
         assert one.end_s > one.start_s
-        expected = {
-            o.id
-            for o in result.detections
-            if o.id != one.id and o.start_s < one.end_s and one.start_s < o.end_s
-        }
-        assert set(one.overlaps) == expected
+        assert set(one.overlaps) == {other.id for other in result.detections if together(one, other)}
     members = [name for segment in result.body_segments for name in segment.actions]
     assert sorted(members) == sorted(shown)
     seconds = result.summary.concurrency.seconds
     assert sum(one.total_s for one in seconds) == pytest.approx(20, abs=0.02)
+
+
+@given(proposals=proposals_of, bounds=st.tuples(st.floats(0, 1), st.floats(0, 1)), top=st.integers(1, 30))
+def test_filters_take_away_and_never_rename(
+    proposals: StoredProposals, bounds: tuple[float, float], top: int
+) -> None:
+    low, high = sorted(bounds)
+    everything = {one.id: one for one in make_result(proposals, View(min_score=0)).detections}
+    assert len(everything) == len(proposals.scores)
+
+    def ids(view: ResultView) -> set[str]:
+        found = make_result(proposals, view).detections
+        for one in found:  # the same detection, but for what it overlaps in this view
+            assert one.model_copy(update={"overlaps": []}) == everything[one.id].model_copy(
+                update={"overlaps": []}
+            )
+        return {one.id for one in found}
+
+    few, many = ids(ResultView(min_score=high)), ids(ResultView(min_score=low))
+    assert few <= many <= set(everything)
+    assert ids(ResultView(min_score=low, labels=["B"])) == {
+        one for one in many if everything[one].body.code == "B"
+    }
+    assert (
+        ids(ResultView(min_score=low, labels=["B1", "A"])) | ids(ResultView(min_score=low, labels=["B2"]))
+        == many
+    )
+    best = ids(ResultView(min_score=low, top_k=top))
+    assert len(best) == min(top, len(many))
+    assert max((everything[one].score for one in many - best), default=0) <= min(
+        (everything[one].score for one in best), default=1
+    )
+    from_s, to_s = 20 * low, 20 * high + 0.1
+    assert ids(ResultView(min_score=0, from_s=from_s, to_s=to_s)) == {
+        one.id for one in everything.values() if one.end_s > from_s and one.start_s < to_s
+    }
+
+
+@given(proposals=proposals_of)
+def test_body_segments_are_the_union_of_their_actions(proposals: StoredProposals) -> None:
+    result = make_result(proposals, View(min_score=0))
+    by_id = {one.id: one for one in result.detections}
+    for body in ("A", "B"):
+        mine = [one for one in result.body_segments if one.body.code == body]
+        union = merge((one.start_s, one.end_s) for one in result.detections if one.body.code == body)
+        assert [(one.start_s, one.end_s) for one in mine] == union
+        for segment in mine:
+            assert segment.score == max(by_id[name].score for name in segment.actions)
+            assert {by_id[name].body.code for name in segment.actions} == {body}
+
+
+@given(proposals=proposals_of, window=st.tuples(st.floats(0, 19), st.floats(0.1, 20)))
+def test_pairs_are_those_of_brute_force(proposals: StoredProposals, window: tuple[float, float]) -> None:
+    from_s, to_s = round(window[0], 2), round(window[0] + window[1], 2)
+    result = make_result(proposals, ResultView(min_score=0, from_s=from_s, to_s=to_s))
+    pairs = {(one.first.id, one.second.id): one for one in result.summary.pairs}
+    ticks = np.arange(20_000) / 1000 + 0.0005  # the middle of every millisecond
+    inside = (ticks > from_s) & (ticks < to_s)
+    for first, second in itertools.combinations(range(3), 2):
+        mine, others = (
+            [one for one in result.detections if one.action.id == action] for action in (first, second)
+        )
+        count = sum(together(one, other) for one in mine for other in others)
+        assert (first, second) in pairs if count else (first, second) not in pairs
+        if not count:
+            continue
+        going_on = [
+            np.any([(one.start_s < ticks) & (ticks < one.end_s) for one in group], axis=0)
+            for group in (mine, others)
+        ]
+        assert pairs[first, second].count == count
+        assert pairs[first, second].total_s == pytest.approx(
+            float((going_on[0] & going_on[1] & inside).sum()) / 1000, abs=0.012
+        )
+    counts = [one.count for one in result.summary.pairs]
+    assert counts == sorted(counts, reverse=True)
+
+
+@given(proposals=proposals_of, rate=st.floats(1, 30))
+def test_scores_over_time_are_those_of_brute_force(proposals: StoredProposals, rate: float) -> None:
+    scores = make_frame_scores(proposals, rate)
+    assert scores.times_s[0] == 0
+    last_s = track_scores(proposals, rate).times_s[-1]
+    assert last_s < 20 <= last_s + 1 / rate + 1e-9
+    found = make_result(proposals, View(min_score=0)).detections
+    for place in range(0, len(scores.times_s), 7):
+        time_s = place / rate
+        going_on = [one for one in found if one.start_s <= time_s < one.end_s]
+        for column, code in enumerate(scores.actions):
+            best = max((one.score for one in going_on if one.action.code == code), default=0)
+            assert scores.action_scores[place][column] == best
+        for column, code in enumerate(scores.bodies):
+            best = max((one.score for one in going_on if one.body.code == code), default=0)
+            assert scores.body_scores[place][column] == best

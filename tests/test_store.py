@@ -1,17 +1,13 @@
-"""The store and the job record."""
+"""The store: whole files or none, and of those who swap at once one wins."""
 
 import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from service.errors import Problem
-from service.jobs import TRANSITIONS, Jobs, Upload, key, new_job_id
-from service.schemas import JobError, Options, State
 from service.store import FolderStore
-
-UPLOAD = Upload(bytes=1, sha256="0" * 64)
-
 
 @pytest.fixture
 def store(tmp_path: Path) -> FolderStore:
@@ -19,7 +15,7 @@ def store(tmp_path: Path) -> FolderStore:
 
 
 def all_files(store: FolderStore) -> list[str]:
-    return sorted(str(path.relative_to(store._root)) for path in store._root.rglob("*") if path.is_file())
+    return [entry.key for entry in store.entries("") if not entry.key.startswith("locks/")]
 
 
 def test_what_is_put_is_there_and_replaced_whole(store: FolderStore) -> None:
@@ -78,41 +74,38 @@ def test_a_store_that_cannot_be_written_says_so(store: FolderStore, monkeypatch:
     assert store.check() == "the store cannot be written: No space left on device"
 
 
-def test_job_ids_sort_by_time_and_differ() -> None:
-    ids = [new_job_id() for _ in range(100)]
-    assert len(set(ids)) == 100
-    assert [one[:12] for one in ids] == sorted(one[:12] for one in ids)
-    assert all(len(one) == 32 for one in ids)
+def test_a_swap_wants_what_it_expects(store: FolderStore) -> None:
+    assert not store.swap("a/b", b"one", b"two")
+    assert store.swap("a/b", None, b"one")
+    assert not store.swap("a/b", None, b"two")
+    assert not store.swap("a/b", b"two", b"three")
+    assert store.swap("a/b", b"one", b"two")
+    assert store.get("a/b") == b"two"
 
 
-def test_a_job_goes_through_its_states(store: FolderStore) -> None:
-    jobs = Jobs(store)
-    record = jobs.create(new_job_id(), UPLOAD, Options(region=None, min_score=0.3))
-    assert jobs.get(record.id) == record
-    running = jobs.change(record, State.RUNNING)
-    assert running.attempt == 1
-    again = jobs.change(jobs.change(running, State.QUEUED), State.RUNNING)
-    assert again.attempt == 2
-    failed = jobs.change(again, State.FAILED, JobError(code="damaged_video", detail="x"))
-    assert jobs.get(record.id) == failed
-    assert [change.state for change in failed.changes] == ["queued", "running", "queued", "running", "failed"]
-    assert sorted(change.at for change in failed.changes) == [change.at for change in failed.changes]
+def test_of_those_who_swap_at_once_one_wins(store: FolderStore) -> None:
+    """Each adds one, with no lock but the swap: none is lost."""
+    store.put("count", b"0")
+
+    def add(_turn: int) -> None:
+        while True:
+            found = store.get("count")
+            if store.swap("count", found, str(int(found) + 1).encode()):
+                return
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(add, range(40)))
+    assert store.get("count") == b"40"
 
 
-@pytest.mark.parametrize("state", list(State))
-def test_only_the_tables_transitions_are_allowed(store: FolderStore, state: State) -> None:
-    jobs = Jobs(store)
-    record = jobs.create(new_job_id(), UPLOAD, Options(region=None)).model_copy(update={"state": state})
-    for target in set(State) - TRANSITIONS[state]:
-        with pytest.raises(ValueError, match=f"cannot go from {state} to {target}"):
-            jobs.change(record, target)
-
-
-@pytest.mark.parametrize(
-    "job_id", ["", "x", "../../etc/passwd", "0" * 31, "0" * 32, "0" * 32 + "\n", "A" * 32]
-)
-def test_unknown_ids_never_reach_the_disk(store: FolderStore, job_id: str) -> None:
-    store.put(key("probe", "job.json"), b"{}")
-    with pytest.raises(Problem) as caught:
-        Jobs(store).get(job_id)
-    assert caught.value.code == "job_not_found"
+def test_names_entries_and_ages(store: FolderStore) -> None:
+    for name in ("jobs/b/1/result.json", "jobs/b/job.json", "jobs/a/video"):
+        store.put(name, b"xyz")
+    assert store.names("jobs") == ["a", "b"]
+    assert store.names("jobs/b") == ["1", "job.json"]
+    assert store.names("nothing/here") == []
+    assert store.entries("jobs/b") == [("jobs/b/1/result.json", 3), ("jobs/b/job.json", 3)]
+    assert store.entries("nothing") == []
+    assert 99 < store.age_s("jobs/a/video", time.time() + 100) < 102
+    with pytest.raises(KeyError):
+        store.age_s("jobs/c", time.time())

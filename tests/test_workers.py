@@ -22,9 +22,9 @@ from model.errors import NoVideoStreamError
 from model.picture import Region
 from model.segments import Proposals
 from model.video import Limits, Media
-from service.jobs import Jobs, Record, Upload, key, new_job_id
-from service.queue import DETECT, QUEUE, JobQueue, connect, make_queue
-from service.schemas import Options, Stage, State
+from service.job_schemas import JobOptions, Stage, State
+from service.jobs import Jobs, Record, Upload, key, new_job_id, published
+from service.queue import DETECT, QUEUE, JobQueue, connect, make_queue, put_time
 from service.schemas import Region as RegionDocument
 from service.settings import Settings
 from service.store import FolderStore
@@ -85,7 +85,7 @@ def make_bench(
 def make_job(jobs: Jobs, **options: Any) -> Record:
     job_id = new_job_id()
     jobs.store.put(key(job_id, "video"), b"bytes")
-    return jobs.create(job_id, Upload(bytes=5, sha256="ab"), Options(**options))
+    return jobs.create(job_id, Upload(bytes=5, sha256="ab"), JobOptions(**options), retention_s=60)
 
 
 def test_a_job_is_published_and_its_video_removed(bundle: Bundle, jobs: Jobs, connection: Redis) -> None:
@@ -97,7 +97,7 @@ def test_a_job_is_published_and_its_video_removed(bundle: Bundle, jobs: Jobs, co
     assert content == b"bytes"
     assert options["region"] == Region(0, 0, 0.5, 1)
     assert options["limits"] == Limits(max_duration_s=99, max_pixels=1234)
-    assert b'"sha256":"ab"' in jobs.store.get(key(record.id, "result.json"))
+    assert b'"sha256":"ab"' in jobs.store.get(published(jobs.get(record.id), "result.json"))
     with pytest.raises(KeyError):
         jobs.store.get(key(record.id, "video"))
     assert JobQueue(connection, 1).progress(record.id) == (Stage.PUBLISHING, 1.0)
@@ -184,8 +184,82 @@ def test_an_attempt_that_was_overtaken_changes_nothing(
     after = jobs.get(record.id)
     assert after.state is (State.SUCCEEDED if done else State.RUNNING)
     assert after.attempt == 2
-    with pytest.raises(KeyError):
-        jobs.store.get(key(record.id, "result.json"))
+    assert not [one for one in jobs.store.entries(key(record.id)) if one.key.endswith(("result.json", "proposals.npz"))]
+
+
+@pytest.mark.parametrize("end", ["cancel", "delete"])
+@pytest.mark.parametrize("late", [False, True])
+def test_a_worker_lets_go_of_a_job_that_is_not_wanted(
+    bundle: Bundle, jobs: Jobs, connection: Redis, monkeypatch: pytest.MonkeyPatch, end: str, late: bool
+) -> None:
+    """In mid-work it stops at its next look; after its last look it cannot publish."""
+    monkeypatch.setattr(run, "_LOOK_EVERY_S", 0)
+    record = make_job(jobs)
+    went_on: list[bool] = []
+
+    def stop() -> None:
+        if end == "cancel":
+            jobs.cancel(record.id)
+        else:
+            jobs.remove(jobs.get(record.id), "deleted")
+
+    class Busy(Obedient):
+        def detect(self, file: Any, **options: Any) -> Detections:
+            if not late:
+                stop()
+            options["progress"]("detecting", 0.5)
+            went_on.append(True)
+            return FOUND
+
+    if late:
+        put = jobs.store.put
+
+        def putting(name: str, content: bytes) -> None:
+            put(name, content)
+            if name.endswith("result.json"):
+                stop()
+
+        monkeypatch.setattr(jobs.store, "put", putting)
+    Bench(Busy(bundle, FOUND), jobs.store, connection, Settings()).run(record.id)
+    assert went_on == ([True] if late else [])
+    left = {one.key for one in jobs.store.entries(key(record.id))}
+    assert left == ({key(record.id, "job.json")} if end == "cancel" else set())
+    if end == "cancel":
+        assert jobs.get(record.id).state is State.CANCELED
+
+
+def test_times_of_jobs_make_estimates(bundle: Bundle, jobs: Jobs, connection: Redis) -> None:
+    queue = JobQueue(connection, 60)
+    assert queue.pace() == (None, 0)
+    assert queue.pace().queued_s(3) is None
+    bench, _ = make_bench(bundle, jobs, connection, FOUND)
+    bench.run(make_job(jobs).id)
+    assert connection.llen("mmad:times") == 1
+    connection.delete("mmad:times")
+    for seconds in (1, 8, 2):
+        put_time(connection, seconds)
+    worker = ModelWorker(make_queue(connection))
+    worker.register_birth()
+    pace = JobQueue(connection, 60).pace()
+    assert pace == (2.0, 1)
+    assert (pace.queued_s(0), pace.queued_s(3)) == (2.0, 8.0)
+    assert pace.running_s(0.01, 0.5) == 1.5
+    assert pace.running_s(0.01, 5) == 0
+    assert pace.running_s(0.25, 5) == 15
+    for _ in range(60):
+        put_time(connection, 1)
+    assert connection.llen("mmad:times") == 50
+    worker.register_death()
+
+
+def test_a_place_in_the_queue_is_told_and_left(jobs: Jobs, connection: Redis) -> None:
+    queue = JobQueue(connection, 60)
+    first, second = make_job(jobs), make_job(jobs)
+    for record in (first, second):
+        queue.enqueue(record.id)
+    assert (queue.position(first.id), queue.position(second.id), queue.position("x")) == (0, 1, None)
+    queue.forget(first.id)
+    assert (queue.position(first.id), queue.position(second.id)) == (None, 0)
 
 
 def test_the_queue_carries_json_and_a_worker_runs_it(

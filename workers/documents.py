@@ -1,8 +1,12 @@
 """From the detector's terms to the service's documents."""
 
+import hashlib
+import json
+import platform
 from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
 
-from model.bundle import Bundle
+from model.bundle import MANIFEST, Bundle, sha256
 from model.detections import Detections
 from model.detector import Detector
 from model.engines import Engine
@@ -17,9 +21,13 @@ from service.schemas import (
     ModelUsed,
     Notice,
     Options,
+    Reproduction,
     Stretch,
     TrainedOn,
 )
+
+# An engine's own, and what a locator runs on whatever the engine is; those that are installed are told.
+_RUNTIMES = ("openvino", "onnxruntime", "onnxruntime-gpu")
 
 UNTRAINED = Notice(
     code="untrained_model",
@@ -110,7 +118,40 @@ def make_context(
         warnings=[*make_warnings(bundle), *(Notice(**asdict(notice)) for notice in found.notices)],
         labels=make_labels(bundle),
         thresholds=make_thresholds(bundle),
+        reproduction=make_reproduction(bundle, detector.engine),
     )
+
+
+def make_reproduction(bundle: Bundle, engine: Engine) -> Reproduction:
+    """What a run is made with."""
+    manifest = bundle.manifest
+    labels = json.dumps(manifest.taxonomy.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+    return Reproduction(
+        mmad=version("mmad"),
+        python=platform.python_version(),
+        packages=_versions("av", "numpy", *_RUNTIMES, *(["torch"] if engine.name == "torch" else [])),
+        bundle_sha256=sha256(bundle.folder / MANIFEST),
+        taxonomy_sha256=hashlib.sha256(labels.encode()).hexdigest(),
+        device=engine.device,
+        decode_fps=manifest.input.fps,
+        input_width=manifest.input.width,
+        input_height=manifest.input.height,
+        window_frames=manifest.input.window_frames,
+        overlap_frames=manifest.input.overlap_frames,
+        postprocessing=manifest.postprocessing.model_dump(),
+        calibrated=manifest.calibration is not None,
+    )
+
+
+def _versions(*packages: str) -> dict[str, str]:
+    """Of those that are installed."""
+    found = {}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
 
 
 def store_proposals(found: Detections, context: Context) -> StoredProposals:

@@ -1,6 +1,9 @@
 """One job: take its video from the store, run the detector, publish the result."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import BinaryIO
 
 import structlog
 from redis import Redis
@@ -12,10 +15,10 @@ from model.detector import Detector
 from model.errors import VideoError
 from model.video import Limits
 from service.errors import Problem
-from service.jobs import Jobs, OvertakenError, Record, key
-from service.queue import ATTEMPTS, put_progress
+from service.job_schemas import JobError, Stage, State
+from service.jobs import Jobs, OvertakenError, Record, key, published
+from service.queue import ATTEMPTS, put_progress, put_time
 from service.results import make_result
-from service.schemas import JobError, Stage, State
 from service.settings import Settings
 from service.store import Store
 from workers.documents import make_context, make_region, store_proposals
@@ -23,6 +26,8 @@ from workers.documents import make_context, make_region, store_proposals
 log = structlog.get_logger()
 
 _PROGRESS_EVERY_S = 0.25
+# How soon a worker finds out that its job was canceled.
+_LOOK_EVERY_S = 0.5
 
 
 class Bench:
@@ -33,7 +38,7 @@ class Bench:
         self.store = store
         self.jobs = Jobs(store)
         self.connection = connection
-        self.limits = Limits(settings.max_duration_s, settings.max_pixels)
+        self.limits = Limits(settings.max_duration_s, settings.max_pixels, settings.max_fps)
 
     def run(self, job_id: str) -> None:
         """Bring a job to its end. What is wrong with the video ends it; a fault here is raised, for another attempt."""
@@ -54,7 +59,7 @@ class Bench:
         except Problem:  # refused after it was queued: the caller was told so
             log.warning("job_without_record", job_id=job_id)
             return None
-        if record.state in (State.SUCCEEDED, State.FAILED):
+        if record.ended:
             return None
         if record.state is State.RUNNING:  # its worker ended amid the attempt
             if record.attempt >= ATTEMPTS:
@@ -64,6 +69,7 @@ class Bench:
         return self.jobs.change(record, State.RUNNING)
 
     def _attempt(self, record: Record) -> None:
+        began = time.monotonic()
         try:
             self._publish(record, self._detect(record))
         except (VideoError, Problem) as error:
@@ -80,7 +86,8 @@ class Bench:
             log.exception("job_given_up", job_id=record.id)
             self._give_up(record)
         else:
-            self.store.delete(key(record.id, "video"))
+            with self._courtesy(record.id):
+                put_time(self.connection, time.monotonic() - began)
 
     def _give_up(self, record: Record) -> None:
         detail = f"the job failed {ATTEMPTS} times; the log has the reason under its id"
@@ -88,39 +95,58 @@ class Bench:
 
     def _detect(self, record: Record) -> Detections:
         region = make_region(record.options)
-        told = 0.0
+        told = looked = time.monotonic()
 
         def progress(stage: str, fraction: float) -> None:
-            nonlocal told
-            if time.monotonic() - told >= _PROGRESS_EVERY_S:
-                told = time.monotonic()
-                self._tell(record.id, Stage(stage), fraction)
+            nonlocal told, looked
+            now = time.monotonic()
+            if now - told >= _PROGRESS_EVERY_S:
+                told = now
+                with self._courtesy(record.id):
+                    put_progress(self.connection, record.id, Stage(stage), fraction)
+            if now - looked >= _LOOK_EVERY_S:
+                looked = now
+                self.jobs.check(record)  # canceled, deleted or overtaken: no more work for it
 
-        with self.store.open(key(record.id, "video")) as file:
+        with self._video(record) as file:
             return self.detector.detect(file, region=region, limits=self.limits, progress=progress)
 
+    def _video(self, record: Record) -> BinaryIO:
+        try:
+            return self.store.open(key(record.id, "video"))
+        except KeyError:
+            self.jobs.check(record)  # it went with the job
+            raise
+
     def _publish(self, record: Record, found: Detections) -> None:
-        self._tell(record.id, Stage.PUBLISHING, 1.0)
+        with self._courtesy(record.id):
+            put_progress(self.connection, record.id, Stage.PUBLISHING, 1.0)
+        options = record.options.for_detector()
         context = make_context(
-            found, self.detector, record.options, job_id=record.id, video_sha256=record.upload.sha256
+            found, self.detector, options, job_id=record.id, video_sha256=record.upload.sha256
         )
         stored = store_proposals(found, context)
-        result = make_result(stored, record.options)
+        result = make_result(stored, options)
         self.jobs.check(record)
-        self.store.put(key(record.id, "proposals.npz"), stored.to_bytes())
-        self.store.put(key(record.id, "result.json"), result.model_dump_json().encode())
-        self.jobs.change(record, State.SUCCEEDED)
+        try:
+            self.store.put(published(record, "proposals.npz"), stored.to_bytes())
+            self.store.put(published(record, "result.json"), result.model_dump_json().encode())
+            self.jobs.change(record, State.SUCCEEDED)
+        except OvertakenError:
+            self.store.delete(published(record, ""))
+            raise
 
     def _fail(self, record: Record, code: str, detail: str) -> None:
         log.info("job_failed", job_id=record.id, code=code)
         self.jobs.change(record, State.FAILED, JobError(code=code, detail=detail))
-        self.store.delete(key(record.id, "video"))
 
-    def _tell(self, job_id: str, stage: Stage, fraction: float) -> None:
+    @contextmanager
+    def _courtesy(self, job_id: str) -> Iterator[None]:
+        """What is told to Redis alone helps callers; without it the job goes on."""
         try:
-            put_progress(self.connection, job_id, stage, fraction)
-        except RedisError as error:  # progress is a courtesy: the job goes on without
-            log.warning("progress_not_told", job_id=job_id, error=type(error).__name__)
+            yield
+        except RedisError as error:
+            log.warning("not_told", job_id=job_id, error=type(error).__name__)
 
 
 _bench: Bench | None = None

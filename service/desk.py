@@ -1,0 +1,163 @@
+"""What every route works with, and what several of them say."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+from fastapi import Depends, Request
+from pydantic import ValidationError
+
+from service.auth import Auth, Caller, get_caller
+from service.errors import CATALOGUE, RETRY_AFTER_S, Problem
+from service.job_schemas import Accepted, Job, Links, State
+from service.jobs import Jobs, Record, published
+from service.queue import JobQueue, Progress
+from service.results import StoredProposals
+from service.schemas import ModelCard
+from service.settings import Settings
+from service.store import MODEL_CARD, Store
+from service.webhooks import Webhooks
+
+
+class Desk:
+    """Store, queue and what is made of them."""
+
+    def __init__(self, settings: Settings, store: Store, queue: JobQueue, auth: Auth) -> None:
+        self.settings = settings
+        self.store = store
+        self.jobs = Jobs(store)
+        self.queue = queue
+        self.auth = auth
+        self.webhooks = Webhooks(store, self.jobs, settings, links_of)
+
+    def model_card(self) -> ModelCard:
+        """The model the workers have loaded; raises Problem no_worker_yet."""
+        try:
+            return ModelCard.model_validate_json(self.store.get(MODEL_CARD))
+        except (KeyError, ValidationError) as error:
+            raise Problem(
+                "no_worker_yet", "no worker has loaded a model yet: start one with mmad worker"
+            ) from error
+
+    def succeeded(self, job_id: str, owner: str) -> Record:
+        """A job whose result is there.
+
+        Raises:
+            Problem: job_not_found, job_deleted, job_expired, job_not_finished, job_canceled, or what the job failed of.
+        """
+        record = self.jobs.get(job_id, owner)
+        if record.error is not None:
+            raise Problem(record.error.code, record.error.detail)
+        if record.state is State.CANCELED:
+            raise Problem("job_canceled", "the job was canceled: it has no result; send the video again")
+        if record.state is not State.SUCCEEDED:
+            raise Problem(
+                "job_not_finished",
+                f"the job is {record.state}; poll {links_of(job_id).self} until it has succeeded",
+            )
+        return record
+
+    def read(self, record: Record, name: str) -> bytes:
+        """What a job published; raises Problem job_deleted if it goes at this moment."""
+        try:
+            return self.store.get(published(record, name))
+        except KeyError:
+            self.jobs.get(record.id)  # says how it went
+            raise
+
+    def proposals(self, record: Record) -> StoredProposals:
+        """All that the detector proposed."""
+        return StoredProposals.from_bytes(self.read(record, "proposals.npz"))
+
+    def describe(self, record: Record) -> Job:
+        """A job as its caller sees it."""
+        live = self.queue.progress(record.id) if record.state is State.RUNNING else Progress(None, 0.0)
+        position = self.queue.position(record.id) if record.state is State.QUEUED else None
+        return Job(
+            id=record.id,
+            state=record.state,
+            stage=live.stage,
+            progress=1.0 if record.state is State.SUCCEEDED else live.fraction,
+            queue_position=position,
+            estimate_s=self._estimate_s(record, live, position),
+            attempt=record.attempt,
+            tag=record.options.tag,
+            batch=record.batch,
+            changes=record.changes,
+            expires_at=record.expires_at,
+            error=record.error,
+            links=links_of(record.id),
+        )
+
+    def _estimate_s(self, record: Record, live: Progress, position: int | None) -> float | None:
+        if record.ended:
+            return None
+        pace = self.queue.pace()
+        if record.state is State.QUEUED:
+            return None if position is None else pace.queued_s(position)
+        elapsed_s = (datetime.now(UTC) - record.changes[-1].at).total_seconds()
+        return pace.running_s(live.fraction, elapsed_s)
+
+
+def get_desk(request: Request) -> Desk:
+    """The desk of this application."""
+    desk: Desk = request.app.state.desk
+    return desk
+
+
+DeskOf = Annotated[Desk, Depends(get_desk)]
+CallerOf = Annotated[Caller, Depends(get_caller)]
+
+
+def links_of(job_id: str) -> Links:
+    """Where to go from a job."""
+    self = f"/jobs/{job_id}"
+    return Links(
+        self=self,
+        result=f"{self}/result",
+        export=f"{self}/export",
+        events=f"{self}/events",
+        cancel=f"{self}/cancel",
+    )
+
+
+def accepted(record: Record) -> Accepted:
+    """The answer to an upload."""
+    return Accepted(id=record.id, state=record.state, links=links_of(record.id))
+
+
+def retry_after(code: str) -> dict[str, str]:
+    """The header that tells when to come again, for problems that pass."""
+    return {"Retry-After": str(RETRY_AFTER_S[code])} if code in RETRY_AFTER_S else {}
+
+
+def problems(*codes: str) -> dict[int | str, dict[str, Any]]:
+    """The problem documents a route may answer with, for the OpenAPI document."""
+    by_status: dict[int | str, dict[str, Any]] = {}
+    for code in codes:
+        kind = CATALOGUE[code]
+        entry = by_status.setdefault(
+            kind.status,
+            {
+                "description": "",
+                "content": {
+                    "application/problem+json": {
+                        "schema": {"$ref": "#/components/schemas/ProblemDocument"},
+                        "examples": {},
+                    }
+                },
+            },
+        )
+        entry["description"] = "; ".join(filter(None, [entry["description"], f"`{code}`: {kind.title}"]))
+        entry["content"]["application/problem+json"]["examples"][code] = {
+            "$ref": f"#/components/examples/{code}"
+        }
+        if code in RETRY_AFTER_S:
+            when = {"schema": {"type": "integer"}, "description": "Seconds to wait before asking again."}
+            entry.setdefault("headers", {})["Retry-After"] = when
+    return by_status
+
+
+def values_of(query: Mapping[str, str]) -> dict[str, str]:
+    """The values of a query, the last where a name occurs twice."""
+    return dict(query)

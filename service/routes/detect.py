@@ -1,0 +1,127 @@
+"""POST /detect: from a request to queued jobs, or to a result if the caller waits for it."""
+
+from typing import Any
+
+from anyio import CancelScope, to_thread
+from fastapi import APIRouter, Request, Response
+
+from service.desk import CallerOf, Desk, DeskOf, accepted, problems
+from service.events import ended_within
+from service.intake import MAX_WAIT_S, Intake, Taken, idempotency_key, preferred_wait_s
+from service.job_schemas import Accepted, Batch, BatchLinks, State
+from service.routes.parameters import UPLOAD, VIEW
+from service.uploads import FILE_FIELD, Limits, receive
+
+router = APIRouter(tags=["detect"])
+
+_HEADERS: list[dict[str, Any]] = [
+    {"name": "Idempotency-Key", "in": "header", "schema": {"type": "string", "minLength": 1, "maxLength": 255},
+     "description": "A name of the caller's for this request: sent again with the same body within a day, it gives the "
+     "same jobs."},
+    {"name": "Prefer", "in": "header", "schema": {"type": "string"}, "example": "wait=10",
+     "description": f"`wait=N`: answer with the result if it is there within N seconds, {MAX_WAIT_S} at most; "
+     "for a single video."},
+]  # fmt: skip
+_BYTES = {"schema": {"type": "string", "format": "binary"}}
+_FILES = {
+    "oneOf": [_BYTES["schema"], {"type": "array", "items": _BYTES["schema"], "minItems": 1}],
+    "description": "A video; several fields of this name make a batch.",
+}
+_EXTRA: dict[str, Any] = {
+    "parameters": [*VIEW, *UPLOAD, *_HEADERS],
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": [FILE_FIELD],
+                    "properties": {
+                        FILE_FIELD: _FILES,
+                        **{one["name"]: one["schema"] for one in [*VIEW, *UPLOAD]},
+                    },
+                }
+            },
+            "video/*": _BYTES,
+            "application/octet-stream": _BYTES,
+        },
+    },
+}
+_LOCATION = {"schema": {"type": "string"}, "description": "Where the job, or the batch, is."}
+_REPLAYED = {
+    "schema": {"type": "string"},
+    "description": "`true` if an earlier request with this key made the jobs.",
+}
+_TAKEN = {"headers": {"Location": _LOCATION, "Idempotency-Replayed": _REPLAYED}}
+_ANSWERS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The result: it was asked for with `Prefer: wait` and ready in time",
+        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Result"}}},
+        **_TAKEN,
+    },
+    202: {"description": "A job, or a batch of them", **_TAKEN},
+}
+
+
+@router.post(
+    "/detect",
+    status_code=202,
+    response_model=Accepted | Batch,
+    summary="Send a video",
+    openapi_extra=_EXTRA,
+    responses=_ANSWERS | problems(
+        "malformed_upload", "empty_upload", "upload_too_large", "too_many_files", "not_a_video", "unknown_parameter",
+        "invalid_parameter", "idempotency_conflict", "callback_refused", "key_missing", "key_unknown", "rate_limited",
+        "too_many_jobs", "storage_full", "queue_unavailable", "no_worker_yet", "internal_error",
+    ),
+)  # fmt: skip
+async def detect(request: Request, response: Response, desk: DeskOf, caller: CallerOf) -> Any:
+    """Accept a video, or several. Every job is on disk before this answers; poll it, then fetch its result."""
+    query = dict(request.query_params)
+    intake = Intake(desk, caller, idempotency_key(request.headers.get("idempotency-key")))
+    intake.options(query)  # refused before the body is read
+    await to_thread.run_sync(desk.auth.admit, caller, desk.jobs, _declared_bytes(request), 1)
+    limits = Limits(desk.settings.max_upload_bytes, desk.settings.max_batch_files)
+    try:
+        received = await receive(request, desk.store, intake.video_key, limits)
+        taken = await to_thread.run_sync(intake.take, received, query)
+    except BaseException:
+        with CancelScope(shield=True):
+            await to_thread.run_sync(intake.abandon)
+        raise
+    if taken.replayed:
+        response.headers["Idempotency-Replayed"] = "true"
+    if len(taken.records) > 1:
+        return _batch(taken, response)
+    return await _single(taken, desk, caller.owner, request, response)
+
+
+async def _single(
+    taken: Taken, desk: Desk, owner: str, request: Request, response: Response
+) -> Accepted | Response:
+    record = taken.records[0]
+    answer = accepted(record)
+    response.headers["Location"] = answer.links.self
+    wait_s = preferred_wait_s(request.headers.get("prefer"))
+    if wait_s is None or not await ended_within(desk, record.id, owner, wait_s):
+        return answer
+    record = await to_thread.run_sync(desk.jobs.get, record.id, owner)
+    if record.state is not State.SUCCEEDED:
+        return accepted(record)
+    content = await to_thread.run_sync(desk.read, record, "result.json")
+    headers = {**response.headers, "Preference-Applied": f"wait={wait_s}"}
+    return Response(content, media_type="application/json", headers=headers)
+
+
+def _batch(taken: Taken, response: Response) -> Batch:
+    batch = str(taken.records[0].batch)
+    where = f"/jobs?batch={batch}"
+    response.headers["Location"] = where
+    return Batch(
+        batch=batch, jobs=[accepted(record) for record in taken.records], links=BatchLinks(jobs=where)
+    )
+
+
+def _declared_bytes(request: Request) -> int:
+    declared = request.headers.get("content-length", "")
+    return int(declared) if declared.isdecimal() else 0

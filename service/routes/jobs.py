@@ -1,0 +1,103 @@
+"""Jobs: where they stand, what becomes of them."""
+
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Header, Request
+from fastapi.sse import EventSourceResponse, ServerSentEvent
+
+from service.desk import CallerOf, DeskOf, problems
+from service.events import follow, mark_of, parse_mark
+from service.job_schemas import Job, JobPage, Receipt, Webhook
+from service.jobs import Record
+from service.listing import Listing, page
+from service.parameters import parse_parameters
+from service.routes.parameters import LISTING
+
+router = APIRouter(tags=["jobs"])
+
+CALLER = ("key_missing", "key_unknown", "rate_limited", "internal_error")
+KNOWN = ("job_not_found", "job_deleted", "job_expired", *CALLER)
+
+
+@router.get(
+    "/jobs", summary="Jobs, the newest first", openapi_extra={"parameters": LISTING},
+    responses=problems("unknown_parameter", "invalid_parameter", *CALLER),
+)  # fmt: skip
+def list_jobs(request: Request, desk: DeskOf, caller: CallerOf) -> JobPage:
+    """Page by page: go on with `cursor=next` until `next` is null. A page may hold fewer jobs than `limit`."""
+    listing = parse_parameters(Listing, dict(request.query_params))
+    found = page(desk.jobs, listing, caller.owner)
+    return JobPage(jobs=[desk.describe(record) for record in found.records], next=found.next)
+
+
+@router.get("/jobs/{job_id}", summary="Where a job stands", responses=problems(*KNOWN))
+def get_job(job_id: str, desk: DeskOf, caller: CallerOf) -> Job:
+    """State, stage, progress, place in the queue, estimate, and every change with its time."""
+    return desk.describe(desk.jobs.get(job_id, caller.owner))
+
+
+@router.post("/jobs/{job_id}/cancel", summary="Stop a job", responses=problems("job_already_ended", *KNOWN))
+def cancel_job(job_id: str, desk: DeskOf, caller: CallerOf) -> Job:
+    """At once if it is queued, within seconds if it runs. A job canceled stays canceled, whatever its worker finds."""
+    record = desk.jobs.cancel(job_id, caller.owner)
+    desk.queue.forget(job_id)
+    return desk.describe(record)
+
+
+@router.delete("/jobs/{job_id}", summary="Remove a job", responses=problems(*KNOWN))
+def delete_job(job_id: str, desk: DeskOf, caller: CallerOf) -> Receipt:
+    """Video, proposals, result and record go, also of a job that runs; the receipt says what was there."""
+    receipt = desk.jobs.remove(desk.jobs.get(job_id, caller.owner), "deleted")
+    desk.queue.forget(job_id)
+    return receipt
+
+
+def _known(job_id: str, desk: DeskOf, caller: CallerOf) -> Record:
+    # Before the stream begins: afterwards it is too late for a 404.
+    return desk.jobs.get(job_id, caller.owner)
+
+
+_STREAM: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "Server-sent events: `state` when the state changes, `progress` between; data is the job"
+    }
+}
+
+
+@router.get(
+    "/jobs/{job_id}/events", response_class=EventSourceResponse, summary="A job as it moves on",
+    responses=_STREAM | problems(*KNOWN),
+)  # fmt: skip
+async def get_events(
+    record: Annotated[Record, Depends(_known)],
+    desk: DeskOf,
+    caller: CallerOf,
+    last_event_id: Annotated[
+        str | None, Header(description="The id of the last event seen: the stream goes on after it.")
+    ] = None,
+) -> AsyncIterator[ServerSentEvent]:
+    """Closed after the event of the final state. `Last-Event-ID` goes on where a connection was lost."""
+    told = parse_mark(last_event_id)
+    async for job in follow(desk, record.id, caller.owner, told):
+        mark = mark_of(job)
+        kind = "state" if mark.changes > told.changes else "progress"
+        told = mark
+        yield ServerSentEvent(raw_data=job.model_dump_json(), event=kind, id=str(mark))
+
+
+@router.get(
+    "/jobs/{job_id}/webhook", summary="How a job's message fared", responses=problems("no_callback", *KNOWN)
+)
+def get_webhook(job_id: str, desk: DeskOf, caller: CallerOf) -> Webhook:
+    """Every try to deliver the message to the job's callback_url."""
+    return desk.webhooks.get(desk.jobs.get(job_id, caller.owner))
+
+
+@router.post(
+    "/jobs/{job_id}/webhook/resend", status_code=202, summary="Send a job's message again",
+    responses=problems("no_callback", "job_not_finished", *KNOWN),
+)  # fmt: skip
+def resend_webhook(job_id: str, desk: DeskOf, caller: CallerOf) -> Webhook:
+    """At once, under the same id, whether or not it was delivered before."""
+    return desk.webhooks.resend(desk.jobs.get(job_id, caller.owner))

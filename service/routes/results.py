@@ -1,0 +1,134 @@
+"""What was found: as a document, as a file, as scores over time; and the video while it is kept."""
+
+import os
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse, StreamingResponse
+
+from service.desk import CallerOf, Desk, DeskOf, problems
+from service.errors import Problem
+from service.exports import FORMATS, Analysed, find_format
+from service.jobs import Record, key
+from service.parameters import parse_parameters
+from service.ranges import parse_range
+from service.results import make_result, with_defaults
+from service.routes.jobs import KNOWN
+from service.routes.parameters import STRETCH, VIEW
+from service.schemas import ExportView, FrameScores, FramesView, Result, ResultView
+from service.scores import make_frame_scores
+
+router = APIRouter(tags=["results"])
+
+_FINISHED = (
+    "job_not_finished", "job_canceled", "unknown_parameter", "invalid_parameter", *KNOWN,
+    "not_a_video", "no_video_stream", "unsupported_codec", "video_too_long", "picture_too_large",
+    "frame_rate_too_high", "damaged_video", "job_timeout",
+)  # fmt: skip
+_PIECE_BYTES = 1024 * 1024
+_RATE = {"name": "rate", "in": "query", "schema": {"type": "number", "minimum": 1, "maximum": 30, "default": 5},
+         "description": "Times a second, for scores over time."}  # fmt: skip
+_LEVEL = {"name": "level", "in": "query",
+          "schema": {"type": "string", "enum": ["both", "action", "body", "frames"], "default": "both"},
+          "description": "`frames`: the score of every class over time, of all proposals; takes `rate` and no other "
+          "parameter."}  # fmt: skip
+_FORMAT = {"name": "format", "in": "query", "required": True, "schema": {"type": "string", "enum": list(FORMATS)},
+           "description": "; ".join(f"`{one.name}`: {one.description}" for one in FORMATS.values())}  # fmt: skip
+_FILE: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The file", "content": {one.media_type: {} for one in FORMATS.values()}}
+}
+_VIDEO: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The video", "content": {"application/octet-stream": {}}},
+    206: {"description": "The part asked for with Range", "content": {"application/octet-stream": {}}},
+    416: {"description": "The range lies beyond the video's end; Content-Range has its length"},
+}
+
+
+@router.get(
+    "/jobs/{job_id}/result",
+    response_model=Result | FrameScores,
+    summary="What was found",
+    openapi_extra={"parameters": [*VIEW, *STRETCH, _LEVEL, _RATE]},
+    responses=problems(*_FINISHED),
+)
+def get_result(job_id: str, request: Request, desk: DeskOf, caller: CallerOf) -> Response:
+    """The result; other parameters than the upload's give another view of the same proposals, without a second run."""
+    values = dict(request.query_params)
+    if values.get("level") == "frames":
+        wanted = parse_parameters(FramesView, values)
+        stored = desk.proposals(desk.succeeded(job_id, caller.owner))
+        return JSONResponse(make_frame_scores(stored, wanted.rate).model_dump(mode="json"))
+    view = parse_parameters(ResultView, values)
+    record = desk.succeeded(job_id, caller.owner)
+    if not values:
+        return Response(desk.read(record, "result.json"), media_type="application/json")
+    stored = desk.proposals(record)
+    return JSONResponse(make_result(stored, with_defaults(stored, view)).model_dump(mode="json"))
+
+
+@router.get(
+    "/jobs/{job_id}/export",
+    response_class=Response,
+    summary="The result as a file",
+    openapi_extra={"parameters": [_FORMAT, *VIEW, *STRETCH, _RATE]},
+    responses=_FILE | problems(*_FINISHED),
+)
+def export(job_id: str, request: Request, desk: DeskOf, caller: CallerOf) -> Response:
+    """For ELAN, BORIS, Label Studio, spreadsheets, players, and the challenge."""
+    view = parse_parameters(ExportView, dict(request.query_params))
+    chosen = find_format(view.format)
+    record = desk.succeeded(job_id, caller.owner)
+    stored = desk.proposals(record)
+    result = make_result(stored, with_defaults(stored, view))
+    content = chosen.write([Analysed(job_id, result, stored, rate=view.rate)])
+    headers = {"Content-Disposition": f'attachment; filename="{job_id}{chosen.suffix}"'}
+    return Response(content, media_type=chosen.media_type, headers=headers)
+
+
+@router.get(
+    "/jobs/{job_id}/video",
+    response_class=Response,
+    summary="The video, while it is kept",
+    openapi_extra={
+        "parameters": [{"name": "Range", "in": "header", "schema": {"type": "string"}, "example": "bytes=0-1023",
+                        "description": "One range of bytes."}]
+    },
+    responses=_VIDEO | problems("video_not_kept", *KNOWN),
+)  # fmt: skip
+def get_video(job_id: str, request: Request, desk: DeskOf, caller: CallerOf) -> Response:
+    """Until the job has ended; with keep_video as long as the result."""
+    file, length = _open(desk, desk.jobs.get(job_id, caller.owner))
+    wanted = parse_range(request.headers.get("range"), length)
+    if wanted is None:
+        file.close()
+        return Response(status_code=416, headers={"Content-Range": f"bytes */{length}"})
+    headers = {"Accept-Ranges": "bytes", "Content-Length": str(len(wanted))}
+    if len(wanted) < length:
+        headers["Content-Range"] = f"bytes {wanted.start}-{wanted.stop - 1}/{length}"
+    return StreamingResponse(
+        _pieces(file, wanted),
+        206 if "Content-Range" in headers else 200,
+        headers,
+        media_type="application/octet-stream",
+    )
+
+
+def _open(desk: Desk, record: Record) -> tuple[BinaryIO, int]:
+    """The video's file and its length in bytes."""
+    try:
+        file = desk.store.open(key(record.id, "video"))
+    except KeyError as error:
+        raise Problem(
+            "video_not_kept", "the video was removed when it had been analysed; send it with keep_video=true"
+        ) from error
+    return file, file.seek(0, os.SEEK_END)
+
+
+def _pieces(file: BinaryIO, wanted: range) -> Iterator[bytes]:
+    with file:
+        file.seek(wanted.start)
+        left = len(wanted)
+        while left and (piece := file.read(min(left, _PIECE_BYTES))):
+            left -= len(piece)
+            yield piece

@@ -1,0 +1,102 @@
+"""The score of every class over time, from the stored proposals: features for models that want them."""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.results import StoredProposals
+from service.schemas import FrameScores, Label
+
+Scores = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Track:
+    """Scores over time.
+
+    Attributes:
+        rate: times a second.
+        times_s: (times,), from 0 on, all below the video's duration.
+        actions: codes of the columns of action_scores.
+        action_scores: (times, actions): the highest score among the class's proposals with start_s <= time < end_s,
+            whatever it is; 0 without any.
+        bodies: codes of the columns of body_scores.
+        body_scores: (times, bodies): the highest score of the body part's actions.
+    """
+
+    rate: float
+    times_s: NDArray[np.float64]
+    actions: list[str]
+    action_scores: Scores
+    bodies: list[str]
+    body_scores: Scores
+
+
+def track_scores(stored: StoredProposals, rate: float) -> Track:
+    """Scores of all proposals, `rate` times a second."""
+    labels, duration_s = stored.context.labels, stored.context.media.duration_s
+    # Divided, not added up: the time of the thousandth row is exact to the last digit.
+    times_s = np.arange(int(np.ceil(duration_s * rate)) + 1) / rate
+    times_s = times_s[times_s < duration_s]
+    by_action = np.zeros((len(times_s), len(labels.actions)), np.float32)
+    rows = np.searchsorted(times_s, stored.shown_times())
+    # Best first as stored, so worst first here: the last to write a cell is the highest.
+    for index in np.argsort(stored.scores, kind="stable"):
+        first, end = rows[index]
+        by_action[first:end, stored.labels[index]] = stored.scores[index]
+    by_body = np.zeros((len(times_s), len(labels.bodies)), np.float32)
+    for column, body in enumerate(labels.bodies):
+        members = [place for place, action in enumerate(labels.actions) if action.body.id == body.id]
+        by_body[:, column] = by_action[:, members].max(axis=1, initial=0)
+    return Track(rate, times_s, _codes(labels.actions), by_action, _codes(labels.bodies), by_body)
+
+
+def make_frame_scores(stored: StoredProposals, rate: float) -> FrameScores:
+    """The document of the result's level `frames`."""
+    track = track_scores(stored, rate)
+    return FrameScores(
+        job_id=stored.context.job_id,
+        rate=rate,
+        times_s=np.round(track.times_s, 6).tolist(),
+        actions=track.actions,
+        action_scores=_rounded(track.action_scores),
+        bodies=track.bodies,
+        body_scores=_rounded(track.body_scores),
+    )
+
+
+def to_npz(track: Track) -> bytes:
+    """The track as a compressed .npz, arrays by the names of its attributes; nothing in it is pickled."""
+    buffer = io.BytesIO()
+    np.savez_compressed(
+        buffer,
+        rate=np.float64(track.rate),
+        times_s=track.times_s,
+        actions=np.array(track.actions),
+        action_scores=track.action_scores,
+        bodies=np.array(track.bodies),
+        body_scores=track.body_scores,
+    )
+    return buffer.getvalue()
+
+
+def to_csv(track: Track) -> str:
+    """The track as OpenFace's users know it: frame (from 1), timestamp (s), each action, each body part."""
+    lines = [",".join(("frame", "timestamp", *track.actions, *track.bodies))]
+    table = np.concatenate((track.action_scores, track.body_scores), axis=1)
+    for number, (time_s, row) in enumerate(zip(track.times_s, table, strict=True), start=1):
+        lines.append(f"{number},{time_s:.3f}," + ",".join(f"{score:.4f}" for score in row.tolist()))
+    return "\n".join(lines) + "\n"
+
+
+def _codes(labels: Sequence[Label]) -> list[str]:
+    return [label.code for label in labels]
+
+
+def _rounded(scores: Scores) -> list[list[float]]:
+    """To four digits, as results tell scores."""
+    rounded: list[list[float]] = np.round(scores.astype(float), 4).tolist()
+    return rounded

@@ -1,0 +1,299 @@
+"""Every export against a golden file, and opened again by the programs' own libraries where there are some.
+
+After a change that is meant, make the golden files again with `python -m tests.test_exports`, and read the difference.
+"""
+
+import csv
+import io
+import json
+import re
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from PIL import Image
+
+from mmad import options
+from model.taxonomy import Action, Body, Taxonomy
+from service.errors import Problem
+from service.exports import BORIS_COLUMNS, CSV_COLUMNS, FORMATS, Analysed, find_format, write_export
+from service.results import StoredProposals, make_result
+from service.schemas import Notice, ResultView, Stretch, View
+from service.timeline import draw_timeline
+from tests.test_results import EXAMPLE, LABELS, proposals_of, stored
+from training.elan import read_eaf
+from training.tables import read_predictions
+
+GOLDEN = Path(__file__).parent / "golden"
+# What XML, CSV, WebVTT, SVG and the drawing's own mathematics each take for something else.
+NASTY = 'a,"b" <i>&amp; --> $x_{\n\x00\ud800 面'
+TAXONOMY = Taxonomy(
+    bodies=tuple(Body(id=one.id, code=one.code, name=one.name) for one in LABELS.bodies),
+    actions=tuple(
+        Action(id=one.id, code=one.code, name=one.name, body_id=one.body.id) for one in LABELS.actions
+    ),
+)
+
+
+def noted(proposals: StoredProposals) -> StoredProposals:
+    """The same with a gap in the coverage and a warning."""
+    coverage = [
+        Stretch(start_s=0, end_s=12.5, status="analysed"),
+        Stretch(start_s=12.5, end_s=14, status="no_person"),
+        Stretch(start_s=14, end_s=20, status="analysed"),
+    ]
+    notes = [Notice(code="trained_on_synthetic_people", detail="On real people it is worse. " * 12)]
+    context = proposals.context.model_copy(update={"coverage": coverage, "warnings": notes})
+    return replace(proposals, context=context)
+
+
+def analysed(
+    proposals: StoredProposals = EXAMPLE, video: str = "interview", view: View | None = None, **more: Any
+) -> Analysed:
+    return Analysed(video, make_result(proposals, view or ResultView(min_score=0.5)), proposals, **more)
+
+
+EXAMPLES = [analysed(noted(EXAMPLE), source="videos/interview 1.mp4", rate=2)]
+
+
+def write(name: str) -> bytes:
+    content = write_export(name, EXAMPLES)
+    if name == "eaf":  # it says when it was written
+        content = re.sub(rb'DATE="[^"]*"', b'DATE="2026-01-01T00:00:00+00:00"', content)
+    return content
+
+
+def golden(name: str) -> Path:
+    return GOLDEN / f"{name}{FORMATS[name].suffix}"
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_exports_are_as_they_were(name: str) -> None:
+    content, expected = write(name), golden(name).read_bytes()
+    if name == "png":
+        assert_same_picture(content, expected)
+    elif name == "svg":
+        assert words_of(content) == words_of(expected)
+    elif name in ("frames-npz", "mac-csv"):  # what is packed is compared, not the packing
+        assert unpacked(content) == unpacked(expected)
+    else:
+        assert content.decode() == expected.decode()
+
+
+def assert_same_picture(content: bytes, expected: bytes) -> None:
+    pictures = [np.asarray(Image.open(io.BytesIO(one)).convert("RGB"), float) for one in (content, expected)]
+    assert pictures[0].shape == pictures[1].shape
+    assert pictures[0].std() > 10
+    # Versions of the drawing library differ along edges.
+    assert np.abs(pictures[0] - pictures[1]).mean() < 1
+
+
+def words_of(svg: bytes) -> list[str]:
+    root = ElementTree.fromstring(svg)
+    return ["".join(one.itertext()).strip() for one in root.iter("{http://www.w3.org/2000/svg}text")]
+
+
+def unpacked(content: bytes) -> dict[str, bytes]:
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def test_the_same_result_makes_the_same_bytes() -> None:
+    for name in set(FORMATS) - {"frames-npz"}:
+        assert write(name) == write(name), name
+
+
+def test_every_format_is_offered_by_the_command() -> None:
+    assert [one.value for one in options.Format] == list(FORMATS)
+    assert len({one.suffix for one in FORMATS.values()}) == len(FORMATS)
+
+
+def test_what_cannot_be_written_is_named() -> None:
+    with pytest.raises(Problem, match="format=xml is not known; known are json, jsonl, csv"):
+        write_export("xml", EXAMPLES)
+    for name, form in FORMATS.items():
+        if not form.several:
+            with pytest.raises(Problem, match=f"{name} holds one video a file, not 2"):
+                write_export(name, EXAMPLES * 2)
+    with pytest.raises(Problem, match="format=x{64} is"):
+        find_format("x" * 1000)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_nothing_found_is_an_export(name: str) -> None:
+    content = write_export(name, [analysed(stored())])
+    assert (content == b"") == (name == "jsonl")
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_names_of_videos_do_no_harm(name: str) -> None:
+    content = write_export(name, [analysed(video=NASTY, source=f"/home/{NASTY}.mp4")])
+    if name in ("eaf", "svg"):
+        ElementTree.fromstring(content)
+        assert b"<i>" not in content
+    if name == "vtt":
+        header = content.decode().split("\n\n")[:2]
+        assert header[0] == "WEBVTT"
+        assert "-->" not in header[1]
+        assert "\n" not in header[1]
+    if name in ("csv", "boris"):
+        rows = list(csv.reader(io.StringIO(content.decode())))
+        assert {len(one) for one in rows} == {len(rows[0])}
+        assert rows[1][0] == 'a,"b" <i>&amp; --> $x_{\ufffd\ufffd\ufffd 面'
+    if name in ("json", "jsonl", "label-studio", "activitynet"):
+        for line in content.decode().splitlines() if name == "jsonl" else [content]:
+            json.loads(line)
+
+
+def test_json_is_the_result() -> None:
+    document = json.loads(write("json"))
+    assert document.pop("video") == "videos/interview 1.mp4"
+    assert document == EXAMPLES[0].result.model_dump(mode="json")
+    both = json.loads(write_export("json", [analysed(video="a"), analysed(video="b")]))
+    assert [one["video"] for one in both] == ["a", "b"]
+    lines = [json.loads(line) for line in write("jsonl").splitlines()]
+    assert [one["id"] for one in lines] == [one["id"] for one in document["detections"]]
+
+
+def test_csv_has_a_row_for_each_detection_of_each_video() -> None:
+    content = write_export("csv", [analysed(video="a"), analysed(video="b")]).decode()
+    rows = list(csv.DictReader(io.StringIO(content)))
+    assert tuple(rows[0]) == CSV_COLUMNS
+    assert [one["video"] for one in rows] == ["a"] * 5 + ["b"] * 5
+    assert float(rows[0]["duration_s"]) == float(rows[0]["end_s"]) - float(rows[0]["start_s"])
+    assert rows[0]["overlaps"].split() == EXAMPLES[0].result.detections[0].overlaps
+
+
+@settings(max_examples=30)
+@given(proposals=proposals_of)
+def test_elan_opens_what_is_written(
+    proposals: StoredProposals, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    from pympi.Elan import Eaf
+
+    path = tmp_path_factory.mktemp("elan") / "x.eaf"
+    one = analysed(proposals, view=View(min_score=0), source="/videos/a b.mp4")
+    path.write_bytes(write_export("eaf", [one]))
+    eaf = Eaf(str(path), suppress_version_warning=True)
+    assert eaf.media_descriptors[0]["RELATIVE_MEDIA_URL"] == "./a%20b.mp4"
+    assert eaf.media_descriptors[0]["MIME_TYPE"] == "video/mp4"
+    found = one.result.detections
+    expected = {f"{x.action.code} {x.action.name}" for x in found} | {
+        f"{x.body.code} {x.body.name}" for x in found
+    }
+    assert set(eaf.get_tier_names()) == expected
+    for tier in eaf.get_tier_names():
+        annotations = sorted(eaf.get_annotation_data_for_tier(tier))
+        ends = [end for _, end, _ in annotations]
+        assert all(start < end for start, end, _ in annotations)
+        assert all(end < after[0] for end, after in zip(ends, annotations[1:], strict=False))
+    for segment in one.result.body_segments:
+        tier = f"{segment.body.code} {segment.body.name}"
+        times = round(segment.start_s * 1000), round(segment.end_s * 1000), segment.body.name
+        assert times in eaf.get_annotation_data_for_tier(tier)
+    read = read_eaf(path)
+    assert read.media == {"a b.mp4": 0}
+    codes = {action.name for action in LABELS.actions} | {body.name for body in LABELS.bodies}
+    assert {annotation.label for annotation in read.annotations} <= codes
+
+
+def test_boris_has_its_columns_and_no_behaviour_overlaps_itself() -> None:
+    proposals = stored((1, 3, 0.9, 1), (2, 4, 0.8, 1), (6, 7, 0.8, 1), (0.5, 2.25, 0.8, 0))
+    rows = list(csv.DictReader(io.StringIO(write_export("boris", [analysed(proposals)]).decode())))
+    assert tuple(rows[0]) == BORIS_COLUMNS
+    shown = ("Behavior", "Behavioral category", "Behavior type", "Start (s)", "Stop (s)", "Duration (s)")
+    assert [tuple(one[name] for name in shown) for one in rows] == [
+        ("shaking body", "Body", "STATE", "0.500", "2.250", "1.750"),
+        ("nodding", "Head", "STATE", "1.000", "4.000", "3.000"),
+        ("nodding", "Head", "STATE", "6.000", "7.000", "1.000"),
+    ]
+    assert {one["Observation duration by subject by observation"] for one in rows} == {"5.750"}
+    assert (rows[0]["Image index start"], rows[0]["Image index stop"]) == ("15", "68")
+
+
+def test_label_studio_counts_frames_from_one() -> None:
+    proposals = stored((0, 1, 0.9, 1), (2.001, 2.002, 0.8, 2))
+    (task,) = json.loads(write_export("label-studio", [analysed(proposals, source="s3://a/b.mp4")]))
+    assert task["data"] == {"video": "s3://a/b.mp4"}
+    values = [region["value"] for region in task["predictions"][0]["result"]]
+    assert values == [
+        {"ranges": [{"start": 1, "end": 30}], "timelinelabels": ["nodding"]},
+        {"ranges": [{"start": 61, "end": 61}], "timelinelabels": ["shaking head"]},
+    ]
+
+
+def test_webvtt_is_read_cue_by_cue() -> None:
+    long = stored((3725.25, 3726.5, 0.9, 1), duration_s=4000)
+    blocks = write_export("vtt", [analysed(long)]).decode().split("\n\n")
+    assert blocks[0] == "WEBVTT"
+    assert blocks[2].splitlines() == ["p0", "01:02:05.250 --> 01:02:06.500", "nodding (Head) 0.90"]
+
+
+@pytest.mark.parametrize("name", ["mac-csv", "activitynet", "json"])
+def test_evaluation_reads_what_is_written(name: str, tmp_path: Path) -> None:
+    path = tmp_path / f"x{FORMATS[name].suffix}"
+    videos = [analysed(video="a", view=View(min_score=0)), analysed(video="b", view=View(min_score=0))]
+    path.write_bytes(write_export(name, videos))
+    read = read_predictions(path, TAXONOMY, {"a": 20, "b": 20}, strict=True).instances
+    assert list(read.videos) == ["a", "b"]
+    for video in (0, 1):
+        mine = read[read.video == video]
+        order, theirs = (
+            np.lexsort((-mine.scores, mine.segments[:, 0])),
+            np.lexsort((-EXAMPLE.scores, EXAMPLE.segments[:, 0])),
+        )
+        np.testing.assert_allclose(mine.segments[order], EXAMPLE.segments[theirs], atol=1e-3)
+        np.testing.assert_allclose(mine.scores[order], EXAMPLE.scores[theirs], atol=1e-4)
+        np.testing.assert_array_equal(mine.labels[order], EXAMPLE.labels[theirs])
+
+
+def test_the_challenge_gets_everything_whatever_the_view(tmp_path: Path) -> None:
+    path = tmp_path / "prediction.zip"
+    path.write_bytes(write_export("mac-csv", [analysed(view=ResultView(min_score=1, labels=["A"], to_s=1))]))
+    with zipfile.ZipFile(path) as archive:
+        assert archive.namelist() == ["prediction.csv"]
+    read = read_predictions(path, TAXONOMY, {"interview": 20}, strict=True).instances
+    np.testing.assert_array_equal(read.scores, EXAMPLE.scores)
+    np.testing.assert_array_equal(read.segments, EXAMPLE.segments)
+
+
+@pytest.mark.parametrize("count", [0, 1, 5, 30, 500])
+def test_timelines_show_what_was_found(count: int) -> None:
+    chance = np.random.default_rng(count)
+    starts = chance.uniform(0, 290, count)
+    rows = zip(
+        starts,
+        starts + chance.uniform(0.2, 9, count),
+        chance.uniform(0, 1, count),
+        chance.integers(0, 3, count),
+        strict=True,
+    )
+    proposals = noted(stored(*rows, duration_s=300))
+    result = make_result(proposals, View(min_score=0))
+    words = words_of(draw_timeline("a $b$ <c>", result, LABELS, "svg"))
+    assert {"a $b$ <c>", "Body", "Head", "Hatched: not looked at, since nobody was seen."} <= set(words)
+    assert any(line.startswith("trained_on_synthetic_people: ") for line in words)
+    if count <= 60:
+        named = sorted(word for word in words if re.fullmatch(r"(shaking|nodding).* \d\.\d\d", word))
+        assert named == sorted(f"{one.action.name} {one.score:.2f}" for one in result.detections)
+    else:
+        assert "The 400 detections with the highest scores are drawn, of 500." in words
+
+
+def test_a_timeline_of_a_stretch_ends_where_it_ends() -> None:
+    result = make_result(EXAMPLE, ResultView(min_score=0, from_s=10, to_s=13))
+    words = words_of(draw_timeline("x", result, LABELS, "svg"))
+    assert {"10.0", "13.0", "shaking head 0.65"} <= set(words)
+    assert "nodding 0.90" not in words
+    assert draw_timeline("x", make_result(EXAMPLE, ResultView(from_s=900)), LABELS, "svg")
+
+
+if __name__ == "__main__":
+    GOLDEN.mkdir(exist_ok=True)
+    for format_name in FORMATS:
+        golden(format_name).write_bytes(write(format_name))
