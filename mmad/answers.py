@@ -32,7 +32,7 @@ class Answer:
     def from_json(cls, document: Json) -> Self:
         """Read a document; raises AnswerError naming the value that does not fit."""
         if not isinstance(document, dict):
-            raise AnswerError(f"{cls.__name__} should be an object and is {str(document)[:64]!r}")
+            raise AnswerError(f"{cls.__name__} should be an object and is {document!r:.64}")
         kind: Any = cls  # for a checker that doubts that classes are hashable
         values = {name: read(document) for name, read in _members(kind).items()}
         return cls(**values, document=document)
@@ -442,13 +442,13 @@ def _optional(inner: tuple[Any, ...]) -> _Reader:
 
 def _plain(kinds: tuple[type, ...], value: Any) -> Any:
     if not isinstance(value, kinds):
-        raise TypeError(f"{str(value)[:64]!r} is none of {', '.join(kind.__name__ for kind in kinds)}")
+        raise TypeError(f"{value!r:.64} is none of {', '.join(kind.__name__ for kind in kinds)}")
     return value
 
 
 def _exactly(kind: type, value: Any) -> Any:
     if type(value) is not kind:  # isinstance takes True for an int
-        raise TypeError(f"{str(value)[:64]!r} is no {kind.__name__}")
+        raise TypeError(f"{value!r:.64} is no {kind.__name__}")
     return value
 
 

@@ -9,17 +9,15 @@ import structlog
 import typer
 from rich.table import Table
 
-from mmad import detecting, keys, learning, measuring, research, synthesis
-from mmad.client import DEFAULT_URL, Client, ServiceError
+from mmad import detecting, keys, learning, measuring, research, submitting, synthesis
 from mmad.options import (
     AsJson,
     BundleDir,
-    RegionOption,
     Weights,
     load_bundle,
     settings_with,
 )
-from mmad.terminal import bar, failing_on, out, print_result, tell, write
+from mmad.terminal import failing_on, out, tell, write
 
 if TYPE_CHECKING:
     pass
@@ -35,6 +33,7 @@ bundle_app = typer.Typer(help="Look at a bundle.", no_args_is_help=True)
 app.add_typer(bundle_app, name="bundle")
 app.add_typer(keys.app, name="keys")
 app.add_typer(detecting.app)
+app.add_typer(submitting.app)
 app.add_typer(research.app)
 app.add_typer(measuring.app)
 app.add_typer(synthesis.app)
@@ -90,31 +89,6 @@ def worker() -> None:
     settings = settings_with()
     with failing_on(DetectorError, Problem):
         work(settings, load_bundle(settings.bundle))
-
-
-@app.command()
-def submit(
-    video: Annotated[Path, typer.Argument(help="Video file.")],
-    url: Annotated[str, typer.Option(help="Address of the service.")] = DEFAULT_URL,
-    wait: Annotated[bool, typer.Option("--wait", help="Wait for the result.")] = False,
-    region: RegionOption = None,
-    as_json: AsJson = False,
-) -> None:
-    """Send a video to a service."""
-    with failing_on(ServiceError, OSError), Client(url) as client:
-        job = client.submit(video, **({"region": region} if region else {}))
-        if wait:
-            tell(f"job {job['id']}")
-            with bar(video.name) as progress:
-                job = client.wait(
-                    job["id"], lambda now: progress(now.get("stage") or now["state"], now["progress"])
-                )
-    if as_json:
-        write(json.dumps(job, ensure_ascii=False, indent=1), None)
-    elif wait:
-        print_result(str(video), job)
-    else:
-        out.print(f"{job['id']}\n{url}{job['links']['self']}", highlight=False)
 
 
 @app.command()

@@ -1,10 +1,12 @@
 """The application: settings in, an ASGI app out. `python -m service.app` prints the OpenAPI document."""
 
+import json
 import sys
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from http import HTTPStatus
+from importlib.resources import files
 from typing import Any
 from uuid import uuid4
 
@@ -141,18 +143,29 @@ async def _on_fault(request: Request, error: Exception) -> JSONResponse:
 
 
 def _openapi(app: FastAPI) -> dict[str, Any]:
-    """FastAPI's document, with our problem documents in place of its own validation errors."""
+    """FastAPI's document with our problem documents in place of its own validation errors, and with real examples."""
     document = app.openapi()
-    schemas = document["components"]["schemas"]
+    components = document["components"]
     for name in ("HTTPValidationError", "ValidationError"):
-        schemas.pop(name, None)
-    schemas["ProblemDocument"] = ProblemDocument.model_json_schema()
-    for path in document["paths"].values():
-        for operation in path.values():
+        components["schemas"].pop(name, None)
+    components["schemas"]["ProblemDocument"] = ProblemDocument.model_json_schema()
+    examples = json.loads(files("service").joinpath("examples.json").read_text(encoding="utf-8"))
+    components["examples"] = {code: {"value": value} for code, value in examples["problems"].items()}
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
             unprocessable = operation["responses"].get("422", {}).get("content", {})
             if "application/json" in unprocessable:
                 del operation["responses"]["422"]
+            for status, response in operation["responses"].items():
+                named = examples["answers"].get(f"{method.upper()} {path} {status}", {})
+                _add_examples(response, named)
     return document
+
+
+def _add_examples(response: dict[str, Any], named: dict[str, Any]) -> None:
+    for content in response.get("content", {}).values():
+        if named:
+            content["examples"] = {name: {"value": value} for name, value in named.items()}
 
 
 def openapi_yaml() -> str:

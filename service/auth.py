@@ -2,9 +2,8 @@
 
 import math
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Protocol
+from typing import Annotated
 
 import structlog
 from fastapi import FastAPI, Request, Security
@@ -19,7 +18,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import Problem
-from service.jobs import NOBODY
+from service.jobs import NOBODY, Jobs
 from service.keys import Key, KeyRing, KeysError, file_in_force
 from service.settings import Settings
 
@@ -74,16 +73,6 @@ class Allowance:
         return headers
 
 
-class Holdings(Protocol):
-    """What is asked of the jobs: the sizes in bytes of an owner's videos, by the job's id."""
-
-    def pending(self, owner: str) -> Mapping[str, int]:
-        """Of jobs that have not ended."""
-
-    def kept(self, owner: str) -> Mapping[str, int]:
-        """Those that outlive their job, whether it has ended or not."""
-
-
 class Auth:
     """Knows callers by their keys and holds them to their limits; one in each API process."""
 
@@ -131,14 +120,14 @@ class Auth:
         """Count a request of a caller; None where callers have no limits."""
         return self._rate.count(caller.owner, caller.limits.requests_per_minute) if caller.limits else None
 
-    def admit(self, caller: Caller, jobs: Holdings, coming_bytes: int, count: int) -> None:
+    def admit(self, caller: Caller, jobs: Jobs, coming_bytes: int, count: int) -> None:
         """Whether a caller may send so many videos more; to be asked before the bytes come, and again after.
 
         Requests that come at the same moment do not see each other: together they may go over a limit.
 
         Args:
             caller: who sends them.
-            jobs: what the caller has already.
+            jobs: all jobs; those of the caller count.
             coming_bytes: of all videos together; 0 where that is not known yet.
             count: how many.
 

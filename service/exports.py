@@ -24,8 +24,8 @@ from service.summary import Interval, merge
 # What XML, and so ELAN, cannot hold; a name with a line break would end a comment or a cue of WebVTT.
 _NOT_TEXT = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufffe\uffff]")
 
-# As `Observations > Export events > Aggregated events` of BORIS 8.27 and 9 writes them, without independent variables
-# and modifiers.
+# As BORIS's `Export aggregated events` writes them (its source of 2024, version 8), without independent variables and
+# modifiers.
 BORIS_COLUMNS = (
     "Observation id", "Observation date", "Description", "Observation type", "Source", "Time offset (s)",
     "Coding duration", "Media duration (s)", "FPS (frame/s)", "Subject",

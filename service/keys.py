@@ -67,7 +67,7 @@ class KeyFile(_Strict):
     """The whole file."""
 
     version: Literal[1] = 1
-    keys: list[Key] = []
+    keys: list[Key] = Field(default=[])
 
     @model_validator(mode="after")
     def _each_once(self) -> Self:

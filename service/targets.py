@@ -142,10 +142,8 @@ class Sender:
             return Answer(error=str(error))
         except httpcore.TimeoutException:
             return Answer(error="timeout")
-        except httpcore.ConnectError as error:
-            return Answer(
-                error="tls_failed" if isinstance(error.__cause__, ssl.SSLError) else "connection_failed"
-            )
+        except httpcore.ConnectError:
+            return Answer(error="connection_failed")
         except httpcore.NetworkError:
             return Answer(error="connection_broken")
         except httpcore.ProtocolError:
@@ -238,7 +236,10 @@ class _Timed(httpcore.NetworkStream):
     def start_tls(
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore.NetworkStream:
-        stream = self._stream.start_tls(ssl_context, server_hostname, self._deadline.left_s())
+        try:
+            stream = self._stream.start_tls(ssl_context, server_hostname, self._deadline.left_s())
+        except httpcore.ConnectError as error:
+            raise _DeliveryError("tls_failed") from error
         return _Timed(stream, self._deadline)
 
     def get_extra_info(self, info: str) -> object:

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -192,15 +193,22 @@ def test_a_queue_that_is_away_accepts_nothing(api: TestClient, desk: Desk) -> No
     assert stored_files(desk) == []
 
 
-def finished_job(desk: Desk, error: JobError | None = None) -> str:
-    job_id = new_job_id()
-    record = desk.jobs.create(job_id, Upload(bytes=1, sha256="0"), JobOptions(), retention_s=60)
-    record = desk.jobs.change(record, State.RUNNING)
+def finish(desk: Desk, job_id: str, error: JobError | None = None) -> None:
+    """As a worker does it."""
+    record = desk.jobs.change(desk.jobs.get(job_id), State.RUNNING)
     if error is None:
         desk.store.put(published(record, "proposals.npz"), EXAMPLE.to_bytes())
         result = make_result(EXAMPLE, View()).model_dump_json()
         desk.store.put(published(record, "result.json"), result.encode())
     desk.jobs.change(record, State.FAILED if error else State.SUCCEEDED, error)
+
+
+def finished_job(desk: Desk, error: JobError | None = None, **options: Any) -> str:
+    job_id = new_job_id()
+    desk.store.put(key(job_id, "video"), VIDEO)
+    upload = Upload(bytes=len(VIDEO), sha256="0")
+    desk.jobs.create(job_id, upload, JobOptions(**options), retention_s=60)
+    finish(desk, job_id, error)
     return job_id
 
 

@@ -4,11 +4,13 @@ After a change that is meant, make the golden files again with `python -m tests.
 """
 
 import csv
+import hashlib
 import io
 import json
 import re
 import zipfile
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -17,8 +19,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from PIL import Image
+from typer.testing import CliRunner
 
 from mmad import options
+from mmad.cli import app
+from model.bundle import Bundle
 from model.taxonomy import Action, Body, Taxonomy
 from service.errors import Problem
 from service.exports import BORIS_COLUMNS, CSV_COLUMNS, FORMATS, Analysed, find_format, write_export
@@ -252,14 +257,16 @@ def test_evaluation_reads_what_is_written(name: str, tmp_path: Path) -> None:
         np.testing.assert_array_equal(mine.labels[order], EXAMPLE.labels[theirs])
 
 
-def test_the_challenge_gets_everything_whatever_the_view(tmp_path: Path) -> None:
+def test_the_challenge_gets_everything_to_the_last_digit_whatever_the_view(tmp_path: Path) -> None:
+    proposals = stored((0.1234567, 3.7654321, 0.01234567, 1), (2.0000001, 4.1111111, 0.9999999, 0))
     path = tmp_path / "prediction.zip"
-    path.write_bytes(write_export("mac-csv", [analysed(view=ResultView(min_score=1, labels=["A"], to_s=1))]))
+    view = ResultView(min_score=1, labels=["A"], to_s=1)
+    path.write_bytes(write_export("mac-csv", [analysed(proposals, view=view)]))
     with zipfile.ZipFile(path) as archive:
         assert archive.namelist() == ["prediction.csv"]
     read = read_predictions(path, TAXONOMY, {"interview": 20}, strict=True).instances
-    np.testing.assert_array_equal(read.scores, EXAMPLE.scores)
-    np.testing.assert_array_equal(read.segments, EXAMPLE.segments)
+    np.testing.assert_array_equal(read.scores.astype(np.float32), proposals.scores)
+    np.testing.assert_array_equal(read.segments.astype(np.float32), proposals.segments)
 
 
 @pytest.mark.parametrize("count", [0, 1, 5, 30, 500])
@@ -291,6 +298,67 @@ def test_a_timeline_of_a_stretch_ends_where_it_ends() -> None:
     assert {"10.0", "13.0", "shaking head 0.65"} <= set(words)
     assert "nodding 0.90" not in words
     assert draw_timeline("x", make_result(EXAMPLE, ResultView(from_s=900)), LABELS, "svg")
+
+
+def detect(*arguments: str | Path) -> Any:
+    return CliRunner().invoke(app, ["detect", *map(str, arguments)])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["a.mp4", "--format", "png"], "a file for it is needed"),
+        (["a.mp4", "--format", "mac-csv"], "a file for it is needed"),
+        (["a.mp4", "b.mp4", "--format", "vtt"], "a folder for 2 files is needed"),
+        (["a.mp4", "c/a.mp4", "--format", "csv"], "2 videos are named 'a'"),
+        (["a.mp4", "--json", "--format", "csv"], "cannot both be had"),
+        (["a.mp4", "--format", "xml"], "xml"),
+    ],
+)
+def test_what_detect_cannot_write_is_told_before_the_work(arguments: list[str], said: str) -> None:
+    ended = detect(*arguments)
+    assert ended.exit_code == 2
+    assert said in " ".join(re.sub("[│╭╮╰╯─]", " ", ended.stderr).split())
+
+
+def test_detect_writes_a_file_for_each_video_or_one_for_all(clip: Path, tmp_path: Path) -> None:
+    other, broken = tmp_path / "other.mp4", tmp_path / "broken.mp4"
+    other.write_bytes(clip.read_bytes())
+    broken.write_text("hello")
+    ended = detect(clip, other, broken, "--format", "eaf", "--out", tmp_path / "new" / "folder")
+    assert ended.exit_code == 1
+    assert {path.name for path in (tmp_path / "new" / "folder").iterdir()} == {
+        f"{clip.stem}.eaf",
+        "other.eaf",
+    }
+    table = tmp_path / "all.csv"
+    assert detect(clip, other, "--format", "csv", "--min-score", "0", "--out", table).exit_code == 0
+    assert {row["video"] for row in csv.DictReader(io.StringIO(table.read_text()))} == {clip.stem, "other"}
+    arrays = tmp_path / "scores.npz"
+    assert detect(clip, "--format", "frames-npz", "--rate", "10", "--out", arrays).exit_code == 0
+    with np.load(arrays) as scores:
+        assert scores["action_scores"].shape == (50, 52)
+    picture = tmp_path / "nothing.png"
+    assert detect(broken, "--format", "png", "--out", picture).exit_code == 1
+    assert not picture.exists()
+    kept = tmp_path / "x.json"
+    assert detect(clip, broken, "--out", kept).exit_code == 1
+    assert [one["video"] for one in json.loads(kept.read_text())] == [str(clip)]
+
+
+def test_results_say_what_they_were_made_with(clip: Path, bundle: Bundle, tmp_path: Path) -> None:
+    assert detect(clip, "--out", tmp_path / "x.json").exit_code == 0
+    made = json.loads((tmp_path / "x.json").read_text())["reproduction"]
+    assert made["bundle_sha256"] == hashlib.sha256((bundle.folder / "bundle.json").read_bytes()).hexdigest()
+    assert {"av", "numpy", "openvino"} <= set(made["packages"])
+    assert made["mmad"] == version("mmad")
+    shape = bundle.manifest.input
+    assert (made["decode_fps"], made["window_frames"], made["overlap_frames"]) == (
+        shape.fps,
+        shape.window_frames,
+        shape.overlap_frames,
+    )
+    assert made["postprocessing"] == bundle.manifest.postprocessing.model_dump()
 
 
 if __name__ == "__main__":

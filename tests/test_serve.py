@@ -11,6 +11,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from mmad.answers import Job
+from mmad.answers import Result as Answered
 from mmad.bench import write_clip
 from mmad.client import Client, Json, ServiceError
 from service.schemas import ModelCard, Result
@@ -37,10 +39,10 @@ def alive(process_id: int) -> bool:
 
 def test_a_video_in_micro_actions_out(client: Client, clip: Path) -> None:
     job = client.submit(clip)
-    seen: list[Json] = []
-    result = client.wait(job["id"], seen.append, poll_s=0.01)
+    seen: list[Job] = []
+    result = client.wait(job.id, seen.append).document
     Result.model_validate(result)
-    assert result["job_id"] == job["id"]
+    assert result["job_id"] == job.id
     assert result["media"]["duration_s"] == pytest.approx(5, abs=0.01)
     assert result["coverage"] == [
         {"start_s": 0, "end_s": result["media"]["duration_s"], "status": "analysed"}
@@ -48,10 +50,10 @@ def test_a_video_in_micro_actions_out(client: Client, clip: Path) -> None:
     assert result["detections"]
     assert [warning["code"] for warning in result["warnings"]] == ["untrained_model"]
     assert result["model"]["trained_on"] is None
-    progress = [one["progress"] for one in seen]
+    progress = [one.progress for one in seen]
     assert progress == sorted(progress)
-    assert seen[-1]["state"] == "succeeded"
-    assert {one["stage"] for one in seen if one["state"] == "running"} <= {
+    assert seen[-1].state == "succeeded"
+    assert {one.stage for one in seen if one.state == "running"} <= {
         None,
         "decoding",
         "detecting",
@@ -67,43 +69,43 @@ def test_a_video_in_micro_actions_out(client: Client, clip: Path) -> None:
     ("name", "seconds"), [("A2_turning_around_0078_01_0005", 2.0), ("B2_shaking_head_0035_02_0007", 1.5)]
 )
 def test_real_clips(client: Client, shared: Path, name: str, seconds: float) -> None:
-    result = client.wait(client.submit(shared / f"data/clips/{name}.mp4")["id"])
-    assert (result["media"]["width"], result["media"]["height"]) == (1080, 1296)
-    assert result["media"]["duration_s"] == seconds
-    everything = client.result(result["job_id"], min_score=0)["detections"]
-    assert len(everything) > len(result["detections"]) > 0
-    assert max(one["end_s"] for one in everything) <= seconds
+    result = client.detect(shared / f"data/clips/{name}.mp4")
+    assert (result.media.width, result.media.height) == (1080, 1296)
+    assert result.media.duration_s == seconds
+    everything = client.result(str(result.job_id), min_score=0).detections
+    assert len(everything) > len(result.detections) > 0
+    assert max(one.end_s for one in everything) <= seconds
 
 
 def test_what_only_decoding_shows_fails_the_job(client: Client, tmp_path: Path) -> None:
     long = clips.pattern(tmp_path / "long.mp4", size="64x64", seconds=25)
     with pytest.raises(ServiceError, match="limit is 20 s .MMAD_MAX_DURATION_S.") as caught:
-        client.wait(client.submit(long)["id"])
+        client.detect(long)
     assert caught.value.code == "video_too_long"
     silent = client.submit(clips.silence(tmp_path / "silent.mp4"))
     with pytest.raises(ServiceError, match="no video stream"):
-        client.wait(silent["id"])
+        client.wait(silent.id)
     with pytest.raises(ServiceError) as caught:
-        client.result(silent["id"])
+        client.result(silent.id)
     assert caught.value.code == "no_video_stream"
 
 
 def test_a_video_is_gone_when_its_job_has_ended(service: Service, client: Client, clip: Path) -> None:
-    job_id = client.submit(clip)["id"]
+    job_id = client.submit(clip).id
     client.wait(job_id)
     kept = sorted(path.name for path in (service.data_dir / "store/jobs" / job_id).iterdir())
     assert kept == ["job.json", "proposals.npz", "result.json"]
 
 
 def test_many_at_once_are_all_answered(service: Service, clip: Path) -> None:
-    def ask(_number: int) -> Json:
+    def ask(_number: int) -> Answered:
         with Client(service.url) as client:
-            return client.wait(client.submit(clip)["id"])
+            return client.detect(clip)
 
     with ThreadPoolExecutor(8) as pool:
         results = list(pool.map(ask, range(8)))
-    assert len({result["job_id"] for result in results}) == 8
-    assert all(result["detections"] == results[0]["detections"] for result in results)
+    assert len({result.job_id for result in results}) == 8
+    assert all(result.detections == results[0].detections for result in results)
 
 
 def test_an_upload_that_breaks_off_leaves_nothing(service: Service) -> None:
@@ -161,14 +163,14 @@ def test_a_stop_leaves_no_process_and_keeps_the_results(
 ) -> None:
     service = start_service(tmp_path / "data", tmp_path / "log")
     with Client(service.url) as client:
-        result = client.wait(client.submit(clip)["id"])
+        result = client.detect(clip)
     children = service.children()
     assert len(children) == 3
     assert service.stop(how) == 0
     assert not any(alive(child) for child in children)
     again = start_service(tmp_path / "data", tmp_path / "log")
     with Client(again.url) as client:
-        assert client.result(result["job_id"]) == result
+        assert client.result(str(result.job_id)) == result
     assert again.stop() == 0
 
 
@@ -196,8 +198,8 @@ def long_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_stop_lets_the_job_at_hand_end(tmp_path: Path, long_clip: Path) -> None:
     service = start_service(tmp_path / "data", tmp_path / "log")
     with Client(service.url) as client:
-        job_id = client.submit(long_clip)["id"]
-        wait_for(lambda: 0 < client.job(job_id)["progress"] < 1, seconds=20)
+        job_id = client.submit(long_clip).id
+        wait_for(lambda: 0 < client.job(job_id).progress < 1, seconds=20)
         worker, children = worker_of(service), service.children()
         assert descendants(worker) == []  # it runs the job itself
     assert service.stop() == 0
@@ -233,13 +235,13 @@ def test_a_killed_workers_job_is_run_again(tmp_path: Path, long_clip: Path) -> N
     service = start_service(tmp_path / "data", tmp_path / "log")
     try:
         with Client(service.url) as client:
-            job_id = client.submit(long_clip)["id"]
-            wait_for(lambda: client.job(job_id)["stage"] == "detecting", seconds=20)
+            job_id = client.submit(long_clip).id
+            wait_for(lambda: client.job(job_id).stage == "detecting", seconds=20)
             os.kill(worker_of(service), signal.SIGKILL)
             result = client.wait(job_id, timeout_s=90)
             job = client.job(job_id)
-        assert job["attempt"] == 2
-        assert result["media"]["duration_s"] == pytest.approx(60, abs=0.1)
+        assert job.attempt == 2
+        assert result.media.duration_s == pytest.approx(60, abs=0.1)
     finally:
         service.stop()
 
@@ -293,7 +295,7 @@ def test_parts_run_alone_against_a_redis_of_the_users(tmp_path: Path, clip: Path
                         return False
 
                 wait_for(ready, seconds=60)
-                assert client.wait(client.submit(clip)["id"])["detections"]
+                assert client.detect(clip).detections
         finally:
             for part in parts:
                 part.terminate()
@@ -329,5 +331,5 @@ def test_serve_takes_the_users_redis_and_odd_folders(tmp_path: Path, clip: Path)
         service = start_service(tmp_path / "data", tmp_path / "log", REDIS_URL=server.url)
         assert len(service.children()) == 2
         with Client(service.url) as client:
-            assert client.wait(client.submit(clip)["id"], timeout_s=60)["detections"]
+            assert client.detect(clip, wait_timeout_s=60).detections
         assert service.stop() == 0

@@ -1,0 +1,139 @@
+"""Sends an interview, waits for the signed message, writes features and a picture. See README.md."""
+
+import argparse
+import csv
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from examples.emotion_app.features import Group, Window, compute, make_groups
+from examples.emotion_app.plot import draw
+from examples.emotion_app.receiver import Receiver, listening
+from mmad.answers import Result
+from mmad.client import Client, ServiceError
+
+LIMITS = (
+    "Micro-actions are movements. That one of them, or many, means an emotion, a lie, a disorder or fitness for a job is "
+    "not shown by this program or by its model. Not for hiring, policing or diagnosis."
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The exit status: 0 done, 1 failed, 2 wrong usage."""
+    options = _parser().parse_args(arguments)
+    try:
+        secret = _secret(options.secret_file)
+        options.out.mkdir(parents=True, exist_ok=True)
+        with Client(options.url, options.api_key) as client:
+            result = analyse(client, options, Receiver(secret))
+            groups = make_groups(client.labels())
+    except (ServiceError, OSError, ValueError, TimeoutError) as error:
+        sys.stderr.write(f"{error}\n")
+        if isinstance(error, ServiceError) and error.code == "callback_refused":
+            sys.stderr.write(
+                "for a receiver on this machine, start mmad serve with MMAD_WEBHOOK_ALLOW_PRIVATE=true\n"
+            )
+        return 1
+    windows = compute(result, groups, options.window_s)
+    write(result, groups, windows, options.out, options.window_s)
+    sys.stdout.write(_table(windows))
+    return 0
+
+
+def analyse(client: Client, options: argparse.Namespace, receiver: Receiver) -> Result:
+    """Send the video, and take the result when the message about it has come."""
+    with listening(receiver, options.host, options.port) as address:
+        job = client.submit(options.video, callback_url=address, tag="emotion_app", region=options.region)
+        sys.stderr.write(f"job {job.id}; waiting for its message at {address}\n")
+        message = receiver.wait(job.id, options.timeout_s)
+    sys.stderr.write(f"{message['type']}\n")
+    return client.wait(job.id)  # at its end at once; raises what the job failed of
+
+
+def write(
+    result: Result, groups: Sequence[Group], windows: Sequence[Window], folder: Path, window_s: float
+) -> None:
+    """features.json with all that is needed to understand the numbers, features.csv, features.png."""
+    rows = [_row(window) for window in windows]
+    with (folder / "features.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, rows[0].keys() if rows else ["start_s"])
+        writer.writeheader()
+        writer.writerows(rows)
+    trained_on = result.model.trained_on
+    document = {
+        "job_id": result.job_id,
+        "video_sha256": result.media.sha256,
+        "model": result.document["model"],
+        "settings": result.document["settings"],
+        "window_s": window_s,
+        "groups": {group.name: sorted(group.codes) for group in groups},
+        "windows": [asdict(window) for window in windows],
+        "warnings": result.document["warnings"],
+        "limits": LIMITS,
+    }
+    text = json.dumps(document, indent=1, ensure_ascii=False)
+    (folder / "features.json").write_text(text + "\n", encoding="utf-8")
+    trained = trained_on.data if trained_on else "nothing: its answers have no meaning"
+    note = f"{result.model.bundle} {result.model.version}, trained on {trained}".split(" (")[0]
+    draw(result, groups, windows, folder / "features.png", f"{note}. Not for hiring, policing or diagnosis.")
+
+
+def _row(window: Window) -> dict[str, str]:
+    """One line of the table; empty where nothing was analysed."""
+    numbers: dict[str, float | None] = {
+        "start_s": window.start_s, "end_s": window.end_s, "analysed_s": window.analysed_s,
+    }  # fmt: skip
+    for name in ("self_touch", "head", "legs"):
+        activity = window.activity[name] if window.activity else None
+        numbers[f"{name}_per_min"] = activity.per_min if activity else None
+        numbers[f"{name}_share"] = activity.share if activity else None
+    numbers |= {"concurrency": window.concurrency, "overlap_share": window.overlap_share}
+    return {name: "" if value is None else f"{value:.3f}" for name, value in numbers.items()}
+
+
+def _table(windows: Sequence[Window]) -> str:
+    rows = [_row(window) for window in windows]
+    lines = [list(rows[0]), *([*row.values()] for row in rows)] if rows else []
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "".join(
+        "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) + "\n"
+        for line in lines
+    )
+
+
+def _secret(path: Path | None) -> str:
+    """What the service signs with: the same setting, or the file it made."""
+    if (secret := os.environ.get("MMAD_WEBHOOK_SECRET")) and path is None:
+        return secret
+    data_dir = Path(os.environ.get("MMAD_DATA_DIR") or Path.home() / ".local/share/mmad")
+    return (path or data_dir / "webhook-secret").read_text().strip()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m examples.emotion_app", description=__doc__, epilog=LIMITS
+    )
+    parser.add_argument("video", type=Path)
+    parser.add_argument("--url", help="of the service; MMAD_URL, or this machine's")
+    parser.add_argument("--api-key", help="MMAD_API_KEY is better: others see command lines")
+    parser.add_argument("--out", type=Path, default=Path("features"), help="folder for what is written")
+    parser.add_argument("--window-s", type=float, default=60.0, help="seconds of a window")
+    parser.add_argument(
+        "--region", help="x,y,width,height as fractions: where the person sits, if there are several"
+    )
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="the receiver's address, as the service reaches it"
+    )
+    parser.add_argument("--port", type=int, default=0, help="the receiver's port; any free one")
+    parser.add_argument(
+        "--secret-file", type=Path, help="the service's webhook-secret; or MMAD_WEBHOOK_SECRET"
+    )
+    parser.add_argument("--timeout-s", type=float, default=3600.0, help="how long to wait for the message")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

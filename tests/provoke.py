@@ -1,0 +1,191 @@
+"""Every error of the catalogue, provoked through the API as a caller would meet it. The
+documentation's examples of errors are these answers: see tests/examples.py."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rq.timeouts import JobTimeoutException
+from starlette.testclient import TestClient
+
+from model.bundle import Bundle
+from model.detector import Detector
+from model.engines import load_engine
+from service.app import app_of
+from service.auth import Auth
+from service.desk import Desk
+from service.keys import OwnLimits, create, read
+from service.queue import JobQueue, connect
+from service.settings import Settings
+from service.store import MODEL_CARD, FolderStore
+from tests import clips
+from tests.test_api import VIDEO, NotingQueue, card, finished_job
+from workers.run import Bench
+
+Answer = Any
+
+
+class Counter:
+    """A service in this process, with a caller in front of it: sends, works off, asks."""
+
+    def __init__(self, folder: Path, bundle: Bundle, redis_url: str) -> None:
+        self.folder = folder
+        self.settings = Settings(
+            data_dir=folder, max_upload_bytes=1_000_000, max_batch_files=3, max_duration_s=20, max_pixels=320 * 240,
+            redis_url=redis_url,
+        )  # fmt: skip
+        store = FolderStore(self.settings.store_dir)
+        store.put(MODEL_CARD, card().model_dump_json().encode())
+        self.connection = connect(self.settings, retries=0)
+        self.desk = Desk(self.settings, store, NotingQueue(store), Auth(self.settings, self.connection))
+        detector = Detector(bundle, load_engine(bundle, "openvino", "cpu", folder / "cache"))
+        self.bench = Bench(detector, store, self.connection, self.settings)
+        self.http = TestClient(app_of(self.desk), raise_server_exceptions=False)
+
+    def send(self, content: bytes = VIDEO, **options: Any) -> Answer:
+        """POST /detect."""
+        return self.http.post("/detect", content=content, **options)
+
+    def job(self, content: bytes = VIDEO, **params: str) -> str:
+        """The id of a job that waits."""
+        return str(self.send(content, params=params).json()["id"])
+
+    def result_of(self, path: Path) -> Answer:
+        """What a video's result says when its job has been worked off."""
+        job_id = self.job(path.read_bytes())
+        self.bench.run(job_id)
+        return self.http.get(f"/jobs/{job_id}/result")
+
+
+def _keyed(at: Counter, limits: OwnLimits, *calls: Callable[[dict[str, str]], Answer]) -> Answer:
+    """The last answer to a caller with a key of these limits."""
+    path = at.folder / "keys.json"
+    _, secret = create(path, "caller", limits)
+    assert secret not in read(path).model_dump_json()
+    keyed = at.settings.model_copy(update={"api_keys_file": path})
+    at.desk.auth = at.http.app.state.auth = Auth(keyed, at.connection)  # type: ignore[attr-defined]
+    answer = None
+    for call in calls:
+        answer = call({"authorization": f"Bearer {secret}"})
+    return answer
+
+
+def _timeout(at: Counter) -> Answer:
+    job_id = at.job()
+
+    def slow(*_: Any, **__: Any) -> None:
+        raise JobTimeoutException
+
+    at.bench.detector.detect = slow  # type: ignore[assignment, method-assign]
+    at.bench.run(job_id)
+    return at.http.get(f"/jobs/{job_id}/result")
+
+
+def _fault(at: Counter) -> Answer:
+    def broken(*_: Any) -> None:
+        raise RuntimeError("a secret path")
+
+    at.desk.jobs.get = broken  # type: ignore[method-assign]
+    return at.http.get("/jobs/0123")
+
+
+def _away(at: Counter) -> Answer:
+    nowhere = Settings(redis_url=f"unix://{at.folder}/nothing")
+    at.desk.queue = JobQueue(connect(nowhere, retries=0), 1)
+    return at.send()
+
+
+def _no_worker(at: Counter) -> Answer:
+    at.desk.store.delete(MODEL_CARD)
+    return at.http.get("/labels")
+
+
+def _conflict(at: Counter) -> Answer:
+    key = {"idempotency-key": "interview-17"}
+    at.send(headers=key)
+    return at.send(VIDEO + b"x", headers=key)
+
+
+def _deleted(at: Counter) -> Answer:
+    job_id = at.job()
+    at.http.delete(f"/jobs/{job_id}")
+    return at.http.get(f"/jobs/{job_id}")
+
+
+def _expired(at: Counter) -> Answer:
+    record = at.desk.jobs.get(finished_job(at.desk))
+    at.desk.jobs.remove(record, "expired")
+    return at.http.get(f"/jobs/{record.id}")
+
+
+def _canceled(at: Counter) -> Answer:
+    job_id = at.job()
+    at.http.post(f"/jobs/{job_id}/cancel")
+    return at.http.get(f"/jobs/{job_id}/result")
+
+
+def _garbled(at: Counter) -> Answer:
+    path = clips.pattern(at.folder / "whole.mp4", extra=("-movflags", "faststart"))
+    content = bytearray(path.read_bytes())
+    middle = content.index(b"mdat") + 8
+    content[middle:] = bytes(len(content) - middle)
+    path.write_bytes(content)
+    return at.result_of(path)
+
+
+def _unknown_codec(at: Counter) -> Answer:
+    path = clips.pattern(at.folder / "known.mp4", seconds=0.2)
+    path.write_bytes(path.read_bytes().replace(b"avc1", b"zzz1"))
+    return at.result_of(path)
+
+
+def _fast(at: Counter) -> Answer:
+    return at.result_of(clips.pattern(at.folder / "fast.mp4", size="64x64", seconds=2, rate="1000"))
+
+
+# Each as (counter) -> response.
+PROVOKED: dict[str, Callable[[Counter], Answer]] = {
+    "unknown_parameter": lambda at: at.send(params={"min_confidence": "0.5"}),
+    "invalid_parameter": lambda at: at.send(params={"min_score": "50"}),
+    "malformed_upload": lambda at: at.http.post("/detect", files={"video": ("interview.mp4", VIDEO)}),
+    "empty_upload": lambda at: at.send(b""),
+    "upload_too_large": lambda at: at.send(VIDEO + bytes(1_000_000)),
+    "too_many_files": lambda at: at.http.post("/detect", files=[("file", ("x.mp4", VIDEO))] * 4),
+    "idempotency_conflict": _conflict,
+    "callback_refused": lambda at: at.send(params={"callback_url": "http://192.168.1.7/hook"}),
+    "not_found": lambda at: at.http.get("/results"),
+    "method_not_allowed": lambda at: at.http.get("/detect"),
+    "not_a_video": lambda at: at.send(b"%PDF-1.7 " * 100),
+    "no_video_stream": lambda at: at.result_of(clips.silence(at.folder / "sound.mp4")),
+    "unsupported_codec": _unknown_codec,
+    "video_too_long": lambda at: at.result_of(clips.pattern(at.folder / "long.mp4", size="64x64", seconds=25)),
+    "picture_too_large": lambda at: at.result_of(clips.pattern(at.folder / "large.mp4", size="640x480", seconds=0.5)),
+    "frame_rate_too_high": _fast,
+    "damaged_video": _garbled,
+    "job_not_found": lambda at: at.http.get("/jobs/0195c0de"),
+    "job_not_finished": lambda at: at.http.get(f"/jobs/{at.job()}/result"),
+    "job_already_ended": lambda at: at.http.post(f"/jobs/{finished_job(at.desk)}/cancel"),
+    "job_canceled": _canceled,
+    "job_deleted": _deleted,
+    "job_expired": _expired,
+    "video_not_kept": lambda at: at.http.get(f"/jobs/{finished_job(at.desk)}/video"),
+    "no_callback": lambda at: at.http.get(f"/jobs/{at.job()}/webhook"),
+    "job_timeout": _timeout,
+    "key_missing": lambda at: _keyed(at, OwnLimits(), lambda _: at.http.get("/jobs")),
+    "key_unknown": lambda at: _keyed(
+        at, OwnLimits(), lambda key: at.http.get("/jobs", headers={"authorization": key["authorization"] + "x"})
+    ),
+    "rate_limited": lambda at: _keyed(
+        at, OwnLimits(requests_per_minute=2), *[lambda key: at.http.get("/labels", headers=key)] * 3
+    ),
+    "too_many_jobs": lambda at: _keyed(
+        at, OwnLimits(max_jobs=1), lambda key: at.send(headers=key), lambda key: at.send(headers=key)
+    ),
+    "storage_full": lambda at: _keyed(
+        at, OwnLimits(max_stored_bytes=5000), lambda key: at.send(headers=key), lambda key: at.send(headers=key)
+    ),
+    "queue_unavailable": _away,
+    "no_worker_yet": _no_worker,
+    "internal_error": _fault,
+}  # fmt: skip
+

@@ -1,0 +1,40 @@
+"""Every error of the catalogue as a caller meets it: status, code, words that name what to do, documented."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mmad.local import private_redis
+from model.bundle import Bundle
+from service.app import openapi_yaml
+from service.errors import CATALOGUE, RETRY_AFTER_S
+from tests.provoke import PROVOKED, Counter
+from tests.test_api import assert_problem
+
+
+@pytest.fixture(scope="module")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with private_redis(tmp_path_factory.mktemp("redis")) as server:
+        yield server.url
+
+
+def test_every_code_is_provoked() -> None:
+    assert set(PROVOKED) == set(CATALOGUE)
+
+
+@pytest.mark.parametrize("code", list(PROVOKED))
+def test_an_error_as_its_caller_meets_it(code: str, tmp_path: Path, bundle: Bundle, redis_url: str) -> None:
+    answer = PROVOKED[code](Counter(tmp_path, bundle, redis_url))
+    detail = assert_problem(answer, code)
+    assert len(detail.split()) >= 5
+    assert str(tmp_path) not in answer.text
+    assert ("retry-after" in answer.headers) == (code in RETRY_AFTER_S)
+    assert ("www-authenticate" in answer.headers) == (answer.status_code == 401)
+    operations = yaml.safe_load(openapi_yaml())["paths"]
+    request = answer.request
+    if code not in ("not_found", "method_not_allowed"):
+        shape = "/".join("{job_id}" if place == 2 else part for place, part in enumerate(request.url.path.split("/")))
+        documented = operations[shape][request.method.lower()]["responses"][str(answer.status_code)]
+        assert f"`{code}`" in documented["description"]

@@ -1,0 +1,173 @@
+"""Uploads sent twice, uploads of several videos, uploads whose callers wait."""
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from starlette.testclient import TestClient
+
+from service.desk import Desk
+from service.intake import preferred_wait_s
+from service.job_schemas import JobError, State
+from service.jobs import key
+from tests.test_api import VIDEO, api, assert_problem, desk, finish, stored_files  # noqa: F401
+
+OTHER = VIDEO + b"other"
+
+
+def send(api: TestClient, content: bytes = VIDEO, key_: str = "k1", **params: str) -> object:  # noqa: F811
+    return api.post("/detect", content=content, params=params, headers={"idempotency-key": key_})
+
+
+def test_the_same_key_and_body_is_the_same_job(api: TestClient, desk: Desk) -> None:  # noqa: F811
+    first, again = send(api, tag="x"), send(api, tag="x")
+    assert first.status_code == again.status_code == 202
+    assert "idempotency-replayed" not in first.headers
+    assert again.headers["idempotency-replayed"] == "true"
+    assert first.json() == again.json()
+    assert again.headers["location"] == first.headers["location"]
+    assert desk.queue.ids == [first.json()["id"]]
+    assert len(desk.store.names("jobs")) == 1
+
+
+@pytest.mark.parametrize("change", ["body", "parameter"])
+def test_the_same_key_for_something_else_is_refused(api: TestClient, desk: Desk, change: str) -> None:  # noqa: F811
+    send(api)
+    other = send(api, OTHER) if change == "body" else send(api, min_score="0.5")
+    assert "'k1' was used at 20" in assert_problem(other, "idempotency_conflict")
+    assert len(desk.store.names("jobs")) == len(desk.queue.ids) == 1
+
+
+def test_another_key_is_another_job(api: TestClient, desk: Desk) -> None:  # noqa: F811
+    assert send(api).json()["id"] != send(api, key_="k2").json()["id"]
+    assert len(desk.queue.ids) == 2
+
+
+def test_the_answer_tells_where_the_job_is_by_now(api: TestClient, desk: Desk) -> None:  # noqa: F811
+    job_id = send(api).json()["id"]
+    finish(desk, job_id)
+    again = send(api)
+    assert (again.json()["id"], again.json()["state"]) == (job_id, "succeeded")
+
+
+def test_two_at_the_same_moment_make_one_job(api: TestClient, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    """All have their videos stored and their records made before the first takes the key."""
+    together = threading.Barrier(4)
+    swap = desk.store.swap
+
+    def late(name: str, expected: bytes | None, content: bytes) -> bool:
+        if name.startswith("idempotency/") and expected is None:
+            together.wait(10)
+        return swap(name, expected, content)
+
+    monkeypatch.setattr(desk.store, "swap", late)
+    with ThreadPoolExecutor(4) as threads:
+        answers = list(threads.map(lambda _: send(api), range(4)))
+    assert {answer.status_code for answer in answers} == {202}
+    assert len({answer.json()["id"] for answer in answers}) == 1
+    assert sum("idempotency-replayed" in answer.headers for answer in answers) == 3
+    assert desk.queue.ids == [answers[0].json()["id"]]
+    assert len(desk.store.names("jobs")) == len(desk.store.names("pending/open")) == 1
+
+
+def test_a_key_whose_upload_failed_is_free(api: TestClient, desk: Desk) -> None:  # noqa: F811
+    desk.queue.away = True
+    assert_problem(send(api), "queue_unavailable")
+    assert stored_files(desk) == []
+    desk.queue.away = False
+    assert "idempotency-replayed" not in send(api, OTHER).headers
+
+
+def test_a_key_whose_job_was_deleted_is_free(api: TestClient, desk: Desk) -> None:  # noqa: F811
+    first = send(api).json()["id"]
+    assert api.delete(f"/jobs/{first}").status_code == 200
+    again = send(api)
+    assert again.json()["id"] != first
+    assert "idempotency-replayed" not in again.headers
+    assert desk.queue.ids == [again.json()["id"]]
+
+
+def test_several_videos_are_several_jobs_of_a_batch(api: TestClient, desk: Desk) -> None:  # noqa: F811
+    videos = [VIDEO, OTHER, VIDEO + b"third"]
+    response = api.post(
+        "/detect?tag=t", files=[("file", (f"{n}.mp4", video)) for n, video in enumerate(videos)], data={"top_k": "2"}
+    )
+    assert response.status_code == 202
+    body = response.json()
+    ids = [job["id"] for job in body["jobs"]]
+    assert desk.queue.ids == ids
+    assert [desk.store.get(key(job_id, "video")) for job_id in ids] == videos
+    assert {desk.jobs.get(job_id).options.top_k for job_id in ids} == {2}
+    assert response.headers["location"] == body["links"]["jobs"] == f"/jobs?batch={body['batch']}"
+    api.post("/detect", content=VIDEO)
+    listed = api.get(body["links"]["jobs"]).json()["jobs"]
+    assert {job["id"] for job in listed} == set(ids)
+    assert {job["batch"] for job in listed} == {body["batch"]}
+
+
+def test_a_batch_is_replayed_as_a_batch(api: TestClient, desk: Desk) -> None:  # noqa: F811
+    files = [("file", ("a", VIDEO)), ("file", ("b", OTHER))]
+    first, again = (api.post("/detect", files=files, headers={"idempotency-key": "b"}) for _ in range(2))
+    assert first.json() == again.json()
+    assert again.headers["idempotency-replayed"] == "true"
+    swapped = api.post("/detect", files=files[::-1], headers={"idempotency-key": "b"})
+    assert_problem(swapped, "idempotency_conflict")
+    assert len(desk.store.names("jobs")) == 2
+
+
+def test_a_batch_that_cannot_be_queued_leaves_nothing(api: TestClient, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    enqueue, sent = desk.queue.enqueue, []
+
+    def second_fails(job_id: str) -> None:
+        desk.queue.away = bool(sent)
+        sent.append(job_id)
+        enqueue(job_id)
+
+    monkeypatch.setattr(desk.queue, "enqueue", second_fails)
+    response = api.post("/detect", files=[("file", ("a", VIDEO)), ("file", ("b", OTHER))])
+    assert_problem(response, "queue_unavailable")
+    assert stored_files(desk) == []
+
+
+def test_who_waits_gets_the_result(api: TestClient, desk: Desk) -> None:  # noqa: F811
+    def work() -> None:
+        deadline = time.monotonic() + 20
+        while not desk.queue.ids and time.monotonic() < deadline:
+            time.sleep(0.01)
+        finish(desk, desk.queue.ids[0])
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    response = api.post("/detect", content=VIDEO, headers={"prefer": "respond-async, wait=20"})
+    worker.join()
+    assert response.status_code == 200
+    assert response.headers["preference-applied"] == "wait=20"
+    assert len(response.json()["detections"]) == 4
+    assert response.headers["location"] == f"/jobs/{desk.queue.ids[0]}"
+
+
+def test_who_waits_in_vain_or_for_a_failure_gets_the_job(api: TestClient, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    response = api.post("/detect", content=VIDEO, headers={"prefer": "wait=0"})
+    assert (response.status_code, response.json()["state"]) == (202, "queued")
+    enqueue = desk.queue.enqueue
+
+    def fails(job_id: str) -> None:
+        enqueue(job_id)
+        finish(desk, job_id, JobError(code="damaged_video", detail="x"))
+
+    monkeypatch.setattr(desk.queue, "enqueue", fails)
+    response = api.post("/detect", content=OTHER, headers={"prefer": "wait=20"})
+    assert (response.status_code, response.json()["state"]) == (202, "failed")
+    assert desk.jobs.get(response.json()["id"]).state is State.FAILED
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        (None, None), ("", None), ("wait=10", 10), ("Wait = 10", 10), ("respond-async; x, wait=\"7\"", 7),
+        ("wait=999", 60), ("wait=-1", None), ("wait=x", None), ("await=5", None), ("wait=5x", None), ("wait=0", 0),
+    ],
+)  # fmt: skip
+def test_how_long_a_caller_prefers_to_wait(header: str | None, seconds: int | None) -> None:
+    assert preferred_wait_s(header) == seconds

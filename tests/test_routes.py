@@ -1,0 +1,288 @@
+"""What can be done with jobs: listed, canceled, deleted, followed, exported; their videos fetched again."""
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from starlette.testclient import TestClient
+
+from service import events, listing
+from service.desk import Desk
+from service.exports import FORMATS
+from service.job_schemas import JobError, JobOptions, State
+from service.jobs import Upload, key, new_job_id
+from service.queue import Progress
+from service.ranges import parse_range
+from service.sweeper import Sweeper
+from tests.test_api import VIDEO, api, assert_problem, desk, finish, finished_job  # noqa: F401
+
+
+def send(api: TestClient, **params: Any) -> str:  # noqa: F811
+    return str(api.post("/detect", content=VIDEO, params=params).json()["id"])
+
+
+def walk(api: TestClient, **params: Any) -> Iterator[list[str]]:  # noqa: F811
+    """The ids of every page."""
+    while True:
+        found = api.get("/jobs", params=params).json()
+        yield [job["id"] for job in found["jobs"]]
+        if found["next"] is None:
+            return
+        params["cursor"] = found["next"]
+
+
+def test_a_job_tells_its_place_and_when_it_will_end(api: TestClient, desk: Desk) -> None:  # noqa: F811
+    first, second = send(api), send(api, tag="t")
+    told = api.get(f"/jobs/{second}").json()
+    assert (told["queue_position"], told["estimate_s"], told["tag"]) == (1, 4 * 1.5, "t")
+    desk.queue.ids.remove(first)
+    desk.jobs.change(desk.jobs.get(first), State.RUNNING)
+    running = api.get(f"/jobs/{first}").json()
+    assert running["queue_position"] is None
+    assert 0 < running["estimate_s"] < 5  # half done: as long again as it has taken
+    assert running["expires_at"] is None
+    ended = api.get(f"/jobs/{finished_job(desk)}").json()
+    assert (ended["queue_position"], ended["estimate_s"]) == (None, None)
+    took = datetime.fromisoformat(ended["expires_at"]) - datetime.fromisoformat(ended["changes"][-1]["at"])
+    assert took == timedelta(seconds=60)
+
+
+def test_a_list_goes_page_by_page_to_its_end(api: TestClient, desk: Desk) -> None:  # noqa: F811
+    ids = [send(api) for _ in range(5)]
+    pages = list(walk(api, limit=2))
+    assert [len(one) for one in pages] == [2, 2, 1]
+    flat = [job_id for one in pages for job_id in one]
+    assert flat == sorted(ids, reverse=True)
+    assert [len(one) for one in walk(api, limit=5)] == [5]
+    assert api.get("/jobs?batch=x").json() == {"jobs": [], "next": None}
+
+
+def test_a_list_is_filtered(api: TestClient, desk: Desk) -> None:  # noqa: F811
+    plain, tagged, done = send(api), send(api, tag="red"), finished_job(desk, tag="red")
+    assert list(walk(api, tag="red")) == [sorted([tagged, done], reverse=True)]
+    assert list(walk(api, tag="red", state="succeeded")) == [[done]]
+    assert set(next(walk(api, state="queued"))) == {plain, tagged}
+    middle = desk.jobs.get(done).changes[0].at
+    assert list(walk(api, since=middle.isoformat())) == [[done]]
+    assert set(next(walk(api, until=middle.isoformat()))) == {plain, tagged}
+    for wrong in ({"limit": 0}, {"limit": 101}, {"state": "lost"}, {"since": "yesterday"}, {"cursor": "x"}):
+        assert_problem(api.get("/jobs", params=wrong), "invalid_parameter")
+    assert_problem(api.get("/jobs?colour=red"), "unknown_parameter")
+
+
+def test_a_rare_tag_does_not_read_the_whole_store_at_a_time(
+    api: TestClient, desk: Desk, monkeypatch: pytest.MonkeyPatch  # noqa: F811
+) -> None:
+    rare = send(api, tag="rare")
+    for _ in range(6):
+        send(api)
+    monkeypatch.setattr(listing, "_MOST_READ", 3)
+    assert list(walk(api, tag="rare")) == [[], [], [rare]]
+
+
+def test_a_list_shows_the_callers_jobs_only(api: TestClient, desk: Desk) -> None:  # noqa: F811
+    job_id = new_job_id()
+    desk.jobs.create(job_id, Upload(bytes=1, sha256="0"), JobOptions(), retention_s=60, owner="anna")
+    mine = send(api)
+    assert list(walk(api)) == [[mine]]
+    for method, path in [
+        ("GET", ""), ("GET", "/result"), ("GET", "/export?format=json"), ("GET", "/events"), ("GET", "/video"),
+        ("GET", "/webhook"), ("POST", "/webhook/resend"), ("POST", "/cancel"), ("DELETE", ""),
+    ]:  # fmt: skip
+        assert_problem(api.request(method, f"/jobs/{job_id}{path}"), "job_not_found")
+    assert desk.jobs.get(job_id).state is State.QUEUED
+
+
+def test_a_canceled_job_leaves_the_queue_and_has_no_result(api: TestClient, desk: Desk) -> None:  # noqa: F811
+    job_id = send(api)
+    canceled = api.post(f"/jobs/{job_id}/cancel").json()
+    assert canceled["state"] == "canceled"
+    assert desk.queue.ids == []
+    assert api.get(f"/jobs/{job_id}").json() == canceled == api.post(f"/jobs/{job_id}/cancel").json()
+    assert_problem(api.get(f"/jobs/{job_id}/result"), "job_canceled")
+    assert_problem(api.post(f"/jobs/{finished_job(desk)}/cancel"), "job_already_ended")
+
+
+def test_a_deleted_job_is_gone_and_says_so(api: TestClient, desk: Desk) -> None:  # noqa: F811
+    job_id = finished_job(desk, keep_video=True)
+    receipt = api.delete(f"/jobs/{job_id}").json()
+    assert {one["what"]: one["bytes"] for one in receipt["removed"]}["video"] == len(VIDEO)
+    for path in ("", "/result", "/video", "/events", "/export?format=csv"):
+        assert_problem(api.get(f"/jobs/{job_id}{path}"), "job_deleted")
+    assert_problem(api.delete(f"/jobs/{job_id}"), "job_deleted")
+    queued = send(api)
+    assert api.delete(f"/jobs/{queued}").status_code == 200
+    assert desk.queue.ids == []
+    assert [one.key for one in desk.store.entries("jobs")] == []
+
+
+def test_what_has_had_its_time_is_swept(api: TestClient, desk: Desk) -> None:  # noqa: F811
+    old, young, running = finished_job(desk, keep_video=True), finished_job(desk), send(api)
+    now = datetime.now(UTC)
+    desk.store.put("jobs/0123/video", b"an upload that never became a job")
+    desk.store.put(f"pending/open/{'0' * 32}", b"1")
+    desk.store.put("incoming/x", b"")
+    send_twice = {"idempotency-key": "k"}
+    kept = api.post("/detect", content=VIDEO, headers=send_twice).json()["id"]
+    sweeper = Sweeper(desk.store, desk.jobs, 1)
+    assert sweeper.sweep(now) == 0
+    assert desk.store.names("jobs/0123") == ["video"]
+    record = desk.jobs.get(young)
+    desk.store.put(key(young, "job.json"), record.model_copy(update={"retention_s": 9_000_000_000}).model_dump_json().encode())
+    assert sweeper.sweep(now + timedelta(seconds=61)) == 1
+    assert_problem(api.get(f"/jobs/{old}"), "job_expired")
+    assert sweeper.sweep(now + timedelta(days=2)) == 0
+    assert {*desk.store.names("jobs")} == {young, running, kept}
+    assert desk.store.names("incoming") == []
+    assert {*desk.store.names("pending/open")} == {running, kept}
+    assert desk.store.names("idempotency/open") == []
+    assert_problem(api.get(f"/jobs/{old}"), "job_expired")
+    sweeper.sweep(now + timedelta(days=40))
+    assert_problem(api.get(f"/jobs/{old}"), "job_not_found")
+
+
+def test_the_service_sweeps_by_itself(api: TestClient, desk: Desk) -> None:  # noqa: F811
+    stop = threading.Event()
+    sweeper = threading.Thread(target=Sweeper(desk.store, desk.jobs, 0.01).run, args=(stop,))
+    sweeper.start()
+    job_id = send(api, retention_s=0)
+    desk.jobs.cancel(job_id)
+    deadline = time.monotonic() + 20
+    while api.get(f"/jobs/{job_id}").status_code != 410:
+        assert time.monotonic() < deadline
+    stop.set()
+    sweeper.join()
+
+
+def stream(api: TestClient, job_id: str, last: str | None = None) -> list[tuple[str, str, dict[str, Any]]]:  # noqa: F811
+    """(event, id, data) until the stream is closed."""
+    headers = {"last-event-id": last} if last else {}
+    with api.stream("GET", f"/jobs/{job_id}/events", headers=headers) as response:
+        assert response.headers["content-type"].startswith("text/event-stream")
+        text = "".join(response.iter_text())
+    blocks = [
+        dict(line.split(": ", 1) for line in block.splitlines() if not line.startswith(":"))
+        for block in text.split("\n\n")
+    ]
+    return [(block["event"], block["id"], json.loads(block["data"])) for block in blocks if block]
+
+
+def test_events_tell_a_job_to_its_end(api: TestClient, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    monkeypatch.setattr(events, "_LOOK_EVERY_S", 0.005)
+    fractions = iter([0.0, 0.25, 0.25, 0.5, 0.4, 0.9])
+    job_id = send(api)
+
+    def progress(_job_id: str) -> Progress:
+        """One look after the other; when there is no more to tell the job ends."""
+        try:
+            return Progress(None, next(fractions))
+        except StopIteration:
+            record = desk.jobs.get(job_id)
+            if not record.ended:
+                desk.jobs.change(record, State.FAILED, JobError(code="damaged_video", detail="x"))
+            return Progress(None, 0.9)
+
+    monkeypatch.setattr(desk.queue, "progress", progress)
+    desk.jobs.change(desk.jobs.get(job_id), State.RUNNING)
+    told = stream(api, job_id)
+    assert [(kind, mark) for kind, mark, _ in told] == [
+        ("state", "2.0"), ("progress", "2.250"), ("progress", "2.500"), ("progress", "2.900"), ("state", "3.0"),
+    ]  # fmt: skip
+    assert told[-1][2] == api.get(f"/jobs/{job_id}").json()
+    assert stream(api, job_id, last="2.900") == told[-1:]
+    assert stream(api, job_id, last="3.0") == []
+    assert stream(api, job_id, last="rubbish") == told[-1:]
+
+
+def test_events_of_a_job_that_is_deleted_end(api: TestClient, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    monkeypatch.setattr(events, "_LOOK_EVERY_S", 0.005)
+    job_id = send(api)
+    looks: list[str] = []
+
+    def position(_job_id: str) -> int:
+        looks.append(job_id)
+        if len(looks) == 3:
+            desk.jobs.remove(desk.jobs.get(job_id), "deleted")
+        return 0
+
+    monkeypatch.setattr(desk.queue, "position", position)
+    assert [kind for kind, _, _ in stream(api, job_id)] == ["state"]
+
+
+def test_a_kept_video_comes_back_byte_for_byte(api: TestClient, desk: Desk) -> None:  # noqa: F811
+    job_id = finished_job(desk, keep_video=True)
+    whole = api.get(f"/jobs/{job_id}/video")
+    assert (whole.status_code, whole.content) == (200, VIDEO)
+    assert whole.headers["accept-ranges"] == "bytes"
+    part = api.get(f"/jobs/{job_id}/video", headers={"range": "bytes=4-7"})
+    assert (part.status_code, part.content) == (206, b"ftyp")
+    assert part.headers["content-range"] == f"bytes 4-7/{len(VIDEO)}"
+    beyond = api.get(f"/jobs/{job_id}/video", headers={"range": f"bytes={len(VIDEO)}-"})
+    assert (beyond.status_code, beyond.headers["content-range"]) == (416, f"bytes */{len(VIDEO)}")
+    assert_problem(api.get(f"/jobs/{finished_job(desk)}/video"), "video_not_kept")
+
+
+@given(st.integers(0, 20), st.none() | st.integers(0, 25), st.none() | st.integers(0, 25))
+def test_ranges_are_as_their_definition(length: int, first: int | None, last: int | None) -> None:
+    """Against a list of positions: what a range names, of those there are (RFC 9110, 14.1.2)."""
+    found = parse_range(f"bytes={'' if first is None else first}-{'' if last is None else last}", length)
+    if first is None:
+        named = None if last is None else [place for place in range(length) if place >= length - last]
+    elif last is not None and last < first:
+        named = None
+    else:
+        named = [place for place in range(length) if first <= place and (last is None or place <= last)]
+    if named is None:
+        assert found == range(length)
+    else:
+        assert (list(found) if found is not None else []) == named
+
+
+@pytest.mark.parametrize("header", [None, "", "bytes", "items=0-1", "bytes=0-1,3-4", "bytes=x-y", "bytes=-"])
+def test_other_ranges_are_passed_over(header: str | None) -> None:
+    assert parse_range(header, 9) == range(9)
+
+
+@pytest.mark.parametrize("name", list(FORMATS))
+def test_every_format_is_an_export(api: TestClient, desk: Desk, name: str) -> None:  # noqa: F811
+    job_id = finished_job(desk)
+    response = api.get(f"/jobs/{job_id}/export", params={"format": name, "min_score": "0.3"})
+    assert response.status_code == 200, response.text
+    assert response.headers["content-type"].split(";")[0] == FORMATS[name].media_type.split(";")[0]
+    assert response.headers["content-disposition"] == f'attachment; filename="{job_id}{FORMATS[name].suffix}"'
+    assert response.content
+
+
+def test_exports_take_filters_and_refuse_the_rest(api: TestClient, desk: Desk) -> None:  # noqa: F811
+    job_id = finished_job(desk)
+    export = f"/jobs/{job_id}/export"
+    both = [len(api.get(export, params={"format": "csv", **more}).text.splitlines()) for more in ({}, {"labels": "A"})]
+    assert both == [5, 2]
+    assert "known are json" in assert_problem(api.get(f"{export}?format=docx"), "invalid_parameter")
+    assert_problem(api.get(export), "invalid_parameter")
+    assert_problem(api.get(f"{export}?format=csv&level=body"), "unknown_parameter")
+
+
+def test_scores_over_time(api: TestClient, desk: Desk) -> None:  # noqa: F811
+    frames = api.get(f"/jobs/{finished_job(desk)}/result?level=frames&rate=2").json()
+    assert len(frames["times_s"]) == 40
+    column = frames["actions"].index("B1")
+    assert [row[column] for row in frames["action_scores"]][:10] == pytest.approx([0, 0, *[0.9] * 4, 0, 0, 0.61, 0.61])
+    assert_problem(api.get(f"/jobs/{finished_job(desk)}/result?level=frames&rate=31"), "invalid_parameter")
+    assert_problem(api.get(f"/jobs/{finished_job(desk)}/result?level=frames&top_k=3"), "unknown_parameter")
+    assert_problem(api.get(f"/jobs/{finished_job(desk)}/result?level=all"), "invalid_parameter")
+
+
+def test_a_jobs_message_is_under_the_job(api: TestClient, desk: Desk) -> None:  # noqa: F811
+    assert_problem(api.get(f"/jobs/{finished_job(desk)}/webhook"), "no_callback")
+    assert_problem(api.post(f"/jobs/{finished_job(desk)}/webhook/resend"), "no_callback")
+    job_id = send(api, callback_url="https://example.org/hook")
+    told = api.get(f"/jobs/{job_id}/webhook").json()
+    assert (told["url"], told["state"], told["deliveries"]) == ("https://example.org/hook", "waiting", [])
+    assert_problem(api.post(f"/jobs/{job_id}/webhook/resend"), "job_not_finished")

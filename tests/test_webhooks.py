@@ -1,0 +1,563 @@
+"""Messages about ended jobs: signed, once claimed, tried again, written down, and never sent to private places."""
+
+import json
+import stat
+import tempfile
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from pathlib import Path
+
+import pytest
+import standardwebhooks
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from service import webhooks as module
+from service.errors import Problem
+from service.job_schemas import JobError, JobOptions, Links, State, Webhook
+from service.jobs import Jobs, Record, Upload, key, new_job_id
+from service.settings import Settings
+from service.signing import secret
+from service.store import FolderStore
+from service.targets import Answer
+from service.webhooks import CLAIM_S, DELAYS_S, JITTER, MAX_RETRY_AFTER_S, ORPHAN_S, Post, Webhooks
+from tests.receivers import Receiver, receiving
+
+PUBLIC = "93.184.215.14"
+SUCCEEDED, FAILED, CANCELED = State.SUCCEEDED, State.FAILED, State.CANCELED
+
+
+def links(job_id: str) -> Links:
+    here = f"/jobs/{job_id}"
+    return Links(
+        self=here,
+        result=f"{here}/result",
+        export=f"{here}/export",
+        events=f"{here}/events",
+        cancel=f"{here}/cancel",
+    )
+
+
+class House:
+    """A store with jobs, and as many processes over it as a test makes."""
+
+    def __init__(self, folder: Path, store: FolderStore | None = None) -> None:
+        self.settings = Settings(data_dir=folder, webhook_allow_private=True)
+        self.store = store or FolderStore(folder / "store")
+        self.jobs = Jobs(self.store)
+
+    def process(self, post: Post | None = None) -> Webhooks:
+        return Webhooks(self.store, self.jobs, self.settings, links, post)
+
+    def job(self, url: str | None = "http://hooks.example.org/", state: State | None = SUCCEEDED) -> Record:
+        """A job in a state; None: still queued."""
+        options = JobOptions.model_validate({"callback_url": url, "tag": "walk 7"})
+        record = self.jobs.create(new_job_id(), Upload(bytes=3, sha256="ab" * 32), options, retention_s=3600)
+        if state is None:
+            return record
+        record = self.jobs.change(record, State.RUNNING)
+        error = JobError(code="damaged_video", detail="it cannot be decoded") if state is FAILED else None
+        return self.jobs.change(record, state, error)
+
+    def marks(self) -> list[str]:
+        return self.store.names("callbacks")
+
+    def shown(self, record: Record) -> Webhook:
+        return self.process(never).get(record)
+
+
+class Answers:
+    """Answers a test lays down, one for each try; remembers what was sent."""
+
+    def __init__(self, answers: Iterable[Answer | int]) -> None:
+        self._answers = iter(answers)
+        self.sent: list[tuple[str, dict[str, str], bytes]] = []
+
+    def __call__(self, url: str, headers: Mapping[str, str], body: bytes) -> Answer:
+        self.sent.append((url, dict(headers), body))
+        answer = next(self._answers)
+        return Answer(answer) if isinstance(answer, int) else answer
+
+
+def never(url: str, headers: Mapping[str, str], body: bytes) -> Answer:
+    raise AssertionError(f"nothing should go to {url}")
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> House:
+    return House(tmp_path)
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with receiving() as made:
+        yield made
+
+
+@pytest.mark.parametrize("state", [SUCCEEDED, FAILED, CANCELED])
+def test_a_receiver_can_verify_the_message_and_it_tells_only_state_and_links(
+    house: House, receiver: Receiver, state: State
+) -> None:
+    record = house.job(receiver.url + ";v=1?token=a%20b", state)
+    house.store.put(key(record.id, "1/result.json"), b'{"detections": ["nodding"]}')
+    assert house.process().work_off(now()) == 1
+    [(path, headers, body)] = receiver.came
+    assert path == "/hook;v=1?token=a%20b"
+    assert headers["Host"] == f"127.0.0.1:{receiver.port}"
+    assert headers["content-type"] == "application/json"
+    message = standardwebhooks.Webhook(secret(house.settings)).verify(body, headers)
+    assert message == {
+        "type": f"job.{state}",
+        "timestamp": record.changes[-1].at.isoformat().replace("+00:00", "Z"),
+        "data": {
+            "id": record.id,
+            "state": state,
+            "tag": "walk 7",
+            "links": links(record.id).model_dump(),
+        },
+    }
+    shown = house.shown(record)
+    assert (shown.state, shown.next_at, shown.id) == ("delivered", None, headers["webhook-id"])
+    assert [(done.status, done.error) for done in shown.deliveries] == [(204, None)]
+    assert house.marks() == []
+
+
+def test_a_message_that_was_changed_on_the_way_is_seen(house: House, receiver: Receiver) -> None:
+    house.job(receiver.url)
+    house.process().work_off(now())
+    [(_, headers, body)] = receiver.came
+    verifier = standardwebhooks.Webhook(secret(house.settings))
+    with pytest.raises(standardwebhooks.WebhookVerificationError):
+        verifier.verify(body.replace(b"succeeded", b"failed"), headers)
+    with pytest.raises(standardwebhooks.WebhookVerificationError):
+        verifier.verify(body, headers | {"webhook-id": "msg_another"})
+
+
+def test_the_log_has_status_or_a_word_and_nothing_of_the_answer(house: House, receiver: Receiver) -> None:
+    receiver.status, receiver.body = 500, b"inner matters"
+    receiver.headers = {"X-Inner": "inner matters"}
+    record = house.job(receiver.url)
+    house.process().work_off(now())
+    receiver.server.server_close()
+    house.process().work_off(now() + timedelta(minutes=1))
+    shown = house.shown(record)
+    assert [(done.status, done.error) for done in shown.deliveries] == [
+        (500, None),
+        (None, "connection_failed"),
+    ]
+    assert b"inner" not in house.store.get(key(record.id, "webhook.json"))
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+def test_redirects_are_failures(house: House, receiver: Receiver, status: int) -> None:
+    with receiving() as other:
+        receiver.status, receiver.headers = status, {"Location": other.url}
+        record = house.job(receiver.url)
+        house.process().work_off(now())
+        assert len(receiver.came) == 1
+        assert other.came == []
+    shown = house.shown(record)
+    assert (shown.state, shown.deliveries[0].status) == ("waiting", status)
+
+
+def test_no_proxy_of_the_environment_is_used(
+    house: House, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with receiving() as proxy:
+        for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.port}")
+        house.job(receiver.url)
+        house.process().work_off(now())
+        assert proxy.came == []
+    assert len(receiver.came) == 1
+
+
+def test_tries_follow_the_table_over_restarts_and_end(house: House) -> None:
+    record = house.job()
+    answers = Answers([500] * 99)
+    at = now()
+    gaps_s: list[float] = []
+    while house.marks():
+        if gaps_s:
+            assert house.process(never).work_off(at - timedelta(milliseconds=1)) == 0
+        assert house.process(answers).work_off(at) == 1  # each time a process that has just begun
+        next_at = house.shown(record).next_at
+        if next_at:
+            gaps_s.append((next_at - at).total_seconds())
+            at = next_at
+    assert len(gaps_s) == len(DELAYS_S) - 1
+    for gap_s, delay_s in zip(gaps_s, DELAYS_S[1:], strict=True):
+        assert delay_s <= gap_s <= delay_s * (1 + JITTER) + 0.001
+    shown = house.shown(record)
+    assert (shown.state, len(shown.deliveries)) == ("given_up", len(DELAYS_S))
+    assert len({headers["webhook-id"] for _, headers, _ in answers.sent}) == 1
+    assert len({body for _, _, body in answers.sent}) == 1
+    assert house.process(never).work_off(at + timedelta(days=9)) == 0
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.lists(
+        st.sampled_from(
+            [Answer(200), Answer(202), Answer(503, retry_after_s=7), Answer(404), Answer(error="timeout")]
+        )
+        | st.builds(Answer, st.sampled_from([301, 400, 410, 429, 500, 503, None, None, None, None])),
+        min_size=12,
+        max_size=12,
+    )
+)
+def test_it_ends_delivered_if_and_only_if_a_2xx_came(laid_down: list[Answer]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        house = House(Path(folder))
+        record = house.job()
+        answers = Answers(laid_down)
+        at: datetime | None = now()
+        while at:
+            house.process(answers).work_off(at)
+            at = house.shown(record).next_at
+        given = laid_down[: len(answers.sent)]
+        shown = house.shown(record)
+        came = [answer.status for answer in given if answer.status and 200 <= answer.status < 300]
+        assert len(given) == len(shown.deliveries) <= len(DELAYS_S)
+        assert (shown.state == "delivered") == bool(came)
+        assert len(came) <= 1
+        if not came:
+            assert shown.state == "given_up"
+            assert given[-1].status == 410 or len(given) == len(DELAYS_S)
+        assert all(answer.status != 410 for answer in given[:-1])
+        assert house.marks() == []
+
+
+@pytest.mark.parametrize(
+    ("header", "least_s", "most_s"),
+    [
+        ("120", 120, 120),
+        ("1", DELAYS_S[1], DELAYS_S[1] * (1 + JITTER)),  # never sooner than the table
+        ("999999", MAX_RETRY_AFTER_S, MAX_RETRY_AFTER_S),
+        (format_datetime(now() + timedelta(seconds=1800), usegmt=True), 1700, 1800),
+        (format_datetime(now() - timedelta(seconds=1800), usegmt=True), 5, 5 * (1 + JITTER)),
+        ("soon", 5, 5 * (1 + JITTER)),
+        ("-7", 5, 5 * (1 + JITTER)),
+        ("9" * 5000, 5, 5 * (1 + JITTER)),
+    ],
+)
+def test_a_receivers_retry_after_is_honoured_up_to_an_hour(
+    house: House, receiver: Receiver, header: str, least_s: float, most_s: float
+) -> None:
+    receiver.status, receiver.headers = 503, {"Retry-After": header}
+    record = house.job(receiver.url)
+    at = now()
+    house.process().work_off(at)
+    next_at = house.shown(record).next_at
+    assert next_at
+    assert least_s <= (next_at - at).total_seconds() <= most_s + 0.001
+
+
+def test_a_job_that_has_not_ended_says_nothing_yet(house: House) -> None:
+    record = house.job(state=None)
+    assert house.process(never).work_off(now() + timedelta(days=1)) == 0
+    assert house.marks() == [record.id]
+    shown = house.shown(record)
+    assert (shown.state, shown.next_at, shown.deliveries) == ("waiting", None, [])
+    house.jobs.cancel(record.id)
+    answers = Answers([200])
+    assert house.process(answers).work_off(now()) == 1
+    assert json.loads(answers.sent[0][2])["type"] == "job.canceled"
+    assert answers.sent[0][1]["webhook-id"] == shown.id
+
+
+def test_of_many_processes_one_tries(house: House) -> None:
+    records = [house.job(f"http://host{index}.example.org/") for index in range(6)]
+    answers = Answers([200] * 99)
+    processes = [house.process(answers) for _ in range(6)]
+    together = threading.Barrier(len(processes))
+    at = now()
+
+    def pass_once(process: Webhooks) -> int:
+        together.wait()
+        return process.work_off(at)
+
+    with ThreadPoolExecutor(len(processes)) as pool:
+        assert sum(pool.map(pass_once, processes)) == len(records)
+    assert sorted(url for url, *_ in answers.sent) == sorted(
+        str(record.options.callback_url) for record in records
+    )
+
+
+def test_a_process_that_dies_in_the_middle_leaves_the_message_to_another(house: House) -> None:
+    record = house.job()
+
+    def dies(url: str, headers: Mapping[str, str], body: bytes) -> Answer:
+        raise MemoryError
+
+    at = now()
+    house.process(dies).work_off(at)
+    soon = at + timedelta(seconds=CLAIM_S)
+    assert house.process(never).work_off(soon - timedelta(seconds=1)) == 0
+    assert house.process(Answers([200])).work_off(soon) == 1
+    assert house.shown(record).state == "delivered"
+
+
+def test_it_is_given_up_also_where_nobody_lived_to_write_the_tries_down(house: House) -> None:
+    record = house.job()
+    tried = 0
+
+    def dies(url: str, headers: Mapping[str, str], body: bytes) -> Answer:
+        nonlocal tried
+        tried += 1
+        raise MemoryError
+
+    at: datetime | None = now()
+    while at:
+        house.process(dies).work_off(at)
+        at = house.shown(record).next_at
+    assert (tried, house.shown(record).state) == (len(DELAYS_S), "given_up")
+    assert house.process(never).work_off(now()) == 0
+    assert house.marks() == []
+
+
+def test_a_late_success_counts_and_a_late_failure_changes_nothing(house: House) -> None:
+    def overtaken(late: int, meanwhile: int) -> tuple[datetime, Webhook]:
+        record, at = house.job(), now()
+
+        def post(url: str, headers: Mapping[str, str], body: bytes) -> Answer:
+            assert house.process(Answers([meanwhile])).work_off(at + timedelta(seconds=CLAIM_S)) == 1
+            return Answer(late)
+
+        house.process(post).work_off(at)
+        return at, house.shown(record)
+
+    assert overtaken(late=200, meanwhile=500)[1].state == "delivered"
+    assert overtaken(late=500, meanwhile=200)[1].state == "delivered"
+    at, after_both = overtaken(late=500, meanwhile=503)
+    assert (after_both.state, len(after_both.deliveries)) == ("waiting", 2)
+    assert after_both.next_at
+    assert (after_both.next_at - at).total_seconds() >= CLAIM_S + DELAYS_S[2]
+
+
+def test_a_job_deleted_while_its_message_is_on_the_way_leaves_nothing(house: House) -> None:
+    record = house.job()
+
+    def post(url: str, headers: Mapping[str, str], body: bytes) -> Answer:
+        house.jobs.remove(record, "deleted")
+        return Answer(500)
+
+    assert house.process(post).work_off(now()) == 1
+    assert house.store.entries(key(record.id)) == []
+    assert house.marks() == []
+
+
+def test_a_claim_written_beside_a_deletion_goes_too(tmp_path: Path) -> None:
+    class Racing(FolderStore):
+        def swap(self, key: str, expected: bytes | None, content: bytes) -> bool:
+            if key.endswith("webhook.json"):
+                house.jobs.remove(record, "deleted")
+            return super().swap(key, expected, content)
+
+    house = House(tmp_path, Racing(tmp_path / "store"))
+    record = house.job()
+    assert house.process(never).work_off(now()) == 0
+    assert house.store.entries(key(record.id)) == []
+
+
+def test_marks_of_jobs_that_are_gone_are_dropped_but_not_of_those_just_being_made(house: House) -> None:
+    gone = house.job()
+    house.jobs.remove(gone, "expired")
+    being_made = new_job_id()
+    for job_id in (gone.id, being_made):
+        house.store.put(f"callbacks/{job_id}", b"")
+    process = house.process(never)
+    assert process.work_off(now()) == 0
+    assert house.marks() == [being_made]
+    assert process.work_off(now() + timedelta(seconds=ORPHAN_S + 1)) == 0
+    assert house.marks() == []
+
+
+def test_one_message_in_trouble_does_not_hold_up_the_next(house: House) -> None:
+    broken, sound = house.job(), house.job()
+    house.store.put(key(broken.id, "webhook.json"), b"not json")
+    assert house.process(Answers([200])).work_off(now()) == 1
+    assert house.shown(sound).state == "delivered"
+
+
+def test_a_resend_is_the_same_message_with_all_its_tries_again(house: House) -> None:
+    record = house.job()
+    answers = Answers([410, *[500] * (len(DELAYS_S) - 1), 200])
+    house.process(answers).work_off(now())
+    assert house.shown(record).state == "given_up"
+    again = house.process(never).resend(record)
+    assert (again.state, len(again.deliveries)) == ("waiting", 1)
+    at = again.next_at
+    while at:
+        house.process(answers).work_off(at)
+        at = house.shown(record).next_at
+    shown = house.shown(record)
+    assert (shown.state, len(shown.deliveries)) == ("delivered", 1 + len(DELAYS_S))
+    assert len({headers["webhook-id"] for _, headers, _ in answers.sent}) == 1
+    assert house.marks() == []
+
+
+def test_a_resend_while_a_try_is_on_its_way_is_not_lost(house: House) -> None:
+    record = house.job()
+    process = house.process(never)
+
+    def post(url: str, headers: Mapping[str, str], body: bytes) -> Answer:
+        process.resend(record)
+        return Answer(200)
+
+    house.process(post).work_off(now())
+    assert house.shown(record).state == "waiting"
+    assert house.process(Answers([200])).work_off(now()) == 1
+    shown = house.shown(record)
+    assert (shown.state, len(shown.deliveries)) == ("delivered", 2)
+
+
+def test_a_resend_between_the_end_and_its_mark_is_not_lost(tmp_path: Path) -> None:
+    class Racing(FolderStore):
+        raced = False
+
+        def delete(self, prefix: str) -> None:
+            if prefix.startswith("callbacks/") and not self.raced:
+                self.raced = True
+                house.process(never).resend(record)
+            super().delete(prefix)
+
+    house = House(tmp_path, Racing(tmp_path / "store"))
+    record = house.job()
+    house.process(Answers([200])).work_off(now())
+    assert house.process(Answers([200])).work_off(now()) == 1
+    assert len(house.shown(record).deliveries) == 2
+
+
+def test_what_cannot_be_shown_or_resent_says_why(house: House) -> None:
+    process = house.process(never)
+    without, queued, deleted = house.job(None), house.job(state=None), house.job()
+    house.jobs.remove(deleted, "deleted")
+    for ask, record, code in (
+        (process.get, without, "no_callback"),
+        (process.resend, without, "no_callback"),
+        (process.resend, queued, "job_not_finished"),
+        (process.resend, deleted, "job_deleted"),
+    ):
+        with pytest.raises(Problem) as caught:
+            ask(record)
+        assert caught.value.code == code
+    assert house.store.entries(key(deleted.id)) == []
+
+
+def test_the_log_keeps_the_latest(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_DELIVERIES", 2)
+    record = house.job()
+    for status in (500, 501, 502):
+        house.process(Answers([status])).work_off(now())
+        house.process(never).resend(record)
+    assert [done.status for done in house.shown(record).deliveries] == [501, 502]
+
+
+@contextmanager
+def running(process: Webhooks) -> Iterator[None]:
+    stop = threading.Event()
+    thread = threading.Thread(target=process.run, args=(stop,))
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(30)
+        assert not thread.is_alive()
+
+
+def test_a_slow_host_does_not_hold_up_others(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("PASS_EVERY_S", 0.01), ("THREADS", 4), ("THREADS_PER_HOST", 2)):
+        monkeypatch.setattr(module, name, value)
+    release, quick_came, slow_came = threading.Event(), threading.Event(), threading.Event()
+    slow = [house.job("http://slow.example.org/") for _ in range(6)]
+
+    def post(url: str, headers: Mapping[str, str], body: bytes) -> Answer:
+        if "slow" in url:
+            slow_came.set()
+            release.wait(60)
+        else:
+            quick_came.set()
+        return Answer(200)
+
+    with running(house.process(post)):
+        try:
+            assert slow_came.wait(30)
+            quick = house.job("http://quick.example.org/")
+            assert quick_came.wait(30)
+        finally:
+            release.set()
+    assert house.shown(quick).state == "delivered"
+    assert "delivered" in {house.shown(record).state for record in slow}
+
+
+def test_a_store_that_fails_once_does_not_end_the_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PASS_EVERY_S", 0.01)
+    failed, came = threading.Event(), threading.Event()
+
+    class Failing(FolderStore):
+        def names(self, prefix: str) -> list[str]:
+            if prefix == "callbacks" and not failed.is_set():
+                failed.set()
+                raise OSError("away")
+            return super().names(prefix)
+
+    house = House(tmp_path, Failing(tmp_path / "store"))
+    record = house.job()
+
+    def post(url: str, headers: Mapping[str, str], body: bytes) -> Answer:
+        came.set()
+        return Answer(200)
+
+    with running(house.process(post)):
+        assert came.wait(30)
+    assert failed.is_set()
+    assert house.shown(record).state == "delivered"
+
+
+def test_webhooks_check_as_the_settings_say(tmp_path: Path) -> None:
+    for allow_private in (False, True):
+        house = House(tmp_path)
+        house.settings = Settings(data_dir=tmp_path, webhook_allow_private=allow_private)
+        if allow_private:
+            house.process(never).check("http://127.0.0.1/")
+        else:
+            with pytest.raises(Problem, match="127.0.0.1"):
+                house.process(never).check("http://127.0.0.1/")
+
+
+def test_the_secret_is_made_once_and_is_its_owners_only(tmp_path: Path) -> None:
+    folder = tmp_path / "new"
+    together = threading.Barrier(8)
+
+    def make(_: int) -> str:
+        together.wait()
+        return secret(Settings(data_dir=folder))
+
+    with ThreadPoolExecutor(8) as pool:
+        made = set(pool.map(make, range(8)))
+    assert made == {secret(Settings(data_dir=folder))}
+    assert [path.name for path in folder.iterdir()] == ["webhook-secret"]
+    assert stat.S_IMODE((folder / "webhook-secret").stat().st_mode) == 0o600
+    assert made != {secret(Settings(data_dir=tmp_path / "other"))}
+
+
+def test_the_setting_comes_first_and_must_be_a_secret(tmp_path: Path) -> None:
+    good = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+    assert secret(Settings.model_validate({"data_dir": tmp_path, "webhook_secret": good})) == good
+    assert list(tmp_path.iterdir()) == []
+    for bad in ("", "hunter2", "whsec_", "whsec_c2hvcnQ=", "whsec_" + "A" * 200, "whsec_****" + good):
+        with pytest.raises(ValueError, match="MMAD_WEBHOOK_SECRET") as caught:
+            secret(Settings.model_validate({"data_dir": tmp_path, "webhook_secret": bad}))
+        assert not bad or bad not in str(caught.value) or bad == "whsec_"
