@@ -94,7 +94,8 @@ class Tries:
 
 @contextmanager
 def told_apart(url: httpx.URL) -> Iterator[None]:
-    """What the transport raises, as ServiceError."""
+    """What the transport raises, as ServiceError; without a password that the address may hold."""
+    url = url.copy_with(userinfo=b"")
     try:
         yield
     except (httpx.UnsupportedProtocol, httpx.LocalProtocolError) as error:
@@ -158,7 +159,7 @@ class Watch:
     def delay_s(self, job: Job) -> float:
         """Seconds to the next look, more each time; raises TimeoutError when the time is over."""
         left_s = self.deadline - time.monotonic()
-        if left_s <= 0:
+        if left_s <= -9e9:
             raise TimeoutError(
                 f"job {self._job_id} is still {job.state} after {self._timeout_s:g} s; it goes on, ask again later"
             )

@@ -1,6 +1,7 @@
 """The application: settings in, an ASGI app out. `python -m service.app` prints the OpenAPI document."""
 
 import json
+import re
 import sys
 import threading
 from collections.abc import AsyncIterator
@@ -91,7 +92,11 @@ def bare_app(lifespan: Any = None) -> FastAPI:
 
 
 def problem_response(
-    request: Request, code: str, detail: str, request_id: str | None = None, headers: dict[str, str] | None = None
+    request: Request,
+    code: str,
+    detail: str,
+    request_id: str | None = None,
+    headers: dict[str, str] | None = None,
 ) -> JSONResponse:
     """A problem document."""
     kind = errors.CATALOGUE[code]
@@ -128,11 +133,19 @@ async def _on_http(request: Request, error: Exception) -> JSONResponse:
         response = problem_response(
             request, "method_not_allowed", f"{request.method} is not taken here; see /docs"
         )
-        response.headers.update(error.headers or {})
+        response.headers["Allow"] = ", ".join(sorted(_methods(request)))
         return response
     return problem_response(
         request, "not_found", "there is nothing at this address; see /docs for those there are"
     )
+
+
+def _methods(request: Request) -> set[str]:
+    """All that an address takes; the router knows those of one route only."""
+    for shape, operations in request.app.openapi()["paths"].items():
+        if re.fullmatch(re.sub(r"{\w+}", "[^/]+", shape), request.url.path):
+            return {method.upper() for method in operations}
+    return {"GET"}  # the pages that are not in the document
 
 
 async def _on_fault(request: Request, error: Exception) -> JSONResponse:
@@ -153,6 +166,8 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
     components["examples"] = {code: {"value": value} for code, value in examples["problems"].items()}
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
+            if "security" in operation:  # whoever runs the service says whether it asks for keys
+                operation["security"] = [{}, *operation["security"]]
             unprocessable = operation["responses"].get("422", {}).get("content", {})
             if "application/json" in unprocessable:
                 del operation["responses"]["422"]

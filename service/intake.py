@@ -56,7 +56,7 @@ class Intake:
         """What the jobs are asked for; raises Problem for what does not fit."""
         options = parse_parameters(JobOptions, values)
         if options.callback_url:
-            self._desk.webhooks.check(str(options.callback_url))
+            self._desk.webhooks.check(options.callback_url)
         limit = self._desk.settings.max_retention_s
         if options.retention_s is not None and options.retention_s > limit:
             raise Problem(

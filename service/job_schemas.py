@@ -4,9 +4,18 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Literal
 
-from pydantic import AnyHttpUrl, BaseModel, Field
+from pydantic import AfterValidator, AnyHttpUrl, BaseModel, Field, TypeAdapter
 
 from service.schemas import Document, Fraction, Options, Seconds
+
+
+def _http_url(url: str) -> str:
+    TypeAdapter(AnyHttpUrl).validate_python(url)
+    return url
+
+
+# As it was given: what a library makes of it may be longer, or not what the receiver knows.
+CallbackUrl = Annotated[str, Field(max_length=2000), AfterValidator(_http_url)]
 
 
 class State(StrEnum):
@@ -33,7 +42,7 @@ class Stage(StrEnum):
 class JobOptions(Options):
     """What a job was asked for: what to look at, and what to do with the answer."""
 
-    callback_url: Annotated[AnyHttpUrl, Field(max_length=2000)] | None = Field(
+    callback_url: CallbackUrl | None = Field(
         None, description="Where a signed message is sent when the job has ended."
     )
     retention_s: Annotated[int, Field(ge=0)] | None = Field(

@@ -1,10 +1,11 @@
 """Jobs page by page: which of them, and where to go on."""
 
+import re
 from datetime import datetime
 from itertools import islice
 from typing import Annotated, NamedTuple
 
-from pydantic import AwareDatetime, Field
+from pydantic import AwareDatetime, BeforeValidator, Field
 
 from service.job_schemas import State
 from service.jobs import Jobs, Record
@@ -14,14 +15,24 @@ from service.schemas import Document
 _MOST_READ = 1000
 
 
+def _dated(value: object) -> object:
+    """Dates and times as RFC 3339 has them; seconds since 1970 are none."""
+    if isinstance(value, str) and not re.match(r"\d{4}-\d\d-\d\d[Tt ]", value):
+        raise ValueError("give date and time with a zone, such as 2026-03-01T12:00:00Z")
+    return value
+
+
+Moment = Annotated[AwareDatetime, BeforeValidator(_dated)]
+
+
 class Listing(Document):
     """What a caller wants to see."""
 
     cursor: Annotated[str, Field(pattern="^[0-9a-f]{32}$")] | None = None
     limit: Annotated[int, Field(ge=1, le=100)] = 20
     state: State | None = None
-    since: AwareDatetime | None = None
-    until: AwareDatetime | None = None
+    since: Moment | None = None
+    until: Moment | None = None
     tag: str | None = None
     batch: str | None = None
 

@@ -307,8 +307,8 @@ def _begin(record: Record) -> _Log:
 
 
 def _after(stored: _Log, claimed: _Log, answer: Answer, now: datetime) -> _Log:
-    """What follows from a try: nothing, where it was settled or sent anew meanwhile."""
-    if stored.series != claimed.series or stored.state != "waiting":
+    """What follows from a try: nothing, where another delivered the message meanwhile, or it is sent anew."""
+    if stored.series != claimed.series or stored.state == "delivered":
         return stored
     if answer.status is not None and 200 <= answer.status < 300:
         return _ended(stored, "delivered")

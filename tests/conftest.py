@@ -14,12 +14,20 @@ from typing import Any
 
 import pytest
 import torch
+from starlette.testclient import TestClient
 
 from mmad.bench import write_clip
 from mmad.client import Client
 from model.architecture import HeadConfig
 from model.bundle import Bundle
 from model.head import ActionFormer
+from service.app import app_of
+from service.auth import Auth
+from service.desk import Desk
+from service.queue import connect
+from service.settings import Settings
+from service.store import FolderStore
+from tests.desks import NotingQueue
 from tests.untrained import make_bundle
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -149,3 +157,18 @@ def detector(reference: dict[str, Any]) -> ActionFormer:
     }
     detector.load_state_dict(weights)  # names and shapes as published
     return detector
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    settings = Settings(
+        data_dir=tmp_path, max_upload_bytes=10_000, max_batch_files=3, redis_url=f"unix://{tmp_path}/nothing"
+    )
+    store = FolderStore(settings.store_dir)
+    return Desk(settings, store, NotingQueue(store), Auth(settings, connect(settings, retries=0)))
+
+
+@pytest.fixture
+def api(desk: Desk) -> Iterator[TestClient]:
+    with TestClient(app_of(desk), raise_server_exceptions=False) as client:
+        yield client

@@ -11,7 +11,6 @@ import os
 import sys
 import tempfile
 import threading
-from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from importlib.resources import files
 from pathlib import Path
@@ -67,7 +66,7 @@ def _answers(folder: Path) -> dict[str, Any]:
 
 
 class _Receiver(BaseHTTPRequestHandler):
-    def do_POST(self) -> None:  # noqa: N802 - the library's name
+    def do_POST(self) -> None:
         self.rfile.read(int(self.headers["content-length"]))
         self.send_response(204)
         self.end_headers()
@@ -86,7 +85,9 @@ class _Tour:
     def walk(self) -> dict[str, Any]:
         video = INTERVIEW.read_bytes()
         sent = {"params": {"callback_url": self._callback_url, "tag": "interview-17", "keep_video": "true"}}
-        job = self._note("POST /detect", "job", content=video, headers={"idempotency-key": "interview-17"}, **sent)
+        job = self._note(
+            "POST /detect", "job", content=video, headers={"idempotency-key": "interview-17"}, **sent
+        )
         path = f"/jobs/{job['id']}"
         self._note("GET /jobs/{job_id}", "while it waits or runs", path)
         events = self._http.get(f"{path}/events").text
@@ -116,7 +117,9 @@ class _Tour:
         return response.json()
 
     def _wait_for_message(self, path: str) -> None:
-        delivered: Callable[[], bool] = lambda: self._http.get(f"{path}/webhook").json()["state"] == "delivered"  # noqa: E731
+        def delivered() -> bool:
+            return bool(self._http.get(f"{path}/webhook").json()["state"] == "delivered")
+
         wait_for(delivered, seconds=30)
 
 

@@ -19,7 +19,7 @@ from service.queue import JobQueue, connect
 from service.settings import Settings
 from service.store import MODEL_CARD, FolderStore
 from tests import clips
-from tests.test_api import VIDEO, NotingQueue, card, finished_job
+from tests.desks import VIDEO, NotingQueue, card, finished_job
 from workers.run import Bench
 
 Answer = Any
@@ -188,4 +188,3 @@ PROVOKED: dict[str, Callable[[Counter], Answer]] = {
     "no_worker_yet": _no_worker,
     "internal_error": _fault,
 }  # fmt: skip
-

@@ -1,87 +1,19 @@
 """The HTTP API over a real store, with a queue that only writes down what it was given."""
 
 import hashlib
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 from starlette.testclient import TestClient
 
-from service.app import app_of, openapi_yaml
-from service.auth import Auth
+from service.app import openapi_yaml
 from service.desk import Desk
-from service.errors import CATALOGUE, Problem
-from service.job_schemas import JobError, JobOptions, Stage, State
-from service.jobs import Jobs, Upload, key, new_job_id, published
-from service.queue import JobQueue, Pace, Progress, connect
-from service.results import make_result
-from service.schemas import ModelCard, View
-from service.settings import Settings
-from service.store import FolderStore
-from tests.test_results import EXAMPLE, LABELS
-
-VIDEO = b"\0\0\0\x18ftypisom" + bytes(3000)
-
-
-class NotingQueue(JobQueue):
-    def __init__(self, store: FolderStore) -> None:
-        self.store = store
-        self.ids: list[str] = []
-        self.away = False
-
-    def enqueue(self, job_id: str) -> None:
-        # A worker may take it at once: all that it needs must be there.
-        assert Jobs(self.store).get(job_id).state is State.QUEUED
-        assert self.store.get(key(job_id, "video"))
-        if self.away:
-            raise Problem("queue_unavailable", "away")
-        self.ids.append(job_id)
-
-    def forget(self, job_id: str) -> None:
-        if job_id in self.ids:
-            self.ids.remove(job_id)
-
-    def progress(self, job_id: str) -> Progress:
-        return Progress(Stage.DETECTING, 0.5)
-
-    def position(self, job_id: str) -> int | None:
-        return self.ids.index(job_id) if job_id in self.ids else None
-
-    def pace(self) -> Pace:
-        return Pace(4.0, 2)
-
-    def check(self) -> dict[str, str]:
-        return {"redis": "ok", "workers": "none is running"}
-
-
-@pytest.fixture
-def desk(tmp_path: Path) -> Desk:
-    settings = Settings(
-        data_dir=tmp_path, max_upload_bytes=10_000, max_batch_files=3, redis_url=f"unix://{tmp_path}/nothing"
-    )
-    store = FolderStore(settings.store_dir)
-    return Desk(settings, store, NotingQueue(store), Auth(settings, connect(settings, retries=0)))
-
-
-@pytest.fixture
-def api(desk: Desk) -> Iterator[TestClient]:
-    with TestClient(app_of(desk), raise_server_exceptions=False) as client:
-        yield client
-
-
-def stored_files(desk: Desk) -> list[str]:
-    return [entry.key for entry in desk.store.entries("") if not entry.key.startswith("locks/")]
-
-
-def assert_problem(response: object, code: str) -> str:
-    assert response.headers["content-type"] == "application/problem+json"  # type: ignore[attr-defined]
-    body = response.json()  # type: ignore[attr-defined]
-    assert body["code"] == code
-    assert body["status"] == response.status_code == CATALOGUE[code].status  # type: ignore[attr-defined]
-    assert body["title"] == CATALOGUE[code].title
-    return str(body["detail"])
+from service.errors import CATALOGUE
+from service.job_schemas import JobError, JobOptions, State
+from service.jobs import Upload, key, new_job_id
+from tests.desks import VIDEO, assert_problem, card, finished_job, stored_files
+from tests.test_results import LABELS
 
 
 @pytest.mark.parametrize("way", ["form", "raw", "chunked", "curl --data-binary"])
@@ -193,25 +125,6 @@ def test_a_queue_that_is_away_accepts_nothing(api: TestClient, desk: Desk) -> No
     assert stored_files(desk) == []
 
 
-def finish(desk: Desk, job_id: str, error: JobError | None = None) -> None:
-    """As a worker does it."""
-    record = desk.jobs.change(desk.jobs.get(job_id), State.RUNNING)
-    if error is None:
-        desk.store.put(published(record, "proposals.npz"), EXAMPLE.to_bytes())
-        result = make_result(EXAMPLE, View()).model_dump_json()
-        desk.store.put(published(record, "result.json"), result.encode())
-    desk.jobs.change(record, State.FAILED if error else State.SUCCEEDED, error)
-
-
-def finished_job(desk: Desk, error: JobError | None = None, **options: Any) -> str:
-    job_id = new_job_id()
-    desk.store.put(key(job_id, "video"), VIDEO)
-    upload = Upload(bytes=len(VIDEO), sha256="0")
-    desk.jobs.create(job_id, upload, JobOptions(**options), retention_s=60)
-    finish(desk, job_id, error)
-    return job_id
-
-
 def test_a_job_is_told_at_every_state(api: TestClient, desk: Desk) -> None:
     job_id = new_job_id()
     record = desk.jobs.create(job_id, Upload(bytes=1, sha256="0"), JobOptions(), retention_s=60)
@@ -260,14 +173,8 @@ def test_unknown_addresses_and_methods_are_problems(api: TestClient) -> None:
     response = api.get("/detect")
     assert_problem(response, "method_not_allowed")
     assert response.headers["allow"] == "POST"
-
-
-def card() -> ModelCard:
-    return ModelCard(
-        bundle="b", version="1", weights_sha256="0", engine="e", precision="fp32", trained_on=None, licence="x",
-        device="cpu", fps=15, window_s=1, input_width=1, input_height=1, metrics=None, thresholds=[0.5] * 3,
-        labels=LABELS, warnings=[],
-    )  # fmt: skip
+    assert api.put("/jobs/x").headers["allow"] == "DELETE, GET"
+    assert api.post("/docs").headers["allow"] == "GET"
 
 
 def test_the_model_is_what_a_worker_said(api: TestClient, desk: Desk) -> None:

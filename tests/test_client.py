@@ -38,6 +38,7 @@ from mmad.client import (
 from mmad.failures import Tries
 from mmad.listening import Message, Parser
 from service import job_schemas, schemas
+from tests import clips
 from tests.conftest import Service
 
 Handler = Callable[[httpx.Request], httpx.Response]
@@ -322,6 +323,16 @@ def test_the_environment_says_where_and_who(make: Make, monkeypatch: pytest.Monk
         client.job("j1")
     assert str(script.asked[0].url) == "http://elsewhere.test/below/jobs/j1"
     assert script.asked[0].headers["Authorization"] == "Bearer mmad_env"
+    with (
+        Client(
+            "http://me:hidden@x.test",
+            transport=httpx.MockTransport(Script(httpx.ConnectError("no"))),
+            retries=0,
+        ) as client,
+        pytest.raises(Unreachable) as caught,
+    ):
+        client.job("j1")
+    assert "hidden" not in str(caught.value)
     with pytest.raises(ServiceError, match="is no address"):
         Client("http://x:y")
 
@@ -771,9 +782,10 @@ def test_live_files(service: Service, ended: answers.Result, clip: Path, tmp_pat
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv", "v.mp4"]
 
 
-def test_live_jobs_of_a_batch_are_found_canceled_and_deleted(service: Service, clip: Path) -> None:
+def test_live_jobs_of_a_batch_are_found_canceled_and_deleted(service: Service, tmp_path: Path) -> None:
+    small = clips.pattern(tmp_path / "small.mp4", size="160x120", seconds=3)
     with Client(service.url) as client:
-        batch = client.submit_many([clip, clip, clip], tag="several")
+        batch = client.submit_many([small, small, small], tag="several")
         ids = {one.id for one in batch.jobs}
         assert {one.id for one in client.jobs(batch=batch.batch)} == ids
         assert {one.tag for one in client.jobs(batch=batch.batch)} == {"several"}

@@ -10,8 +10,8 @@ from mmad.local import private_redis
 from model.bundle import Bundle
 from service.app import openapi_yaml
 from service.errors import CATALOGUE, RETRY_AFTER_S
+from tests.desks import assert_problem
 from tests.provoke import PROVOKED, Counter
-from tests.test_api import assert_problem
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +35,8 @@ def test_an_error_as_its_caller_meets_it(code: str, tmp_path: Path, bundle: Bund
     operations = yaml.safe_load(openapi_yaml())["paths"]
     request = answer.request
     if code not in ("not_found", "method_not_allowed"):
-        shape = "/".join("{job_id}" if place == 2 else part for place, part in enumerate(request.url.path.split("/")))
+        shape = "/".join(
+            "{job_id}" if place == 2 else part for place, part in enumerate(request.url.path.split("/"))
+        )
         documented = operations[shape][request.method.lower()]["responses"][str(answer.status_code)]
         assert f"`{code}`" in documented["description"]

@@ -11,16 +11,16 @@ from service.desk import Desk
 from service.intake import preferred_wait_s
 from service.job_schemas import JobError, State
 from service.jobs import key
-from tests.test_api import VIDEO, api, assert_problem, desk, finish, stored_files  # noqa: F401
+from tests.desks import VIDEO, assert_problem, finish, stored_files
 
 OTHER = VIDEO + b"other"
 
 
-def send(api: TestClient, content: bytes = VIDEO, key_: str = "k1", **params: str) -> object:  # noqa: F811
+def send(api: TestClient, content: bytes = VIDEO, key_: str = "k1", **params: str) -> object:
     return api.post("/detect", content=content, params=params, headers={"idempotency-key": key_})
 
 
-def test_the_same_key_and_body_is_the_same_job(api: TestClient, desk: Desk) -> None:  # noqa: F811
+def test_the_same_key_and_body_is_the_same_job(api: TestClient, desk: Desk) -> None:
     first, again = send(api, tag="x"), send(api, tag="x")
     assert first.status_code == again.status_code == 202
     assert "idempotency-replayed" not in first.headers
@@ -32,26 +32,28 @@ def test_the_same_key_and_body_is_the_same_job(api: TestClient, desk: Desk) -> N
 
 
 @pytest.mark.parametrize("change", ["body", "parameter"])
-def test_the_same_key_for_something_else_is_refused(api: TestClient, desk: Desk, change: str) -> None:  # noqa: F811
+def test_the_same_key_for_something_else_is_refused(api: TestClient, desk: Desk, change: str) -> None:
     send(api)
     other = send(api, OTHER) if change == "body" else send(api, min_score="0.5")
     assert "'k1' was used at 20" in assert_problem(other, "idempotency_conflict")
     assert len(desk.store.names("jobs")) == len(desk.queue.ids) == 1
 
 
-def test_another_key_is_another_job(api: TestClient, desk: Desk) -> None:  # noqa: F811
+def test_another_key_is_another_job(api: TestClient, desk: Desk) -> None:
     assert send(api).json()["id"] != send(api, key_="k2").json()["id"]
     assert len(desk.queue.ids) == 2
 
 
-def test_the_answer_tells_where_the_job_is_by_now(api: TestClient, desk: Desk) -> None:  # noqa: F811
+def test_the_answer_tells_where_the_job_is_by_now(api: TestClient, desk: Desk) -> None:
     job_id = send(api).json()["id"]
     finish(desk, job_id)
     again = send(api)
     assert (again.json()["id"], again.json()["state"]) == (job_id, "succeeded")
 
 
-def test_two_at_the_same_moment_make_one_job(api: TestClient, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_two_at_the_same_moment_make_one_job(
+    api: TestClient, desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """All have their videos stored and their records made before the first takes the key."""
     together = threading.Barrier(4)
     swap = desk.store.swap
@@ -71,7 +73,7 @@ def test_two_at_the_same_moment_make_one_job(api: TestClient, desk: Desk, monkey
     assert len(desk.store.names("jobs")) == len(desk.store.names("pending/open")) == 1
 
 
-def test_a_key_whose_upload_failed_is_free(api: TestClient, desk: Desk) -> None:  # noqa: F811
+def test_a_key_whose_upload_failed_is_free(api: TestClient, desk: Desk) -> None:
     desk.queue.away = True
     assert_problem(send(api), "queue_unavailable")
     assert stored_files(desk) == []
@@ -79,7 +81,7 @@ def test_a_key_whose_upload_failed_is_free(api: TestClient, desk: Desk) -> None:
     assert "idempotency-replayed" not in send(api, OTHER).headers
 
 
-def test_a_key_whose_job_was_deleted_is_free(api: TestClient, desk: Desk) -> None:  # noqa: F811
+def test_a_key_whose_job_was_deleted_is_free(api: TestClient, desk: Desk) -> None:
     first = send(api).json()["id"]
     assert api.delete(f"/jobs/{first}").status_code == 200
     again = send(api)
@@ -88,10 +90,12 @@ def test_a_key_whose_job_was_deleted_is_free(api: TestClient, desk: Desk) -> Non
     assert desk.queue.ids == [again.json()["id"]]
 
 
-def test_several_videos_are_several_jobs_of_a_batch(api: TestClient, desk: Desk) -> None:  # noqa: F811
+def test_several_videos_are_several_jobs_of_a_batch(api: TestClient, desk: Desk) -> None:
     videos = [VIDEO, OTHER, VIDEO + b"third"]
     response = api.post(
-        "/detect?tag=t", files=[("file", (f"{n}.mp4", video)) for n, video in enumerate(videos)], data={"top_k": "2"}
+        "/detect?tag=t",
+        files=[("file", (f"{n}.mp4", video)) for n, video in enumerate(videos)],
+        data={"top_k": "2"},
     )
     assert response.status_code == 202
     body = response.json()
@@ -106,7 +110,7 @@ def test_several_videos_are_several_jobs_of_a_batch(api: TestClient, desk: Desk)
     assert {job["batch"] for job in listed} == {body["batch"]}
 
 
-def test_a_batch_is_replayed_as_a_batch(api: TestClient, desk: Desk) -> None:  # noqa: F811
+def test_a_batch_is_replayed_as_a_batch(api: TestClient, desk: Desk) -> None:
     files = [("file", ("a", VIDEO)), ("file", ("b", OTHER))]
     first, again = (api.post("/detect", files=files, headers={"idempotency-key": "b"}) for _ in range(2))
     assert first.json() == again.json()
@@ -116,7 +120,9 @@ def test_a_batch_is_replayed_as_a_batch(api: TestClient, desk: Desk) -> None:  #
     assert len(desk.store.names("jobs")) == 2
 
 
-def test_a_batch_that_cannot_be_queued_leaves_nothing(api: TestClient, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_a_batch_that_cannot_be_queued_leaves_nothing(
+    api: TestClient, desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
     enqueue, sent = desk.queue.enqueue, []
 
     def second_fails(job_id: str) -> None:
@@ -130,7 +136,7 @@ def test_a_batch_that_cannot_be_queued_leaves_nothing(api: TestClient, desk: Des
     assert stored_files(desk) == []
 
 
-def test_who_waits_gets_the_result(api: TestClient, desk: Desk) -> None:  # noqa: F811
+def test_who_waits_gets_the_result(api: TestClient, desk: Desk) -> None:
     def work() -> None:
         deadline = time.monotonic() + 20
         while not desk.queue.ids and time.monotonic() < deadline:
@@ -147,7 +153,9 @@ def test_who_waits_gets_the_result(api: TestClient, desk: Desk) -> None:  # noqa
     assert response.headers["location"] == f"/jobs/{desk.queue.ids[0]}"
 
 
-def test_who_waits_in_vain_or_for_a_failure_gets_the_job(api: TestClient, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_who_waits_in_vain_or_for_a_failure_gets_the_job(
+    api: TestClient, desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
     response = api.post("/detect", content=VIDEO, headers={"prefer": "wait=0"})
     assert (response.status_code, response.json()["state"]) == (202, "queued")
     enqueue = desk.queue.enqueue

@@ -173,7 +173,9 @@ def test_a_key_in_the_wrong_place_is_not_repeated(file: Path) -> None:
     file.write_text(json.dumps({"keys": [KEY | {"sha256": key}]}))
     with pytest.raises(KeysError) as caught:
         keys.read(file)
-    assert key[20:30] not in str(caught.value)
+    assert [
+        key[start : start + 4] for start in range(5, 50) if key[start : start + 4] in str(caught.value)
+    ] == []
     assert "keys.0.sha256" in str(caught.value)
     assert caught.value.__cause__ is None
     assert caught.value.__suppress_context__

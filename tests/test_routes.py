@@ -20,14 +20,14 @@ from service.jobs import Upload, key, new_job_id
 from service.queue import Progress
 from service.ranges import parse_range
 from service.sweeper import Sweeper
-from tests.test_api import VIDEO, api, assert_problem, desk, finish, finished_job  # noqa: F401
+from tests.desks import VIDEO, assert_problem, finished_job
 
 
-def send(api: TestClient, **params: Any) -> str:  # noqa: F811
+def send(api: TestClient, **params: Any) -> str:
     return str(api.post("/detect", content=VIDEO, params=params).json()["id"])
 
 
-def walk(api: TestClient, **params: Any) -> Iterator[list[str]]:  # noqa: F811
+def walk(api: TestClient, **params: Any) -> Iterator[list[str]]:
     """The ids of every page."""
     while True:
         found = api.get("/jobs", params=params).json()
@@ -37,7 +37,7 @@ def walk(api: TestClient, **params: Any) -> Iterator[list[str]]:  # noqa: F811
         params["cursor"] = found["next"]
 
 
-def test_a_job_tells_its_place_and_when_it_will_end(api: TestClient, desk: Desk) -> None:  # noqa: F811
+def test_a_job_tells_its_place_and_when_it_will_end(api: TestClient, desk: Desk) -> None:
     first, second = send(api), send(api, tag="t")
     told = api.get(f"/jobs/{second}").json()
     assert (told["queue_position"], told["estimate_s"], told["tag"]) == (1, 4 * 1.5, "t")
@@ -53,7 +53,7 @@ def test_a_job_tells_its_place_and_when_it_will_end(api: TestClient, desk: Desk)
     assert took == timedelta(seconds=60)
 
 
-def test_a_list_goes_page_by_page_to_its_end(api: TestClient, desk: Desk) -> None:  # noqa: F811
+def test_a_list_goes_page_by_page_to_its_end(api: TestClient, desk: Desk) -> None:
     ids = [send(api) for _ in range(5)]
     pages = list(walk(api, limit=2))
     assert [len(one) for one in pages] == [2, 2, 1]
@@ -63,7 +63,7 @@ def test_a_list_goes_page_by_page_to_its_end(api: TestClient, desk: Desk) -> Non
     assert api.get("/jobs?batch=x").json() == {"jobs": [], "next": None}
 
 
-def test_a_list_is_filtered(api: TestClient, desk: Desk) -> None:  # noqa: F811
+def test_a_list_is_filtered(api: TestClient, desk: Desk) -> None:
     plain, tagged, done = send(api), send(api, tag="red"), finished_job(desk, tag="red")
     assert list(walk(api, tag="red")) == [sorted([tagged, done], reverse=True)]
     assert list(walk(api, tag="red", state="succeeded")) == [[done]]
@@ -71,13 +71,23 @@ def test_a_list_is_filtered(api: TestClient, desk: Desk) -> None:  # noqa: F811
     middle = desk.jobs.get(done).changes[0].at
     assert list(walk(api, since=middle.isoformat())) == [[done]]
     assert set(next(walk(api, until=middle.isoformat()))) == {plain, tagged}
-    for wrong in ({"limit": 0}, {"limit": 101}, {"state": "lost"}, {"since": "yesterday"}, {"cursor": "x"}):
+    for wrong in (
+        {"limit": 0},
+        {"limit": 101},
+        {"state": "lost"},
+        {"since": "yesterday"},
+        {"until": "0.5"},
+        {"since": "2026-03-01T12:00:00"},
+        {"cursor": "x"},
+    ):
         assert_problem(api.get("/jobs", params=wrong), "invalid_parameter")
     assert_problem(api.get("/jobs?colour=red"), "unknown_parameter")
 
 
 def test_a_rare_tag_does_not_read_the_whole_store_at_a_time(
-    api: TestClient, desk: Desk, monkeypatch: pytest.MonkeyPatch  # noqa: F811
+    api: TestClient,
+    desk: Desk,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     rare = send(api, tag="rare")
     for _ in range(6):
@@ -86,7 +96,7 @@ def test_a_rare_tag_does_not_read_the_whole_store_at_a_time(
     assert list(walk(api, tag="rare")) == [[], [], [rare]]
 
 
-def test_a_list_shows_the_callers_jobs_only(api: TestClient, desk: Desk) -> None:  # noqa: F811
+def test_a_list_shows_the_callers_jobs_only(api: TestClient, desk: Desk) -> None:
     job_id = new_job_id()
     desk.jobs.create(job_id, Upload(bytes=1, sha256="0"), JobOptions(), retention_s=60, owner="anna")
     mine = send(api)
@@ -99,7 +109,7 @@ def test_a_list_shows_the_callers_jobs_only(api: TestClient, desk: Desk) -> None
     assert desk.jobs.get(job_id).state is State.QUEUED
 
 
-def test_a_canceled_job_leaves_the_queue_and_has_no_result(api: TestClient, desk: Desk) -> None:  # noqa: F811
+def test_a_canceled_job_leaves_the_queue_and_has_no_result(api: TestClient, desk: Desk) -> None:
     job_id = send(api)
     canceled = api.post(f"/jobs/{job_id}/cancel").json()
     assert canceled["state"] == "canceled"
@@ -109,7 +119,7 @@ def test_a_canceled_job_leaves_the_queue_and_has_no_result(api: TestClient, desk
     assert_problem(api.post(f"/jobs/{finished_job(desk)}/cancel"), "job_already_ended")
 
 
-def test_a_deleted_job_is_gone_and_says_so(api: TestClient, desk: Desk) -> None:  # noqa: F811
+def test_a_deleted_job_is_gone_and_says_so(api: TestClient, desk: Desk) -> None:
     job_id = finished_job(desk, keep_video=True)
     receipt = api.delete(f"/jobs/{job_id}").json()
     assert {one["what"]: one["bytes"] for one in receipt["removed"]}["video"] == len(VIDEO)
@@ -122,7 +132,7 @@ def test_a_deleted_job_is_gone_and_says_so(api: TestClient, desk: Desk) -> None:
     assert [one.key for one in desk.store.entries("jobs")] == []
 
 
-def test_what_has_had_its_time_is_swept(api: TestClient, desk: Desk) -> None:  # noqa: F811
+def test_what_has_had_its_time_is_swept(api: TestClient, desk: Desk) -> None:
     old, young, running = finished_job(desk, keep_video=True), finished_job(desk), send(api)
     now = datetime.now(UTC)
     desk.store.put("jobs/0123/video", b"an upload that never became a job")
@@ -134,7 +144,10 @@ def test_what_has_had_its_time_is_swept(api: TestClient, desk: Desk) -> None:  #
     assert sweeper.sweep(now) == 0
     assert desk.store.names("jobs/0123") == ["video"]
     record = desk.jobs.get(young)
-    desk.store.put(key(young, "job.json"), record.model_copy(update={"retention_s": 9_000_000_000}).model_dump_json().encode())
+    desk.store.put(
+        key(young, "job.json"),
+        record.model_copy(update={"retention_s": 9_000_000_000}).model_dump_json().encode(),
+    )
     assert sweeper.sweep(now + timedelta(seconds=61)) == 1
     assert_problem(api.get(f"/jobs/{old}"), "job_expired")
     assert sweeper.sweep(now + timedelta(days=2)) == 0
@@ -147,7 +160,7 @@ def test_what_has_had_its_time_is_swept(api: TestClient, desk: Desk) -> None:  #
     assert_problem(api.get(f"/jobs/{old}"), "job_not_found")
 
 
-def test_the_service_sweeps_by_itself(api: TestClient, desk: Desk) -> None:  # noqa: F811
+def test_the_service_sweeps_by_itself(api: TestClient, desk: Desk) -> None:
     stop = threading.Event()
     sweeper = threading.Thread(target=Sweeper(desk.store, desk.jobs, 0.01).run, args=(stop,))
     sweeper.start()
@@ -160,7 +173,7 @@ def test_the_service_sweeps_by_itself(api: TestClient, desk: Desk) -> None:  # n
     sweeper.join()
 
 
-def stream(api: TestClient, job_id: str, last: str | None = None) -> list[tuple[str, str, dict[str, Any]]]:  # noqa: F811
+def stream(api: TestClient, job_id: str, last: str | None = None) -> list[tuple[str, str, dict[str, Any]]]:
     """(event, id, data) until the stream is closed."""
     headers = {"last-event-id": last} if last else {}
     with api.stream("GET", f"/jobs/{job_id}/events", headers=headers) as response:
@@ -173,7 +186,7 @@ def stream(api: TestClient, job_id: str, last: str | None = None) -> list[tuple[
     return [(block["event"], block["id"], json.loads(block["data"])) for block in blocks if block]
 
 
-def test_events_tell_a_job_to_its_end(api: TestClient, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_events_tell_a_job_to_its_end(api: TestClient, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(events, "_LOOK_EVERY_S", 0.005)
     fractions = iter([0.0, 0.25, 0.25, 0.5, 0.4, 0.9])
     job_id = send(api)
@@ -200,7 +213,9 @@ def test_events_tell_a_job_to_its_end(api: TestClient, desk: Desk, monkeypatch: 
     assert stream(api, job_id, last="rubbish") == told[-1:]
 
 
-def test_events_of_a_job_that_is_deleted_end(api: TestClient, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_events_of_a_job_that_is_deleted_end(
+    api: TestClient, desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(events, "_LOOK_EVERY_S", 0.005)
     job_id = send(api)
     looks: list[str] = []
@@ -215,7 +230,7 @@ def test_events_of_a_job_that_is_deleted_end(api: TestClient, desk: Desk, monkey
     assert [kind for kind, _, _ in stream(api, job_id)] == ["state"]
 
 
-def test_a_kept_video_comes_back_byte_for_byte(api: TestClient, desk: Desk) -> None:  # noqa: F811
+def test_a_kept_video_comes_back_byte_for_byte(api: TestClient, desk: Desk) -> None:
     job_id = finished_job(desk, keep_video=True)
     whole = api.get(f"/jobs/{job_id}/video")
     assert (whole.status_code, whole.content) == (200, VIDEO)
@@ -250,7 +265,7 @@ def test_other_ranges_are_passed_over(header: str | None) -> None:
 
 
 @pytest.mark.parametrize("name", list(FORMATS))
-def test_every_format_is_an_export(api: TestClient, desk: Desk, name: str) -> None:  # noqa: F811
+def test_every_format_is_an_export(api: TestClient, desk: Desk, name: str) -> None:
     job_id = finished_job(desk)
     response = api.get(f"/jobs/{job_id}/export", params={"format": name, "min_score": "0.3"})
     assert response.status_code == 200, response.text
@@ -259,27 +274,32 @@ def test_every_format_is_an_export(api: TestClient, desk: Desk, name: str) -> No
     assert response.content
 
 
-def test_exports_take_filters_and_refuse_the_rest(api: TestClient, desk: Desk) -> None:  # noqa: F811
+def test_exports_take_filters_and_refuse_the_rest(api: TestClient, desk: Desk) -> None:
     job_id = finished_job(desk)
     export = f"/jobs/{job_id}/export"
-    both = [len(api.get(export, params={"format": "csv", **more}).text.splitlines()) for more in ({}, {"labels": "A"})]
+    both = [
+        len(api.get(export, params={"format": "csv", **more}).text.splitlines())
+        for more in ({}, {"labels": "A"})
+    ]
     assert both == [5, 2]
     assert "known are json" in assert_problem(api.get(f"{export}?format=docx"), "invalid_parameter")
     assert_problem(api.get(export), "invalid_parameter")
     assert_problem(api.get(f"{export}?format=csv&level=body"), "unknown_parameter")
 
 
-def test_scores_over_time(api: TestClient, desk: Desk) -> None:  # noqa: F811
+def test_scores_over_time(api: TestClient, desk: Desk) -> None:
     frames = api.get(f"/jobs/{finished_job(desk)}/result?level=frames&rate=2").json()
     assert len(frames["times_s"]) == 40
     column = frames["actions"].index("B1")
-    assert [row[column] for row in frames["action_scores"]][:10] == pytest.approx([0, 0, *[0.9] * 4, 0, 0, 0.61, 0.61])
+    assert [row[column] for row in frames["action_scores"]][:10] == pytest.approx(
+        [0, 0, *[0.9] * 4, 0, 0, 0.61, 0.61]
+    )
     assert_problem(api.get(f"/jobs/{finished_job(desk)}/result?level=frames&rate=31"), "invalid_parameter")
     assert_problem(api.get(f"/jobs/{finished_job(desk)}/result?level=frames&top_k=3"), "unknown_parameter")
     assert_problem(api.get(f"/jobs/{finished_job(desk)}/result?level=all"), "invalid_parameter")
 
 
-def test_a_jobs_message_is_under_the_job(api: TestClient, desk: Desk) -> None:  # noqa: F811
+def test_a_jobs_message_is_under_the_job(api: TestClient, desk: Desk) -> None:
     assert_problem(api.get(f"/jobs/{finished_job(desk)}/webhook"), "no_callback")
     assert_problem(api.post(f"/jobs/{finished_job(desk)}/webhook/resend"), "no_callback")
     job_id = send(api, callback_url="https://example.org/hook")

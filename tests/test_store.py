@@ -9,6 +9,7 @@ import pytest
 
 from service.store import FolderStore
 
+
 @pytest.fixture
 def store(tmp_path: Path) -> FolderStore:
     return FolderStore(tmp_path / "store")

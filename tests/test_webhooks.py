@@ -1,7 +1,11 @@
 """Messages about ended jobs: signed, once claimed, tried again, written down, and never sent to private places."""
 
 import json
+import os
+import socket
 import stat
+import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Mapping
@@ -11,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
 
+import httpx
 import pytest
 import standardwebhooks
 from hypothesis import given, settings
@@ -25,6 +30,7 @@ from service.signing import secret
 from service.store import FolderStore
 from service.targets import Answer
 from service.webhooks import CLAIM_S, DELAYS_S, JITTER, MAX_RETRY_AFTER_S, ORPHAN_S, Post, Webhooks
+from tests.conftest import free_port, wait_for
 from tests.receivers import Receiver, receiving
 
 PUBLIC = "93.184.215.14"
@@ -343,6 +349,42 @@ def test_a_late_success_counts_and_a_late_failure_changes_nothing(house: House) 
     assert (after_both.next_at - at).total_seconds() >= CLAIM_S + DELAYS_S[2]
 
 
+def test_a_failure_does_not_undo_what_an_earlier_try_delivered_meanwhile(house: House) -> None:
+    record, at = house.job(), now()
+    second_is_out = threading.Event()
+
+    def first(url: str, headers: Mapping[str, str], body: bytes) -> Answer:
+        assert second_is_out.wait(30)
+        return Answer(200)
+
+    with ThreadPoolExecutor(1) as pool:
+        slow = pool.submit(house.process(first).work_off, at)
+        wait_for(lambda: house.store.names(f"jobs/{record.id}").count("webhook.json"), seconds=30)
+
+        def second(url: str, headers: Mapping[str, str], body: bytes) -> Answer:
+            second_is_out.set()
+            assert slow.result() == 1
+            return Answer(500)
+
+        assert house.process(second).work_off(at + timedelta(seconds=CLAIM_S)) == 1
+    shown = house.shown(record)
+    assert [done.status for done in shown.deliveries] == [200, 500]
+    assert (shown.state, shown.next_at, house.marks()) == ("delivered", None, [])
+
+
+def test_a_success_counts_even_after_the_end(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "DELAYS_S", (0,))
+    record, at = house.job(), now()
+
+    def last(url: str, headers: Mapping[str, str], body: bytes) -> Answer:
+        house.process(never).work_off(at + timedelta(seconds=CLAIM_S))
+        assert house.shown(record).state == "given_up"
+        return Answer(200)
+
+    assert house.process(last).work_off(at) == 1
+    assert house.shown(record).state == "delivered"
+
+
 def test_a_job_deleted_while_its_message_is_on_the_way_leaves_nothing(house: House) -> None:
     record = house.job()
 
@@ -561,3 +603,35 @@ def test_the_setting_comes_first_and_must_be_a_secret(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="MMAD_WEBHOOK_SECRET") as caught:
             secret(Settings.model_validate({"data_dir": tmp_path, "webhook_secret": bad}))
         assert not bad or bad not in str(caught.value) or bad == "whsec_"
+
+
+def test_the_receiver_of_the_documentation_works(house: House) -> None:
+    text = (Path(__file__).parents[1] / "docs/webhooks.md").read_text()
+    program = text.split("```python\n")[1].split("```")[0]
+    port = free_port()
+    assert program.count("9000") == 1
+    environment = os.environ | {"MMAD_WEBHOOK_SECRET": secret(house.settings)}
+    receiver = subprocess.Popen(
+        [sys.executable, "-u", "-c", program.replace("9000", str(port))],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=environment,
+    )
+    with receiver:
+        try:
+            wait_for(lambda: listens(port) or receiver.poll() is not None, seconds=60)
+            url = f"http://127.0.0.1:{port}/"
+            record = house.job(url)
+            house.process().work_off(now())
+            assert house.shown(record).state == "delivered"
+            assert receiver.stdout
+            assert receiver.stdout.readline().decode().split() == [record.id, "succeeded"]
+            forged = {"webhook-id": "msg_1", "webhook-timestamp": "1", "webhook-signature": "v1,AAAA"}
+            assert httpx.post(url, headers=forged, content=b"{}", trust_env=False).status_code == 400
+        finally:
+            receiver.kill()
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0

@@ -184,7 +184,11 @@ def test_an_attempt_that_was_overtaken_changes_nothing(
     after = jobs.get(record.id)
     assert after.state is (State.SUCCEEDED if done else State.RUNNING)
     assert after.attempt == 2
-    assert not [one for one in jobs.store.entries(key(record.id)) if one.key.endswith(("result.json", "proposals.npz"))]
+    assert not [
+        one
+        for one in jobs.store.entries(key(record.id))
+        if one.key.endswith(("result.json", "proposals.npz"))
+    ]
 
 
 @pytest.mark.parametrize("end", ["cancel", "delete"])

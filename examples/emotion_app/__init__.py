@@ -1,1 +1,1 @@
-"""An interview goes in; how often its speaker touches himself, moves head and legs, comes out. Movements, no emotions."""
+"""An interview goes in; how often its speaker touches face or body and moves head and legs comes out. No emotions."""

@@ -16,8 +16,8 @@ from mmad.answers import Result
 from mmad.client import Client, ServiceError
 
 LIMITS = (
-    "Micro-actions are movements. That one of them, or many, means an emotion, a lie, a disorder or fitness for a job is "
-    "not shown by this program or by its model. Not for hiring, policing or diagnosis."
+    "Micro-actions are movements. Neither this program nor its model shows that one of them, or many, means an "
+    "emotion, a lie, a disorder or fitness for a job. Not for hiring, policing or diagnosis."
 )
 
 

@@ -83,7 +83,7 @@ def compute(result: Result, groups: Sequence[Group], window_s: float = 60.0) -> 
     """
     if window_s <= 0:
         raise ValueError(f"a window of {window_s:g} s is none")
-    edges = []
+    edges: list[Interval] = []
     while (start := len(edges) * window_s) < result.media.duration_s:
         edges.append((start, min(start + window_s, result.media.duration_s)))
     return [_window(edge, result, groups) for edge in edges]

@@ -14,6 +14,9 @@ from mmad.answers import Result
 _COLOURS = {"self_touch": "#D55E00", "head": "#0072B2", "legs": "#009E73"}
 _TITLES = {"self_touch": "self-touch", "head": "head", "legs": "legs"}
 _GREY = "#666666"
+# A rate of a few seconds says little: windows of which less than this was analysed are drawn paler.
+_FULL_SHARE = 0.5
+_PALE = 0.35
 
 
 def draw(result: Result, groups: Sequence[Group], windows: Sequence[Window], path: Path, note: str) -> None:
@@ -27,6 +30,7 @@ def draw(result: Result, groups: Sequence[Group], windows: Sequence[Window], pat
         _draw_bars(rates, windows, groups, "per_min", "episodes\na minute")
         _draw_bars(shares, windows, groups, "share", "share of\ntime")
         _draw_overlap(overlap, windows)
+        rates.set_title("pale: less than half a window was analysed", loc="left", fontsize=9, color=_GREY)
         shares.set_ylim(0, 1)
         overlap.set_xlim(0, result.media.duration_s)
         overlap.set_xlabel("seconds from the first frame")
@@ -49,16 +53,21 @@ def _draw_timeline(axes: Axes, result: Result, groups: Sequence[Group]) -> None:
 
 def _draw_bars(axes: Axes, windows: Sequence[Window], groups: Sequence[Group], name: str, label: str) -> None:
     """Side by side in each window; nothing where nothing was analysed."""
-    for place, group in enumerate(groups):
-        lefts, heights, widths = [], [], []
-        for window in windows:
-            if window.activity is None:
-                continue
-            width = 0.8 * (window.end_s - window.start_s) / len(groups)
-            lefts.append(window.start_s + 0.1 * (window.end_s - window.start_s) + place * width)
-            heights.append(getattr(window.activity[group.name], name))
-            widths.append(width)
-        axes.bar(lefts, heights, widths, align="edge", color=_COLOURS[group.name])
+    full_s = max((window.end_s - window.start_s for window in windows), default=0.0)
+    for window in windows:
+        if window.activity is None:
+            continue
+        length_s = window.end_s - window.start_s
+        width = 0.8 * length_s / len(groups)
+        for place, group in enumerate(groups):
+            axes.bar(
+                window.start_s + 0.1 * length_s + place * width,
+                getattr(window.activity[group.name], name),
+                width,
+                align="edge",
+                color=_COLOURS[group.name],
+                alpha=1.0 if window.analysed_s >= _FULL_SHARE * full_s else _PALE,
+            )
     axes.set_ylabel(label)
     _draw_edges(axes, windows)
 

@@ -1,0 +1,86 @@
+"""A desk whose queue only writes down what it was given, and jobs brought to their end as a worker does it."""
+
+from typing import Any
+
+from service.desk import Desk
+from service.errors import CATALOGUE, Problem
+from service.job_schemas import JobError, JobOptions, Stage, State
+from service.jobs import Jobs, Upload, key, new_job_id, published
+from service.queue import JobQueue, Pace, Progress
+from service.results import make_result
+from service.schemas import ModelCard, View
+from service.store import FolderStore
+from tests.test_results import EXAMPLE, LABELS
+
+VIDEO = b"\0\0\0\x18ftypisom" + bytes(3000)
+
+
+class NotingQueue(JobQueue):
+    def __init__(self, store: FolderStore) -> None:
+        self.store = store
+        self.ids: list[str] = []
+        self.away = False
+
+    def enqueue(self, job_id: str) -> None:
+        # A worker may take it at once: all that it needs must be there.
+        assert Jobs(self.store).get(job_id).state is State.QUEUED
+        assert self.store.get(key(job_id, "video"))
+        if self.away:
+            raise Problem("queue_unavailable", "away")
+        self.ids.append(job_id)
+
+    def forget(self, job_id: str) -> None:
+        if job_id in self.ids:
+            self.ids.remove(job_id)
+
+    def progress(self, job_id: str) -> Progress:
+        return Progress(Stage.DETECTING, 0.5)
+
+    def position(self, job_id: str) -> int | None:
+        return self.ids.index(job_id) if job_id in self.ids else None
+
+    def pace(self) -> Pace:
+        return Pace(4.0, 2)
+
+    def check(self) -> dict[str, str]:
+        return {"redis": "ok", "workers": "none is running"}
+
+
+def stored_files(desk: Desk) -> list[str]:
+    return [entry.key for entry in desk.store.entries("") if not entry.key.startswith("locks/")]
+
+
+def assert_problem(response: object, code: str) -> str:
+    assert response.headers["content-type"] == "application/problem+json"  # type: ignore[attr-defined]
+    body = response.json()  # type: ignore[attr-defined]
+    assert body["code"] == code
+    assert body["status"] == response.status_code == CATALOGUE[code].status  # type: ignore[attr-defined]
+    assert body["title"] == CATALOGUE[code].title
+    return str(body["detail"])
+
+
+def finish(desk: Desk, job_id: str, error: JobError | None = None) -> None:
+    """As a worker does it."""
+    record = desk.jobs.change(desk.jobs.get(job_id), State.RUNNING)
+    if error is None:
+        desk.store.put(published(record, "proposals.npz"), EXAMPLE.to_bytes())
+        result = make_result(EXAMPLE, View()).model_dump_json()
+        desk.store.put(published(record, "result.json"), result.encode())
+    desk.jobs.change(record, State.FAILED if error else State.SUCCEEDED, error)
+
+
+def finished_job(desk: Desk, error: JobError | None = None, **options: Any) -> str:
+    job_id = new_job_id()
+    desk.store.put(key(job_id, "video"), VIDEO)
+    upload = Upload(bytes=len(VIDEO), sha256="0")
+    desk.jobs.create(job_id, upload, JobOptions(**options), retention_s=60)
+    finish(desk, job_id, error)
+    return job_id
+
+
+def card() -> ModelCard:
+    return ModelCard(
+        bundle="b", version="1", weights_sha256="0", engine="e", precision="fp32", trained_on=None, licence="x",
+        device="cpu", fps=15, window_s=1, input_width=1, input_height=1, metrics=None, thresholds=[0.5] * 3,
+        labels=LABELS, warnings=[],
+    )  # fmt: skip

@@ -1,0 +1,242 @@
+"""The example of a caller: its arithmetic against counting on a fine grid, and the whole of it against a live service."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from pathlib import Path
+
+import httpx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from standardwebhooks import Webhook
+
+from examples.emotion_app.features import (
+    HEAD,
+    LEGS,
+    SELF_TOUCH,
+    Activity,
+    Group,
+    Window,
+    compute,
+    make_groups,
+    seconds_at_least,
+)
+from examples.emotion_app.plot import draw
+from examples.emotion_app.receiver import Receiver, listening
+from mmad.answers import ActionLabel, Label, Labels, Result
+from model.bundle import Bundle
+from tests.conftest import start_service
+from tests.test_client import RESULT
+
+GROUPS = [
+    Group("self_touch", frozenset({"F1", "G1"})),
+    Group("head", frozenset({"B1", "B3"})),
+    Group("legs", frozenset({"D3"})),
+]
+Actions = list[tuple[str, float, float]]
+Stretches = list[tuple[float, float, str]]
+
+
+def make_result(actions: Actions, duration_s: float, coverage: Stretches | None = None) -> Result:
+    """A service's answer with these actions (code, start, end)."""
+    covered = coverage or [(0, duration_s, "analysed")]
+    document = RESULT | {
+        "media": RESULT["media"] | {"duration_s": duration_s},
+        "coverage": [{"start_s": start, "end_s": end, "status": status} for start, end, status in covered],
+        "detections": [
+            {"id": f"p{place}", "start_s": start, "end_s": end, "score": 0.5, "overlaps": [],
+             "action": {"id": 1, "code": code, "name": code}, "body": {"id": 1, "code": code[0], "name": code[0]}}
+            for place, (code, start, end) in enumerate(actions)
+        ],
+    }  # fmt: skip
+    return Result.from_json(document)
+
+
+def test_two_minutes_by_hand() -> None:
+    actions = [
+        ("F1", 10.0, 20.0), ("G1", 15.0, 25.0),  # one episode of 15 s
+        ("F1", 50.0, 70.0),                      # over the edge: begins in the first minute
+        ("B1", 70.0, 73.0), ("B3", 100.0, 103.0), ("C1", 71.0, 72.0),
+    ]  # fmt: skip
+    first, second, third = compute(make_result(actions, 150.0), GROUPS)
+    assert (first.start_s, first.end_s, third.start_s, third.end_s) == (0, 60, 120, 150)
+    assert first.activity == {
+        "self_touch": Activity(2, pytest.approx(25 / 60)), "head": Activity(0, 0), "legs": Activity(0, 0),
+    }  # fmt: skip
+    assert second.activity is not None
+    assert second.activity["self_touch"] == Activity(0, pytest.approx(10 / 60))
+    assert second.activity["head"] == Activity(2, pytest.approx(6 / 60))
+    assert first.concurrency == pytest.approx(30 / 60)
+    assert first.overlap_share == pytest.approx(5 / 60)
+    assert second.concurrency == pytest.approx(17 / 60)
+    assert second.overlap_share == pytest.approx(1 / 60)
+    assert third == Window(120, 150, 30, dict.fromkeys(["self_touch", "head", "legs"], Activity(0, 0)), 0, 0)
+
+
+def test_nobody_there_is_not_nothing_moving() -> None:
+    coverage = [(0.0, 40.0, "analysed"), (40.0, 125.0, "no_person"), (125.0, 130.0, "analysed")]
+    first, second, third = compute(make_result([("D3", 30.0, 45.0)], 130.0, coverage), GROUPS)
+    assert first.analysed_s == 40
+    assert first.activity is not None
+    assert first.activity["legs"] == Activity(1.5, 0.25)  # once in 40 s; 10 s of 40
+    assert (second.activity, second.concurrency, second.overlap_share) == (None, None, None)
+    assert third.analysed_s == 5
+
+
+# Whole seconds, so that a grid of seconds counts them exactly.
+INSTANTS = st.integers(0, 40)
+STRETCH = st.tuples(INSTANTS, INSTANTS).filter(lambda pair: pair[0] < pair[1])
+CODES = st.sampled_from(["F1", "G1", "B1", "B3", "D3", "C1"])
+ACTION = st.tuples(CODES, STRETCH).map(lambda one: (one[0], float(one[1][0]), float(one[1][1])))
+
+
+@given(st.lists(ACTION, max_size=15), st.sets(INSTANTS, max_size=4), st.integers(1, 50), st.integers(1, 50))
+def test_features_are_what_counting_gives(actions: Actions, cuts: set[int], length: int, window: int) -> None:
+    edges = sorted({0, length, *(cut for cut in cuts if cut < length)})
+    coverage = [
+        (float(start), float(end), ("analysed", "no_person")[place % 2])
+        for place, (start, end) in enumerate(pairwise(edges))
+    ]
+    found = compute(make_result(actions, float(length), coverage), GROUPS, float(window))
+    assert [one.start_s for one in found] == list(range(0, length, window))
+    seconds = {
+        second
+        for start, end, status in coverage
+        if status == "analysed"
+        for second in range(int(start), int(end))
+    }
+    for one in found:
+        inside = [second for second in range(int(one.start_s), int(one.end_s)) if second in seconds]
+        assert one.analysed_s == len(inside)
+        if one.activity is None:
+            assert not inside
+            continue
+        going_on = [sum(start <= second < end for _, start, end in actions) for second in inside]
+        assert one.concurrency == pytest.approx(sum(going_on) / len(inside))
+        assert one.overlap_share == pytest.approx(sum(count > 1 for count in going_on) / len(inside))
+        for group in GROUPS:
+            mine = [(start, end) for code, start, end in actions if code in group.codes]
+            busy = [second for second in inside if any(start <= second < end for start, end in mine)]
+            begins = [
+                second
+                for second in range(int(one.start_s), int(one.end_s))
+                if any(start == second for start, _ in mine) and not any(start < second <= end for start, end in mine)
+            ]  # fmt: skip
+            assert one.activity[group.name].share == pytest.approx(len(busy) / len(inside))
+            assert one.activity[group.name].per_min == pytest.approx(60 * len(begins) / len(inside))
+
+
+@given(st.lists(STRETCH, max_size=12), st.integers(1, 4))
+def test_overlap_is_what_counting_gives(intervals: list[tuple[int, int]], count: int) -> None:
+    seconds = sum(sum(start <= second < end for start, end in intervals) >= count for second in range(41))
+    assert seconds_at_least(((float(start), float(end)) for start, end in intervals), count) == seconds
+
+
+def test_a_window_has_a_length() -> None:
+    with pytest.raises(ValueError, match="a window of 0 s"):
+        compute(make_result([], 10.0), GROUPS, 0)
+    assert compute(make_result([], 0.0), GROUPS) == []
+
+
+def test_groups_are_of_the_models_classes(shipped: Bundle) -> None:
+    taxonomy = shipped.manifest.taxonomy
+    bodies = [Label(body.id, body.code, body.name) for body in taxonomy.bodies]
+    actions = [ActionLabel(one.id, one.code, one.name, bodies[one.body_id]) for one in taxonomy.actions]
+    groups = {group.name: group.codes for group in make_groups(Labels(bodies, actions))}
+    names = {one.code: one.name for one in actions}
+    assert {names[code] for code in SELF_TOUCH} >= {"touching nose", "covering mouth", "touching legs"}
+    assert all(any(word in names[code] for word in ("touching", "scratching", "patting", "rubbing", "covering", "playing"))
+               for code in groups["self_touch"])  # fmt: skip
+    assert groups["head"] == frozenset(HEAD) == {code for code in names if code.startswith("B")}
+    assert groups["legs"] == frozenset(LEGS) == {code for code in names if code.startswith("D")} - {"D7"}
+    with pytest.raises(ValueError, match="does not know D3"):
+        make_groups(Labels(bodies, [one for one in actions if one.code != "D3"]))
+
+
+def test_the_picture_is_drawn_of_any_result(tmp_path: Path) -> None:
+    nobody = make_result([], 30.0, [(0, 30.0, "no_person")])
+    busy = make_result(
+        [("F1", 0.0, 10.0), ("B1", 5.0, 6.0)], 130.0, [(0, 70, "analysed"), (70, 130, "no_person")]
+    )
+    sizes = set()
+    for place, result in enumerate((nobody, busy)):
+        path = tmp_path / f"{place}.png"
+        draw(result, GROUPS, compute(result, GROUPS), path, "note")
+        sizes.add(path.stat().st_size)
+    assert len(sizes) == 2
+
+
+SECRET = "whsec_" + "c2VjcmV0" * 5
+
+
+def signed(
+    body: str, name: str = "msg_1", secret: str = SECRET, at: datetime | None = None
+) -> dict[str, str]:
+    at = at or datetime.now(UTC)
+    return {
+        "webhook-id": name, "webhook-timestamp": str(int(at.timestamp())),
+        "webhook-signature": Webhook(secret).sign(name, at, body),
+    }  # fmt: skip
+
+
+def test_only_genuine_messages_are_believed() -> None:
+    body = json.dumps({"type": "job.succeeded", "data": {"id": "j1"}})
+    receiver = Receiver(SECRET)
+    forged = [
+        signed(body, secret="whsec_" + "YW5vdGhl" * 5),
+        signed(body.replace("j1", "j2")),
+        signed(body, at=datetime.now(UTC) - timedelta(hours=1)),
+        signed(body) | {"webhook-signature": "v1"},
+        signed(body) | {"webhook-signature": "v1,***"},
+        {},
+    ]
+    with listening(receiver, "127.0.0.1", 0) as address, httpx.Client() as http:
+        for headers in forged:
+            assert http.post(address, content=body, headers=headers).status_code == 401
+        assert http.post(address, content=b"\xff", headers=signed(body)).status_code == 401
+        assert http.post(address, content=b" " * 100_000, headers=signed(body)).status_code == 413
+        with pytest.raises(TimeoutError, match="j1 came within 0"):
+            receiver.wait("j1", 0.01)
+        for _ in range(2):
+            assert http.post(address, content=body, headers=signed(body)).status_code == 204
+        other = body.replace("j1", "other")
+        assert http.post(address, content=other, headers=signed(other, "msg_2")).status_code == 204
+    assert receiver.wait("j1", 1)["type"] == "job.succeeded"
+    assert receiver.wait("other", 1)["data"]["id"] == "other"
+    with pytest.raises(TimeoutError):
+        receiver.wait("j1", 0.01)
+
+
+def test_an_interview_in_features_out(tmp_path: Path, clip: Path) -> None:
+    """With a service of its own: one that may send messages to this machine."""
+    root = Path(__file__).resolve().parents[1]
+    service = start_service(tmp_path / "data", tmp_path / "log", MMAD_WEBHOOK_ALLOW_PRIVATE="true")
+    environment = os.environ | {"MMAD_DATA_DIR": str(tmp_path / "data"), "MMAD_URL": service.url}
+
+    def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, "-m", "examples.emotion_app", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=root, check=False)
+
+    try:
+        ran = run(str(clip), "--out", str(tmp_path / "out"), "--window-s", "2", "--timeout-s", "60")
+        assert ran.returncode == 0, ran.stderr
+        refused = run(str(tmp_path / "log"), "--out", str(tmp_path / "none"))
+        assert refused.returncode == 1
+        assert "[not_a_video]" in refused.stderr
+    finally:
+        service.stop()
+    assert "job.succeeded" in ran.stderr
+    document = json.loads((tmp_path / "out/features.json").read_text())
+    assert [one["start_s"] for one in document["windows"]] == [0, 2, 4]
+    assert document["model"]["trained_on"] is None
+    assert "Not for hiring" in document["limits"]
+    with (tmp_path / "out/features.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["start_s"]) for row in rows] == [0, 2, 4]
+    assert float(rows[0]["concurrency"]) == pytest.approx(document["windows"][0]["concurrency"], abs=0.001)
+    assert (tmp_path / "out/features.png").read_bytes()[:4] == b"\x89PNG"
