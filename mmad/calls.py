@@ -273,7 +273,7 @@ def _detect(videos: Sequence[Video], kind: type[AnswerT], options: SubmitOptions
         _texts({key: value for key, value in options.items() if key != "idempotency_key"}),
         {"Idempotency-Key": name},
         videos,
-        repeatable=True,
+        repeatable=all(_can_rewind(one) for one in videos),
     )
 
 

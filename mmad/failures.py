@@ -159,7 +159,7 @@ class Watch:
     def delay_s(self, job: Job) -> float:
         """Seconds to the next look, more each time; raises TimeoutError when the time is over."""
         left_s = self.deadline - time.monotonic()
-        if left_s <= -9e9:
+        if left_s <= 0:
             raise TimeoutError(
                 f"job {self._job_id} is still {job.state} after {self._timeout_s:g} s; it goes on, ask again later"
             )

@@ -46,6 +46,11 @@ class Intake:
         self._desk, self._caller, self._key = desk, caller, idempotency_key
         self._ids: list[str] = []
 
+    @property
+    def may_replay(self) -> bool:
+        """Whether its key was used before: then it may make no new jobs."""
+        return self._claimed() is not None
+
     def video_key(self, index: int) -> str:
         """Where the request's video at this place goes."""
         while len(self._ids) <= index:
@@ -70,10 +75,14 @@ class Intake:
         options = self.options({**query, **received.fields})
         if options.labels is not None:
             chosen_actions(self._desk.model_card().labels, options.labels)
+        fingerprint = _fingerprint(received.uploads, options)
+        if earlier := self._earlier(self._claimed(), fingerprint):
+            self.abandon()
+            return Taken(earlier, replayed=True)
         sizes = [upload.bytes for upload in received.uploads]
         self._desk.auth.admit(self._caller, self._desk.jobs, sum(sizes), len(sizes))
         records = self._create(received.uploads, options)
-        if self._key and (earlier := self._claim(_fingerprint(received.uploads, options))):
+        if earlier := self._claim(fingerprint):
             self.abandon()
             return Taken(earlier, replayed=True)
         try:
@@ -104,30 +113,43 @@ class Intake:
         ]
 
     def _claim(self, fingerprint: str) -> list[Record] | None:
-        """Take the key for this request's jobs; those of an earlier request with the same key and body, if any.
+        """Take the key for this request's jobs; those of a request that was faster, if there is one."""
+        if self._key is None:
+            return None
+        mine = Claim(fingerprint=fingerprint, jobs=self._ids, at=datetime.now(UTC)).model_dump_json().encode()
+        while True:
+            found = self._claimed()
+            if earlier := self._earlier(found, fingerprint):
+                return earlier
+            if self._desk.store.swap(self._claim_key, found, mine):
+                return None
+
+    def _earlier(self, found: bytes | None, fingerprint: str) -> list[Record] | None:
+        """The jobs of the request that took this key; None where nobody did, or they are gone and the key is free.
 
         Raises:
             Problem: idempotency_conflict where the key was used for another body.
         """
-        mine = Claim(fingerprint=fingerprint, jobs=self._ids, at=datetime.now(UTC)).model_dump_json().encode()
-        while not self._desk.store.swap(self._claim_key, None, mine):
-            try:
-                found = self._desk.store.get(self._claim_key)
-            except KeyError:  # swept or given up meanwhile
-                continue
-            claim = Claim.model_validate_json(found)
-            if claim.fingerprint != fingerprint:
-                raise Problem(
-                    "idempotency_conflict",
-                    f"the Idempotency-Key {self._key!r} was used at {claim.at:%Y-%m-%dT%H:%M:%SZ} "
-                    "for another video or other parameters; use a new key for a new request",
-                )
-            try:
-                return [self._desk.jobs.get(job_id, self._caller.owner) for job_id in claim.jobs]
-            except Problem:  # deleted or expired: the key is free again
-                if self._desk.store.swap(self._claim_key, found, mine):
-                    return None
-        return None
+        if found is None:
+            return None
+        claim = Claim.model_validate_json(found)
+        try:
+            records = [self._desk.jobs.get(job_id, self._caller.owner) for job_id in claim.jobs]
+        except Problem:  # deleted or expired
+            return None
+        if claim.fingerprint != fingerprint:
+            raise Problem(
+                "idempotency_conflict",
+                f"the Idempotency-Key {self._key!r} was used at {claim.at:%Y-%m-%dT%H:%M:%SZ} "
+                "for another video or other parameters; use a new key for a new request",
+            )
+        return records
+
+    def _claimed(self) -> bytes | None:
+        try:
+            return self._desk.store.get(self._claim_key) if self._key else None
+        except KeyError:
+            return None
 
     def _unclaim(self) -> None:
         if self._key:

@@ -7,10 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from starlette.testclient import TestClient
 
+from service.auth import Caller
 from service.desk import Desk
+from service.errors import Problem
 from service.intake import preferred_wait_s
 from service.job_schemas import JobError, State
-from service.jobs import key
+from service.jobs import Jobs, key
 from tests.desks import VIDEO, assert_problem, finish, stored_files
 
 OTHER = VIDEO + b"other"
@@ -60,7 +62,7 @@ def test_two_at_the_same_moment_make_one_job(
 
     def late(name: str, expected: bytes | None, content: bytes) -> bool:
         if name.startswith("idempotency/") and expected is None:
-            together.wait(10)
+            together.wait(10)  # all have looked, and found the key free
         return swap(name, expected, content)
 
     monkeypatch.setattr(desk.store, "swap", late)
@@ -88,6 +90,24 @@ def test_a_key_whose_job_was_deleted_is_free(api: TestClient, desk: Desk) -> Non
     assert again.json()["id"] != first
     assert "idempotency-replayed" not in again.headers
     assert desk.queue.ids == [again.json()["id"]]
+
+
+def test_a_request_sent_again_is_answered_at_the_limit(
+    api: TestClient, desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full: list[bool] = []
+    admit = desk.auth.admit
+
+    def at_limit(caller: Caller, jobs: Jobs, coming_bytes: int, count: int) -> None:
+        if full:
+            raise Problem("too_many_jobs", "no more jobs for this key")
+        admit(caller, jobs, coming_bytes, count)
+
+    monkeypatch.setattr(desk.auth, "admit", at_limit)
+    first = send(api).json()
+    full.append(True)
+    assert send(api).json() == first
+    assert_problem(send(api, key_="k2"), "too_many_jobs")
 
 
 def test_several_videos_are_several_jobs_of_a_batch(api: TestClient, desk: Desk) -> None:

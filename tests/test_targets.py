@@ -334,3 +334,28 @@ def test_certificates_are_verified_against_the_name(
         assert post(client, "https://other.example.org/") == Answer(error="tls_failed")
         assert post(tls, "https://hooks.example.org/") == Answer(error="tls_failed")
         assert len(receiver.came) == 1
+
+
+def test_an_answer_that_drips_is_bounded_under_tls_too(
+    certified: tuple[ssl.SSLContext, ssl.SSLContext],
+) -> None:
+    server, client = certified
+    gone = threading.Event()
+
+    def drip(handler: BaseHTTPRequestHandler) -> None:
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\n")
+        try:
+            while not gone.wait(0.01):
+                handler.wfile.write(b"X-Slow: 1\r\n")
+        except OSError:
+            gone.set()
+
+    with receiving(server) as receiver:
+        receiver.drip = drip
+        sender = Sender(client, timeout_s=2, resolve=resolving([PUBLIC]), network=Detour(receiver))
+        try:
+            assert sender.post("https://hooks.example.org/", {}, b"{}") == Answer(error="timeout")
+            assert gone.wait(30)
+        finally:
+            gone.set()
+        assert len(receiver.came) == 1

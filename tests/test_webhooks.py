@@ -599,7 +599,15 @@ def test_the_setting_comes_first_and_must_be_a_secret(tmp_path: Path) -> None:
     good = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
     assert secret(Settings.model_validate({"data_dir": tmp_path, "webhook_secret": good})) == good
     assert list(tmp_path.iterdir()) == []
-    for bad in ("", "hunter2", "whsec_", "whsec_c2hvcnQ=", "whsec_" + "A" * 200, "whsec_****" + good):
+    for bad in (
+        "",
+        "hunter2",
+        "whsec_",
+        "whsec_c2hvcnQ=",
+        "whsec_" + "A" * 200,
+        "whsec_****" + good,
+        good[:18] + "!" + good[18:],
+    ):
         with pytest.raises(ValueError, match="MMAD_WEBHOOK_SECRET") as caught:
             secret(Settings.model_validate({"data_dir": tmp_path, "webhook_secret": bad}))
         assert not bad or bad not in str(caught.value) or bad == "whsec_"

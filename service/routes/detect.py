@@ -5,6 +5,7 @@ from typing import Any
 from anyio import CancelScope, to_thread
 from fastapi import APIRouter, Request, Response
 
+from service.auth import Caller
 from service.desk import CallerOf, Desk, DeskOf, accepted, problems
 from service.events import ended_within
 from service.intake import MAX_WAIT_S, Intake, Taken, idempotency_key, preferred_wait_s
@@ -80,7 +81,7 @@ async def detect(request: Request, response: Response, desk: DeskOf, caller: Cal
     query = dict(request.query_params)
     intake = Intake(desk, caller, idempotency_key(request.headers.get("idempotency-key")))
     intake.options(query)  # refused before the body is read
-    await to_thread.run_sync(desk.auth.admit, caller, desk.jobs, _declared_bytes(request), 1)
+    await to_thread.run_sync(_admit, desk, caller, intake, _declared_bytes(request))
     limits = Limits(desk.settings.max_upload_bytes, desk.settings.max_batch_files)
     try:
         received = await receive(request, desk.store, intake.video_key, limits)
@@ -120,6 +121,11 @@ def _batch(taken: Taken, response: Response) -> Batch:
     return Batch(
         batch=batch, jobs=[accepted(record) for record in taken.records], links=BatchLinks(jobs=where)
     )
+
+
+def _admit(desk: Desk, caller: Caller, intake: Intake, declared_bytes: int) -> None:
+    if not intake.may_replay:
+        desk.auth.admit(caller, desk.jobs, declared_bytes, 1)
 
 
 def _declared_bytes(request: Request) -> int:
