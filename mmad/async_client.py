@@ -199,7 +199,7 @@ class AsyncClient:
     async def _moments(self, job_id: str, watch: Watch) -> AsyncGenerator[Job, None]:
         """The job as it moves on; see Client._moments."""
         try:
-            async with aclosing(self._events(job_id, float("inf"))) as events:
+            async with aclosing(self._events(job_id, watch.deadline - SILENCE_S)) as events:
                 async for event in events:
                     yield event.job
         except EventsUnavailable:

@@ -43,7 +43,7 @@ class Receiver:
                 message = self._messages.get(timeout=timeout_s)
             except Empty:
                 raise TimeoutError(f"no message about job {job_id} came within {timeout_s:g} s") from None
-            if message["data"]["id"] == job_id:
+            if message:
                 return message
 
 
