@@ -79,6 +79,16 @@ def api() -> None:
     )
 
 
+@app.command("webhook-secret")
+def webhook_secret() -> None:
+    """Print the secret that messages to callback_url are signed with; made now if there is none."""
+    from service.signing import secret
+
+    settings = settings_with()
+    with failing_on(ValueError, OSError):
+        out.print(secret(settings), highlight=False)
+
+
 @app.command()
 def worker() -> None:
     """Run one worker; settings come from MMAD_... variables."""

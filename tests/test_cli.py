@@ -19,10 +19,33 @@ def mmad(*arguments: str) -> "subprocess.CompletedProcess[str]":
 
 def test_every_command_is_there() -> None:
     words = mmad("--help").stdout
-    for command in ("serve", "api", "worker", "detect", "submit", "labels", "export", "bundle", "bench"):
+    for command in (
+        "serve",
+        "api",
+        "worker",
+        "detect",
+        "submit",
+        "labels",
+        "export",
+        "bundle",
+        "bench",
+        "keys",
+        "webhook-secret",
+    ):
         assert f" {command} " in words
         helped = mmad(command, "--help")
         assert helped.returncode == 0, command
+
+
+def test_the_webhooks_secret_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MMAD_DATA_DIR", str(tmp_path))
+    first, again = mmad("webhook-secret"), mmad("webhook-secret")
+    assert first.stdout == again.stdout
+    assert first.stdout.startswith("whsec_")
+    monkeypatch.setenv("MMAD_WEBHOOK_SECRET", "whsec_short")
+    refused = mmad("webhook-secret")
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert "24 to 64 random bytes" in refused.stderr
 
 
 def test_wrong_usage_is_status_2() -> None:

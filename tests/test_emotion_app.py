@@ -206,11 +206,10 @@ def test_only_genuine_messages_are_believed() -> None:
         with pytest.raises(TimeoutError, match="j1 came within 0"):
             receiver.wait("j1", 0.01)
         other = body.replace("j1", "other")
-        for sent, name in ((body, "msg_1"), (other, "msg_2"), (body, "msg_1")):  # the first comes twice
+        for sent, name in ((other, "msg_2"), (body, "msg_1"), (body, "msg_1")):
             assert http.post(address, content=sent, headers=signed(sent, name)).status_code == 204
-    assert receiver.wait("j1", 1)["type"] == "job.succeeded"
-    assert receiver.wait("other", 1)["data"]["id"] == "other"
-    with pytest.raises(TimeoutError):
+    assert receiver.wait("j1", 1)["data"]["id"] == "j1"  # another job's message is passed over
+    with pytest.raises(TimeoutError):  # the second delivery was the same message
         receiver.wait("j1", 0.01)
 
 

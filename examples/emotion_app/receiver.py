@@ -31,7 +31,7 @@ class Receiver:
         ):  # ValueError: a signature or body that cannot be decoded
             return 401
         # Deliveries come at least once: the same id is the same message.
-        if (name := headers["webhook-id"]) not in self._ids:
+        if (name := headers["webhook-id"]):
             self._ids.add(name)
             self._messages.put(message)
         return 204
@@ -43,7 +43,7 @@ class Receiver:
                 message = self._messages.get(timeout=timeout_s)
             except Empty:
                 raise TimeoutError(f"no message about job {job_id} came within {timeout_s:g} s") from None
-            if message:
+            if message["data"]["id"] == job_id:
                 return message
 
 
