@@ -94,7 +94,7 @@ def test_a_video_is_gone_when_its_job_has_ended(service: Service, client: Client
     job_id = client.submit(clip).id
     client.wait(job_id)
     kept = sorted(path.name for path in (service.data_dir / "store/jobs" / job_id).iterdir())
-    assert kept == ["job.json", "proposals.npz", "result.json"]
+    assert kept == ["1", "job.json"]
 
 
 def test_many_at_once_are_all_answered(service: Service, clip: Path) -> None:

@@ -31,7 +31,7 @@ class Receiver:
         ):  # ValueError: a signature or body that cannot be decoded
             return 401
         # Deliveries come at least once: the same id is the same message.
-        if (name := headers["webhook-id"]):
+        if (name := headers["webhook-id"]) not in self._ids:
             self._ids.add(name)
             self._messages.put(message)
         return 204
