@@ -30,6 +30,7 @@ from service.routes import router
 from service.settings import Settings
 from service.store import FolderStore
 from service.sweeper import Sweeper
+from service.webhooks import Message
 
 log = structlog.get_logger()
 
@@ -82,6 +83,10 @@ def bare_app(lifespan: Any = None) -> FastAPI:
         lifespan=lifespan,
     )
     app.add_middleware(RateLimitHeaders)
+    app.webhooks.add_api_route(
+        "job-ended", job_ended, methods=["POST"], status_code=204, summary="A job has ended", tags=["jobs"],
+        operation_id="job_ended",
+    )  # fmt: skip
     app.include_router(router)
     app.openapi_schema = _openapi(app)
     app.add_exception_handler(Problem, _on_problem)
@@ -89,6 +94,10 @@ def bare_app(lifespan: Any = None) -> FastAPI:
     app.add_exception_handler(HTTPException, _on_http)
     app.add_exception_handler(Exception, _on_fault)
     return app
+
+
+def job_ended(message: Message) -> None:
+    """What `callback_url` is sent, signed as Standard Webhooks say; any answer of 2xx will do."""
 
 
 def problem_response(
@@ -163,6 +172,7 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
         components["schemas"].pop(name, None)
     components["schemas"]["ProblemDocument"] = ProblemDocument.model_json_schema()
     examples = json.loads(files("service").joinpath("examples.json").read_text(encoding="utf-8"))
+    del document["webhooks"]["job-ended"]["post"]["responses"]["422"]
     components["examples"] = {code: {"value": value} for code, value in examples["problems"].items()}
     for path, operations in document["paths"].items():
         for method, operation in operations.items():

@@ -142,9 +142,10 @@ class Jobs:
                 return record[1]
             tombstone = self._tombstone(job_id)
             if record is None and tombstone and owner in (None, tombstone.owner):
+                how = "was deleted" if tombstone.why == "deleted" else "expired"
                 raise Problem(
                     f"job_{tombstone.why}",
-                    f"the job was {tombstone.why} at {tombstone.at:%Y-%m-%dT%H:%M:%SZ}",
+                    f"the job {how} at {tombstone.at:%Y-%m-%dT%H:%M:%SZ}; for a result send the video again",
                 )
         raise Problem("job_not_found", f"no job has the id {job_id[:64]!r}; POST /detect makes one")
 
