@@ -332,6 +332,7 @@ class Accepted(Answer):
 
     id: str
     state: str
+    error: JobError | None
     links: Links
 
 

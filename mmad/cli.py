@@ -1,9 +1,10 @@
 """The front door: every command, each importing what it needs when it is called."""
 
 import json
+import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import structlog
 import typer
@@ -19,8 +20,7 @@ from mmad.options import (
 )
 from mmad.terminal import failing_on, out, tell, write
 
-if TYPE_CHECKING:
-    pass
+_KEEPS_VIDEOS = ("serve", "api", "worker")
 
 app = typer.Typer(
     name="mmad",
@@ -80,13 +80,22 @@ def api() -> None:
 
 
 @app.command("webhook-secret")
-def webhook_secret() -> None:
+def webhook_secret(
+    key_id: Annotated[
+        str | None,
+        typer.Option("--key", metavar="ID", help="Of the jobs of this key, as its caller needs it."),
+    ] = None,
+    file: keys.KeysFile = None,
+) -> None:
     """Print the secret that messages to callback_url are signed with; made now if there is none."""
+    from service.jobs import NOBODY
+    from service.keys import KeysError, default_file, find
     from service.signing import secret
 
     settings = settings_with()
-    with failing_on(ValueError, OSError):
-        out.print(secret(settings), highlight=False)
+    with failing_on(ValueError, OSError, KeysError):
+        owner = find(file or default_file(settings), key_id).id if key_id is not None else NOBODY
+        write(secret(settings, owner), None)
 
 
 @app.command()
@@ -214,6 +223,8 @@ def bundle_verify(folder: Annotated[Path, typer.Argument(help="Bundle folder.")]
 
 def main() -> None:
     """Entry point of the `mmad` command."""
+    if sys.argv[1:2] and sys.argv[1] in _KEEPS_VIDEOS:
+        os.umask(0o077)  # people's videos are for the service's own eyes
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,

@@ -1,5 +1,6 @@
 """The detector: an open video file in, detections out."""
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import BinaryIO, Literal
@@ -59,8 +60,9 @@ class Detector:
                 frames = video.frames(config.fps, config.width, config.height, region or Region())
             else:
                 frames = video.whole_frames(config.fps, LONGEST)
-            expected = (video.declared_duration_s or 0) * config.fps
-            counted = self._count(frames, expected, progress)
+            counted = self._count(
+                frames, _Reach(file, (video.declared_duration_s or 0) * config.fps), progress
+            )
             if framer is None:
                 found = self.propose(windows(counted, config.window_frames, config.overlap_frames))
             else:
@@ -113,10 +115,31 @@ class Detector:
         )
 
     @staticmethod
-    def _count(frames: Iterator[Frame], expected: float, progress: Progress) -> Iterator[Frame]:
-        """Pass frames on and report how far they have come."""
+    def _count(frames: Iterator[Frame], reach: "_Reach", progress: Progress) -> Iterator[Frame]:
+        """Pass frames on and report how far they have come: at each, as a caller may stop the work there."""
         progress("decoding", 0.0)
         for index, frame in enumerate(frames):
-            if index % 16 == 0:
-                progress("detecting", min(1.0, index / expected) if expected else 0.0)
+            progress("detecting", reach.fraction(index))
             yield frame
+
+
+class _Reach:
+    """How far into a video a frame is: by the length that its container declares, or else by the bytes read."""
+
+    def __init__(self, file: BinaryIO, expected_frames: float) -> None:
+        self._file, self._expected_frames = file, expected_frames
+        self._bytes = 0 if expected_frames else _size_of(file)
+
+    def fraction(self, frames: int) -> float:
+        """0..1 after so many frames."""
+        if self._expected_frames:
+            return min(1.0, frames / self._expected_frames)
+        return self._file.tell() / self._bytes if self._bytes else 0.0
+
+
+def _size_of(file: BinaryIO) -> int:
+    """In bytes; the place in the file stays as it is."""
+    place = file.tell()
+    size = file.seek(0, os.SEEK_END)
+    file.seek(place)
+    return size

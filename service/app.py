@@ -22,7 +22,8 @@ from starlette.requests import ClientDisconnect
 
 from service import errors
 from service.auth import Auth, RateLimitHeaders, add_cors
-from service.desk import Desk, retry_after
+from service.browsers import HEALTH_PATHS, SAFE_METHODS, keep_pages_out
+from service.desk import Desk, problems, retry_after
 from service.errors import Problem
 from service.job_schemas import ProblemDocument
 from service.queue import JobQueue, connect
@@ -67,6 +68,7 @@ def app_of(desk: Desk) -> FastAPI:
 
     app = bare_app(background)
     app.state.desk, app.state.auth = desk, desk.auth
+    keep_pages_out(app, desk.settings, problem_response)
     return app
 
 
@@ -136,8 +138,10 @@ async def _on_disconnect(request: Request, _error: Exception) -> Response:
     return Response(status_code=400)  # nobody is there to read it
 
 
-async def _on_http(request: Request, error: Exception) -> JSONResponse:
+async def _on_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    if error.status_code == HTTPStatus.NO_CONTENT:
+        return Response(status_code=HTTPStatus.NO_CONTENT)
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         response = problem_response(
             request, "method_not_allowed", f"{request.method} is not taken here; see /docs"
@@ -181,10 +185,19 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
             unprocessable = operation["responses"].get("422", {}).get("content", {})
             if "application/json" in unprocessable:
                 del operation["responses"]["422"]
+            operation["responses"] |= _refused_to_pages(path, method)
             for status, response in operation["responses"].items():
                 named = examples["answers"].get(f"{method.upper()} {path} {status}", {})
                 _add_examples(response, named)
     return document
+
+
+def _refused_to_pages(path: str, method: str) -> dict[str, Any]:
+    """The answers of service.browsers, which stands before all routes."""
+    codes = () if path in HEALTH_PATHS else ("host_refused",)
+    if method.upper() not in SAFE_METHODS:
+        codes = (*codes, "origin_refused")
+    return {str(status): response for status, response in problems(*codes).items()}
 
 
 def _add_examples(response: dict[str, Any], named: dict[str, Any]) -> None:

@@ -1,9 +1,9 @@
 """What every route works with, and what several of them say."""
 
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
+from anyio import CapacityLimiter
 from fastapi import Depends, Request
 from pydantic import ValidationError
 
@@ -18,6 +18,8 @@ from service.settings import Settings
 from service.store import MODEL_CARD, Store
 from service.webhooks import Webhooks
 
+_LOOKERS = 8
+
 
 class Desk:
     """Store, queue and what is made of them."""
@@ -28,6 +30,8 @@ class Desk:
         self.jobs = Jobs(store)
         self.queue = queue
         self.auth = auth
+        # Threads for those who follow and wait, so that they never take those of uploads and answers.
+        self.lookers = CapacityLimiter(_LOOKERS)
         self.webhooks = Webhooks(store, self.jobs, settings, links_of)
 
     def model_card(self) -> ModelCard:
@@ -123,7 +127,7 @@ def links_of(job_id: str) -> Links:
 
 def accepted(record: Record) -> Accepted:
     """The answer to an upload."""
-    return Accepted(id=record.id, state=record.state, links=links_of(record.id))
+    return Accepted(id=record.id, state=record.state, error=record.error, links=links_of(record.id))
 
 
 def retry_after(code: str) -> dict[str, str]:
@@ -156,8 +160,3 @@ def problems(*codes: str) -> dict[int | str, dict[str, Any]]:
             when = {"schema": {"type": "integer"}, "description": "Seconds to wait before asking again."}
             entry.setdefault("headers", {})["Retry-After"] = when
     return by_status
-
-
-def values_of(query: Mapping[str, str]) -> dict[str, str]:
-    """The values of a query, the last where a name occurs twice."""
-    return dict(query)

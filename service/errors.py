@@ -24,6 +24,8 @@ CATALOGUE = {
     "upload_too_large": Kind(413, "The upload is larger than the limit"),
     "too_many_files": Kind(413, "The request holds more videos than the limit"),
     "idempotency_conflict": Kind(422, "The Idempotency-Key was used for another request"),
+    "request_in_progress": Kind(409, "A request with this Idempotency-Key is being taken"),
+    "range_not_satisfiable": Kind(416, "The range lies beyond the video's end"),
     "callback_refused": Kind(422, "The callback_url is none that messages may be sent to"),
     "not_found": Kind(404, "There is nothing at this address"),
     "method_not_allowed": Kind(405, "This address does not take this method"),
@@ -48,6 +50,8 @@ CATALOGUE = {
     # the caller
     "key_missing": Kind(401, "The request has no API key"),
     "key_unknown": Kind(401, "The API key is not valid"),
+    "host_refused": Kind(403, "The service does not answer to this name"),
+    "origin_refused": Kind(403, "Pages of this origin may not do that"),
     "rate_limited": Kind(429, "The key has made more requests than its limit"),
     "too_many_jobs": Kind(429, "The key has more unfinished jobs than its limit"),
     "storage_full": Kind(429, "The key has more stored bytes than its limit"),
@@ -64,6 +68,7 @@ RETRY_AFTER_S = {
     "too_many_jobs": 10,
     "storage_full": 60,
     "rate_limited": 1,
+    "request_in_progress": 1,
 }
 
 

@@ -41,7 +41,7 @@ async def follow(desk: Desk, job_id: str, owner: str, after: Mark) -> AsyncItera
     """The job now and at each later moment, in order, until it has ended or is removed."""
     while True:
         try:
-            job = await to_thread.run_sync(_look, desk, job_id, owner)
+            job = await to_thread.run_sync(_look, desk, job_id, owner, limiter=desk.lookers)
         except Problem:  # removed while somebody listened: there is nothing more to tell
             return
         if mark_of(job) > after:
@@ -52,12 +52,14 @@ async def follow(desk: Desk, job_id: str, owner: str, after: Mark) -> AsyncItera
         await anyio.sleep(_LOOK_EVERY_S)
 
 
-async def ended_within(desk: Desk, job_id: str, owner: str, seconds: float) -> bool:
-    """Wait for a job's end, at most so long."""
+async def ended_within(desk: Desk, job_id: str, seconds: float) -> bool:
+    """Wait for a job's end, at most so long; a job that is removed has ended too."""
     with anyio.move_on_after(seconds):
-        async for job in follow(desk, job_id, owner, Mark(0, 0)):
-            if job.state in ENDED:
+        while True:
+            record = await to_thread.run_sync(desk.jobs.read, job_id, limiter=desk.lookers)
+            if record is None or record.ended:
                 return True
+            await anyio.sleep(_LOOK_EVERY_S)
     return False
 
 

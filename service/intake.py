@@ -3,9 +3,11 @@
 import hashlib
 import json
 import re
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from uuid import uuid4
 
 from service.auth import Caller
 from service.desk import Desk
@@ -23,12 +25,27 @@ _PREFER_WAIT = re.compile(r"(?:^|[,;])\s*wait\s*=\s*\"?(\d{1,6})\"?\s*(?:$|[,;])
 MAX_WAIT_S = 60
 
 
+# So long a request waits for another with the same key that is being taken; after longer its process has died.
+_WAIT_S = 10.0
+_STALE_S = 60.0
+
+
 class Claim(Document):
-    """What an Idempotency-Key was used for."""
+    """What an Idempotency-Key was used for; `queued` once its jobs are, so that they will not be taken back."""
 
     fingerprint: str
     jobs: list[str]
     at: datetime
+    queued: bool = False
+
+    def dump(self) -> bytes:
+        """As it is stored."""
+        return self.model_dump_json().encode()
+
+    @property
+    def under_way(self) -> bool:
+        """Whether somebody may be making its jobs at this moment."""
+        return not self.queued and (datetime.now(UTC) - self.at).total_seconds() < _STALE_S
 
 
 @dataclass(frozen=True)
@@ -40,22 +57,21 @@ class Taken:
 
 
 class Intake:
-    """One request that sends videos. The ids are given beforehand: the videos lie under them."""
+    """One request that sends videos: they wait under names of its own until they belong to jobs."""
 
     def __init__(self, desk: Desk, caller: Caller, idempotency_key: str | None) -> None:
         self._desk, self._caller, self._key = desk, caller, idempotency_key
-        self._ids: list[str] = []
+        self._name = uuid4().hex
+        self._claim: Claim | None = None
 
     @property
     def may_replay(self) -> bool:
         """Whether its key was used before: then it may make no new jobs."""
-        return self._claimed() is not None
+        return self._stored_claim() is not None
 
     def video_key(self, index: int) -> str:
-        """Where the request's video at this place goes."""
-        while len(self._ids) <= index:
-            self._ids.append(new_job_id())
-        return key(self._ids[index], "video")
+        """Where the request's video at this place waits."""
+        return f"uploads/{self._name}/{index}"
 
     def options(self, values: dict[str, str]) -> JobOptions:
         """What the jobs are asked for; raises Problem for what does not fit."""
@@ -71,92 +87,111 @@ class Intake:
         return options
 
     def take(self, received: Received, query: dict[str, str]) -> Taken:
-        """Make the jobs and queue them; waits for disk and Redis. Where it raises, `abandon` cleans up."""
+        """Make the jobs and queue them, or find those that an earlier request made; waits for disk and Redis."""
         options = self.options({**query, **received.fields})
         if options.labels is not None:
             chosen_actions(self._desk.model_card().labels, options.labels)
-        fingerprint = _fingerprint(received.uploads, options)
-        if earlier := self._earlier(self._claimed(), fingerprint):
-            self.abandon()
-            return Taken(earlier, replayed=True)
-        sizes = [upload.bytes for upload in received.uploads]
-        self._desk.auth.admit(self._caller, self._desk.jobs, sum(sizes), len(sizes))
-        records = self._create(received.uploads, options)
-        if earlier := self._claim(fingerprint):
-            self.abandon()
+        ids = [new_job_id() for _ in received.uploads]
+        if earlier := self._claim_key(Claim(
+            fingerprint=_fingerprint(received.uploads, options), jobs=ids, at=datetime.now(UTC)
+        )):  # fmt: skip
             return Taken(earlier, replayed=True)
         try:
-            for record in records:
-                self._desk.queue.enqueue(record.id)
+            records = self._make(ids, received.uploads, options)
         except BaseException:
-            self._unclaim()
+            for job_id in ids:
+                with suppress(Problem):
+                    self._desk.jobs.forget(self._desk.jobs.get(job_id))
+                self._desk.store.delete(key(job_id))
+            self._give_key_back()
             raise
+        self._confirm()
         return Taken(records)
 
-    def abandon(self) -> None:
-        """Nothing of this request stays."""
-        for job_id in self._ids:
-            with suppress(Problem):
-                self._desk.jobs.forget(self._desk.jobs.get(job_id))
-            self._desk.store.delete(key(job_id))
+    def close(self) -> None:
+        """What waits and belongs to no job goes."""
+        self._desk.store.delete(f"uploads/{self._name}")
 
-    def _create(self, uploads: list[Upload], options: JobOptions) -> list[Record]:
-        retention_s = options.retention_s
-        if retention_s is None:
-            retention_s = self._desk.settings.retention_s
-        batch = self._ids[0] if len(uploads) > 1 else None
-        return [
-            self._desk.jobs.create(
-                job_id, upload, options, retention_s=retention_s, owner=self._caller.owner, batch=batch
+    def _make(self, ids: list[str], uploads: list[Upload], options: JobOptions) -> list[Record]:
+        jobs, retention_s = self._desk.jobs, options.retention_s
+        sizes = [upload.bytes for upload in uploads]
+        self._desk.auth.admit(self._caller, jobs, sum(sizes), len(sizes))
+        for place, job_id in enumerate(ids):
+            self._desk.store.move(self.video_key(place), key(job_id, "video"))
+        records = [
+            jobs.create(
+                job_id,
+                upload,
+                options,
+                retention_s=self._desk.settings.retention_s if retention_s is None else retention_s,
+                owner=self._caller.owner,
+                batch=ids[0] if len(ids) > 1 else None,
             )
-            for job_id, upload in zip(self._ids, uploads, strict=True)
+            for job_id, upload in zip(ids, uploads, strict=True)
         ]
-
-    def _claim(self, fingerprint: str) -> list[Record] | None:
-        """Take the key for this request's jobs; those of a request that was faster, if there is one."""
-        if self._key is None:
-            return None
-        mine = Claim(fingerprint=fingerprint, jobs=self._ids, at=datetime.now(UTC)).model_dump_json().encode()
-        while True:
-            found = self._claimed()
-            if earlier := self._earlier(found, fingerprint):
-                return earlier
-            if self._desk.store.swap(self._claim_key, found, mine):
-                return None
-
-    def _earlier(self, found: bytes | None, fingerprint: str) -> list[Record] | None:
-        """The jobs of the request that took this key; None where nobody did, or they are gone and the key is free.
-
-        Raises:
-            Problem: idempotency_conflict where the key was used for another body.
-        """
-        if found is None:
-            return None
-        claim = Claim.model_validate_json(found)
-        try:
-            records = [self._desk.jobs.get(job_id, self._caller.owner) for job_id in claim.jobs]
-        except Problem:  # deleted or expired
-            return None
-        if claim.fingerprint != fingerprint:
-            raise Problem(
-                "idempotency_conflict",
-                f"the Idempotency-Key {self._key!r} was used at {claim.at:%Y-%m-%dT%H:%M:%SZ} "
-                "for another video or other parameters; use a new key for a new request",
-            )
+        for record in records:
+            self._desk.queue.enqueue(record.id)
         return records
 
-    def _claimed(self) -> bytes | None:
+    def _claim_key(self, mine: Claim) -> list[Record] | None:
+        """Take the key for this request; the jobs of the one that had it before, if they are there.
+
+        Raises:
+            Problem: idempotency_conflict where it was used for another body; request_in_progress where its jobs are
+                still being made.
+        """
+        if self._key is None:
+            return None
+        until = time.monotonic() + _WAIT_S
+        while True:
+            found = self._stored_claim()
+            claim = Claim.model_validate_json(found) if found else None
+            records = self._records_of(claim) if claim and not claim.under_way else None
+            if claim and (records or claim.under_way) and claim.fingerprint != mine.fingerprint:
+                raise self._conflict(claim)
+            if records:
+                return records
+            if claim and claim.under_way:
+                if time.monotonic() > until:
+                    raise Problem(
+                        "request_in_progress",
+                        f"a request with the Idempotency-Key {self._key!r} is being taken; send it again in a moment",
+                    )
+                time.sleep(0.05)
+            elif self._desk.store.swap(self._claim_place, found, mine.dump()):
+                self._claim = mine
+                return None
+
+    def _records_of(self, claim: Claim) -> list[Record] | None:
         try:
-            return self._desk.store.get(self._claim_key) if self._key else None
+            return [self._desk.jobs.get(job_id, self._caller.owner) for job_id in claim.jobs]
+        except Problem:  # deleted, expired or never made: the key is free
+            return None
+
+    def _conflict(self, claim: Claim) -> Problem:
+        return Problem(
+            "idempotency_conflict",
+            f"the Idempotency-Key {self._key!r} was used at {claim.at:%Y-%m-%dT%H:%M:%SZ} "
+            "for another video or other parameters; use a new key for a new request",
+        )
+
+    def _confirm(self) -> None:
+        if self._claim:
+            queued = self._claim.model_copy(update={"queued": True})
+            self._desk.store.swap(self._claim_place, self._claim.dump(), queued.dump())
+
+    def _give_key_back(self) -> None:
+        if self._claim and self._stored_claim() == self._claim.dump():
+            self._desk.store.delete(self._claim_place)
+
+    def _stored_claim(self) -> bytes | None:
+        try:
+            return self._desk.store.get(self._claim_place) if self._key else None
         except KeyError:
             return None
 
-    def _unclaim(self) -> None:
-        if self._key:
-            self._desk.store.delete(self._claim_key)
-
     @property
-    def _claim_key(self) -> str:
+    def _claim_place(self) -> str:
         digest = hashlib.sha256((self._key or "").encode()).hexdigest()
         return f"idempotency/{self._caller.owner}/{digest}"
 

@@ -114,6 +114,7 @@ class Accepted(Document):
 
     id: str
     state: State
+    error: JobError | None = Field(None, description="Why it failed, where it has failed by now.")
     links: Links
 
 
@@ -140,10 +141,13 @@ class JobPage(Document):
     )
 
 
+Thing = Literal["video", "proposals", "result", "webhook", "record", "other"]
+
+
 class Removed(Document):
     """A thing that is no more."""
 
-    what: Literal["video", "proposals", "result", "webhook", "record"]
+    what: Thing
     bytes: int
 
 

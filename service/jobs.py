@@ -1,21 +1,22 @@
 """The job record and its life: one table of allowed transitions, every change through it.
 
-In the store: `jobs/<id>/job.json` and what belongs to the job beside it; `pending/<owner>/<id>` until it has ended;
-`kept/<owner>/<id>` where the video outlives the job; `gone/<id>` for a while after all that was removed.
+In the store: `jobs/<id>/job.json` and what belongs to the job beside it; `owners/<owner>/<id>`;
+`pending/<owner>/<id>-<bytes of the video>` until it has ended; `kept/<owner>/<id>-<bytes>` where the video outlives the
+job; `callbacks/<id>` until its message is delivered; `gone/<id>` for a while after all of that was removed.
 """
 
 import re
 import secrets
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 import structlog
+from pydantic import ValidationError
 
 from service.errors import Problem
-from service.job_schemas import ENDED, Change, JobError, JobOptions, Receipt, Removed, State
+from service.job_schemas import ENDED, Change, JobError, JobOptions, Receipt, Removed, State, Thing
 from service.schemas import Document
 from service.store import Store
 
@@ -37,7 +38,13 @@ TRANSITIONS: dict[State, frozenset[State]] = {
 # Where a job is filed that was sent without a key.
 NOBODY = "open"
 _ID = re.compile(r"[0-9a-f]{32}")
-_SHOWN = {"job.json": "record", "video": "video", "webhook.json": "webhook"}
+_SHOWN: dict[str, Thing] = {
+    "job.json": "record",
+    "video": "video",
+    "webhook.json": "webhook",
+    "proposals.npz": "proposals",
+    "result.json": "result",
+}
 
 
 class OvertakenError(Exception):
@@ -61,7 +68,7 @@ class Record(Document):
     batch: str | None = None
     upload: Upload
     options: JobOptions
-    retention_s: int
+    retention_s: int = 7 * 24 * 3600
     changes: list[Change]
     error: JobError | None = None
 
@@ -116,13 +123,9 @@ class Jobs:
             retention_s=retention_s,
             changes=[_change_to(State.QUEUED)],
         )
-        size = str(upload.bytes).encode()
-        # Marks first: a mark without a record is swept away, a record without its mark would never be.
-        self.store.put(f"pending/{owner}/{job_id}", size)
-        if options.keep_video:
-            self.store.put(f"kept/{owner}/{job_id}", size)
-        if options.callback_url:
-            self.store.put(f"callbacks/{job_id}", b"")
+        # Marks first: a mark without a record is swept away, a record without its mark would never be found.
+        for mark in _marks(record):
+            self.store.put(mark, b"")
         self.store.put(key(job_id, "job.json"), _dump(record))
         return record
 
@@ -169,7 +172,7 @@ class Jobs:
         if not self.store.swap(key(record.id, "job.json"), self.check(record), _dump(changed)):
             raise OvertakenError(f"job {record.id} was changed at the same moment")
         if changed.ended:
-            self._tidy(changed)
+            self.tidy(changed)
         return changed
 
     def check(self, record: Record) -> bytes:
@@ -218,16 +221,23 @@ class Jobs:
         # The record first: from here on no attempt can publish.
         self.store.delete(key(record.id, "job.json"))
         self.store.delete(key(record.id))
-        for mark in (f"pending/{record.owner}", f"kept/{record.owner}", "callbacks"):
-            self.store.delete(f"{mark}/{record.id}")
+        for mark in _marks(record):
+            self.store.delete(mark)
 
-    def newest(self, before: str | None = None) -> Iterator[Record]:
-        """Records, the newest first; those older than the id `before`."""
-        for job_id in reversed(self.store.names("jobs")):
-            if before is not None and job_id >= before:
-                continue
-            if found := self._stored(job_id):
-                yield found[1]
+    def newest(self, owner: str, before: str | None = None) -> Iterator[Record]:
+        """An owner's records, the newest first; those older than the id `before`."""
+        for job_id in reversed(self.store.names(f"owners/{owner}")):
+            if (before is None or job_id < before) and (record := self.read(job_id)):
+                yield record
+
+    def read(self, job_id: str) -> Record | None:
+        """A record for those who look at many: None where there is none, or none that can be read."""
+        try:
+            found = self._stored(job_id)
+        except ValidationError:
+            log.warning("record_unreadable", job_id=job_id)
+            return None
+        return found[1] if found else None
 
     def pending(self, owner: str) -> dict[str, int]:
         """An owner's jobs that have not ended, with the sizes of their videos in bytes."""
@@ -237,17 +247,15 @@ class Jobs:
         """An owner's jobs, ended or not, whose videos are kept, with their sizes in bytes."""
         return self._sizes(f"kept/{owner}")
 
-    def _sizes(self, prefix: str) -> dict[str, int]:
-        sizes = {}
-        for job_id in self.store.names(prefix):
-            with suppress(KeyError):  # it has ended meanwhile
-                sizes[job_id] = int(self.store.get(f"{prefix}/{job_id}"))
-        return sizes
-
-    def _tidy(self, record: Record) -> None:
+    def tidy(self, record: Record) -> None:
+        """Let go of what a job that has ended needs no more; does no harm when it is done again."""
         if not record.options.keep_video:
             self.store.delete(key(record.id, "video"))
-        self.store.delete(f"pending/{record.owner}/{record.id}")
+        self.store.delete(_mark("pending", record))
+
+    def _sizes(self, prefix: str) -> dict[str, int]:
+        parts = [name.partition("-") for name in self.store.names(prefix)]
+        return {job_id: int(size) for job_id, _, size in parts}
 
     def _stored(self, job_id: str) -> tuple[bytes, Record] | None:
         try:
@@ -273,6 +281,20 @@ def published(record: Record, name: str) -> str:
     return key(record.id, f"{record.attempt}/{name}".rstrip("/"))
 
 
+def _marks(record: Record) -> list[str]:
+    """Names under which a job is found; what it was sent with says which."""
+    marks = [f"owners/{record.owner}/{record.id}", _mark("pending", record)]
+    if record.options.keep_video:
+        marks.append(_mark("kept", record))
+    if record.options.callback_url:
+        marks.append(f"callbacks/{record.id}")
+    return marks
+
+
+def _mark(kind: str, record: Record) -> str:
+    return f"{kind}/{record.owner}/{record.id}-{record.upload.bytes}"
+
+
 def _change_to(state: State) -> Change:
     return Change(state=state, at=datetime.now(UTC))
 
@@ -281,6 +303,6 @@ def _dump(record: Record) -> bytes:
     return record.model_dump_json(indent=1).encode()
 
 
-def _what(stored_key: str) -> Literal["video", "proposals", "result", "webhook", "record"]:
+def _what(stored_key: str) -> Thing:
     name = stored_key.rsplit("/", 1)[1]
-    return _SHOWN.get(name, name.split(".")[0])  # type: ignore[return-value]
+    return _SHOWN.get(name, "other")

@@ -46,12 +46,13 @@ class OwnLimits(_Strict):
 
 
 class Key(_Strict):
-    """What is known of a key. `sha256` is that of its secret."""
+    """What is known of a key. `sha256` is that of its secret; `rotated_at` is when it last got a new one."""
 
     id: Annotated[str, Field(pattern=r"^[0-9a-f]{8}$")]
     name: Annotated[str, Field(min_length=1, max_length=100)]
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     created_at: AwareDatetime
+    rotated_at: AwareDatetime | None = None
     revoked_at: AwareDatetime | None = None
     limits: OwnLimits = OwnLimits()
 
@@ -123,7 +124,7 @@ def create(path: Path, name: str, limits: OwnLimits) -> tuple[Key, str]:
         KeysError: the file does not fit, or cannot be written.
         ValidationError: the name does not fit.
     """
-    secret = secrets.token_urlsafe(32)
+    secret = _new_secret()
     made: Key | None = None
 
     def add(keys: list[Key]) -> list[Key]:
@@ -135,7 +136,30 @@ def create(path: Path, name: str, limits: OwnLimits) -> tuple[Key, str]:
 
     _rewrite(path, add)
     assert made is not None
-    return made, f"mmad_{made.id}_{secret}"
+    return made, _presented(made, secret)
+
+
+def rotate(path: Path, key_id: str) -> tuple[Key, str]:
+    """Give a key a new secret, under the same id: its jobs stay its own. The old one ends with the next request.
+
+    Returns:
+        What is known of the key, and the key itself, which is kept nowhere.
+
+    Raises:
+        KeysError: no key has this id, or it was revoked; or the file does not fit, or cannot be written.
+    """
+    secret = _new_secret()
+
+    def renew(key: Key) -> Key:
+        if key.revoked_at:
+            raise KeysError(
+                f"the key {key_id} was revoked at {key.revoked_at:%Y-%m-%dT%H:%M:%SZ}, which is for good: "
+                "mmad keys create NAME makes another"
+            )
+        return key.model_copy(update={"sha256": _sha256(secret), "rotated_at": _now()})
+
+    renewed = _change(path, key_id, renew)
+    return renewed, _presented(renewed, secret)
 
 
 def revoke(path: Path, key_id: str) -> Key:
@@ -144,16 +168,16 @@ def revoke(path: Path, key_id: str) -> Key:
     Raises:
         KeysError: no key has this id; or the file does not fit, or cannot be written.
     """
+    return _change(path, key_id, lambda key: key.model_copy(update={"revoked_at": key.revoked_at or _now()}))
 
-    def end(keys: list[Key]) -> list[Key]:
-        if key_id not in {key.id for key in keys}:
-            raise KeysError(f"no key in {path} has the id {key_id!r}: see mmad keys list")
-        return [
-            key.model_copy(update={"revoked_at": key.revoked_at or _now()}) if key.id == key_id else key
-            for key in keys
-        ]
 
-    return next(key for key in _rewrite(path, end) if key.id == key_id)
+def find(path: Path, key_id: str) -> Key:
+    """What is known of a key, also of one that was revoked.
+
+    Raises:
+        KeysError: no key has this id; or the file cannot be read, or does not fit.
+    """
+    return _found(path, read(path).keys, key_id)
 
 
 def read(path: Path) -> KeyFile:
@@ -241,6 +265,23 @@ def _read(path: Path) -> tuple[_Version | None, KeyFile]:
         raise KeysError(f"{path} is no file of keys: {where}: {first['msg']}; mmad keys makes one") from None
 
 
+def _change(path: Path, key_id: str, change: Callable[[Key], Key]) -> Key:
+    """Rewrite a file with one key changed; what became of it."""
+
+    def change_one(keys: list[Key]) -> list[Key]:
+        changed = change(_found(path, keys, key_id))
+        return [changed if key.id == key_id else key for key in keys]
+
+    return _found(path, _rewrite(path, change_one), key_id)
+
+
+def _found(path: Path, keys: list[Key], key_id: str) -> Key:
+    for key in keys:
+        if key.id == key_id:
+            return key
+    raise KeysError(f"no key in {path} has the id {key_id!r}: see mmad keys list")
+
+
 def _rewrite(path: Path, change: Callable[[list[Key]], list[Key]]) -> list[Key]:
     """Read, change, write, while no other process does the same."""
     path = path.resolve()  # a link stays one
@@ -292,6 +333,15 @@ def _keep_owner(path: Path, descriptor: int) -> None:
         before, now = path.stat(), os.fstat(descriptor)
         if (before.st_uid, before.st_gid) != (now.st_uid, now.st_gid):
             os.fchown(descriptor, before.st_uid, before.st_gid)
+
+
+def _new_secret() -> str:
+    return secrets.token_urlsafe(32)
+
+
+def _presented(key: Key, secret: str) -> str:
+    """A key as its caller has it."""
+    return f"mmad_{key.id}_{secret}"
 
 
 def _sha256(secret: str) -> str:

@@ -59,13 +59,13 @@ def page(jobs: Jobs, listing: Listing, owner: str) -> Page:
     """A page of an owner's jobs."""
     chosen: list[Record] = []
     last = None
-    for record in islice(jobs.newest(listing.cursor), _MOST_READ):
+    for record in islice(jobs.newest(owner, listing.cursor), _MOST_READ):
         if len(chosen) == listing.limit:
             return Page(chosen, last)
         last = record.id
-        if record.owner == owner and listing.wants(record):
+        if listing.wants(record):
             chosen.append(record)
         if listing.since is not None and record.changes[0].at < listing.since:
             return Page(chosen, None)  # all that follow are older still
-    more = last is not None and any(True for _ in islice(jobs.newest(last), 1))
+    more = last is not None and any(True for _ in islice(jobs.newest(owner, last), 1))
     return Page(chosen, last if more else None)

@@ -1,20 +1,26 @@
 """Redis: the queue of jobs, and the live progress of running ones. Losing it loses no record."""
 
 import time
-from contextlib import suppress
+from collections.abc import Callable
 from statistics import median
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
+import structlog
 from redis import Redis
 from redis.backoff import ExponentialBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry as ConnectionRetry
 from rq import Queue, Retry
+from rq.job import JobStatus
 from rq.serializers import JSONSerializer
 
 from service.errors import Problem
 from service.job_schemas import Stage
 from service.settings import Settings
+
+log = structlog.get_logger()
+
+Answer = TypeVar("Answer")
 
 QUEUE = "mmad"
 # The one function a worker runs, named as text: the API does not import it.
@@ -25,6 +31,8 @@ _TIMES = "mmad:times"
 # So many jobs tell how long the next will take.
 _TIMES_KEPT = 50
 _PACE_LASTS_S = 1.0
+_POSITIONS_LAST_S = 0.5
+_AWAY_S = 2.0
 # From this fraction on a job's own progress says more than other jobs' times.
 _TELLING = 0.1
 
@@ -72,12 +80,14 @@ class Pace(NamedTuple):
 
 
 class JobQueue:
-    """What the API asks of Redis."""
+    """What the API asks of Redis. While it is away only `enqueue` and `check` ask it, and callers go without."""
 
     def __init__(self, connection: Redis, job_timeout_s: int) -> None:
         self._connection = connection
         self._job_timeout_s = job_timeout_s
-        self._pace, self._pace_at = Pace(None, 0), -_PACE_LASTS_S
+        self._away_until = 0.0
+        self._pace = _Lately[Pace]()
+        self._positions = _Lately[dict[str, int]]()
 
     def enqueue(self, job_id: str) -> None:
         """Put a job on the queue; raises Problem queue_unavailable."""
@@ -96,53 +106,76 @@ class JobQueue:
             ) from error
 
     def forget(self, job_id: str) -> None:
-        """Take a job from the queue, if it is there and Redis is; a worker that gets it all the same finds it ended."""
-        with suppress(RedisError):
-            make_queue(self._connection).remove(job_id)
+        """Take a job from the queue, if it waits there; a worker that gets it all the same finds it ended."""
+
+        def remove() -> None:
+            queue = make_queue(self._connection)
+            job = queue.fetch_job(job_id)
+            if job is not None and job.get_status() == JobStatus.QUEUED:
+                job.delete()
+
+        self._ask(remove, None)
 
     def progress(self, job_id: str) -> Progress:
         """How far a running job is."""
-        try:
-            raw = self._connection.hgetall(_progress_key(job_id))
-        except RedisError:
-            return Progress(None, 0.0)
+        nothing: dict[bytes | str, bytes | str] = {}
+        raw = self._ask(lambda: self._connection.hgetall(_progress_key(job_id)), nothing)
         found = {_text(name): _text(value) for name, value in raw.items()}
         stage = found.get("stage")
         return Progress(Stage(stage) if stage else None, float(found.get("fraction", 0)))
 
     def position(self, job_id: str) -> int | None:
         """How many jobs are before it; None if it is not in the queue, or Redis is away."""
-        try:
-            position: int | None = make_queue(self._connection).get_job_position(job_id)
-        except RedisError:
-            return None
-        return position
+        positions = self._positions.get(_POSITIONS_LAST_S, lambda: self._ask(self._ask_positions, {}))
+        return positions.get(job_id)
 
     def pace(self) -> Pace:
-        """How fast jobs went lately; asked of Redis once a second at most."""
-        if time.monotonic() - self._pace_at >= _PACE_LASTS_S:
-            self._pace, self._pace_at = self._measure_pace(), time.monotonic()
-        return self._pace
-
-    def _measure_pace(self) -> Pace:
-        try:
-            times = [float(value) for value in self._connection.lrange(_TIMES, 0, -1)]
-            workers = self._workers_alive()
-        except RedisError:
-            return Pace(None, 0)
-        return Pace(median(times) if times else None, workers)
+        """How fast jobs went lately."""
+        return self._pace.get(_PACE_LASTS_S, lambda: self._ask(self._ask_pace, Pace(None, 0)))
 
     def check(self) -> dict[str, str]:
-        """Readiness of Redis and of at least one worker. A dead worker's key expires; its name in rq's set stays."""
+        """Readiness of Redis and of at least one worker."""
         try:
             alive = self._workers_alive() > 0
         except RedisError:
             return {"redis": "cannot be reached", "workers": "not known"}
         return {"redis": "ok", "workers": "ok" if alive else "none is running"}
 
+    def _ask(self, question: Callable[[], Answer], otherwise: Answer) -> Answer:
+        """An answer of Redis; `otherwise` while it is away: one caller in a while waits to find out, not each."""
+        if time.monotonic() < self._away_until:
+            return otherwise
+        try:
+            return question()
+        except RedisError as error:
+            self._away_until = time.monotonic() + _AWAY_S
+            log.warning("redis_away", error=type(error).__name__, not_asked_for_s=_AWAY_S)
+            return otherwise
+
+    def _ask_positions(self) -> dict[str, int]:
+        return {job_id: place for place, job_id in enumerate(make_queue(self._connection).job_ids)}
+
+    def _ask_pace(self) -> Pace:
+        times = [float(value) for value in self._connection.lrange(_TIMES, 0, -1)]
+        return Pace(median(times) if times else None, self._workers_alive())
+
     def _workers_alive(self) -> int:
+        # A dead worker's key expires; its name in rq's set stays.
         names = self._connection.smembers(f"rq:workers:{QUEUE}")
         return sum(bool(self._connection.exists(name)) for name in names)
+
+
+class _Lately(Generic[Answer]):
+    """An answer that is good for a while, so that many callers ask once."""
+
+    def __init__(self) -> None:
+        self._kept: tuple[float, Answer] | None = None
+
+    def get(self, lasts_s: float, ask: Callable[[], Answer]) -> Answer:
+        """The answer, not older than this."""
+        if self._kept is None or time.monotonic() - self._kept[0] >= lasts_s:
+            self._kept = (time.monotonic(), ask())
+        return self._kept[1]
 
 
 def put_progress(connection: Redis, job_id: str, stage: Stage, fraction: float) -> None:

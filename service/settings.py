@@ -1,13 +1,16 @@
 """Every setting, read once from the environment (MMAD_...) and frozen."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import AliasChoices, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 GIB = 1024**3
 DAY_S = 24 * 3600
+
+# As in the header Host, without the port; IPv6 in brackets.
+HostName = Annotated[str, Field(pattern=r"^(\*|\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)$")]
 
 
 class Settings(BaseSettings):
@@ -56,6 +59,11 @@ class Settings(BaseSettings):
     )
     allow_open: bool = Field(
         default=False, description="Whether to listen on other than loopback addresses without keys."
+    )
+    allowed_hosts: list[HostName] = Field(
+        default=["localhost", "127.0.0.1", "[::1]"],
+        description="Names and addresses, beside that of MMAD_HOST, by which a service without keys may be called, "
+        'as JSON, without ports; ["*"] allows all, also web pages whose name is made to lead here.',
     )
     requests_per_minute: int = Field(default=600, gt=0, description="Requests a minute of each key.")
     max_jobs_per_key: int = Field(default=100, gt=0, description="Jobs of a key that have not ended.")

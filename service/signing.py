@@ -1,16 +1,26 @@
-"""What messages are signed with, and how: Standard Webhooks, by its library."""
+"""What messages are signed with, and how: Standard Webhooks, by its library.
+
+Each key has a secret of its own, made from the service's: who can verify the messages of one key's jobs can neither
+forge those of another's nor work out the secret they all come from.
+"""
 
 import base64
 import binascii
+import hmac
 import os
 import secrets
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
 import standardwebhooks
 
+from service.jobs import NOBODY
 from service.settings import Settings
+
+_PREFIX = "whsec_"
+_SIGNERS_HELD = 256
 
 
 class Signer:
@@ -31,29 +41,70 @@ class Signer:
         }
 
 
-def secret(settings: Settings) -> str:
-    """What messages are signed with (whsec_...): the setting's, or the one in the data directory, made if missing.
+class Signers:
+    """A signer for each owner of jobs. The service's secret is read once, when this is made."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Raises ValueError where the secret is not one."""
+        master = secret(settings)
+
+        @lru_cache(_SIGNERS_HELD)
+        def make(owner: str) -> Signer:
+            return Signer(_secret_of(owner, master))
+
+        self._make = make
+
+    def of(self, owner: str) -> Signer:
+        """What signs the messages of an owner's jobs: the id of a key, or NOBODY."""
+        return self._make(owner)
+
+
+def secret(settings: Settings, owner: str = NOBODY) -> str:
+    """What messages about an owner's jobs are signed with (whsec_...).
+
+    For jobs of nobody it is the service's own: the setting's, or the one in the data directory, made if missing. For
+    those of a key it is HMAC-SHA256(the service's own, "mmad webhook " and the key's id).
 
     Raises:
         ValueError: it is not a secret of Standard Webhooks: 24 to 64 bytes in Base64.
     """
     if settings.webhook_secret is not None:
-        source, value = "MMAD_WEBHOOK_SECRET", settings.webhook_secret.get_secret_value()
+        value = settings.webhook_secret.get_secret_value()
     else:
-        path = settings.data_dir / "webhook-secret"
+        path = _file(settings)
         if not path.exists():
             _make_secret(path)
-        source, value = str(path), path.read_text().strip()
-    encoded = value.removeprefix("whsec_").rstrip("=")
-    try:
-        length = len(base64.b64decode(encoded + "=" * (-len(encoded) % 4), validate=True))
-    except binascii.Error:
-        length = 0
-    if not 24 <= length <= 64:
+        value = path.read_text().strip()
+    if not 24 <= len(_decoded(value)) <= 64:
         raise ValueError(
-            f"{source} is not a secret for webhooks: give whsec_ and 24 to 64 random bytes in Base64"
+            f"{source(settings)} is not a secret for webhooks: give whsec_ and 24 to 64 random bytes in Base64"
         )
-    return value
+    return _secret_of(owner, value)
+
+
+def source(settings: Settings) -> str:
+    """Where the service's secret stands: the setting's name, or the file."""
+    return "MMAD_WEBHOOK_SECRET" if settings.webhook_secret is not None else str(_file(settings))
+
+
+def _secret_of(owner: str, master: str) -> str:
+    if owner == NOBODY:
+        return master
+    derived = hmac.digest(_decoded(master), b"mmad webhook " + owner.encode(), "sha256")
+    return _PREFIX + base64.b64encode(derived).decode()
+
+
+def _decoded(value: str) -> bytes:
+    """The bytes of a secret, as receivers decode it; none where it is not one."""
+    encoded = value.removeprefix(_PREFIX).rstrip("=")
+    try:
+        return base64.b64decode(encoded + "=" * (-len(encoded) % 4), validate=True)
+    except binascii.Error:
+        return b""
+
+
+def _file(settings: Settings) -> Path:
+    return settings.data_dir / "webhook-secret"
 
 
 def _make_secret(path: Path) -> None:
@@ -62,7 +113,7 @@ def _make_secret(path: Path) -> None:
     with NamedTemporaryFile(
         "w", dir=path.parent, prefix=".webhook-secret-"
     ) as aside:  # readable by its owner only
-        aside.write("whsec_" + base64.b64encode(secrets.token_bytes(32)).decode())
+        aside.write(_PREFIX + base64.b64encode(secrets.token_bytes(32)).decode())
         aside.flush()
         os.fsync(aside.fileno())
         try:

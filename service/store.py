@@ -12,6 +12,7 @@ from uuid import uuid4
 
 # What a worker says of the model that it has loaded.
 MODEL_CARD = "model.json"
+_TRIES = 3
 
 
 class Entry(NamedTuple):
@@ -40,6 +41,9 @@ class Store(Protocol):
     def writing(self, key: str) -> AbstractContextManager[BinaryIO]:
         """A context in which bytes are written piece by piece; durable when it ends, gone if it raises."""
 
+    def move(self, source: str, target: str) -> None:
+        """Give what lies under a key another one, durably; raises KeyError where there is nothing."""
+
     def names(self, prefix: str) -> list[str]:
         """The names right below a prefix, sorted; none where there is nothing."""
 
@@ -50,7 +54,7 @@ class Store(Protocol):
         """Seconds since a key was written, or a name below it came or went; raises KeyError."""
 
     def delete(self, prefix: str) -> None:
-        """Remove a key, or all below it. Nothing there is no error."""
+        """Remove a key, or all below it. Nothing there is no error; OSError where something cannot be removed."""
 
     def check(self) -> str | None:
         """What keeps the store from being written, or None."""
@@ -109,14 +113,17 @@ class FolderStore:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            target = self._root / key
-            target.parent.mkdir(parents=True, exist_ok=True)
-            aside.rename(target)
-            for folder in (target.parent, target.parent.parent):
-                _sync_folder(folder)
+            self._place(aside, key)
         except BaseException:
             aside.unlink(missing_ok=True)
             raise
+
+    def move(self, source: str, target: str) -> None:
+        """See Store."""
+        try:
+            self._place(self._root / source, target)
+        except FileNotFoundError as error:
+            raise KeyError(source) from error
 
     def names(self, prefix: str) -> list[str]:
         """See Store."""
@@ -147,10 +154,13 @@ class FolderStore:
         """See Store. Waits for a swap that is under way, so that it cannot bring the key back."""
         target = self._root / prefix
         with self._lock(prefix):
-            if target.is_dir():
-                shutil.rmtree(target, ignore_errors=True)
-            else:
-                target.unlink(missing_ok=True)
+            for _ in range(_TRIES):
+                if not target.is_dir():
+                    target.unlink(missing_ok=True)
+                    return
+                shutil.rmtree(target, ignore_errors=True)  # somebody may write there at this moment
+            if target.exists():
+                shutil.rmtree(target)
 
     def check(self) -> str | None:
         """See Store."""
@@ -159,6 +169,13 @@ class FolderStore:
         except OSError as error:
             return f"the store cannot be written: {error.strerror}"
         return None
+
+    def _place(self, path: Path, key: str) -> None:
+        target = self._root / key
+        target.parent.mkdir(parents=True, exist_ok=True)
+        path.rename(target)
+        for folder in (target.parent, target.parent.parent):
+            _sync_folder(folder)
 
     @contextmanager
     def _lock(self, key: str) -> Iterator[None]:

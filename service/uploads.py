@@ -42,7 +42,13 @@ class Limits:
     max_files: int
 
 
-async def receive(request: Request, store: Store, key_of: Callable[[int], str], limits: Limits) -> Received:
+async def receive(
+    request: Request,
+    store: Store,
+    key_of: Callable[[int], str],
+    limits: Limits,
+    check: Callable[[dict[str, str]], object],
+) -> Received:
     """Stream an upload into the store; durable when this returns. When it raises, files may lie under the keys given.
 
     The body is a multipart form with one or several fields `file`, or one video's bytes under any other content type.
@@ -52,9 +58,10 @@ async def receive(request: Request, store: Store, key_of: Callable[[int], str], 
         store: where the bytes go.
         key_of: from a file's place in the request, from 0, to its key.
         limits: of all files together.
+        check: told the form's fields before the first file is read; raises Problem for what does not fit.
 
     Raises:
-        Problem: upload_too_large, too_many_files, empty_upload, malformed_upload, not_a_video.
+        Problem: what `check` raises; upload_too_large, too_many_files, empty_upload, malformed_upload, not_a_video.
     """
     _check_declared(request, limits.max_bytes)
     form = _form_of(request, limits.max_files)
@@ -62,6 +69,8 @@ async def receive(request: Request, store: Store, key_of: Callable[[int], str], 
         sinks = _Sinks(stack, store, key_of, limits.max_bytes)
         async for chunk in request.stream():
             for index, piece in form.feed(chunk) if form else [(0, chunk)]:
+                if form and not sinks.begun:
+                    check(form.fields)
                 await sinks.write(index, piece)
         if form:
             form.finish()
@@ -89,6 +98,11 @@ class _Sinks:
         self._stack, self._store, self._key_of, self._max_bytes = stack, store, key_of, max_bytes
         self._sinks: list[_Sink] = []
         self._count = 0
+
+    @property
+    def begun(self) -> bool:
+        """Whether a file has come."""
+        return bool(self._sinks)
 
     async def write(self, index: int, data: bytes) -> None:
         """Bytes of the file at this place; places come in order."""
@@ -143,8 +157,11 @@ class _Sink:
 
     async def _flush(self) -> None:
         data, self._held = self._held, bytearray()
+        await to_thread.run_sync(self._keep, data)
+
+    def _keep(self, data: bytearray) -> None:
         self._hash.update(data)
-        await to_thread.run_sync(self._file.write, data)
+        self._file.write(data)
 
 
 class _Form:

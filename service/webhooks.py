@@ -23,7 +23,7 @@ from service.job_schemas import Delivery, Links, State, Webhook
 from service.jobs import Jobs, Record, key
 from service.schemas import Document
 from service.settings import Settings
-from service.signing import Signer, secret
+from service.signing import Signers
 from service.store import Store
 from service.targets import Answer, Sender
 
@@ -99,7 +99,7 @@ class Webhooks:
         self._jobs = jobs
         self._links = links
         self._allow_private = settings.webhook_allow_private
-        self._signer = Signer(secret(settings))
+        self._signers = Signers(settings)
         # Certificates as httpx takes them: certifi's, or those of SSL_CERT_FILE.
         self._post = post or Sender(httpx.create_ssl_context(), allow_private=self._allow_private).post
         self._under_way: dict[str, tuple[str, Future[bool]]] = {}  # by job: the host, and the try
@@ -206,7 +206,8 @@ class Webhooks:
             record, claimed = claim
             at, began_s = clock(), time.monotonic()
             body = self._message(record).model_dump_json()
-            answer = self._post(claimed.url, self._signer.headers(claimed.id, body), body.encode())
+            headers = self._signers.of(record.owner).headers(claimed.id, body)
+            answer = self._post(claimed.url, headers, body.encode())
             took_s = round(time.monotonic() - began_s, 3)
             delivery = Delivery(at=at, status=answer.status, error=answer.error, took_s=took_s)
             log.info("webhook_tried", job_id=job_id, **delivery.model_dump(exclude={"at"}))

@@ -170,5 +170,5 @@ def desk(tmp_path: Path) -> Desk:
 
 @pytest.fixture
 def api(desk: Desk) -> Iterator[TestClient]:
-    with TestClient(app_of(desk), raise_server_exceptions=False) as client:
+    with TestClient(app_of(desk), "http://127.0.0.1", raise_server_exceptions=False) as client:
         yield client

@@ -6,9 +6,10 @@ from service.desk import Desk
 from service.errors import CATALOGUE, Problem
 from service.job_schemas import JobError, JobOptions, Stage, State
 from service.jobs import Jobs, Upload, key, new_job_id, published
-from service.queue import JobQueue, Pace, Progress
+from service.queue import JobQueue, Pace, Progress, connect
 from service.results import make_result
 from service.schemas import ModelCard, View
+from service.settings import Settings
 from service.store import FolderStore
 from tests.test_results import EXAMPLE, LABELS
 
@@ -17,6 +18,8 @@ VIDEO = b"\0\0\0\x18ftypisom" + bytes(3000)
 
 class NotingQueue(JobQueue):
     def __init__(self, store: FolderStore) -> None:
+        # What it does not do itself has no Redis to ask.
+        super().__init__(connect(Settings(redis_url="unix:///nowhere/redis.sock"), retries=0), 60)
         self.store = store
         self.ids: list[str] = []
         self.away = False

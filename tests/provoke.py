@@ -2,6 +2,7 @@
 documentation's examples of errors are these answers: see tests/examples.py."""
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ from starlette.testclient import TestClient
 from model.bundle import Bundle
 from model.detector import Detector
 from model.engines import load_engine
+from service import intake
 from service.app import app_of
 from service.auth import Auth
 from service.desk import Desk
+from service.intake import Claim
 from service.keys import OwnLimits, create, read
 from service.queue import JobQueue, connect
 from service.settings import Settings
@@ -40,7 +43,7 @@ class Counter:
         self.desk = Desk(self.settings, store, NotingQueue(store), Auth(self.settings, self.connection))
         detector = Detector(bundle, load_engine(bundle, "openvino", "cpu", folder / "cache"))
         self.bench = Bench(detector, store, self.connection, self.settings)
-        self.http = TestClient(app_of(self.desk), raise_server_exceptions=False)
+        self.http = TestClient(app_of(self.desk), "http://127.0.0.1", raise_server_exceptions=False)
 
     def send(self, content: bytes = VIDEO, **options: Any) -> Answer:
         """POST /detect."""
@@ -106,6 +109,23 @@ def _conflict(at: Counter) -> Answer:
     return at.send(VIDEO + b"x", headers=key)
 
 
+def _in_progress(at: Counter) -> Answer:
+    """Another process makes the jobs of this key, and is slow."""
+    key = {"idempotency-key": "interview-17"}
+    at.send(headers=key)
+    [place] = at.desk.store.entries("idempotency")
+    claim = Claim.model_validate_json(at.desk.store.get(place.key))
+    slow = claim.model_copy(update={"queued": False, "at": datetime.now(UTC)})
+    at.desk.store.put(place.key, slow.dump())
+    intake._WAIT_S = 0.1
+    return at.send(headers=key)
+
+
+def _beyond(at: Counter) -> Answer:
+    job_id = at.job(keep_video="true")
+    return at.http.get(f"/jobs/{job_id}/video", headers={"range": "bytes=1000000-"})
+
+
 def _deleted(at: Counter) -> Answer:
     job_id = at.job()
     at.http.delete(f"/jobs/{job_id}")
@@ -152,6 +172,8 @@ PROVOKED: dict[str, Callable[[Counter], Answer]] = {
     "upload_too_large": lambda at: at.send(VIDEO + bytes(1_000_000)),
     "too_many_files": lambda at: at.http.post("/detect", files=[("file", ("x.mp4", VIDEO))] * 4),
     "idempotency_conflict": _conflict,
+    "request_in_progress": _in_progress,
+    "range_not_satisfiable": _beyond,
     "callback_refused": lambda at: at.send(params={"callback_url": "http://192.168.1.7/hook"}),
     "not_found": lambda at: at.http.get("/results"),
     "method_not_allowed": lambda at: at.http.get("/detect"),
@@ -175,6 +197,8 @@ PROVOKED: dict[str, Callable[[Counter], Answer]] = {
     "key_unknown": lambda at: _keyed(
         at, OwnLimits(), lambda key: at.http.get("/jobs", headers={"authorization": key["authorization"] + "x"})
     ),
+    "host_refused": lambda at: at.http.get("/labels", headers={"host": "rebound.example:8000"}),
+    "origin_refused": lambda at: at.send(headers={"origin": "https://page.example"}),
     "rate_limited": lambda at: _keyed(
         at, OwnLimits(requests_per_minute=2), *[lambda key: at.http.get("/labels", headers=key)] * 3
     ),

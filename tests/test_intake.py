@@ -13,6 +13,7 @@ from service.errors import Problem
 from service.intake import preferred_wait_s
 from service.job_schemas import JobError, State
 from service.jobs import Jobs, key
+from tests.conftest import wait_for
 from tests.desks import VIDEO, assert_problem, finish, stored_files
 
 OTHER = VIDEO + b"other"
@@ -56,12 +57,12 @@ def test_the_answer_tells_where_the_job_is_by_now(api: TestClient, desk: Desk) -
 def test_two_at_the_same_moment_make_one_job(
     api: TestClient, desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All have their videos stored and their records made before the first takes the key."""
+    """All have their videos stored before the first takes the key; the others wait until its job is queued."""
     together = threading.Barrier(4)
     swap = desk.store.swap
 
     def late(name: str, expected: bytes | None, content: bytes) -> bool:
-        if name.startswith("idempotency/") and expected is None:
+        if name.startswith("idempotency/") and expected is None and b'"queued":false' in content:
             together.wait(10)  # all have looked, and found the key free
         return swap(name, expected, content)
 
@@ -73,6 +74,36 @@ def test_two_at_the_same_moment_make_one_job(
     assert sum("idempotency-replayed" in answer.headers for answer in answers) == 3
     assert desk.queue.ids == [answers[0].json()["id"]]
     assert len(desk.store.names("jobs")) == len(desk.store.names("pending/open")) == 1
+    assert desk.store.names("uploads") == []
+
+
+def test_a_job_is_not_promised_twice_and_then_taken_back(
+    api: TestClient, desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first hangs in the queue and fails; the second, with the same key, waited and makes the job itself."""
+    hangs, waits = threading.Event(), threading.Event()
+    enqueue = desk.queue.enqueue
+
+    def first_fails(job_id: str) -> None:
+        if not hangs.is_set():
+            hangs.set()
+            waits.wait(10)
+            raise Problem("queue_unavailable", "away")
+        enqueue(job_id)
+
+    monkeypatch.setattr(desk.queue, "enqueue", first_fails)
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(send, api)
+        assert hangs.wait(10)
+        second = threads.submit(send, api)
+        wait_for(lambda: len(desk.store.names("uploads")) == 2, seconds=10)
+        waits.set()
+        assert_problem(first.result(), "queue_unavailable")
+        taken = second.result()
+    assert taken.status_code == 202
+    assert "idempotency-replayed" not in taken.headers
+    assert api.get(f"/jobs/{taken.json()['id']}").json()["state"] == "queued"
+    assert desk.queue.ids == desk.store.names("jobs") == [taken.json()["id"]]
 
 
 def test_a_key_whose_upload_failed_is_free(api: TestClient, desk: Desk) -> None:
@@ -153,6 +184,13 @@ def test_a_batch_that_cannot_be_queued_leaves_nothing(
     monkeypatch.setattr(desk.queue, "enqueue", second_fails)
     response = api.post("/detect", files=[("file", ("a", VIDEO)), ("file", ("b", OTHER))])
     assert_problem(response, "queue_unavailable")
+    assert stored_files(desk) == []
+
+
+def test_fields_before_the_file_are_judged_before_it(api: TestClient, desk: Desk) -> None:
+    """The file would be refused too, had it been read."""
+    form = {"data": {"min_score": "7"}, "files": {"file": ("x", b"text" * 200)}}
+    assert "min_score=7" in assert_problem(api.post("/detect", **form), "invalid_parameter")
     assert stored_files(desk) == []
 
 

@@ -165,9 +165,10 @@ def test_a_removal_leaves_a_note_and_a_receipt(jobs: Jobs) -> None:
     jobs.store.put(published(record, "proposals.npz"), b"1234567")
     jobs.store.put(published(record, "result.json"), b"12")
     jobs.store.put(key(record.id, "webhook.json"), b"1")
+    jobs.store.put(key(record.id, ".nfs01"), b"")
     receipt = jobs.remove(record, "deleted")
     sizes = {one.what: one.bytes for one in receipt.removed}
-    assert set(sizes) == {"video", "proposals", "result", "webhook", "record"}
+    assert set(sizes) == {"video", "proposals", "result", "webhook", "record", "other"}
     assert (sizes["video"], sizes["proposals"], sizes["result"]) == (5, 7, 2)
     assert files(jobs.store) == {f"gone/{record.id}"}
     with pytest.raises(OvertakenError, match="removed"):
@@ -177,5 +178,6 @@ def test_a_removal_leaves_a_note_and_a_receipt(jobs: Jobs) -> None:
 
 def test_the_newest_come_first_and_go_on_behind_an_id(jobs: Jobs) -> None:
     made = sorted((make(jobs).id for _ in range(4)), reverse=True)
-    assert [one.id for one in jobs.newest()] == made
-    assert [one.id for one in jobs.newest(made[1])] == made[2:]
+    assert [one.id for one in jobs.newest(NOBODY)] == made
+    assert [one.id for one in jobs.newest(NOBODY, made[1])] == made[2:]
+    assert list(jobs.newest("anna")) == []

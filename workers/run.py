@@ -60,12 +60,15 @@ class Bench:
             log.warning("job_without_record", job_id=job_id)
             return None
         if record.ended:
+            self.jobs.tidy(record)  # whoever ended it may have been killed before that
             return None
         if record.state is State.RUNNING:  # its worker ended amid the attempt
             if record.attempt >= ATTEMPTS:
                 self._give_up(record)
                 return None
             record = self.jobs.change(record, State.QUEUED)
+        with self._courtesy(job_id):  # what an earlier attempt told is no more
+            put_progress(self.connection, job_id, Stage.DECODING, 0.0)
         return self.jobs.change(record, State.RUNNING)
 
     def _attempt(self, record: Record) -> None:

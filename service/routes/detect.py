@@ -7,6 +7,7 @@ from fastapi import APIRouter, Request, Response
 
 from service.auth import Caller
 from service.desk import CallerOf, Desk, DeskOf, accepted, problems
+from service.errors import Problem
 from service.events import ended_within
 from service.intake import MAX_WAIT_S, Intake, Taken, idempotency_key, preferred_wait_s
 from service.job_schemas import Accepted, Batch, BatchLinks, State
@@ -72,7 +73,8 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {
     openapi_extra=_EXTRA,
     responses=_ANSWERS | problems(
         "malformed_upload", "empty_upload", "upload_too_large", "too_many_files", "not_a_video", "unknown_parameter",
-        "invalid_parameter", "idempotency_conflict", "callback_refused", "key_missing", "key_unknown", "rate_limited",
+        "invalid_parameter", "idempotency_conflict", "request_in_progress", "callback_refused",
+        "key_missing", "key_unknown", "rate_limited",
         "too_many_jobs", "storage_full", "queue_unavailable", "no_worker_yet", "internal_error",
     ),
 )  # fmt: skip
@@ -84,12 +86,13 @@ async def detect(request: Request, response: Response, desk: DeskOf, caller: Cal
     await to_thread.run_sync(_admit, desk, caller, intake, _declared_bytes(request))
     limits = Limits(desk.settings.max_upload_bytes, desk.settings.max_batch_files)
     try:
-        received = await receive(request, desk.store, intake.video_key, limits)
+        received = await receive(
+            request, desk.store, intake.video_key, limits, lambda fields: intake.options({**query, **fields})
+        )
         taken = await to_thread.run_sync(intake.take, received, query)
-    except BaseException:
+    finally:
         with CancelScope(shield=True):
-            await to_thread.run_sync(intake.abandon)
-        raise
+            await to_thread.run_sync(intake.close)
     if taken.replayed:
         response.headers["Idempotency-Replayed"] = "true"
     if len(taken.records) > 1:
@@ -104,12 +107,15 @@ async def _single(
     answer = accepted(record)
     response.headers["Location"] = answer.links.self
     wait_s = preferred_wait_s(request.headers.get("prefer"))
-    if wait_s is None or not await ended_within(desk, record.id, owner, wait_s):
+    if wait_s is None or not await ended_within(desk, record.id, wait_s):
         return answer
-    record = await to_thread.run_sync(desk.jobs.get, record.id, owner)
-    if record.state is not State.SUCCEEDED:
-        return accepted(record)
-    content = await to_thread.run_sync(desk.read, record, "result.json")
+    try:
+        record = await to_thread.run_sync(desk.jobs.get, record.id, owner)
+        if record.state is not State.SUCCEEDED:
+            return accepted(record)
+        content = await to_thread.run_sync(desk.read, record, "result.json")
+    except Problem:  # removed meanwhile: the job tells
+        return answer
     headers = {**response.headers, "Preference-Applied": f"wait={wait_s}"}
     return Response(content, media_type="application/json", headers=headers)
 

@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Header, Request
+from fastapi import APIRouter, Depends, Header, HTTPException, Request
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from service.desk import CallerOf, DeskOf, problems
@@ -53,15 +53,24 @@ def delete_job(job_id: str, desk: DeskOf, caller: CallerOf) -> Receipt:
     return receipt
 
 
-def _known(job_id: str, desk: DeskOf, caller: CallerOf) -> Record:
-    # Before the stream begins: afterwards it is too late for a 404.
-    return desk.jobs.get(job_id, caller.owner)
+LastEventId = Annotated[
+    str | None, Header(description="The id of the last event seen: the stream goes on after it.")
+]
+
+
+def _known(job_id: str, desk: DeskOf, caller: CallerOf, last_event_id: LastEventId = None) -> Record:
+    # Before the stream begins: afterwards it is too late for another status.
+    record = desk.jobs.get(job_id, caller.owner)
+    if record.ended and parse_mark(last_event_id) >= mark_of(desk.describe(record)):
+        raise HTTPException(204)  # a browser would come back for ever
+    return record
 
 
 _STREAM: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "Server-sent events: `state` when the state changes, `progress` between; data is the job"
-    }
+    },
+    204: {"description": "All was told: the job has ended, and Last-Event-ID is its last event"},
 }
 
 
@@ -73,9 +82,7 @@ async def get_events(
     record: Annotated[Record, Depends(_known)],
     desk: DeskOf,
     caller: CallerOf,
-    last_event_id: Annotated[
-        str | None, Header(description="The id of the last event seen: the stream goes on after it.")
-    ] = None,
+    last_event_id: LastEventId = None,
 ) -> AsyncIterator[ServerSentEvent]:
     """Closed after the event of the final state. `Last-Event-ID` goes on where a connection was lost."""
     told = parse_mark(last_event_id)

@@ -41,7 +41,6 @@ _FILE: dict[int | str, dict[str, Any]] = {
 _VIDEO: dict[int | str, dict[str, Any]] = {
     200: {"description": "The video", "content": {"application/octet-stream": {}}},
     206: {"description": "The part asked for with Range", "content": {"application/octet-stream": {}}},
-    416: {"description": "The range lies beyond the video's end; Content-Range has its length"},
 }
 
 
@@ -94,7 +93,7 @@ def export(job_id: str, request: Request, desk: DeskOf, caller: CallerOf) -> Res
         "parameters": [{"name": "Range", "in": "header", "schema": {"type": "string"}, "example": "bytes=0-1023",
                         "description": "One range of bytes."}]
     },
-    responses=_VIDEO | problems("video_not_kept", *KNOWN),
+    responses=_VIDEO | problems("video_not_kept", "range_not_satisfiable", *KNOWN),
 )  # fmt: skip
 def get_video(job_id: str, request: Request, desk: DeskOf, caller: CallerOf) -> Response:
     """Until the job has ended; with keep_video as long as the result."""
@@ -102,7 +101,11 @@ def get_video(job_id: str, request: Request, desk: DeskOf, caller: CallerOf) -> 
     wanted = parse_range(request.headers.get("range"), length)
     if wanted is None:
         file.close()
-        return Response(status_code=416, headers={"Content-Range": f"bytes */{length}"})
+        raise Problem(
+            "range_not_satisfiable",
+            f"the video has {length} bytes, and the range begins behind them",
+            {"Content-Range": f"bytes */{length}"},
+        )
     headers = {"Accept-Ranges": "bytes", "Content-Length": str(len(wanted))}
     if len(wanted) < length:
         headers["Content-Range"] = f"bytes {wanted.start}-{wanted.stop - 1}/{length}"
