@@ -112,3 +112,18 @@ def test_the_bundles_post_processing_is_used(bundle: Bundle, clip: Path) -> None
 def test_limits_reach_the_decoder(bundle: Bundle, clip: Path) -> None:
     with pytest.raises(Exception, match="MMAD_MAX_DURATION_S"):
         detect(bundle, clip, limits=Limits(max_duration_s=1))
+
+
+@pytest.mark.parametrize("declared", [True, False])
+def test_progress_is_told_from_beginning_to_end(bundle: Bundle, tmp_path: Path, declared: bool) -> None:
+    """Also where the container does not say how long the video is, as a browser's recordings do not."""
+    path = tmp_path / "recorded.mkv"
+    extra = [] if declared else ["-live", "1"]
+    path.write_bytes(clips.ffmpeg("-f", "lavfi", "-i", "testsrc2=d=8", *extra, "-f", "matroska", "-"))
+    told: list[tuple[str, float]] = []
+    detect(bundle, path, progress=lambda stage, fraction: told.append((stage, fraction)))
+    fractions = [fraction for stage, fraction in told if stage == "detecting"]
+    assert told[0] == ("decoding", 0.0)
+    assert len(fractions) > 100  # at every frame: a caller may stop the work there
+    assert fractions == sorted(fractions)
+    assert fractions[0] < 0.5 < 0.9 < fractions[-1] <= 1

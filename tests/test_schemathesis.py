@@ -7,19 +7,32 @@ import sys
 from pathlib import Path
 
 from mmad.client import Client
-from tests.conftest import Service
+from service.keys import OwnLimits, create
+from tests.conftest import Service, start_service
 
 HERE = Path(__file__).parent
 _SEED = "1"
 
 
-def test_every_answer_is_as_documented(service: Service, clip: Path) -> None:
+def test_every_answer_is_as_documented(tmp_path: Path, clip: Path) -> None:
     """With all checks on: no 5xx, no status, content type, header or body that openapi.yaml does not have, nothing
-    accepted that it forbids. `make test ARGS="-s tests/test_schemathesis.py"` shows the summary."""
-    with Client(service.url) as client:
-        jobs = [client.submit(clip, keep_video=True, idempotency_key=f"s{number}").id for number in range(6)]
-        for job_id in jobs:
-            client.wait(job_id)
+    accepted that it forbids or without a key. `make test ARGS="-s tests/test_schemathesis.py"` shows the summary."""
+    limits = OwnLimits(requests_per_minute=1_000_000, max_jobs=1000)
+    _, key = create(tmp_path / "keys.json", "schemathesis", limits)
+    service = start_service(
+        tmp_path / "data", tmp_path / "log", MMAD_API_KEYS_FILE=str(tmp_path / "keys.json")
+    )
+    try:
+        with Client(service.url, api_key=key) as client:
+            jobs = [client.submit(clip, keep_video=True).id for _ in range(6)]
+            for job_id in jobs:
+                client.wait(job_id)
+        _check(service, key, jobs, clip)
+    finally:
+        service.stop()
+
+
+def _check(service: Service, key: str, jobs: list[str], clip: Path) -> None:
     environment = {
         "SCHEMATHESIS_HOOKS": "tests.schemathesis_hooks",
         "PYTHONPATH": str(HERE.parent),
@@ -30,8 +43,16 @@ def test_every_answer_is_as_documented(service: Service, clip: Path) -> None:
     command = [
         str(Path(sys.executable).with_name("schemathesis")), "--config-file", str(HERE / "schemathesis.toml"),
         "run", f"{service.url}/openapi.json", "--checks", "all", "--max-examples", "15", "--seed", _SEED,
+        "--header", f"Authorization: Bearer {key}",
     ]  # fmt: skip
-    done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(
+        command,
+        cwd=service.data_dir,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
     sys.stdout.write(done.stdout)
     assert done.returncode == 0, done.stdout
     generated = re.search(r"(\d+) generated", done.stdout)

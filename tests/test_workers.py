@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from redis import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
 from rq.timeouts import JobTimeoutException
 
 from mmad import local
@@ -24,7 +25,7 @@ from model.segments import Proposals
 from model.video import Limits, Media
 from service.job_schemas import JobOptions, Stage, State
 from service.jobs import Jobs, Record, Upload, key, new_job_id, published
-from service.queue import DETECT, QUEUE, JobQueue, connect, make_queue, put_time
+from service.queue import DETECT, QUEUE, JobQueue, connect, make_queue, put_progress, put_time
 from service.schemas import Region as RegionDocument
 from service.settings import Settings
 from service.store import FolderStore
@@ -232,6 +233,55 @@ def test_a_worker_lets_go_of_a_job_that_is_not_wanted(
         assert jobs.get(record.id).state is State.CANCELED
 
 
+def test_an_attempt_s_progress_begins_at_its_beginning(bundle: Bundle, jobs: Jobs, connection: Redis) -> None:
+    record, queue = make_job(jobs), JobQueue(connection, 60)
+    put_progress(connection, record.id, Stage.DETECTING, 0.8)  # the attempt before this one died there
+    seen: list[Any] = []
+
+    class Looking(Obedient):
+        def detect(self, file: Any, **options: Any) -> Detections:
+            seen.append(queue.progress(record.id))
+            return FOUND
+
+    Bench(Looking(bundle, FOUND), jobs.store, connection, Settings()).run(record.id)
+    assert seen == [(Stage.DECODING, 0.0)]
+
+
+def test_a_job_that_was_ended_and_not_tidied_is_tidied(
+    bundle: Bundle, jobs: Jobs, connection: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench, detector = make_bench(bundle, jobs, connection, FOUND)
+    record = make_job(jobs)
+    monkeypatch.setattr(bench.jobs, "tidy", lambda _record: None)  # killed before that
+    bench.run(record.id)
+    monkeypatch.undo()
+    assert "video" in jobs.store.names(key(record.id))
+    bench.run(record.id)  # rq delivers again what was not acknowledged
+    assert "video" not in jobs.store.names(key(record.id))
+    assert jobs.pending("open") == {}
+    assert len(detector.asked) == 1
+
+
+def test_redis_away_is_asked_once_in_a_while(
+    connection: Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue = JobQueue(connect(Settings(redis_url=f"unix://{tmp_path}/nothing"), retries=0), 60)
+    asked: list[str] = []
+
+    def away(name: str) -> Any:
+        asked.append(name)
+        raise RedisConnectionError("away")
+
+    monkeypatch.setattr(queue._connection, "hgetall", away)
+    for _ in range(5):
+        assert queue.progress("x") == (None, 0.0)
+    assert (queue.position("x"), queue.pace()) == (None, (None, 0))
+    assert len(asked) == 1
+    queue._away_until = 0.0
+    queue.progress("x")
+    assert len(asked) == 2
+
+
 def test_times_of_jobs_make_estimates(bundle: Bundle, jobs: Jobs, connection: Redis) -> None:
     queue = JobQueue(connection, 60)
     assert queue.pace() == (None, 0)
@@ -263,7 +313,9 @@ def test_a_place_in_the_queue_is_told_and_left(jobs: Jobs, connection: Redis) ->
         queue.enqueue(record.id)
     assert (queue.position(first.id), queue.position(second.id), queue.position("x")) == (0, 1, None)
     queue.forget(first.id)
-    assert (queue.position(first.id), queue.position(second.id)) == (None, 0)
+    again = JobQueue(connection, 60)
+    assert (again.position(first.id), again.position(second.id)) == (None, 0)
+    assert not connection.exists(f"rq:job:{first.id}")
 
 
 def test_the_queue_carries_json_and_a_worker_runs_it(
