@@ -86,14 +86,13 @@ def list_keys(file: KeysFile = None, as_json: AsJson = False) -> None:
     if not found:
         tell(f"no keys in {path}: mmad keys create NAME makes one")
         return
-    table = Table("id", "name", "created", "rotated", "revoked", "requests a minute", "jobs", "stored bytes")
+    table = Table("id", "name", "created", "revoked", "requests a minute", "jobs", "stored bytes")
     for key in found:
         limits = (key.limits.requests_per_minute, key.limits.max_jobs, key.limits.max_stored_bytes)
         table.add_row(
             key.id,
             key.name.replace("[", r"\["),  # no markup
             f"{key.created_at:%Y-%m-%d}",
-            f"{key.rotated_at:%Y-%m-%d}" if key.rotated_at else "",
             f"{key.revoked_at:%Y-%m-%d}" if key.revoked_at else "",
             *("" if limit is None else str(limit) for limit in limits),
         )

@@ -83,8 +83,8 @@ class OwnPagesOnly:
         return (
             "origin_refused",
             f"the request comes from a page of {_cut(', '.join(sorted(foreign)))}, and this service, which asks for "
-            f"no keys, lets only its own pages at {own or 'its address'} and those of MMAD_CORS_ORIGINS do that: add the origin "
-            "there, or turn keys on (MMAD_API_KEYS_FILE)",
+            f"no keys, lets only its own pages at {own or 'its address'} and those of MMAD_CORS_ORIGINS do that: "
+            "add the origin there, or turn keys on (MMAD_API_KEYS_FILE)",
         )
 
 

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from standardwebhooks import Webhook
 
+from examples.emotion_app.__main__ import main
 from examples.emotion_app.features import (
     HEAD,
     LEGS,
@@ -211,6 +212,32 @@ def test_only_genuine_messages_are_believed() -> None:
     assert receiver.wait("j1", 1)["data"]["id"] == "j1"  # another job's message is passed over
     with pytest.raises(TimeoutError):  # the second delivery was the same message
         receiver.wait("j1", 0.01)
+
+
+def test_it_listens_where_it_is_told_and_advertises_its_host() -> None:
+    body = json.dumps({"type": "job.succeeded", "data": {"id": "j1"}})
+    with listening(Receiver(SECRET), "app.example", 0, "127.0.0.1") as address:
+        port = address.removeprefix("http://app.example:").removesuffix("/mmad")
+        sent = httpx.post(
+            f"http://127.0.0.1:{port}/mmad", content=body, headers=signed(body), trust_env=False
+        )
+        assert sent.status_code == 204
+
+
+def test_with_a_key_it_asks_for_the_keys_secret(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "webhook-secret").write_text(SECRET)
+    monkeypatch.setenv("MMAD_DATA_DIR", str(tmp_path))
+    monkeypatch.delenv("MMAD_WEBHOOK_SECRET", raising=False)
+    sent = [str(tmp_path / "none.mp4"), "--out", str(tmp_path / "out"), "--url", "http://127.0.0.1:9"]
+    assert main(sent) == 1
+    assert "mmad webhook-secret" not in capsys.readouterr().err
+    assert main([*sent, "--api-key", "mmad_0123abcd_x"]) == 1
+    assert "mmad webhook-secret --key ID" in capsys.readouterr().err
+    monkeypatch.setenv("MMAD_WEBHOOK_SECRET", SECRET)
+    assert main([*sent, "--api-key", "mmad_0123abcd_x"]) == 1
+    assert "mmad webhook-secret" not in capsys.readouterr().err
 
 
 def test_an_interview_in_features_out(tmp_path: Path, clip: Path) -> None:

@@ -14,9 +14,17 @@ from typer.testing import CliRunner, Result
 
 from mmad.keys import app
 from mmad.local import StartError, serve
-from service import keys
+from service import keys, signing
 from service.keys import KeyRing, KeysError, OwnLimits
 from service.settings import Settings
+
+
+@pytest.fixture(autouse=True)
+def data_dir(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Commands make the webhooks' secret there."""
+    made = tmp_path_factory.mktemp("data")
+    monkeypatch.setenv("MMAD_DATA_DIR", str(made))
+    return made
 
 
 @pytest.fixture
@@ -142,6 +150,35 @@ def test_revoked_is_for_good(file: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         keys.revoke(file, "deadbeef")
 
 
+def test_a_rotated_key_is_the_same_key_with_another_secret(file: Path) -> None:
+    made, old = keys.create(file, "alice", OwnLimits(max_jobs=3))
+    other, others = keys.create(file, "bob", OwnLimits())
+    ring = KeyRing(file)
+    assert ring.find(old)
+    renewed, new = keys.rotate(file, made.id)
+    assert ring.find(old) is None
+    assert ring.find(new) == renewed
+    assert ring.find(others) == other
+    assert renewed.rotated_at is not None
+    changed = {"sha256": hashlib.sha256(new[14:].encode()).hexdigest(), "rotated_at": renewed.rotated_at}
+    assert renewed == made.model_copy(update=changed)
+    assert new[:14] == old[:14]
+    assert new[14:] not in file.read_text()
+    assert keys.rotate(file, made.id)[1] != new
+    assert [key.id for key in keys.read(file).keys] == [made.id, other.id]
+
+
+def test_a_revoked_key_stays_revoked_when_it_is_rotated(file: Path) -> None:
+    made, _ = keys.create(file, "alice", OwnLimits())
+    keys.revoke(file, made.id)
+    before = file.read_bytes()
+    with pytest.raises(KeysError, match=f"{made.id} was revoked at 20.*mmad keys create"):
+        keys.rotate(file, made.id)
+    with pytest.raises(KeysError, match="'deadbeef'.*mmad keys list"):
+        keys.rotate(file, "deadbeef")
+    assert file.read_bytes() == before
+
+
 KEY = {"id": "0123abcd", "name": "a", "sha256": "0" * 64, "created_at": "2026-01-01T00:00:00Z"}
 
 
@@ -262,6 +299,55 @@ def test_create_shows_the_key_once(file: Path) -> None:
     table = command("list", "--file", str(file)).stdout
     assert "alice" in table
     assert found.id in table
+
+
+def test_create_shows_what_messages_are_signed_with(file: Path, data_dir: Path) -> None:
+    settings = Settings(data_dir=data_dir)
+    done = command("create", "alice", "--file", str(file))
+    [alice] = keys.read(file).keys
+    assert signing.secret(settings, alice.id) in done.stderr.split()
+    assert str(data_dir / "webhook-secret") in done.stderr
+    made = json.loads(command("create", "bob", "--json", "--file", str(file)).stdout)
+    assert made["webhook_secret"] == signing.secret(settings, made["id"])
+    assert signing.secret(settings) not in done.output + json.dumps(made)
+
+
+def test_no_key_is_made_where_there_is_no_secret_to_show(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MMAD_WEBHOOK_SECRET", "whsec_short")
+    refused = command("create", "alice", "--file", str(file))
+    assert refused.exit_code == 1
+    assert "MMAD_WEBHOOK_SECRET" in refused.stderr
+    assert not file.exists()
+
+
+def test_rotate_shows_the_key_once_or_says_why_not(file: Path, data_dir: Path) -> None:
+    made = json.loads(command("create", "alice", "--json", "--file", str(file)).stdout)
+    done = command("rotate", made["id"], "--file", str(file))
+    assert done.exit_code == 0
+    assert KeyRing(file).find(done.stdout.strip())
+    assert KeyRing(file).find(made["key"]) is None
+    assert "not shown again" in done.stderr
+    again = json.loads(command("rotate", made["id"], "--json", "--file", str(file)).stdout)
+    found = KeyRing(file).find(again["key"])
+    assert found is not None
+    assert (found.id, found.name, again["id"]) == (made["id"], "alice", made["id"])
+    assert found.sha256 not in json.dumps(again)
+    command("revoke", made["id"], "--file", str(file))
+    refused = command("rotate", made["id"], "--file", str(file))
+    assert (refused.exit_code, refused.stdout) == (1, "")
+    assert "was revoked" in refused.stderr
+
+
+def test_the_webhook_secret_of_a_key_is_that_of_its_jobs(file: Path, data_dir: Path) -> None:
+    made, _ = keys.create(file, "alice", OwnLimits())
+    settings = Settings(data_dir=data_dir)
+    own = mmad("webhook-secret", "--key", made.id, "--file", str(file))
+    assert own.stdout == signing.secret(settings, made.id) + "\n"
+    assert mmad("webhook-secret").stdout == signing.secret(settings) + "\n"
+    for unknown in ("00000000", "open", ""):  # never the service's own instead
+        refused = mmad("webhook-secret", "--key", unknown, "--file", str(file))
+        assert (refused.returncode, refused.stdout) == (1, "")
+        assert "mmad keys list" in refused.stderr
 
 
 def test_revoke_says_when_or_why_not(file: Path) -> None:

@@ -1,5 +1,6 @@
 """Messages about ended jobs: signed, once claimed, tried again, written down, and never sent to private places."""
 
+import base64
 import json
 import os
 import socket
@@ -20,11 +21,12 @@ import pytest
 import standardwebhooks
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import SecretStr
 
 from service import webhooks as module
 from service.errors import Problem
 from service.job_schemas import JobError, JobOptions, Links, State, Webhook
-from service.jobs import Jobs, Record, Upload, key, new_job_id
+from service.jobs import NOBODY, Jobs, Record, Upload, key, new_job_id
 from service.settings import Settings
 from service.signing import secret
 from service.store import FolderStore
@@ -59,10 +61,16 @@ class House:
     def process(self, post: Post | None = None) -> Webhooks:
         return Webhooks(self.store, self.jobs, self.settings, links, post)
 
-    def job(self, url: str | None = "http://hooks.example.org/", state: State | None = SUCCEEDED) -> Record:
+    def job(
+        self,
+        url: str | None = "http://hooks.example.org/",
+        state: State | None = SUCCEEDED,
+        owner: str = NOBODY,
+    ) -> Record:
         """A job in a state; None: still queued."""
         options = JobOptions.model_validate({"callback_url": url, "tag": "walk 7"})
-        record = self.jobs.create(new_job_id(), Upload(bytes=3, sha256="ab" * 32), options, retention_s=3600)
+        upload = Upload(bytes=3, sha256="ab" * 32)
+        record = self.jobs.create(new_job_id(), upload, options, retention_s=3600, owner=owner)
         if state is None:
             return record
         record = self.jobs.change(record, State.RUNNING)
@@ -145,6 +153,39 @@ def test_a_message_that_was_changed_on_the_way_is_seen(house: House, receiver: R
         verifier.verify(body.replace(b"succeeded", b"failed"), headers)
     with pytest.raises(standardwebhooks.WebhookVerificationError):
         verifier.verify(body, headers | {"webhook-id": "msg_another"})
+
+
+def verifies(secret_: str, headers: Mapping[str, str], body: bytes) -> bool:
+    try:
+        standardwebhooks.Webhook(secret_).verify(body, dict(headers))
+    except standardwebhooks.WebhookVerificationError:
+        return False
+    return True
+
+
+def test_each_keys_messages_are_signed_with_its_own_secret(house: House) -> None:
+    owners = [NOBODY, "0123abcd", "4567cdef"]
+    records = {house.job(owner=owner).id: owner for owner in owners}
+    answers = Answers([200] * 3)
+    assert house.process(answers).work_off(now()) == 3
+    signed_by = {}
+    for _, headers, body in answers.sent:
+        fits = [owner for owner in owners if verifies(secret(house.settings, owner), headers, body)]
+        signed_by[json.loads(body)["data"]["id"]] = fits
+    assert signed_by == {job_id: [owner] for job_id, owner in records.items()}
+
+
+def test_a_keys_secret_comes_from_the_services_and_from_its_id(tmp_path: Path) -> None:
+    given = {"data_dir": tmp_path, "webhook_secret": "whsec_" + base64.b64encode(bytes(range(32))).decode()}
+    house = Settings.model_validate(given)
+    # printf 'mmad webhook 0123abcd' | openssl dgst -sha256 -mac HMAC -macopt hexkey:000102...1f -binary | base64
+    assert secret(house, "0123abcd") == "whsec_nqR0pr7wB0E8uzQOXjMU1LWlzisuBTFDaVJIRwVINTw="
+    unpadded = house.model_copy(update={"webhook_secret": SecretStr(given["webhook_secret"].rstrip("="))})  # type: ignore[attr-defined]
+    assert secret(unpadded, "0123abcd") == secret(house, "0123abcd")
+    other = house.model_copy(update={"webhook_secret": SecretStr("whsec_" + "A" * 43 + "=")})
+    found = {secret(one, owner) for one in (house, other) for owner in (NOBODY, "0123abcd", "0123abce")}
+    assert len(found) == 6
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_log_has_status_or_a_word_and_nothing_of_the_answer(house: House, receiver: Receiver) -> None:

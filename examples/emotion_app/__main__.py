@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The exit status: 0 done, 1 failed, 2 wrong usage."""
     options = _parser().parse_args(arguments)
     try:
-        secret = _secret(options.secret_file)
+        secret = _secret(options.secret_file, options.api_key or os.environ.get("MMAD_API_KEY"))
         options.out.mkdir(parents=True, exist_ok=True)
         with Client(options.url, options.api_key) as client:
             result = analyse(client, options, Receiver(secret))
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def analyse(client: Client, options: argparse.Namespace, receiver: Receiver) -> Result:
     """Send the video, and take the result when the message about it has come."""
-    with listening(receiver, options.host, options.port) as address:
+    with listening(receiver, options.host, options.port, options.listen) as address:
         job = client.submit(options.video, callback_url=address, tag="emotion_app", region=options.region)
         sys.stderr.write(f"job {job.id}; waiting for its message at {address}\n")
         message = receiver.wait(job.id, options.timeout_s)
@@ -104,10 +104,15 @@ def _table(windows: Sequence[Window]) -> str:
     )
 
 
-def _secret(path: Path | None) -> str:
-    """What the service signs with: the same setting, or the file it made."""
+def _secret(path: Path | None, api_key: str | None) -> str:
+    """What the service signs with: for a key its own secret, without one that of the setting or the file it made."""
     if (secret := os.environ.get("MMAD_WEBHOOK_SECRET")) and path is None:
         return secret
+    if path is None and api_key:
+        raise ValueError(
+            "messages to a key are signed with a secret of its own: set MMAD_WEBHOOK_SECRET, or --secret-file, to what "
+            "mmad keys create printed with the key (mmad webhook-secret --key ID prints it again)"
+        )
     data_dir = Path(os.environ.get("MMAD_DATA_DIR") or Path.home() / ".local/share/mmad")
     return (path or data_dir / "webhook-secret").read_text().strip()
 
@@ -127,9 +132,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--host", default="127.0.0.1", help="the receiver's address, as the service reaches it"
     )
+    parser.add_argument(
+        "--listen", metavar="HOST", help="the address it listens on, if not --host: 0.0.0.0 in a container"
+    )
     parser.add_argument("--port", type=int, default=0, help="the receiver's port; any free one")
     parser.add_argument(
-        "--secret-file", type=Path, help="the service's webhook-secret; or MMAD_WEBHOOK_SECRET"
+        "--secret-file",
+        type=Path,
+        help="file with the key's webhook secret, or the service's; or MMAD_WEBHOOK_SECRET",
     )
     parser.add_argument("--timeout-s", type=float, default=3600.0, help="how long to wait for the message")
     return parser

@@ -48,8 +48,15 @@ class Receiver:
 
 
 @contextmanager
-def listening(receiver: Receiver, host: str, port: int) -> Iterator[str]:
-    """Serve a receiver for as long as the context lasts; yields the address for callback_url. Port 0: any free one."""
+def listening(receiver: Receiver, host: str, port: int, listen: str | None = None) -> Iterator[str]:
+    """Serve a receiver for as long as the context lasts; yields the address for callback_url.
+
+    Args:
+        receiver: takes what comes.
+        host: as the service reaches it.
+        port: 0 is any free one.
+        listen: the address to listen on, where that is not the host: 0.0.0.0 in a container, for one.
+    """
 
     class Handler(BaseHTTPRequestHandler):
         timeout = _SILENCE_S
@@ -68,7 +75,7 @@ def listening(receiver: Receiver, host: str, port: int) -> Iterator[str]:
         def log_message(self, format: str, *arguments: object) -> None:
             """Nothing to standard error."""
 
-    with ThreadingHTTPServer((host, port), Handler) as server:
+    with ThreadingHTTPServer((listen or host, port), Handler) as server:
         thread = Thread(target=server.serve_forever, name="webhooks", daemon=True)
         thread.start()
         try:

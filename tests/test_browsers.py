@@ -1,0 +1,242 @@
+"""A service without keys, as web pages meet it: a name made to lead here, a form of another origin."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+from pydantic import ValidationError
+from starlette.testclient import TestClient
+
+from service import keys
+from service.app import app_of, openapi_yaml
+from service.auth import Auth, add_cors
+from service.browsers import hosts_of
+from service.desk import Desk
+from service.jobs import JobOptions, Upload, new_job_id
+from service.keys import OwnLimits
+from service.queue import connect
+from service.settings import Settings
+from tests.conftest import Service
+from tests.desks import VIDEO, assert_problem, stored_files
+
+HERE = "http://127.0.0.1:8000"
+
+
+@contextmanager
+def serving(desk: Desk, base_url: str = HERE, **changed: Any) -> Iterator[TestClient]:
+    """As create_app puts it together."""
+    desk.settings = desk.settings.model_copy(update=changed)
+    app = app_of(desk)
+    add_cors(app, desk.settings)
+    with TestClient(app, base_url, raise_server_exceptions=False) as client:
+        yield client
+
+
+@pytest.fixture
+def here(desk: Desk) -> Iterator[TestClient]:
+    with serving(desk) as client:
+        yield client
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["127.0.0.1", "127.0.0.1:8000", "localhost:8000", "LocalHost", "[::1]", "[::1]:8000", "127.0.0.1:"],
+)
+def test_it_answers_to_its_own_names(here: TestClient, host: str) -> None:
+    assert here.get("/jobs", headers={"host": host}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "rebound.example", "rebound.example:8000", "localhost.rebound.example", "127.0.0.1.rebound.example",
+        "xlocalhost", "192.168.1.2:8000", "0.0.0.0:8000", "[::2]:8000", "::1", "", "127.0.0.1:8000:1", "*",
+        "rebound.example/healthz?", "rebound.example@127.0.0.1", "127.0.0.1@rebound.example", "[",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("path", ["/jobs", "/docs", "/", "/openapi.json", "/nothing/here"])
+def test_it_answers_to_no_other(here: TestClient, host: str, path: str) -> None:
+    answer = here.get(path, headers={"host": host}, follow_redirects=False)
+    detail = assert_problem(answer, "host_refused")
+    for word in (repr(host or "none"), "localhost", "MMAD_ALLOWED_HOSTS", "MMAD_API_KEYS_FILE"):
+        assert word in detail
+
+
+def test_two_hosts_are_none(here: TestClient) -> None:
+    for hosts in (("127.0.0.1", "rebound.example"), ("rebound.example", "127.0.0.1")):
+        answer = here.get("/jobs", headers=[("host", host) for host in hosts])
+        assert_problem(answer, "host_refused")
+
+
+def test_a_long_host_is_not_repeated_whole(here: TestClient) -> None:
+    answer = here.get("/jobs", headers={"host": "x" * 5000})
+    assert len(assert_problem(answer, "host_refused")) < 600
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz"])
+def test_health_is_told_under_any_name(here: TestClient, path: str) -> None:
+    answer = here.get(path, headers={"host": "10.1.2.3:8000"})
+    assert answer.status_code == {"/healthz": 200, "/readyz": 503}[path]
+    assert "code" not in answer.json()
+    assert_problem(here.get(path + "/", headers={"host": "10.1.2.3:8000"}), "host_refused")
+
+
+def test_names_of_the_setting_are_allowed_and_any_with_a_star(desk: Desk) -> None:
+    with serving(desk, allowed_hosts=["Api", "[2001:db8::1]"]) as client:
+        for host in ("api:8000", "API", "[2001:DB8::1]:8000", HERE[7:]):
+            assert client.get("/jobs", headers={"host": host}).status_code == 200, host
+        assert_problem(client.get("/jobs", headers={"host": "localhost"}), "host_refused")
+    with serving(desk, allowed_hosts=["*"]) as client:
+        assert client.get("/jobs", headers={"host": "rebound.example"}).status_code == 200
+        assert client.post("/detect", content=VIDEO, headers={"host": "["}).status_code == 202
+        crossing = client.post("/detect", content=VIDEO, headers={"host": "[", "origin": "http://["})
+        assert_problem(crossing, "origin_refused")
+
+
+@pytest.mark.parametrize(
+    ("host", "added"),
+    [
+        ("127.0.0.1", ["127.0.0.1"]), ("192.168.1.2", ["192.168.1.2"]), ("lab.example.org", ["lab.example.org"]),
+        ("::1", ["[::1]"]), ("fd00::7", ["[fd00::7]"]), ("0.0.0.0", []), ("::", []), ("", []),
+    ],
+)  # fmt: skip
+def test_the_address_listened_on_is_allowed_where_it_is_one(host: str, added: list[str]) -> None:
+    assert hosts_of(Settings(host=host, allowed_hosts=["a"])) == ["a", *added]
+
+
+@pytest.mark.parametrize(
+    "wrong", ["localhost:8000", "http://localhost", "::1", "", "a b", "*.example.org", "a,b"]
+)
+def test_what_is_no_host_is_refused_at_the_start(wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MMAD_ALLOWED_HOSTS", json.dumps(["localhost", "[::1]", "*", "a-b.example"]))
+    assert len(Settings().allowed_hosts) == 4
+    monkeypatch.setenv("MMAD_ALLOWED_HOSTS", json.dumps([wrong]))
+    with pytest.raises(ValidationError, match="allowed_hosts"):
+        Settings()
+
+
+def queued_job(desk: Desk) -> str:
+    job_id = new_job_id()
+    desk.jobs.create(job_id, Upload(bytes=1, sha256="0"), JobOptions(), retention_s=60)
+    return job_id
+
+
+FOREIGN = [
+    "https://page.example", "null", "", "http://127.0.0.1", "http://127.0.0.1:8001", "https://127.0.0.1:8000",
+    "http://localhost:8000", "http://127.0.0.1:8000.page.example", "http://127.0.0.1:8000/", "*",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("origin", FOREIGN)
+def test_a_page_of_another_origin_changes_nothing(here: TestClient, desk: Desk, origin: str) -> None:
+    job_id = queued_job(desk)
+    before = stored_files(desk)
+    headers = {"origin": origin}
+    form = here.post("/detect", files={"file": ("x.mp4", VIDEO)}, headers=headers)
+    detail = assert_problem(form, "origin_refused")
+    for word in (repr(origin), HERE, "MMAD_CORS_ORIGINS"):
+        assert word in detail
+    for method, path in (
+        ("POST", f"/jobs/{job_id}/cancel"),
+        ("DELETE", f"/jobs/{job_id}"),
+        ("POST", f"/jobs/{job_id}/webhook/resend"),
+        ("PUT", "/jobs"),
+    ):
+        assert_problem(here.request(method, path, headers=headers), "origin_refused")
+    assert stored_files(desk) == before
+    assert desk.jobs.get(job_id).state == "queued"
+
+
+def test_reading_is_kept_by_the_browser_itself(here: TestClient) -> None:
+    answer = here.get("/jobs", headers={"origin": "https://page.example"})
+    assert answer.status_code == 200
+    assert "access-control-allow-origin" not in answer.headers
+    assert here.head("/jobs", headers={"origin": "https://page.example"}).status_code == 405
+
+
+def test_own_pages_and_programs_may(here: TestClient) -> None:
+    assert here.post("/detect", content=VIDEO).status_code == 202  # curl names no origin
+    assert here.post("/detect", content=VIDEO, headers={"origin": HERE}).status_code == 202
+    for host, origin in (("localhost:8000", "http://localhost:8000"), ("[::1]:80", "http://[::1]")):
+        answer = here.post("/detect", content=VIDEO, headers={"host": host, "origin": origin})
+        assert answer.status_code == 202, host
+    two = [("origin", HERE), ("origin", "https://page.example")]
+    assert_problem(here.post("/detect", content=VIDEO, headers=two), "origin_refused")
+
+
+def test_own_pages_behind_tls(desk: Desk) -> None:
+    with serving(desk, "https://lab.example.org", allowed_hosts=["lab.example.org"]) as client:
+        for origin in ("https://lab.example.org", None):
+            headers = {"origin": origin} if origin else {}
+            assert client.post("/detect", content=VIDEO, headers=headers).status_code == 202
+        for origin in ("http://lab.example.org", "https://lab.example.org:80"):
+            assert_problem(client.post("/detect", headers={"origin": origin}), "origin_refused")
+
+
+def test_pages_of_the_setting_may_and_are_asked_first(desk: Desk) -> None:
+    page = {"origin": "https://app.example.org"}
+    asking = {"access-control-request-method": "POST", "access-control-request-headers": "prefer"}
+    with serving(desk, cors_origins=[page["origin"]]) as client:
+        asked = client.options("/detect", headers=page | asking)
+        assert asked.status_code == 200
+        assert asked.headers["access-control-allow-origin"] == page["origin"]
+        sent = client.post("/detect", content=VIDEO, headers=page)
+        assert (sent.status_code, sent.headers["access-control-allow-origin"]) == (202, page["origin"])
+        refused = client.get("/jobs", headers=page | {"host": "rebound.example"})
+        assert_problem(refused, "host_refused")
+        assert refused.headers["access-control-allow-origin"] == page["origin"]  # the page can read why
+        assert (
+            client.options("/detect", headers={"origin": "https://page.example"} | asking).status_code == 400
+        )
+        other = client.post("/detect", content=VIDEO, headers={"origin": "https://page.example"})
+        assert_problem(other, "origin_refused")
+    with serving(desk, cors_origins=["*"]) as client:
+        for origin in ("https://page.example", "null"):
+            assert client.post("/detect", content=VIDEO, headers={"origin": origin}).status_code == 202
+
+
+def test_where_keys_are_on_the_key_decides(desk: Desk, tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    _, key = keys.create(path, "alice", OwnLimits())
+    keyed = desk.settings.model_copy(update={"api_keys_file": path})
+    desk.auth = Auth(keyed, connect(keyed, retries=0))
+    headers = {"host": "mmad.example.org", "origin": "https://page.example"}
+    with serving(desk, api_keys_file=path) as client:
+        assert_problem(client.post("/detect", content=VIDEO, headers=headers), "key_missing")
+        sent = client.post("/detect", content=VIDEO, headers=headers | {"authorization": f"Bearer {key}"})
+        assert sent.status_code == 202
+
+
+def test_a_service_open_on_all_addresses_is_kept_too(desk: Desk) -> None:
+    with serving(desk, host="0.0.0.0", allow_open=True) as client:
+        assert client.get("/jobs").status_code == 200
+        assert_problem(client.get("/jobs", headers={"host": "0.0.0.0:8000"}), "host_refused")
+        assert_problem(client.get("/jobs", headers={"host": "rebound.example"}), "host_refused")
+
+
+def test_containers_reach_the_api_by_its_name(desk: Desk) -> None:
+    compose = yaml.safe_load((Path(__file__).parents[1] / "docker-compose.yml").read_text())
+    hosts = json.loads(compose["services"]["api"]["environment"]["MMAD_ALLOWED_HOSTS"])
+    assert hosts == [*Settings.model_fields["allowed_hosts"].default, "api"]
+
+
+def test_every_route_says_so() -> None:
+    for path, operations in yaml.safe_load(openapi_yaml())["paths"].items():
+        for method, operation in operations.items():
+            described = operation["responses"].get("403", {"description": ""})["description"]
+            assert ("`host_refused`" in described) == (path not in ("/healthz", "/readyz")), (method, path)
+            assert ("`origin_refused`" in described) == (method != "get"), (method, path)
+
+
+def test_a_service_as_users_start_it_is_kept(service: Service) -> None:
+    port = service.url.rsplit(":", 1)[1]
+    with httpx.Client(base_url=service.url) as http:
+        assert http.get("/jobs", headers={"host": f"localhost:{port}"}).status_code == 200
+        assert_problem(http.get("/jobs", headers={"host": f"rebound.example:{port}"}), "host_refused")
+        crossing = http.post("/detect", content=VIDEO, headers={"origin": "https://page.example"})
+        assert_problem(crossing, "origin_refused")
