@@ -117,7 +117,7 @@ def test_an_upload_that_breaks_off_leaves_nothing(service: Service) -> None:
     before = files()
     host, port = service.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port))) as connection:
-        connection.sendall(b"POST /detect HTTP/1.1\r\nHost: x\r\nContent-Length: 5000000\r\n\r\n")
+        connection.sendall(b"POST /detect HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5000000\r\n\r\n")
         connection.sendall(b"\0\0\0\x18ftypisom" + bytes(2_000_000))
         wait_for(lambda: files() != before, seconds=10)
     wait_for(lambda: files() == before, seconds=10)
