@@ -1,13 +1,11 @@
 """The application: settings in, an ASGI app out. `python -m service.app` prints the OpenAPI document."""
 
-import json
 import re
 import sys
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from http import HTTPStatus
-from importlib.resources import files
 from typing import Any
 from uuid import uuid4
 
@@ -22,10 +20,11 @@ from starlette.requests import ClientDisconnect
 
 from service import errors
 from service.auth import Auth, RateLimitHeaders, add_cors
-from service.browsers import HEALTH_PATHS, SAFE_METHODS, keep_pages_out
-from service.desk import Desk, problems, retry_after
+from service.browsers import keep_pages_out
+from service.desk import Desk, retry_after
 from service.errors import Problem
 from service.job_schemas import ProblemDocument
+from service.openapi import complete
 from service.queue import JobQueue, connect
 from service.routes import router
 from service.settings import Settings
@@ -90,7 +89,7 @@ def bare_app(lifespan: Any = None) -> FastAPI:
         operation_id="job_ended",
     )  # fmt: skip
     app.include_router(router)
-    app.openapi_schema = _openapi(app)
+    complete(app.openapi())  # kept by FastAPI, and served
     app.add_exception_handler(Problem, _on_problem)
     app.add_exception_handler(ClientDisconnect, _on_disconnect)
     app.add_exception_handler(HTTPException, _on_http)
@@ -166,44 +165,6 @@ async def _on_fault(request: Request, error: Exception) -> JSONResponse:
     log.error("request_failed", request_id=request_id, path=request.url.path, exc_info=error)
     detail = "something went wrong here and was written to the log under this request_id; try again"
     return problem_response(request, "internal_error", detail, request_id)
-
-
-def _openapi(app: FastAPI) -> dict[str, Any]:
-    """FastAPI's document with our problem documents in place of its own validation errors, and with real examples."""
-    document = app.openapi()
-    components = document["components"]
-    for name in ("HTTPValidationError", "ValidationError"):
-        components["schemas"].pop(name, None)
-    components["schemas"]["ProblemDocument"] = ProblemDocument.model_json_schema()
-    examples = json.loads(files("service").joinpath("examples.json").read_text(encoding="utf-8"))
-    del document["webhooks"]["job-ended"]["post"]["responses"]["422"]
-    components["examples"] = {code: {"value": value} for code, value in examples["problems"].items()}
-    for path, operations in document["paths"].items():
-        for method, operation in operations.items():
-            if "security" in operation:  # whoever runs the service says whether it asks for keys
-                operation["security"] = [{}, *operation["security"]]
-            unprocessable = operation["responses"].get("422", {}).get("content", {})
-            if "application/json" in unprocessable:
-                del operation["responses"]["422"]
-            operation["responses"] |= _refused_to_pages(path, method)
-            for status, response in operation["responses"].items():
-                named = examples["answers"].get(f"{method.upper()} {path} {status}", {})
-                _add_examples(response, named)
-    return document
-
-
-def _refused_to_pages(path: str, method: str) -> dict[str, Any]:
-    """The answers of service.browsers, which stands before all routes."""
-    codes = () if path in HEALTH_PATHS else ("host_refused",)
-    if method.upper() not in SAFE_METHODS:
-        codes = (*codes, "origin_refused")
-    return {str(status): response for status, response in problems(*codes).items()}
-
-
-def _add_examples(response: dict[str, Any], named: dict[str, Any]) -> None:
-    for content in response.get("content", {}).values():
-        if named:
-            content["examples"] = {name: {"value": value} for name, value in named.items()}
 
 
 def openapi_yaml() -> str:

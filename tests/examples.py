@@ -34,8 +34,9 @@ def main() -> None:
     os.environ["MMAD_BUNDLE"] = str(files("bundles") / "demo")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        answers = _answers(folder / "service")
-        problems = _problems(folder, Bundle.load(Path(os.environ["MMAD_BUNDLE"])))
+        bundle = Bundle.load(Path(os.environ["MMAD_BUNDLE"]))
+        answers = _answers(folder / "service") | _not_ready(folder / "idle", bundle)
+        problems = _problems(folder, bundle)
     document = {"answers": answers, "problems": problems}
     TARGET.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     sys.stderr.write(f"{TARGET}: {len(answers)} answers, {len(problems)} problems\n")
@@ -49,6 +50,14 @@ def _problems(folder: Path, bundle: Bundle) -> dict[str, Any]:
             place.mkdir()
             found[code] = provoke(Counter(place, bundle, server.url)).json()
     return found
+
+
+def _not_ready(folder: Path, bundle: Bundle) -> dict[str, Any]:
+    """A service without a worker."""
+    folder.mkdir()
+    with private_redis(folder / "redis") as server:
+        answer = Counter(folder, bundle, server.url).http.get("/readyz")
+    return {f"GET /readyz {answer.status_code}": {"no worker": answer.json()}}
 
 
 def _answers(folder: Path) -> dict[str, Any]:
@@ -100,6 +109,8 @@ class _Tour:
         self._note("GET /jobs", "a page", "/jobs?limit=2")
         self._note("GET /jobs/{job_id}/result", "micro-actions", f"{path}/result?top_k=3")
         self._note("GET /jobs/{job_id}/result", "scores over time", f"{path}/result?level=frames&rate=1")
+        for name in ("csv", "jsonl", "vtt", "eaf", "json"):
+            self._note_file(name, f"{path}/export?format={name}&top_k=2")
         self._wait_for_message(path)
         self._note("GET /jobs/{job_id}/webhook", "delivered", f"{path}/webhook")
         self._note("POST /jobs/{job_id}/webhook/resend", "sent again", f"{path}/webhook/resend")
@@ -115,6 +126,12 @@ class _Tour:
         response.raise_for_status()
         self._found.setdefault(f"{operation} {response.status_code}", {})[name] = _cut(response.json())
         return response.json()
+
+    def _note_file(self, name: str, path: str) -> None:
+        response = self._http.get(path).raise_for_status()
+        kind = response.headers["content-type"]
+        shown = response.json() if kind == "application/json" else response.text
+        self._found.setdefault(f"GET /jobs/{{job_id}}/export 200 {kind}", {})[name] = shown
 
     def _wait_for_message(self, path: str) -> None:
         def delivered() -> bool:

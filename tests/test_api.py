@@ -3,6 +3,7 @@
 import hashlib
 from pathlib import Path
 
+import jsonschema
 import pytest
 import yaml
 from starlette.testclient import TestClient
@@ -241,3 +242,28 @@ def test_the_committed_openapi_document_is_the_codes() -> None:
     committed = Path(__file__).parents[1] / "openapi.yaml"
     assert committed.read_text() == openapi_yaml(), "run make openapi"
     assert yaml.safe_load(committed.read_text())["openapi"].startswith("3.1")
+
+
+# What cannot be shown in a document.
+BINARY = ("image/png", "image/svg+xml", "application/zip", "application/octet-stream")
+
+
+def test_every_answer_has_an_example_that_fits_it() -> None:
+    document = yaml.safe_load(openapi_yaml())
+    missing = []
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            for status, response in operation["responses"].items():
+                for kind, content in response.get("content", {}).items():
+                    if kind.split(";")[0] in BINARY:
+                        continue
+                    examples = content.get("examples", {})
+                    if not examples:
+                        missing.append(f"{method} {path} {status} {kind}")
+                    if "json" in kind:
+                        schema = {**content.get("schema", {}), "components": document["components"]}
+                        for example in examples.values():
+                            named = example.get("$ref", "").rpartition("/")[2]
+                            shown = document["components"]["examples"][named] if named else example
+                            jsonschema.validate(shown["value"], schema)
+    assert missing == []
