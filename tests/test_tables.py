@@ -14,8 +14,6 @@ from training.tables import (
     read_annotations,
     read_labels,
     read_predictions,
-    write_activitynet,
-    write_challenge,
 )
 
 TAXONOMY = Taxonomy.model_validate_json(
@@ -112,27 +110,6 @@ def test_all_forms_of_predictions_read_the_same(tmp_path: Path) -> None:
         loaded = read_predictions(tmp_path / name, TAXONOMY, VIDEOS)
         assert loaded.faults == []
         assert rows(loaded.instances) == FOUND, name
-
-
-def test_what_is_written_reads_the_same(tmp_path: Path) -> None:
-    generator = np.random.default_rng(0)
-    start = generator.uniform(0, 4, 50)
-    segments = np.stack([start, start + generator.uniform(0.1, 1, 50)], axis=1)
-    labels, scores = generator.integers(0, 4, 50), generator.uniform(0, 1, 50)
-    video = np.sort(generator.integers(0, 2, 50))
-    given = Instances(("v1", "v2"), np.array([10.0, 5.0]), video, segments, labels, scores)
-    write_challenge(tmp_path / "prediction.zip", given)
-    write_activitynet(tmp_path / "a.json", given, TAXONOMY)
-    for name in ("prediction.zip", "a.json"):
-        again = read_predictions(tmp_path / name, TAXONOMY, VIDEOS).instances
-        np.testing.assert_array_equal(again.segments, segments)
-        np.testing.assert_array_equal(again.scores, scores)
-        np.testing.assert_array_equal(again.labels, labels)
-    with zipfile.ZipFile(tmp_path / "prediction.zip") as archive:
-        assert archive.namelist() == ["prediction.csv"]
-        assert (
-            archive.read("prediction.csv").decode().splitlines()[0] == ",video_id,t_start,t_end,class,score"
-        )
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Annotation and prediction files of the field, read and written.
+"""Annotation and prediction files of the field, read. Those that mmad writes are in service.exports.
 
 Annotations: the data set's CSV and JSON, ActivityNet JSON. Predictions: the challenge's CSV or zip, ActivityNet
 JSON, mmad results. Rows that make no sense are named with file and line; they are dropped, or refused if strict.
@@ -112,35 +112,6 @@ def read_predictions(
     else:
         rows = _predictions_of_csv(path, io.StringIO(_read_text(path)))
     return _check(path, rows, videos, taxonomy, slack_s=PREDICTION_SLACK_S, strict=strict)
-
-
-def write_challenge(path: Path, predictions: Instances) -> None:
-    """The challenge's prediction.zip: one CSV, action level, nothing thresholded."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("", *CHALLENGE_COLUMNS))
-    rows = zip(predictions.video, predictions.segments, predictions.labels, predictions.scores, strict=True)
-    for number, (video, (start, end), label, score) in enumerate(rows):
-        writer.writerow(
-            (number, predictions.videos[video], float(start), float(end), int(label), float(score))
-        )
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr(CHALLENGE_MEMBER, text.getvalue())
-
-
-def write_activitynet(path: Path, predictions: Instances, taxonomy: Taxonomy) -> None:
-    """ActivityNet JSON, labels by name."""
-    results: dict[str, list[dict[str, object]]] = {video: [] for video in predictions.videos}
-    rows = zip(predictions.video, predictions.segments, predictions.labels, predictions.scores, strict=True)
-    for video, (start, end), label, score in rows:
-        entry = {
-            "label": taxonomy.actions[label].name,
-            "score": float(score),
-            "segment": [float(start), float(end)],
-        }
-        results[predictions.videos[video]].append(entry)
-    document = {"version": "VERSION 1.3", "results": results, "external_data": {}}
-    path.write_text(json.dumps(document), encoding="utf-8")
 
 
 def _check(
