@@ -124,9 +124,13 @@ class Jobs:
             changes=[_change_to(State.QUEUED)],
         )
         # Marks first: a mark without a record is swept away, a record without its mark would never be found.
-        for mark in _marks(record):
-            self.store.put(mark, b"")
-        self.store.put(key(job_id, "job.json"), _dump(record))
+        try:
+            for mark in _marks(record):
+                self.store.put(mark, b"")
+            self.store.put(key(job_id, "job.json"), _dump(record))
+        except BaseException:
+            self.forget(record)  # marks without a record would count against the owner until they are swept
+            raise
         return record
 
     def get(self, job_id: str, owner: str | None = None) -> Record:

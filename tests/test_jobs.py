@@ -181,3 +181,18 @@ def test_the_newest_come_first_and_go_on_behind_an_id(jobs: Jobs) -> None:
     assert [one.id for one in jobs.newest(NOBODY)] == made
     assert [one.id for one in jobs.newest(NOBODY, made[1])] == made[2:]
     assert list(jobs.newest("anna")) == []
+
+
+def test_a_job_that_cannot_be_written_leaves_nothing(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    put = jobs.store.put
+
+    def full(name: str, content: bytes) -> None:
+        if name.endswith("job.json"):
+            raise OSError(28, "No space left on device")
+        put(name, content)
+
+    monkeypatch.setattr(jobs.store, "put", full)
+    with pytest.raises(OSError, match="No space"):
+        make(jobs, keep_video=True, callback_url="https://example.org/x")
+    assert jobs.pending(NOBODY) == jobs.kept(NOBODY) == {}
+    assert [one.key for one in jobs.store.entries("") if not one.key.startswith("locks/")] == []
