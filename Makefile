@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: serve test check bench openapi clean
+.PHONY: serve test check faults soak bench openapi clean
 
 serve: .venv/serve.stamp  ## everything on this machine, at http://127.0.0.1:8000
 	@exec $(BIN)/mmad serve $(ARGS)
@@ -16,6 +16,12 @@ check: .venv/dev.stamp  ## format, lint, types, import rules, Dockerfiles
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/hadolint docker/Dockerfile.*
+
+faults: .venv/dev.stamp  ## 200 faults while callers work, and what became of every accepted job (half an hour or more)
+	@$(BIN)/python -m tests.faults $(ARGS)
+
+soak: .venv/dev.stamp  ## half an hour of load, and whether any process grows
+	@$(BIN)/python -m tests.soak $(ARGS)
 
 bench: .venv/dev.stamp  ## the whole way on a generated clip, engine against engine
 	$(BIN)/mmad bench $(ARGS)

@@ -146,7 +146,7 @@ class ModelCard(ModelUsed):
 
 @dataclass(frozen=True)
 class Stretch(Answer):
-    """A part of the video and what became of it: `analysed` or `no_person`."""
+    """A part of the video and what became of it: `analysed`, `no_person` or `damaged`."""
 
     start_s: float
     end_s: float
@@ -285,10 +285,11 @@ class JobError(Answer):
 
 @dataclass(frozen=True)
 class Change(Answer):
-    """A state a job came into, and when."""
+    """A state a job came into, and when; `why`, where a running job is queued again."""
 
     state: str
     at: datetime
+    why: str | None = None
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,16 @@ import av
 import numpy as np
 
 from model.bundle import Bundle
+from model.decoder import Decoder, InProcess
 from model.detector import Detector
 from model.engines import EngineName, load_engine
 from model.errors import EngineError
 from model.picture import Region
-from model.video import Video
+from model.sandbox import make_decoder
+from model.video import Limits, Video
 
 DECODE = "decode alone"
+SANDBOXED = "decode alone, sandboxed"
 ENGINES: tuple[EngineName, ...] = ("openvino", "onnx", "torch")
 
 
@@ -74,10 +77,15 @@ def write_clip(
 
 
 def run(bundle: Bundle, clip: Path, rounds: int, say: Callable[[str], None]) -> Report:
-    """Time decoding alone, and the whole way with every engine installed, in turn, `rounds` times after a warm-up."""
+    """Time decoding alone, here and in the sandbox, and the whole way with every engine installed.
+
+    In turn, `rounds` times, after a warm-up.
+    """
     with clip.open("rb") as file, closing(Video(file)) as video:
         duration_s = video.declared_duration_s or 0.0
-    ways: dict[str, Callable[[], None]] = {DECODE: lambda: _decode(bundle, clip)}
+    ways: dict[str, Callable[[], None]] = {DECODE: lambda: _decode(bundle, clip, InProcess())}
+    sandbox = make_decoder("auto")
+    ways[SANDBOXED] = lambda: _decode(bundle, clip, sandbox)
     for engine in ENGINES:
         try:
             detector = Detector(bundle, load_engine(bundle, engine))
@@ -93,8 +101,9 @@ def run(bundle: Bundle, clip: Path, rounds: int, say: Callable[[str], None]) -> 
             way()
             if turn:
                 times[name].append(time.perf_counter() - began)
+    sandbox.close()
     medians = {name: statistics.median(taken) for name, taken in times.items()}
-    first = next(median for name, median in medians.items() if name != DECODE)
+    first = next(median for name, median in medians.items() if name not in (DECODE, SANDBOXED))
     rows = [
         Row(name, medians[name], min(taken), max(taken), duration_s / medians[name], medians[name] / first)
         for name, taken in times.items()
@@ -110,9 +119,9 @@ def run(bundle: Bundle, clip: Path, rounds: int, say: Callable[[str], None]) -> 
     )
 
 
-def _decode(bundle: Bundle, clip: Path) -> None:
+def _decode(bundle: Bundle, clip: Path, decoder: Decoder) -> None:
     seen = bundle.manifest.input
-    with clip.open("rb") as file, closing(Video(file)) as video:
+    with clip.open("rb") as file, closing(decoder.open(file, Limits())) as video:
         for _ in video.frames(seen.fps, seen.width, seen.height):
             pass
 

@@ -6,11 +6,10 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-import structlog
 import typer
 from rich.table import Table
 
-from mmad import detecting, keys, learning, measuring, research, submitting, synthesis
+from mmad import detecting, jobs, keys, learning, logs, measuring, research, submitting, synthesis
 from mmad.options import (
     AsJson,
     BundleDir,
@@ -20,7 +19,7 @@ from mmad.options import (
 )
 from mmad.terminal import failing_on, out, tell, write
 
-_KEEPS_VIDEOS = ("serve", "api", "worker")
+_KEEPS_VIDEOS = ("serve", "api", "worker", "jobs")
 
 app = typer.Typer(
     name="mmad",
@@ -31,6 +30,7 @@ app = typer.Typer(
 )
 bundle_app = typer.Typer(help="Look at a bundle.", no_args_is_help=True)
 app.add_typer(bundle_app, name="bundle")
+app.add_typer(jobs.app, name="jobs")
 app.add_typer(keys.app, name="keys")
 app.add_typer(detecting.app)
 app.add_typer(submitting.app)
@@ -50,33 +50,33 @@ def serve(
 ) -> None:
     """Run everything on this machine: private Redis, API and workers."""
     from mmad import local
+    from mmad.children import StartError
 
     settings = settings_with(host=host, port=port, bundle=bundle, data_dir=data_dir)
+    logs.configure(settings.log_format)
     load_bundle(settings.bundle)  # a broken bundle is told of here, not by a worker that dies
 
     def announce(url: str) -> None:
         tell(f"mmad is ready at {url}   documentation at {url}/docs   Ctrl-C stops it", "bold")
 
-    with failing_on(local.StartError):
+    with failing_on(StartError):
         local.serve(settings, workers, announce)
 
 
 @app.command()
 def api() -> None:
     """Run the HTTP API alone; settings come from MMAD_... variables."""
-    import uvicorn
-
     from service.app import create_app
-    from service.errors import Problem
     from service.keys import KeysError, check_open
+    from service.queue import QueueError
+    from service.server import serve as serve_http
 
     settings = settings_with()
-    with failing_on(Problem, KeysError):
+    logs.configure(settings.log_format)
+    with failing_on(QueueError, KeysError):
         check_open(settings)
         application = create_app(settings)
-    uvicorn.run(
-        application, host=settings.host, port=settings.port, log_level="warning", timeout_graceful_shutdown=5
-    )
+    serve_http(application, settings)
 
 
 @app.command("webhook-secret")
@@ -102,11 +102,12 @@ def webhook_secret(
 def worker() -> None:
     """Run one worker; settings come from MMAD_... variables."""
     from model.errors import DetectorError
-    from service.errors import Problem
+    from service.queue import QueueError
     from workers.main import main as work
 
     settings = settings_with()
-    with failing_on(DetectorError, Problem):
+    logs.configure(settings.log_format)
+    with failing_on(DetectorError, QueueError):
         work(settings, load_bundle(settings.bundle))
 
 
@@ -225,17 +226,7 @@ def main() -> None:
     """Entry point of the `mmad` command."""
     if sys.argv[1:2] and sys.argv[1] in _KEEPS_VIDEOS:
         os.umask(0o077)  # people's videos are for the service's own eyes
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper("iso"),
-            # Never with local variables: they hold pieces of people's videos.
-            structlog.dev.ConsoleRenderer(
-                colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
-            ),
-        ],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
+    logs.configure("text")
     try:
         app()
     except ImportError as error:

@@ -3,6 +3,7 @@
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -57,6 +58,7 @@ def detect(
     from model.detector import Detector
     from model.engines import load_engine
     from model.errors import DetectorError
+    from model.sandbox import make_decoder
 
     written = form or (Format.JSON if as_json or out_path else None)
     export = _export(written, videos, out_path) if written else None
@@ -67,14 +69,16 @@ def detect(
         chosen = load_engine(loaded, settings.engine, settings.device, settings.data_dir / "cache")
         if out_path is not None and export is not None:
             _try_to_write(out_path, _is_folder(export, videos))
-    detector = Detector(loaded, chosen)
+        decoder = make_decoder(settings.sandbox)
     found: list[Analysed] = []
-    for video in videos:
-        try:
-            with bar(video.name) as progress:
-                found.append(_detect_file(detector, video, options, settings, rate, progress))
-        except (DetectorError, OSError) as error:
-            tell(f"{video}: {error}", "red")
+    with closing(decoder):
+        detector = Detector(loaded, chosen, decoder=decoder)
+        for video in videos:
+            try:
+                with bar(video.name) as progress:
+                    found.append(_detect_file(detector, video, options, settings, rate, progress))
+            except (DetectorError, OSError) as error:
+                tell(f"{video}: {error}", "red")
     if export is None:
         for one in found:
             print_result(one.source, one.result.model_dump(mode="json"))
@@ -174,7 +178,14 @@ def _detect_file(
     from workers.documents import make_context, make_region, store_proposals
 
     with video.open("rb") as file:
-        limits = Limits(settings.max_duration_s, settings.max_pixels, settings.max_fps)
+        limits = Limits(
+            max_duration_s=settings.max_duration_s,
+            max_pixels=settings.max_pixels,
+            max_fps=settings.max_fps,
+            max_memory_bytes=settings.decoder_memory_bytes,
+            max_cpu_s=settings.decoder_cpu_s,
+            max_stall_s=settings.decoder_stall_s,
+        )
         found = detector.detect(file, region=make_region(options), limits=limits, progress=progress)
     context = make_context(found, detector, options, job_id=None, video_sha256=sha256(video))
     stored = store_proposals(found, context)

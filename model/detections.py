@@ -13,7 +13,7 @@ class Stretch:
 
     start_s: float
     end_s: float
-    status: Literal["analysed", "no_person"]
+    status: Literal["analysed", "no_person", "damaged"]
 
 
 @dataclass(frozen=True)

@@ -5,17 +5,21 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import BinaryIO, Literal
 
+import numpy as np
+
 from model.bundle import Bundle
-from model.detections import Detections, Notice, Stretch
+from model.damage import Stretches
+from model.decoder import Decoder, InProcess, Opened
+from model.detections import Detections, Notice
 from model.engines import Engine
 from model.errors import DamagedVideoError
-from model.framing import LONGEST, Framer, Seen, coverage, notices
+from model.framing import LONGEST, Framer, Seen, coverage, damage_notice, notices
 from model.locator import Locator, load_locator
 from model.nms import suppress
 from model.picture import Region
 from model.seams import Seam, join_at_seam
 from model.segments import Proposals, calibrate, decode_points, to_seconds
-from model.video import Limits, Media, Video
+from model.video import Limits, Media
 from model.windows import Frame, Window, windows
 
 Stage = Literal["decoding", "detecting"]
@@ -28,10 +32,18 @@ _WORTH_A_NOTICE = 0.7
 class Detector:
     """A loaded bundle. One video at a time; loading is the slow part, so keep it."""
 
-    def __init__(self, bundle: Bundle, engine: Engine, locator: Locator | None = None) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        engine: Engine,
+        locator: Locator | None = None,
+        decoder: Decoder | None = None,
+    ) -> None:
+        """Without a decoder, videos are decoded in this process."""
         self.bundle = bundle
         self.engine = engine
         self.locator = locator or load_locator(bundle)
+        self.decoder = decoder or InProcess()
 
     def detect(
         self,
@@ -52,17 +64,17 @@ class Detector:
 
         Raises:
             VideoError: one of its kinds, for what is wrong with the video.
+            DecoderKilledError: the decoder's process was ended from outside.
         """
         config = self.bundle.manifest.input
-        with closing(Video(file, limits)) as video:
+        with closing(self.decoder.open(file, limits)) as video:
             framer = self._make_framer() if region is None else None
             if framer is None:
                 frames = video.frames(config.fps, config.width, config.height, region or Region())
             else:
                 frames = video.whole_frames(config.fps, LONGEST)
-            counted = self._count(
-                frames, _Reach(file, (video.declared_duration_s or 0) * config.fps), progress
-            )
+            reach = _Reach(file, video, config.fps)
+            counted = self._count(frames, reach, progress)
             if framer is None:
                 found = self.propose(windows(counted, config.window_frames, config.overlap_frames))
             else:
@@ -98,7 +110,9 @@ class Detector:
 
     def _conclude(self, found: Proposals, media: Media, seen: list[Seen] | None) -> Detections:
         fps, duration_s = self.bundle.manifest.input.fps, media.duration_s
-        told: list[Notice] = [] if seen is None else list(notices(seen, fps, duration_s))
+        told = [damage_notice(media.damaged)] if media.damaged else []
+        if seen is not None:
+            told.extend(notices(seen, fps, duration_s, media.damaged))
         if media.looked_at < _WORTH_A_NOTICE:
             told.append(
                 Notice(
@@ -108,9 +122,9 @@ class Detector:
                 )
             )
         return Detections(
-            found.clipped(0.0, duration_s).by_score(),
+            _outside(found.clipped(0.0, duration_s), media.damaged).by_score(),
             media,
-            (Stretch(0.0, duration_s, "analysed"),) if seen is None else coverage(seen, fps, duration_s),
+            coverage(seen, fps, duration_s, media.damaged),
             tuple(told),
         )
 
@@ -123,18 +137,28 @@ class Detector:
             yield frame
 
 
+def _outside(found: Proposals, damaged: Stretches) -> Proposals:
+    """Without those whose middle was not seen: the frame before a gap stays on, and means nothing there."""
+    middles = found.segments.mean(axis=1)
+    unseen = np.zeros(len(found), np.bool_)
+    for start_s, end_s in damaged:
+        unseen |= (middles >= start_s) & (middles < end_s)
+    return found[~unseen]
+
+
 class _Reach:
     """How far into a video a frame is: by the length that its container declares, or else by the bytes read."""
 
-    def __init__(self, file: BinaryIO, expected_frames: float) -> None:
-        self._file, self._expected_frames = file, expected_frames
-        self._bytes = 0 if expected_frames else _size_of(file)
+    def __init__(self, file: BinaryIO, video: Opened, fps: float) -> None:
+        self._video = video
+        self._expected_frames = (video.declared_duration_s or 0) * fps
+        self._bytes = 0 if self._expected_frames else _size_of(file)
 
     def fraction(self, frames: int) -> float:
         """0..1 after so many frames."""
         if self._expected_frames:
             return min(1.0, frames / self._expected_frames)
-        return self._file.tell() / self._bytes if self._bytes else 0.0
+        return min(1.0, self._video.tell() / self._bytes) if self._bytes else 0.0
 
 
 def _size_of(file: BinaryIO) -> int:

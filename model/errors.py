@@ -61,7 +61,49 @@ class FrameRateTooHighError(VideoError):
     code = "frame_rate_too_high"
 
 
+class TooManyStreamsError(VideoError):
+    """The container holds more streams than the limit."""
+
+    code = "too_many_streams"
+
+
+class EncryptedVideoError(VideoError):
+    """The frames are encrypted."""
+
+    code = "encrypted_video"
+
+
 class DamagedVideoError(VideoError):
     """The container opens, but its frames do not decode."""
 
     code = "damaged_video"
+
+
+class DecoderCrashedError(VideoError):
+    """The video made the decoder's process crash, or say what a sound one does not."""
+
+    code = "decoder_crashed"
+
+
+class DecoderTimeoutError(VideoError):
+    """The decoder brought no frame for too long, or used up its computing time."""
+
+    code = "decoder_timeout"
+
+
+class DecoderMemoryError(VideoError):
+    """Decoding takes more memory than the limit."""
+
+    code = "decoder_out_of_memory"
+
+
+class SandboxError(DetectorError):
+    """The decoder's process cannot be had, or not as confined as was asked for."""
+
+    code = "sandbox_unavailable"
+
+
+class DecoderKilledError(DetectorError):
+    """The decoder's process was ended from outside: no fault of the video, which another attempt may analyse."""
+
+    code = "decoder_killed"

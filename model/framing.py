@@ -5,13 +5,14 @@ looks    ^       ^       ^       ^       ^   LOOKS of them go to the locator
 crop     the largest person's boxes joined, with a margin, in the network's shape: the same for all frames
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from model.bundle import InputConfig
+from model.damage import Stretches
 from model.detections import Notice, Stretch
 from model.locator import Floats, Locator, area, iou
 from model.picture import crop_around, cut
@@ -106,20 +107,48 @@ def _joined(boxes: list[Floats]) -> Floats:
     return np.concatenate([every[:, :2].min(axis=0), every[:, 2:].max(axis=0)])
 
 
-def coverage(seen: list[Seen], fps: float, duration_s: float) -> tuple[Stretch, ...]:
-    """What became of each part of the video: analysed where a window that shows it shows a person as well."""
+def coverage(
+    seen: list[Seen] | None, fps: float, duration_s: float, damaged: Stretches = ()
+) -> tuple[Stretch, ...]:
+    """What became of each part of the video: analysed where a window that shows it shows a person as well.
+
+    Args:
+        seen: of each window; None where a region was looked at, whoever is there.
+        fps: of the frames that `seen` counts.
+        duration_s: where the last part ends.
+        damaged: stretches that could not be decoded, in order and apart from each other.
+    """
     stretches: list[Stretch] = []
     reached_s = 0.0
-    for start_s, end_s in spans([one for one in seen if one.people], fps, duration_s):
+    for start_s, end_s in _analysed(seen, fps, duration_s):
         if start_s > reached_s:
             stretches.append(Stretch(reached_s, start_s, "no_person"))
         stretches.append(Stretch(start_s, end_s, "analysed"))
         reached_s = end_s
-    if stretches and seen[-1].people:  # frames end up to one of them before the video does
-        stretches[-1] = Stretch(stretches[-1].start_s, duration_s, "analysed")
-    elif reached_s < duration_s:
+    if reached_s < duration_s:
         stretches.append(Stretch(reached_s, duration_s, "no_person"))
-    return tuple(stretches)
+    return _marked(stretches, damaged)
+
+
+def _analysed(seen: list[Seen] | None, fps: float, duration_s: float) -> list[tuple[float, float]]:
+    if seen is None:
+        return [(0.0, duration_s)]
+    found = spans([one for one in seen if one.people], fps, duration_s)
+    if found and seen[-1].people:  # frames end up to one of them before the video does
+        found[-1] = (found[-1][0], duration_s)
+    return found
+
+
+def _marked(stretches: list[Stretch], damaged: Stretches) -> tuple[Stretch, ...]:
+    """Stretches with the damaged ones cut out of them and put in between."""
+    parts = [Stretch(start_s, end_s, "damaged") for start_s, end_s in damaged]
+    for one in stretches:
+        reached_s = one.start_s
+        for start_s, end_s in [*damaged, (one.end_s, one.end_s)]:
+            if reached_s < min(start_s, one.end_s):
+                parts.append(Stretch(reached_s, min(start_s, one.end_s), one.status))
+            reached_s = max(reached_s, end_s)
+    return tuple(sorted(parts, key=lambda part: part.start_s))
 
 
 def spans(seen: list[Seen], fps: float, duration_s: float) -> list[tuple[float, float]]:
@@ -133,10 +162,20 @@ def spans(seen: list[Seen], fps: float, duration_s: float) -> list[tuple[float, 
     return joined
 
 
-def notices(seen: list[Seen], fps: float, duration_s: float) -> tuple[Notice, ...]:
-    """What a caller should know about who was found."""
+def damage_notice(damaged: Stretches) -> Notice:
+    """What a caller should know about what could not be decoded."""
+    return Notice(
+        "video_damaged",
+        f"the video could not be decoded at {_times(damaged)}: nothing was looked for there; export it anew, or send "
+        "it again if it was cut off",
+    )
+
+
+def notices(seen: list[Seen], fps: float, duration_s: float, damaged: Stretches = ()) -> tuple[Notice, ...]:
+    """What a caller should know about who was found; see coverage."""
     told = []
-    empty = [(one.start_s, one.end_s) for one in coverage(seen, fps, duration_s) if one.status == "no_person"]
+    parts = coverage(seen, fps, duration_s, damaged)
+    empty = [(one.start_s, one.end_s) for one in parts if one.status == "no_person"]
     if empty:
         told.append(
             Notice(
@@ -158,7 +197,7 @@ def notices(seen: list[Seen], fps: float, duration_s: float) -> tuple[Notice, ..
     return tuple(told)
 
 
-def _times(stretches: list[tuple[float, float]]) -> str:
+def _times(stretches: Sequence[tuple[float, float]]) -> str:
     named = ", ".join(f"{start_s:.1f}-{end_s:.1f} s" for start_s, end_s in stretches[:_SPANS_NAMED])
     more = len(stretches) - _SPANS_NAMED
     return f"{named} and {more} more times" if more > 0 else named

@@ -15,6 +15,11 @@ from typing_extensions import Buffer
 
 from model.windows import Frame
 
+# Transfer functions of HDR, PQ and HLG (ITU-T H.273, 8.2). Shown as they are, such pictures are pale: they become
+# ordinary ones, in which what is brighter than white is white. At the small size, where it costs little.
+_HDR = (16, 18)
+_TO_SDR = "out_transfer=bt709:out_primaries=bt709"
+
 
 @dataclass(frozen=True)
 class Region:
@@ -157,7 +162,7 @@ class Scaler:
     def __call__(self, frame: av.VideoFrame, pixel_aspect: Fraction) -> Frame:
         """A decoded frame -> (height, width, 3) uint8 RGB, upright."""
         upright = Orientation.of(frame)
-        form = (frame.width, frame.height, frame.format.name, upright, pixel_aspect)
+        form = (frame.width, frame.height, frame.format.name, frame.color_trc, upright, pixel_aspect)
         if self._graph is None or form != self._form:
             self._graph, self._form = self._make_graph(frame, upright, pixel_aspect), form
         frame.pts = None
@@ -183,6 +188,7 @@ class Scaler:
             # Turned before scaling: chroma is interpolated differently across and down.
             *(graph.add(name, arguments) for name, arguments in orientation.filters),
             graph.add("scale", f"{self._width}:{self._height}:flags=area"),
+            *([graph.add("scale", _TO_SDR)] if frame.color_trc in _HDR else []),
             graph.add("format", "rgb24"),
             graph.add("buffersink"),
         ]

@@ -1,41 +1,46 @@
 """An open video file in, upright frames at a fixed rate out. Serving and training decode with this alone.
 
 Only containers on a list are read, from a file that is already open, so that no name inside a file opens
-another one. Frames stream: memory does not grow with the video's length.
+another one. Frames stream: memory does not grow with the video's length. What does not decode is left out
+and told in `Media.damaged`; the frame before it stays on.
 """
 
-import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 import av
 import av.logging
+import av.subtitles.codeccontext  # PyAV's own import comes with the first subtitles: too late in a sandbox
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
+from model.damage import Damage, Stretches, declared_end
 from model.errors import (
     DamagedVideoError,
     FrameRateTooHighError,
     NotAVideoError,
     NoVideoStreamError,
     PictureTooLargeError,
+    TooManyStreamsError,
     UnsupportedCodecError,
     VideoTooLongError,
 )
+from model.packets import Packets, out_of_memory
 from model.picture import Orientation, Region, Scaler, whole_size
+from model.timing import Clock, Shown, resample
 from model.windows import Frame
 
 CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts"
 
-# Frames a little out of order are the codec's; more than this, and the recorder's clock was set anew.
-_CLOCK_BACK_S = 0.5
-_CLOCK_AHEAD_S = 2
+# FFmpeg's own limit. It calls a MOV with more tracks out of memory, so ours is looked at once the file is open.
+_MOST_STREAMS = 1000
 
-# FFmpeg writes its findings on broken files to standard error; errors reach the caller as exceptions.
-av.logging.set_level(av.logging.PANIC)
+# FFmpeg's findings on broken files are dropped. With any other level its threads wait for the interpreter, to
+# hand their findings over, while the interpreter may be waiting for those threads to end: for ever.
+av.logging.set_level(None)
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,11 @@ class Limits:
     max_duration_s: float = 600.0
     max_pixels: int = 8192 * 4320
     max_fps: float = 240.0
+    max_streams: int = 64
+    # Of the decoder's address space: model/confine.py has the numbers.
+    max_memory_bytes: int = 2560 * 1024**2
+    max_cpu_s: float = 3600.0
+    max_stall_s: float = 60.0
 
 
 @dataclass(frozen=True)
@@ -60,39 +70,8 @@ class Media:
     rotation_deg: int
     looked_at: float
     """The fraction of the picture's area inside the crop."""
-
-
-class Shown(NamedTuple):
-    """A decoded frame and when it is shown, in ticks of the stream's time base; `end` is when the next is due."""
-
-    frame: av.VideoFrame
-    start: int
-    end: int
-
-
-def resample(shown: Iterable[Shown], rate: Fraction) -> Iterator[tuple[av.VideoFrame, int]]:
-    """Which frame is shown at each of 0, 1/rate, 2/rate ..., and how many times in a row.
-
-    A frame's time is rounded to the nearest slot (halves up) and it fills the slots up to the next frame's;
-    of several in one slot the last counts. That is what FFmpeg's fps filter does.
-
-    Args:
-        shown: frames in order, times from the first frame.
-        rate: slots per tick: frames a second times the time base.
-    """
-
-    def slot(tick: int) -> int:
-        return math.floor(tick * rate + Fraction(1, 2))
-
-    held: Shown | None = None
-    filled = 0
-    for item in shown:
-        if held is not None and slot(item.start) > filled:
-            yield held.frame, slot(item.start) - filled
-            filled = slot(item.start)
-        held = item
-    if held is not None and (slot(held.end) > filled or filled == 0):
-        yield held.frame, max(1, slot(held.end) - filled)
+    damaged: Stretches = ()
+    """Stretches in seconds that could not be decoded, in order, within `duration_s`."""
 
 
 class Video:
@@ -108,6 +87,8 @@ class Video:
             self._container.close()
             raise
         self.media: Media | None = None
+        self._end = 0
+        self._lost: Stretches = ()
 
     def close(self) -> None:
         """Free the decoder."""
@@ -143,48 +124,47 @@ class Video:
             picture = _decoding(scaler, frame, pixel_aspect)
             for _ in range(repeats):
                 yield picture
-        self.media = counter.media(self._time_base, scaler.looked_at if scaler else 1.0)
+        self.media = counter.media(
+            self._time_base, self._end, scaler.looked_at if scaler else 1.0, self._lost
+        )
 
     @property
     def _time_base(self) -> Fraction:
         return self._stream.time_base or Fraction(1, av.time_base)
 
+    @property
+    def _most(self) -> int:
+        """Where a video ends at the latest, in ticks."""
+        return int(self._limits.max_duration_s / self._time_base)
+
+    @property
+    def _strung(self) -> bool:
+        """Whether the file may be recordings in a row, cut anywhere."""
+        return self._container.format.name == "mpegts"
+
     def _decode(self) -> Iterator[Shown]:
         """Frames with times from the first frame's, never running backwards."""
-        origin: int | None = None
-        start = end = 0
         step = max(1, round(1 / (self._time_base * (self._stream.average_rate or 25))))
-        for count, frame in enumerate(self._raw_frames()):
-            if frame.width * frame.height > self._limits.max_pixels:
-                raise _too_many_pixels(frame.width, frame.height, self._limits)
-            if frame.pts is None:
-                start = end
-            elif origin is None or self._jumps((frame.pts - origin - end) * self._time_base):
-                origin, start = frame.pts - end, end
-            else:
-                start = max(start, frame.pts - origin)
-            end = start + (frame.duration or step)
-            if end * self._time_base > self._limits.max_duration_s + 1:
-                raise _too_long(float(end * self._time_base), self._limits)
-            # A second's worth ahead: bursts are no rate.
-            if count > self._limits.max_fps * (float(end * self._time_base) + 1):
-                raise _too_fast(count / float(end * self._time_base), self._limits)
-            yield Shown(frame, start, end)
-        if not end:
-            raise DamagedVideoError("no frame of the video can be decoded; export it anew and send it again")
-
-    def _jumps(self, gap_s: Fraction) -> bool:
-        """Whether the clock was set anew: far backwards, or far ahead where recordings are strung together."""
-        strung = self._container.format.name == "mpegts"
-        return gap_s < -_CLOCK_BACK_S or (strung and gap_s > _CLOCK_AHEAD_S)
-
-    def _raw_frames(self) -> Iterator[av.VideoFrame]:
-        try:
-            yield from self._container.decode(self._stream)
-        except av.FFmpegError as error:
-            raise DamagedVideoError(
-                f"the video is damaged: decoding stopped ({error.strerror}); export it anew and send it again"
-            ) from error
+        packets = Packets(self._container, self._stream)
+        clock = Clock(self._time_base, step, self._strung)
+        damage = Damage(self._time_base, step)
+        shown: Shown | None = None
+        for count, given in enumerate(packets.frames()):
+            self._check_size(given.frame.width, given.frame.height)
+            placed = clock.place(given, packets.first)
+            if placed is None:
+                continue
+            shown = placed
+            self._check_times(count, float(shown.end * self._time_base))
+            damage.see(shown, given.doubtful)
+            yield shown
+        if shown is None:
+            raise self._no_frame()
+        declared = declared_end(self._container, self._stream)
+        due = None if declared is None else round(declared / self._time_base)
+        reached = clock.since_start(packets.last)
+        self._end = damage.finish(clock.since_start(due), reached, packets.doubtful, self._most)
+        self._lost = damage.stretches
 
     def _pick_stream(self) -> VideoStream:
         for stream in self._container.streams.video:
@@ -200,19 +180,38 @@ class Video:
         raise NoVideoStreamError("the file has no video stream; send a file that has pictures")
 
     def _check_declared(self) -> None:
-        width, height = self._stream.codec_context.width, self._stream.codec_context.height
-        if width * height > self._limits.max_pixels:
-            raise _too_many_pixels(width, height, self._limits)
+        if len(self._container.streams) > self._limits.max_streams:
+            raise _too_many_streams(len(self._container.streams), self._limits)
+        self._check_size(self._stream.codec_context.width, self._stream.codec_context.height)
         declared = self.declared_duration_s
         if declared is not None and declared > self._limits.max_duration_s + 1:
             raise _too_long(declared, self._limits)
+
+    def _no_frame(self) -> DamagedVideoError:
+        # FFmpeg forgets a size above the limit, and says no more than that nothing decodes.
+        forgotten = not self._stream.codec_context.width
+        large = f", or it has more than {self._limits.max_pixels} pixels (MMAD_MAX_PIXELS)" if forgotten else ""
+        return DamagedVideoError(
+            f"no frame of the video can be decoded{large}; export it anew and send it again"
+        )
+
+    def _check_size(self, width: int, height: int) -> None:
+        if width * height > self._limits.max_pixels:
+            raise _too_many_pixels(width, height, self._limits)
+
+    def _check_times(self, frames: int, end_s: float) -> None:
+        if end_s > self._limits.max_duration_s + 1:
+            raise _too_long(end_s, self._limits)
+        # A second's worth ahead: bursts are no rate.
+        if frames > self._limits.max_fps * (end_s + 1):
+            raise _too_fast(frames / end_s, self._limits)
 
 
 class _Counter:
     """Watches frames go by and measures what `Media` tells."""
 
     def __init__(self) -> None:
-        self._count = self._last = self._end = 0
+        self._count = self._last = 0
         self._gaps: tuple[int, int] = (0, 0)
         self._size = (0, 0)
         self._rotation = 0
@@ -226,14 +225,14 @@ class _Counter:
             else:
                 self._size = Orientation.of(item.frame).upright(item.frame.width, item.frame.height)
                 self._rotation = item.frame.rotation
-            self._count, self._last, self._end = self._count + 1, item.start, item.end
+            self._count, self._last = self._count + 1, item.start
             yield item
 
-    def media(self, time_base: Fraction, looked_at: float) -> Media:
+    def media(self, time_base: Fraction, end: int, looked_at: float, lost: Stretches) -> Media:
         low, high = self._gaps
-        span = self._last if self._count > 1 else self._end
+        span = self._last if self._count > 1 else end
         return Media(
-            duration_s=float(self._end * time_base),
+            duration_s=float(end * time_base),
             width=self._size[0],
             height=self._size[1],
             frames_decoded=self._count,
@@ -242,12 +241,15 @@ class _Counter:
             variable_frame_rate=high > 1.25 * low + 1,
             rotation_deg=self._rotation % 360,
             looked_at=looked_at,
+            damaged=lost,
         )
 
 
 def _decoding(scaler: Scaler, frame: av.VideoFrame, pixel_aspect: Fraction) -> Frame:
     try:
         return scaler(frame, pixel_aspect)
+    except MemoryError as error:
+        raise out_of_memory() from error
     except av.FFmpegError as error:
         raise DamagedVideoError(f"a frame of the video cannot be scaled ({error.strerror})") from error
 
@@ -257,10 +259,13 @@ def _open(file: BinaryIO, limits: Limits) -> InputContainer:
         "format_whitelist": CONTAINERS,
         "protocol_whitelist": "none",
         "max_pixels": str(limits.max_pixels),
+        "max_streams": str(_MOST_STREAMS),
     }
     try:
         # Tags in other alphabets than UTF-8 are common, and nothing here reads them.
         container = av.open(file, mode="r", options=options, metadata_errors="replace")
+    except MemoryError as error:
+        raise out_of_memory() from error
     except (av.FFmpegError, ValueError) as error:
         raise NotAVideoError(
             f"the file is no video that can be read; send one of {CONTAINERS.replace(',', ', ')}"
@@ -276,6 +281,13 @@ def _too_long(duration_s: float, limits: Limits) -> VideoTooLongError:
     return VideoTooLongError(
         f"the video lasts {duration_s:.0f} s or more, the limit is {limits.max_duration_s:.0f} s "
         "(MMAD_MAX_DURATION_S); send it in parts or raise the limit"
+    )
+
+
+def _too_many_streams(streams: int, limits: Limits) -> TooManyStreamsError:
+    return TooManyStreamsError(
+        f"the file has {streams} streams or more, the limit is {limits.max_streams}; "
+        "send one that has the video alone"
     )
 
 

@@ -7,32 +7,35 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import Any
-from uuid import uuid4
 
-import structlog
 import yaml
 from anyio import to_thread
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from service import errors
 from service.auth import Auth, RateLimitHeaders, add_cors
 from service.browsers import keep_pages_out
-from service.desk import Desk, retry_after
+from service.desk import Desk
 from service.errors import Problem
-from service.job_schemas import ProblemDocument
+from service.exposition import Exposition
+from service.metrics import Meter
 from service.openapi import complete
+from service.problems import problem_response
 from service.queue import JobQueue, connect
+from service.reconciler import Reconciler
+from service.requests import GONE, Guard, Requests
+from service.room import Room
 from service.routes import router
 from service.settings import Settings
 from service.store import FolderStore
 from service.sweeper import Sweeper
 from service.webhooks import Message
 
-log = structlog.get_logger()
+# From the last byte of an upload to the record of its job, with much to spare.
+_MAKING_S = 600.0
 
 DESCRIPTION = """Finds every micro-action in a video of a person: what, when, several at once, at two levels.
 
@@ -45,29 +48,42 @@ def create_app(settings: Settings) -> FastAPI:
     connection = connect(settings, retries=1)
     auth = Auth(settings, connection)
     desk = Desk(settings, FolderStore(settings.store_dir), JobQueue(connection, settings.job_timeout_s), auth)
-    app = app_of(desk)
-    add_cors(app, settings)
-    return app
+    return app_of(desk)
 
 
 def app_of(desk: Desk) -> FastAPI:
     """The API at a desk, with what goes on behind the counter while it runs."""
+    meter = Meter(connect(desk.settings, retries=0))
+    room = Room(desk.store, desk.jobs, desk.settings)
+    exposition = Exposition(desk, room, meter)
 
     @asynccontextmanager
     async def background(_app: FastAPI) -> AsyncIterator[None]:
         stop = threading.Event()
-        sweeper = Sweeper(desk.store, desk.jobs, desk.settings.sweep_every_s)
-        threads = [threading.Thread(target=run, args=(stop,)) for run in (sweeper.run, desk.webhooks.run)]
+        settings = desk.settings
+        sweeper = Sweeper(
+            desk.store, desk.jobs, settings.sweep_every_s, orphan_s=settings.upload_timeout_s + _MAKING_S
+        )
+        reconciler = Reconciler(desk.jobs, desk.queue)
+        works = (sweeper.run, desk.webhooks.run, reconciler.run)
+        threads = [threading.Thread(target=run, args=(stop,)) for run in works]
         for thread in threads:
             thread.start()
         yield
         stop.set()
         for thread in threads:
             await to_thread.run_sync(thread.join)
+        meter.close()
 
     app = bare_app(background)
     app.state.desk, app.state.auth = desk, desk.auth
+    app.state.room, app.state.exposition = room, exposition
+    # From the innermost to the outermost.
     keep_pages_out(app, desk.settings, problem_response)
+    app.add_middleware(Guard)
+    app.add_middleware(RateLimitHeaders)
+    add_cors(app, desk.settings)
+    app.add_middleware(Requests, note=exposition.note_request)
     return app
 
 
@@ -83,7 +99,6 @@ def bare_app(lifespan: Any = None) -> FastAPI:
         generate_unique_id_function=lambda route: route.name,
         lifespan=lifespan,
     )
-    app.add_middleware(RateLimitHeaders)
     app.webhooks.add_api_route(
         "job-ended", job_ended, methods=["POST"], status_code=204, summary="A job has ended", tags=["jobs"],
         operation_id="job_ended",
@@ -93,7 +108,6 @@ def bare_app(lifespan: Any = None) -> FastAPI:
     app.add_exception_handler(Problem, _on_problem)
     app.add_exception_handler(ClientDisconnect, _on_disconnect)
     app.add_exception_handler(HTTPException, _on_http)
-    app.add_exception_handler(Exception, _on_fault)
     return app
 
 
@@ -101,40 +115,13 @@ def job_ended(message: Message) -> None:
     """What `callback_url` is sent, signed as Standard Webhooks say; any answer of 2xx will do."""
 
 
-def problem_response(
-    request: Request,
-    code: str,
-    detail: str,
-    request_id: str | None = None,
-    headers: dict[str, str] | None = None,
-) -> JSONResponse:
-    """A problem document."""
-    kind = errors.CATALOGUE[code]
-    document = ProblemDocument(
-        type=f"urn:mmad:problem:{code}",
-        title=kind.title,
-        status=kind.status,
-        detail=detail,
-        code=code,
-        job_id=request.path_params.get("job_id"),
-        request_id=request_id,
-    )
-    return JSONResponse(
-        document.model_dump(exclude_none=True),
-        kind.status,
-        headers=retry_after(code) | (headers or {}),
-        media_type="application/problem+json",
-    )
-
-
-async def _on_problem(request: Request, error: Exception) -> JSONResponse:
+async def _on_problem(request: Request, error: Exception) -> Response:
     assert isinstance(error, Problem)
-    return problem_response(request, error.code, error.detail, headers=error.headers)
+    return problem_response(request, error.code, error.detail, error.headers)
 
 
-async def _on_disconnect(request: Request, _error: Exception) -> Response:
-    log.info("upload_broken_off", path=request.url.path)
-    return Response(status_code=400)  # nobody is there to read it
+async def _on_disconnect(_request: Request, _error: Exception) -> Response:
+    return Response(status_code=GONE)
 
 
 async def _on_http(request: Request, error: Exception) -> Response:
@@ -158,13 +145,6 @@ def _methods(request: Request) -> set[str]:
         if re.fullmatch(re.sub(r"{\w+}", "[^/]+", shape), request.url.path):
             return {method.upper() for method in operations}
     return {"GET"}  # the pages that are not in the document
-
-
-async def _on_fault(request: Request, error: Exception) -> JSONResponse:
-    request_id = uuid4().hex
-    log.error("request_failed", request_id=request_id, path=request.url.path, exc_info=error)
-    detail = "something went wrong here and was written to the log under this request_id; try again"
-    return problem_response(request, "internal_error", detail, request_id)
 
 
 def openapi_yaml() -> str:

@@ -32,10 +32,17 @@ _CHALLENGE = 'Bearer realm="mmad"'
 _STATE = "rate_limit_headers"
 
 ALLOWED_METHODS = ["GET", "POST", "DELETE"]
-ALLOWED_HEADERS = ["Authorization", "Content-Type", "Idempotency-Key", "Prefer", "Last-Event-ID"]
+ALLOWED_HEADERS = [
+    "Authorization",
+    "Content-Type",
+    "Idempotency-Key",
+    "Prefer",
+    "Last-Event-ID",
+    "X-Request-ID",
+]
 EXPOSED_HEADERS = [
     "Location", "Retry-After", "RateLimit", "RateLimit-Policy", "Idempotency-Replayed",
-    "Preference-Applied", "Content-Disposition",
+    "Preference-Applied", "Content-Disposition", "X-Request-ID",
 ]  # fmt: skip
 
 
@@ -245,8 +252,8 @@ class RateLimitHeaders:
 
 
 def add_cors(app: FastAPI, settings: Settings) -> None:
-    """Let pages of the origins of the settings call; none where there are none. To be added last: it stands
-    outermost, and answers a browser's question before it sends a key."""
+    """Let pages of the origins of the settings call; none where there are none. To be added after all that
+    refuses or fails: it answers a browser's question before it sends a key, and lets pages read every answer."""
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,

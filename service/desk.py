@@ -130,11 +130,6 @@ def accepted(record: Record) -> Accepted:
     return Accepted(id=record.id, state=record.state, error=record.error, links=links_of(record.id))
 
 
-def retry_after(code: str) -> dict[str, str]:
-    """The header that tells when to come again, for problems that pass."""
-    return {"Retry-After": str(RETRY_AFTER_S[code])} if code in RETRY_AFTER_S else {}
-
-
 def problems(*codes: str) -> dict[int | str, dict[str, Any]]:
     """The problem documents a route may answer with, for the OpenAPI document."""
     by_status: dict[int | str, dict[str, Any]] = {}

@@ -22,11 +22,13 @@ CATALOGUE = {
     "malformed_upload": Kind(400, "The body is not a well-formed upload"),
     "empty_upload": Kind(400, "The upload holds no bytes"),
     "upload_too_large": Kind(413, "The upload is larger than the limit"),
+    "upload_too_slow": Kind(408, "The upload came too slowly"),
     "too_many_files": Kind(413, "The request holds more videos than the limit"),
     "idempotency_conflict": Kind(422, "The Idempotency-Key was used for another request"),
     "request_in_progress": Kind(409, "A request with this Idempotency-Key is being taken"),
     "range_not_satisfiable": Kind(416, "The range lies beyond the video's end"),
     "callback_refused": Kind(422, "The callback_url is none that messages may be sent to"),
+    "malformed_request": Kind(400, "The request is not well-formed HTTP"),
     "not_found": Kind(404, "There is nothing at this address"),
     "method_not_allowed": Kind(405, "This address does not take this method"),
     # the video
@@ -36,7 +38,12 @@ CATALOGUE = {
     "video_too_long": Kind(422, "The video lasts longer than the limit"),
     "picture_too_large": Kind(422, "The picture has more pixels than the limit"),
     "frame_rate_too_high": Kind(422, "The video has more frames a second than the limit"),
+    "too_many_streams": Kind(422, "The file has more streams than the limit"),
+    "encrypted_video": Kind(422, "The video is encrypted"),
     "damaged_video": Kind(422, "The video cannot be decoded"),
+    "decoder_crashed": Kind(422, "The video made the decoder crash"),
+    "decoder_timeout": Kind(422, "Decoding the video took longer than the limit"),
+    "decoder_out_of_memory": Kind(422, "Decoding the video takes more memory than the limit"),
     # the job
     "job_not_found": Kind(404, "No job has this id"),
     "job_not_finished": Kind(409, "The job has no result yet"),
@@ -58,6 +65,9 @@ CATALOGUE = {
     # the service
     "queue_unavailable": Kind(503, "The queue cannot be reached"),
     "no_worker_yet": Kind(503, "No worker has loaded a model yet"),
+    "queue_full": Kind(429, "The service has as many unfinished jobs as it takes"),
+    "disk_full": Kind(507, "The service has no room left for videos"),
+    "overloaded": Kind(503, "The service has as many connections as it takes"),
     "internal_error": Kind(500, "Something went wrong here"),
 }
 
@@ -68,6 +78,9 @@ RETRY_AFTER_S = {
     "too_many_jobs": 10,
     "storage_full": 60,
     "rate_limited": 1,
+    "queue_full": 10,
+    "disk_full": 60,
+    "overloaded": 2,
     "request_in_progress": 1,
 }
 

@@ -129,8 +129,8 @@ class Intake:
             )
             for job_id, upload in zip(ids, uploads, strict=True)
         ]
-        for record in records:
-            self._desk.queue.enqueue(record.id)
+        for record in records:  # what Redis is away for is queued by the reconciler
+            self._desk.queue.offer(record.id)
         return records
 
     def _claim_key(self, mine: Claim) -> list[Record] | None:

@@ -67,11 +67,20 @@ class JobError(Document):
     detail: str
 
 
+class Why(StrEnum):
+    """What takes a running job back to the queue."""
+
+    WORKER_LOST = "worker_lost"  # its worker died, or was not heard of for too long
+    FAULT = "fault"  # something went wrong here; the log says what
+    HANDED_BACK = "handed_back"  # its worker was asked to stop
+
+
 class Change(Document):
     """A state a job came into, and when."""
 
     state: State
     at: datetime
+    why: Why | None = Field(None, description="Only of a running job that is queued again.")
 
 
 class Links(Document):

@@ -16,7 +16,7 @@ import structlog
 from pydantic import ValidationError
 
 from service.errors import Problem
-from service.job_schemas import ENDED, Change, JobError, JobOptions, Receipt, Removed, State, Thing
+from service.job_schemas import ENDED, Change, JobError, JobOptions, Receipt, Removed, State, Thing, Why
 from service.schemas import Document
 from service.store import Store
 
@@ -26,7 +26,7 @@ log = structlog.get_logger()
 #     ^  |      |   |---> failed
 #     |  |      |   \---> canceled
 #     |  \------|-------> canceled
-#     \---------/            a worker that stopped or died hands the job back
+#     \---------/            a worker that stopped handed it back, or one that died lost it
 TRANSITIONS: dict[State, frozenset[State]] = {
     State.QUEUED: frozenset({State.RUNNING, State.CANCELED}),
     State.RUNNING: frozenset({State.QUEUED, State.SUCCEEDED, State.FAILED, State.CANCELED}),
@@ -35,6 +35,8 @@ TRANSITIONS: dict[State, frozenset[State]] = {
     State.CANCELED: frozenset(),
 }
 
+# So often a job is tried; what a worker hands back when it is asked to stop does not count.
+ATTEMPTS = 3
 # Where a job is filed that was sent without a key.
 NOBODY = "open"
 _ID = re.compile(r"[0-9a-f]{32}")
@@ -76,6 +78,11 @@ class Record(Document):
     def ended(self) -> bool:
         """Whether it will not change any more."""
         return self.state in ENDED
+
+    @property
+    def faults(self) -> int:
+        """How many attempts came to nothing."""
+        return sum(change.why in (Why.WORKER_LOST, Why.FAULT) for change in self.changes)
 
     @property
     def expires_at(self) -> datetime | None:
@@ -156,7 +163,9 @@ class Jobs:
                 )
         raise Problem("job_not_found", f"no job has the id {job_id[:64]!r}; POST /detect makes one")
 
-    def change(self, record: Record, state: State, error: JobError | None = None) -> Record:
+    def change(
+        self, record: Record, state: State, error: JobError | None = None, why: Why | None = None
+    ) -> Record:
         """Bring a job into another state, durably. A job that has ended lets go of its video, unless it is kept.
 
         Raises:
@@ -169,7 +178,7 @@ class Jobs:
             update={
                 "state": state,
                 "attempt": record.attempt + (state is State.RUNNING),
-                "changes": [*record.changes, _change_to(state)],
+                "changes": [*record.changes, _change_to(state, why)],
                 "error": error,
             }
         )
@@ -178,6 +187,21 @@ class Jobs:
         if changed.ended:
             self.tidy(changed)
         return changed
+
+    def take_back(self, record: Record, why: Why, code: str, detail: str) -> Record:
+        """End an attempt that came to nothing: the job waits for another, or fails when it has had its attempts.
+
+        Args:
+            record: running.
+            why: it ended.
+            code, detail: what it fails of, if it does.
+
+        Raises:
+            OvertakenError: see change.
+        """
+        if why is not Why.HANDED_BACK and record.faults + 1 >= ATTEMPTS:
+            return self.change(record, State.FAILED, JobError(code=code, detail=detail))
+        return self.change(record, State.QUEUED, why=why)
 
     def check(self, record: Record) -> bytes:
         """The stored bytes of a job; raises OvertakenError where it is no longer in this state and attempt."""
@@ -243,6 +267,13 @@ class Jobs:
             return None
         return found[1] if found else None
 
+    def unfinished(self) -> list[str]:
+        """The ids of all jobs that have not ended, the oldest first; some that have just ended may be among them."""
+        marks = (
+            name for owner in self.store.names("pending") for name in self.store.names(f"pending/{owner}")
+        )
+        return sorted(name.partition("-")[0] for name in marks)
+
     def pending(self, owner: str) -> dict[str, int]:
         """An owner's jobs that have not ended, with the sizes of their videos in bytes."""
         return self._sizes(f"pending/{owner}")
@@ -299,8 +330,8 @@ def _mark(kind: str, record: Record) -> str:
     return f"{kind}/{record.owner}/{record.id}-{record.upload.bytes}"
 
 
-def _change_to(state: State) -> Change:
-    return Change(state=state, at=datetime.now(UTC))
+def _change_to(state: State, why: Why | None = None) -> Change:
+    return Change(state=state, at=datetime.now(UTC), why=why)
 
 
 def _dump(record: Record) -> bytes:

@@ -8,6 +8,8 @@ from service.browsers import HEALTH_PATHS, SAFE_METHODS
 from service.desk import problems
 from service.job_schemas import ProblemDocument
 
+_PROBLEM = "application/problem+json"
+
 
 def complete(document: dict[str, Any]) -> None:
     """Change FastAPI's document, in place, into ours."""
@@ -31,11 +33,20 @@ def _complete_operation(operation: dict[str, Any], path: str, method: str) -> No
         return
     if "security" in operation:  # whoever runs the service says whether it asks for keys
         operation["security"] = [{}, *operation["security"]]
-    # service.browsers stands before all routes.
-    codes = () if path in HEALTH_PATHS else ("host_refused",)
+    # service.browsers and service.requests stand before all routes.
+    codes = ["malformed_request"]
+    if path not in HEALTH_PATHS:
+        codes += ["host_refused", "overloaded"]
     if method.upper() not in SAFE_METHODS:
-        codes = (*codes, "origin_refused")
-    responses |= {str(status): response for status, response in problems(*codes).items()}
+        codes += ["origin_refused", "disk_full"]
+    for status, response in problems(*dict.fromkeys([*_told(responses), *codes])).items():
+        responses[str(status)] = response
+
+
+def _told(responses: dict[str, Any]) -> list[str]:
+    """The codes that an operation's own responses tell of."""
+    contents = [response.get("content", {}) for response in responses.values()]
+    return [code for content in contents for code in content.get(_PROBLEM, {}).get("examples", {})]
 
 
 def _add_examples(responses: dict[str, Any], operation: str, answers: dict[str, Any]) -> None:

@@ -1,5 +1,10 @@
-"""Redis: the queue of jobs, and the live progress of running ones. Losing it loses no record."""
+"""Redis: the queue of jobs, the leases and the live progress of running ones. Losing it loses no job.
 
+A delivery is an rq job whose id is `<job id>-<chance>`. rq delivers and no more: which job runs, how often and when it is
+given up is for the store's records and service.reconciler to say.
+"""
+
+import secrets
 import time
 from collections.abc import Callable
 from statistics import median
@@ -10,12 +15,11 @@ from redis import Redis
 from redis.backoff import ExponentialBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry as ConnectionRetry
-from rq import Queue, Retry
-from rq.job import JobStatus
+from rq import Queue
 from rq.serializers import JSONSerializer
 
-from service.errors import Problem
 from service.job_schemas import Stage
+from service.metrics import Meter
 from service.settings import Settings
 
 log = structlog.get_logger()
@@ -25,8 +29,13 @@ Answer = TypeVar("Answer")
 QUEUE = "mmad"
 # The one function a worker runs, named as text: the API does not import it.
 DETECT = "workers.run.detect"
-ATTEMPTS = 3
-_PROGRESS_TTL_S = 3600
+# A worker that is not heard of for so long is taken for dead; it is heard of four times in that.
+LEASE_S = 12
+BEAT_S = 3.0
+_WORKERS = "mmad:workers"
+# For those who look into Redis: whatever a delivery came to, the store knows more.
+_TOLD_S = 60
+_PROGRESS_TTL_S = 300
 _TIMES = "mmad:times"
 # So many jobs tell how long the next will take.
 _TIMES_KEPT = 50
@@ -44,15 +53,22 @@ class Progress(NamedTuple):
     fraction: float
 
 
+class QueueError(Exception):
+    """The settings name no Redis; the text says what to set."""
+
+
 def connect(settings: Settings, *, retries: int) -> Redis:
-    """A client for the Redis of the settings. Few retries for a request, many for a worker that can wait."""
+    """A client for the Redis of the settings; raises QueueError.
+
+    Few retries for a request, many for a worker that can wait.
+    """
     if settings.redis_url is None:
-        raise Problem("queue_unavailable", "no Redis is configured: set MMAD_REDIS_URL, or use mmad serve")
+        raise QueueError("no Redis is configured: set MMAD_REDIS_URL, or use mmad serve")
     retry = ConnectionRetry(ExponentialBackoff(cap=2, base=0.1), retries)
     try:
         return Redis.from_url(settings.redis_url, retry=retry, socket_connect_timeout=3)
     except ValueError as error:
-        raise Problem("queue_unavailable", f"MMAD_REDIS_URL does not fit: {error}") from error
+        raise QueueError(f"MMAD_REDIS_URL does not fit: {error}") from error
 
 
 def make_queue(connection: Redis) -> Queue:
@@ -80,41 +96,50 @@ class Pace(NamedTuple):
 
 
 class JobQueue:
-    """What the API asks of Redis. While it is away only `enqueue` and `check` ask it, and callers go without."""
+    """What API and workers ask of Redis, and tell it. While it is away callers go without; what waits in the store is queued when it is back."""
 
     def __init__(self, connection: Redis, job_timeout_s: int) -> None:
         self._connection = connection
         self._job_timeout_s = job_timeout_s
+        self.meter = Meter(connection)
         self._away_until = 0.0
         self._pace = _Lately[Pace]()
         self._positions = _Lately[dict[str, int]]()
 
-    def enqueue(self, job_id: str) -> None:
-        """Put a job on the queue; raises Problem queue_unavailable."""
-        try:
-            make_queue(self._connection).enqueue_call(
-                DETECT,
-                args=(job_id,),
-                job_id=job_id,
-                timeout=self._job_timeout_s,
-                result_ttl=60,
-                retry=Retry(max=ATTEMPTS),  # one more: the last finds the attempts used up, and says so
-            )
-        except RedisError as error:
-            raise Problem(
-                "queue_unavailable", "the queue cannot be reached now; send the video again later"
-            ) from error
+    def offer(self, job_id: str) -> None:
+        """Put a job on the queue, if Redis can be reached."""
+        self._ask(lambda: self.deliver(job_id), None)
+
+    def deliver(self, job_id: str) -> None:
+        """Put a job on the queue; raises RedisError."""
+        make_queue(self._connection).enqueue_call(
+            DETECT,
+            args=(job_id,),
+            job_id=f"{job_id}-{secrets.token_hex(4)}",
+            timeout=self._job_timeout_s,
+            result_ttl=_TOLD_S,
+            failure_ttl=_TOLD_S,
+        )
 
     def forget(self, job_id: str) -> None:
         """Take a job from the queue, if it waits there; a worker that gets it all the same finds it ended."""
 
         def remove() -> None:
             queue = make_queue(self._connection)
-            job = queue.fetch_job(job_id)
-            if job is not None and job.get_status() == JobStatus.QUEUED:
-                job.delete()
+            for delivery in queue.job_ids:
+                if _job_of(delivery) == job_id and (job := queue.fetch_job(delivery)):
+                    job.delete()
 
         self._ask(remove, None)
+
+    def waiting(self) -> set[str]:
+        """The jobs on the queue; raises RedisError, also where Redis can be read and not be written."""
+        self._connection.set("mmad:probe", 1, ex=_TOLD_S)
+        return set(self._ask_positions())
+
+    def is_leased(self, job_id: str, attempt: int) -> bool:
+        """Whether a worker was heard of lately that has this attempt; raises RedisError."""
+        return bool(self._connection.exists(lease_key(job_id, attempt)))
 
     def progress(self, job_id: str) -> Progress:
         """How far a running job is."""
@@ -123,6 +148,29 @@ class JobQueue:
         found = {_text(name): _text(value) for name, value in raw.items()}
         stage = found.get("stage")
         return Progress(Stage(stage) if stage else None, float(found.get("fraction", 0)))
+
+    def tell(self, job_id: str, stage: Stage, fraction: float) -> None:
+        """How far a running job is, for those who ask."""
+        name = _progress_key(job_id)
+
+        def put() -> None:
+            with self._connection.pipeline() as pipeline:
+                pipeline.hset(name, mapping={"stage": stage.value, "fraction": f"{fraction:.4f}"})
+                pipeline.expire(name, _PROGRESS_TTL_S)
+                pipeline.execute()
+
+        self._ask(put, None)
+
+    def note_time(self, seconds: float) -> None:
+        """Remember how long a job took, for the estimates of the next."""
+
+        def put() -> None:
+            with self._connection.pipeline() as pipeline:
+                pipeline.lpush(_TIMES, f"{seconds:.3f}")
+                pipeline.ltrim(_TIMES, 0, _TIMES_KEPT - 1)
+                pipeline.execute()
+
+        self._ask(put, None)
 
     def position(self, job_id: str) -> int | None:
         """How many jobs are before it; None if it is not in the queue, or Redis is away."""
@@ -153,16 +201,16 @@ class JobQueue:
             return otherwise
 
     def _ask_positions(self) -> dict[str, int]:
-        return {job_id: place for place, job_id in enumerate(make_queue(self._connection).job_ids)}
+        return {
+            _job_of(delivery): place for place, delivery in enumerate(make_queue(self._connection).job_ids)
+        }
 
     def _ask_pace(self) -> Pace:
         times = [float(value) for value in self._connection.lrange(_TIMES, 0, -1)]
         return Pace(median(times) if times else None, self._workers_alive())
 
     def _workers_alive(self) -> int:
-        # A dead worker's key expires; its name in rq's set stays.
-        names = self._connection.smembers(f"rq:workers:{QUEUE}")
-        return sum(bool(self._connection.exists(name)) for name in names)
+        return self._connection.zcount(_WORKERS, _now(self._connection) - LEASE_S, "+inf")
 
 
 class _Lately(Generic[Answer]):
@@ -178,21 +226,40 @@ class _Lately(Generic[Answer]):
         return self._kept[1]
 
 
-def put_progress(connection: Redis, job_id: str, stage: Stage, fraction: float) -> None:
-    """Tell how far a running job is."""
-    key = _progress_key(job_id)
+def put_life(connection: Redis, worker: str, lease: str | None) -> None:
+    """Tell that a worker lives, and holds a lease; good for LEASE_S. Comes back by itself when Redis has lost it.
+
+    Args:
+        connection: Redis, whose clock counts.
+        worker: its name.
+        lease: of the attempt it is at, see lease_key.
+    """
+    now = _now(connection)
     with connection.pipeline() as pipeline:
-        pipeline.hset(key, mapping={"stage": stage.value, "fraction": f"{fraction:.4f}"})
-        pipeline.expire(key, _PROGRESS_TTL_S)
+        pipeline.zadd(_WORKERS, {worker: now})
+        pipeline.zremrangebyscore(_WORKERS, "-inf", now - LEASE_S)
+        if lease:
+            pipeline.set(lease, worker, ex=LEASE_S)
         pipeline.execute()
 
 
-def put_time(connection: Redis, seconds: float) -> None:
-    """Remember how long a job took, for the estimates of the next."""
-    with connection.pipeline() as pipeline:
-        pipeline.lpush(_TIMES, f"{seconds:.3f}")
-        pipeline.ltrim(_TIMES, 0, _TIMES_KEPT - 1)
-        pipeline.execute()
+def put_death(connection: Redis, worker: str) -> None:
+    """Tell that a worker takes no more jobs."""
+    connection.zrem(_WORKERS, worker)
+
+
+def lease_key(job_id: str, attempt: int) -> str:
+    """Where an attempt's lease is. One of an attempt that was overtaken hinders nobody."""
+    return f"mmad:lease:{job_id}.{attempt}"
+
+
+def _now(connection: Redis) -> float:
+    seconds, microseconds = connection.time()
+    return float(seconds) + float(microseconds) / 1e6
+
+
+def _job_of(delivery: str) -> str:
+    return delivery.partition("-")[0]
 
 
 def _progress_key(job_id: str) -> str:

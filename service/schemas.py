@@ -11,7 +11,8 @@ Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 class Document(BaseModel):
     """Frozen; unknown keys are refused, so that writer and reader cannot drift apart."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # What does not fit is told without itself: a stored document holds what callers sent, and the log shall not.
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
 
 class Label(Document):
@@ -120,7 +121,10 @@ class Shown(ResultView):
 
 
 class Media(Document):
-    """What was found in the file. Width and height are upright; rotation_deg is what set it upright, anticlockwise."""
+    """What was found in the file. Width and height are upright; rotation_deg is what set it upright, anticlockwise.
+
+    Of a file that is cut off, duration_s is as long as the container says that the video was.
+    """
 
     sha256: str
     duration_s: Seconds
@@ -167,11 +171,14 @@ class ModelCard(ModelUsed):
 
 
 class Stretch(Document):
-    """A part of the video and what became of it; `no_person`: nobody was found there, so nothing was looked for."""
+    """A part of the video and what became of it. The parts follow each other from 0 to the video's end.
+
+    `no_person`: nobody was found there, so nothing was looked for; `damaged`: it could not be decoded.
+    """
 
     start_s: Seconds
     end_s: Seconds
-    status: Literal["analysed", "no_person"]
+    status: Literal["analysed", "no_person", "damaged"]
 
 
 class Detection(Document):
@@ -229,7 +236,10 @@ class Pair(Document):
 
 
 class Summary(Document):
-    """The detections in numbers. Seconds and rates are of the stretch shown: the whole video, or from_s to to_s."""
+    """The detections in numbers. Seconds and rates are of the stretch shown: the whole video, or from_s to to_s.
+
+    Parts in which nobody was found, or which are damaged, count as time in which nothing was detected.
+    """
 
     by_action: list[Tally]
     by_body: list[Tally]
@@ -269,7 +279,7 @@ class Result(Document):
     model: ModelUsed
     settings: Shown
     coverage: list[Stretch]
-    partial: bool
+    partial: bool = Field(description="Whether a part of the video is damaged: coverage says which.")
     detections: list[Detection]
     body_segments: list[BodySegment]
     summary: Summary

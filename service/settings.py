@@ -38,8 +38,33 @@ class Settings(BaseSettings):
     max_duration_s: float = Field(default=600.0, gt=0, description="The longest video accepted.")
     max_pixels: int = Field(default=8192 * 4320, gt=0, description="The largest picture accepted, in pixels.")
     max_fps: float = Field(default=240.0, gt=0, description="The highest frame rate accepted.")
+    sandbox: Literal["auto", "require", "off"] = Field(
+        default="auto",
+        description="How videos are decoded: auto in a process with as few rights as this machine can take away, require "
+        "refuses to run where that is not all of them, off in the worker's own process.",
+    )
+    decoder_memory_bytes: int = Field(
+        default=2560 * 1024**2, ge=512 * 1024**2, description="Address space for decoding one video."
+    )
+    decoder_cpu_s: float = Field(default=3600.0, gt=0, description="Computing time for decoding one video.")
+    decoder_stall_s: float = Field(default=60.0, gt=0, description="The longest a frame may take to decode.")
     max_batch_files: int = Field(default=20, gt=0, description="The most videos accepted in one request.")
+    max_queued_jobs: int = Field(default=1000, gt=0, description="Jobs of all callers that have not ended.")
+    max_connections: int = Field(default=400, gt=0, description="Connections that are answered at a time.")
+    header_timeout_s: float = Field(
+        default=15.0, gt=0, description="How long a connection may take to send the header of a request."
+    )
+    upload_stall_s: float = Field(default=30.0, gt=0, description="How long an upload may bring nothing.")
+    upload_timeout_s: float = Field(default=3600.0, gt=0, description="How long an upload may take.")
+    min_free_bytes: int = Field(
+        default=GIB // 4,
+        ge=0,
+        description="Room on the store's disk that no upload may take: results need it.",
+    )
     job_timeout_s: int = Field(default=3600, gt=0, description="A job that takes longer is stopped.")
+    stop_grace_s: float = Field(
+        default=8.0, ge=0, description="How long a worker that is asked to stop goes on with the job at hand."
+    )
     retention_s: int = Field(
         default=7 * DAY_S, ge=0, description="How long results are kept after the end of a job."
     )
@@ -53,6 +78,9 @@ class Settings(BaseSettings):
     )
     webhook_allow_private: bool = Field(
         default=False, description="Whether callback_url may lead to private and loopback addresses."
+    )
+    log_format: Literal["text", "json"] = Field(
+        default="text", description="How the log is written: for people, or a JSON document a line."
     )
     api_keys_file: Path | None = Field(
         default=None, description="Keys of callers, made by mmad keys; where set, every request needs one."

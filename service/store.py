@@ -12,6 +12,8 @@ from uuid import uuid4
 
 # What a worker says of the model that it has loaded.
 MODEL_CARD = "model.json"
+# What a worker says of how it shuts its decoder in: "full", "ok", or what is missing.
+SANDBOX = "sandbox"
 _TRIES = 3
 
 
@@ -58,6 +60,9 @@ class Store(Protocol):
 
     def check(self) -> str | None:
         """What keeps the store from being written, or None."""
+
+    def free_bytes(self) -> int:
+        """Room that is left for whoever may write here."""
 
 
 class FolderStore:
@@ -169,6 +174,10 @@ class FolderStore:
         except OSError as error:
             return f"the store cannot be written: {error.strerror}"
         return None
+
+    def free_bytes(self) -> int:
+        """See Store."""
+        return shutil.disk_usage(self._root).free
 
     def _place(self, path: Path, key: str) -> None:
         target = self._root / key

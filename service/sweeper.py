@@ -12,10 +12,6 @@ from service.store import Store
 
 log = structlog.get_logger()
 
-# Younger ones belong to a job that is being made.
-_ORPHAN_S = 3600.0
-# An upload's file is as old as its last byte; the first of a batch waits for the last.
-_UPLOAD_S = 24 * 3600.0
 _REMEMBER_KEYS_S = 24 * 3600.0
 _REMEMBER_GONE_S = 30 * 24 * 3600.0
 
@@ -23,8 +19,9 @@ _REMEMBER_GONE_S = 30 * 24 * 3600.0
 class Sweeper:
     """Any number of them may sweep one store."""
 
-    def __init__(self, store: Store, jobs: Jobs, every_s: float) -> None:
-        self._store, self._jobs, self._every_s = store, jobs, every_s
+    def __init__(self, store: Store, jobs: Jobs, every_s: float, orphan_s: float) -> None:
+        """What belongs to no job is a request's that is being taken, or an orphan when it is older than `orphan_s`."""
+        self._store, self._jobs, self._every_s, self._orphan_s = store, jobs, every_s, orphan_s
 
     def run(self, stop: threading.Event) -> None:
         """Sweep until told to stop; a pass that fails is logged, and the next one comes."""
@@ -46,7 +43,7 @@ class Sweeper:
         self._tidy_again()
         self._remove_orphans(now.timestamp())
         for prefix in ("incoming", "uploads"):
-            self._remove_old(prefix, _UPLOAD_S, now.timestamp())
+            self._remove_old(prefix, self._orphan_s, now.timestamp())
         self._remove_old("gone", _REMEMBER_GONE_S, now.timestamp())
         for owner in self._store.names("idempotency"):
             self._remove_old(f"idempotency/{owner}", _REMEMBER_KEYS_S, now.timestamp())
@@ -65,10 +62,10 @@ class Sweeper:
             receipt = self._jobs.remove(record, "expired")
             log.info("job_expired", job_id=record.id, removed_bytes=sum(one.bytes for one in receipt.removed))
             return True
-        if record.state is not State.SUCCEEDED:
-            for name in self._store.names(key(record.id)):
-                if name.isdecimal():  # what an attempt left that was overtaken and killed
-                    self._store.delete(key(record.id, name))
+        good = str(record.attempt) if record.state is State.SUCCEEDED else None
+        for name in self._store.names(key(record.id)):
+            if name.isdecimal() and name != good:  # what an attempt left that was overtaken and killed
+                self._store.delete(key(record.id, name))
         return False
 
     def _tidy_again(self) -> None:
@@ -84,12 +81,12 @@ class Sweeper:
         """What belongs to a job that has no record: its making was cut off, or its removal."""
         for job_id in self._store.names("jobs"):
             if "job.json" not in self._store.names(f"jobs/{job_id}"):
-                self._remove_if_older(f"jobs/{job_id}", _ORPHAN_S, now)
+                self._remove_if_older(f"jobs/{job_id}", self._orphan_s, now)
         for kind in ("owners", "pending", "kept"):
             for owner in self._store.names(kind):
                 for name in self._store.names(f"{kind}/{owner}"):
                     if not self._store.names(f"jobs/{name.partition('-')[0]}"):
-                        self._remove_if_older(f"{kind}/{owner}/{name}", _ORPHAN_S, now)
+                        self._remove_if_older(f"{kind}/{owner}/{name}", self._orphan_s, now)
 
     def _remove_old(self, prefix: str, age_s: float, now: float) -> None:
         for name in self._store.names(prefix):

@@ -15,6 +15,8 @@ from starlette.requests import Request
 
 from service.errors import Problem
 from service.jobs import Upload
+from service.problems import CLOSE
+from service.settings import Settings
 from service.store import Store
 
 FILE_FIELD = "file"
@@ -36,10 +38,22 @@ class Received:
 
 @dataclass(frozen=True)
 class Limits:
-    """What one request may bring."""
+    """What one request may bring, and how slowly, in seconds."""
 
     max_bytes: int
     max_files: int
+    stall_s: float
+    timeout_s: float
+
+    @classmethod
+    def of(cls, settings: Settings) -> "Limits":
+        """Those of the settings."""
+        return cls(
+            settings.max_upload_bytes,
+            settings.max_batch_files,
+            settings.upload_stall_s,
+            settings.upload_timeout_s,
+        )
 
 
 async def receive(
@@ -48,6 +62,7 @@ async def receive(
     key_of: Callable[[int], str],
     limits: Limits,
     check: Callable[[dict[str, str]], object],
+    check_disk: Callable[[], object],
 ) -> Received:
     """Stream an upload into the store; durable when this returns. When it raises, files may lie under the keys given.
 
@@ -59,15 +74,17 @@ async def receive(
         key_of: from a file's place in the request, from 0, to its key.
         limits: of all files together.
         check: told the form's fields before the first file is read; raises Problem for what does not fit.
+        check_disk: called before each write; raises Problem where the disk has no more room.
 
     Raises:
-        Problem: what `check` raises; upload_too_large, too_many_files, empty_upload, malformed_upload, not_a_video.
+        Problem: what the checks raise; upload_too_large, upload_too_slow, too_many_files, empty_upload,
+            malformed_upload, not_a_video.
     """
     _check_declared(request, limits.max_bytes)
     form = _form_of(request, limits.max_files)
     async with AsyncExitStack() as stack:
-        sinks = _Sinks(stack, store, key_of, limits.max_bytes)
-        async for chunk in request.stream():
+        sinks = _Sinks(stack, store, key_of, limits.max_bytes, check_disk)
+        async for chunk in _in_time(request, limits):
             for index, piece in form.feed(chunk) if form else [(0, chunk)]:
                 if form and not sinks.begun:
                     check(form.fields)
@@ -76,6 +93,21 @@ async def receive(
             form.finish()
         uploads = await sinks.finish()
     return Received(uploads, form.fields if form else {})
+
+
+async def _in_time(request: Request, limits: Limits) -> AsyncIterator[bytes]:
+    """The body, piece by piece; raises Problem upload_too_slow, after which the connection is of no more use."""
+    until = anyio.current_time() + limits.timeout_s
+    stream = request.stream()
+    while True:
+        left_s = until - anyio.current_time()
+        with anyio.move_on_after(min(limits.stall_s, left_s)) as waiting:
+            chunk = await anext(stream, None)
+        if waiting.cancelled_caught or left_s <= 0:  # what is there already comes without a wait
+            raise _too_slow(limits, stalled=left_s > limits.stall_s)
+        if chunk is None:
+            return
+        yield chunk
 
 
 def looks_like_video(head: bytes) -> bool:
@@ -93,9 +125,15 @@ class _Sinks:
     """One sink after the other; all count against one limit."""
 
     def __init__(
-        self, stack: AsyncExitStack, store: Store, key_of: Callable[[int], str], max_bytes: int
+        self,
+        stack: AsyncExitStack,
+        store: Store,
+        key_of: Callable[[int], str],
+        max_bytes: int,
+        check_disk: Callable[[], object],
     ) -> None:
         self._stack, self._store, self._key_of, self._max_bytes = stack, store, key_of, max_bytes
+        self._check_disk = check_disk
         self._sinks: list[_Sink] = []
         self._count = 0
 
@@ -108,7 +146,8 @@ class _Sinks:
         """Bytes of the file at this place; places come in order."""
         if index == len(self._sinks):
             writing = self._store.writing(self._key_of(index))
-            self._sinks.append(_Sink(await self._stack.enter_async_context(_in_thread(writing))))
+            file = await self._stack.enter_async_context(_in_thread(writing))
+            self._sinks.append(_Sink(file, self._check_disk))
         self._count += len(data)
         if self._count > self._max_bytes:
             raise too_large(self._count, self._max_bytes)
@@ -124,8 +163,8 @@ class _Sinks:
 class _Sink:
     """Collects a mebibyte before each write, so that the event loop hands over to a thread seldom."""
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
+    def __init__(self, file: BinaryIO, check_disk: Callable[[], object]) -> None:
+        self._file, self._check_disk = file, check_disk
         self._hash = hashlib.sha256()
         self._held = bytearray()
         self._count = 0
@@ -160,6 +199,7 @@ class _Sink:
         await to_thread.run_sync(self._keep, data)
 
     def _keep(self, data: bytearray) -> None:
+        self._check_disk()
         self._hash.update(data)
         self._file.write(data)
 
@@ -256,6 +296,15 @@ def too_large(found: int, limit: int) -> Problem:
         f"the upload has {found} bytes or more, the limit is {limit} (MMAD_MAX_UPLOAD_BYTES); "
         "send a shorter or smaller video",
     )
+
+
+def _too_slow(limits: Limits, stalled: bool) -> Problem:
+    how = (
+        f"brought nothing for {limits.stall_s:g} s (MMAD_UPLOAD_STALL_S)"
+        if stalled
+        else f"was not over after {limits.timeout_s:g} s (MMAD_UPLOAD_TIMEOUT_S)"
+    )
+    return Problem("upload_too_slow", f"the upload {how}; send it again over a better connection", CLOSE)
 
 
 def _check_declared(request: Request, max_bytes: int) -> None:

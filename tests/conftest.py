@@ -82,7 +82,8 @@ class Service:
         return descendants(self.process.pid)
 
 
-def descendants(pid: int) -> list[int]:
+def children(pid: int) -> list[int]:
+    """Process ids of a process's own."""
     found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -90,9 +91,12 @@ def descendants(pid: int) -> list[int]:
         except OSError:  # it has ended meanwhile
             continue
         if parent == pid:
-            child = int(path.parent.name)
-            found += [child, *descendants(child)]
+            found.append(int(path.parent.name))
     return found
+
+
+def descendants(pid: int) -> list[int]:
+    return [one for child in children(pid) for one in (child, *descendants(child))]
 
 
 def free_port() -> int:

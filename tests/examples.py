@@ -18,7 +18,7 @@ from typing import Any
 
 import httpx
 
-from mmad.local import private_redis
+from mmad.private_redis import private_redis
 from model.bundle import Bundle
 from tests.conftest import start_service, wait_for
 from tests.provoke import PROVOKED, Counter
@@ -27,6 +27,7 @@ ROOT = Path(__file__).parents[1]
 TARGET = ROOT / "service/examples.json"
 INTERVIEW = ROOT / "examples/interview.mp4"
 _SHOWN = 3
+_LINES_SHOWN = 12
 
 
 def main() -> None:
@@ -118,6 +119,7 @@ class _Tour:
         self._note("GET /model", "the model", "/model")
         self._note("GET /healthz", "up", "/healthz")
         self._note("GET /readyz", "ready", "/readyz")
+        self._found["GET /metrics 200"] = {"after a few jobs": _head(self._http.get("/metrics").text)}
         self._note("DELETE /jobs/{job_id}", "receipt", path)
         return self._found
 
@@ -138,6 +140,11 @@ class _Tour:
             return bool(self._http.get(f"{path}/webhook").json()["state"] == "delivered")
 
         wait_for(delivered, seconds=30)
+
+
+def _head(text: str) -> str:
+    """The first lines: enough to see the form."""
+    return "".join(text.splitlines(keepends=True)[:_LINES_SHOWN])
 
 
 def _cut(value: Any) -> Any:

@@ -2,6 +2,7 @@
 documentation's examples of errors are these answers: see tests/examples.py."""
 
 from collections.abc import Callable
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from starlette.testclient import TestClient
 from model.bundle import Bundle
 from model.detector import Detector
 from model.engines import load_engine
+from model.video import Limits
 from service import intake
 from service.app import app_of
 from service.auth import Auth
@@ -19,9 +21,12 @@ from service.desk import Desk
 from service.intake import Claim
 from service.keys import OwnLimits, create, read
 from service.queue import JobQueue, connect
+from service.requests import OVERLOADED
+from service.room import Room
 from service.settings import Settings
 from service.store import MODEL_CARD, FolderStore
 from tests import clips
+from tests.cells import faulty_sandbox, marked_bytes
 from tests.desks import VIDEO, NotingQueue, card, finished_job
 from workers.run import Bench
 
@@ -43,7 +48,11 @@ class Counter:
         self.desk = Desk(self.settings, store, NotingQueue(store), Auth(self.settings, self.connection))
         detector = Detector(bundle, load_engine(bundle, "openvino", "cpu", folder / "cache"))
         self.bench = Bench(detector, store, self.connection, self.settings)
-        self.http = TestClient(app_of(self.desk), "http://127.0.0.1", raise_server_exceptions=False)
+        # A request's id is in every problem document: the same one in examples made today and tomorrow.
+        named = {"x-request-id": "interview-17"}
+        self.http = TestClient(
+            app_of(self.desk), "http://127.0.0.1", raise_server_exceptions=False, headers=named
+        )
 
     def send(self, content: bytes = VIDEO, **options: Any) -> Answer:
         """POST /detect."""
@@ -90,6 +99,34 @@ def _fault(at: Counter) -> Answer:
 
     at.desk.jobs.get = broken  # type: ignore[method-assign]
     return at.http.get("/jobs/0123")
+
+
+def _too_slow(at: Counter) -> Answer:
+    at.desk.settings = at.settings.model_copy(update={"upload_timeout_s": 1e-6})
+    return at.send()
+
+
+def _queue_full(at: Counter) -> Answer:
+    few = at.settings.model_copy(update={"max_queued_jobs": 1})
+    at.http.app.state.room = Room(at.desk.store, at.desk.jobs, few)  # type: ignore[attr-defined]
+    at.send()
+    at.http.app.state.room = Room(at.desk.store, at.desk.jobs, few)  # type: ignore[attr-defined]
+    return at.send()
+
+
+def _disk_full(at: Counter) -> Answer:
+    at.desk.store.free_bytes = lambda: 4096  # type: ignore[method-assign]
+    return at.send()
+
+
+def _overloaded(at: Counter) -> Answer:
+    """As service.server marks a connection."""
+    at.http.app_state[OVERLOADED] = at.settings.max_connections
+    return at.http.get("/labels")
+
+
+def _two_lengths(at: Counter) -> Answer:
+    return at.send(headers={"content-length": str(len(VIDEO)), "transfer-encoding": "chunked"})
 
 
 def _away(at: Counter) -> Answer:
@@ -159,6 +196,19 @@ def _unknown_codec(at: Counter) -> Answer:
     return at.result_of(path)
 
 
+def _decoder_fault(fault: str, limits: Limits) -> Callable[[Counter], Answer]:
+    """The process that decodes goes wrong."""
+
+    def provoke(at: Counter) -> Answer:
+        path = clips.pattern(at.folder / "plain.mp4", size="64x36", seconds=0.5)
+        path.write_bytes(marked_bytes(path.read_bytes(), fault))
+        at.bench.limits = limits
+        with closing(faulty_sandbox()) as at.bench.detector.decoder:
+            return at.result_of(path)
+
+    return provoke
+
+
 def _fast(at: Counter) -> Answer:
     return at.result_of(clips.pattern(at.folder / "fast.mp4", size="64x64", seconds=2, rate="1000"))
 
@@ -170,11 +220,13 @@ PROVOKED: dict[str, Callable[[Counter], Answer]] = {
     "malformed_upload": lambda at: at.http.post("/detect", files={"video": ("interview.mp4", VIDEO)}),
     "empty_upload": lambda at: at.send(b""),
     "upload_too_large": lambda at: at.send(VIDEO + bytes(1_000_000)),
+    "upload_too_slow": _too_slow,
     "too_many_files": lambda at: at.http.post("/detect", files=[("file", ("x.mp4", VIDEO))] * 4),
     "idempotency_conflict": _conflict,
     "request_in_progress": _in_progress,
     "range_not_satisfiable": _beyond,
     "callback_refused": lambda at: at.send(params={"callback_url": "http://192.168.1.7/hook"}),
+    "malformed_request": _two_lengths,
     "not_found": lambda at: at.http.get("/results"),
     "method_not_allowed": lambda at: at.http.get("/detect"),
     "not_a_video": lambda at: at.send(b"%PDF-1.7 " * 100),
@@ -184,6 +236,9 @@ PROVOKED: dict[str, Callable[[Counter], Answer]] = {
     "picture_too_large": lambda at: at.result_of(clips.pattern(at.folder / "large.mp4", size="640x480", seconds=0.5)),
     "frame_rate_too_high": _fast,
     "damaged_video": _garbled,
+    "decoder_crashed": _decoder_fault("crash amid", Limits()),
+    "decoder_timeout": _decoder_fault("hang", Limits(max_stall_s=0.5)),
+    "decoder_out_of_memory": _decoder_fault("hog", Limits()),
     "job_not_found": lambda at: at.http.get("/jobs/0195c0de"),
     "job_not_finished": lambda at: at.http.get(f"/jobs/{at.job()}/result"),
     "job_already_ended": lambda at: at.http.post(f"/jobs/{finished_job(at.desk)}/cancel"),
@@ -210,5 +265,8 @@ PROVOKED: dict[str, Callable[[Counter], Answer]] = {
     ),
     "queue_unavailable": _away,
     "no_worker_yet": _no_worker,
+    "queue_full": _queue_full,
+    "disk_full": _disk_full,
+    "overloaded": _overloaded,
     "internal_error": _fault,
 }  # fmt: skip

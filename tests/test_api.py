@@ -118,12 +118,14 @@ def test_a_form_that_breaks_off_is_refused(api: TestClient, desk: Desk) -> None:
     assert stored_files(desk) == []
 
 
-def test_a_queue_that_is_away_accepts_nothing(api: TestClient, desk: Desk) -> None:
+def test_a_job_is_accepted_while_the_queue_is_away(api: TestClient, desk: Desk) -> None:
+    """It is on disk; the reconciler queues it."""
     desk.queue.away = True  # type: ignore[attr-defined]
-    response = api.post("/detect", content=VIDEO)
-    assert_problem(response, "queue_unavailable")
-    assert response.headers["retry-after"] == "5"
-    assert stored_files(desk) == []
+    job = api.post("/detect", content=VIDEO).json()
+    assert job["state"] == "queued"
+    assert desk.queue.ids == []  # type: ignore[attr-defined]
+    assert desk.jobs.unfinished() == [job["id"]]
+    assert api.get(f"/jobs/{job['id']}").json()["queue_position"] is None
 
 
 def test_a_job_is_told_at_every_state(api: TestClient, desk: Desk) -> None:

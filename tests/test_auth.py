@@ -13,7 +13,7 @@ from redis import Redis
 from starlette.testclient import TestClient
 from structlog.testing import capture_logs
 
-from mmad.local import private_redis
+from mmad.private_redis import private_redis
 from service import auth as auth_module
 from service import keys
 from service.auth import Auth, Caller, Limits, RateLimitHeaders, add_cors, get_caller

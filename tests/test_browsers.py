@@ -14,7 +14,7 @@ from starlette.testclient import TestClient
 
 from service import keys
 from service.app import app_of, openapi_yaml
-from service.auth import Auth, add_cors
+from service.auth import Auth
 from service.browsers import hosts_of
 from service.desk import Desk
 from service.jobs import JobOptions, Upload, new_job_id
@@ -31,9 +31,7 @@ HERE = "http://127.0.0.1:8000"
 def serving(desk: Desk, base_url: str = HERE, **changed: Any) -> Iterator[TestClient]:
     """As create_app puts it together."""
     desk.settings = desk.settings.model_copy(update=changed)
-    app = app_of(desk)
-    add_cors(app, desk.settings)
-    with TestClient(app, base_url, raise_server_exceptions=False) as client:
+    with TestClient(app_of(desk), base_url, raise_server_exceptions=False) as client:
         yield client
 
 

@@ -29,6 +29,7 @@ def test_every_command_is_there() -> None:
         "export",
         "bundle",
         "bench",
+        "jobs",
         "keys",
         "webhook-secret",
     ):

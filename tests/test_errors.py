@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mmad.local import private_redis
+from mmad.private_redis import private_redis
 from model.bundle import Bundle
 from service.app import openapi_yaml
 from service.errors import CATALOGUE, RETRY_AFTER_S

@@ -3,6 +3,7 @@
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
@@ -80,25 +81,25 @@ def test_two_at_the_same_moment_make_one_job(
 def test_a_job_is_not_promised_twice_and_then_taken_back(
     api: TestClient, desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first hangs in the queue and fails; the second, with the same key, waited and makes the job itself."""
+    """The first hangs at the end and fails; the second, with the same key, waited and makes the job itself."""
     hangs, waits = threading.Event(), threading.Event()
-    enqueue = desk.queue.enqueue
+    offer = desk.queue.offer
 
     def first_fails(job_id: str) -> None:
         if not hangs.is_set():
             hangs.set()
             waits.wait(10)
-            raise Problem("queue_unavailable", "away")
-        enqueue(job_id)
+            raise RuntimeError("broken")
+        offer(job_id)
 
-    monkeypatch.setattr(desk.queue, "enqueue", first_fails)
+    monkeypatch.setattr(desk.queue, "offer", first_fails)
     with ThreadPoolExecutor(2) as threads:
         first = threads.submit(send, api)
         assert hangs.wait(10)
         second = threads.submit(send, api)
         wait_for(lambda: len(desk.store.names("uploads")) == 2, seconds=10)
         waits.set()
-        assert_problem(first.result(), "queue_unavailable")
+        assert_problem(first.result(), "internal_error")
         taken = second.result()
     assert taken.status_code == 202
     assert "idempotency-replayed" not in taken.headers
@@ -106,11 +107,16 @@ def test_a_job_is_not_promised_twice_and_then_taken_back(
     assert desk.queue.ids == desk.store.names("jobs") == [taken.json()["id"]]
 
 
-def test_a_key_whose_upload_failed_is_free(api: TestClient, desk: Desk) -> None:
-    desk.queue.away = True
-    assert_problem(send(api), "queue_unavailable")
+def test_a_key_whose_upload_failed_is_free(
+    api: TestClient, desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_job_id: str) -> None:
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(desk.queue, "offer", broken)
+    assert_problem(send(api), "internal_error")
     assert stored_files(desk) == []
-    desk.queue.away = False
+    monkeypatch.undo()
     assert "idempotency-replayed" not in send(api, OTHER).headers
 
 
@@ -171,19 +177,20 @@ def test_a_batch_is_replayed_as_a_batch(api: TestClient, desk: Desk) -> None:
     assert len(desk.store.names("jobs")) == 2
 
 
-def test_a_batch_that_cannot_be_queued_leaves_nothing(
+def test_a_batch_that_cannot_be_made_whole_leaves_nothing(
     api: TestClient, desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    enqueue, sent = desk.queue.enqueue, []
+    create, made = desk.jobs.create, []
 
-    def second_fails(job_id: str) -> None:
-        desk.queue.away = bool(sent)
-        sent.append(job_id)
-        enqueue(job_id)
+    def second_fails(*arguments: Any, **options: Any) -> Any:
+        if made:
+            raise RuntimeError("broken")
+        made.append(1)
+        return create(*arguments, **options)
 
-    monkeypatch.setattr(desk.queue, "enqueue", second_fails)
+    monkeypatch.setattr(desk.jobs, "create", second_fails)
     response = api.post("/detect", files=[("file", ("a", VIDEO)), ("file", ("b", OTHER))])
-    assert_problem(response, "queue_unavailable")
+    assert_problem(response, "internal_error")
     assert stored_files(desk) == []
 
 
@@ -216,13 +223,13 @@ def test_who_waits_in_vain_or_for_a_failure_gets_the_job(
 ) -> None:
     response = api.post("/detect", content=VIDEO, headers={"prefer": "wait=0"})
     assert (response.status_code, response.json()["state"]) == (202, "queued")
-    enqueue = desk.queue.enqueue
+    offer = desk.queue.offer
 
     def fails(job_id: str) -> None:
-        enqueue(job_id)
+        offer(job_id)
         finish(desk, job_id, JobError(code="damaged_video", detail="x"))
 
-    monkeypatch.setattr(desk.queue, "enqueue", fails)
+    monkeypatch.setattr(desk.queue, "offer", fails)
     response = api.post("/detect", content=OTHER, headers={"prefer": "wait=20"})
     assert (response.status_code, response.json()["state"]) == (202, "failed")
     assert desk.jobs.get(response.json()["id"]).state is State.FAILED

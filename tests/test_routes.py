@@ -140,7 +140,7 @@ def test_what_has_had_its_time_is_swept(api: TestClient, desk: Desk) -> None:
         desk.store.put(mark, b"")
     send_twice = {"idempotency-key": "k"}
     kept = api.post("/detect", content=VIDEO, headers=send_twice).json()["id"]
-    sweeper = Sweeper(desk.store, desk.jobs, 1)
+    sweeper = Sweeper(desk.store, desk.jobs, 1, 3600)
     assert sweeper.sweep(now) == 0
     assert desk.store.names("jobs/0123") == ["video"]
     record = desk.jobs.get(young)
@@ -171,7 +171,7 @@ def test_what_a_crash_left_of_a_job_that_has_ended_is_swept(
     monkeypatch.undo()
     desk.store.put(key(job_id, "1/result.json"), b"{}")
     assert desk.store.names(f"jobs/{job_id}") == ["1", "job.json", "video"]
-    Sweeper(desk.store, desk.jobs, 1).sweep(datetime.now(UTC))
+    Sweeper(desk.store, desk.jobs, 1, 3600).sweep(datetime.now(UTC))
     assert desk.store.names(f"jobs/{job_id}") == ["job.json"]
     assert desk.jobs.pending("open") == {}
 
@@ -181,7 +181,7 @@ def test_a_record_that_cannot_be_read_stops_nobody_else(api: TestClient, desk: D
     desk.store.put(key(broken, "job.json"), b'{"id": 1}')
     desk.store.put(key(old, ".nfs0001"), b"x")
     assert list(walk(api)) == [sorted([old, other], reverse=True)]
-    assert Sweeper(desk.store, desk.jobs, 1).sweep(datetime.now(UTC) + timedelta(seconds=61)) == 1
+    assert Sweeper(desk.store, desk.jobs, 1, 3600).sweep(datetime.now(UTC) + timedelta(seconds=61)) == 1
     assert_problem(api.get(f"/jobs/{old}"), "job_expired")
 
 
@@ -197,7 +197,7 @@ def test_a_cursor_and_a_page_know_nothing_of_other_keys(api: TestClient, desk: D
 
 def test_the_service_sweeps_by_itself(api: TestClient, desk: Desk) -> None:
     stop = threading.Event()
-    sweeper = threading.Thread(target=Sweeper(desk.store, desk.jobs, 0.01).run, args=(stop,))
+    sweeper = threading.Thread(target=Sweeper(desk.store, desk.jobs, 0.01, 3600).run, args=(stop,))
     sweeper.start()
     job_id = send(api, retention_s=0)
     desk.jobs.cancel(job_id)

@@ -60,4 +60,4 @@ def _check(service: Service, key: str, jobs: list[str], clip: Path) -> None:
     assert int(generated[1]) > 500
     tested = re.search(r"Tested: (\d+)", done.stdout)
     assert tested
-    assert int(tested[1]) == 15
+    assert int(tested[1]) == 16

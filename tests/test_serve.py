@@ -1,6 +1,7 @@
 """The whole way through what a user starts: a real embedded Redis, API and worker."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -181,10 +182,18 @@ def test_its_children_die_with_it(tmp_path: Path) -> None:
     wait_for(lambda: not any(alive(child) for child in children), seconds=15)
 
 
-def worker_of(service: Service) -> int:
+def part_of(service: Service, name: str) -> int:
+    """The process id of `redis`, `api` or the `worker`."""
     return next(
-        child for child in service.children() if b"\0worker\0" in Path(f"/proc/{child}/cmdline").read_bytes()
+        child
+        for child in service.children()
+        if f"\0{name}\0".encode() in (command := Path(f"/proc/{child}/cmdline").read_bytes())
+        or (name == "redis" and name.encode() in command.split(b"\0")[0])
     )
+
+
+def worker_of(service: Service) -> int:
+    return part_of(service, "worker")
 
 
 @pytest.fixture(scope="module")
@@ -221,14 +230,31 @@ def test_what_the_last_run_left_is_tidied_away(tmp_path: Path) -> None:
     service.stop()
 
 
-def test_a_redis_that_dies_ends_the_service(tmp_path: Path) -> None:
+def test_whatever_dies_is_started_again(tmp_path: Path, clip: Path) -> None:
+    """Also all that Redis knew may be gone: the job that waits is in the store."""
     service = start_service(tmp_path / "data", tmp_path / "log")
-    redis = next(child for child in service.children() if "redis" in Path(f"/proc/{child}/comm").read_text())
-    children = service.children()
-    os.kill(redis, signal.SIGKILL)
-    assert service.process.wait(30) == 1
-    assert "redis ended with status -9; redis.log" in service.log.read_text()
-    assert not any(alive(child) for child in children)
+    try:
+        with Client(service.url) as client:
+            os.kill(worker_of(service), signal.SIGSTOP)  # so that the job waits
+            job_id = client.submit(clip).id
+            for victim in ("redis", "api", "worker"):
+                if victim == "redis":
+                    shutil.rmtree(service.data_dir / "redis/appendonlydir", ignore_errors=True)
+                    (service.data_dir / "redis/appendonly.aof").unlink(missing_ok=True)
+                os.kill(part_of(service, victim), signal.SIGKILL)
+            wait_for(lambda: _is_ready(service.url), seconds=60)
+            assert client.wait(job_id, timeout_s=60).detections
+    finally:
+        assert service.stop() == 0
+    told = service.log.read_text()
+    assert all(f"process={victim}" in told for victim in ("redis", "api", "worker-1"))
+
+
+def _is_ready(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/readyz").is_success
+    except httpx.TransportError:
+        return False
 
 
 def test_a_killed_workers_job_is_run_again(tmp_path: Path, long_clip: Path) -> None:
@@ -272,7 +298,7 @@ def test_what_keeps_it_from_starting_is_told(tmp_path: Path, service: Service) -
 
 def test_parts_run_alone_against_a_redis_of_the_users(tmp_path: Path, clip: Path) -> None:
     """As in docker-compose: Redis, API and worker each started by itself."""
-    from mmad.local import private_redis
+    from mmad.private_redis import private_redis
 
     port = free_port()
     with private_redis(tmp_path / "redis") as server:
@@ -325,7 +351,7 @@ def test_parts_without_redis_say_what_to_set(tmp_path: Path) -> None:
 
 
 def test_serve_takes_the_users_redis_and_odd_folders(tmp_path: Path, clip: Path) -> None:
-    from mmad.local import private_redis
+    from mmad.private_redis import private_redis
 
     with private_redis(tmp_path / "redis #1 100%") as server:
         service = start_service(tmp_path / "data", tmp_path / "log", REDIS_URL=server.url)

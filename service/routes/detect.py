@@ -11,6 +11,7 @@ from service.errors import Problem
 from service.events import ended_within
 from service.intake import MAX_WAIT_S, Intake, Taken, idempotency_key, preferred_wait_s
 from service.job_schemas import Accepted, Batch, BatchLinks, State
+from service.room import Room
 from service.routes.parameters import UPLOAD, VIEW
 from service.uploads import FILE_FIELD, Limits, receive
 
@@ -72,10 +73,10 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {
     summary="Send a video",
     openapi_extra=_EXTRA,
     responses=_ANSWERS | problems(
-        "malformed_upload", "empty_upload", "upload_too_large", "too_many_files", "not_a_video", "unknown_parameter",
-        "invalid_parameter", "idempotency_conflict", "request_in_progress", "callback_refused",
-        "key_missing", "key_unknown", "rate_limited",
-        "too_many_jobs", "storage_full", "queue_unavailable", "no_worker_yet", "internal_error",
+        "malformed_upload", "empty_upload", "upload_too_slow", "upload_too_large", "too_many_files", "not_a_video",
+        "unknown_parameter", "invalid_parameter", "idempotency_conflict", "request_in_progress", "callback_refused",
+        "key_missing", "key_unknown", "rate_limited", "too_many_jobs", "storage_full", "queue_full", "disk_full",
+        "queue_unavailable", "no_worker_yet", "internal_error",
     ),
 )  # fmt: skip
 async def detect(request: Request, response: Response, desk: DeskOf, caller: CallerOf) -> Any:
@@ -83,11 +84,16 @@ async def detect(request: Request, response: Response, desk: DeskOf, caller: Cal
     query = dict(request.query_params)
     intake = Intake(desk, caller, idempotency_key(request.headers.get("idempotency-key")))
     intake.options(query)  # refused before the body is read
-    await to_thread.run_sync(_admit, desk, caller, intake, _declared_bytes(request))
-    limits = Limits(desk.settings.max_upload_bytes, desk.settings.max_batch_files)
+    room: Room = request.app.state.room
+    await to_thread.run_sync(_admit, desk, room, caller, intake, _declared_bytes(request))
     try:
         received = await receive(
-            request, desk.store, intake.video_key, limits, lambda fields: intake.options({**query, **fields})
+            request,
+            desk.store,
+            intake.video_key,
+            Limits.of(desk.settings),
+            lambda fields: intake.options({**query, **fields}),
+            room.check_disk,
         )
         taken = await to_thread.run_sync(intake.take, received, query)
     finally:
@@ -129,8 +135,10 @@ def _batch(taken: Taken, response: Response) -> Batch:
     )
 
 
-def _admit(desk: Desk, caller: Caller, intake: Intake, declared_bytes: int) -> None:
+def _admit(desk: Desk, room: Room, caller: Caller, intake: Intake, declared_bytes: int) -> None:
     if not intake.may_replay:
+        # For what is larger than any video may be, waiting does not help: `receive` says so.
+        room.check(min(declared_bytes, desk.settings.max_upload_bytes))
         desk.auth.admit(caller, desk.jobs, declared_bytes, 1)
 
 

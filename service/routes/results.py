@@ -6,6 +6,7 @@ from typing import Any, BinaryIO
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from service.desk import CallerOf, Desk, DeskOf, problems
 from service.errors import Problem
@@ -24,7 +25,8 @@ router = APIRouter(tags=["results"])
 _FINISHED = (
     "job_not_finished", "job_canceled", "unknown_parameter", "invalid_parameter", *KNOWN,
     "not_a_video", "no_video_stream", "unsupported_codec", "video_too_long", "picture_too_large",
-    "frame_rate_too_high", "damaged_video", "job_timeout",
+    "frame_rate_too_high", "damaged_video", "decoder_crashed", "decoder_timeout", "decoder_out_of_memory",
+    "job_timeout",
 )  # fmt: skip
 _PIECE_BYTES = 1024 * 1024
 _RATE = {"name": "rate", "in": "query", "schema": {"type": "number", "minimum": 1, "maximum": 30, "default": 5},
@@ -109,12 +111,23 @@ def get_video(job_id: str, request: Request, desk: DeskOf, caller: CallerOf) -> 
     headers = {"Accept-Ranges": "bytes", "Content-Length": str(len(wanted))}
     if len(wanted) < length:
         headers["Content-Range"] = f"bytes {wanted.start}-{wanted.stop - 1}/{length}"
-    return StreamingResponse(
-        _pieces(file, wanted),
-        206 if "Content-Range" in headers else 200,
-        headers,
-        media_type="application/octet-stream",
-    )
+    return _FileResponse(file, wanted, 206 if "Content-Range" in headers else 200, headers)
+
+
+class _FileResponse(StreamingResponse):
+    """A part of a file, which is closed when its caller has it all, or has gone."""
+
+    def __init__(self, file: BinaryIO, wanted: range, status_code: int, headers: dict[str, str]) -> None:
+        super().__init__(_pieces(file, wanted), status_code, headers, media_type="application/octet-stream")
+        self._file = file
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """An ASGI application."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            # What reads it is stopped wherever it is when the caller goes, and would keep it open.
+            self._file.close()
 
 
 def _open(desk: Desk, record: Record) -> tuple[BinaryIO, int]:
@@ -129,9 +142,8 @@ def _open(desk: Desk, record: Record) -> tuple[BinaryIO, int]:
 
 
 def _pieces(file: BinaryIO, wanted: range) -> Iterator[bytes]:
-    with file:
-        file.seek(wanted.start)
-        left = len(wanted)
-        while left and (piece := file.read(min(left, _PIECE_BYTES))):
-            left -= len(piece)
-            yield piece
+    file.seek(wanted.start)
+    left = len(wanted)
+    while left and (piece := file.read(min(left, _PIECE_BYTES))):
+        left -= len(piece)
+        yield piece

@@ -1,0 +1,113 @@
+"""Which stretches of a video could not be decoded.
+
+frames    |--|--|--|x.......|--|--|--|--|..........   x: an error, or a frame that the decoder calls corrupt
+damaged             |-------|           |---------|   the last one up to where the video was declared to end
+
+A gap without an error is the recorder's: variable frame rates have them.
+"""
+
+import re
+from fractions import Fraction
+
+import av
+from av.container import InputContainer
+from av.video.stream import VideoStream
+
+from model.timing import Shown
+
+Stretches = tuple[tuple[float, float], ...]
+
+# Less than this between two stretches is no video worth the name: they become one. So do too many to list.
+_ISLAND_S = 0.5
+_MOST_STRETCHES = 1000
+
+# A declared length that is off by less than this is no sign of damage, nor is one frame that stays on.
+_INEXACT_S = 0.5
+_STAYS_ON = 1.5
+
+
+def declared_end(container: InputContainer, stream: VideoStream) -> Fraction | None:
+    """The presentation time in seconds at which a container says that its video ends; None where it does not.
+
+    What it says of the whole file counts only where there is nothing else in it, as sound may go on for longer.
+    """
+    start, name = (stream.start_time or 0) * (stream.time_base or 0), container.format.name
+    if name == "mpegts":  # an estimate of FFmpeg's
+        return None
+    if (
+        name == "avi"
+    ):  # where the index is missing, FFmpeg estimates the duration as well, but not this number
+        return stream.frames / stream.average_rate if stream.average_rate else None
+    if stream.duration is not None and stream.time_base:
+        return start + stream.duration * stream.time_base
+    if "DURATION" in stream.metadata:  # a tag of Matroska's usual writers
+        return _of_clock_face(stream.metadata["DURATION"])
+    if len(container.streams) == 1 and container.duration is not None:
+        return Fraction(container.duration, av.time_base)
+    return None
+
+
+def _of_clock_face(text: str) -> Fraction | None:
+    """Seconds of "00:01:02.5"; None for anything else."""
+    found = re.fullmatch(r"(\d{1,4}):(\d\d):(\d\d(?:\.\d{1,9})?)", text, re.ASCII)
+    if found is None:
+        return None
+    hours, minutes, seconds = found.groups()
+    return int(hours) * 3600 + int(minutes) * 60 + Fraction(seconds)
+
+
+class Damage:
+    """Watches frames go by; times are ticks from the first frame's.
+
+    Args:
+        time_base: seconds a tick.
+        step: how long a frame is usually shown, in ticks.
+    """
+
+    def __init__(self, time_base: Fraction, step: int) -> None:
+        self._time_base, self._step = time_base, step
+        self._stretches: list[tuple[int, int]] = []
+        self._start = self._end = self._longest = 0
+
+    def see(self, shown: Shown, doubtful: bool) -> None:
+        """The next frame, and whether something before it did not decode."""
+        if doubtful and shown.start - self._end > self._step / 2:
+            self._add(self._end, shown.start)
+        if shown.frame.is_corrupt:
+            self._add(shown.start, shown.end)
+        self._longest = max(self._longest, shown.start - self._start)
+        self._start, self._end = shown.start, shown.end
+
+    def finish(self, declared: int | None, reached: int | None, doubtful: bool, most: int) -> int:
+        """The video's end, in ticks: what is missing before it was lost.
+
+        Args:
+            declared: where the container says that it ends.
+            reached: the presentation time of the last packet.
+            doubtful: whether something before the end did not decode.
+            most: where it ends at the latest, whatever the container says.
+        """
+        doubtful |= reached is not None and reached >= self._end
+        due = min(most, max(declared or 0, reached or 0) if doubtful else declared or 0)
+        margin = self._step / 2
+        if not doubtful:
+            margin = max(_INEXACT_S / float(self._time_base), _STAYS_ON * self._longest)
+        if due - self._end > margin:
+            self._add(self._end, due)
+            return due
+        return self._end
+
+    @property
+    def stretches(self) -> Stretches:
+        """In seconds, in order, and apart from each other."""
+        return tuple(
+            (float(start * self._time_base), float(end * self._time_base)) for start, end in self._stretches
+        )
+
+    def _add(self, start: int, end: int) -> None:
+        last = self._stretches[-1][1] if self._stretches else None
+        near = last is not None and (start - last) * self._time_base < _ISLAND_S
+        if near or len(self._stretches) == _MOST_STRETCHES:
+            start, until = self._stretches.pop()
+            end = max(end, until)
+        self._stretches.append((start, end))

@@ -1,0 +1,113 @@
+"""Packets to frames, come what may: what does not decode is left out, and the frames after it are doubtful.
+
+A decoder's error ends nothing, since the next packet may decode again; a demuxer's error ends the video.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import av
+from av.container import InputContainer
+from av.packet import Packet
+from av.video.stream import VideoStream
+
+from model.errors import DecoderMemoryError, EncryptedVideoError
+
+# So many packets in a row that bring no frame end a video: some minutes, which edit lists and still
+# screen recordings may well have, and no endless supply of empty packets.
+_MOST_FRUITLESS = 10_000
+
+# An error is told before the frames that were being decoded beside it: threads and reordering hold back no more.
+_DOUBT_FRAMES = 32
+
+
+class Given(NamedTuple):
+    """A decoded frame; `doubtful` if packets shortly before it did not decode, or it is not all there itself."""
+
+    frame: av.VideoFrame
+    doubtful: bool
+
+
+class Packets:
+    """One pass over the packets of a video stream.
+
+    Attributes:
+        first, last: presentation times of the first packet and of the latest shown, in ticks.
+        doubtful: whether packets did not decode shortly before now.
+    """
+
+    def __init__(self, container: InputContainer, stream: VideoStream) -> None:
+        self._container, self._stream = container, stream
+        self._doubt = 0
+        self.first: int | None = None
+        self.last: int | None = None
+
+    @property
+    def doubtful(self) -> bool:
+        """See above."""
+        return self._doubt > 0
+
+    def frames(self) -> Iterator[Given]:
+        """Frames in the order in which they are shown.
+
+        Raises:
+            EncryptedVideoError, DecoderMemoryError.
+        """
+        fruitless = 0
+        for packet in self._packets():
+            fruitless += 1
+            for frame in self._decode(packet):
+                fruitless = 0
+                if frame.is_corrupt:
+                    self._doubt = _DOUBT_FRAMES
+                yield Given(frame, self.doubtful)
+                self._doubt = max(0, self._doubt - 1)
+            if fruitless > _MOST_FRUITLESS:
+                self._doubt = _DOUBT_FRAMES
+                return
+
+    def _packets(self) -> Iterator["Packet[VideoStream] | None"]:
+        """Packets to decode, and at the end None, upon which the decoder gives what it has held back."""
+        packets = self._container.demux(self._stream)
+        while True:
+            try:
+                packet = next(packets, None)
+            except MemoryError as error:
+                raise out_of_memory() from error
+            except av.FFmpegError:
+                self._doubt = _DOUBT_FRAMES
+                packet = None
+            except IndexError:  # PyAV's, at the end, where streams have appeared since the file was opened
+                packet = None
+            if packet is None:
+                break
+            self._look_at(packet)
+            yield packet
+        yield None
+
+    def _look_at(self, packet: "Packet[VideoStream]") -> None:
+        if packet.has_sidedata("encryption_info"):
+            raise EncryptedVideoError(
+                "the video is encrypted, and there are no keys here; send it without copy protection"
+            )
+        if packet.is_corrupt:
+            self._doubt = _DOUBT_FRAMES
+        if packet.pts is not None and not packet.is_discard:
+            self.first = packet.pts if self.first is None else self.first
+            self.last = packet.pts if self.last is None else max(self.last, packet.pts)
+
+    def _decode(self, packet: "Packet[VideoStream] | None") -> list[av.VideoFrame]:
+        if packet is not None and not packet.size:
+            return []  # AVI has such packets where nothing moves; a decoder would take one for the end
+        try:
+            return self._stream.decode(packet)
+        except MemoryError as error:
+            raise out_of_memory() from error
+        except av.FFmpegError:
+            self._doubt = _DOUBT_FRAMES
+            return []
+
+
+def out_of_memory() -> DecoderMemoryError:
+    """The error for what FFmpeg has no memory for."""
+    return DecoderMemoryError("decoding the video takes more memory than there is; send it in a smaller size")

@@ -1,0 +1,124 @@
+"""GET /metrics: what service.metrics counted, and how things stand now, in Prometheus' text format."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from importlib.metadata import version
+
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client import Counter as HttpCounter
+from prometheus_client import Histogram as HttpHistogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.metrics import disable_created_metrics
+from prometheus_client.registry import Collector
+
+from service.desk import Desk
+from service.job_schemas import State
+from service.lately import Lately
+from service.metrics import FAMILIES, Counts, Histograms, Meter
+from service.queue import make_queue
+from service.room import Room
+
+MEDIA_TYPE = CONTENT_TYPE_LATEST
+_GOOD_FOR_S = 1.0
+# So many records are read at most for a scrape; those beyond are younger, and counted as queued.
+_MOST_READ = 1000
+_HTTP_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0, 600.0)
+
+# When each series began would double the number of lines, for no alert.
+disable_created_metrics()  # type: ignore[no-untyped-call]
+
+
+class Exposition(Collector):
+    """All metrics of a service; those of HTTP are this process' own, the others are the same in every API process."""
+
+    def __init__(self, desk: Desk, room: Room, meter: Meter) -> None:
+        self._desk, self._room, self._meter = desk, room, meter
+        registry = CollectorRegistry()
+        self._requests = HttpCounter(
+            "mmad_http_requests", "Requests answered by this process.", ["route", "method", "status"],
+            registry=registry,
+        )  # fmt: skip
+        self._request_seconds = HttpHistogram(
+            "mmad_http_request_seconds", "Seconds from a request's header to the end of its answer.",
+            ["route", "method"], buckets=_HTTP_BUCKETS_S, registry=registry,
+        )  # fmt: skip
+        registry.register(self)
+        self._rendered = Lately(_GOOD_FOR_S, lambda: generate_latest(registry))
+
+    def render(self) -> bytes:
+        """The document, as it was a second ago at most."""
+        return self._rendered.get()
+
+    def note_request(self, route: str, method: str, status: int, seconds: float) -> None:
+        """Count an answered request; see service.requests.Note."""
+        self._requests.labels(route, method, str(status)).inc()
+        self._request_seconds.labels(route, method).observe(seconds)
+
+    def describe(self) -> Iterator[Metric]:
+        """Nothing: the registry need not ask Redis for names."""
+        return iter(())
+
+    def collect(self) -> Iterator[Metric]:
+        """Prometheus' collector: what is counted together, then how things stand."""
+        sums = self._meter.read()
+        if sums is not None:
+            yield from _counted(*sums)
+            yield from self._queue()
+        yield GaugeMetricFamily(
+            "mmad_redis_up", "Whether Redis answers this process.", value=float(sums is not None)
+        )
+        yield from self._jobs()
+        yield GaugeMetricFamily(
+            "mmad_store_free_bytes", "Room on the store's disk.", value=self._desk.store.free_bytes()
+        )
+        build = GaugeMetricFamily("mmad_build_info", "1, with the version as a label.", labels=["version"])
+        build.add_metric([version("mmad")], 1.0)
+        yield build
+
+    def _queue(self) -> Iterator[Metric]:
+        depth = self._meter.ask(lambda redis: make_queue(redis).count)
+        if depth is not None:
+            yield GaugeMetricFamily("mmad_queue_depth", "Deliveries that wait in Redis.", value=depth)
+        workers = self._desk.queue.pace().workers
+        yield GaugeMetricFamily("mmad_workers", "Workers that were heard of lately.", value=workers)
+
+    def _jobs(self) -> Iterator[Metric]:
+        ids = self._room.unfinished()
+        read = [record for job_id in ids[:_MOST_READ] if (record := self._desk.jobs.read(job_id))]
+        running = sum(record.state is State.RUNNING for record in read)
+        since = [record.changes[-1].at for record in read if record.state is State.QUEUED]
+        jobs = GaugeMetricFamily("mmad_jobs", "Jobs of the store that have not ended.", labels=["state"])
+        jobs.add_metric([State.QUEUED], len(since) + len(ids[_MOST_READ:]))
+        jobs.add_metric([State.RUNNING], running)
+        yield jobs
+        yield GaugeMetricFamily(
+            "mmad_oldest_waiting_seconds",
+            "How long the job has waited that waits longest; 0 where none does.",
+            value=max(0.0, (datetime.now(UTC) - min(since)).total_seconds()) if since else 0.0,
+        )
+
+
+def _counted(counts: Counts, histograms: Histograms) -> Iterator[Metric]:
+    for name, by_labels in counts.items():
+        family = FAMILIES[name]
+        # One without labels is 0 before it is first counted; of others nobody knows which there will be.
+        values = by_labels or ({} if family.labels else {(): 0.0})
+        counter = CounterMetricFamily(name, family.text, labels=family.labels)
+        for labels, value in values.items():
+            counter.add_metric(labels, value)
+        yield counter
+    for name, observed in histograms.items():
+        family = FAMILIES[name]
+        metric = HistogramMetricFamily(name, family.text, labels=family.labels)
+        for labels, histogram in observed.items():
+            metric.add_metric(labels, _summed_up(histogram.counts), histogram.sum_s)
+        yield metric
+
+
+def _summed_up(counts: dict[str, float]) -> list[tuple[str, float]]:
+    """Prometheus' buckets hold all that is not above their bound."""
+    total, buckets = 0.0, []
+    for bound, count in counts.items():
+        total += count
+        buckets.append((bound, total))
+    return buckets

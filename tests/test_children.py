@@ -1,0 +1,119 @@
+"""Processes of ours: started again when they end, and a Redis that begins anew where its file is broken."""
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import redis
+
+from mmad import children
+from mmad.children import Child, StartError
+from mmad.private_redis import private_redis, set_aside
+from tests.conftest import wait_for
+
+
+@contextmanager
+def child_of(code: str, **options: object) -> Iterator[Child]:
+    child = Child("x", [sys.executable, "-S", "-c", code], {}, **options)  # type: ignore[arg-type]
+    try:
+        yield child
+    finally:
+        child.stop(10)
+
+
+def up_again(child: Child, before: int) -> bool:
+    child.keep_up()
+    return child.pid != before and child.exit_code() is None
+
+
+def test_what_ends_is_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(children, "_FIRST_PAUSE_S", 0.01)
+    with child_of("import time; time.sleep(60)") as child:
+        child.keep_up()
+        for _ in range(3):
+            before = child.pid
+            os.kill(before, signal.SIGKILL)
+            wait_for(lambda before=before: up_again(child, before), seconds=20)
+
+
+def test_what_ends_soon_waits_longer_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock of the test's own."""
+    now, starts, repaired = [0.0], [], []
+    monkeypatch.setattr(children.time, "monotonic", lambda: now[0])
+    with child_of("raise SystemExit(3)", repair=repaired.append) as child:
+        while len(starts) < 7:
+            child._process.wait()
+            before = child.pid
+            child.keep_up()  # sees that it has ended
+            ended = now[0]
+            while child.pid == before:
+                now[0] += 0.25
+                child.keep_up()
+            starts.append(now[0] - ended)
+        assert starts == [1.0, 2.0, 4.0, 5.0, 5.0, 5.0, 5.0]
+        assert repaired == [3] * 7
+        child._process.wait()
+        now[0] += 100  # it lived long: whatever was wrong is no more
+        before = child.pid
+        child.keep_up()
+        now[0] += 0.5
+        child.keep_up()
+        assert child.pid != before
+        assert len(repaired) == 7
+
+
+def test_a_killed_process_needs_no_repair() -> None:
+    repaired: list[int] = []
+    with child_of("import time; time.sleep(60)", repair=repaired.append) as child:
+        before = child.pid
+        os.kill(before, signal.SIGKILL)
+        child._process.wait()
+        wait_for(lambda: up_again(child, before), seconds=20)
+    assert repaired == []
+
+
+@pytest.mark.parametrize("how", ["damaged", "unreadable"])
+def test_a_redis_that_cannot_read_its_file_begins_anew(tmp_path: Path, how: str) -> None:
+    """At the start, and when it is started again."""
+
+    def spoil() -> None:
+        for path in tmp_path.rglob("*.aof"):
+            if path.parent.name != "broken":
+                path.write_bytes(b"*3\r\n$3\r\nSET\r\nnonsense" * 50 if how == "damaged" else b"\xff" * 3000)
+
+    for turn in range(2):
+        with private_redis(tmp_path) as server, redis.Redis.from_url(server.url) as client:
+            assert client.dbsize() == 0
+            assert (tmp_path / "broken").exists() is bool(turn)
+            client.set("kept", "x" * 2000)
+            if turn:
+                before = server.child.pid
+                os.kill(before, signal.SIGKILL)
+                server.child._process.wait()
+                spoil()
+                wait_for(
+                    lambda before=before: up_again(server.child, before) and _answers(client), seconds=30
+                )
+                assert client.dbsize() == 0
+        spoil()
+
+
+def _answers(client: "redis.Redis") -> bool:
+    try:
+        return bool(client.ping())
+    except redis.RedisError:
+        return False
+
+
+def test_a_redis_that_does_not_start_for_another_reason_says_so(tmp_path: Path) -> None:
+    assert not set_aside(tmp_path)
+    (tmp_path / "redis.log").mkdir()
+    with (
+        pytest.raises(StartError, match=r"ended at once with status 1; .*redis\.log says why"),
+        private_redis(tmp_path),
+    ):
+        pass

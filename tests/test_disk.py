@@ -1,0 +1,102 @@
+"""A disk that is full: a real one, of a few mebibytes, under the store of a real process."""
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.apis import Api, running_api
+from tests.conftest import wait_for
+from tests.desks import VIDEO
+
+MIB = 1024**2
+CHUNKED = (
+    b"POST /detect HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
+)
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder)]
+    try:
+        subprocess.run(mount, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"no file system can be mounted here: {error}")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def in_chunks(total: int) -> Iterator[bytes]:
+    """A video of so many bytes, of undeclared length."""
+    yield VIDEO
+    for _ in range((total - len(VIDEO)) // 65536):
+        yield bytes(65536)
+
+
+def assert_full(response: httpx.Response, words: str) -> None:
+    assert (response.status_code, response.json()["code"]) == (507, "disk_full")
+    assert words in response.json()["detail"]
+    assert response.headers["retry-after"] == "60"
+
+
+def fill(path: Path) -> None:
+    """Append until nothing fits any more."""
+    with pytest.raises(OSError, match="No space"), path.open("ab", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+
+
+def files(api: Api) -> set[str]:
+    return {key.split("/")[0] for key in api.stored()} - {"probe"}
+
+
+@pytest.mark.parametrize(("kept", "words"), [(0, "disk is full"), (2 * MIB, "MMAD_MIN_FREE_BYTES")])
+def test_an_upload_that_fills_the_disk_is_refused(disk: Path, kept: int, words: str) -> None:
+    """With nothing kept free the disk itself says so, in the midst of a write."""
+    with running_api(disk.parent, min_free_bytes=kept) as api, httpx.Client(base_url=api.url) as http:
+        assert_full(http.post("/detect", content=in_chunks(12 * MIB)), words)
+        assert files(api) == set()
+        assert http.post("/detect", content=in_chunks(2 * MIB)).status_code == 202
+        assert http.get("/healthz").is_success
+        assert "Traceback" not in api.log.read_text()
+
+
+def test_an_upload_that_cannot_fit_is_refused_before_its_body(disk: Path) -> None:
+    with running_api(disk.parent, min_free_bytes=2 * MIB, upload_stall_s=60, header_timeout_s=1) as api:
+        head = f"POST /detect HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {7 * MIB}\r\n\r\n"
+        answer = api.ask(head.encode())  # and nothing more
+        assert (answer.status, json.loads(answer.body)["code"]) == (507, "disk_full")
+        assert files(api) == set()
+        ready = httpx.get(f"{api.url}/readyz").json()
+        assert ready["checks"]["store"] == "ok"
+
+
+def test_a_disk_that_somebody_else_fills(disk: Path) -> None:
+    """While an upload is under way; and when there is room again, all goes on."""
+    filler = disk / "filler"
+    with running_api(disk.parent, min_free_bytes=MIB) as api, httpx.Client(base_url=api.url) as http:
+        job = http.post("/detect?keep_video=true", content=VIDEO).json()["id"]
+        with api.connect() as caller:
+            piece = VIDEO + bytes(MIB)
+            caller.sendall(CHUNKED + f"{2 * len(piece):x}\r\n".encode() + piece)
+            wait_for(lambda: "incoming" in files(api), seconds=10)
+            fill(filler)
+            caller.sendall(piece + b"\r\n0\r\n\r\n")
+            answer = caller.recv(65536)
+        assert b" 507 " in answer
+        assert files(api) == {"jobs", "owners", "pending", "kept"}
+        fill(filler)  # what the upload gave back too
+        wait_for(lambda: "MMAD_MIN_FREE_BYTES" in http.get("/readyz").json()["checks"]["store"], seconds=5)
+        assert http.get("/readyz").status_code == 503
+        assert_full(http.post("/detect", content=VIDEO), "MMAD_MIN_FREE_BYTES")
+        assert http.get(f"/jobs/{job}").json()["state"] == "queued"
+        assert http.get(f"/jobs/{job}/video").content == VIDEO
+        filler.unlink()
+        assert http.post("/detect", content=VIDEO).status_code == 202
+        wait_for(lambda: http.get("/readyz").json()["checks"]["store"] == "ok", seconds=5)
+        assert http.delete(f"/jobs/{job}").is_success

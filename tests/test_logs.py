@@ -1,0 +1,78 @@
+"""What the log holds and what it never does, of a real process that writes it for machines."""
+
+import json
+import logging
+from pathlib import Path
+
+import httpx
+import pytest
+import structlog
+
+from mmad import logs
+from service.keys import OwnLimits, create
+from tests.apis import running_api
+from tests.conftest import wait_for
+from tests.desks import VIDEO
+
+SECRETS = ("secret-name", "secret-tag", "secret-address", "secret-query", "SECRETBYTES")
+
+
+def test_no_name_key_or_byte_is_logged(tmp_path: Path) -> None:
+    """Uploads, refusals, nonsense and a fault, with a key; each line is a document."""
+    keys = tmp_path / "keys.json"
+    _, key = create(keys, "secret-name", OwnLimits())
+    video = VIDEO + b"SECRETBYTES" * 500
+    with running_api(tmp_path, api_keys_file=keys, log_format="json", upload_stall_s=0.5) as api:
+        headers = {"authorization": f"Bearer {key}"}
+        with httpx.Client(base_url=api.url, headers=headers) as http:
+            sent = {"params": {"tag": "secret-tag"}, "files": {"file": ("secret-name.mp4", video)}}
+            job_id = http.post("/detect", **sent).json()["id"]
+            http.post("/detect", files={"file": ("secret-name.txt", b"SECRETBYTES" * 500)})
+            http.post("/detect", params={"secret-query": "1"}, content=video)
+            http.get("/secret-address?x=secret-query")
+            http.get("/jobs", headers={"authorization": "Bearer secret-name"})
+            api.ask(b"POST /detect HTTP/1.1\r\nHost: x\r\nContent-Length: secret-name\r\n\r\nSECRETBYTES")
+            bearer = f"Authorization: Bearer {key}\r\n".encode()
+            api.ask(
+                b"POST /detect HTTP/1.1\r\nHost: x\r\n" + bearer + b"Content-Length: 99999\r\n\r\n" + video
+            )
+            record = api.store.get(f"jobs/{job_id}/job.json")
+            api.store.put(f"jobs/{job_id}/job.json", record.replace(b'"queued"', b'"secret-tag"'))
+            assert http.get(f"/jobs/{job_id}").status_code == 500
+        wait_for(lambda: api.log.read_text().count('"request"') >= 8, seconds=10)
+        text = api.log.read_text()
+    lines = [json.loads(line) for line in text.splitlines()]
+    for secret in (*SECRETS, key, key.split("_", 2)[2]):
+        assert secret not in text
+    statuses = [
+        line["status"] for line in lines if line["event"] == "request" and line["route"] != "/healthz"
+    ]
+    assert sorted(statuses) == [202, 401, 404, 408, 415, 422, 500]
+    [fault] = [line for line in lines if line["event"] == "request_failed"]
+    assert "Traceback" in fault["exception"]
+    assert fault["request_id"] in [line.get("request_id") for line in lines if line.get("status") == 500]
+    [nonsense] = [line for line in lines if line.get("logger") == "uvicorn.error"]
+    assert nonsense["level"] == "warning"
+    assert all({"event", "level", "timestamp"} <= set(line) for line in lines)
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_an_exception_is_told_without_its_variables(form: str, capsys: pytest.CaptureFixture[str]) -> None:
+    before = logging.getLogger().handlers
+    try:
+        logs.configure(form)  # type: ignore[arg-type]
+        for logger in (structlog.get_logger(), logging.getLogger("library")):
+            held = "SECRET" + "BYTES"
+            try:
+                raise ValueError(f"has {len(held)} characters")
+            except ValueError:
+                logger.exception("it_failed")
+    finally:
+        structlog.reset_defaults()
+        logging.basicConfig(handlers=before, force=True, level=logging.WARNING)
+    text = capsys.readouterr().err
+    assert text.count("ValueError: has 11 characters") == 2
+    assert text.count("it_failed") >= 2
+    assert "SECRETBYTES" not in text
+    if form == "json":
+        assert [json.loads(line)["level"] for line in text.splitlines()] == ["error", "error"]
