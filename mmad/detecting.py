@@ -172,20 +172,12 @@ def _detect_file(
 ) -> "Analysed":
     """The result of one file."""
     from model.bundle import sha256
-    from model.video import Limits
     from service.exports import Analysed
     from service.results import make_result
-    from workers.documents import make_context, make_region, store_proposals
+    from workers.documents import make_context, make_limits, make_region, store_proposals
 
     with video.open("rb") as file:
-        limits = Limits(
-            max_duration_s=settings.max_duration_s,
-            max_pixels=settings.max_pixels,
-            max_fps=settings.max_fps,
-            max_memory_bytes=settings.decoder_memory_bytes,
-            max_cpu_s=settings.decoder_cpu_s,
-            max_stall_s=settings.decoder_stall_s,
-        )
+        limits = make_limits(settings)
         found = detector.detect(file, region=make_region(options), limits=limits, progress=progress)
     context = make_context(found, detector, options, job_id=None, video_sha256=sha256(video))
     stored = store_proposals(found, context)

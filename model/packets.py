@@ -48,7 +48,7 @@ class Packets:
         return self._doubt > 0
 
     def frames(self) -> Iterator[Given]:
-        """Frames in the order in which they are shown.
+        """Frames in the order in which they are shown, as far as what is left of the video allows.
 
         Raises:
             EncryptedVideoError, DecoderMemoryError.

@@ -6,22 +6,17 @@ and told in `Media.damaged`; the frame before it stays on.
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import BinaryIO
 
 import av
-import av.logging
-import av.subtitles.codeccontext  # PyAV's own import comes with the first subtitles: too late in a sandbox
-from av.container import InputContainer
 from av.video.stream import VideoStream
 
 from model.damage import Damage, Stretches, declared_end
 from model.errors import (
     DamagedVideoError,
     FrameRateTooHighError,
-    NotAVideoError,
     NoVideoStreamError,
     PictureTooLargeError,
     TooManyStreamsError,
@@ -30,17 +25,9 @@ from model.errors import (
 )
 from model.packets import Packets, out_of_memory
 from model.picture import Orientation, Region, Scaler, whole_size
+from model.source import open_container
 from model.timing import Clock, Shown, resample
 from model.windows import Frame
-
-CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts"
-
-# FFmpeg's own limit. It calls a MOV with more tracks out of memory, so ours is looked at once the file is open.
-_MOST_STREAMS = 1000
-
-# FFmpeg's findings on broken files are dropped. With any other level its threads wait for the interpreter, to
-# hand their findings over, while the interpreter may be waiting for those threads to end: for ever.
-av.logging.set_level(None)
 
 
 @dataclass(frozen=True)
@@ -79,7 +66,7 @@ class Video:
 
     def __init__(self, file: BinaryIO, limits: Limits = Limits()) -> None:
         self._limits = limits
-        self._container = _open(file, limits)
+        self._container = open_container(file, limits.max_pixels)
         try:
             self._stream = self._pick_stream()
             self._check_declared()
@@ -97,9 +84,8 @@ class Video:
     @property
     def declared_duration_s(self) -> float | None:
         """What the container says; None where it does not, and not to be relied on."""
-        if self._container.duration is None:
-            return None
-        return self._container.duration / av.time_base
+        ticks = self._container.duration
+        return ticks / av.time_base if ticks is not None and ticks > 0 else None
 
     def frames(self, fps: float, width: int, height: int, region: Region = Region()) -> Iterator[Frame]:
         """Frames (height, width, 3) uint8 RGB at a fixed rate, upright, the first at the first frame's time.
@@ -190,7 +176,9 @@ class Video:
     def _no_frame(self) -> DamagedVideoError:
         # FFmpeg forgets a size above the limit, and says no more than that nothing decodes.
         forgotten = not self._stream.codec_context.width
-        large = f", or it has more than {self._limits.max_pixels} pixels (MMAD_MAX_PIXELS)" if forgotten else ""
+        large = (
+            f", or it has more than {self._limits.max_pixels} pixels (MMAD_MAX_PIXELS)" if forgotten else ""
+        )
         return DamagedVideoError(
             f"no frame of the video can be decoded{large}; export it anew and send it again"
         )
@@ -252,29 +240,6 @@ def _decoding(scaler: Scaler, frame: av.VideoFrame, pixel_aspect: Fraction) -> F
         raise out_of_memory() from error
     except av.FFmpegError as error:
         raise DamagedVideoError(f"a frame of the video cannot be scaled ({error.strerror})") from error
-
-
-def _open(file: BinaryIO, limits: Limits) -> InputContainer:
-    options = {
-        "format_whitelist": CONTAINERS,
-        "protocol_whitelist": "none",
-        "max_pixels": str(limits.max_pixels),
-        "max_streams": str(_MOST_STREAMS),
-    }
-    try:
-        # Tags in other alphabets than UTF-8 are common, and nothing here reads them.
-        container = av.open(file, mode="r", options=options, metadata_errors="replace")
-    except MemoryError as error:
-        raise out_of_memory() from error
-    except (av.FFmpegError, ValueError) as error:
-        raise NotAVideoError(
-            f"the file is no video that can be read; send one of {CONTAINERS.replace(',', ', ')}"
-        ) from error
-    if not container.streams:
-        with suppress(av.FFmpegError):
-            container.close()
-        raise NoVideoStreamError("the file has no video stream; send a file that has pictures")
-    return container
 
 
 def _too_long(duration_s: float, limits: Limits) -> VideoTooLongError:

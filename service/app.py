@@ -21,7 +21,6 @@ from service.browsers import keep_pages_out
 from service.desk import Desk
 from service.errors import Problem
 from service.exposition import Exposition
-from service.metrics import Meter
 from service.openapi import complete
 from service.problems import problem_response
 from service.queue import JobQueue, connect
@@ -35,7 +34,7 @@ from service.sweeper import Sweeper
 from service.webhooks import Message
 
 # From the last byte of an upload to the record of its job, with much to spare.
-_MAKING_S = 600.0
+_MAKING_S = 60.0
 
 DESCRIPTION = """Finds every micro-action in a video of a person: what, when, several at once, at two levels.
 
@@ -53,7 +52,7 @@ def create_app(settings: Settings) -> FastAPI:
 
 def app_of(desk: Desk) -> FastAPI:
     """The API at a desk, with what goes on behind the counter while it runs."""
-    meter = Meter(connect(desk.settings, retries=0))
+    meter = desk.queue.meter
     room = Room(desk.store, desk.jobs, desk.settings)
     exposition = Exposition(desk, room, meter)
 

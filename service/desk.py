@@ -11,6 +11,7 @@ from service.auth import Auth, Caller, get_caller
 from service.errors import CATALOGUE, RETRY_AFTER_S, Problem
 from service.job_schemas import Accepted, Job, Links, State
 from service.jobs import Jobs, Record, published
+from service.metrics import JOBS_ENDED
 from service.queue import JobQueue, Progress
 from service.results import StoredProposals
 from service.schemas import ModelCard
@@ -59,6 +60,15 @@ class Desk:
                 "job_not_finished",
                 f"the job is {record.state}; poll {links_of(job_id).self} until it has succeeded",
             )
+        return record
+
+    def cancel(self, job_id: str, owner: str) -> Record:
+        """End a job that has not ended; see Jobs.cancel."""
+        had_ended = self.jobs.get(job_id, owner).ended
+        record = self.jobs.cancel(job_id, owner)
+        self.queue.forget(job_id)
+        if not had_ended:
+            self.queue.meter.count(JOBS_ENDED, state=State.CANCELED, code="")
         return record
 
     def read(self, record: Record, name: str) -> bytes:

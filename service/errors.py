@@ -63,7 +63,6 @@ CATALOGUE = {
     "too_many_jobs": Kind(429, "The key has more unfinished jobs than its limit"),
     "storage_full": Kind(429, "The key has more stored bytes than its limit"),
     # the service
-    "queue_unavailable": Kind(503, "The queue cannot be reached"),
     "no_worker_yet": Kind(503, "No worker has loaded a model yet"),
     "queue_full": Kind(429, "The service has as many unfinished jobs as it takes"),
     "disk_full": Kind(507, "The service has no room left for videos"),
@@ -72,7 +71,6 @@ CATALOGUE = {
 }
 
 RETRY_AFTER_S = {
-    "queue_unavailable": 5,
     "no_worker_yet": 2,
     "job_not_finished": 1,
     "too_many_jobs": 10,

@@ -240,7 +240,10 @@ class Jobs:
             Removed(what=_what(entry.key), bytes=entry.bytes) for entry in self.store.entries(key(record.id))
         ]
         tombstone = Tombstone(owner=record.owner, why=why, at=at)
-        self.store.put(f"gone/{record.id}", tombstone.model_dump_json().encode())
+        try:
+            self.store.put(f"gone/{record.id}", tombstone.model_dump_json().encode())
+        except OSError as error:  # a full disk must not keep anybody from making room
+            log.warning("removed_without_a_note", job_id=record.id, error=error.strerror)
         self.forget(record)
         return Receipt(id=record.id, at=at, removed=removed)
 

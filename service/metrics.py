@@ -58,7 +58,7 @@ FAMILIES = {
     DECODED_FRAMES: Family("Frames decoded."),
     VIDEO_SECONDS: Family("Seconds of video analysed."),
     RETRIES: Family("Attempts that had to be made again, by the reason.", ("why",)),
-    LEASES_LOST: Family("Attempts that found out that they had lost their job to another."),
+    LEASES_LOST: Family("Attempts whose worker was not heard of any more."),
 }
 
 

@@ -8,7 +8,7 @@ import secrets
 import time
 from collections.abc import Callable
 from statistics import median
-from typing import Generic, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import structlog
 from redis import Redis
@@ -19,6 +19,7 @@ from rq import Queue
 from rq.serializers import JSONSerializer
 
 from service.job_schemas import Stage
+from service.lately import Lately
 from service.metrics import Meter
 from service.settings import Settings
 
@@ -103,8 +104,9 @@ class JobQueue:
         self._job_timeout_s = job_timeout_s
         self.meter = Meter(connection)
         self._away_until = 0.0
-        self._pace = _Lately[Pace]()
-        self._positions = _Lately[dict[str, int]]()
+        self._pace = Lately(_PACE_LASTS_S, lambda: self._ask(self._ask_pace, Pace(None, 0)))
+        nowhere: dict[str, int] = {}
+        self._positions = Lately(_POSITIONS_LAST_S, lambda: self._ask(self._ask_positions, nowhere))
 
     def offer(self, job_id: str) -> None:
         """Put a job on the queue, if Redis can be reached."""
@@ -174,12 +176,11 @@ class JobQueue:
 
     def position(self, job_id: str) -> int | None:
         """How many jobs are before it; None if it is not in the queue, or Redis is away."""
-        positions = self._positions.get(_POSITIONS_LAST_S, lambda: self._ask(self._ask_positions, {}))
-        return positions.get(job_id)
+        return self._positions.get().get(job_id)
 
     def pace(self) -> Pace:
         """How fast jobs went lately."""
-        return self._pace.get(_PACE_LASTS_S, lambda: self._ask(self._ask_pace, Pace(None, 0)))
+        return self._pace.get()
 
     def check(self) -> dict[str, str]:
         """Readiness of Redis and of at least one worker."""
@@ -211,19 +212,6 @@ class JobQueue:
 
     def _workers_alive(self) -> int:
         return self._connection.zcount(_WORKERS, _now(self._connection) - LEASE_S, "+inf")
-
-
-class _Lately(Generic[Answer]):
-    """An answer that is good for a while, so that many callers ask once."""
-
-    def __init__(self) -> None:
-        self._kept: tuple[float, Answer] | None = None
-
-    def get(self, lasts_s: float, ask: Callable[[], Answer]) -> Answer:
-        """The answer, not older than this."""
-        if self._kept is None or time.monotonic() - self._kept[0] >= lasts_s:
-            self._kept = (time.monotonic(), ask())
-        return self._kept[1]
 
 
 def put_life(connection: Redis, worker: str, lease: str | None) -> None:

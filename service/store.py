@@ -15,6 +15,7 @@ MODEL_CARD = "model.json"
 # What a worker says of how it shuts its decoder in: "full", "ok", or what is missing.
 SANDBOX = "sandbox"
 _TRIES = 3
+_LOCKS = 64
 
 
 class Entry(NamedTuple):
@@ -74,6 +75,8 @@ class FolderStore:
         self._locks = root / "locks"
         for folder in (self._incoming, self._locks):
             folder.mkdir(parents=True, exist_ok=True)
+        for number in range(_LOCKS):  # now: something can be removed from a full disk then
+            (self._locks / f"{number:02d}").touch()
 
     def clear_incoming(self) -> None:
         """Remove what was being written when a process was stopped; only where nobody else writes."""
@@ -189,7 +192,7 @@ class FolderStore:
     @contextmanager
     def _lock(self, key: str) -> Iterator[None]:
         """Few files for many keys: two keys that share one wait for each other for a moment."""
-        with (self._locks / f"{zlib.crc32(key.encode()) % 64:02d}").open("w") as file:
+        with (self._locks / f"{zlib.crc32(key.encode()) % _LOCKS:02d}").open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 

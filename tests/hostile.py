@@ -127,6 +127,14 @@ def _subtitles(folder: Path) -> bytes:
     return (folder / "lines.mkv").read_bytes()
 
 
+def _with_all(folder: Path) -> bytes:
+    """Beside the video sound, subtitles and a font."""
+    _subtitles(folder)
+    (folder / "font.ttf").write_bytes(bytes(100))
+    lines = ("-i", str(folder / "lines.srt"), "-attach", str(folder / "font.ttf"))
+    return plain("all.mkv", *lines, "-metadata:s:t", "mimetype=font/ttf", sound="sine=d=2")(folder)
+
+
 def _no_frames(folder: Path) -> bytes:
     """The header of a fragmented file, without any fragment."""
     content = plain("header.mp4", "-movflags", "frag_keyframe+empty_moov")(folder)
@@ -240,6 +248,7 @@ CASES = [
     Case("WebM with alpha", film("alpha.webm", "-c:v", "libvpx", "-auto-alt-ref", "0", "-pix_fmt", "yuva420p"), SUCCEEDED),
     Case("ProRes 4444 with alpha", film("alpha.mov", "-c:v", "prores_ks", "-profile:v", "4444", "-pix_fmt", "yuva444p10le"), SUCCEEDED),
     Case("PNG with alpha in MOV", film("png.mov", "-c:v", "png", "-pix_fmt", "rgba"), SUCCEEDED),
+    Case("sound, subtitles and a font as well", _with_all, SUCCEEDED),
     Case("three video streams", plain("three.mp4", *["-map", "0:v"] * 3), SUCCEEDED),
     Case("times below zero", plain("below.mkv", "-vf", "setpts=PTS-1/TB", "-avoid_negative_ts", "disabled", "-fps_mode", "passthrough"), SUCCEEDED),
     Case("times that start anew", joined(_TS, _TS), SUCCEEDED),
@@ -276,12 +285,12 @@ def analyse(detector: Detector, content: bytes) -> tuple[str, tuple[tuple[float,
 
 # Mutations of good files
 
-_SHORT = "testsrc2=s=64x64:r=15:d=1.2"
+_SHORT = "testsrc2=s=64x64:r=10:d=1"
 
 GOOD = {
     "mp4": plain("seed.mp4", "-movflags", "faststart", source=_SHORT),
     "fragments": plain("fragments.mp4", "-movflags", "frag_keyframe+empty_moov", "-g", "6", source=_SHORT),
-    "mkv": plain("seed.mkv", "-g", "6", "-c:a", "aac", source=_SHORT, sound="sine=d=1.2"),
+    "mkv": plain("seed.mkv", "-g", "6", "-c:a", "aac", source=_SHORT, sound="sine=d=1"),
     "webm": plain("seed.webm", "-c:v", "libvpx", source=_SHORT),
     "avi": plain("seed.avi", "-c:v", "mpeg4", "-bf", "2", source=_SHORT),
     "ts": plain("seed.ts", *_H264, "-g", "6", source=_SHORT),

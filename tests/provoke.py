@@ -20,7 +20,7 @@ from service.auth import Auth
 from service.desk import Desk
 from service.intake import Claim
 from service.keys import OwnLimits, create, read
-from service.queue import JobQueue, connect
+from service.queue import connect
 from service.requests import OVERLOADED
 from service.room import Room
 from service.settings import Settings
@@ -129,12 +129,6 @@ def _two_lengths(at: Counter) -> Answer:
     return at.send(headers={"content-length": str(len(VIDEO)), "transfer-encoding": "chunked"})
 
 
-def _away(at: Counter) -> Answer:
-    nowhere = Settings(redis_url=f"unix://{at.folder}/nothing")
-    at.desk.queue = JobQueue(connect(nowhere, retries=0), 1)
-    return at.send()
-
-
 def _no_worker(at: Counter) -> Answer:
     at.desk.store.delete(MODEL_CARD)
     return at.http.get("/labels")
@@ -196,6 +190,17 @@ def _unknown_codec(at: Counter) -> Answer:
     return at.result_of(path)
 
 
+def _crowded(at: Counter) -> Answer:
+    streams = ("-map", "0:v") * (Limits().max_streams + 1)
+    return at.result_of(clips.pattern(at.folder / "crowded.mkv", size="16x16", seconds=0.2, extra=streams))
+
+
+def _encrypted(at: Counter) -> Answer:
+    key = ("-encryption_key", "00" * 16, "-encryption_kid", "11" * 16)
+    coded = ("-encryption_scheme", "cenc-aes-ctr", *key)
+    return at.result_of(clips.pattern(at.folder / "secret.mp4", seconds=0.5, extra=coded))
+
+
 def _decoder_fault(fault: str, limits: Limits) -> Callable[[Counter], Answer]:
     """The process that decodes goes wrong."""
 
@@ -235,6 +240,8 @@ PROVOKED: dict[str, Callable[[Counter], Answer]] = {
     "video_too_long": lambda at: at.result_of(clips.pattern(at.folder / "long.mp4", size="64x64", seconds=25)),
     "picture_too_large": lambda at: at.result_of(clips.pattern(at.folder / "large.mp4", size="640x480", seconds=0.5)),
     "frame_rate_too_high": _fast,
+    "too_many_streams": _crowded,
+    "encrypted_video": _encrypted,
     "damaged_video": _garbled,
     "decoder_crashed": _decoder_fault("crash amid", Limits()),
     "decoder_timeout": _decoder_fault("hang", Limits(max_stall_s=0.5)),
@@ -263,7 +270,6 @@ PROVOKED: dict[str, Callable[[Counter], Answer]] = {
     "storage_full": lambda at: _keyed(
         at, OwnLimits(max_stored_bytes=5000), lambda key: at.send(headers=key), lambda key: at.send(headers=key)
     ),
-    "queue_unavailable": _away,
     "no_worker_yet": _no_worker,
     "queue_full": _queue_full,
     "disk_full": _disk_full,

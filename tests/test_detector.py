@@ -1,6 +1,7 @@
 """The detector on real video with a network that is easy to predict: it sees white."""
 
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -107,6 +108,38 @@ def test_the_bundles_post_processing_is_used(bundle: Bundle, clip: Path) -> None
     assert len(plain) == 200
     assert len(found) == 30
     assert found.scores[-1] < plain.scores[29]  # a smaller sigma suppresses more
+
+
+@pytest.mark.parametrize(
+    ("start_s", "end_s", "shares"), [(1.0, 2.0, ()), (1.5, 2.0, (0.3, 0.6)), (5.0, 6.0, (0.75, 1))]
+)
+def test_of_a_damaged_video_the_rest_is_analysed(
+    bundle: Bundle, tmp_path: Path, start_s: float, end_s: float, shares: tuple[float, ...]
+) -> None:
+    """What would lie in the damaged part, where the frame before it stays on, is not told."""
+    path = tmp_path / "white.mov"
+    white = f"between(t,{start_s},{end_s - 1 / 30})"
+    source = f"color=white:s=64x64:r=15:d=6,geq=lum='255*{white}':cb=128:cr=128".replace("t,", "T,")
+    clips.ffmpeg("-f", "lavfi", "-i", source, "-c:v", "mjpeg", "-pix_fmt", "yuvj420p", "-g", "1", str(path))
+    content = bytearray(path.read_bytes())
+    media = content.index(b"mdat"), content.rindex(b"moov")
+    if shares:
+        first, last = (int(media[0] + share * (media[1] - media[0])) for share in shares)
+        content[first + 8 : last] = bytes(len(content[first + 8 : last]))
+        path.write_bytes(content)
+    found, _ = detect(bundle, path)
+    assert [one.code for one in found.notices] == (["video_damaged"] if shares else [])
+    statuses = [one.status for one in found.coverage]
+    assert "damaged" in statuses or not shares
+    edges = [(one.start_s, one.end_s) for one in found.coverage]
+    assert edges[0][0] == 0
+    assert edges[-1][1] == found.media.duration_s == pytest.approx(6, abs=0.01)
+    assert all(one[1] == other[0] for one, other in pairwise(edges))
+    lost = [(one.start_s, one.end_s) for one in found.coverage if one.status == "damaged"]
+    for start, end in found.proposals.segments.tolist():
+        assert not any(left <= (start + end) / 2 < right for left, right in lost)
+    if not shares:
+        np.testing.assert_allclose(found.proposals.segments, [[start_s, end_s]], atol=1 / 15)
 
 
 def test_limits_reach_the_decoder(bundle: Bundle, clip: Path) -> None:

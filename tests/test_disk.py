@@ -80,6 +80,7 @@ def test_a_disk_that_somebody_else_fills(disk: Path) -> None:
     """While an upload is under way; and when there is room again, all goes on."""
     filler = disk / "filler"
     with running_api(disk.parent, min_free_bytes=MIB) as api, httpx.Client(base_url=api.url) as http:
+        http.post("/detect", content=VIDEO)
         job = http.post("/detect?keep_video=true", content=VIDEO).json()["id"]
         with api.connect() as caller:
             piece = VIDEO + bytes(MIB)
@@ -96,6 +97,9 @@ def test_a_disk_that_somebody_else_fills(disk: Path) -> None:
         assert_full(http.post("/detect", content=VIDEO), "MMAD_MIN_FREE_BYTES")
         assert http.get(f"/jobs/{job}").json()["state"] == "queued"
         assert http.get(f"/jobs/{job}/video").content == VIDEO
+        other = http.get("/jobs").json()["jobs"][-1]["id"]
+        assert http.delete(f"/jobs/{other}").is_success  # which makes room
+        assert http.get(f"/jobs/{other}").status_code == 404
         filler.unlink()
         assert http.post("/detect", content=VIDEO).status_code == 202
         wait_for(lambda: http.get("/readyz").json()["checks"]["store"] == "ok", seconds=5)

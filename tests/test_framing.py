@@ -11,7 +11,7 @@ from model.bundle import Bundle, InputConfig, LocatorConfig
 from model.detections import Detections, Stretch
 from model.detector import Detector
 from model.engines import RawPoints
-from model.framing import LOOKS, Framer, Seen, choose, count, coverage, looks, notices
+from model.framing import LOOKS, Framer, Seen, choose, count, coverage, damage_notice, looks, notices
 from model.picture import Box, Region, crop_around, cut
 from tests import clips
 from tests.test_detector import WhiteSpotter
@@ -237,6 +237,32 @@ def test_coverage_fills_the_whole_video() -> None:
     codes = [notice.detail for notice in notices(seen, 10.0, 30.05)]
     assert "0.0-5.0 s, 20.0-30.1 s" in codes[0] or "0.0-5.0 s, 20.0-30.0 s" in codes[0]
     assert codes[1].startswith("2 people were found at 10.0-20.0 s")
+
+
+def test_what_is_damaged_is_cut_out_of_the_rest() -> None:
+    seen = [Seen(0, 100, 0), Seen(50, 150, 1), Seen(150, 300, 0)]
+    damaged = ((0.0, 1.0), (4.0, 6.0), (7.0, 8.0), (28.0, 30.0))
+    found = coverage(seen, 10.0, 30.0, damaged)
+    assert [(one.start_s, one.end_s, one.status) for one in found] == [
+        (0.0, 1.0, "damaged"),
+        (1.0, 4.0, "no_person"),
+        (4.0, 6.0, "damaged"),
+        (6.0, 7.0, "analysed"),
+        (7.0, 8.0, "damaged"),
+        (8.0, 15.0, "analysed"),
+        (15.0, 28.0, "no_person"),
+        (28.0, 30.0, "damaged"),
+    ]
+    assert "at 1.0-4.0 s, 15.0-28.0 s:" in notices(seen, 10.0, 30.0, damaged)[0].detail
+    assert "at 0.0-1.0 s, 4.0-6.0 s, 7.0-8.0 s, 28.0-30.0 s:" in damage_notice(damaged).detail
+
+
+def test_all_of_a_video_may_be_damaged_but_a_frame() -> None:
+    found = coverage(None, 10.0, 5.0, ((0.1, 5.0),))
+    assert [(one.start_s, one.end_s, one.status) for one in found] == [
+        (0.0, 0.1, "analysed"),
+        (0.1, 5.0, "damaged"),
+    ]
 
 
 def test_many_stretches_are_not_all_listed() -> None:

@@ -64,7 +64,7 @@ def meter(connection: Redis) -> Iterator[Meter]:
 
 @pytest.fixture
 def counted(desk: Desk, redis_url: str) -> Iterator[TestClient]:
-    desk.settings = desk.settings.model_copy(update={"redis_url": redis_url})
+    desk.queue.meter = Meter(connect(Settings(redis_url=redis_url), retries=0))
     with TestClient(app_of(desk), "http://127.0.0.1") as client:
         yield client
 
@@ -221,6 +221,13 @@ def test_it_needs_a_key_where_keys_are_on(desk: Desk, counted: TestClient, tmp_p
 def families(api: TestClient) -> set[str]:
     found = text_string_to_metric_families(api.get("/metrics").text)
     return {family.name for family in found}
+
+
+def test_a_canceled_job_is_counted_once(counted: TestClient) -> None:
+    job_id = counted.post("/detect", content=VIDEO).json()["id"]
+    for _ in range(2):
+        assert counted.post(f"/jobs/{job_id}/cancel").json()["state"] == "canceled"
+    assert scrape(counted)["mmad_jobs_ended_total{code=,state=canceled}"] == 1
 
 
 def test_the_document_names_every_metric_and_no_other(meter: Meter, counted: TestClient) -> None:

@@ -12,10 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model import errors
+from model import errors, packets
+from model.damage import Damage
 from model.packets import Given, Packets
 from model.picture import Box, Orientation, Region, crop_box
-from model.timing import Shown, resample
+from model.timing import Clock, Shown, resample
 from model.video import Limits, Media, Video
 from model.windows import windows
 from tests import clips
@@ -228,9 +229,9 @@ def test_frames_without_times_follow_each_other(tmp_path: Path, monkeypatch: pyt
     taken = Packets.frames
 
     def timeless(self: Packets) -> Iterator[Given]:
-        for index, given in enumerate(taken(self)):
-            given.frame.pts = given.frame.pts if index == 0 else None
-            yield given
+        for index, one in enumerate(taken(self)):
+            one.frame.pts = one.frame.pts if index == 0 else None
+            yield one
 
     monkeypatch.setattr(Packets, "frames", timeless)
     frames, media = decode(path)
@@ -282,3 +283,223 @@ def test_damaged_video_is_told(tmp_path: Path) -> None:
     content[middle:] = bytes(len(content) - middle)
     with pytest.raises(errors.DamagedVideoError):
         list(Video(io.BytesIO(bytes(content))).frames(15, 64, 64))
+
+
+WHOLE = {
+    "plain.mp4": (), "b-frames.mov": ("-bf", "3", "-g", "12"), "plain.mkv": (), "plain.ts": (), "mjpeg.avi": ("-c:v", "mjpeg"),
+    "packed.avi": ("-c:v", "mpeg4", "-bf", "2"), "vp8.webm": ("-c:v", "libvpx", "-auto-alt-ref", "1", "-lag-in-frames", "16"),
+    "vp9.webm": ("-c:v", "libvpx-vp9", "-cpu-used", "8"), "h265.mp4": ("-c:v", "libx265", "-x265-params", "log-level=none"),
+    "fragments.mp4": ("-movflags", "frag_keyframe+empty_moov", "-g", "15"), "late.mp4": ("-output_ts_offset", "3"),
+    "variable.mkv": ("-vf", "select='lt(n,10)+not(mod(n,40))'", "-fps_mode", "vfr"),
+    "variable.mp4": ("-vf", "select='lt(n,10)+not(mod(n,40))'", "-fps_mode", "vfr"),
+    "live.mkv": ("-live", "1"), "interlaced.ts": ("-c:v", "mpeg2video", "-flags", "+ilme+ildct", "-vf", "interlace"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("sound_s", [0, 1, 6])
+@pytest.mark.parametrize("name", WHOLE)
+def test_nothing_is_damaged_where_nothing_is(tmp_path: Path, name: str, sound_s: float) -> None:
+    path = tmp_path / name
+    video = ("-f", "lavfi", "-i", "testsrc2=s=64x64:r=30:d=3")
+    sound = ("-f", "lavfi", "-i", f"sine=d={sound_s}") if sound_s else ()
+    clips.ffmpeg(*video, *sound, *WHOLE[name], "-pix_fmt", "yuv420p", str(path))
+    _, media = decode(path)
+    assert media.damaged == ()
+    assert media.duration_s < 3.2
+
+
+@pytest.mark.parametrize("start_s", ["0.4", "1.3"])
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".ts"])
+def test_a_piece_that_was_cut_out_is_not_damaged(tmp_path: Path, suffix: str, start_s: str) -> None:
+    """From within a group of pictures, which edit lists and players skip to."""
+    whole, piece = clips.pattern(tmp_path / "whole.mp4", extra=("-g", "30")), tmp_path / f"piece{suffix}"
+    clips.ffmpeg("-ss", start_s, "-i", str(whole), "-t", "1", "-c", "copy", str(piece))
+    assert decode(piece)[1].damaged == ()
+    if suffix == ".ts":
+        piece.write_bytes(piece.read_bytes()[188 * 20 :])
+        assert decode(piece)[1].damaged == ()
+
+
+FORMS = {"mp4": ("-movflags", "faststart"), "mkv": (), "webm": ("-c:v", "libvpx"), "avi": ("-c:v", "mjpeg")}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_of_a_video_that_is_cut_off_the_rest_is_damaged(tmp_path: Path, form: str) -> None:
+    path = clips.pattern(tmp_path / f"whole.{form}", extra=FORMS[form])
+    known, _ = decode(path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 6 // 10])
+    frames, media = decode(path)
+    [(start_s, end_s)] = media.damaged
+    assert 1 < start_s < 2.5
+    assert end_s == media.duration_s == pytest.approx(3, abs=0.05)
+    assert len(frames) == pytest.approx(15 * start_s, abs=1)
+    assert np.abs(frames.astype(int) - known[: len(frames)]).mean() < 1
+
+
+def test_what_lies_behind_damage_is_decoded_at_its_time(tmp_path: Path) -> None:
+    path = clips.pattern(tmp_path / "noise.mp4", extra=("-movflags", "faststart", "-g", "15"))
+    known, _ = decode(path)
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 6000] = bytes(6000)
+    path.write_bytes(content)
+    frames, media = decode(path)
+    [(start_s, end_s)] = media.damaged
+    assert 0.5 < start_s < end_s < 2.5
+    assert len(frames) == len(known)
+    assert media.duration_s == pytest.approx(3)
+    behind = int(15 * end_s) + 8  # by then a key frame has come
+    assert np.abs(frames[behind:].astype(int) - known[behind:]).mean() < 1
+
+
+def test_a_lost_beginning_keeps_its_time(tmp_path: Path) -> None:
+    path = clips.pattern(tmp_path / "first.mp4", extra=("-movflags", "faststart", "-g", "15"))
+    known, _ = decode(path)
+    content = bytearray(path.read_bytes())
+    start = content.index(b"mdat") + 4
+    content[start : start + 12000] = bytes(12000)
+    path.write_bytes(content)
+    frames, media = decode(path)
+    assert media.damaged[0][0] == 0
+    assert media.duration_s == pytest.approx(3)
+    assert np.abs(frames[-10:].astype(int) - known[-10:]).mean() < 1
+
+
+def test_packets_without_end_are_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = clips.pattern(tmp_path / "noise.mp4", extra=("-movflags", "faststart", "-g", "15", "-bf", "0"))
+    content = bytearray(path.read_bytes())
+    start = len(content) // 2
+    content[start : start + 20_000] = bytes(20_000)
+    path.write_bytes(content)
+    assert decode(path)[1].damaged[0][1] < 2.9
+    monkeypatch.setattr(packets, "_MOST_FRUITLESS", 5)
+    assert decode(path)[1].damaged[0][1] == pytest.approx(3)
+
+
+def shown(start: int, end: int) -> Shown:
+    return Shown(av.VideoFrame(16, 16), start, end)
+
+
+def test_damage_close_together_is_one_stretch() -> None:
+    damage = Damage(Fraction(1, 10), 1)
+    for start, doubtful in ((0, False), (3, True), (5, True), (12, True), (20, False), (40, True)):
+        damage.see(shown(start, start + 1), doubtful)
+    assert damage.finish(41, None, False, 1000) == 41
+    assert damage.stretches == ((0.1, 1.2), (2.1, 4.0))  # of the gap before 20 nobody knows anything bad
+
+
+@pytest.mark.parametrize(
+    ("declared", "reached", "doubtful", "end"),
+    [
+        (None, None, False, 10),
+        (14, None, False, 10),  # four tenths of a second are nothing
+        (17, None, False, 17),
+        (12, None, True, 12),
+        (12, 10, False, 12),  # the packet after the last frame was there
+        (None, 14, True, 14),
+        (2000, None, False, 1000),  # whatever is declared
+        (-5, None, True, 10),
+    ],
+)
+def test_an_end_is_missing_by_what_there_is_to_show_it(
+    declared: int | None, reached: int | None, doubtful: bool, end: int
+) -> None:
+    damage = Damage(Fraction(1, 10), 1)
+    for start in range(10):
+        damage.see(shown(start, start + 1), False)
+    assert damage.finish(declared, reached, doubtful, 1000) == end
+    assert damage.stretches == (((1.0, end / 10),) if end > 10 else ())
+
+
+def test_damage_is_listed_within_bounds() -> None:
+    damage = Damage(Fraction(1), 1)
+    for start in range(0, 5000, 2):
+        damage.see(shown(start, start + 1), True)
+    assert len(damage.stretches) == 1000
+    assert damage.stretches[-1][1] == 4998
+
+
+def at(pts: int | None, doubtful: bool = False) -> Given:
+    frame = av.VideoFrame(16, 16)
+    frame.pts = pts
+    return Given(frame, doubtful)
+
+
+def test_frames_that_come_too_late_are_not_shown() -> None:
+    clock = Clock(Fraction(1, 10), 1, strung=False)
+    placed = [clock.place(one, 100) for one in (at(100), at(108), at(103, True), at(109, True))]
+    assert [one and one.start for one in placed] == [0, 8, None, 9]
+
+
+@pytest.mark.parametrize(("strung", "starts"), [(False, [0, 1, 61, 62]), (True, [0, 1, 2, 3])])
+def test_a_clock_that_jumps_ahead_is_set_anew_only_where_recordings_are_strung(
+    strung: bool, starts: list[int]
+) -> None:
+    clock = Clock(Fraction(1, 10), 1, strung)
+    placed = [clock.place(at(pts), None) for pts in (0, 1, 61, 62)]
+    assert [one and one.start for one in placed] == starts
+    assert clock.since_start(70) == (None if strung else 70)
+
+
+def test_ffmpegs_threads_never_wait_for_the_interpreter() -> None:
+    """With any level set they do, in order to log, and both may wait for each other for ever."""
+    assert av.logging.get_level() is None
+
+
+class Refusing(io.BytesIO):
+    """As a file on disk does."""
+
+    number = 0
+
+    def seek(self, place: int, whence: int = 0) -> int:
+        if self.number and place > 1000:
+            raise OSError(self.number, "no such place")
+        return super().seek(place, whence)
+
+
+def test_a_place_that_no_file_has_is_a_fault_of_the_video(tmp_path: Path) -> None:
+    file = Refusing(clips.pattern(tmp_path / "late.mp4").read_bytes())  # its index lies at the end
+    file.number = 22
+    with pytest.raises(errors.VideoError):
+        list(Video(file).frames(15, 64, 64))
+    file.number = 5
+    file.seek(0)
+    with pytest.raises(OSError, match="no such place"):
+        Video(file)
+
+
+def test_a_length_below_zero_is_none(tmp_path: Path) -> None:
+    content = clips.pattern(tmp_path / "short.mkv", seconds=1).read_bytes()
+    place = content.index(b"\x44\x89\x88") + 3
+    below = content[:place] + np.array([-1000.0], ">f8").tobytes() + content[place + 8 :]
+    assert Video(io.BytesIO(content)).declared_duration_s == pytest.approx(1)
+    assert Video(io.BytesIO(below)).declared_duration_s is None
+
+
+def test_streams_are_counted(tmp_path: Path) -> None:
+    path = clips.pattern(tmp_path / "two.mp4", seconds=0.2, extra=("-map", "0:v", "-map", "0:v"))
+    with pytest.raises(errors.TooManyStreamsError, match="2 streams or more, the limit is 1"):
+        decode(path, limits=Limits(max_streams=1))
+
+
+def test_a_picture_above_the_limit_is_named_where_ffmpeg_forgets_its_size(tmp_path: Path) -> None:
+    path = clips.pattern(tmp_path / "large.mov", seconds=0.2, extra=("-c:v", "mjpeg"))
+    with pytest.raises(errors.VideoError, match="MMAD_MAX_PIXELS"):
+        decode(path, limits=Limits(max_pixels=1000))
+
+
+_BT709 = "format=yuv420p,setparams=range=tv:color_primaries=bt709:color_trc=bt709:colorspace=bt709"
+
+
+@pytest.mark.parametrize("transfer", ["smpte2084", "arib-std-b67"])
+def test_hdr_looks_like_what_it_shows(tmp_path: Path, transfer: str) -> None:
+    """The same picture as HDR, white at 203 nits (ITU-R BT.2408)."""
+    ordinary = clips.pattern(tmp_path / "sdr.mkv", seconds=0.2, extra=("-vf", _BT709, "-c:v", "ffv1"))
+    bright = tmp_path / "hdr.mkv"
+    to_hdr = f"zscale=t=linear:npl=203,format=gbrpf32le,zscale=t={transfer}:m=2020_ncl:p=2020:r=tv:npl=203"
+    tags = f"log-level=none:colorprim=bt2020:transfer={transfer}:colormatrix=bt2020nc"
+    filters = f"{to_hdr},format=yuv420p10le"
+    clips.ffmpeg("-i", str(ordinary), "-vf", filters, "-c:v", "libx265", "-x265-params", tags, str(bright))
+    expected, found = decode(ordinary)[0].astype(int), decode(bright)[0].astype(int)
+    assert np.abs(found - expected).mean() < 45  # as it is stored, 80
+    assert np.percentile(found, 95) > 240

@@ -11,6 +11,7 @@ from model.detections import Detections
 from model.detector import Detector
 from model.engines import Engine
 from model.picture import Region
+from model.video import Limits
 from service.results import Context, StoredProposals
 from service.schemas import (
     ActionLabel,
@@ -25,6 +26,7 @@ from service.schemas import (
     Stretch,
     TrainedOn,
 )
+from service.settings import Settings
 
 # An engine's own, and what a locator runs on whatever the engine is; those that are installed are told.
 _RUNTIMES = ("openvino", "onnxruntime", "onnxruntime-gpu")
@@ -44,6 +46,18 @@ SYNTHETIC = Notice(
 def make_region(options: Options) -> Region | None:
     """The part of the picture a caller wants looked at, if any."""
     return Region(**options.region.model_dump()) if options.region else None
+
+
+def make_limits(settings: Settings) -> Limits:
+    """What a video may be, and take, at most."""
+    return Limits(
+        max_duration_s=settings.max_duration_s,
+        max_pixels=settings.max_pixels,
+        max_fps=settings.max_fps,
+        max_memory_bytes=settings.decoder_memory_bytes,
+        max_cpu_s=settings.decoder_cpu_s,
+        max_stall_s=settings.decoder_stall_s,
+    )
 
 
 def make_labels(bundle: Bundle) -> Labels:

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
 
 import structlog
 from redis.exceptions import RedisError
@@ -11,9 +11,10 @@ from rq.exceptions import StopRequested
 from model.bundle import Bundle
 from model.detector import Detector
 from model.engines import load_engine
+from model.sandbox import make_decoder
 from service.queue import connect, make_queue
 from service.settings import Settings
-from service.store import MODEL_CARD, FolderStore
+from service.store import MODEL_CARD, SANDBOX, FolderStore
 from workers.documents import make_model_card
 from workers.lease import ModelWorker
 from workers.run import Bench, set_bench
@@ -31,9 +32,11 @@ def main(settings: Settings, bundle: Bundle) -> None:
     engine = load_engine(bundle, settings.engine, settings.device, settings.data_dir / "cache")
     store = FolderStore(settings.store_dir)
     store.put(MODEL_CARD, make_model_card(bundle, engine).model_dump_json(indent=1).encode())
-    bench = Bench(Detector(bundle, engine), store, connection, settings)
+    decoder = make_decoder(settings.sandbox)
+    store.put(SANDBOX, decoder.describe().encode())
+    bench = Bench(Detector(bundle, engine, decoder=decoder), store, connection, settings)
     set_bench(bench)
-    with bench.pulse:
+    with closing(decoder), bench.pulse:
         log.info(
             "worker_ready",
             bundle=bundle.manifest.name,

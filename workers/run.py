@@ -14,7 +14,6 @@ from structlog.contextvars import bound_contextvars
 from model.detections import Detections
 from model.detector import Detector
 from model.errors import VideoError
-from model.video import Limits
 from service.errors import Problem
 from service.job_schemas import JobError, Stage, State, Why
 from service.jobs import ATTEMPTS, Jobs, OvertakenError, Record, key, published
@@ -29,7 +28,7 @@ from service.queue import JobQueue, lease_key
 from service.results import make_result
 from service.settings import Settings
 from service.store import Store
-from workers.documents import make_context, make_region, store_proposals
+from workers.documents import make_context, make_limits, make_region, store_proposals
 from workers.lease import Pulse
 
 log = structlog.get_logger()
@@ -55,7 +54,7 @@ class Bench:
         self.queue = JobQueue(connection, settings.job_timeout_s)
         self.meter = self.queue.meter
         self.pulse = Pulse(connection)
-        self.limits = Limits(settings.max_duration_s, settings.max_pixels, settings.max_fps)
+        self.limits = make_limits(settings)
         self._stop_grace_s = settings.stop_grace_s
         self._stop_at_s: float | None = None
 

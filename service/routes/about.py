@@ -13,7 +13,6 @@ from service.store import SANDBOX, Store
 
 router = APIRouter()
 
-_SHUT_IN = ("ok", "full")
 _MODEL = problems("no_worker_yet", "key_missing", "key_unknown", "rate_limited", "internal_error")
 
 
@@ -59,7 +58,7 @@ def _sandbox(store: Store) -> dict[str, str]:
         told = store.get(SANDBOX).decode()
     except KeyError:
         return {}
-    return {"sandbox": "ok" if told in _SHUT_IN else told}
+    return {"sandbox": told}
 
 
 @router.get(

@@ -76,7 +76,7 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {
         "malformed_upload", "empty_upload", "upload_too_slow", "upload_too_large", "too_many_files", "not_a_video",
         "unknown_parameter", "invalid_parameter", "idempotency_conflict", "request_in_progress", "callback_refused",
         "key_missing", "key_unknown", "rate_limited", "too_many_jobs", "storage_full", "queue_full", "disk_full",
-        "queue_unavailable", "no_worker_yet", "internal_error",
+        "no_worker_yet", "internal_error",
     ),
 )  # fmt: skip
 async def detect(request: Request, response: Response, desk: DeskOf, caller: CallerOf) -> Any:

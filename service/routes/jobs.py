@@ -40,9 +40,7 @@ def get_job(job_id: str, desk: DeskOf, caller: CallerOf) -> Job:
 @router.post("/jobs/{job_id}/cancel", summary="Stop a job", responses=problems("job_already_ended", *KNOWN))
 def cancel_job(job_id: str, desk: DeskOf, caller: CallerOf) -> Job:
     """At once if it is queued, within seconds if it runs. A job canceled stays canceled, whatever its worker finds."""
-    record = desk.jobs.cancel(job_id, caller.owner)
-    desk.queue.forget(job_id)
-    return desk.describe(record)
+    return desk.describe(desk.cancel(job_id, caller.owner))
 
 
 @router.delete("/jobs/{job_id}", summary="Remove a job", responses=problems(*KNOWN))

@@ -137,8 +137,8 @@ def _leftovers(ground: Ground) -> Iterator[str]:
         yield f"Redis: {error}"
 
 
-# A lease of a worker that was killed ends by itself.
-LEFTOVERS_S = LEASE_S + 60.0
+# Leases of killed workers end by themselves, uploads that an API left behind are swept (MMAD_UPLOAD_TIMEOUT_S and a minute).
+LEFTOVERS_S = LEASE_S + 120.0
 
 
 def _folders(path: Path) -> list[Path]:

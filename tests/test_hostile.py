@@ -1,0 +1,143 @@
+"""What is no ordinary video gets its code, or a result that says what is missing; within bounds, and nothing unknown."""
+
+import io
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from starlette.testclient import TestClient
+
+from model.bundle import Bundle
+from model.detector import Detector
+from model.engines import load_engine
+from model.errors import VideoError
+from model.picture import Region
+from model.video import Limits, Media
+from service.desk import Desk
+from service.results import make_result
+from service.schemas import Options, View
+from tests.desks import VIDEO, stored_files
+from tests.hostile import CASES, PARTIAL, SUCCEEDED, Case, mutations, run
+from tests.measured import MeasuredSandbox, measured_sandbox
+from workers.documents import make_context, store_proposals
+
+# The process itself takes 40 MiB, a picture of 8K decoded by two threads some 170 more.
+MOST_MIB = 400
+MUTATIONS, SEED = 1050, 2025
+ANSWERS = {
+    SUCCEEDED, PARTIAL, "damaged_video", "not_a_video", "no_video_stream", "unsupported_codec", "video_too_long",
+    "picture_too_large", "frame_rate_too_high", "too_many_streams", "encrypted_video", "decoder_out_of_memory",
+}  # fmt: skip
+TABLE = Path(__file__).parents[1] / "docs/hostile-input.md"
+
+
+@pytest.fixture(scope="module")
+def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MeasuredSandbox]:
+    with measured_sandbox(tmp_path_factory.mktemp("peaks")) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def detector(bundle: Bundle, sandbox: MeasuredSandbox) -> Detector:
+    return Detector(bundle, load_engine(bundle), decoder=sandbox)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_each_gets_its_answer(
+    case: Case, tmp_path: Path, detector: Detector, sandbox: MeasuredSandbox
+) -> None:
+    [outcome] = run([case], tmp_path, detector, sandbox)
+    assert outcome.answer == case.answer
+    assert outcome.peak_mib < MOST_MIB
+    assert f"| {case.name} | {outcome.size:,} | {case.answer}" in TABLE.read_text()
+
+
+def test_a_part_of_a_video_makes_a_partial_result(tmp_path: Path, detector: Detector) -> None:
+    [case] = [case for case in CASES if case.name == "MP4 cut off"]
+    found = detector.detect(io.BytesIO(case.make(tmp_path)), region=Region())
+    context = make_context(found, detector, Options(), job_id="j", video_sha256="0")
+    result = make_result(store_proposals(found, context), View())
+    assert result.partial
+    assert [one.status for one in result.coverage] == ["analysed", "damaged"]
+    assert result.coverage[-1].end_s == result.media.duration_s == pytest.approx(6, abs=0.01)
+    assert "video_damaged" in [one.code for one in result.warnings]
+
+
+def test_mutations_of_good_files_get_an_answer(tmp_path: Path, sandbox: MeasuredSandbox) -> None:
+    """Of 1,050; the sandbox calls whatever it does not know decoder_crashed, which is none of these."""
+    print(f"seed {SEED}")  # noqa: T201
+    found: Counter[str] = Counter()
+    for number, (name, content) in enumerate(mutations(SEED, tmp_path, MUTATIONS)):
+        answer = _answer(sandbox, content, whole=number % 2 == 0)
+        assert answer in ANSWERS, f"{number}: {name}"
+        found[answer] += 1
+    print(dict(found))  # noqa: T201
+    assert found[PARTIAL] > 100
+    assert found[SUCCEEDED] > 100
+    assert found["damaged_video"] > 10
+    assert max(sandbox.peaks_mib()) < MOST_MIB
+
+
+def _answer(sandbox: MeasuredSandbox, content: bytes, whole: bool) -> str:
+    try:
+        with closing(sandbox.open(io.BytesIO(content), Limits())) as video:
+            shapes = {
+                frame.shape for frame in (video.whole_frames(10, 48) if whole else video.frames(10, 32, 24))
+            }
+            assert video.media is not None
+    except VideoError as error:
+        return error.code
+    assert len(shapes) == 1  # whatever sizes there are within
+    _assert_in_order(video.media)
+    return PARTIAL if video.media.damaged else SUCCEEDED
+
+
+def _assert_in_order(media: Media) -> None:
+    edges = [edge for stretch in media.damaged for edge in stretch]
+    assert edges == sorted(set(edges))
+    assert all(0 <= edge <= media.duration_s for edge in edges)
+
+
+NAMES = [
+    "../../../etc/passwd",
+    "..\\..\\windows\\system32\\secret-name.mp4",
+    "/absolute/secret-name.mp4",
+    "secret-name\0.mp4",
+    "secret-name" * 400,
+    "Тайное-secret-name-видео.mp4",
+    "secret-name\n{\"level\": \"error\"}.mp4",
+    "$(touch secret-name).mp4",
+    "",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES, ids=range(len(NAMES)))
+def test_a_files_name_goes_nowhere(
+    name: str, tmp_path: Path, desk: Desk, api: TestClient, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Neither into the store nor into a log or an answer."""
+    before = {path for path in tmp_path.rglob("*") if path.is_file()}
+    body = b'--e\r\nContent-Disposition: form-data; name="file"; filename="' + name.encode() + b'"\r\n\r\n'
+    answer = api.post(
+        "/detect",
+        content=body + VIDEO + b"\r\n--e--\r\n",
+        headers={"content-type": "multipart/form-data; boundary=e"},
+    )
+    told = capfd.readouterr()
+    everything = answer.text + told.out + told.err
+    everything += "".join(key + desk.store.get(key).decode("latin-1") for key in stored_files(desk))
+    for trace in ("secret-name", "passwd", "Тайное", "Тайное".encode().decode("latin-1"), ".."):
+        assert trace not in everything
+    new = {path for path in tmp_path.rglob("*") if path.is_file()} - before
+    assert all(path.is_relative_to(desk.settings.store_dir) and "secret" not in path.name for path in new)
+    assert answer.status_code in (202, 400), answer.text
+    # Without a name, or with one that ends the header's line, it is no file, and nothing of it stays.
+    assert answer.status_code == 202 or stored_files(desk) == []
+
+
+def test_mutations_are_the_same_each_time(tmp_path: Path) -> None:
+    first, again = ([content for _, content in mutations(7, tmp_path, 5)] for _ in range(2))
+    assert first == again
+    assert len(set(first)) == 5
