@@ -32,3 +32,5 @@ class Detections:
     media: Media
     coverage: tuple[Stretch, ...]
     notices: tuple[Notice, ...] = ()
+    decode_s: float = 0.0
+    """How long the detector waited for frames, of all the seconds it took."""

@@ -1,8 +1,10 @@
 """The detector: an open video file in, detections out."""
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from typing import BinaryIO, Literal
 
 import numpy as np
@@ -74,14 +76,16 @@ class Detector:
             else:
                 frames = video.whole_frames(config.fps, LONGEST)
             reach = _Reach(file, video, config.fps)
-            counted = self._count(frames, reach, progress)
+            timed = _Timed(frames)
+            counted = self._count(timed, reach, progress)
             if framer is None:
                 found = self.propose(windows(counted, config.window_frames, config.overlap_frames))
             else:
                 found = self.propose(framer.crop(counted))
             if video.media is None:  # the frames were not all taken, which only a fault here can cause
                 raise DamagedVideoError("decoding did not reach the end of the video")
-            return self._conclude(found, video.media, framer.seen if framer else None)
+            concluded = self._conclude(found, video.media, framer.seen if framer else None)
+            return replace(concluded, decode_s=timed.seconds)
 
     def _make_framer(self) -> Framer | None:
         manifest = self.bundle.manifest
@@ -144,6 +148,21 @@ def _outside(found: Proposals, damaged: Stretches) -> Proposals:
     for start_s, end_s in damaged:
         unseen |= (middles >= start_s) & (middles < end_s)
     return found[~unseen]
+
+
+class _Timed(Iterator[Frame]):
+    """Frames, and how many seconds were waited for them."""
+
+    def __init__(self, frames: Iterator[Frame]) -> None:
+        self._frames = frames
+        self.seconds = 0.0
+
+    def __next__(self) -> Frame:
+        began = time.monotonic()
+        try:
+            return next(self._frames)
+        finally:
+            self.seconds += time.monotonic() - began
 
 
 class _Reach:

@@ -1,7 +1,7 @@
 """Redis: the queue of jobs, the leases and the live progress of running ones. Losing it loses no job.
 
-A delivery is an rq job whose id is `<job id>-<chance>`. rq delivers and no more: which job runs, how often and when it is
-given up is for the store's records and service.reconciler to say.
+A delivery is an rq job whose id is `<job id>-<chance>`. rq delivers and no more: which job runs, how often and when it
+is given up is for the store's records and service.reconciler to say.
 """
 
 import secrets
@@ -97,7 +97,10 @@ class Pace(NamedTuple):
 
 
 class JobQueue:
-    """What API and workers ask of Redis, and tell it. While it is away callers go without; what waits in the store is queued when it is back."""
+    """What API and workers ask of Redis, and tell it. While it is away they go without.
+
+    What waits in the store is queued when it is back, see service.reconciler.
+    """
 
     def __init__(self, connection: Redis, job_timeout_s: int) -> None:
         self._connection = connection

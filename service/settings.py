@@ -40,8 +40,8 @@ class Settings(BaseSettings):
     max_fps: float = Field(default=240.0, gt=0, description="The highest frame rate accepted.")
     sandbox: Literal["auto", "require", "off"] = Field(
         default="auto",
-        description="How videos are decoded: auto in a process with as few rights as this machine can take away, require "
-        "refuses to run where that is not all of them, off in the worker's own process.",
+        description="How videos are decoded: auto in a process with as few rights as this machine can take away; "
+        "require refuses to run where that is not all of them; off in the worker's own process.",
     )
     decoder_memory_bytes: int = Field(
         default=2560 * 1024**2, ge=512 * 1024**2, description="Address space for decoding one video."

@@ -15,6 +15,8 @@ from pathlib import Path
 from random import Random
 from typing import NamedTuple
 
+import structlog
+
 from model.bundle import Bundle
 from model.detector import Detector
 from model.engines import load_engine
@@ -359,6 +361,7 @@ MUTATIONS: dict[str, Callable[[bytearray, Random], bytes]] = {
 def main() -> None:
     from tests.untrained import make_bundle
 
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     sys.stdout.write("| input | bytes | answer | seconds | decoder's memory, MiB |\n|---|---|---|---|---|\n")
     wrong = 0
     with tempfile.TemporaryDirectory() as name, measured_sandbox(Path(name)) as sandbox:

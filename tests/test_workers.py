@@ -21,12 +21,14 @@ from mmad.private_redis import private_redis
 from model.bundle import Bundle
 from model.detections import Detections, Stretch
 from model.detector import Detector
+from model.engines import load_engine
 from model.errors import NoVideoStreamError
 from model.picture import Region
 from model.segments import Proposals
 from model.video import Limits, Media
 from service.job_schemas import JobOptions, Stage, State, Why
 from service.jobs import Jobs, Record, Upload, key, new_job_id, published
+from service.metrics import DECODED_FRAMES, JOBS_ENDED, STAGE_SECONDS, VIDEO_SECONDS
 from service.queue import DETECT, LEASE_S, JobQueue, connect, lease_key, make_queue
 from service.schemas import Region as RegionDocument
 from service.settings import Settings
@@ -129,6 +131,26 @@ def test_what_is_wrong_with_the_video_ends_the_job(
     assert words in ended.error.detail
     with pytest.raises(KeyError):
         jobs.store.get(key(record.id, "video"))
+
+
+def test_what_it_does_is_counted(bundle: Bundle, jobs: Jobs, connection: Redis, clip: Path) -> None:
+    answer = clip.read_bytes()
+    bench = Bench(Detector(bundle, load_engine(bundle, "openvino", "cpu", clip.parent / "cache")), jobs.store, connection, Settings())  # fmt: skip
+    good, bad = make_job(jobs), make_job(jobs)
+    jobs.store.put(key(good.id, "video"), answer)
+    for record in (good, bad):
+        bench.run(record.id)
+    told = bench.meter.read()
+    assert told is not None
+    counts, histograms = told
+    assert counts[JOBS_ENDED] == {("succeeded", ""): 1, ("failed", "not_a_video"): 1}
+    assert counts[DECODED_FRAMES] == {(): 150}
+    assert counts[VIDEO_SECONDS][()] == pytest.approx(5, abs=0.1)
+    stages = histograms[STAGE_SECONDS]
+    assert {stage: sum(one.counts.values()) for (stage,), one in stages.items()} == {
+        "decoding": 1, "detecting": 1, "publishing": 1,
+    }  # fmt: skip
+    assert all(one.sum_s > 0 for one in stages.values())
 
 
 def test_a_fault_of_ours_has_three_attempts(bundle: Bundle, jobs: Jobs, connection: Redis) -> None:

@@ -2,8 +2,6 @@
 
 import errno
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import BinaryIO
 
 import structlog
@@ -138,8 +136,11 @@ class Bench:
                 looked = now
                 self.jobs.check(record)  # canceled, deleted or overtaken: no more work for it
 
-        with self._video(record) as file, self._measured(Stage.DETECTING):
+        began = time.monotonic()
+        with self._video(record) as file:
             found = self.detector.detect(file, region=region, limits=self.limits, progress=progress)
+        self.meter.observe(STAGE_SECONDS, found.decode_s, stage=Stage.DECODING)
+        self.meter.observe(STAGE_SECONDS, time.monotonic() - began - found.decode_s, stage=Stage.DETECTING)
         self.meter.count(DECODED_FRAMES, found.media.frames_decoded)
         self.meter.count(VIDEO_SECONDS, found.media.duration_s)
         return found
@@ -162,10 +163,11 @@ class Bench:
             "proposals.npz": stored.to_bytes(),
             "result.json": make_result(stored, options).model_dump_json().encode(),
         }
-        with self._measured(Stage.PUBLISHING):
-            while not self._put(record, files):
-                self._stop_in_time(time.monotonic())
-                time.sleep(_ROOM_EVERY_S)
+        began = time.monotonic()
+        while not self._put(record, files):
+            self._stop_in_time(time.monotonic())
+            time.sleep(_ROOM_EVERY_S)
+        self.meter.observe(STAGE_SECONDS, time.monotonic() - began, stage=Stage.PUBLISHING)
 
     def _put(self, record: Record, files: dict[str, bytes]) -> bool:
         """Whether there was room: the work is done, and worth waiting for that."""
@@ -195,12 +197,6 @@ class Bench:
     def _stop_in_time(self, now_s: float) -> None:
         if self._stop_at_s is not None and now_s > self._stop_at_s:
             raise HandBackError
-
-    @contextmanager
-    def _measured(self, stage: Stage) -> Iterator[None]:
-        began = time.monotonic()
-        yield
-        self.meter.observe(STAGE_SECONDS, time.monotonic() - began, stage=stage)
 
 
 _bench: Bench | None = None
