@@ -1,5 +1,6 @@
 """What tests share: the demo bundle, generated clips, values computed by public code, and a live service."""
 
+import fcntl
 import os
 import signal
 import socket
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 import torch
 from starlette.testclient import TestClient
 
@@ -30,6 +32,15 @@ from service.store import FolderStore
 from tests.desks import NotingQueue
 from tests.untrained import make_bundle
 
+# Without variables, as the commands log: they take long to draw for every exception that a test provokes.
+structlog.configure(
+    processors=[
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback),
+    ]
+)
+
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
@@ -46,8 +57,12 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session", autouse=True)
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bundle]:
-    """Untrained and small; commands and services take it where a test says nothing else."""
-    made = make_bundle(tmp_path_factory.mktemp("bundle") / "untrained")
+    """Untrained and small; commands and services take it where a test says nothing else. Made once for all who test."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "untrained"
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        made = Bundle.load(folder) if folder.exists() else make_bundle(folder)
     os.environ["MMAD_BUNDLE"] = str(made.folder)
     yield made
     del os.environ["MMAD_BUNDLE"]

@@ -255,6 +255,7 @@ CASES = [
     Case("times below zero", plain("below.mkv", "-vf", "setpts=PTS-1/TB", "-avoid_negative_ts", "disabled", "-fps_mode", "passthrough"), SUCCEEDED),
     Case("times that start anew", joined(_TS, _TS), SUCCEEDED),
     Case("no times at all", plain("untimed.avi", "-c:v", "mpeg4", "-bf", "2"), SUCCEEDED),
+    Case("sound comes in later", joined(_TS, plain("sound.ts", *_H264, sound="sine=d=2")), SUCCEEDED),
     Case("the size changes", joined(_TS, plain("large.ts", *_H264, source="testsrc2=s=128x96:r=15:d=2")), SUCCEEDED),
     Case("the pixel format changes", joined(_TS, film("full.ts", *_H264, "-pix_fmt", "yuv444p10le")), SUCCEEDED),
     Case("the camera is turned", _turned, SUCCEEDED),

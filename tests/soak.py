@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import linear_regression
 
+from mmad.logs import configure
 from tests.faults.ground import Ground, processes_of
 from tests.faults.load import Caller, Ledger, make_clips, undisturbed
 from tests.faults.verdict import LEFTOVERS_S, judge, look_for_leftovers, wait_for_ends
@@ -57,6 +58,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=30.0, help="how long (30)")
     parser.add_argument("--seed", type=int, default=1, help="of what callers do (1)")
     asked = parser.parse_args()
+    configure("text")  # to standard error: the table alone is printed
     with tempfile.TemporaryDirectory(prefix="mmad-soak-") as folder:
         return _soak(Path(folder), asked.minutes * 60, asked.seed)
 

@@ -85,7 +85,7 @@ def test_unknown_ids_never_reach_the_disk(store: FolderStore, job_id: str) -> No
     assert caught.value.code == "job_not_found"
 
 
-@pytest.mark.parametrize("state", list(ENDED))
+@pytest.mark.parametrize("state", sorted(ENDED))
 @pytest.mark.parametrize("keep", [False, True])
 def test_a_job_that_has_ended_lets_go_of_its_video(jobs: Jobs, state: State, keep: bool) -> None:
     record = make(jobs, keep_video=keep)

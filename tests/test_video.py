@@ -5,15 +5,19 @@ import tracemalloc
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
+from typing import NamedTuple
 
 import av
 import numpy as np
 import pytest
+from av.container import InputContainer
+from av.video.stream import VideoStream
 from hypothesis import given
 from hypothesis import strategies as st
 
 from model import errors, packets
-from model.damage import Damage
+from model.damage import Damage, declared_end
 from model.packets import Given, Packets
 from model.picture import Box, Orientation, Region, crop_box
 from model.timing import Clock, Shown, resample
@@ -291,6 +295,7 @@ WHOLE = {
     "vp9.webm": ("-c:v", "libvpx-vp9", "-cpu-used", "8"), "h265.mp4": ("-c:v", "libx265", "-x265-params", "log-level=none"),
     "fragments.mp4": ("-movflags", "frag_keyframe+empty_moov", "-g", "15"), "late.mp4": ("-output_ts_offset", "3"),
     "variable.mkv": ("-vf", "select='lt(n,10)+not(mod(n,40))'", "-fps_mode", "vfr"),
+    "variable.avi": ("-vf", "select='lt(n,10)+not(mod(n,40))'", "-fps_mode", "vfr", "-c:v", "mpeg4"),
     "variable.mp4": ("-vf", "select='lt(n,10)+not(mod(n,40))'", "-fps_mode", "vfr"),
     "live.mkv": ("-live", "1"), "interlaced.ts": ("-c:v", "mpeg2video", "-flags", "+ilme+ildct", "-vf", "interlace"),
 }  # fmt: skip
@@ -365,6 +370,28 @@ def test_a_lost_beginning_keeps_its_time(tmp_path: Path) -> None:
     assert np.abs(frames[-10:].astype(int) - known[-10:]).mean() < 1
 
 
+class Odd:
+    """A demuxer that gives an empty packet after each, and ends as PyAV's does where streams have appeared late."""
+
+    def __init__(self, container: InputContainer) -> None:
+        self.container = container
+
+    def demux(self, stream: VideoStream) -> Iterator[av.Packet]:
+        for packet in self.container.demux(stream):
+            yield packet
+            yield av.Packet()
+        raise IndexError("list index out of range")
+
+
+def test_empty_packets_and_late_streams_are_no_matter(tmp_path: Path) -> None:
+    path = clips.pattern(tmp_path / "x.mp4", seconds=1)
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        found = list(Packets(Odd(container), stream).frames())  # type: ignore[arg-type]
+    assert len(found) == 30
+    assert not any(one.doubtful for one in found)
+
+
 def test_packets_without_end_are_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = clips.pattern(tmp_path / "noise.mp4", extra=("-movflags", "faststart", "-g", "15", "-bf", "0"))
     content = bytearray(path.read_bytes())
@@ -378,6 +405,39 @@ def test_packets_without_end_are_not_waited_for(tmp_path: Path, monkeypatch: pyt
 
 def shown(start: int, end: int) -> Shown:
     return Shown(av.VideoFrame(16, 16), start, end)
+
+
+class Container(NamedTuple):
+    name: str
+    streams: int = 2
+    ticks: int | None = 9_000_000
+
+    def told(self, **stream: object) -> float | None:
+        known = {
+            "start_time": 500,
+            "time_base": Fraction(1, 1000),
+            "duration": None,
+            "frames": 0,
+            "average_rate": None,
+            "metadata": {},
+        }
+        container = SimpleNamespace(
+            format=SimpleNamespace(name=self.name), streams=[0] * self.streams, duration=self.ticks
+        )
+        ends_s = declared_end(container, SimpleNamespace(**(known | stream)))  # type: ignore[arg-type]
+        return None if ends_s is None else float(ends_s)
+
+
+def test_where_a_container_says_that_its_video_ends() -> None:
+    assert Container("mov,mp4").told(duration=4000) == 4.5
+    assert Container("mpegts").told(duration=4000) is None
+    assert Container("avi").told(duration=4000, frames=90, average_rate=Fraction(30)) == 3
+    assert Container("avi").told(duration=4000) is None
+    assert Container("matroska,webm").told(metadata={"DURATION": "01:00:02.500000000"}) == 3602.5
+    assert Container("matroska,webm").told(metadata={"DURATION": "an hour"}) is None
+    assert Container("matroska,webm").told() is None  # that may be the sound
+    assert Container("matroska,webm", streams=1).told() == 9
+    assert Container("matroska,webm", streams=1, ticks=None).told() is None
 
 
 def test_damage_close_together_is_one_stretch() -> None:

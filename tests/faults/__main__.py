@@ -6,6 +6,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from mmad.logs import configure
 from tests.faults.campaign import run
 from tests.untrained import make_bundle
 
@@ -19,6 +20,7 @@ def main() -> int:
     )
     parser.add_argument("--keep", type=Path, help="folder for log and store, which are otherwise removed")
     asked = parser.parse_args()
+    configure("text")  # to standard error: the table alone is printed
     say = lambda text: print(text, file=sys.stderr, flush=True)  # noqa: E731, T201
     say(f"seed {asked.seed}")
     with tempfile.TemporaryDirectory(prefix="mmad-faults-") as folder:
