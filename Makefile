@@ -7,8 +7,8 @@ BIN := .venv/bin
 serve: .venv/serve.stamp  ## everything on this machine, at http://127.0.0.1:8000
 	@exec $(BIN)/mmad serve $(ARGS)
 
-test: .venv/dev.stamp  ## all tests
-	$(BIN)/pytest $(ARGS)
+test: .venv/dev.stamp  ## all tests, in two processes
+	$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
 
 check: .venv/dev.stamp  ## format, lint, types, import rules, Dockerfiles
 	$(BIN)/ruff format --check .

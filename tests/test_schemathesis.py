@@ -16,7 +16,7 @@ _SEED = "1"
 
 def test_every_answer_is_as_documented(tmp_path: Path, clip: Path) -> None:
     """With all checks on: no 5xx, no status, content type, header or body that openapi.yaml does not have, nothing
-    accepted that it forbids or without a key. `make test ARGS="-s tests/test_schemathesis.py"` shows the summary."""
+    accepted that it forbids or without a key. `make test ARGS="-n 0 -s tests/test_schemathesis.py"` shows the summary."""
     limits = OwnLimits(requests_per_minute=1_000_000, max_jobs=1000)
     _, key = create(tmp_path / "keys.json", "schemathesis", limits)
     service = start_service(

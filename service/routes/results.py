@@ -26,6 +26,7 @@ _FINISHED = (
     "job_not_finished", "job_canceled", "unknown_parameter", "invalid_parameter", *KNOWN,
     "not_a_video", "no_video_stream", "unsupported_codec", "video_too_long", "picture_too_large",
     "frame_rate_too_high", "damaged_video", "decoder_crashed", "decoder_timeout", "decoder_out_of_memory",
+    "too_many_streams", "encrypted_video",
     "job_timeout",
 )  # fmt: skip
 _PIECE_BYTES = 1024 * 1024
