@@ -16,10 +16,12 @@ from typing import Any
 import pytest
 import structlog
 import torch
+from redis import Redis
 from starlette.testclient import TestClient
 
 from mmad.bench import write_clip
 from mmad.client import Client
+from mmad.private_redis import private_redis
 from model.architecture import HeadConfig
 from model.bundle import Bundle
 from model.head import ActionFormer
@@ -176,6 +178,20 @@ def detector(reference: dict[str, Any]) -> ActionFormer:
     }
     detector.load_state_dict(weights)  # names and shapes as published
     return detector
+
+
+@pytest.fixture(scope="session")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with private_redis(tmp_path_factory.mktemp("redis")) as server:
+        yield server.url
+
+
+@pytest.fixture
+def connection(redis_url: str) -> Iterator[Redis]:
+    """A real Redis that holds nothing."""
+    with connect(Settings(redis_url=redis_url), retries=0) as connection:
+        connection.flushall()
+        yield connection
 
 
 @pytest.fixture

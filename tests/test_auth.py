@@ -25,19 +25,6 @@ from service.settings import Settings
 from service.store import FolderStore
 
 
-@pytest.fixture(scope="module")
-def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with private_redis(tmp_path_factory.mktemp("redis")) as own:
-        yield own.url
-
-
-@pytest.fixture
-def connection(redis_url: str) -> Iterator[Redis]:
-    with Redis.from_url(redis_url) as connection:
-        connection.flushall()
-        yield connection
-
-
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     return Settings(data_dir=tmp_path, api_keys_file=tmp_path / "keys.json", requests_per_minute=3)

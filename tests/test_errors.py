@@ -1,23 +1,15 @@
 """Every error of the catalogue as a caller meets it: status, code, words that name what to do, documented."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 
-from mmad.private_redis import private_redis
 from model.bundle import Bundle
 from service.app import openapi_yaml
 from service.errors import CATALOGUE, RETRY_AFTER_S
 from tests.desks import assert_problem
 from tests.provoke import PROVOKED, Counter
-
-
-@pytest.fixture(scope="module")
-def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with private_redis(tmp_path_factory.mktemp("redis")) as server:
-        yield server.url
 
 
 def test_every_code_is_provoked() -> None:

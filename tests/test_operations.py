@@ -13,7 +13,6 @@ from prometheus_client.parser import text_string_to_metric_families
 from redis import Redis
 from starlette.testclient import TestClient
 
-from mmad.private_redis import private_redis
 from service.app import app_of
 from service.auth import Auth
 from service.desk import Desk
@@ -40,19 +39,6 @@ from tests.desks import VIDEO, assert_problem
 DOCUMENT = Path(__file__).parents[1] / "docs/operations.md"
 # What Prometheus makes of a counter and of a histogram.
 _SUFFIXES = re.compile(r"_(total|bucket|count|sum)$")
-
-
-@pytest.fixture(scope="module")
-def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with private_redis(tmp_path_factory.mktemp("redis")) as server:
-        yield server.url
-
-
-@pytest.fixture
-def connection(redis_url: str) -> Iterator[Redis]:
-    with Redis.from_url(redis_url) as connection:
-        connection.flushall()
-        yield connection
 
 
 @pytest.fixture

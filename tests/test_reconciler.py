@@ -1,21 +1,18 @@
 """The store owns the jobs: whatever becomes of Redis and of workers, each reaches its end."""
 
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from redis import Redis
 from redis.exceptions import RedisError, ResponseError
 
-from mmad.private_redis import private_redis
 from service import reconciler as module
 from service.job_schemas import JobOptions, State, Why
 from service.jobs import Jobs, Record, Upload, key, new_job_id
 from service.metrics import LEASES_LOST, RETRIES
-from service.queue import JobQueue, connect, lease_key, put_life
+from service.queue import JobQueue, lease_key, put_life
 from service.reconciler import Reconciler
-from service.settings import Settings
 from service.store import FolderStore
 from tests.conftest import wait_for
 
@@ -27,19 +24,6 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now_s
-
-
-@pytest.fixture(scope="module")
-def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with private_redis(tmp_path_factory.mktemp("redis")) as server:
-        yield server.url
-
-
-@pytest.fixture
-def connection(redis_url: str) -> Iterator[Redis]:
-    with connect(Settings(redis_url=redis_url), retries=0) as connection:
-        connection.flushall()
-        yield connection
 
 
 @pytest.fixture

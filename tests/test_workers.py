@@ -6,7 +6,6 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -60,20 +59,6 @@ class Obedient(Detector):
 
 
 FOUND = Detections(Proposals.empty(), MEDIA, (Stretch(0, 2, "analysed"),))
-
-
-@pytest.fixture(scope="module")
-def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with private_redis(tmp_path_factory.mktemp("redis")) as server:
-        yield server.url
-
-
-@pytest.fixture
-def connection(redis_url: str) -> Iterator[Redis]:
-    connection = connect(Settings(redis_url=redis_url), retries=0)
-    connection.flushall()
-    yield connection
-    connection.close()
 
 
 @pytest.fixture
