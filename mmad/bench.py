@@ -19,7 +19,7 @@ from model.detector import Detector
 from model.engines import EngineName, load_engine
 from model.errors import EngineError
 from model.picture import Region
-from model.sandbox import make_decoder
+from model.sandbox.sandbox import make_decoder
 from model.video import Limits, Video
 
 DECODE = "decode alone"

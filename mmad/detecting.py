@@ -58,7 +58,7 @@ def detect(
     from model.detector import Detector
     from model.engines import load_engine
     from model.errors import DetectorError
-    from model.sandbox import make_decoder
+    from model.sandbox.sandbox import make_decoder
 
     written = form or (Format.JSON if as_json or out_path else None)
     export = _export(written, videos, out_path) if written else None

@@ -1,4 +1,4 @@
-"""What the detector takes frames from: a video that is decoded in this process, or in a sandbox (model/sandbox.py)."""
+"""What the detector takes frames from: a video that is decoded in this process, or in model.sandbox."""
 
 from collections.abc import Iterator
 from typing import BinaryIO, Protocol

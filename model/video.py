@@ -5,6 +5,7 @@ another one. Frames stream: memory does not grow with the video's length. What d
 and told in `Media.damaged`; the frame before it stays on.
 """
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -29,6 +30,9 @@ from model.source import open_container
 from model.timing import Clock, Shown, resample
 from model.windows import Frame
 
+# As FFmpeg counts, but no more: each thread holds a picture, and of 8K in 10 bits they would not fit into the sandbox.
+_THREADS = min(8, (os.cpu_count() or 1) + 1)
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -38,7 +42,7 @@ class Limits:
     max_pixels: int = 8192 * 4320
     max_fps: float = 240.0
     max_streams: int = 64
-    # Of the decoder's address space: model/confine.py has the numbers.
+    # Of the decoder's address space: model/sandbox/confine.py has the numbers.
     max_memory_bytes: int = 2560 * 1024**2
     max_cpu_s: float = 3600.0
     max_stall_s: float = 60.0
@@ -161,6 +165,7 @@ class Video:
                         "no decoder here reads this video's codec; send it as H.264, H.265, VP9 or AV1"
                     )
                 stream.thread_type = "AUTO"
+                stream.codec_context.thread_count = _THREADS
                 stream.codec_context.options = {"max_pixels": str(self._limits.max_pixels)}
                 return stream
         raise NoVideoStreamError("the file has no video stream; send a file that has pictures")

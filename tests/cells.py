@@ -1,4 +1,4 @@
-"""A keeper whose cells go wrong where a video says so in its last bytes; tests start it in the place of model.keeper.
+"""A keeper whose cells go wrong where a video says so in its last bytes; tests start it in the place of model.sandbox.keeper.
 
     python -m tests.cells [without_landlock] [without_seccomp] [root_only] CONTROL
 
@@ -22,10 +22,10 @@ from typing import Any
 
 import pyseccomp
 
-from model import cell, confine, keeper, sandbox, wire
-from model.cell import Given
 from model.errors import DamagedVideoError
-from model.sandbox import Sandbox
+from model.sandbox import cell, confine, keeper, sandbox, wire
+from model.sandbox.cell import Given
+from model.sandbox.sandbox import Sandbox
 from model.video import Limits
 
 MARK = b"fault:"

@@ -1,6 +1,6 @@
-"""A sandbox that notes how much memory each of its processes took at most; tests start it in the place of model.keeper.
+"""A sandbox that notes how much memory each of its processes took at most; tests start it in the place of model.sandbox.keeper.
 
-    python -m tests.measured NOTES CONTROL
+python -m tests.measured NOTES CONTROL
 """
 
 import os
@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from model import keeper, sandbox
-from model.sandbox import Sandbox
+from model.sandbox import keeper, sandbox
+from model.sandbox.sandbox import Sandbox
 
 _wait4 = os.wait4
 

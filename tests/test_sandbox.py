@@ -16,9 +16,7 @@ import numpy as np
 import pytest
 from structlog.testing import capture_logs
 
-from model import sandbox, sandboxed
 from model.bundle import Bundle
-from model.confine import Confinement
 from model.decoder import InProcess, Opened
 from model.detector import Detector
 from model.errors import (
@@ -30,7 +28,9 @@ from model.errors import (
     VideoError,
 )
 from model.picture import Region
-from model.sandbox import Sandbox, make_decoder
+from model.sandbox import sandbox, sandboxed
+from model.sandbox.confine import Confinement
+from model.sandbox.sandbox import Sandbox, make_decoder
 from model.video import Limits, Video
 from tests import clips
 from tests.cells import ATTEMPTS, FAULTS, faulty_sandbox, marked_bytes

@@ -11,7 +11,7 @@ from rq.exceptions import StopRequested
 from model.bundle import Bundle
 from model.detector import Detector
 from model.engines import load_engine
-from model.sandbox import make_decoder
+from model.sandbox.sandbox import make_decoder
 from service.queue import connect, make_queue
 from service.settings import Settings
 from service.store import MODEL_CARD, SANDBOX, FolderStore

@@ -20,8 +20,8 @@ from pathlib import Path
 import av
 import numpy as np
 
-from model import cell, wire
-from model.confine import Confinement, probe
+from model.sandbox import cell, wire
+from model.sandbox.confine import Confinement, probe
 from model.video import Limits, Video
 
 # Among all of a worker's processes, this and its children are what the kernel ends first when memory is short.

@@ -18,12 +18,12 @@ from typing import NamedTuple, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from model import wire
-from model.confine import Confinement, confine
 from model.errors import SandboxError, VideoError
+from model.sandbox import wire
+from model.sandbox.confine import Confinement, confine
+from model.sandbox.wire import Order
 from model.video import Limits, Video
 from model.windows import Frame
-from model.wire import Order
 
 # Exit statuses. There may be no memory left for words.
 OUT_OF_MEMORY = 12

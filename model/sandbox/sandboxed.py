@@ -20,7 +20,6 @@ from typing import BinaryIO, Protocol
 import numpy as np
 import structlog
 
-from model import cell, wire
 from model.errors import (
     DecoderCrashedError,
     DecoderKilledError,
@@ -31,9 +30,10 @@ from model.errors import (
     VideoError,
 )
 from model.picture import Region
+from model.sandbox import cell, wire
+from model.sandbox.wire import Message, Order, WireError
 from model.video import Limits, Media
 from model.windows import Frame
-from model.wire import Message, Order, WireError
 
 log = structlog.get_logger()
 

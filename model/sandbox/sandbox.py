@@ -1,7 +1,7 @@
 """Decoding in processes that hold nothing worth taking, with nothing to take it with: the worker's side.
 
-worker --control--> keeper (model/keeper.py): warm, once a worker
-worker <--line--->  cell   (model/cell.py):   forked by the keeper for each video; frames lie in memory that both see
+worker --control--> keeper (keeper.py): warm, once a worker
+worker <--line--->  cell   (cell.py):   forked by the keeper for each video; frames lie in memory that both see
 worker <--leash-->  keeper: closing it ends the cell, and how the cell ended comes back over it
 """
 
@@ -16,11 +16,11 @@ from typing import BinaryIO, Literal
 
 import structlog
 
-from model import wire
-from model.confine import Confinement
 from model.decoder import Decoder, InProcess
 from model.errors import SandboxError
-from model.sandboxed import SandboxedVideo
+from model.sandbox import wire
+from model.sandbox.confine import Confinement
+from model.sandbox.sandboxed import SandboxedVideo
 from model.video import Limits
 
 log = structlog.get_logger()
@@ -28,7 +28,7 @@ log = structlog.get_logger()
 Mode = Literal["auto", "require", "off"]
 
 # What python runs as the keeper; the number of its control line comes after it.
-PROGRAM = ("-P", "-m", "model.keeper")
+PROGRAM = ("-P", "-m", "model.sandbox.keeper")
 _START_S = 60.0
 _END_S = 10.0
 
@@ -148,7 +148,7 @@ def _end(process: "subprocess.Popen[bytes]", control: socket.socket) -> None:
 def _environment() -> dict[str, str]:
     """What is needed to find this code, and nothing else of ours: there are addresses and secrets in it."""
     kept = {name: os.environ[name] for name in ("LD_LIBRARY_PATH", "PATH") if name in os.environ}
-    paths = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    paths = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
     # NumPy's threads would make forking unsafe; an arena for each thread would use up the address space.
     tuned = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
     return kept | tuned | {"PYTHONPATH": os.pathsep.join(paths), "PYTHONDONTWRITEBYTECODE": "1"}
