@@ -16,6 +16,8 @@ log = structlog.get_logger()
 _SOON_S = 10.0
 _FIRST_PAUSE_S = 0.5
 _LONGEST_PAUSE_S = 5.0
+# So many times in a row, and it is no accident, even where a signal ended it.
+_EARLY_ENDS = 5
 _PR_SET_PDEATHSIG = 1
 
 
@@ -42,7 +44,7 @@ class Child:
             repair: told the exit status before it is started again after it ended by itself soon after its start.
         """
         self.name, self._command, self._environment, self._repair = name, command, environment, repair
-        self._pause_s = _FIRST_PAUSE_S
+        self._pause_s, self._early_ends = _FIRST_PAUSE_S, 0
         self._process, self._started_s, self._ended_s = self._start()
 
     @property
@@ -64,16 +66,25 @@ class Child:
             self._ended_s = now_s
             soon = now_s - self._started_s < _SOON_S
             self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S) if soon else _FIRST_PAUSE_S
+            self._early_ends = self._early_ends + 1 if soon else 0
             log.warning("process_ended", process=self.name, status=status, again_after_s=self._pause_s)
-            if soon and status > 0:
-                self._repair(status)
+            if soon and (status > 0 or self._early_ends % _EARLY_ENDS == 0):
+                self._try_to(lambda: self._repair(status))
         if now_s - self._ended_s >= self._pause_s:
-            self.restart()
-            log.info("process_restarted", process=self.name)
+            self._try_to(self.restart)
+
+    def _try_to(self, act: Callable[[], object]) -> None:
+        """What the machine refuses now it may grant after the next pause."""
+        try:
+            act()
+        except (OSError, subprocess.SubprocessError) as error:
+            log.error("process_not_mended", process=self.name, error=str(error))
+            self._ended_s = time.monotonic()
 
     def restart(self) -> None:
         """Start it again after it has ended."""
         self._process, self._started_s, self._ended_s = self._start()
+        log.info("process_restarted", process=self.name)
 
     def ask_to_end(self) -> None:
         """Send SIGTERM."""

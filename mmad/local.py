@@ -24,6 +24,8 @@ log = structlog.get_logger()
 # For what a worker has to do after its own grace (MMAD_STOP_GRACE_S), when it hands back the job at hand.
 _HAND_BACK_S = 2.0
 _LOOK_EVERY_S = 0.2
+# When a worker has loaded its model, what is wrong otherwise keeps nobody from starting.
+_OTHERS_S = 10.0
 
 
 def serve(settings: Settings, workers: int, announce: Callable[[str], None]) -> None:
@@ -122,12 +124,21 @@ def _check_port(host: str, port: int) -> None:
 
 def _wait_until_ready(url: str, children: list[Child], stopping: _Stopping) -> None:
     deadline = time.monotonic() + START_TIMEOUT_S
+    loaded_s: float | None = None
     while time.monotonic() < deadline and not stopping.asked:
         for child in children:
             if child.exit_code() is not None:
                 raise StartError(f"{child.name} ended with status {child.exit_code()}; its words are above")
         try:
-            if httpx.get(f"{url}/readyz", timeout=5).is_success:
+            answer = httpx.get(f"{url}/readyz", timeout=5)
+            if answer.is_success:
+                return
+            checks = answer.json()["checks"]
+            loaded_s = (loaded_s or time.monotonic()) if checks["model"] == "ok" else None
+            if (
+                loaded_s and time.monotonic() - loaded_s > _OTHERS_S
+            ):  # such as a full disk: it goes on by itself
+                log.warning("not_ready", **checks)
                 return
         except httpx.TransportError:
             pass  # not listening yet

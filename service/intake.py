@@ -116,6 +116,7 @@ class Intake:
         jobs, retention_s = self._desk.jobs, options.retention_s
         sizes = [upload.bytes for upload in uploads]
         self._desk.auth.admit(self._caller, jobs, sum(sizes), len(sizes))
+        self._desk.check_queue(len(sizes))
         for place, job_id in enumerate(ids):
             self._desk.store.move(self.video_key(place), key(job_id, "video"))
         records = [

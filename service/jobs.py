@@ -185,7 +185,10 @@ class Jobs:
         if not self.store.swap(key(record.id, "job.json"), self.check(record), _dump(changed)):
             raise OvertakenError(f"job {record.id} was changed at the same moment")
         if changed.ended:
-            self.tidy(changed)
+            try:
+                self.tidy(changed)
+            except OSError as error:  # the change is made; the sweeper tidies again
+                log.warning("not_tidied", job_id=record.id, error=error.strerror)
         return changed
 
     def take_back(self, record: Record, why: Why, code: str, detail: str) -> Record:
@@ -265,8 +268,8 @@ class Jobs:
         """A record for those who look at many: None where there is none, or none that can be read."""
         try:
             found = self._stored(job_id)
-        except ValidationError:
-            log.warning("record_unreadable", job_id=job_id)
+        except (ValidationError, OSError) as error:  # one of many: the others must not suffer
+            log.warning("record_unreadable", job_id=job_id, error=type(error).__name__)
             return None
         return found[1] if found else None
 

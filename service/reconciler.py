@@ -15,7 +15,7 @@ from redis.exceptions import RedisError
 
 from service.job_schemas import State, Why
 from service.jobs import ATTEMPTS, Jobs, OvertakenError, Record
-from service.metrics import LEASES_LOST, RETRIES
+from service.metrics import JOBS_ENDED, LEASES_LOST, RETRIES
 from service.queue import BEAT_S, LEASE_S, JobQueue
 
 log = structlog.get_logger()
@@ -24,6 +24,8 @@ EVERY_S = 2.0
 # Two beats of a worker: after Redis was emptied leases come back by themselves, and a job that was just taken
 # from the queue is said to run by then.
 _GRACE_S = 2 * BEAT_S
+# What failed is not tried again at once: whatever was wrong with its worker may pass. Longer each time.
+_AFTER_FAULT_S = 15.0
 
 
 class _Astray(NamedTuple):
@@ -66,8 +68,11 @@ class Reconciler:
             found = seen.get(job_id)
             if found is None or (found.state, found.attempt) != (record.state, record.attempt):
                 found = _Astray(record.state, record.attempt, now_s)
-            if now_s - found.since_s >= _GRACE_S:
-                self._bring_back(record)
+            if now_s - found.since_s >= _patience_s(record):
+                try:
+                    self._bring_back(record)
+                except OSError:  # of its record; the others must not suffer
+                    log.exception("job_not_brought_back", job_id=job_id)
             else:
                 astray[job_id] = found
         self._astray = astray
@@ -97,6 +102,14 @@ class Reconciler:
         log.warning(
             "lease_lost", job_id=record.id, attempt=record.attempt, state=changed.state, after_s=LEASE_S
         )
-        if changed.state is State.QUEUED:
+        if changed.ended:
+            self._queue.meter.count(JOBS_ENDED, state=changed.state, code="worker_lost")
+        else:
             self._queue.meter.count(RETRIES, why=Why.WORKER_LOST)
         return changed
+
+
+def _patience_s(record: Record) -> float:
+    """How long a job may seem to be nobody's."""
+    failed_now = record.state is State.QUEUED and record.changes[-1].why is Why.FAULT
+    return _GRACE_S + (_AFTER_FAULT_S * record.faults if failed_now else 0.0)

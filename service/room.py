@@ -28,7 +28,7 @@ class Room:
     def check(self, coming_bytes: int) -> None:
         """Whether one more video may come; to be asked before its bytes do.
 
-        Requests that come within the same second do not see each other: together they may go over the limit of jobs.
+        Uploads that are under way are not among them: asked again when their bytes are there, see Desk.check_queue.
 
         Args:
             coming_bytes: as declared; 0 where that is not known.

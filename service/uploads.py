@@ -134,30 +134,38 @@ class _Sinks:
     ) -> None:
         self._stack, self._store, self._key_of, self._max_bytes = stack, store, key_of, max_bytes
         self._check_disk = check_disk
-        self._sinks: list[_Sink] = []
+        self._begun: list[_Sink] = []
+        self._done: list[Upload] = []
         self._count = 0
 
     @property
     def begun(self) -> bool:
         """Whether a file has come."""
-        return bool(self._sinks)
+        return bool(self._begun)
 
     async def write(self, index: int, data: bytes) -> None:
         """Bytes of the file at this place; places come in order."""
-        if index == len(self._sinks):
+        if index > len(self._done) or not self._begun:
+            await self._close()  # one file is open at a time, however many come
             writing = self._store.writing(self._key_of(index))
             file = await self._stack.enter_async_context(_in_thread(writing))
-            self._sinks.append(_Sink(file, self._check_disk))
+            self._begun = [_Sink(file, self._check_disk)]
         self._count += len(data)
         if self._count > self._max_bytes:
             raise too_large(self._count, self._max_bytes)
-        await self._sinks[index].write(data)
+        await self._begun[0].write(data)
 
     async def finish(self) -> list[Upload]:
         """What came; a request without any file has one of no bytes."""
-        if not self._sinks:
+        if not self._begun:
             raise _empty()
-        return [await sink.finish() for sink in self._sinks]
+        await self._close()
+        return self._done
+
+    async def _close(self) -> None:
+        if self._begun:
+            self._done.append(await self._begun[0].finish())
+            await self._stack.aclose()
 
 
 class _Sink:

@@ -10,7 +10,7 @@ from redis.exceptions import RedisError, ResponseError
 from service import reconciler as module
 from service.job_schemas import JobOptions, State, Why
 from service.jobs import Jobs, Record, Upload, key, new_job_id
-from service.metrics import LEASES_LOST, RETRIES
+from service.metrics import JOBS_ENDED, LEASES_LOST, RETRIES
 from service.queue import JobQueue, lease_key, put_life
 from service.reconciler import Reconciler
 from service.store import FolderStore
@@ -98,6 +98,7 @@ def test_a_job_without_a_worker_is_taken_back_and_fails_at_last(
     assert jobs.unfinished() == []
     counts = queue.meter.read()[0]  # type: ignore[index]
     assert (counts[LEASES_LOST], counts[RETRIES]) == ({(): 3}, {("worker_lost",): 2})
+    assert counts[JOBS_ENDED] == {("failed", "worker_lost"): 1}
 
 
 def test_a_living_worker_keeps_its_job(
@@ -148,6 +149,43 @@ def test_nothing_is_held_against_a_job_while_redis_is_away(
     assert jobs.get(record.id).state is State.RUNNING  # its worker has until the next passes to be heard of
     pass_by(reconciler, clock, 6)
     assert jobs.get(record.id).state is State.QUEUED
+
+
+def test_what_failed_is_tried_again_after_a_while(
+    jobs: Jobs, queue: JobQueue, reconciler: Reconciler, clock: Clock
+) -> None:
+    record = jobs.take_back(jobs.change(make_job(jobs), State.RUNNING), Why.FAULT, "x", "x")
+    pass_by(reconciler, clock, 1)
+    pass_by(reconciler, clock, 20)
+    assert queue.waiting() == set()
+    pass_by(reconciler, clock, 1)
+    assert queue.waiting() == {record.id}
+
+
+def test_one_job_s_trouble_is_not_all_jobs(
+    jobs: Jobs, queue: JobQueue, reconciler: Reconciler, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A record that may not be read, and one that cannot be written."""
+    unread, unwritten, waiting = make_job(jobs), jobs.change(make_job(jobs), State.RUNNING), make_job(jobs)
+    get, swap = jobs.store.get, jobs.store.swap
+
+    def refusing_get(name: str) -> bytes:
+        if unread.id in name:
+            raise PermissionError(13, "Permission denied")
+        return get(name)
+
+    def refusing_swap(name: str, *contents: bytes) -> bool:
+        if unwritten.id in name:
+            raise OSError(28, "No space left on device")
+        return swap(name, *contents)
+
+    monkeypatch.setattr(jobs.store, "get", refusing_get)
+    monkeypatch.setattr(jobs.store, "swap", refusing_swap)
+    pass_by(reconciler, clock, 7, times=2)
+    assert queue.waiting() == {waiting.id}
+    monkeypatch.undo()
+    pass_by(reconciler, clock, 7, times=2)
+    assert queue.waiting() == {waiting.id, unread.id, unwritten.id}
 
 
 def test_what_has_ended_or_cannot_be_read_is_passed_over(

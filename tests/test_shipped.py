@@ -65,9 +65,8 @@ def test_it_knows_people_of_the_test_better_than_chance(detector: Detector, tmp_
 def test_the_readme_s_example(detector: Detector) -> None:
     found = detect(detector, Path(__file__).parent.parent / "examples" / "interview.mp4")
     codes = [detector.bundle.manifest.taxonomy.actions[label].code for label in found.proposals.labels[:4]]
-    assert codes[0] == "E6"
-    assert "F2" in codes
-    assert abs(found.proposals.segments[0] - (0.0, 10.738)).max() < 1.0
+    assert {"E6", "F2"} < {*codes}
+    assert abs(found.proposals.segments[codes.index("E6")] - (0.0, 10.738)).max() < 1.0
 
 
 def test_an_empty_room_has_no_actions(detector: Detector, tmp_path: Path) -> None:

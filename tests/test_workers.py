@@ -138,14 +138,17 @@ def test_what_it_does_is_counted(bundle: Bundle, jobs: Jobs, connection: Redis, 
     assert all(one.sum_s > 0 for one in stages.values())
 
 
-def test_a_fault_of_ours_has_three_attempts(bundle: Bundle, jobs: Jobs, connection: Redis) -> None:
+def test_a_fault_of_ours_has_three_attempts(
+    bundle: Bundle, jobs: Jobs, connection: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bench, detector = make_bench(bundle, jobs, connection, RuntimeError("a secret"))
+    monkeypatch.setattr(bench, "end_worker", lambda: None)
     record = make_job(jobs)
     for attempt in (1, 2):
         bench.run(record.id)
         waiting = jobs.get(record.id)
         assert (waiting.state, waiting.attempt, waiting.changes[-1].why) == (State.QUEUED, attempt, Why.FAULT)
-        assert bench.queue.waiting() == {record.id}  # behind those that wait already
+        assert bench.queue.waiting() == set()  # the reconciler queues it, and not at once
     bench.run(record.id)
     ended = jobs.get(record.id)
     assert ended.state is State.FAILED
@@ -154,6 +157,45 @@ def test_a_fault_of_ours_has_three_attempts(bundle: Bundle, jobs: Jobs, connecti
     assert "secret" not in ended.error.detail
     assert len(detector.asked) == 3
     assert jobs.store.names(key(record.id)) == ["job.json"]
+
+
+def test_a_worker_that_cannot_do_anything_ends(
+    bundle: Bundle, jobs: Jobs, connection: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever is wrong with it would fail all jobs; one that succeeds, or is a video's fault, begins the count anew."""
+    ended: list[int] = []
+    bench, detector = make_bench(bundle, jobs, connection, RuntimeError())
+    monkeypatch.setattr(bench, "end_worker", lambda: ended.append(1))
+    for answer, so_far in (
+        (RuntimeError(), 0),
+        (RuntimeError(), 0),
+        (FOUND, 0),
+        (RuntimeError(), 0),
+        (RuntimeError(), 0),
+    ):
+        detector.answer = answer
+        bench.run(make_job(jobs).id)
+        assert len(ended) == so_far
+    bench.run(make_job(jobs).id)
+    assert ended == [1]
+
+
+def test_a_result_is_not_thrown_away_when_tidying_fails(
+    bundle: Bundle, jobs: Jobs, connection: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench, _ = make_bench(bundle, jobs, connection, FOUND)
+    record, refused = make_job(jobs), []
+
+    def full(_prefix: str) -> None:
+        refused.append(1)
+        raise OSError(errno.EDQUOT, "Disk quota exceeded")
+
+    monkeypatch.setattr(jobs.store, "delete", full)
+    bench.run(record.id)
+    monkeypatch.undo()
+    ended = jobs.get(record.id)
+    assert (ended.state, len(refused)) == (State.SUCCEEDED, 1)
+    assert jobs.store.get(published(ended, "result.json"))
 
 
 def test_a_worker_that_shall_stop_hands_the_job_back(bundle: Bundle, jobs: Jobs, connection: Redis) -> None:

@@ -15,7 +15,6 @@ from rq.exceptions import StopRequested
 from rq.executions import Execution
 from rq.job import Job
 from rq.utils import now
-from rq.worker import WorkerStatus
 
 from service.queue import BEAT_S, DETECT, LEASE_S, put_death, put_life
 
@@ -81,7 +80,7 @@ class ModelWorker(SimpleWorker):
             maintenance_interval=60,
         )
         self._stopping = stopping
-        self.asked_to_stop = False
+        self._performing = self.asked_to_stop = False
 
     def get_heartbeat_ttl(self, job: Job, working_time: float = 0.0) -> int:
         """Seconds until rq takes a delivery for abandoned and forgets it: never before the job is over."""
@@ -94,7 +93,7 @@ class ModelWorker(SimpleWorker):
             signal.signal(number, self.request_force_stop)
         self.asked_to_stop = self._stop_requested = True
         self._stopping()
-        if self.get_state() != WorkerStatus.BUSY:
+        if not self._performing:  # rq's own word for that may be old while Redis is away
             raise StopRequested
 
     def perform_job(self, job: Job, queue: Queue, execution: Execution) -> bool:
@@ -104,4 +103,8 @@ class ModelWorker(SimpleWorker):
             log.error("job_refused", job_id=job.id, reason="not a function of this worker")
             self.handle_job_failure(job, queue, exc_string="refused", execution=execution)
             return False
-        return bool(super().perform_job(job, queue, execution))
+        self._performing = True
+        try:
+            return bool(super().perform_job(job, queue, execution))
+        finally:
+            self._performing = False

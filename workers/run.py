@@ -1,6 +1,7 @@
 """One job: take its video from the store, run the detector, publish the result."""
 
 import errno
+import signal
 import time
 from typing import BinaryIO
 
@@ -35,6 +36,8 @@ _PROGRESS_EVERY_S = 0.25
 # How soon a worker finds out that its job was canceled.
 _LOOK_EVERY_S = 0.5
 _ROOM_EVERY_S = 1.0
+# So many faults in a row are the worker's and not the videos': a device in a bad state, no descriptors, no memory.
+_SICK = 3
 
 
 class HandBackError(Exception):
@@ -55,10 +58,15 @@ class Bench:
         self.limits = make_limits(settings)
         self._stop_grace_s = settings.stop_grace_s
         self._stop_at_s: float | None = None
+        self._faults = 0
 
     def stop_soon(self) -> None:
         """The job at hand has its grace to end in; then it is handed back."""
         self._stop_at_s = time.monotonic() + self._stop_grace_s
+
+    def end_worker(self) -> None:
+        """As whoever stops it does; whoever keeps it up starts it again."""
+        signal.raise_signal(signal.SIGTERM)
 
     def run(self, job_id: str) -> None:
         """Make one attempt at a job, if nobody else does: it succeeds, fails, or waits for another."""
@@ -105,7 +113,14 @@ class Bench:
         except Exception:
             log.exception("attempt_failed", attempt=record.attempt)
             self._take_back(record, Why.FAULT)
+            self._faults += 1
+            if self._faults >= _SICK:
+                log.error(
+                    "worker_ends", reason=f"{_SICK} attempts in a row failed: another process may do better"
+                )
+                self.end_worker()
         else:
+            self._faults = 0
             seconds = time.monotonic() - began
             log.info("job_ended", state=State.SUCCEEDED, seconds=round(seconds, 3))
             self.meter.count(JOBS_ENDED, state=State.SUCCEEDED, code="")
@@ -119,7 +134,8 @@ class Bench:
             return
         log.info("job_queued_again", why=why)
         self.meter.count(RETRIES, why=why)
-        self.queue.offer(record.id)
+        if why is Why.HANDED_BACK:  # after a fault the reconciler waits a while
+            self.queue.offer(record.id)
 
     def _detect(self, record: Record) -> Detections:
         region = make_region(record.options)
@@ -177,7 +193,9 @@ class Bench:
                 self.store.put(published(record, name), content)
             self.jobs.change(record, State.SUCCEEDED)
         except OvertakenError:
-            self.store.delete(published(record, ""))
+            stored = self.jobs.read(record.id)
+            if stored is None or (stored.state, stored.attempt) != (State.SUCCEEDED, record.attempt):
+                self.store.delete(published(record, ""))
             raise
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):

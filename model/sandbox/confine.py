@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 _NOBODY = 65534
 _OPEN_FILES = 16
+_THREADS = 512
 
 _PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
 
@@ -178,6 +179,8 @@ def _limit(limits: Limits) -> None:
         (resource.RLIMIT_CORE, 0),
     ):
         resource.setrlimit(what, (most, most))
+    if os.geteuid() == 0:  # becomes nobody soon: all of that user's threads count, here and elsewhere
+        resource.setrlimit(resource.RLIMIT_NPROC, (_THREADS, _THREADS))
     # SIGXCPU first; whoever catches that is killed a second later.
     resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s + 1))
 

@@ -128,12 +128,27 @@ class SandboxedVideo:
         """The next frame, which may be the last one once more; None where the video has ended."""
         message = self._receive()
         if "media" in message:
-            self.media = wire.media_of(message["media"])
+            self.media = self._checked(wire.media_of(message["media"]))
             return None
         self._at = wire.whole(message.get("at"), 0)
         if last is not None and "again" in message:
             return last
         return self._copy(order, message, last)
+
+    def _checked(self, media: Media) -> Media:
+        """Within the limits that the process was given, with damage in order."""
+        limits, most_s = self._limits, self._limits.max_duration_s + 2
+        edges = [edge for stretch in media.damaged for edge in stretch]
+        if (
+            not 0 <= media.duration_s <= most_s
+            or media.width * media.height > limits.max_pixels
+            or media.frames_decoded > limits.max_fps * (most_s + 2)
+            or not 0 <= media.looked_at <= 1
+            or edges != sorted(edges)
+            or (edges and not (edges[0] >= 0 and edges[-1] <= media.duration_s + 1e-6))
+        ):
+            raise WireError("a length, a size or a number of frames that cannot be")
+        return media
 
     def _copy(self, order: Order, message: Message, last: Frame | None) -> Frame:
         """A frame out of its slot, which is the process's again then."""
