@@ -143,7 +143,10 @@ def test_readiness_tells_how_the_decoder_is_shut_in(
     monkeypatch.setattr(desk.queue, "check", lambda: {"redis": "ok", "workers": "ok"})
     desk.store.put("model.json", card().model_dump_json().encode())
     assert "sandbox" not in api.get("/readyz").json()["checks"]
-    for told, shown in (("full: Landlock 7", "full: Landlock 7"), ("partial: no Landlock", "partial: no Landlock")):
+    for told, shown in (
+        ("full: Landlock 7", "full: Landlock 7"),
+        ("partial: no Landlock", "partial: no Landlock"),
+    ):
         desk.store.put("sandbox", told.encode())
         response = api.get("/readyz")
         assert response.json()["checks"]["sandbox"] == shown
