@@ -117,3 +117,22 @@ def test_a_redis_that_does_not_start_for_another_reason_says_so(tmp_path: Path) 
         private_redis(tmp_path),
     ):
         pass
+
+
+def test_what_the_machine_refuses_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(children, "_FIRST_PAUSE_S", 0.01)
+    refused: list[int] = []
+    with child_of("import time; time.sleep(60)") as child:
+        start, before = child._start, child.pid
+
+        def starting() -> object:
+            if len(refused) < 3:
+                refused.append(1)
+                raise BlockingIOError(11, "Resource temporarily unavailable")
+            return start()
+
+        monkeypatch.setattr(child, "_start", starting)
+        os.kill(before, signal.SIGKILL)
+        child._process.wait()
+        wait_for(lambda: up_again(child, before), seconds=20)
+    assert len(refused) == 3

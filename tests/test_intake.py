@@ -2,7 +2,9 @@
 
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -244,3 +246,33 @@ def test_who_waits_in_vain_or_for_a_failure_gets_the_job(
 )  # fmt: skip
 def test_how_long_a_caller_prefers_to_wait(header: str | None, seconds: int | None) -> None:
     assert preferred_wait_s(header) == seconds
+
+
+def test_one_file_is_open_at_a_time(api: TestClient, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many a request brings: it may take an hour to bring them."""
+    opened: list[int] = []
+    most: list[int] = []
+    writing = desk.store.writing
+
+    @contextmanager
+    def counting(name: str) -> Iterator[Any]:
+        opened.append(1)
+        most.append(len(opened))
+        with writing(name) as file:
+            yield file
+        opened.pop()
+
+    monkeypatch.setattr(desk.store, "writing", counting)
+    batch = api.post("/detect", files=[("file", (name, VIDEO + name.encode())) for name in "abc"]).json()
+    assert max(most) == 1
+    assert opened == []
+    for job, name in zip(batch["jobs"], "abc", strict=True):
+        assert desk.store.get(key(job["id"], "video")) == VIDEO + name.encode()
+
+
+def test_a_batch_that_the_queue_has_no_room_for(api: TestClient, desk: Desk) -> None:
+    desk.settings = desk.settings.model_copy(update={"max_queued_jobs": 2})
+    files = [("file", (name, VIDEO + name.encode())) for name in "abc"]
+    assert "MMAD_MAX_QUEUED_JOBS" in assert_problem(api.post("/detect", files=files), "queue_full")
+    assert stored_files(desk) == []
+    assert len(api.post("/detect", files=files[:2]).json()["jobs"]) == 2

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -31,7 +32,9 @@ from model.picture import Region
 from model.sandbox import sandbox, sandboxed
 from model.sandbox.confine import Confinement
 from model.sandbox.sandbox import Sandbox, make_decoder
-from model.video import Limits, Video
+from model.sandbox.sandboxed import SandboxedVideo
+from model.sandbox.wire import WireError
+from model.video import Limits, Media, Video
 from tests import clips
 from tests.cells import ATTEMPTS, FAULTS, faulty_sandbox, marked_bytes
 from tests.conftest import descendants, wait_for
@@ -551,3 +554,19 @@ def test_reading_alone_is_what_the_detector_asks_for(small: Path) -> None:
     with small.open("rb") as file, closing(InProcess().open(file, Limits())) as video:
         assert isinstance(video, Video)
         assert video.tell() > 0
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        {"duration_s": 1e11}, {"duration_s": -1.0}, {"width": 2**40}, {"frames_decoded": 10**9}, {"looked_at": 2.0},
+        {"damaged": ((3.0, 4.0), (1.0, 2.0))}, {"damaged": ((-1.0, 2.0),)}, {"damaged": ((1.0, 99.0),)},
+    ],
+)  # fmt: skip
+def test_what_a_process_says_of_a_video_is_bounded(lie: dict[str, Any]) -> None:
+    video = SandboxedVideo.__new__(SandboxedVideo)
+    video._limits = Limits(max_duration_s=60)
+    media = Media(5.0, 64, 48, 75, 15.0, False, 0, 1.0, ((1.0, 2.0), (3.0, 5.0)))
+    assert video._checked(media) == media
+    with pytest.raises(WireError):
+        video._checked(replace(media, **lie))

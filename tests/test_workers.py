@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
+from rq.exceptions import StopRequested
 from rq.timeouts import JobTimeoutException
 
 from mmad import private_redis as redises
@@ -516,3 +517,21 @@ def test_a_job_whose_record_is_gone_is_passed_over(bundle: Bundle, jobs: Jobs, c
 def test_jobs_run_in_workers_only() -> None:
     with pytest.raises(RuntimeError, match="mmad worker only"):
         run.detect("x")
+
+
+def test_a_worker_without_a_job_stops_at_once(connection: Redis) -> None:
+    """Whatever rq believes of it: while Redis is away that is old, and a new loop would take the signal's handler."""
+    told: list[int] = []
+    worker = ModelWorker(make_queue(connection), lambda: told.append(1))
+    worker._state = "busy"
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    try:
+        with pytest.raises(StopRequested):
+            worker.request_stop(signal.SIGTERM, None)
+        worker._performing = True
+        worker.request_stop(signal.SIGTERM, None)  # the job at hand has its grace
+    finally:
+        for number, handler in zip((signal.SIGINT, signal.SIGTERM), handlers, strict=True):
+            signal.signal(number, handler)
+    assert worker.asked_to_stop
+    assert told == [1, 1]
