@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 
 from mmad.client import Json
 from mmad.options import AsJson, settings_with
@@ -50,7 +50,7 @@ def list_jobs(
     if as_json:
         write(json.dumps({"jobs": rows}, indent=1), None)
         return
-    table = Table("id", "state", "age", "attempt", "bytes", "error")
+    table = Table(Column("id", no_wrap=True, min_width=32), "state", "age", "attempt", "bytes", "error")
     for row in rows:
         age = f"{row['age_s']:.0f} s"
         table.add_row(

@@ -253,7 +253,8 @@ def test_an_interview_in_features_out(tmp_path: Path, clip: Path) -> None:
     try:
         ran = run(str(clip), "--out", str(tmp_path / "out"), "--window-s", "2", "--timeout-s", "60")
         assert ran.returncode == 0, ran.stderr
-        refused = run(str(tmp_path / "log"), "--out", str(tmp_path / "none"))
+        (tmp_path / "text").write_text("no video " * 100)
+        refused = run(str(tmp_path / "text"), "--out", str(tmp_path / "none"))
         assert refused.returncode == 1
         assert "[not_a_video]" in refused.stderr
     finally:
