@@ -135,9 +135,8 @@ def _wait_until_ready(url: str, children: list[Child], stopping: _Stopping) -> N
                 return
             checks = answer.json()["checks"]
             loaded_s = (loaded_s or time.monotonic()) if checks["model"] == "ok" else None
-            if (
-                loaded_s and time.monotonic() - loaded_s > _OTHERS_S
-            ):  # such as a full disk: it goes on by itself
+            # Such as a full disk: it goes on by itself when there is room.
+            if loaded_s and time.monotonic() - loaded_s > _OTHERS_S:
                 log.warning("not_ready", **checks)
                 return
         except httpx.TransportError:

@@ -62,16 +62,6 @@ class Desk:
             )
         return record
 
-    def check_queue(self, coming: int) -> None:
-        """Whether the service takes so many jobs more; raises Problem queue_full."""
-        found, limit = len(self.jobs.unfinished()), self.settings.max_queued_jobs
-        if found + coming > limit:
-            raise Problem(
-                "queue_full",
-                f"{found} jobs have not ended, the service takes {limit} at a time (MMAD_MAX_QUEUED_JOBS): "
-                "send the video again later",
-            )
-
     def cancel(self, job_id: str, owner: str) -> Record:
         """End a job that has not ended; see Jobs.cancel."""
         had_ended = self.jobs.get(job_id, owner).ended

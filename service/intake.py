@@ -16,6 +16,7 @@ from service.job_schemas import JobOptions
 from service.jobs import Record, Upload, key, new_job_id
 from service.parameters import parse_parameters
 from service.results import chosen_actions
+from service.room import check_queue
 from service.schemas import Document
 from service.uploads import Received
 
@@ -116,7 +117,7 @@ class Intake:
         jobs, retention_s = self._desk.jobs, options.retention_s
         sizes = [upload.bytes for upload in uploads]
         self._desk.auth.admit(self._caller, jobs, sum(sizes), len(sizes))
-        self._desk.check_queue(len(sizes))
+        check_queue(len(jobs.unfinished()), len(sizes), self._desk.settings.max_queued_jobs)
         for place, job_id in enumerate(ids):
             self._desk.store.move(self.video_key(place), key(job_id, "video"))
         records = [

@@ -83,7 +83,7 @@ class Reconciler:
     def _bring_back(self, record: Record) -> None:
         if record.state is State.RUNNING:
             record = self._take_back(record)
-        else:
+        elif record.changes[-1].why is None:  # otherwise its worker has told of that
             self._queue.meter.count(RETRIES, why="redelivered")
             log.info("job_queued_again", job_id=record.id)
         if record.state is State.QUEUED:

@@ -28,7 +28,7 @@ class Room:
     def check(self, coming_bytes: int) -> None:
         """Whether one more video may come; to be asked before its bytes do.
 
-        Uploads that are under way are not among them: asked again when their bytes are there, see Desk.check_queue.
+        Uploads that are under way are not among them: asked again when their bytes are there, see service.intake.
 
         Args:
             coming_bytes: as declared; 0 where that is not known.
@@ -36,13 +36,7 @@ class Room:
         Raises:
             Problem: queue_full, disk_full.
         """
-        found, limit = len(self.unfinished()), self._settings.max_queued_jobs
-        if found >= limit:
-            raise Problem(
-                "queue_full",
-                f"{found} jobs have not ended, the service takes {limit} at a time (MMAD_MAX_QUEUED_JOBS): "
-                "send the video again later",
-            )
+        check_queue(len(self.unfinished()), 1, self._settings.max_queued_jobs)
         self.check_disk(coming_bytes)
 
     def check_disk(self, coming_bytes: int = 0) -> None:
@@ -57,4 +51,14 @@ class Room:
         return (
             f"the service's disk has {free} bytes left, of which {kept} are for records and results "
             f"(MMAD_MIN_FREE_BYTES): there is no room for {coming_bytes or 'any'} more"
+        )
+
+
+def check_queue(found: int, coming: int, limit: int) -> None:
+    """Whether so many jobs more are taken beside those that have not ended; raises Problem queue_full."""
+    if found + coming > limit:
+        raise Problem(
+            "queue_full",
+            f"{found} jobs have not ended, the service takes {limit} at a time (MMAD_MAX_QUEUED_JOBS): "
+            "send the video again later",
         )
