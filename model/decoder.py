@@ -1,6 +1,6 @@
 """What the detector takes frames from: a video that is decoded in this process, or in model.sandbox."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import BinaryIO, Protocol
 
 from model.picture import Region
@@ -31,11 +31,20 @@ class Opened(Pictures, Protocol):
         """How many bytes into the file the decoder is."""
 
 
+# Called now and then while nothing comes; what it raises ends the wait.
+Waiting = Callable[[], None]
+
+
 class Decoder(Protocol):
     """Opens videos."""
 
-    def open(self, file: BinaryIO, limits: Limits) -> Opened:
+    def open(self, file: BinaryIO, limits: Limits, waiting: Waiting = ...) -> Opened:
         """A video that is decoded within limits.
+
+        Args:
+            file: readable and seekable.
+            limits: what the video may be, and take, at most.
+            waiting: see Waiting; called by decoders that leave the caller free meanwhile.
 
         Raises:
             VideoError: one of its kinds, for what is wrong with the video.
@@ -51,7 +60,7 @@ class Decoder(Protocol):
 class InProcess:
     """Decodes here, with all rights of this process: for videos that are trusted."""
 
-    def open(self, file: BinaryIO, limits: Limits) -> Opened:
+    def open(self, file: BinaryIO, limits: Limits, waiting: Waiting = lambda: None) -> Opened:
         """See Decoder."""
         return _Local(file, limits)
 

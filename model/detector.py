@@ -62,14 +62,16 @@ class Detector:
             region: the part of the picture to look at. Without, it is the person whom the bundle's locator finds, or
                 the middle of the picture for a bundle that has no locator.
             limits: what the video may be at most.
-            progress: called with the stage and the fraction of the video seen so far, 0..1.
+            progress: called with the stage and the fraction of the video seen so far, 0..1, at each frame and, with the
+                same once more, while a frame is long in coming; what it raises ends the work.
 
         Raises:
             VideoError: one of its kinds, for what is wrong with the video.
             DecoderKilledError: the decoder's process was ended from outside.
         """
         config = self.bundle.manifest.input
-        with closing(self.decoder.open(file, limits)) as video:
+        told = _Told(progress)
+        with closing(self.decoder.open(file, limits, told.again)) as video:
             framer = self._make_framer() if region is None else None
             if framer is None:
                 frames = video.frames(config.fps, config.width, config.height, region or Region())
@@ -77,7 +79,7 @@ class Detector:
                 frames = video.whole_frames(config.fps, LONGEST)
             reach = _Reach(file, video, config.fps)
             timed = _Timed(frames)
-            counted = self._count(timed, reach, progress)
+            counted = self._count(timed, reach, told)
             if framer is None:
                 found = self.propose(windows(counted, config.window_frames, config.overlap_frames))
             else:
@@ -148,6 +150,23 @@ def _outside(found: Proposals, damaged: Stretches) -> Proposals:
     for start_s, end_s in damaged:
         unseen |= (middles >= start_s) & (middles < end_s)
     return found[~unseen]
+
+
+class _Told:
+    """Progress as it was told last."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._last: tuple[Stage, float] = ("decoding", 0.0)
+
+    def __call__(self, stage: Stage, fraction: float) -> None:
+        """Something was done."""
+        self._last = (stage, fraction)
+        self._progress(stage, fraction)
+
+    def again(self) -> None:
+        """Nothing was."""
+        self._progress(*self._last)
 
 
 class _Timed(Iterator[Frame]):

@@ -570,3 +570,20 @@ def test_what_a_process_says_of_a_video_is_bounded(lie: dict[str, Any]) -> None:
     assert video._checked(media) == media
     with pytest.raises(WireError):
         video._checked(replace(media, **lie))
+
+
+@pytest.mark.parametrize("fault", ["hang", "hang amid"])
+def test_whoever_waits_may_stop_waiting(small: Path, fault: str) -> None:
+    """Long before the time that a frame has."""
+    calls: list[int] = []
+
+    def waiting() -> None:
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+
+    with closing(faulty_sandbox()) as made:
+        with pytest.raises(KeyboardInterrupt):
+            taken(made.open(marked(small, fault), Limits(max_stall_s=250), waiting))
+        wait_for(lambda: descendants(keeper_of(made)) == [], seconds=20)
+    assert len(calls) == 2

@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,8 @@ from service.queue import DETECT, LEASE_S, JobQueue, connect, lease_key, make_qu
 from service.schemas import Region as RegionDocument
 from service.settings import Settings
 from service.store import FolderStore
-from tests.conftest import wait_for
+from tests.cells import faulty_sandbox, marked_bytes
+from tests.conftest import descendants, wait_for
 from workers import lease, run
 from workers.lease import ModelWorker, Pulse
 from workers.run import Bench
@@ -171,6 +173,8 @@ def test_a_worker_that_cannot_do_anything_ends(
         (RuntimeError(), 0),
         (RuntimeError(), 0),
         (FOUND, 0),
+        (RuntimeError(), 0),
+        (NoVideoStreamError("x"), 0),
         (RuntimeError(), 0),
         (RuntimeError(), 0),
     ):
@@ -535,3 +539,32 @@ def test_a_worker_without_a_job_stops_at_once(connection: Redis) -> None:
             signal.signal(number, handler)
     assert worker.asked_to_stop
     assert told == [1, 1]
+
+
+@pytest.mark.parametrize("end", ["stop", "cancel"])
+def test_a_decoder_that_says_nothing_holds_up_neither_stop_nor_cancel(
+    bundle: Bundle, jobs: Jobs, connection: Redis, clip: Path, end: str
+) -> None:
+    """It has a minute to bring a frame; whoever wants to stop has not."""
+    with closing(faulty_sandbox()) as sandbox:
+        detector = Detector(
+            bundle, load_engine(bundle, "openvino", "cpu", clip.parent / "cache"), decoder=sandbox
+        )
+        bench = Bench(detector, jobs.store, connection, Settings(stop_grace_s=0, decoder_stall_s=250))
+        record = make_job(jobs)
+        jobs.store.put(key(record.id, "video"), marked_bytes(clip.read_bytes(), "hang"))
+        thread = threading.Thread(target=bench.run, args=(record.id,))
+        thread.start()
+        wait_for(lambda: jobs.get(record.id).state is State.RUNNING, seconds=20)
+        if end == "stop":
+            bench.stop_soon()
+        else:
+            jobs.cancel(record.id)
+        thread.join(60)
+        assert not thread.is_alive()
+        ended = jobs.get(record.id)
+        if end == "stop":
+            assert (ended.state, ended.changes[-1].why) == (State.QUEUED, Why.HANDED_BACK)
+        else:
+            assert ended.state is State.CANCELED
+        assert len(descendants(sandbox._keeper._process.pid)) == 0

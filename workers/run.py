@@ -91,7 +91,7 @@ class Bench:
             return None
         if (
             record.state is State.RUNNING
-        ):  # it was delivered twice, or its worker died, which the reconciler finds out
+        ):  # delivered twice, or its worker died, which the reconciler finds out
             log.info("job_has_a_worker")
             return None
         self.queue.tell(job_id, Stage.DECODING, 0.0)  # what an earlier attempt told is no more
@@ -205,6 +205,7 @@ class Bench:
         return True
 
     def _fail(self, record: Record, code: str, detail: str) -> None:
+        self._faults = 0  # the worker could tell what is wrong: it is well
         self.jobs.change(record, State.FAILED, JobError(code=code, detail=detail))
         self._tell_failure(code)
 

@@ -16,7 +16,7 @@ from typing import BinaryIO, Literal
 
 import structlog
 
-from model.decoder import Decoder, InProcess
+from model.decoder import Decoder, InProcess, Waiting
 from model.errors import SandboxError
 from model.sandbox import wire
 from model.sandbox.confine import Confinement
@@ -69,7 +69,7 @@ class Sandbox:
         """See Decoder."""
         return self.confinement.describe()
 
-    def open(self, file: BinaryIO, limits: Limits) -> SandboxedVideo:
+    def open(self, file: BinaryIO, limits: Limits, waiting: Waiting = lambda: None) -> SandboxedVideo:
         """See Decoder; a keeper that has ended is started again.
 
         Raises:
@@ -81,7 +81,7 @@ class Sandbox:
                 self._keeper.end()
                 self._keeper = self._start()
             keeper = self._keeper
-        return SandboxedVideo(keeper, file, limits)
+        return SandboxedVideo(keeper, file, limits, waiting)
 
     def close(self) -> None:
         """End the keeper, and with it what it decodes."""

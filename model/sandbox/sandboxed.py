@@ -6,11 +6,13 @@ Whatever that process says is a stranger's word: numbers, sizes, counts and code
 import io
 import math
 import os
+import select
 import shutil
 import signal
 import socket
 import stat
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
@@ -20,6 +22,7 @@ from typing import BinaryIO, Protocol
 import numpy as np
 import structlog
 
+from model.decoder import Waiting
 from model.errors import (
     DecoderCrashedError,
     DecoderKilledError,
@@ -39,6 +42,8 @@ log = structlog.get_logger()
 
 # A process that was killed is gone within this: the kernel frees gigabytes for a while.
 _END_S = 10.0
+# Whoever waits wants to know as often as this whether still to.
+_PATIENCE_S = 0.25
 
 _DETAIL_LETTERS, _FAULT_LETTERS = 500, 4000
 
@@ -64,8 +69,10 @@ class SandboxedVideo:
         SandboxError: it could not be confined.
     """
 
-    def __init__(self, keeper: Keeper, file: BinaryIO, limits: Limits) -> None:
-        self._keeper, self._limits = keeper, limits
+    def __init__(
+        self, keeper: Keeper, file: BinaryIO, limits: Limits, waiting: Waiting = lambda: None
+    ) -> None:
+        self._keeper, self._limits, self._waiting = keeper, limits, waiting
         self._at = 0
         self.media: Media | None = None
         self.declared_duration_s: float | None = None
@@ -173,12 +180,23 @@ class SandboxedVideo:
             wire.send(self._line, message)
 
     def _receive(self) -> Message:
+        self._wait()
         message = wire.receive(self._line)
         if message is None:
             raise self._why_ended()
         if "error" in message:
             raise self._told(message)
         return message
+
+    def _wait(self) -> None:
+        """Until something comes, as long as a frame may take; raises TimeoutError, and what `waiting` raises."""
+        coming = select.poll()
+        coming.register(self._line, select.POLLIN)
+        deadline = time.monotonic() + self._limits.max_stall_s
+        while not coming.poll(min(_PATIENCE_S, max(0.0, deadline - time.monotonic())) * 1000):
+            if time.monotonic() >= deadline:
+                raise TimeoutError
+            self._waiting()
 
     @contextmanager
     def _judging(self) -> Iterator[None]:
