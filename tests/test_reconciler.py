@@ -151,6 +151,15 @@ def test_nothing_is_held_against_a_job_while_redis_is_away(
     assert jobs.get(record.id).state is State.QUEUED
 
 
+def test_a_poisonous_job_goes_behind_the_others(
+    jobs: Jobs, queue: JobQueue, reconciler: Reconciler, clock: Clock, connection: Redis
+) -> None:
+    poison, other = jobs.change(make_job(jobs), State.RUNNING), make_job(jobs)
+    queue.deliver(other.id)
+    pass_by(reconciler, clock, 7, times=2)
+    assert [queue.position(one.id) for one in (other, poison)] == [0, 1]
+
+
 def test_what_failed_is_tried_again_after_a_while(
     jobs: Jobs, queue: JobQueue, reconciler: Reconciler, clock: Clock
 ) -> None:

@@ -16,6 +16,7 @@ from mmad.answers import Job
 from mmad.answers import Result as Answered
 from mmad.bench import write_clip
 from mmad.client import Client, Json, ServiceError
+from mmad.private_redis import private_redis
 from service.schemas import ModelCard, Result
 from tests import clips
 from tests.conftest import Service, descendants, free_port, start_service, wait_for
@@ -298,8 +299,6 @@ def test_what_keeps_it_from_starting_is_told(tmp_path: Path, service: Service) -
 
 def test_parts_run_alone_against_a_redis_of_the_users(tmp_path: Path, clip: Path) -> None:
     """As in docker-compose: Redis, API and worker each started by itself."""
-    from mmad.private_redis import private_redis
-
     port = free_port()
     with private_redis(tmp_path / "redis") as server:
         environment = os.environ | {
@@ -313,20 +312,68 @@ def test_parts_run_alone_against_a_redis_of_the_users(tmp_path: Path, clip: Path
         ]
         try:
             with Client(f"http://127.0.0.1:{port}") as client:
-
-                def ready() -> bool:
-                    try:
-                        return httpx.get(f"http://127.0.0.1:{port}/readyz").is_success
-                    except httpx.TransportError:
-                        return False
-
-                wait_for(ready, seconds=60)
+                wait_for(lambda: _is_ready(f"http://127.0.0.1:{port}"), seconds=60)
                 assert client.detect(clip).detections
         finally:
             for part in parts:
                 part.terminate()
             api, worker = (part.wait(20) for part in parts)
             assert (api, worker) == (-signal.SIGTERM, 0)  # uvicorn ends by the signal, after its last answer
+
+
+def test_work_goes_on_without_redis(tmp_path: Path, clip: Path, long_clip: Path) -> None:
+    """What runs is published, what comes is accepted and queued when it is back, and no process ends."""
+    port = free_port()
+    with private_redis(tmp_path / "redis") as server:
+        environment = os.environ | {
+            "REDIS_URL": server.url,
+            "MMAD_DATA_DIR": str(tmp_path / "data"),
+            "MMAD_PORT": str(port),
+        }
+        parts = [
+            subprocess.Popen([sys.executable, "-m", "mmad", part], env=environment, stderr=subprocess.DEVNULL)
+            for part in ("api", "worker")
+        ]
+        try:
+            with Client(f"http://127.0.0.1:{port}") as client:
+                wait_for(lambda: _is_ready(f"http://127.0.0.1:{port}"), seconds=60)
+                running = client.submit(long_clip).id
+                wait_for(lambda: 0 < client.job(running).progress < 1, seconds=20)
+                server.child.stop(10)
+                came = client.submit(clip).id
+                wait_for(lambda: client.job(running).state == "succeeded", seconds=60)
+                assert client.job(running).attempt == 1
+                assert client.job(came).state == "queued"
+                server.child.restart()
+                assert client.wait(came, timeout_s=60).detections
+            assert [part.poll() for part in parts] == [None, None]
+        finally:
+            for part in parts:
+                part.kill()
+                part.wait()
+
+
+def test_a_worker_that_is_told_twice_to_stop_is_as_good_as_dead(tmp_path: Path, long_clip: Path) -> None:
+    service = start_service(tmp_path / "data", tmp_path / "log", MMAD_STOP_GRACE_S="100")
+    try:
+        with Client(service.url) as client:
+            job_id = client.submit(long_clip).id
+            wait_for(lambda: 0 < client.job(job_id).progress < 1, seconds=20)
+            worker = worker_of(service)
+
+            def gone() -> bool:
+                if alive(worker):
+                    os.kill(worker, signal.SIGTERM)
+                return not alive(worker)
+
+            wait_for(gone, seconds=20)
+            assert client.job(job_id).state == "running"
+            client.wait(job_id, timeout_s=90)
+            job = client.job(job_id)
+        assert (job.attempt, [change.why for change in job.changes if change.why]) == (2, ["worker_lost"])
+    finally:
+        service.process.kill()
+        service.process.wait()
 
 
 def test_parts_without_redis_say_what_to_set(tmp_path: Path) -> None:
@@ -351,8 +398,6 @@ def test_parts_without_redis_say_what_to_set(tmp_path: Path) -> None:
 
 
 def test_serve_takes_the_users_redis_and_odd_folders(tmp_path: Path, clip: Path) -> None:
-    from mmad.private_redis import private_redis
-
     with private_redis(tmp_path / "redis #1 100%") as server:
         service = start_service(tmp_path / "data", tmp_path / "log", REDIS_URL=server.url)
         assert len(service.children()) == 3

@@ -6,11 +6,12 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 
 from tests.faults.ground import Ground, processes_of, small_disk
-from tests.faults.kinds import FULL_DISK, KINDS, Kind
+from tests.faults.kinds import FULL_DISK, KILL_WORKER, KINDS, Kind
 from tests.faults.load import Caller, Ledger, make_clips, undisturbed
 from tests.faults.verdict import LEFTOVERS_S, Verdict, judge, look_for_leftovers, wait_for_ends
 
@@ -57,6 +58,8 @@ class Campaign:
             "|---|---|---|---|---|---|---|---|",
             f"| {self.faults} | {len(self.ledger.accepted)} | {len(verdict.lost)} | {len(verdict.doubled)} "
             f"| {len(verdict.wrong)} | {len(verdict.left_over)} | {slowest:.1f} | {verdict.slowest_s:.1f} |",
+            "", f"{len(verdict.again_s)} jobs lost a worker that was killed; another had them after "
+            f"{_told(median, verdict.again_s)} s in the median, {_told(max, verdict.again_s)} s at most",
             "", f"seed {self.seed}; {self.hurried} faults came before the service was ready again; jobs: {ends}",
             *([] if self.small_disk else ["no small disk could be mounted here: Redis was never out of room"]),
             *self.never_ready, *verdict.lost, *verdict.doubled, *verdict.wrong, *verdict.left_over,
@@ -73,6 +76,7 @@ def run(folder: Path, bundle: Path, faults: int, seed: int, tell: Callable[[str]
         seed: of which faults come when, and of what callers do.
         tell: told of each fault.
     """
+    shared = _shared_memory()
     campaign, chance, stop = Campaign(seed), random.Random(seed), threading.Event()
     ground = Ground(folder, bundle)
     with ExitStack() as stack:
@@ -100,6 +104,7 @@ def run(folder: Path, bundle: Path, faults: int, seed: int, tell: Callable[[str]
     if status != 0:
         campaign.verdict.left_over.append(f"mmad serve ended with status {status}")
     campaign.verdict.left_over += [f"process {pid}" for pid in processes_of(folder)]
+    campaign.verdict.left_over += [f"/dev/shm/{name}" for name in _shared_memory() - shared]
     return campaign
 
 
@@ -114,6 +119,8 @@ def _inflict(
     for number, kind in enumerate(drawn, 1):
         time.sleep(chance.uniform(0.0, 1.5))
         began_s = time.monotonic()
+        if kind is KILL_WORKER:
+            campaign.ledger.kills.append(datetime.now(UTC))
         kind.do(ground, chance)
         hurried = chance.random() < _HURRIED and number < faults
         campaign.hurried += hurried
@@ -128,3 +135,9 @@ def _inflict(
 def _told(of: Callable[[list[float]], float], seconds: list[float]) -> str:
     known = [one for one in seconds if one >= 0]
     return f"{of(known):.1f}" if known else "-"
+
+
+def _shared_memory() -> set[str]:
+    """Blocks of this machine that have a name."""
+    folder = Path("/dev/shm")
+    return {path.name for path in folder.iterdir()} if folder.exists() else set()

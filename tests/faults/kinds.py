@@ -132,9 +132,10 @@ def _kill_all(ground: Ground, _chance: random.Random) -> None:
     ground.start()
 
 
+KILL_WORKER = Kind("kill -9 worker", 30, _kill_worker)
 KINDS = (
+    KILL_WORKER,
     Kind("kill -9 API", 30, _kill_api),
-    Kind("kill -9 worker", 30, _kill_worker),
     Kind("kill -9 decoder", 30, _kill_decoder),
     Kind("kill -9 Redis", 25, _kill_redis),
     Kind("SIGTERM worker", 12, _end_worker),

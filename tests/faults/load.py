@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -35,6 +36,8 @@ class Ledger:
     accepted: dict[str, Promise] = field(default_factory=dict)
     doubled: list[str] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
+    kills: list[datetime] = field(default_factory=list)
+    """When workers were killed."""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def note(self, ids: set[str], clip: str) -> None:

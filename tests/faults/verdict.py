@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import redis
 
-from service.job_schemas import ENDED, State
+from service.job_schemas import ENDED, State, Why
 from service.queue import LEASE_S
 from tests.faults.ground import Ground
 from tests.faults.load import Ledger, Promise, comparable, persist
@@ -30,6 +30,8 @@ class Verdict:
     wrong: list[str] = field(default_factory=list)
     left_over: list[str] = field(default_factory=list)
     slowest_s: float = 0.0
+    again_s: list[float] = field(default_factory=list)
+    """Of jobs whose worker was killed: from the kill until another worker had them."""
 
     @property
     def good(self) -> bool:
@@ -65,7 +67,18 @@ def judge(ground: Ground, ledger: Ledger, answers: dict[str, Any]) -> Verdict:
             verdict.left_over.append(f"a folder without a record: {folder.name}")
         elif folder.name in known:
             _look_at(folder, verdict)
+            verdict.again_s += _again_s(json.loads(record.read_text())["changes"], ledger.kills)
     return verdict
+
+
+def _again_s(changes: list[dict[str, Any]], kills: list[datetime]) -> Iterator[float]:
+    """For each attempt that lost its worker and was followed by another, how long that took since the last kill in it."""
+    for running, lost, again in zip(changes, changes[1:], changes[2:], strict=False):
+        if lost.get("why") == Why.WORKER_LOST:
+            began, taken, until = (datetime.fromisoformat(one["at"]) for one in (running, lost, again))
+            amid = [kill for kill in kills if began <= kill <= taken]
+            if amid and again["state"] == State.RUNNING:
+                yield (until - max(amid)).total_seconds()
 
 
 def _end_of(
