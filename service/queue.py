@@ -115,13 +115,14 @@ class JobQueue:
         """Put a job on the queue, if Redis can be reached."""
         self._ask(lambda: self.deliver(job_id), None)
 
-    def deliver(self, job_id: str) -> None:
-        """Put a job on the queue; raises RedisError."""
+    def deliver(self, job_id: str, *, first: bool = False) -> None:
+        """Put a job on the queue, behind all others or before them; raises RedisError."""
         make_queue(self._connection).enqueue_call(
             DETECT,
             args=(job_id,),
             job_id=f"{job_id}-{secrets.token_hex(4)}",
             timeout=self._job_timeout_s,
+            at_front=first,
             result_ttl=_TOLD_S,
             failure_ttl=_TOLD_S,
         )

@@ -87,7 +87,9 @@ class Reconciler:
             self._queue.meter.count(RETRIES, why="redelivered")
             log.info("job_queued_again", job_id=record.id)
         if record.state is State.QUEUED:
-            self._queue.deliver(record.id)
+            # It had its turn, and a worker may die of anything. If one dies of it again, it goes behind the others.
+            first = record.changes[-1].why is Why.WORKER_LOST and record.faults == 1
+            self._queue.deliver(record.id, first=first)
 
     def _take_back(self, record: Record) -> Record:
         detail = (

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mmad.logs import configure
 from tests.faults.campaign import run
+from tests.faults.kinds import FULL_DISK, KINDS
 from tests.untrained import make_bundle
 
 
@@ -18,6 +19,8 @@ def main() -> int:
     parser.add_argument(
         "--seed", type=int, default=time.time_ns() % 100_000, help="repeats a choice of faults"
     )
+    names = [kind.name for kind in (*KINDS, FULL_DISK)]
+    parser.add_argument("--only", choices=names, help="one kind of fault")
     parser.add_argument("--keep", type=Path, help="folder for log and store, which are otherwise removed")
     asked = parser.parse_args()
     configure("text")  # to standard error: the table alone is printed
@@ -26,7 +29,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="mmad-faults-") as folder:
         place = asked.keep or Path(folder)
         bundle = make_bundle(Path(folder) / "bundle")
-        campaign = run(place, bundle.folder, asked.faults, asked.seed, say)
+        campaign = run(place, bundle.folder, asked.faults, asked.seed, say, asked.only)
     print(campaign.table())  # noqa: T201
     return 0 if campaign.good else 1
 

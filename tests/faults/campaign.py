@@ -66,7 +66,9 @@ class Campaign:
         ])  # fmt: skip
 
 
-def run(folder: Path, bundle: Path, faults: int, seed: int, tell: Callable[[str], None]) -> Campaign:
+def run(
+    folder: Path, bundle: Path, faults: int, seed: int, tell: Callable[[str], None], only: str | None = None
+) -> Campaign:
     """A campaign on a service of its own.
 
     Args:
@@ -75,6 +77,7 @@ def run(folder: Path, bundle: Path, faults: int, seed: int, tell: Callable[[str]
         faults: how many.
         seed: of which faults come when, and of what callers do.
         tell: told of each fault.
+        only: the name of a kind, for no other.
     """
     shared = _shared_memory()
     campaign, chance, stop = Campaign(seed), random.Random(seed), threading.Event()
@@ -88,7 +91,7 @@ def run(folder: Path, bundle: Path, faults: int, seed: int, tell: Callable[[str]
         try:
             for caller in callers:
                 caller.start()
-            _inflict(campaign, ground, chance, faults, tell)
+            _inflict(campaign, ground, chance, _drawn(campaign, chance, faults, only), tell)
             stop.set()
             for caller in callers:
                 caller.join()
@@ -108,14 +111,25 @@ def run(folder: Path, bundle: Path, faults: int, seed: int, tell: Callable[[str]
     return campaign
 
 
-def _inflict(
-    campaign: Campaign, ground: Ground, chance: random.Random, faults: int, tell: Callable[[str], None]
-) -> None:
+def _drawn(campaign: Campaign, chance: random.Random, faults: int, only: str | None) -> list[Kind]:
+    """Which faults, in their order."""
     kinds: tuple[Kind, ...] = (*KINDS, FULL_DISK) if campaign.small_disk else KINDS
+    kinds = tuple(kind for kind in kinds if only in (None, kind.name))
     # Each comes once at least, where there are so many.
     drawn = chance.sample(kinds, min(faults, len(kinds)))
     drawn += chance.choices(kinds, [kind.weight for kind in kinds], k=faults - len(drawn))
     chance.shuffle(drawn)
+    return drawn
+
+
+def _inflict(
+    campaign: Campaign,
+    ground: Ground,
+    chance: random.Random,
+    drawn: list[Kind],
+    tell: Callable[[str], None],
+) -> None:
+    faults = len(drawn)
     for number, kind in enumerate(drawn, 1):
         time.sleep(chance.uniform(0.0, 1.5))
         began_s = time.monotonic()
