@@ -29,6 +29,7 @@ from training.people.studio import Order, produce
 from training.recipe import AugmentConfig, RecipeError, load_recipe, shipped
 from training.run import CHECKPOINT, HISTORY, Examples, Run, TrainingError, make_manifest
 from training.tables import standard_labels
+from training.teacher import Teacher, unlike
 from training.train import train
 from training.validate import choose_thresholds
 
@@ -194,6 +195,35 @@ def test_mirror_images_move_joints_along():
             assert abs(y * 48 - row - 0.5) < 1.2
 
 
+def test_a_still_shows_a_moment_without_action_swaying_and_teaches_nothing():
+    recipe = load_recipe("smoke", [])
+    frames = np.zeros((40, 48, 48, 3), np.uint8)
+    frames[:, 20:24, 30:34] = (
+        np.arange(40, dtype=np.uint8)[:, None, None, None] + 100
+    )  # says which frame it is
+    joints = Joints(np.broadcast_to(np.array([[32 / 48, 22 / 48, 1.0]]), (40, 1, 3)), np.array([0]))
+    segments_s, labels = np.array([[0.0, 4.0], [6.0, 8.0]]), np.array([3, 7])  # frames 21 to 29 are quiet
+    still = PLAIN.model_copy(update={"still": 1.0})
+    moved = []
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        made = make_example(rng, frames, segments_s, labels, joints, recipe.input, still)
+        assert made.segments.shape == (0, 2)
+        assert made.labels.shape == (0,)
+        assert 121 <= made.frames.max() <= 129
+        light = made.frames[..., 0].astype(float)
+        rows, columns = np.indices((48, 48)) + 0.5
+        total = light.sum(axis=(1, 2))
+        middle = np.stack([(light * columns).sum((1, 2)), (light * rows).sum((1, 2))], -1) / total[:, None]
+        assert np.abs(made.joints[:, 0, :2] * 48 - middle).max() < 0.1  # joints sway with the picture
+        moved.append(np.ptp(middle, axis=0).max())
+    assert max(moved) < 3.1
+    assert min(moved) > 0  # never quite the same picture
+    busy = np.array([[0.0, 8.0]])
+    rng = np.random.default_rng(0)
+    assert len(make_example(rng, frames, busy, labels[:1], joints, recipe.input, still).labels)
+
+
 def test_numbers_alone_decide_an_example(data, tmp_path):
     run = make_run(data, tmp_path)
     first, again, other = Examples(run, 0)[5], Examples(run, 0)[5], Examples(run, 1)[5]
@@ -202,6 +232,47 @@ def test_numbers_alone_decide_an_example(data, tmp_path):
 
 
 # -- stages
+
+
+def test_a_teacher_is_imitated_and_never_trained(data, tmp_path, bundle):
+    theirs = bundle.manifest.input
+    seen = [f"input.{name}={list(value) if isinstance(value, tuple) else value}" for name, value in theirs]
+    run = make_run(data, tmp_path, *seen, f"teacher={bundle.folder}", "stages.0.imitate=2.0")
+    stage = run.recipe.stages[0]
+    teacher = Teacher(bundle.folder, run.manifest.input)
+    trainee = Trainee(Network(run.manifest), run.manifest, run.joints, teacher=teacher)
+    assert sum("teacher" in name for name in trainee.state_dict()) == 0
+    batch = collate([Examples(run, 0)[number] for number in range(2)], run.manifest)
+    wanted = teacher.features(batch.clips, batch.mask)
+    assert (
+        wanted.shape[1]
+        == bundle.manifest.architecture.backbone.embed_dim
+        != run.manifest.architecture.backbone.embed_dim
+    )
+    noise = torch.randn(2, 5, batch.mask.shape[1]) * 3 + 7
+    assert unlike(torch.zeros_like(noise), noise, batch.mask) == pytest.approx(1.0, abs=0.01)
+    told, beyond = (noise - 7) / 3, 100.0 * ~batch.mask[:, None]  # what is beyond the video does not count
+    assert unlike(told - beyond, noise + beyond, batch.mask) < 0.1
+    optimizer = torch.optim.Adam([p for p in trainee.parameters() if p.requires_grad], 3e-3)
+    course = []
+    for _ in range(12):
+        losses = trainee(batch, stage)
+        assert set(losses) == {"dense", "joints", "teacher", "loss"}
+        course.append(float(losses["teacher"].detach()))
+        optimizer.zero_grad()
+        losses["loss"].backward()
+        optimizer.step()
+    assert course[-1] < 0.8 * course[0]
+    assert torch.equal(teacher.features(batch.clips, batch.mask), wanted)
+    assert "teacher" not in trainee(batch, stage.model_copy(update={"imitate": 0.0}))
+
+
+def test_a_teacher_must_see_the_same_pictures(data, tmp_path, bundle):
+    run = make_run(data, tmp_path, f"teacher={bundle.folder}")
+    with pytest.raises(TrainingError, match=r"input.height 112, the recipe 48: .* set input.height to 112"):
+        train(run, lambda at: None, accelerator="cpu")
+    with pytest.raises(RecipeError, match="imitate needs a teacher"):
+        load_recipe("smoke", ["stages.0.imitate=1"])
 
 
 def test_losses_of_a_batch_are_of_its_stage(data, tmp_path):

@@ -15,6 +15,7 @@ Integers = NDArray[np.int64]
 
 _SHORTEST_STEPS = 2.0  # less of an action than this is no example of it
 _PART = 0.3  # nor is less than this share of it
+_SWAY = 1.5  # pixels, at most
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,10 @@ def make_example(
         window: frames at most; 0 for as many as the network takes. Shorter ones keep also small parts of actions.
     """
     window = window or config.window_frames
+    if augment.still and rng.random() < augment.still:
+        moment = _quiet_moment(rng, len(frames), segments_s * config.fps)
+        if moment is not None:
+            return _still(rng, moment, frames, joints, config, augment, window)
     moments = _moments(rng, len(frames), window, augment)
     part = _PART if window == config.window_frames else 0.0
     segments, kept = _segments(moments, segments_s * config.fps, part)
@@ -61,13 +66,78 @@ def make_example(
     points = (
         None if joints is None else joints.places[np.clip(np.round(moments).astype(int), 0, len(frames) - 1)]
     )
+    pictures, points = _changed(rng, pictures, points, joints, config, augment)
+    return Example(pictures, segments, labels[kept], points)
+
+
+def _changed(
+    rng: np.random.Generator,
+    pictures: Frames,
+    points: Floats | None,
+    joints: Joints | None,
+    config: InputConfig,
+    augment: AugmentConfig,
+) -> tuple[Frames, Floats | None]:
+    """Cut, mirrored and coloured, all frames alike."""
     pictures, points = _crop(rng, pictures, points, config, augment)
     if rng.random() < augment.flip:
         pictures = pictures[:, :, ::-1]
         if joints is not None and points is not None:  # what was left looks right
             points = np.concatenate([1 - points[..., :1], points[..., 1:]], -1)[:, joints.mirrored]
-    pictures = _colour(rng, pictures, augment)
-    return Example(np.ascontiguousarray(pictures), segments, labels[kept], points)
+    return np.ascontiguousarray(_colour(rng, pictures, augment)), points
+
+
+def _quiet_moment(rng: np.random.Generator, count: int, segments: Floats) -> int | None:
+    """A frame in which nothing happens; None where something always does."""
+    times = np.arange(count)[:, None]
+    busy = ((times >= segments[:, 0]) & (times <= segments[:, 1])).any(axis=1)
+    quiet = np.flatnonzero(~busy)
+    return int(rng.choice(quiet)) if len(quiet) else None
+
+
+def _still(
+    rng: np.random.Generator,
+    moment: int,
+    frames: Frames,
+    joints: Joints | None,
+    config: InputConfig,
+    augment: AugmentConfig,
+    window: int,
+) -> Example:
+    """One frame for a whole window, and nothing to be found in it.
+
+    The picture sways as before a camera that is not quite fixed: differences that are exactly zero would give stills
+    away, and no real video has them.
+    """
+    rows, columns = frames.shape[1:3]
+    ways = _sway(rng, window)
+    still = np.pad(frames[moment], ((2, 2), (2, 2), (0, 0)), mode="edge").astype(np.float32)
+    pictures = np.stack([_shifted(still, way, rows, columns) for way in ways])
+    points = None
+    if joints is not None:
+        place = joints.places[moment]
+        points = np.repeat(place[None], window, axis=0)
+        points[..., :2] -= (ways[:, ::-1] / (rows, columns)[::-1])[:, None]
+    pictures, points = _changed(rng, pictures, points, joints, config, augment)
+    return Example(pictures, np.zeros((0, 2)), np.zeros(0, np.int64), points)
+
+
+def _sway(rng: np.random.Generator, count: int) -> Floats:
+    """(count, 2): rows and columns, within _SWAY pixels, in a few slow waves."""
+    times = np.arange(count)[:, None]
+    ways = sum(
+        np.sin(times * rng.uniform(0.02, 0.6) + rng.uniform(0, 2 * np.pi, (1, 2))) * rng.uniform(0, 1, (1, 2))
+        for _ in range(3)
+    )
+    return np.asarray(rng.uniform(0, _SWAY) * ways / 3, float)
+
+
+def _shifted(still: NDArray[np.float32], way: Floats, rows: int, columns: int) -> Frames:
+    """What a camera sees that has turned by a part of a pixel, of a picture with a border of two."""
+    (down, across), (y, x) = np.floor(way).astype(int) + 2, way - np.floor(way)
+    mixed = still[down : down + rows] * (1 - y) + still[down + 1 : down + rows + 1] * y
+    mixed = mixed[:, across : across + columns] * (1 - x) + mixed[:, across + 1 : across + columns + 1] * x
+    return np.asarray(np.rint(mixed), np.uint8)
 
 
 def plain_example(frames: Frames, config: InputConfig) -> Frames:

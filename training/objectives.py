@@ -15,6 +15,7 @@ from training.losses import DetectionLoss
 from training.masked import Decoder, masked_loss
 from training.recipe import StageConfig
 from training.targets import Targets, assign, make_grid
+from training.teacher import Teacher, unlike
 
 _POSITIVE_WEIGHT = 3.0  # actions are rare at any one step
 _MOVES = 4.0  # how much a joint's way about its mean place counts against the place itself
@@ -87,13 +88,15 @@ class Trainee(nn.Module):
     """
 
     def __init__(
-        self, network: Network, manifest: Manifest, joints: int, *, half: bool = False, masked: bool = False
-    ) -> None:
+        self, network: Network, manifest: Manifest, joints: int, *, half: bool = False, masked: bool = False,
+        teacher: Teacher | None = None,
+    ) -> None:  # fmt: skip
         """Args:
         network: to train. manifest: of it.
         joints: how many the sidecars have.
         half: compute the backbone in bfloat16; the head and all losses stay in float32.
         masked: whether a stage hides parts of the clips.
+        teacher: of stages that imitate.
         """  # fmt: skip
         super().__init__()
         self.network, self._half = network, half
@@ -107,6 +110,8 @@ class Trainee(nn.Module):
         nn.init.constant_(self.dense.bias, -3.0)  # type: ignore[arg-type]
         self.joints = nn.Conv1d(dim, 2 * joints, 1) if joints else None
         self.decoder = Decoder(_transformer(network).config) if masked else None
+        self._teacher = teacher
+        self.imitate = nn.Conv1d(dim, teacher.width, 1) if teacher is not None else None
         self.loss = DetectionLoss(make_grid(manifest.input.window_frames, manifest.architecture.head.strides))
 
     def forward(self, batch: Batch, stage: StageConfig) -> dict[str, Tensor]:
@@ -125,7 +130,7 @@ class Trainee(nn.Module):
             losses |= {"classes": found.classes, "boundaries": found.boundaries}
         weight = 1.0 if stage.objective == "dense" else stage.dense
         if weight:
-            losses |= self._dense_losses(features.float(), batch, weight, stage.joints)
+            losses |= self._dense_losses(features.float(), batch, weight, stage)
         return losses | {"loss": torch.stack(list(losses.values())).sum()}
 
     def _masked_loss(self, batch: Batch) -> Tensor:
@@ -135,7 +140,7 @@ class Trainee(nn.Module):
             return masked_loss(_transformer(network), decoder, network.normalised(batch.clips))
 
     def _dense_losses(
-        self, features: Tensor, batch: Batch, weight: float, joints: float
+        self, features: Tensor, batch: Batch, weight: float, stage: StageConfig
     ) -> dict[str, Tensor]:
         seen = features + self.temporal(features)
         logits = self.dense(seen).transpose(1, 2)[batch.mask]  # (steps, actions)
@@ -144,9 +149,12 @@ class Trainee(nn.Module):
             "dense": weight
             * F.binary_cross_entropy_with_logits(logits, batch.dense[batch.mask], pos_weight=positive)
         }
-        if self.joints is not None and joints and batch.joints.shape[2]:
+        if self.joints is not None and stage.joints and batch.joints.shape[2]:
             places = self.joints(features).transpose(1, 2).unflatten(-1, (-1, 2))  # (B, window, j, 2)
-            losses["joints"] = weight * joints * _misplaced(places, batch)
+            losses["joints"] = weight * stage.joints * _misplaced(places, batch)
+        if self.imitate is not None and self._teacher is not None and stage.imitate:
+            wanted = self._teacher.features(batch.clips, batch.mask)
+            losses["teacher"] = weight * stage.imitate * unlike(self.imitate(features), wanted, batch.mask)
         return losses
 
 

@@ -75,6 +75,7 @@ class AugmentConfig(Section):
         gamma, gain, tint: of colours: exponent, factor, factor of each channel.
         grey: probability of no colour at all. blur: probability. noise: most grain, of white.
         freeze: probability that the end is a repeated frame, as short clips are padded.
+        still: probability that a window shows one frame in which nothing happens, swaying a little, and no action.
     """
 
     scale: tuple[float, float] = (0.75, 1.0)
@@ -88,6 +89,7 @@ class AugmentConfig(Section):
     blur: float = Field(default=0.2, ge=0, le=1)
     noise: float = Field(default=0.02, ge=0, le=1)
     freeze: float = Field(default=0.1, ge=0, le=1)
+    still: float = Field(default=0.0, ge=0, le=1)
 
 
 class StageConfig(Section):
@@ -104,6 +106,7 @@ class StageConfig(Section):
         weight_decay: of AdamW. warmup: steps of linear growth; a cosine brings rates to `final` of their highest.
         clip_norm: gradients are scaled down to this norm.
         dense: weight of the dense loss beside the detection loss. joints: weight of the joints within it.
+        imitate: weight, within the dense loss, of features that tell the teacher's.
         validate_every: so many steps apart the kept weights are measured on the videos held out, and the best ones are
             what the stage leaves; 0 for never. patience: it ends after so many measurements without a better one; 0
             for never.
@@ -123,6 +126,7 @@ class StageConfig(Section):
     clip_norm: float = Field(default=1.0, gt=0)
     dense: float = Field(default=0.0, ge=0)
     joints: float = Field(default=0.0, ge=0)
+    imitate: float = Field(default=0.0, ge=0)
     validate_every: int = Field(default=0, ge=0)
     patience: int = Field(default=0, ge=0)
 
@@ -145,6 +149,8 @@ class Recipe(Section):
         backbone: weights of `mmad import-weights` to begin with.
         start: bundle to begin with instead: its whole network, and what the recipe does not say of name, licence,
             framing, input, architecture and postprocessing.
+        teacher: bundle whose features stages with `imitate` learn to tell, as a further help to a backbone that begins
+            from nothing; its input must be this recipe's.
         framing: person for data cropped around the person: the locator comes with the bundle, which then crops alike.
         render: films to train on where no data set is given.
         precision: bf16 computes the backbone in bfloat16; the head stays fp32.
@@ -163,6 +169,7 @@ class Recipe(Section):
     seed: int = Field(default=0, ge=0)
     backbone: Path | None = None
     start: Path | None = None
+    teacher: Path | None = None
     framing: Literal["none", "person"] = "none"
     input: InputConfig
     architecture: Architecture
@@ -209,6 +216,12 @@ class Recipe(Section):
     def _begins_once(self) -> Self:
         if self.backbone is not None and self.start is not None:
             raise ValueError("backbone and start both say what to begin with: give one of them")
+        return self
+
+    @model_validator(mode="after")
+    def _imitates_somebody(self) -> Self:
+        if self.teacher is None and any(stage.imitate for stage in self.stages):
+            raise ValueError("imitate needs a teacher: set teacher to a bundle")
         return self
 
     def to_yaml(self) -> str:

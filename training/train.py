@@ -26,6 +26,7 @@ from training.recipe import Recipe, RecipeError, StageConfig, parse_recipe
 from training.run import BACKBONE, CHECKPOINT, HISTORY, RECIPE, Examples, Run, TrainingError
 from training.start import start_network
 from training.stopping import Best, HeldOut
+from training.teacher import Teacher
 from training.tuning import chosen, recompute_blocks, set_trainable
 from training.weights import WeightsError, save_backbone, start_backbone
 
@@ -61,7 +62,7 @@ def train(
         accelerator, devices: of Lightning Fabric; under torchrun every process calls this.
 
     Raises:
-        TrainingError: a loss that is no number, or a checkpoint that does not fit.
+        TrainingError: a loss that is no number, a checkpoint that does not fit, or a teacher that sees other pictures.
     """
     # The outputs of one objective are unused under the other.
     strategy = "auto" if devices == 1 else "ddp_find_unused_parameters_true"
@@ -110,7 +111,8 @@ class _Loop:
         self._run = run
         masked = any(stage.objective == "masked" for stage in run.recipe.stages)
         half = run.recipe.precision == "bf16"
-        self.trainee = Trainee(network, run.manifest, run.joints, half=half, masked=masked)
+        teacher = Teacher(run.recipe.teacher, run.manifest.input) if run.recipe.teacher else None
+        self.trainee = Trainee(network, run.manifest, run.joints, half=half, masked=masked, teacher=teacher)
         self.trainee.to(fabric.device)
         self.kept = {name: value.clone() for name, value in network.state_dict().items()}
         self.stage, self.step = 0, 0
