@@ -51,7 +51,8 @@ def train(
         source, held_out, told = _sources(recipe, taxonomy, data or [], out_dir)
         manifest = make_manifest(recipe, taxonomy, told)
         run = Run(recipe, manifest, source, out_dir, source.count_joints(), held_out=held_out)
-        tell(f"{told} to train on, {len(held_out.items)} videos to measure on")
+        if is_first_process():
+            tell(f"{told} to train on, {len(held_out.items)} videos to measure on")
         network = _trained(run, resume, device, devices)
         if not is_first_process():  # of several that trained one writes
             return

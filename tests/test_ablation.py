@@ -16,7 +16,7 @@ from training.tables import standard_labels
 @pytest.mark.parametrize("variant", ablation.VARIANTS, ids=lambda variant: variant.name)
 def test_every_variant_is_a_recipe(variant):
     recipe = load_recipe(
-        "ablation", [*ablation.STARTS[variant.start], *ablation.FROM_START, *variant.settings]
+        "ablation", [*ablation.STARTS[variant.start].settings, *ablation.FROM_START, *variant.settings]
     )
     architecture = make_manifest(recipe, standard_labels(), "data").architecture
     assert architecture.backbone.inputs == ("rgb" if variant.start == "rgb" else "rgb_differences")

@@ -329,6 +329,28 @@ def test_only_what_the_setting_says_moves(tuning, data, tmp_path):
     assert any(name.startswith("backbone.blocks.0.attn") for name in moved) == (tuning == "all")
 
 
+def test_of_several_processes_one_tells_and_writes(data, tmp_path):
+    settings = [part for one in SHORT for part in ("--set", one)]
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "mmad", "train", "--data", data,
+         "--out", tmp_path, "--config", "smoke", "--device", "cpu", "--devices", "2", *settings],
+        check=True, capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert (done.stdout + done.stderr).count("to train on") == 1
+    assert done.stdout.count("bundle: smoke 1") == 1
+    rows = [json.loads(line) for line in (tmp_path / HISTORY).read_text().splitlines()]
+    assert [(row["stage"], row["step"]) for row in rows] == [
+        (0, 1),
+        (0, 2),
+        (0, 3),
+        (1, 1),
+        (1, 2),
+        (1, 3),
+        (1, 4),
+    ]
+    assert Bundle.load(tmp_path / "bundle").manifest.metrics
+
+
 def test_a_killed_run_goes_on_with_the_same_losses(data, tmp_path):
     """20 steps at a stretch, against a run that is killed on its way and taken up again."""
     settings = ["stages.0.steps=8", "stages.1.steps=12", "save_minutes=0.0001"]

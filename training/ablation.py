@@ -1,6 +1,6 @@
 """Table 4 and the inputs, on any data: variants of one recipe, trained alike, from one pretrained backbone each.
 
-    python -m training.ablation --data FOLDER... --out RUNS [--seeds 3] [--steps N] [--only NAME...]
+    python -m training.ablation --data FOLDER... --out RUNS [--teacher BUNDLE] [--seeds 3] [--steps N] [--only NAME...]
 
 Every run has a folder; a run that is done is not done again, one that was interrupted goes on. The table is printed and
 written to RUNS/table.md.
@@ -34,6 +34,13 @@ METRICS = "metrics.json"
 FROM_START = ("stages.0.objective=dense", "stages.0.steps=1", "stages.0.tuning=head")
 
 
+class Start(NamedTuple):
+    """What a pretraining sees, by settings over the recipe's, and whether a teacher helps it."""
+
+    settings: tuple[str, ...] = ()
+    taught: bool = False
+
+
 class Variant(NamedTuple):
     """A name, the pretraining it begins from, and settings over the recipe's."""
 
@@ -47,37 +54,34 @@ _SLOW = (  # as much time in half as many frames
     "input.fps=7.5", "input.window_frames=128", "input.overlap_frames=64", "architecture.backbone.tubelet_size=2",
 )  # fmt: skip
 _ALL = ("stages.1.tuning=all",)
+_DSTA = ("architecture.adapter={kind: dsta}",)
 
-# What each pretraining sees; adapters come afterwards, as in the paper.
-STARTS: dict[str, tuple[str, ...]] = {
-    "rgb": (),
-    "differences": ("architecture.backbone.inputs=rgb_differences",),
-    "convolutions": (
-        "architecture.backbone.inputs=rgb_differences",
-        "architecture.backbone.stem=convolutions",
-    ),
-    "masked": (
-        "architecture.backbone.inputs=rgb_differences",
-        "stages.0.objective=masked",
-    ),
-    "shift": (_SHIFT,),
-    "shift-80": (_SHIFT, "input.height=80", "input.width=80"),
-    "shift-128": (_SHIFT, "input.height=128", "input.width=128"),
-    "shift-tubelet-2": (_SHIFT, "architecture.backbone.tubelet_size=2"),
-    "shift-7.5": (_SHIFT, *_SLOW),
-    "shift-short": (_SHIFT, "input.window_frames=128", "input.overlap_frames=64"),
+# Adapters come after pretraining, as in the paper.
+STARTS: dict[str, Start] = {
+    "taught": Start(taught=True),
+    "dense": Start(),
+    "rgb": Start(("architecture.backbone.inputs=rgb",), taught=True),
+    "linear": Start(("architecture.backbone.stem=linear",), taught=True),
+    "masked": Start(("architecture.backbone.stem=linear", "stages.0.objective=masked")),
+    "shift": Start((_SHIFT,)),
+    "shift-80": Start((_SHIFT, "input.height=80", "input.width=80")),
+    "shift-128": Start((_SHIFT, "input.height=128", "input.width=128")),
+    "shift-tubelet-2": Start((_SHIFT, "architecture.backbone.tubelet_size=2")),
+    "shift-7.5": Start((_SHIFT, *_SLOW)),
+    "shift-short": Start((_SHIFT, "input.window_frames=128", "input.overlap_frames=64")),
 }
 VARIANTS = (
-    Variant("frozen features", "differences", ("stages.1.tuning=head",)),
-    Variant("full fine-tuning", "differences", _ALL),
-    Variant("standard adapter", "differences", ("architecture.adapter={kind: standard}",)),
-    Variant("TIA", "differences", ("architecture.adapter={kind: tia}",)),
-    Variant("DSTA, kernel 1", "differences", ("architecture.adapter={kind: dsta, spatial_kernel: 1}",)),
-    Variant("DSTA, kernel 3", "differences", ("architecture.adapter={kind: dsta}",)),
-    Variant("DSTA, two down", "differences", ("architecture.adapter={kind: dsta_two_down}",)),
-    Variant("RGB alone, DSTA", "rgb", ("architecture.adapter={kind: dsta}",)),
-    Variant("stem of convolutions, DSTA", "convolutions", ("architecture.adapter={kind: dsta}",)),
-    Variant("masked autoencoding, DSTA", "masked", ("architecture.adapter={kind: dsta}",)),
+    Variant("frozen features", "taught", ("stages.1.tuning=head",)),
+    Variant("DSTA, kernel 3", "taught", _DSTA),
+    Variant("TIA", "taught", ("architecture.adapter={kind: tia}",)),
+    Variant("full fine-tuning", "taught", _ALL),
+    Variant("DSTA, two down", "taught", ("architecture.adapter={kind: dsta_two_down}",)),
+    Variant("DSTA, kernel 1", "taught", ("architecture.adapter={kind: dsta, spatial_kernel: 1}",)),
+    Variant("standard adapter", "taught", ("architecture.adapter={kind: standard}",)),
+    Variant("no teacher, DSTA", "dense", _DSTA),
+    Variant("RGB alone, DSTA", "rgb", _DSTA),
+    Variant("linear patches, DSTA", "linear", _DSTA),
+    Variant("masked autoencoding, DSTA", "masked", _DSTA),
     Variant("temporal shift", "shift", _ALL),
     Variant("temporal shift, 80 pixels", "shift-80", _ALL),
     Variant("temporal shift, 128 pixels", "shift-128", _ALL),
@@ -95,6 +99,7 @@ def main() -> None:
     parser.add_argument("--config", default="ablation")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, help="of each stage, instead of the recipe's")
+    parser.add_argument("--teacher", type=Path, help="bundle whose features help pretraining")
     parser.add_argument("--only", nargs="*", help="names of variants")
     options = parser.parse_args()
     chosen = [one for one in VARIANTS if not options.only or one.name in options.only]
@@ -108,12 +113,15 @@ def main() -> None:
 
 def _run(options: Namespace, variant: Variant, seed: int) -> None:
     """One variant with one seed, from its pretraining, which all of its kind share."""
-    shared = [f"seed={seed}", *STARTS[variant.start]]
+    begin = STARTS[variant.start]
+    shared = [f"seed={seed}", *begin.settings]
     if options.steps:
         shared += [f"stages.0.steps={options.steps}", f"stages.1.steps={options.steps}"]
     start = options.out / f"start-{variant.start}-{seed}"
     if not (start / BACKBONE).exists():
-        _train(options, load_recipe(options.config, [*shared, "stages.1.steps=1"]), start)
+        taught = [f"teacher={options.teacher}", "stages.0.imitate=1.0"]
+        with_teacher = taught if options.teacher and begin.taught else []
+        _train(options, load_recipe(options.config, [*shared, *with_teacher, "stages.1.steps=1"]), start)
     out = options.out / f"{variant.name.replace(' ', '-').replace(',', '')}-{seed}"
     if (out / METRICS).exists():
         return
