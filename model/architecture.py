@@ -108,6 +108,39 @@ class ShiftConfig(BackboneBase):
         return sum(self.blocks)
 
 
+class PoseConfig(BackboneBase):
+    """Joints of every frame by a pyramid of convolutions, and temporal blocks that read them: no picture goes further.
+
+    `widths` has the stem's channels and each stage's; every one halves the picture. Heatmaps have `fused` channels
+    before them and the first stage's size. `lags` say since when movements of joints are told.
+    """
+
+    kind: Literal["pose"]
+    inputs: Literal["rgb"] = "rgb"
+    tubelet_size: Literal[1] = 1
+    joints: int = Field(default=25, gt=0)
+    widths: tuple[Annotated[int, Field(gt=0)], ...] = (16, 32, 64, 128)
+    fused: int = Field(default=48, gt=0)
+    embed_dim: int = Field(default=192, gt=0)
+    dilations: tuple[Annotated[int, Field(gt=0)], ...] = (1, 2, 4, 8, 16, 1)
+
+    @model_validator(mode="after")
+    def _has_stages(self) -> Self:
+        if len(self.widths) < 2:
+            raise ValueError(f"widths takes the stem's and at least one stage's, not {self.widths}")
+        return self
+
+    @property
+    def patch_size(self) -> int:
+        """Pixels from one place of the last stage to the next."""
+        return int(2 ** len(self.widths))
+
+    @property
+    def depth(self) -> int:
+        """Temporal blocks."""
+        return len(self.dilations)
+
+
 SIZES = {
     "tiny": BackboneConfig(embed_dim=192, depth=12, heads=3),
     "small": BackboneConfig(embed_dim=384, depth=12, heads=6),
@@ -185,11 +218,13 @@ def _kind_of(backbone: Any) -> Any:
 
 
 AnyBackbone = Annotated[
-    Annotated[BackboneConfig, Tag("videomae")] | Annotated[ShiftConfig, Tag("shift")],
+    Annotated[BackboneConfig, Tag("videomae")]
+    | Annotated[ShiftConfig, Tag("shift")]
+    | Annotated[PoseConfig, Tag("pose")],
     Discriminator(
         _kind_of,
         custom_error_type="backbone_kind",
-        custom_error_message="a backbone is of kind 'videomae' or 'shift'",
+        custom_error_message="a backbone is of kind 'videomae', 'shift' or 'pose'",
     ),
 ]
 
@@ -203,9 +238,10 @@ class Architecture(Part):
 
     @model_validator(mode="after")
     def _adapters_have_blocks(self) -> Self:
-        if self.backbone.kind == "shift" and self.adapter.kind != "none":
+        kind = self.backbone.kind
+        if kind != "videomae" and self.adapter.kind != "none":
             raise ValueError(
-                f"adapter.kind {self.adapter.kind!r} does not go with backbone.kind 'shift', which has no adapters: "
+                f"adapter.kind {self.adapter.kind!r} does not go with backbone.kind {kind!r}, which has no adapters: "
                 "set it to 'none'"
             )
         return self

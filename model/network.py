@@ -4,10 +4,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.architecture import ShiftConfig
+from model.architecture import PoseConfig, ShiftConfig
 from model.backbone import Backbone
 from model.bundle import Manifest
 from model.head import ActionFormer, Points
+from model.pose import PoseBackbone
 from model.shift import ShiftBackbone
 
 
@@ -46,7 +47,10 @@ class Network(nn.Module):
             (B, dim, window_frames), zero where the mask is False.
         """
         features = self.backbone(self.normalised(clips))  # (B, dim, clips * tubelets)
-        steps = clips.shape[1] * self.clip_frames
+        return self.on_steps(features, clips.shape[1] * self.clip_frames, mask)
+
+    def on_steps(self, features: Tensor, steps: int, mask: Tensor) -> Tensor:
+        """(B, dim, any) that last so many steps -> (B, dim, window_frames), zero where the mask is False."""
         features = F.interpolate(features, size=steps, mode="linear", align_corners=False)
         # Zeros for a whole window are appended and cut: a length of its own would tie the graph to one clip count.
         rest = features.new_zeros(features.shape[0], features.shape[1], self.window_frames)
@@ -58,9 +62,11 @@ class Network(nn.Module):
         return ((clips.float() - self.mean) / self.std).permute(0, 1, 5, 2, 3, 4)
 
 
-def make_backbone(manifest: Manifest) -> Backbone | ShiftBackbone:
+def make_backbone(manifest: Manifest) -> Backbone | ShiftBackbone | PoseBackbone:
     """The backbone of the kind that the architecture names."""
     config, seen = manifest.architecture.backbone, manifest.input
     if isinstance(config, ShiftConfig):
         return ShiftBackbone(config)
+    if isinstance(config, PoseConfig):
+        return PoseBackbone(config)
     return Backbone(config, manifest.architecture.adapter, seen.clip_frames, seen.height, seen.width)

@@ -43,6 +43,8 @@ def make_example(
     config: InputConfig,
     augment: AugmentConfig,
     window: int = 0,
+    *,
+    scattered: bool = False,
 ) -> Example:
     """Cut and change a window.
 
@@ -53,8 +55,14 @@ def make_example(
         joints: of the video's frames, or None.
         config, augment: what the network looks at, and what may be changed.
         window: frames at most; 0 for as many as the network takes. Shorter ones keep also small parts of actions.
+        scattered: take single frames from all over the video, with no action in them.
     """
     window = window or config.window_frames
+    if scattered:
+        chosen = np.sort(rng.choice(len(frames), min(window, len(frames)), replace=False))
+        points = None if joints is None else joints.places[chosen]
+        pictures, points = _changed(rng, frames[chosen], points, joints, config, augment)
+        return Example(pictures, np.zeros((0, 2)), np.zeros(0, np.int64), points)
     if augment.still and rng.random() < augment.still:
         moment = _quiet_moment(rng, len(frames), segments_s * config.fps)
         if moment is not None:

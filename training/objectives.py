@@ -10,10 +10,12 @@ from torch.nn import functional as F
 from model.backbone import Backbone
 from model.bundle import Manifest
 from model.network import Network
+from model.pose import PoseBackbone
 from training.augment import Example
 from training.losses import DetectionLoss
 from training.masked import Decoder, masked_loss
 from training.recipe import StageConfig
+from training.skeletons import as_found, misfound
 from training.targets import Targets, assign, make_grid
 from training.teacher import Teacher, unlike
 
@@ -119,8 +121,9 @@ class Trainee(nn.Module):
         if stage.objective == "masked":
             loss = self._masked_loss(batch)
             return {"masked": loss, "loss": loss}
-        with torch.autocast(batch.clips.device.type, torch.bfloat16, enabled=self._half):
-            features = self.network.features(batch.clips, batch.mask)  # (B, dim, window)
+        if stage.objective == "joints":
+            return self._joints_loss(batch)
+        features = self._features(batch, stage)
         losses: dict[str, Tensor] = {}
         if stage.objective == "detection":
             points = self.network.detector(features.float(), batch.mask)
@@ -132,6 +135,23 @@ class Trainee(nn.Module):
         if weight:
             losses |= self._dense_losses(features.float(), batch, weight, stage)
         return losses | {"loss": torch.stack(list(losses.values())).sum()}
+
+    def _features(self, batch: Batch, stage: StageConfig) -> Tensor:
+        """(B, dim, window), of pictures or of joints in their place."""
+        network = self.network
+        with torch.autocast(batch.clips.device.type, torch.bfloat16, enabled=self._half):
+            if stage.given == "pictures":
+                return network.features(batch.clips, batch.mask)
+            steps = batch.clips.shape[1] * batch.clips.shape[2]
+            joints = as_found(batch.joints[:, :steps], batch.mask[:, :steps], stage.joint_error)
+            return network.on_steps(_pose(network).read(joints), steps, batch.mask)
+
+    def _joints_loss(self, batch: Batch) -> dict[str, Tensor]:
+        with torch.autocast(batch.clips.device.type, torch.bfloat16, enabled=self._half):
+            found = _pose(self.network).find(self.network.normalised(batch.clips))
+        steps = found.shape[1]
+        loss = misfound(found.float(), batch.joints[:, :steps], batch.mask[:, :steps])
+        return {"joints": loss, "loss": loss}
 
     def _masked_loss(self, batch: Batch) -> Tensor:
         network, decoder = self.network, self.decoder
@@ -176,6 +196,12 @@ def _misplaced(places: Tensor, batch: Batch) -> Tensor:
 def _transformer(network: Network) -> Backbone:
     """The backbone, as one that parts can be hidden from: recipes see to it."""
     assert isinstance(network.backbone, Backbone)
+    return network.backbone
+
+
+def _pose(network: Network) -> PoseBackbone:
+    """The backbone, as one that finds joints: recipes see to it."""
+    assert isinstance(network.backbone, PoseBackbone)
     return network.backbone
 
 

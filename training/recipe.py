@@ -96,8 +96,11 @@ class StageConfig(Section):
     """One stage: what is minimised, what moves, for how long.
 
     Attributes:
-        objective: detection (focal and DIoU losses of points), dense (every action at every step, and joints), or
-            masked (masked autoencoding of a VideoMAE without adapters).
+        objective: detection (focal and DIoU losses of points), dense (every action at every step, and joints), joints
+            (where a pose backbone finds them, in frames from all over a video), or masked (masked autoencoding of a
+            VideoMAE without adapters).
+        given: what a pose backbone is given: pictures, or the joints of the sidecars as if it had found them there.
+        joint_error: of such joints, see training/skeletons.py.
         tuning: what moves: the head, the head and adapters, all; auto is adapters where there are some, else all.
         steps: of the optimiser.
         batch: windows a step, over all devices. frames: of a window at most, 0 for as many as the network takes; short
@@ -112,7 +115,9 @@ class StageConfig(Section):
             for never.
     """
 
-    objective: Literal["detection", "dense", "masked"] = "detection"
+    objective: Literal["detection", "dense", "joints", "masked"] = "detection"
+    given: Literal["pictures", "joints"] = "pictures"
+    joint_error: float = Field(default=0.01, ge=0)
     tuning: Tuning = "adapters"
     steps: int = Field(gt=0)
     batch: int = Field(gt=0)
@@ -199,6 +204,15 @@ class Recipe(Section):
             raise ValueError(
                 "the objective masked pretrains a backbone of kind videomae with adapter.kind none: adapters are "
                 "trained by a second recipe that starts from its backbone.safetensors"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _finds_joints(self) -> Self:
+        of_joints = any(stage.objective == "joints" or stage.given == "joints" for stage in self.stages)
+        if of_joints and self.architecture.backbone.kind != "pose":
+            raise ValueError(
+                "the objective joints, and given: joints, go with architecture.backbone.kind pose"
             )
         return self
 

@@ -7,11 +7,11 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from model.architecture import Architecture, BackboneConfig
-from model.bundle import Bundle, Manifest, Thresholds, Training
+from model.bundle import Bundle, InputConfig, Manifest, Thresholds, Training
 from model.taxonomy import Taxonomy
 from training.augment import Example, make_example
-from training.corpus import Corpus, Source, read_frames, read_joints
-from training.recipe import Recipe
+from training.corpus import Corpus, Frames, Item, Source, read_frames, read_joints
+from training.recipe import Recipe, StageConfig
 from training.start import tuned_manifest
 from training.weights import WeightsError, load_backbone
 
@@ -96,11 +96,20 @@ class Examples(Dataset[Example]):
     def __getitem__(self, number: int) -> Example:
         recipe = self._run.recipe
         rng = np.random.default_rng(np.random.SeedSequence((recipe.seed, self._stage, number)))
-        seen = sum(stage.steps * stage.batch for stage in recipe.stages[: self._stage])
-        item = self._run.corpus.draw(rng, seen + number)
-        frames = read_frames(item, recipe.input, recipe.data.margin, recipe.data.cache)
-        joints = read_joints(item, recipe.input.fps, len(frames)) if self._run.joints else None
-        window = recipe.stages[self._stage].frames
+        before = sum(stage.steps * stage.batch for stage in recipe.stages[: self._stage])
+        item = self._run.corpus.draw(rng, before + number)
+        stage = recipe.stages[self._stage]
+        seen, frames = self._pictures(item, stage)
+        joints = read_joints(item, seen.fps, len(frames)) if self._run.joints else None
         return make_example(
-            rng, frames, item.segments, item.labels, joints, recipe.input, recipe.augment, window
-        )
+            rng, frames, item.segments, item.labels, joints, seen, recipe.augment, stage.frames,
+            scattered=stage.objective == "joints",
+        )  # fmt: skip
+
+    def _pictures(self, item: Item, stage: StageConfig) -> tuple[InputConfig, Frames]:
+        """A video's frames and what is to be made of them; single black pixels where a stage looks at none."""
+        recipe = self._run.recipe
+        if stage.given == "pictures":
+            return recipe.input, read_frames(item, recipe.input, recipe.data.margin, recipe.data.cache)
+        count = max(round(item.duration_s * recipe.input.fps), 1)
+        return recipe.input.model_copy(update={"height": 1, "width": 1}), np.zeros((count, 1, 1, 3), np.uint8)

@@ -6,6 +6,7 @@ from typing import Literal
 from torch.utils.checkpoint import checkpoint
 
 from model.network import Network
+from model.pose import PoseBackbone
 
 Tuning = Literal["head", "adapters", "all", "auto"]
 
@@ -39,5 +40,6 @@ def set_trainable(network: Network, tuning: Tuning) -> list[str]:
 
 def recompute_blocks(network: Network) -> None:
     """Keep no activations inside the backbone's blocks: they are computed again in the backward pass, for memory."""
-    for block in network.backbone.blocks:
+    backbone = network.backbone
+    for block in backbone.finder.stages if isinstance(backbone, PoseBackbone) else backbone.blocks:
         block.forward = partial(checkpoint, block.forward, use_reentrant=False)

@@ -27,12 +27,14 @@ from model.architecture import (
     Architecture,
     BackboneConfig,
     HeadConfig,
+    PoseConfig,
     ShiftConfig,
 )
 from model.backbone import Backbone
 from model.bundle import InputConfig, Manifest, PostprocessingConfig, Thresholds, Training
 from model.export import save_checkpoint
 from model.network import Network
+from model.pose import PoseBackbone
 from model.shift import ShiftBackbone
 from model.taxonomy import Taxonomy
 
@@ -249,12 +251,14 @@ def import_backbone(imported: Imported, config: BackboneConfig, out: Path) -> No
     save_backbone(backbone.state_dict(), config, out)
 
 
-def save_backbone(weights: dict[str, Tensor], config: BackboneConfig | ShiftConfig, out: Path) -> None:
+def save_backbone(
+    weights: dict[str, Tensor], config: BackboneConfig | ShiftConfig | PoseConfig, out: Path
+) -> None:
     """Write a backbone that recipes can begin with."""
     save_file(weights, out, metadata={_HEADER: config.model_dump_json()})
 
 
-def load_backbone(path: Path) -> tuple[BackboneConfig | ShiftConfig, dict[str, Tensor]]:
+def load_backbone(path: Path) -> tuple[BackboneConfig | ShiftConfig | PoseConfig, dict[str, Tensor]]:
     """Read what save_backbone wrote."""
     with safe_open(path, "pt") as file:
         header = (file.metadata() or {}).get(_HEADER)
@@ -263,7 +267,7 @@ def load_backbone(path: Path) -> tuple[BackboneConfig | ShiftConfig, dict[str, T
     return TypeAdapter(AnyBackbone).validate_json(header), load_file(path)
 
 
-def start_backbone(backbone: Backbone | ShiftBackbone, path: Path) -> None:
+def start_backbone(backbone: Backbone | ShiftBackbone | PoseBackbone, path: Path) -> None:
     """Put in what import_backbone wrote. Adapters and channels that the file has none of change nothing at first.
 
     Raises:

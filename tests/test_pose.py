@@ -1,0 +1,239 @@
+"""The pose backbone: joints out of heatmaps, frame by frame; what is read of them; and how it is trained."""
+
+import numpy as np
+import pytest
+import torch
+
+from model.architecture import Architecture, PoseConfig
+from model.export import export_bundle, save_checkpoint
+from model.network import Network
+from model.pose import JointFinder, PoseBackbone, _mean_place
+from tests.test_train import PLAIN
+from tests.untrained import demo_manifest, demo_network
+from training.augment import make_example
+from training.corpus import Joints, load_corpus
+from training.objectives import Trainee, collate
+from training.people.choices import Mix, Storage
+from training.people.film import Recipe as People
+from training.people.studio import Order, produce
+from training.recipe import RecipeError, load_recipe
+from training.run import Examples, Run, make_manifest
+from training.skeletons import as_found, misfound
+from training.tables import standard_labels
+
+SMALL = PoseConfig(kind="pose", joints=5, widths=(8, 8, 16), fused=8, embed_dim=12, dilations=(1, 2))
+TAXONOMY = standard_labels()
+SETTINGS = ["architecture.backbone={kind: pose, widths: [8, 16, 16], fused: 16, embed_dim: 32, dilations: [1, 2]}",
+            "input.height=48", "input.width=48", "input.fps=5.0", "data.workers=0"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("people")
+    people = People(seed=3, fps=5.0, height=48, width=48, mix=Mix.BALANCED)
+    produce(Order(people, folder, Storage.NPZ, 12), 1, lambda done, count: None)
+    return folder
+
+
+def make_run(data, out, *settings: str) -> Run:
+    recipe = load_recipe("pose", [*SETTINGS, *settings])
+    corpus = load_corpus([data], TAXONOMY, "train", 0)
+    return Run(recipe, make_manifest(recipe, TAXONOMY, "people"), corpus, out, corpus.count_joints())
+
+
+# -- the network
+
+
+def test_a_joint_is_the_mean_place_of_its_heatmap():
+    shares = torch.zeros(1, 2, 10)
+    shares[0, 0, 3] = 1.0
+    shares[0, 1, [2, 5]] = torch.tensor([0.25, 0.75])
+    assert _mean_place(shares)[0].tolist() == pytest.approx([0.35, 0.25 * 0.25 + 0.75 * 0.55])
+
+
+@torch.inference_mode()
+def test_rows_and_columns_are_not_mistaken():
+    """A heatmap that lights up where the picture does must tell that place as (x, y)."""
+    finder = JointFinder(SMALL).eval()
+    finder.heatmaps = _Given(torch.full((1, 5, 12, 12), -50.0))
+    finder.heatmaps.maps[0, :, 2, 9] = 50.0  # row 2, column 9
+    found = finder(torch.zeros(1, 3, 48, 48))
+    assert found.shape == (1, 5, 3)
+    assert found[0, 0, :2].tolist() == pytest.approx([9.5 / 12, 2.5 / 12], abs=1e-4)
+    assert ((found[..., 2] > 0) & (found[..., 2] < 1)).all()
+
+
+class _Given(torch.nn.Module):
+    def __init__(self, maps: torch.Tensor) -> None:
+        super().__init__()
+        self.maps = maps
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.maps
+
+
+@torch.inference_mode()
+def test_joints_are_of_their_own_frame_and_in_order():
+    backbone = PoseBackbone(SMALL).eval()
+    clips = torch.randn(2, 3, 3, 4, 32, 32)  # (B, clips, channels, frames, height, width)
+    found = backbone.find(clips)
+    assert found.shape == (2, 12, 5, 3)
+    torch.testing.assert_close(found[1, 2 * 4 + 1], backbone.finder(clips[1, 2, :, 1][None])[0])
+    torch.testing.assert_close(backbone(clips), backbone.read(found))
+
+
+@torch.inference_mode()
+def test_movement_is_read_and_the_first_frame_stands_for_those_before():
+    torch.manual_seed(0)
+    backbone = PoseBackbone(SMALL.model_copy(update={"dilations": ()})).eval()  # a step reads no other
+    still = torch.rand(1, 1, 5, 3).expand(1, 9, 5, 3).clone()
+    told = backbone.read(still)
+    torch.testing.assert_close(told, told[..., :1].expand_as(told))
+    jumped = still.clone()
+    jumped[:, 3, 2, 0] += 0.05  # one joint, in one frame
+    differs = (backbone.read(jumped) - told).abs().sum(dim=1)[0] > 1e-6
+    assert differs.tolist() == [False, False, False, True, True, False, False, True, False]  # lags 1 and 4
+
+
+def test_a_window_is_one_and_windows_are_not():
+    backbone = PoseBackbone(SMALL).eval()
+    joints = torch.rand(2, 8, 5, 3, requires_grad=True)
+    backbone.read(joints)[0].square().sum().backward()
+    assert joints.grad[0].abs().sum() > 0
+    assert joints.grad[1].abs().sum() == 0
+
+
+def test_the_exported_graph_answers_as_the_network(tmp_path):
+    before = demo_manifest()
+    pose = Architecture.model_validate(
+        before.architecture.model_dump() | {"backbone": SMALL.model_dump(), "adapter": {"kind": "none"}}
+    )
+    manifest = before.model_copy(update={"architecture": pose})
+    save_checkpoint(tmp_path / "pose.safetensors", demo_network(manifest), manifest)
+    bundle = export_bundle(tmp_path / "pose.safetensors", tmp_path / "bundle")  # refuses a graph that differs
+    assert bundle.manifest.architecture.backbone.kind == "pose"
+
+
+def test_a_pose_backbone_takes_no_adapters_and_sees_rgb():
+    with pytest.raises(ValueError, match="does not go with backbone.kind 'pose'"):
+        Architecture(backbone=SMALL)
+    with pytest.raises(ValueError, match="Input should be 'rgb'"):
+        PoseConfig(kind="pose", inputs="rgb_differences")
+    with pytest.raises(ValueError, match="at least one stage"):
+        PoseConfig(kind="pose", widths=(8,))
+
+
+# -- joints instead of pictures
+
+
+def test_joints_as_found_err_as_told_and_end_with_the_video():
+    torch.manual_seed(1)
+    joints = torch.full((40, 32, 6, 3), 0.5)
+    joints[..., 3:, 2] = 0  # three are hidden
+    joints[..., :3, 2] = 1
+    mask = torch.ones(40, 32, dtype=torch.bool)
+    found = as_found(joints, mask, 0.01)
+    errors = found[..., :2] - 0.5
+    assert errors[..., :3, :].std().item() == pytest.approx(0.0138, rel=0.1)  # sqrt(1 + 2/3 + 1/4) / 100
+    assert errors[..., 3:, :].std() > 2.5 * errors[..., :3, :].std()
+    assert errors.mean(dim=1).std() > 0.6 * errors.std()  # most of it lasts
+    assert torch.equal(found[..., 2], joints[..., 2])
+    moving = torch.linspace(0, 1, 32)[None, :, None, None].expand(2, 32, 6, 3)
+    mask = torch.arange(32)[None].expand(2, 32) < 20
+    exact = as_found(moving, mask, 0.0)
+    torch.testing.assert_close(exact[:, :20], moving[:, :20])
+    torch.testing.assert_close(exact[:, 20:], moving[:, 19:20].expand(2, 12, 6, 3))
+    assert (
+        as_found(moving, mask, 9.0)[..., :2].abs().max() <= 1
+    )  # joints outside the picture are told at its border
+
+
+def test_only_joints_that_are_seen_must_be_found():
+    wanted = torch.rand(2, 4, 3, 3).round()
+    wanted[..., 2] = torch.tensor([1.0, 0.0, 1.0])
+    mask = torch.tensor([[True] * 4, [True, True, False, False]])
+    found = wanted.clone()
+    assert misfound(found, wanted, mask) == 0
+    found[:, :, 1, :2] = 0.3  # hidden
+    found[1, 2:, :, :2] = 0.3  # behind the end
+    assert misfound(found, wanted, mask) == 0
+    found[0, 0, 0, 0] = 1 - found[0, 0, 0, 0]
+    assert misfound(found, wanted, mask) == pytest.approx(10 * (1 - 0.01) / 12)
+
+
+# -- training
+
+
+def test_scattered_frames_are_of_all_the_video_each_once_and_in_order():
+    frames = np.zeros((90, 48, 48, 3), np.uint8) + np.arange(90, dtype=np.uint8)[:, None, None, None]
+    places = np.repeat(np.arange(90.0)[:, None, None] / 90, 3, axis=2)
+    joints = Joints(places, np.array([0]))
+    recipe = load_recipe("pose", SETTINGS)
+    plain = PLAIN.model_copy(update={"gain": (2, 2)})
+    firsts, lasts = [], []
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        made = make_example(
+            rng,
+            frames,
+            np.array([[2.0, 9.0]]),
+            np.array([4]),
+            joints,
+            recipe.input,
+            plain,
+            16,
+            scattered=True,
+        )
+        shown = made.frames[:, 0, 0, 0] / 2
+        assert len(shown) == 16
+        assert (np.diff(shown) > 0).all()
+        assert not len(made.labels)
+        assert made.joints[:, 0, 0] * 90 == pytest.approx(shown, abs=0.6)
+        firsts.append(shown[0])
+        lasts.append(shown[-1])
+    assert min(firsts) < 2
+    assert max(lasts) > 87
+
+
+def test_stages_of_a_pose_backbone_see_what_they_need(data, tmp_path):
+    run = make_run(data, tmp_path)
+    scattered, dense = (Examples(run, stage)[3] for stage in (0, 1))
+    assert scattered.frames.shape == (16, 48, 48, 3)
+    assert not len(scattered.labels)
+    assert dense.frames.shape[1:] == (1, 1, 3)  # no picture is read or kept
+    assert dense.joints.shape == (len(dense.frames), run.joints, 3)
+    assert np.ptp(dense.joints[:, :, :2], axis=0).max() > 0.01
+
+
+def test_joints_are_learned_and_what_reads_them_too(data, tmp_path):
+    run = make_run(data, tmp_path)
+    torch.manual_seed(0)
+    network = Network(run.manifest)
+    trainee = Trainee(network, run.manifest, run.joints)
+    finder = {name: value.clone() for name, value in network.backbone.finder.named_parameters()}
+    for place, names in ((0, {"joints", "loss"}), (1, {"dense", "loss"})):
+        stage = run.recipe.stages[place]
+        batch = collate([Examples(run, place)[number] for number in range(4)], run.manifest)
+        optimizer = torch.optim.AdamW(trainee.parameters(), 1e-2)
+        course = []
+        for _ in range(15):
+            losses = trainee(batch, stage)
+            assert set(losses) == names
+            course.append(float(losses["loss"].detach()))
+            optimizer.zero_grad()
+            losses["loss"].backward()
+            optimizer.step()
+        assert course[-1] < 0.7 * course[0]
+        moved = [
+            name
+            for name, value in network.backbone.finder.named_parameters()
+            if not value.equal(finder[name])
+        ]
+        assert bool(moved) == (place == 0)  # joints from sidecars leave the finder as it is
+        finder = {name: value.clone() for name, value in network.backbone.finder.named_parameters()}
+
+
+@pytest.mark.parametrize("setting", ["stages.0.objective=joints", "stages.0.given=joints"])
+def test_joints_go_with_a_pose_backbone_only(setting):
+    with pytest.raises(RecipeError, match="go with architecture.backbone.kind pose"):
+        load_recipe("smoke", [setting])

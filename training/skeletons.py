@@ -1,0 +1,50 @@
+"""Joints instead of pictures: what a pose backbone reads, with errors like those of joints that are found in pictures.
+
+The temporal part of such a backbone, and the head, learn from them hundreds of times as fast as from pictures.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+_SLOW = 8  # steps from one slow error to the next
+_HIDDEN = 3.0  # how much worse joints are found that are not seen
+_SEEN_WEIGHT = 0.1  # of being told seen or not, against places
+_NEAR = 0.02  # of the picture: smaller errors count by their square
+
+
+def as_found(joints: Tensor, mask: Tensor, error: float) -> Tensor:
+    """Joints as a network would find them.
+
+    Args:
+        joints: (B, steps, j, 3): x, y, 0 to 1, and whether seen.
+        mask: (B, steps) bool; behind a video's end its last frame is repeated.
+        error: standard deviation, in sides of the picture, of each of two errors: one for the whole window, one that
+            drifts; a third, new in every frame, is half as large.
+
+    Returns:
+        (B, steps, j, 3).
+    """
+    last = (mask.sum(dim=1, keepdim=True) - 1).clamp(min=0)
+    steps = torch.arange(joints.shape[1], device=joints.device)[None].minimum(last)  # (B, steps)
+    held = joints.gather(1, steps[..., None, None].expand(-1, -1, *joints.shape[2:]))
+    places, seen = held[..., :2], held[..., 2:]
+    batch, count, number = places.shape[:3]
+    constant = torch.randn(batch, 1, number, 2, device=joints.device)
+    knots = torch.randn(batch, number * 2, -(-count // _SLOW) + 1, device=joints.device)
+    drift = F.interpolate(knots, size=count, mode="linear", align_corners=True).transpose(1, 2)
+    fresh = 0.5 * torch.randn(places.shape, device=joints.device)
+    errors = (constant + drift.reshape(places.shape) + fresh) * error * (1 + (_HIDDEN - 1) * (1 - seen))
+    return torch.cat([(places + errors).clamp(0, 1), seen], dim=-1)
+
+
+def misfound(found: Tensor, wanted: Tensor, mask: Tensor) -> Tensor:
+    """How far joints that are seen are from where they are, and whether they are told to be seen.
+
+    Args:
+        found, wanted: (B, steps, j, 3). mask: (B, steps) bool.
+    """
+    seen = wanted[..., 2] * mask[..., None]
+    away = F.smooth_l1_loss(found[..., :2], wanted[..., :2], reduction="none", beta=_NEAR).sum(dim=-1)
+    told = F.binary_cross_entropy(found[..., 2][mask], wanted[..., 2][mask])
+    return 10 * (away * seen).sum() / seen.sum().clamp(min=1) + _SEEN_WEIGHT * told
