@@ -1,5 +1,7 @@
 """The pose backbone: joints out of heatmaps, frame by frame; what is read of them; and how it is trained."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -11,8 +13,10 @@ from model.pose import JointFinder, PoseBackbone, _mean_place
 from tests.test_train import PLAIN
 from tests.untrained import demo_manifest, demo_network
 from training.augment import make_example
-from training.corpus import Joints, load_corpus
+from training.corpus import Joints, load_corpus, read_frames, read_joints
+from training.joints import Finder, main, measure
 from training.objectives import Trainee, collate
+from training.people.camera.footage import write_video
 from training.people.choices import Mix, Storage
 from training.people.film import Recipe as People
 from training.people.studio import Order, produce
@@ -31,7 +35,7 @@ SETTINGS = ["architecture.backbone={kind: pose, widths: [8, 16, 16], fused: 16, 
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("people")
     people = People(seed=3, fps=5.0, height=48, width=48, mix=Mix.BALANCED)
-    produce(Order(people, folder, Storage.NPZ, 12), 1, lambda done, count: None)
+    produce(Order(people, folder, Storage.NPZ, 17), 1, lambda done, count: None)
     return folder
 
 
@@ -237,3 +241,48 @@ def test_joints_are_learned_and_what_reads_them_too(data, tmp_path):
 def test_joints_go_with_a_pose_backbone_only(setting):
     with pytest.raises(RecipeError, match="go with architecture.backbone.kind pose"):
         load_recipe("smoke", [setting])
+
+
+# -- looking at it
+
+
+@pytest.fixture(scope="module")
+def pose_bundle(data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pose")
+    manifest = make_run(data, folder).manifest
+    torch.manual_seed(0)
+    save_checkpoint(folder / "network.safetensors", Network(manifest), manifest)
+    return export_bundle(folder / "network.safetensors", folder / "bundle").folder
+
+
+def test_errors_of_joints_are_measured_where_they_are_seen(data, pose_bundle, monkeypatch):
+    finder = Finder(pose_bundle)
+    monkeypatch.setattr(finder, "find", lambda frames: np.full((len(frames), 25, 3), 0.5))
+    names, errors = measure(finder, [data])
+    away, count = np.zeros(25), np.zeros(25)
+    for item in load_corpus([data], TAXONOMY, "val", 0).items:
+        frames = read_frames(item, finder.bundle.manifest.input, 1.0)
+        places = read_joints(item, 5.0, len(frames)).places
+        chosen = places[np.linspace(0, len(frames) - 1, min(8, len(frames))).astype(int)]
+        seen = chosen[..., 2] > 0
+        away += (np.hypot(chosen[..., 0] - 0.5, chosen[..., 1] - 0.5) * seen).sum(axis=0)
+        count += seen.sum(axis=0)
+    assert names[0] == "nose"
+    assert (count > 0).sum() > 20
+    assert errors[count > 0] == pytest.approx((away / np.maximum(count, 1))[count > 0])
+    assert np.isnan(errors[count == 0]).all()
+
+
+def test_joints_are_drawn_on_clips(data, pose_bundle, tmp_path, monkeypatch, capsys):
+    write_video(tmp_path / "clip.mp4", np.full((20, 48, 64, 3), 90, np.uint8), 5.0, 20.0)
+    arguments = ["joints", "--bundle", str(pose_bundle), "--data", str(data), "--clips", str(tmp_path / "clip.mp4"),
+                 "--out", str(tmp_path / "sheet.png")]  # fmt: skip
+    monkeypatch.setattr(sys, "argv", arguments)
+    main()
+    assert "% of the picture" in capsys.readouterr().out
+    assert (tmp_path / "sheet.png").stat().st_size > 2000
+
+
+def test_a_backbone_without_joints_is_told(bundle):
+    with pytest.raises(ValueError, match="of kind videomae, which finds no joints"):
+        Finder(bundle.folder)

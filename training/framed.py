@@ -63,7 +63,7 @@ def _frames(item: Item, config: LocatorConfig, locator: Locator, recipe: Recipe)
     try:
         with item.path.open("rb") as file:
             with closing(Video(file, _NO_LIMITS)) as video:
-                region = _around_person(video, locator, seen.width / seen.height, config.margin)
+                region = around_person(video, locator, seen.width / seen.height, config.margin)
             file.seek(0)
             with closing(Video(file, _NO_LIMITS)) as video:
                 return np.stack(list(video.frames(seen.fps, width, height, region)))
@@ -71,7 +71,7 @@ def _frames(item: Item, config: LocatorConfig, locator: Locator, recipe: Recipe)
         raise CorpusError(f"{item.path} cannot be read: {error}") from error
 
 
-def _around_person(video: Video, locator: Locator, aspect: float, margin: float) -> Region:
+def around_person(video: Video, locator: Locator, aspect: float, margin: float) -> Region:
     """The part of the picture that the detector would cut out; all of it where nobody is found."""
     found, rows, columns = [], 1, 1
     for frame in video.whole_frames(_LOOKS_PER_S, LONGEST):
