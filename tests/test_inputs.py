@@ -172,7 +172,7 @@ def test_a_bundle_from_before_is_read_as_it_was(bundle: Bundle) -> None:
         ({**SHIFT, "widths": [8], "blocks": []}, "widths has 1 values for 0 stages"),
         ({**SHIFT, "shift_fraction": 0.6}, "shift_fraction: Input should be less than or equal to 0.5"),
         ({**SHIFT, "widths": [8, 8, 16, 16, 16], "blocks": [1, 1, 1, 1]}, "width 48 is no multiple of 32"),
-        ({"kind": "resnet"}, "architecture.backbone: a backbone is of kind 'videomae' or 'shift'"),
+        ({"kind": "resnet"}, "architecture.backbone: a backbone is of kind 'videomae', 'shift' or 'pose'"),
         ("tiny", "architecture.backbone: a backbone is of kind"),
     ],
 )  # fmt: skip
