@@ -1,6 +1,7 @@
 """The pose backbone: joints out of heatmaps, frame by frame; what is read of them; and how it is trained."""
 
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from model.pose import JointFinder, PoseBackbone, _mean_place
 from tests.test_train import PLAIN
 from tests.untrained import demo_manifest, demo_network
 from training.augment import make_example
-from training.corpus import Joints, load_corpus, read_frames, read_joints
+from training.corpus import Corpus, CorpusError, Joints, load_corpus, read_frames, read_joints
 from training.joints import Finder, main, measure
 from training.objectives import Trainee, collate
 from training.people.camera.footage import write_video
@@ -21,9 +22,10 @@ from training.people.choices import Mix, Storage
 from training.people.film import Recipe as People
 from training.people.studio import Order, produce
 from training.recipe import RecipeError, load_recipe
-from training.run import Examples, Run, make_manifest
+from training.run import Examples, Run, TrainingError, make_manifest
 from training.skeletons import as_found, misfound
 from training.tables import standard_labels
+from training.train import train
 
 SMALL = PoseConfig(kind="pose", joints=5, widths=(8, 8, 16), fused=8, embed_dim=12, dilations=(1, 2))
 TAXONOMY = standard_labels()
@@ -235,6 +237,16 @@ def test_joints_are_learned_and_what_reads_them_too(data, tmp_path):
         ]
         assert bool(moved) == (place == 0)  # joints from sidecars leave the finder as it is
         finder = {name: value.clone() for name, value in network.backbone.finder.named_parameters()}
+
+
+def test_videos_without_joints_are_told(data, tmp_path):
+    run = make_run(data, tmp_path)
+    bare = Corpus(tuple(replace(item, sidecar=None) for item in run.corpus.items), run.corpus.weights)
+    with pytest.raises(CorpusError, match="has no sidecar with joints, which stage 1 learns from"):
+        Examples(replace(run, corpus=bare, joints=0), 1)[0]
+    few = make_run(data, tmp_path, "architecture.backbone.joints=17")
+    with pytest.raises(TrainingError, match="have 25 joints, the backbone finds 17"):
+        train(few, lambda at: None, accelerator="cpu")
 
 
 @pytest.mark.parametrize("setting", ["stages.0.objective=joints", "stages.0.given=joints"])

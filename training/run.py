@@ -10,7 +10,7 @@ from model.architecture import Architecture, BackboneConfig
 from model.bundle import Bundle, InputConfig, Manifest, Thresholds, Training
 from model.taxonomy import Taxonomy
 from training.augment import Example, make_example
-from training.corpus import Corpus, Frames, Item, Source, read_frames, read_joints
+from training.corpus import Corpus, CorpusError, Frames, Item, Source, read_frames, read_joints
 from training.recipe import Recipe, StageConfig
 from training.start import tuned_manifest
 from training.weights import WeightsError, load_backbone
@@ -101,6 +101,11 @@ class Examples(Dataset[Example]):
         stage = recipe.stages[self._stage]
         seen, frames = self._pictures(item, stage)
         joints = read_joints(item, seen.fps, len(frames)) if self._run.joints else None
+        if joints is None and (stage.objective == "joints" or stage.given == "joints"):
+            raise CorpusError(
+                f"{item.path} has no sidecar with joints, which stage {self._stage} learns from: take videos of mmad "
+                "synth, or a recipe of another backbone"
+            )
         return make_example(
             rng, frames, item.segments, item.labels, joints, seen, recipe.augment, stage.frames,
             scattered=stage.objective == "joints",

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 
 from model.network import Network
+from model.pose import PoseBackbone
 from training.objectives import Batch, Trainee, collate
 from training.recipe import Recipe, RecipeError, StageConfig, parse_recipe
 from training.run import BACKBONE, CHECKPOINT, HISTORY, RECIPE, Examples, Run, TrainingError
@@ -70,6 +71,7 @@ def train(
     fabric.launch()
     torch.manual_seed(run.recipe.seed)
     network = Network(run.manifest)
+    _check_joints(run, network)
     _load_pretrained(network, run.recipe)
     if run.recipe.activation_checkpointing:
         recompute_blocks(network)
@@ -90,6 +92,16 @@ def train(
 def is_first_process() -> bool:
     """Whether this process, of several that trained, is the one that tells and writes."""
     return getattr(rank_zero_only, "rank", 0) == 0
+
+
+def _check_joints(run: Run, network: Network) -> None:
+    """That sidecars have the joints that the backbone finds; videos without any are told when they are drawn."""
+    wanted = network.backbone.config.joints if isinstance(network.backbone, PoseBackbone) else run.joints
+    learned = any(stage.objective == "joints" or stage.given == "joints" for stage in run.recipe.stages)
+    if learned and run.joints and run.joints != wanted:
+        raise TrainingError(
+            f"the sidecars have {run.joints} joints, the backbone finds {wanted}: set architecture.backbone.joints"
+        )
 
 
 def _load_pretrained(network: Network, recipe: Recipe) -> None:
