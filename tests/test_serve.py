@@ -184,12 +184,20 @@ def test_its_children_die_with_it(tmp_path: Path) -> None:
     wait_for(lambda: not any(alive(child) for child in children), seconds=15)
 
 
+def command_of(child: int) -> bytes:
+    """Its command line; nothing where it has ended meanwhile."""
+    try:
+        return Path(f"/proc/{child}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
 def part_of(service: Service, name: str) -> int:
     """The process id of `redis`, `api` or the `worker`."""
     return next(
         child
         for child in service.children()
-        if f"\0{name}\0".encode() in (command := Path(f"/proc/{child}/cmdline").read_bytes())
+        if f"\0{name}\0".encode() in (command := command_of(child))
         or (name == "redis" and name.encode() in command.split(b"\0")[0])
     )
 

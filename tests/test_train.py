@@ -337,7 +337,9 @@ def test_of_several_processes_one_tells_and_writes(data, tmp_path):
         check=True, capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert (done.stdout + done.stderr).count("to train on") == 1
-    assert " ".join(done.stdout.split()).count("bundle: smoke 1") == 1  # lines are wrapped at the terminal's width
+    assert (
+        " ".join(done.stdout.split()).count("bundle: smoke 1") == 1
+    )  # lines are wrapped at the terminal's width
     rows = [json.loads(line) for line in (tmp_path / HISTORY).read_text().splitlines()]
     assert [(row["stage"], row["step"]) for row in rows] == [
         (0, 1),
