@@ -7,8 +7,9 @@ from torch.nn import functional as F
 from model.architecture import PoseConfig
 from model.shift import TemporalBlock
 
-_SHARPNESS = 3.0  # of a heatmap's softmax: places are told apart from the first steps of training on
-_PLACES, _MOVES = 4.0, 20.0  # bring joints, and how they move in a frame, near a variance of one
+_SHARPNESS = 3.0  # of a heatmap's softmax
+# Set by hand: on synthetic people the sd is .74 of places, .08 and .13 of moves at lags 1 and 4.
+_PLACES, _MOVES = 4.0, 20.0
 
 
 class Residual(nn.Module):

@@ -1,6 +1,6 @@
 """Joints instead of pictures: what a pose backbone reads, with errors like those of joints that are found in pictures.
 
-The temporal part of such a backbone, and the head, learn from them hundreds of times as fast as from pictures.
+The temporal part of such a backbone, and the head, learn from them without any picture being read.
 """
 
 import torch
