@@ -112,7 +112,8 @@ class PoseConfig(BackboneBase):
     """Joints of every frame by a pyramid of convolutions, and temporal blocks that read them: no picture goes further.
 
     `widths` has the stem's channels and each stage's; every one halves the picture. Heatmaps have `fused` channels
-    before them and the first stage's size. `lags` say since when movements of joints are told.
+    before them and the first stage's size. `lags` say since when movements of joints are told; `moves` is their factor,
+    against that of places, which are four times as large.
     """
 
     kind: Literal["pose"]
@@ -121,6 +122,7 @@ class PoseConfig(BackboneBase):
     joints: int = Field(default=25, gt=0)
     widths: tuple[Annotated[int, Field(gt=0)], ...] = (16, 32, 64, 128)
     fused: int = Field(default=48, gt=0)
+    moves: float = Field(default=20.0, gt=0)
     embed_dim: int = Field(default=192, gt=0)
     dilations: tuple[Annotated[int, Field(gt=0)], ...] = (1, 2, 4, 8, 16, 1)
 

@@ -8,8 +8,8 @@ from model.architecture import PoseConfig
 from model.shift import TemporalBlock
 
 _SHARPNESS = 3.0  # of a heatmap's softmax
-# Set by hand: on synthetic people the sd is .74 of places, .08 and .13 of moves at lags 1 and 4.
-_PLACES, _MOVES = 4.0, 20.0
+# Set by hand: on synthetic people the sd is then .74 of places, and .08 and .13 of moves at lags 1 and 4 times 20.
+_PLACES = 4.0
 
 
 class Residual(nn.Module):
@@ -102,7 +102,7 @@ class PoseBackbone(nn.Module):
         """(B, steps, joints, 3) -> (B, dim, steps)."""
         places, seen = joints[..., :2], joints[..., 2]
         parts = [(_PLACES * (places - 0.5)).flatten(2), seen]
-        parts += [(_MOVES / lag**0.5 * _moved(places, lag)).flatten(2) for lag in self.config.lags]
+        parts += [(self.config.moves / lag**0.5 * _moved(places, lag)).flatten(2) for lag in self.config.lags]
         features = self.temporal(self.embed(torch.cat(parts, dim=-1)))
         return self.norm(features).transpose(1, 2)  # type: ignore[no-any-return]
 

@@ -11,8 +11,8 @@ from model.network import Network
 from training.run import TrainingError
 from training.start import start_network
 
-# What must be alike for both to be given the same pictures.
-_SEEN = ("height", "width", "fps", "window_frames", "clip_frames", "mean", "std")
+# What must be alike for both to be given the same moments; pictures of another size are scaled for the teacher.
+_SEEN = ("fps", "window_frames", "clip_frames", "mean", "std")
 
 
 class Teacher:
@@ -34,9 +34,10 @@ class Teacher:
             if theirs != ours:
                 raise TrainingError(
                     f"teacher {folder} has input.{name} {theirs}, the recipe {ours}: a teacher must see the same "
-                    f"pictures; set input.{name} to {theirs}"
+                    f"moments; set input.{name} to {theirs}"
                 )
         self.width = manifest.architecture.backbone.embed_dim
+        self._size = (manifest.input.height, manifest.input.width)
         self._network = Network(manifest).eval().requires_grad_(False)
         start_network(self._network, folder)
 
@@ -44,7 +45,16 @@ class Teacher:
     def features(self, clips: Tensor, mask: Tensor) -> Tensor:
         """(B, width, window): what the student is to tell; see Network.features."""
         self._network.to(clips.device)
-        return self._network.features(clips, mask)
+        return self._network.features(_scaled(clips, self._size), mask)
+
+
+def _scaled(clips: Tensor, size: tuple[int, int]) -> Tensor:
+    """(B, clips, frames, height, width, 3) uint8 -> the same with pictures of this height and width."""
+    if clips.shape[3:5] == size:
+        return clips
+    pictures = clips.flatten(0, 2).permute(0, 3, 1, 2).float()
+    pictures = F.interpolate(pictures, size=size, mode="bilinear", align_corners=False, antialias=True)
+    return pictures.permute(0, 2, 3, 1).reshape(*clips.shape[:3], *size, 3)
 
 
 def unlike(told: Tensor, wanted: Tensor, mask: Tensor) -> Tensor:
