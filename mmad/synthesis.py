@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from mmad.terminal import bar, fail, failing_on, out, tell
-from training.people.choices import Crop, Mix, Storage
+from training.people.choices import Crop, Device, Mix, Storage
 
 app = typer.Typer()
 
@@ -33,6 +33,9 @@ def synth(
     ] = False,
     crop: Annotated[Crop, typer.Option(help="Show the person or the head only, at a higher scale.")] = Crop.NONE,
     frames: Annotated[Storage, typer.Option(help="H.264, or raw frames for training.")] = Storage.MP4,
+    device: Annotated[
+        Device, typer.Option(help="What renders: cuda is a graphics card; pictures differ in rounding alone.")
+    ] = Device.CPU,
     pictures: Annotated[
         Path | None, typer.Option(exists=True, file_okay=False, help="Folder of pictures for walls.")
     ] = None,
@@ -56,7 +59,7 @@ def synth(
         if name not in STYLES:
             raise typer.BadParameter(f"{name!r} is none of {', '.join(STYLES)}", param_hint="--style")
     recipe = Recipe(seed, fps, height, width, mix, styles, crop, test)
-    order = Order(recipe, out_dir, frames, videos, pictures)
+    order = Order(recipe, out_dir, frames, videos, pictures, device)
     begin = time.monotonic()
     with failing_on(StudioError, OSError), bar("synth") as show:
 

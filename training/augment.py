@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.bundle import InputConfig
+from training import pixels
 from training.corpus import Joints
 from training.recipe import AugmentConfig
 
@@ -92,7 +93,7 @@ def _changed(
         pictures = pictures[:, :, ::-1]
         if joints is not None and points is not None:  # what was left looks right
             points = np.concatenate([1 - points[..., :1], points[..., 1:]], -1)[:, joints.mirrored]
-    return np.ascontiguousarray(_colour(rng, pictures, augment)), points
+    return _colour(rng, pictures, augment), points
 
 
 def _quiet_moment(rng: np.random.Generator, count: int, segments: Floats) -> int | None:
@@ -210,19 +211,9 @@ def _resized(pictures: Frames, x: float, y: float, scale: float, config: InputCo
     across = np.clip(
         (x + scale * (np.arange(config.width) + 0.5) / config.width) * columns - 0.5, 0, columns - 1
     )
-    mixed = _mixed(pictures, down, 1)
-    return np.asarray(np.rint(_mixed(mixed, across, 2)), np.uint8)
-
-
-def _mixed(pictures: NDArray[np.generic], places: Floats, axis: int) -> NDArray[np.float32]:
-    """Samples of an axis at fractional places, linear between neighbours."""
-    low = np.floor(places).astype(int)
-    high = np.minimum(low + 1, pictures.shape[axis] - 1)
-    shape = [1] * pictures.ndim
-    shape[axis] = len(places)
-    share = (places - low).astype(np.float32).reshape(shape)
-    first = np.take(pictures, low, axis).astype(np.float32)
-    return np.asarray(first + (np.take(pictures, high, axis) - first) * share, np.float32)
+    resized = np.empty((len(pictures), config.height, config.width, 3), np.uint8)
+    pixels.resample(np.ascontiguousarray(pictures), down, across, resized)
+    return resized
 
 
 def _colour(rng: np.random.Generator, pictures: Frames, augment: AugmentConfig) -> Frames:
@@ -231,10 +222,9 @@ def _colour(rng: np.random.Generator, pictures: Frames, augment: AugmentConfig) 
     curve = values ** rng.uniform(*augment.gamma) * rng.uniform(*augment.gain)
     tints = 1 + rng.uniform(-augment.tint, augment.tint, 3)
     tables = np.clip(curve[:, None] * tints * 255, 0, 255).astype(np.uint8)
-    pictures = np.stack([tables[:, channel][pictures[..., channel]] for channel in range(3)], -1)
-    if rng.random() < augment.grey:
-        grey = pictures.mean(axis=-1, keepdims=True)
-        pictures = np.broadcast_to(grey, pictures.shape).astype(np.uint8)
+    coloured = np.empty(pictures.shape, np.uint8)
+    pixels.colour(pictures, tables, rng.random() < augment.grey, coloured)
+    pictures = coloured
     if rng.random() < augment.blur:
         wide = pictures.astype(np.uint16)
         wide[:, 1:-1] = (wide[:, :-2] + 2 * wide[:, 1:-1] + wide[:, 2:]) // 4
@@ -244,9 +234,6 @@ def _colour(rng: np.random.Generator, pictures: Frames, augment: AugmentConfig) 
     if (
         grain >= 1
     ):  # one sheet of noise, moved about: as good to look at as fresh noise in every frame, and cheap
-        sheet = rng.normal(0, grain, (2 * pictures.shape[1], 2 * pictures.shape[2], 1)).astype(np.int16)
-        shifts = rng.integers(0, pictures.shape[1:3], (len(pictures), 2))
-        rows, columns = pictures.shape[1:3]
-        noise = np.stack([sheet[y : y + rows, x : x + columns] for y, x in shifts])
-        pictures = np.clip(pictures.astype(np.int16) + noise, 0, 255).astype(np.uint8)
+        sheet = rng.normal(0, grain, (2 * pictures.shape[1], 2 * pictures.shape[2])).astype(np.int16)
+        pixels.add_sheet(pictures, sheet, rng.integers(0, pictures.shape[1:3], (len(pictures), 2)))
     return pictures

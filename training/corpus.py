@@ -6,6 +6,7 @@ A data set is a folder with mmad.json and videos/ (MMA-52's layout, and `mmad sy
 
 import hashlib
 import json
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -233,11 +234,28 @@ def read_frames(item: Item, config: InputConfig, margin: float, cache: Path | No
 
 def _read_npz(item: Item, fps: float) -> Frames:
     with np.load(item.path, allow_pickle=False) as arrays:
-        frames, rate = arrays["frames"], float(arrays["fps"])
+        rate = float(arrays["fps"])
+    frames = _mapped(item.path, "frames")
     if rate == fps:
         return np.asarray(frames)
     times = np.arange(max(round(len(frames) / rate * fps), 1)) / fps
     return np.asarray(frames[np.minimum(np.round(times * rate).astype(int), len(frames) - 1)])
+
+
+def _mapped(path: Path, name: str) -> NDArray[np.generic]:
+    """An array of a file of np.savez, of which only what is looked at is read."""
+    with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as member:
+        begin = archive.getinfo(f"{name}.npy")
+        if begin.compress_type != zipfile.ZIP_STORED:
+            return np.asarray(np.lib.format.read_array(member, allow_pickle=False))
+        read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        shape, fortran, dtype = read_header[np.lib.format.read_magic(member)](member)
+        header = member.tell()
+    with path.open("rb") as file:
+        file.seek(begin.header_offset + 26)  # lengths of the name and of what else a local header says
+        lengths = int.from_bytes(file.read(2), "little") + int.from_bytes(file.read(2), "little")
+    place = begin.header_offset + 30 + lengths + header
+    return np.memmap(path, dtype, "r", place, shape, "F" if fortran else "C")
 
 
 def read_joints(item: Item, fps: float, frames: int) -> Joints | None:

@@ -12,8 +12,10 @@ verb=${1:-wait} number=${2:-60}
 work=${WORK:-/tmp/work} site=${SITE-/tmp/site} python=${PYTHON:-python3} jobs=${JOBS:-$(nproc)}
 if [ -n "$site" ]; then
   [ -d "$site" ] || $python -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --target "$site" .whl/*.whl
-  export PYTHONPATH=$site
+  mkdir -p "$site/mmad-0.dist-info" # mmad itself runs from here, and asks for its version
+  printf 'Metadata-Version: 2.1\nName: mmad\nVersion: 0\n' >"$site/mmad-0.dist-info/METADATA"
 fi
+export PYTHONPATH=${site:+$site:}$PWD
 mkdir -p "$work" "$OUT"
 toy=()
 if [ -n "${TOY:-}" ]; then
@@ -33,7 +35,12 @@ case $verb in
     ;;
   run)
     export OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1
-    $python -m mmad synth --out "$work/people" --videos "$number" --seed 500 --size 160x160 --fps 15 --mix balanced --crop person --frames npz --jobs "$jobs"
+    synth=($python -m mmad synth --out "$work/people" --seed 500 --size 160x160 --fps 15 --mix balanced --crop person --frames npz --jobs "$jobs")
+    date +"%T begins"
+    timeout 100 $python scripts/gpu/render.py --shots 2 --repeats 3 >"$work/render.log" 2>&1 || echo "the card renders nothing, see render.log"
+    date +"%T rendering"
+    "${synth[@]}" --videos "$number" --device cuda || "${synth[@]}" --videos "$((number / 2))"
+    date +"%T training"
     unset OMP_NUM_THREADS
     follow pose gpu-pose &
     follow videomae gpu &
@@ -49,8 +56,8 @@ case $verb in
   *) echo "start, run or wait, not $verb" >&2; exit 2 ;;
 esac
 [ "$verb" = run ] && exit
-for log in run pose videomae; do
-  [ -e "$work/$log.log" ] && { echo "== $log"; tr '\r' '\n' <"$work/$log.log" | tail -n 12 | cut -c1-220; }
+for log in render run pose videomae; do
+  [ -e "$work/$log.log" ] && { echo "== $log"; tr '\r' '\n' <"$work/$log.log" | tail -n ${LINES_SHOWN:-12} | cut -c1-220; }
 done
 $python scripts/gpu/pack.py "$work" "$OUT"
 nvidia-smi 2>/dev/null | grep MiB || true

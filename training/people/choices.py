@@ -31,3 +31,10 @@ class Storage(StrEnum):
 
     MP4 = "mp4"
     NPZ = "npz"
+
+
+class Device(StrEnum):
+    """What renders."""
+
+    CPU = "cpu"
+    CUDA = "cuda"

@@ -31,9 +31,10 @@ from training.people.annotations import Record, describe, name_of, write_json, w
 from training.people.body import load_anatomy
 from training.people.camera.effects import develop, mask_faces, occlude
 from training.people.camera.footage import write_frames, write_video
-from training.people.choices import Storage
+from training.people.choices import Device, Storage
 from training.people.film import EFFECTS, Film, Recipe, generator, make_film
 from training.people.render import cpu
+from training.people.render.shot import Shot
 from training.tables import standard_labels
 
 QUALITIES = (19.0, 33.0)  # x264's constant rate factor, drawn for each video
@@ -51,7 +52,7 @@ class Order:
 
     Attributes:
         recipe: of the videos; its pictures are loaded from the folder `pictures`, if any.
-        out: folder. storage: of frames. videos: how many.
+        out: folder. storage: of frames. videos: how many. device: that renders; pictures differ in rounding alone.
     """
 
     recipe: Recipe
@@ -59,6 +60,7 @@ class Order:
     storage: Storage
     videos: int
     pictures: Path | None = None
+    device: Device = Device.CPU
 
     def settings(self) -> dict[str, Any]:
         """What must be the same when a run is taken up again."""
@@ -77,13 +79,21 @@ class Order:
 Progress = Callable[[int, int], None]  # videos and frames made so far
 
 
-def render_film(film: Film, recipe: Recipe) -> np.ndarray[Any, np.dtype[np.uint8]]:
+def render_film(film: Film, recipe: Recipe, device: Device = Device.CPU) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """Frames (frames, height, width, 3) as the data set would hold them, before coding."""
     rng = generator(recipe.seed, film.number, EFFECTS)
-    frames = np.stack(list(cpu.render(film.shot)))
+    frames = _rendered(film.shot, device)
     frames, _ = occlude(frames, film.look, rng)
     frames = develop(frames, film.look, rng)
     return mask_faces(frames, film.head_box, film.look, rng)
+
+
+def _rendered(shot: Shot, device: Device) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    if device is Device.CPU:
+        return np.stack(list(cpu.render(shot)))
+    from training.people.render.cuda import Renderer  # needs a card
+
+    return np.asarray(Renderer(shot).render().copy_to_host())
 
 
 def produce(order: Order, jobs: int, progress: Progress) -> int:
@@ -228,7 +238,7 @@ def make_video(order: Order, number: int) -> int:
     """Render one video, write it with its sidecar and record; returns its frames."""
     recipe = _recipe(order)
     film = make_film(recipe, number, load_anatomy())
-    frames = render_film(film, recipe)
+    frames = render_film(film, recipe, order.device)
     name = name_of(number)
     if order.storage is Storage.MP4:
         quality = generator(recipe.seed, number, EFFECTS + 100).uniform(*QUALITIES)
