@@ -267,9 +267,9 @@ def test_a_teacher_is_imitated_and_never_trained(data, tmp_path, bundle):
     assert "teacher" not in trainee(batch, stage.model_copy(update={"imitate": 0.0}))
 
 
-def test_a_teacher_must_see_the_same_pictures(data, tmp_path, bundle):
+def test_a_teacher_must_see_the_same_moments(data, tmp_path, bundle):
     run = make_run(data, tmp_path, f"teacher={bundle.folder}")
-    with pytest.raises(TrainingError, match=r"input.height 112, the recipe 48: .* set input.height to 112"):
+    with pytest.raises(TrainingError, match=r"input.fps 15.0, the recipe 5.0: .* set input.fps to 15.0"):
         train(run, lambda at: None, accelerator="cpu")
     with pytest.raises(RecipeError, match="imitate needs a teacher"):
         load_recipe("smoke", ["stages.0.imitate=1"])

@@ -223,7 +223,7 @@ def _colour(rng: np.random.Generator, pictures: Frames, augment: AugmentConfig) 
     tints = 1 + rng.uniform(-augment.tint, augment.tint, 3)
     tables = np.clip(curve[:, None] * tints * 255, 0, 255).astype(np.uint8)
     coloured = np.empty(pictures.shape, np.uint8)
-    pixels.colour(pictures, tables, rng.random() < augment.grey, coloured)
+    pixels.colour(pictures, np.ascontiguousarray(tables.T), rng.random() < augment.grey, coloured)
     pictures = coloured
     if rng.random() < augment.blur:
         wide = pictures.astype(np.uint16)
