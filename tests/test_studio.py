@@ -13,12 +13,13 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from numba import cuda
 from typer.testing import CliRunner
 
 from mmad.cli import app
 from training.people.annotations import name_of
 from training.people.body import load_anatomy
-from training.people.choices import Crop, Mix, Storage, Subset
+from training.people.choices import Crop, Device, Mix, Storage, Subset
 from training.people.film import Recipe
 from training.people.person import draw_person
 from training.people.studio import Order, StudioError, produce
@@ -91,6 +92,13 @@ def test_other_settings_need_another_folder(made):
         produce(order(made, seed=4), 1, lambda done, count: None)
     with pytest.raises(StudioError, match="storage 'mp4', now it is 'npz'"):
         produce(order(made, storage=Storage.NPZ), 1, lambda done, count: None)
+
+
+@pytest.mark.skipif(cuda.is_available(), reason="there is a card")
+def test_a_card_that_is_not_there_is_told(tmp_path):
+    with pytest.raises(StudioError, match="no CUDA card here: render with --device cpu"):
+        produce(order(tmp_path, device=Device.CUDA), 1, lambda done, count: None)
+    assert not list(tmp_path.iterdir())
 
 
 def test_two_runs_do_not_write_to_one_folder(made):

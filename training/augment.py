@@ -222,18 +222,19 @@ def _colour(rng: np.random.Generator, pictures: Frames, augment: AugmentConfig) 
     curve = values ** rng.uniform(*augment.gamma) * rng.uniform(*augment.gain)
     tints = 1 + rng.uniform(-augment.tint, augment.tint, 3)
     tables = np.clip(curve[:, None] * tints * 255, 0, 255).astype(np.uint8)
-    coloured = np.empty(pictures.shape, np.uint8)
+    coloured: Frames = np.empty(pictures.shape, np.uint8)
     pixels.colour(pictures, np.ascontiguousarray(tables.T), rng.random() < augment.grey, coloured)
     pictures = coloured
     if rng.random() < augment.blur:
         wide = pictures.astype(np.uint16)
         wide[:, 1:-1] = (wide[:, :-2] + 2 * wide[:, 1:-1] + wide[:, 2:]) // 4
         wide[:, :, 1:-1] = (wide[:, :, :-2] + 2 * wide[:, :, 1:-1] + wide[:, :, 2:]) // 4
-        pictures = wide.astype(np.uint8)
+        pictures = np.asarray(wide, np.uint8)
     grain = rng.uniform(0, augment.noise) * 255
     if (
         grain >= 1
     ):  # one sheet of noise, moved about: as good to look at as fresh noise in every frame, and cheap
-        sheet = rng.normal(0, grain, (2 * pictures.shape[1], 2 * pictures.shape[2])).astype(np.int16)
-        pixels.add_sheet(pictures, sheet, rng.integers(0, pictures.shape[1:3], (len(pictures), 2)))
+        count, rows, columns, _ = pictures.shape
+        sheet = rng.normal(0, grain, (2 * rows, 2 * columns)).astype(np.int16)
+        pixels.add_sheet(pictures, sheet, rng.integers(0, (rows, columns), (count, 2)))
     return pictures

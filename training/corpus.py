@@ -248,7 +248,10 @@ def _mapped(path: Path, name: str) -> NDArray[np.generic]:
         begin = archive.getinfo(f"{name}.npy")
         if begin.compress_type != zipfile.ZIP_STORED:
             return np.asarray(np.lib.format.read_array(member, allow_pickle=False))
-        read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        read_header = {
+            (1, 0): np.lib.format.read_array_header_1_0,
+            (2, 0): np.lib.format.read_array_header_2_0,
+        }
         shape, fortran, dtype = read_header[np.lib.format.read_magic(member)](member)
         header = member.tell()
     with path.open("rb") as file:

@@ -6,7 +6,7 @@ from training.people.render.compiled import kernel
 
 
 @kernel
-def resample(pictures, down, across, out):  # type: ignore[no-untyped-def]
+def resample(pictures, down, across, out):
     """Bilinear samples.
 
     Args:
@@ -35,7 +35,7 @@ def resample(pictures, down, across, out):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def colour(pictures, tables, grey, out):  # type: ignore[no-untyped-def]
+def colour(pictures, tables, grey, out):
     """Every value by its channel's table, then all channels their mean if wanted.
 
     Args:
@@ -56,7 +56,7 @@ def colour(pictures, tables, grey, out):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def add_sheet(pictures, sheet, shifts):  # type: ignore[no-untyped-def]
+def add_sheet(pictures, sheet, shifts):
     """Add a part of a sheet of noise to each picture, in place.
 
     Args:

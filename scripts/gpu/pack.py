@@ -1,4 +1,4 @@
-"""The averaged weights that each run of a folder has so far, in parts that may travel, and what they were logged with."""
+"""What each run of a folder has learned so far: its averaged weights in parts that may travel, and its logs."""
 
 import sys
 import tarfile

@@ -51,7 +51,7 @@ def measure(shot: "Shot", options: argparse.Namespace) -> dict[str, Any]:
     import numpy as np
     from numba import cuda
 
-    from training.people import cpu
+    from training.people.render import cpu
     from training.people.render.cuda import Renderer
 
     started = time.perf_counter()

@@ -14,6 +14,8 @@ if [ -n "$site" ]; then
   [ -d "$site" ] || $python -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --target "$site" .whl/*.whl
   mkdir -p "$site/mmad-0.dist-info" # mmad itself runs from here, and asks for its version
   printf 'Metadata-Version: 2.1\nName: mmad\nVersion: 0\n' >"$site/mmad-0.dist-info/METADATA"
+  # Numba's CUDA target asks NumPy 2.5 for a name that it no longer has.
+  printf 'import numpy\nif not hasattr(numpy, "row_stack"):\n    numpy.row_stack = numpy.vstack\n' >"$site/sitecustomize.py"
 fi
 export PYTHONPATH=${site:+$site:}$PWD
 mkdir -p "$work" "$OUT"
@@ -48,6 +50,7 @@ case $verb in
     touch "$work/done"
     ;;
   wait)
+    [ -e "$work/run.log" ] || { echo "this machine has no run: it is a new one, begin with start" >&2; exit 1; }
     for _ in $(seq "$number"); do
       [ -e "$work/done" ] && break
       sleep 1

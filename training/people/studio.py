@@ -52,7 +52,8 @@ class Order:
 
     Attributes:
         recipe: of the videos; its pictures are loaded from the folder `pictures`, if any.
-        out: folder. storage: of frames. videos: how many. device: that renders; pictures differ in rounding alone.
+        out: folder. storage: of frames. videos: how many.
+        device: that renders; pictures differ in rounding alone.
     """
 
     recipe: Recipe
@@ -79,7 +80,9 @@ class Order:
 Progress = Callable[[int, int], None]  # videos and frames made so far
 
 
-def render_film(film: Film, recipe: Recipe, device: Device = Device.CPU) -> np.ndarray[Any, np.dtype[np.uint8]]:
+def render_film(
+    film: Film, recipe: Recipe, device: Device = Device.CPU
+) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """Frames (frames, height, width, 3) as the data set would hold them, before coding."""
     rng = generator(recipe.seed, film.number, EFFECTS)
     frames = _rendered(film.shot, device)
@@ -100,8 +103,9 @@ def produce(order: Order, jobs: int, progress: Progress) -> int:
     """Make what is missing of a data set, then its tables; returns how many frames were rendered now.
 
     Raises:
-        StudioError: the folder holds another data set, or a process died.
+        StudioError: the folder holds another data set, a process died, or there is no card to render on.
     """
+    _check_device(order.device)
     with _alone(order.out):
         return _produce(order, jobs, progress)
 
@@ -149,6 +153,14 @@ def _alone(out: Path) -> Iterator[None]:
                 f"another run is writing to {out}: wait for it, or take another --out"
             ) from error
         yield
+
+
+def _check_device(device: Device) -> None:
+    if device is Device.CUDA:
+        from numba import cuda
+
+        if not cuda.is_available():
+            raise StudioError("device is cuda, and Numba finds no CUDA card here: render with --device cpu")
 
 
 def _open_folder(order: Order) -> None:
