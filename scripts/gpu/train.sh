@@ -1,14 +1,18 @@
 #!/usr/bin/env bash
-# Trains two bundles side by side on the GPU machine: joints first (recipe gpu-pose) and VideoMAE with DSTA (recipe gpu).
-# Before the first call, here: scripts/gpu/wheels.sh. Then, within half a minute of each other, with carry: .whl
-#     scripts/gpu/train.sh start [VIDEOS]     renders people, then trains both, and goes on while calls come and go
-#     scripts/gpu/train.sh wait SECONDS       watches; what both have learned so far comes back in $OUT
+# Trains on the GPU machine: joints first (recipe gpu-pose), VideoMAE with DSTA (recipe gpu), or both side by side.
+# Before the first call, here: scripts/gpu/wheels.sh. Then, with carry: .whl
+#     RUNS=pose scripts/gpu/train.sh start 900 --set stages.0.steps=3000 && scripts/gpu/train.sh wait 500
+#     start VIDEOS [--set ...]    renders people, half as many where the card cannot, and trains while calls come and go
+#     wait SECONDS                watches; what was learned so far comes back in $OUT
+# The machine is given back half a minute after a call: plan one call to be whole, and take a second for luck.
 # What comes back: NAME.part-N, in parts of 15 MiB, and logs.tgz:
 #     cat pose.part-* > pose.safetensors; mmad export --checkpoint pose.safetensors ...
 # Rehearse on a processor: OUT=/tmp/out WORK=/tmp/work SITE= PYTHON=.venv/bin/python TOY=1 scripts/gpu/train.sh start 20
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 verb=${1:-wait} number=${2:-60}
+shift $(($# < 2 ? $# : 2))
+runs=${RUNS:-pose videomae}
 work=${WORK:-/tmp/work} site=${SITE-/tmp/site} python=${PYTHON:-python3} jobs=${JOBS:-$(nproc)}
 if [ -n "$site" ]; then
   [ -d "$site" ] || $python -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --target "$site" .whl/*.whl
@@ -24,16 +28,17 @@ if [ -n "${TOY:-}" ]; then
   toy=(--set data.workers=1 --set stages.0.steps=3 --set stages.1.steps=3 --set stages.0.batch=2 --set stages.1.batch=2 --set stages.0.warmup=1 --set stages.1.warmup=1 --set validate_videos=2)
 fi
 
-follow() { # NAME RECIPE
+follow() { # NAME RECIPE [--set ...]
+  local name=$1 recipe=$2
+  shift 2
   local more=()
-  [ "$1" = pose ] && [ -n "${TOY:-}" ] && more=(--set stages.2.steps=2 --set stages.3.steps=2 --set stages.2.batch=2 --set stages.3.batch=2)
-  $python -m mmad train --data "$work/people" --out "$work/$1" --config "$2" "${toy[@]}" "${more[@]}" >"$work/$1.log" 2>&1 || echo "FAILED $1" >>"$work/$1.log"
-  touch "$work/$1.done"
+  [ "$name" = pose ] && [ -n "${TOY:-}" ] && more=(--set stages.2.steps=2 --set stages.3.steps=2 --set stages.2.batch=2 --set stages.3.batch=2)
+  $python -m mmad train --data "$work/people" --out "$work/$name" --config "$recipe" "${toy[@]}" "${more[@]}" "$@" >"$work/$name.log" 2>&1 || echo "FAILED $name" >>"$work/$name.log"
 }
 
 case $verb in
   start)
-    setsid bash "$0" run "$number" >"$work/run.log" 2>&1 </dev/null &
+    setsid bash "$0" run "$number" "$@" >"$work/run.log" 2>&1 </dev/null &
     ;;
   run)
     export OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1
@@ -44,8 +49,9 @@ case $verb in
     "${synth[@]}" --videos "$number" --device cuda || "${synth[@]}" --videos "$((number / 2))"
     date +"%T training"
     unset OMP_NUM_THREADS
-    follow pose gpu-pose &
-    follow videomae gpu &
+    for name in $runs; do
+      follow "$name" "$([ "$name" = pose ] && echo gpu-pose || echo gpu)" "$@" &
+    done
     wait
     touch "$work/done"
     ;;
