@@ -112,8 +112,8 @@ class PoseConfig(BackboneBase):
     """Joints of every frame by a pyramid of convolutions, and temporal blocks that read them: no picture goes further.
 
     `widths` has the stem's channels and each stage's; every one halves the picture. Heatmaps have `fused` channels
-    before them and the first stage's size. `lags` say since when movements of joints are told; `moves` is their factor,
-    against that of places, which are four times as large.
+    before them and the first stage's size. `lags` say since when movements of joints are told; `moves` is their factor;
+    that of places is 4.
     """
 
     kind: Literal["pose"]

@@ -298,3 +298,16 @@ def test_joints_are_drawn_on_clips(data, pose_bundle, tmp_path, monkeypatch, cap
 def test_a_backbone_without_joints_is_told(bundle):
     with pytest.raises(ValueError, match="of kind videomae, which finds no joints"):
         Finder(bundle.folder)
+
+
+def test_moves_count_by_their_factor():
+    still = torch.full((1, 8, 25, 3), 0.5)
+    moving = still.clone()
+    moving[0, 4:, 3, 0] = 0.52
+    torch.manual_seed(0)
+    few = PoseBackbone(PoseConfig(kind="pose", moves=20.0)).eval()
+    many = PoseBackbone(PoseConfig(kind="pose", moves=80.0)).eval()
+    many.load_state_dict(few.state_dict())
+    with torch.no_grad():
+        assert torch.equal(few.read(still), many.read(still))
+        assert not torch.allclose(few.read(moving), many.read(moving))

@@ -29,7 +29,7 @@ from training.people.studio import Order, produce
 from training.recipe import AugmentConfig, RecipeError, load_recipe, shipped
 from training.run import CHECKPOINT, HISTORY, Examples, Run, TrainingError, make_manifest
 from training.tables import standard_labels
-from training.teacher import Teacher, unlike
+from training.teacher import Teacher, _scaled, unlike
 from training.train import train
 from training.validate import choose_thresholds
 
@@ -265,6 +265,15 @@ def test_a_teacher_is_imitated_and_never_trained(data, tmp_path, bundle):
     assert course[-1] < 0.8 * course[0]
     assert torch.equal(teacher.features(batch.clips, batch.mask), wanted)
     assert "teacher" not in trainee(batch, stage.model_copy(update={"imitate": 0.0}))
+
+
+def test_pictures_are_scaled_for_a_teacher_of_another_size():
+    clips = torch.arange(48, dtype=torch.uint8).repeat_interleave(2).reshape(1, 1, 1, 1, 96, 1)
+    clips = clips.expand(2, 1, 3, 40, 96, 3)
+    half = _scaled(clips, (20, 48))
+    assert half.shape == (2, 1, 3, 20, 48, 3)
+    assert (half[0, 0, 0, 5, 2:-2, 1] - torch.arange(48)[2:-2]).abs().max() < 0.3
+    assert _scaled(clips, (40, 96)) is clips
 
 
 def test_a_teacher_must_see_the_same_moments(data, tmp_path, bundle):
