@@ -141,13 +141,17 @@ def _sources(
         )
     if recipe.render is None:
         train, val = (load_corpus(data, taxonomy, subset, recipe.data.rare) for subset in ("train", "val"))
-        return train, val, f"{len(train.items)} videos of {', '.join(folder.name for folder in data)}"
+        return (
+            train,
+            val.with_pictures(),
+            f"{len(train.items)} videos of {', '.join(folder.name for folder in data)}",
+        )
     from training.rendered import Rendered  # needs what renders
 
     rendered = Rendered(recipe.render, out_dir / "films", taxonomy)
     told = f"synthetic people rendered meanwhile (seed {recipe.render.seed})"
     if data:
-        return rendered, load_corpus(data, taxonomy, "val", recipe.data.rare), told
+        return rendered, load_corpus(data, taxonomy, "val", recipe.data.rare).with_pictures(), told
     with bar("render") as show:
         return rendered, rendered.held_out(partial(_show_videos, show)), told
 

@@ -32,7 +32,9 @@ def synth(
         bool, typer.Option("--test", help="People and motion styles that are in no other set, for measuring alone.")
     ] = False,
     crop: Annotated[Crop, typer.Option(help="Show the person or the head only, at a higher scale.")] = Crop.NONE,
-    frames: Annotated[Storage, typer.Option(help="H.264, or raw frames for training.")] = Storage.MP4,
+    frames: Annotated[
+        Storage, typer.Option(help="H.264, raw frames for training, or none: joints alone.")
+    ] = Storage.MP4,
     device: Annotated[
         Device, typer.Option(help="What renders: cuda is a graphics card; pictures differ in rounding alone.")
     ] = Device.CPU,

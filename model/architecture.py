@@ -31,10 +31,30 @@ class BackboneBase(Part):
         return 3 + (len(self.lags) if self.inputs == "rgb_differences" else 0)
 
 
+class FinderConfig(Part):
+    """What finds joints in every picture: a pyramid of convolutions, and what their movements count.
+
+    `widths` has the stem's channels and each stage's; every one halves the picture. Heatmaps have `fused` channels
+    before them and the first stage's size. `moves` is the factor of joints' movements.
+    """
+
+    joints: int = Field(default=25, gt=0)
+    widths: tuple[Annotated[int, Field(gt=0)], ...] = (16, 32, 64, 128)
+    fused: int = Field(default=48, gt=0)
+    moves: float = Field(default=20.0, gt=0)
+
+    @model_validator(mode="after")
+    def _has_stages(self) -> Self:
+        if len(self.widths) < 2:
+            raise ValueError(f"widths takes the stem's and at least one stage's, not {self.widths}")
+        return self
+
+
 class BackboneConfig(BackboneBase):
     """VideoMAE's vision transformer.
 
-    `stem` makes patches to tokens: one linear map, as pretrained weights have it, or strided 3 x 3 convolutions.
+    `stem` makes patches to tokens: one linear map, as pretrained weights have it; strided 3 x 3 convolutions; or
+    heatmaps of the joints that `finder` finds, with how they moved since `lags` frames before.
     `position_grid` is the patch grid the sinusoid position table is made for; another input grid takes
     it resized bicubically, as weights pretrained at 224 pixels (a 14 x 14 grid) expect.
     `final_norm` is off for weights fine-tuned with mean pooling, which normalise after the mean.
@@ -46,7 +66,8 @@ class BackboneConfig(BackboneBase):
     heads: int = Field(gt=0)
     mlp_ratio: float = Field(default=4.0, gt=0)
     patch_size: int = Field(default=16, gt=0)
-    stem: Literal["linear", "convolutions"] = "linear"
+    stem: Literal["linear", "convolutions", "heatmaps"] = "linear"
+    finder: FinderConfig | None = None
     position_grid: int = Field(default=14, gt=0)
     norm_eps: float = Field(default=1e-6, gt=0)
     final_norm: bool = False
@@ -55,6 +76,14 @@ class BackboneConfig(BackboneBase):
     def _heads_divide(self) -> Self:
         if self.embed_dim % self.heads:
             raise ValueError(f"embed_dim {self.embed_dim} is no multiple of heads {self.heads}")
+        return self
+
+    @model_validator(mode="after")
+    def _heatmaps_have_a_finder(self) -> Self:
+        if (self.stem == "heatmaps") != (self.finder is not None):
+            raise ValueError("a stem of heatmaps needs a finder, and no other stem has one: write finder: {}")
+        if self.stem == "heatmaps" and self.inputs != "rgb":
+            raise ValueError(f"a stem of heatmaps finds joints in RGB: inputs must be rgb, not {self.inputs}")
         return self
 
     @model_validator(mode="after")
@@ -108,29 +137,17 @@ class ShiftConfig(BackboneBase):
         return sum(self.blocks)
 
 
-class PoseConfig(BackboneBase):
-    """Joints of every frame by a pyramid of convolutions, and temporal blocks that read them: no picture goes further.
+class PoseConfig(FinderConfig, BackboneBase):
+    """Joints of every frame as FinderConfig says, and temporal blocks that read them: no picture goes further.
 
-    `widths` has the stem's channels and each stage's; every one halves the picture. Heatmaps have `fused` channels
-    before them and the first stage's size. `lags` say since when movements of joints are told; `moves` is their factor;
-    that of places is 4.
+    `lags` say since when movements of joints are told; the factor of places is 4.
     """
 
     kind: Literal["pose"]
     inputs: Literal["rgb"] = "rgb"
     tubelet_size: Literal[1] = 1
-    joints: int = Field(default=25, gt=0)
-    widths: tuple[Annotated[int, Field(gt=0)], ...] = (16, 32, 64, 128)
-    fused: int = Field(default=48, gt=0)
-    moves: float = Field(default=20.0, gt=0)
     embed_dim: int = Field(default=192, gt=0)
     dilations: tuple[Annotated[int, Field(gt=0)], ...] = (1, 2, 4, 8, 16, 1)
-
-    @model_validator(mode="after")
-    def _has_stages(self) -> Self:
-        if len(self.widths) < 2:
-            raise ValueError(f"widths takes the stem's and at least one stage's, not {self.widths}")
-        return self
 
     @property
     def patch_size(self) -> int:
@@ -247,3 +264,8 @@ class Architecture(Part):
                 "set it to 'none'"
             )
         return self
+
+    @property
+    def finds_joints(self) -> bool:
+        """Whether the backbone reads joints that it finds in the pictures, and nothing else."""
+        return self.backbone.kind == "pose" or getattr(self.backbone, "stem", None) == "heatmaps"

@@ -104,16 +104,18 @@ class Backbone(nn.Module):
         Returns:
             (B, dim, clips * frames / tubelet): the mean over the picture, in time order.
         """
-        batch, count = clips.shape[:2]
-        grid = Grid(count, self.time, self.height, self.width)
         x = with_channels(clips, self.config).flatten(0, 1)  # (B*clips, channels, frames, height, width)
-        x = self.patch_embed(x).flatten(2).transpose(1, 2)  # (B*clips, tokens, dim)
-        x = x + self.positions
+        return self.encode(self.patch_embed(x), clips.shape[1])
+
+    def encode(self, patches: Tensor, count: int) -> Tensor:
+        """(B*clips, dim, time, height, width), so many clips a window -> (B, dim, clips * time)."""
+        grid = Grid(count, self.time, self.height, self.width)
+        x = patches.flatten(2).transpose(1, 2) + self.positions  # (B*clips, tokens, dim)
         for block in self.blocks:
             x = block(x, grid)
         tokens: Tensor = self.norm(x)
         # (B*clips, time*height*width, dim) -> (B, clips*time, height*width, dim)
-        pictures = tokens.reshape(batch, count * self.time, self.height * self.width, -1)
+        pictures = tokens.reshape(-1, count * self.time, self.height * self.width, self.config.embed_dim)
         return pictures.mean(dim=2).transpose(1, 2)
 
 

@@ -8,6 +8,7 @@ from model.architecture import PoseConfig, ShiftConfig
 from model.backbone import Backbone
 from model.bundle import Manifest
 from model.head import ActionFormer, Points
+from model.heatmaps import HeatmapBackbone
 from model.pose import PoseBackbone
 from model.shift import ShiftBackbone
 
@@ -69,4 +70,5 @@ def make_backbone(manifest: Manifest) -> Backbone | ShiftBackbone | PoseBackbone
         return ShiftBackbone(config)
     if isinstance(config, PoseConfig):
         return PoseBackbone(config)
-    return Backbone(config, manifest.architecture.adapter, seen.clip_frames, seen.height, seen.width)
+    kind = HeatmapBackbone if config.stem == "heatmaps" else Backbone
+    return kind(config, manifest.architecture.adapter, seen.clip_frames, seen.height, seen.width)

@@ -1,4 +1,4 @@
-"""From pictures to the tokens of a transformer: VideoMAE's linear map, or convolutions."""
+"""From pictures to the tokens of a transformer: VideoMAE's linear map, convolutions, or a map of joints."""
 
 from collections.abc import Callable
 from itertools import pairwise
@@ -7,6 +7,8 @@ from math import gcd
 from torch import Tensor, nn
 
 from model.architecture import BackboneConfig
+
+_SPARSE = 0.2  # weights of heatmaps: at any place there are few joints
 
 
 class ConvolutionalStem(nn.Module):
@@ -48,7 +50,18 @@ def _linear_stem(config: BackboneConfig) -> nn.Conv3d:
     return nn.Conv3d(config.channels, config.embed_dim, kernel, stride=kernel)
 
 
+def _heatmap_stem(config: BackboneConfig) -> nn.Conv3d:
+    """A linear map of every place's joints, over a tubelet."""
+    assert config.finder is not None
+    kernel = (config.tubelet_size, 1, 1)
+    channels = config.finder.joints * (1 + 2 * len(config.lags))
+    embed = nn.Conv3d(channels, config.embed_dim, kernel, stride=kernel)
+    nn.init.normal_(embed.weight, std=_SPARSE)
+    return embed
+
+
 STEMS: dict[str, Callable[[BackboneConfig], nn.Module]] = {
     "linear": _linear_stem,
     "convolutions": ConvolutionalStem,
+    "heatmaps": _heatmap_stem,
 }

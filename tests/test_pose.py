@@ -9,8 +9,9 @@ import torch
 
 from model.architecture import Architecture, PoseConfig
 from model.export import export_bundle, save_checkpoint
+from model.finder import JointFinder, _mean_place
 from model.network import Network
-from model.pose import JointFinder, PoseBackbone, _mean_place
+from model.pose import PoseBackbone
 from tests.test_train import PLAIN
 from tests.untrained import demo_manifest, demo_network
 from training.augment import make_example

@@ -135,6 +135,7 @@ def _train(options: Namespace, recipe: Recipe, out: Path) -> None:
         load_corpus(options.data, taxonomy, subset, recipe.data.rare) for subset in ("train", "val")
     )
     manifest = make_manifest(recipe, taxonomy, ", ".join(map(str, options.data)))
+    held_out = held_out.with_pictures()
     run = Run(recipe, manifest, corpus, out, corpus.count_joints())
 
     def watch(at: Progress) -> None:

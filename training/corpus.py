@@ -1,7 +1,8 @@
 """Videos with their labels, of one or several data sets, as frames at the network's rate and size.
 
 A data set is a folder with mmad.json and videos/ (MMA-52's layout, and `mmad synth`'s), or frames/ of `mmad synth
---frames npz` in the place of videos/. Sidecars are read where there are some.
+--frames npz` in the place of videos/. Sidecars are read where there are some; with `--frames none` there is nothing
+else, for stages that are given joints.
 """
 
 import hashlib
@@ -70,6 +71,10 @@ class Source(Protocol):
         """How many joints its sidecars have; 0 without any."""
         ...
 
+    def with_pictures(self) -> "Source":
+        """Of its videos, those that have pictures; raises CorpusError if none has."""
+        ...
+
     def digest(self) -> str:
         """Of all that examples are made of but the pictures: a run goes on with the same ones only."""
         ...
@@ -98,6 +103,19 @@ class Corpus:
             if joints is not None:
                 return len(joints.mirrored)
         return 0
+
+    def with_pictures(self) -> "Corpus":
+        """See Source."""
+        shown = np.array([item.path != item.sidecar for item in self.items])
+        if shown.all():
+            return self
+        if not shown.any():
+            raise CorpusError(
+                f"{self.items[0].path} and all other videos have joints and no pictures: add videos made by mmad synth "
+                "without --frames none, or train only stages with given: joints on these"
+            )
+        items = tuple(item for item, has in zip(self.items, shown, strict=True) if has)
+        return Corpus(items, self.weights[shown] / self.weights[shown].sum())
 
     def digest(self) -> str:
         """See Source."""
@@ -185,9 +203,10 @@ def _read_folder(folder: Path, taxonomy: Taxonomy, subset: str) -> list[Item]:
 
 
 def _files(folder: Path) -> dict[str, Path]:
-    """Video name -> file: frames before videos, at any depth (MMA-52 has a folder a subset)."""
+    """Video name -> file: frames before videos, at any depth (MMA-52 has a folder a subset); sidecars without both."""
     found = {path.stem: path for path in (folder / "videos").rglob("*") if path.suffix.lower() in _ENDINGS}
-    return found | {path.stem: path for path in (folder / "frames").glob("*.npz")}
+    found |= {path.stem: path for path in (folder / "frames").glob("*.npz")}
+    return found or {path.stem: path for path in (folder / "sidecars").glob("*.npz")}
 
 
 def rarity(items: Sequence[Item], classes: int, exponent: float) -> Floats:

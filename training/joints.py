@@ -15,10 +15,10 @@ import torch
 from numpy.typing import NDArray
 
 from model.bundle import Bundle
+from model.finder import JointReader
 from model.locator import load_locator
 from model.network import Network
 from model.picture import Region
-from model.pose import PoseBackbone
 from model.video import Limits, Video
 from training.augment import plain_example
 from training.corpus import CorpusError, Frames, load_corpus, read_frames, read_joints
@@ -39,10 +39,11 @@ class Finder:
         self.bundle = Bundle.load(folder)
         self._network = Network(self.bundle.manifest).eval()
         start_network(self._network, folder)
-        if not isinstance(self._network.backbone, PoseBackbone):
+        if not isinstance(self._network.backbone, JointReader):
             kind = self.bundle.manifest.architecture.backbone.kind
             raise ValueError(
-                f"{folder} has a backbone of kind {kind}, which finds no joints: take one of kind pose"
+                f"{folder} has a backbone of kind {kind}, which finds no joints: take one of kind pose, or with a "
+                "stem of heatmaps"
             )
         self._backbone = self._network.backbone
 
@@ -58,7 +59,7 @@ def measure(finder: Finder, folders: Sequence[Path]) -> tuple[list[str], Floats]
     manifest = finder.bundle.manifest
     names: list[str] = []
     total = count = np.zeros(())
-    for item in load_corpus(folders, manifest.taxonomy, "val", 0).items:
+    for item in load_corpus(folders, manifest.taxonomy, "val", 0).with_pictures().items:
         frames = read_frames(item, manifest.input, 1.0)
         joints = read_joints(item, manifest.input.fps, len(frames))
         if joints is None or item.sidecar is None:

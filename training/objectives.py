@@ -10,12 +10,11 @@ from torch.nn import functional as F
 from model.backbone import Backbone
 from model.bundle import Manifest
 from model.network import Network
-from model.pose import PoseBackbone
 from training.augment import Example
 from training.losses import DetectionLoss
 from training.masked import Decoder, masked_loss
 from training.recipe import StageConfig
-from training.skeletons import as_found, misfound
+from training.skeletons import as_found, features_of, misfound, reader_of
 from training.targets import Targets, assign, make_grid
 from training.teacher import Teacher, unlike
 
@@ -123,7 +122,8 @@ class Trainee(nn.Module):
             return {"masked": loss, "loss": loss}
         if stage.objective == "joints":
             return self._joints_loss(batch)
-        features = self._features(batch, stage)
+        joints = _given_joints(batch, stage)
+        features = self._features(batch, joints)
         losses: dict[str, Tensor] = {}
         if stage.objective == "detection":
             points = self.network.detector(features.float(), batch.mask)
@@ -134,21 +134,22 @@ class Trainee(nn.Module):
         weight = 1.0 if stage.objective == "dense" else stage.dense
         if weight:
             losses |= self._dense_losses(features.float(), batch, weight, stage)
+            if self.imitate is not None and self._teacher is not None and stage.imitate:
+                wanted = self._teacher.features(batch.clips, batch.mask, joints)
+                away = unlike(self.imitate(features.float()), wanted, batch.mask)
+                losses["teacher"] = weight * stage.imitate * away
         return losses | {"loss": torch.stack(list(losses.values())).sum()}
 
-    def _features(self, batch: Batch, stage: StageConfig) -> Tensor:
+    def _features(self, batch: Batch, joints: Tensor | None) -> Tensor:
         """(B, dim, window), of pictures or of joints in their place."""
-        network = self.network
         with torch.autocast(batch.clips.device.type, torch.bfloat16, enabled=self._half):
-            if stage.given == "pictures":
-                return network.features(batch.clips, batch.mask)
-            steps = batch.clips.shape[1] * batch.clips.shape[2]
-            joints = as_found(batch.joints[:, :steps], batch.mask[:, :steps], stage.joint_error)
-            return network.on_steps(_pose(network).read(joints), steps, batch.mask)
+            if joints is None:
+                return self.network.features(batch.clips, batch.mask)
+            return features_of(self.network, joints, batch.mask)
 
     def _joints_loss(self, batch: Batch) -> dict[str, Tensor]:
         with torch.autocast(batch.clips.device.type, torch.bfloat16, enabled=self._half):
-            found = _pose(self.network).find(self.network.normalised(batch.clips))
+            found = reader_of(self.network).find(self.network.normalised(batch.clips))
         steps = found.shape[1]
         loss = misfound(found.float(), batch.joints[:, :steps], batch.mask[:, :steps])
         return {"joints": loss, "loss": loss}
@@ -172,9 +173,6 @@ class Trainee(nn.Module):
         if self.joints is not None and stage.joints and batch.joints.shape[2]:
             places = self.joints(features).transpose(1, 2).unflatten(-1, (-1, 2))  # (B, window, j, 2)
             losses["joints"] = weight * stage.joints * _misplaced(places, batch)
-        if self.imitate is not None and self._teacher is not None and stage.imitate:
-            wanted = self._teacher.features(batch.clips, batch.mask)
-            losses["teacher"] = weight * stage.imitate * unlike(self.imitate(features), wanted, batch.mask)
         return losses
 
 
@@ -199,10 +197,12 @@ def _transformer(network: Network) -> Backbone:
     return network.backbone
 
 
-def _pose(network: Network) -> PoseBackbone:
-    """The backbone, as one that finds joints: recipes see to it."""
-    assert isinstance(network.backbone, PoseBackbone)
-    return network.backbone
+def _given_joints(batch: Batch, stage: StageConfig) -> Tensor | None:
+    """(B, steps, j, 3), as if they were found in pictures; None for a stage that looks at pictures."""
+    if stage.given == "pictures":
+        return None
+    steps = batch.clips.shape[1] * batch.clips.shape[2]
+    return as_found(batch.joints[:, :steps], batch.mask[:, :steps], stage.joint_error)
 
 
 def _valid(mask: Tensor, strides: Sequence[int]) -> Tensor:

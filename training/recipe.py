@@ -97,9 +97,9 @@ class StageConfig(Section):
 
     Attributes:
         objective: detection (focal and DIoU losses of points), dense (every action at every step, and joints), joints
-            (where a pose backbone finds them, in frames from all over a video), or masked (masked autoencoding of a
+            (where a backbone that reads them finds them, in frames from all over a video), or masked (autoencoding of a
             VideoMAE without adapters).
-        given: what a pose backbone is given: pictures, or the joints of the sidecars as if it had found them there.
+        given: what such a backbone is given: pictures, or the joints of the sidecars as if it had found them there.
         joint_error: of such joints, see training/skeletons.py.
         tuning: what moves: the head, the head and adapters, all; auto is adapters where there are some, else all.
         steps: of the optimiser.
@@ -154,6 +154,7 @@ class Recipe(Section):
         backbone: weights of `mmad import-weights` to begin with.
         start: bundle to begin with instead: its whole network, and what the recipe does not say of name, licence,
             framing, input, architecture and postprocessing.
+        finder: bundle whose finder of joints to begin with.
         teacher: bundle whose features stages with `imitate` learn to tell, as a further help to a backbone that begins
             from nothing; its input must be this recipe's.
         framing: person for data cropped around the person: the locator comes with the bundle, which then crops alike.
@@ -174,6 +175,7 @@ class Recipe(Section):
     seed: int = Field(default=0, ge=0)
     backbone: Path | None = None
     start: Path | None = None
+    finder: Path | None = None
     teacher: Path | None = None
     framing: Literal["none", "person"] = "none"
     input: InputConfig
@@ -200,19 +202,21 @@ class Recipe(Section):
     def _masks_a_plain_transformer(self) -> Self:
         parts = self.architecture
         plain = parts.backbone.kind == "videomae" and parts.adapter.kind == "none"
+        plain = plain and not parts.finds_joints
         if not plain and any(stage.objective == "masked" for stage in self.stages):
             raise ValueError(
-                "the objective masked pretrains a backbone of kind videomae with adapter.kind none: adapters are "
-                "trained by a second recipe that starts from its backbone.safetensors"
+                "the objective masked pretrains a backbone of kind videomae with adapter.kind none that sees pictures: "
+                "adapters are trained by a second recipe that starts from its backbone.safetensors"
             )
         return self
 
     @model_validator(mode="after")
     def _finds_joints(self) -> Self:
         of_joints = any(stage.objective == "joints" or stage.given == "joints" for stage in self.stages)
-        if of_joints and self.architecture.backbone.kind != "pose":
+        if (of_joints or self.finder is not None) and not self.architecture.finds_joints:
             raise ValueError(
-                "the objective joints, and given: joints, go with architecture.backbone.kind pose"
+                "the objective joints, given: joints and finder go with architecture.backbone.kind pose or stem "
+                "heatmaps"
             )
         return self
 

@@ -52,6 +52,10 @@ class Rendered:
         """How many joints sidecars have."""
         return len(JOINT_NAMES)
 
+    def with_pictures(self) -> "Rendered":
+        """See Source: all have some."""
+        return self
+
     def digest(self) -> str:
         """Of the settings and the version that make them."""
         return hashlib.sha256(f"{self.config!r} {version('mmad')}".encode()).hexdigest()

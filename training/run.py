@@ -92,12 +92,14 @@ class Examples(Dataset[Example]):
 
     def __init__(self, run: Run, stage: int) -> None:
         self._run, self._stage = run, stage
+        given = run.recipe.stages[stage].given
+        self._source = run.corpus if given == "joints" else run.corpus.with_pictures()
 
     def __getitem__(self, number: int) -> Example:
         recipe = self._run.recipe
         rng = np.random.default_rng(np.random.SeedSequence((recipe.seed, self._stage, number)))
         before = sum(stage.steps * stage.batch for stage in recipe.stages[: self._stage])
-        item = self._run.corpus.draw(rng, before + number)
+        item = self._source.draw(rng, before + number)
         stage = recipe.stages[self._stage]
         seen, frames = self._pictures(item, stage)
         joints = read_joints(item, seen.fps, len(frames)) if self._run.joints else None

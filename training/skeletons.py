@@ -7,6 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from model.finder import JointReader
+from model.network import Network
+
 _SLOW = 8  # steps from one slow error to the next
 _HIDDEN = 3.0  # how much worse joints are found that are not seen
 _SEEN_WEIGHT = 0.1  # of being told seen or not, against places
@@ -36,6 +39,17 @@ def as_found(joints: Tensor, mask: Tensor, error: float) -> Tensor:
     fresh = 0.5 * torch.randn(places.shape, device=joints.device)
     errors = (constant + drift.reshape(places.shape) + fresh) * error * (1 + (_HIDDEN - 1) * (1 - seen))
     return torch.cat([(places + errors).clamp(0, 1), seen], dim=-1)
+
+
+def reader_of(network: Network) -> JointReader:
+    """The backbone, as one that finds joints and reads them: recipes see to it."""
+    assert isinstance(network.backbone, JointReader)
+    return network.backbone
+
+
+def features_of(network: Network, joints: Tensor, mask: Tensor) -> Tensor:
+    """Joints (B, steps, j, 3) in the place of pictures -> (B, dim, window), see Network.features."""
+    return network.on_steps(reader_of(network).read(joints), joints.shape[1], mask)
 
 
 def misfound(found: Tensor, wanted: Tensor, mask: Tensor) -> Tensor:

@@ -4,12 +4,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from safetensors.torch import load_file
+from torch import Tensor
 
 from model.bundle import LOCATOR, WEIGHTS, Bundle, Manifest, Training
 from model.errors import BundleError
 from model.network import Network
 from training.calibration import expected_error, right
 from training.recipe import LOCATOR_FILE, Recipe
+from training.skeletons import reader_of
 from training.validate import Measured, calibrated
 
 # Annotated actions in the half of the held-out videos that calibration and thresholds are fitted on.
@@ -22,14 +24,36 @@ def start_network(network: Network, folder: Path) -> None:
     Raises:
         BundleError: they are another network's.
     """
-    weights = load_file(folder / WEIGHTS)
-    wide = {name: value.float() if value.is_floating_point() else value for name, value in weights.items()}
     try:
-        network.load_state_dict(wide)
+        network.load_state_dict(_wide(folder))
     except RuntimeError as error:
         raise BundleError(
             f"{folder}: its weights do not fit the recipe; leave input and architecture as the bundle's: {error}"
         ) from error
+
+
+def start_finder(network: Network, folder: Path) -> None:
+    """Put in a bundle's finder of joints alone.
+
+    Raises:
+        BundleError: it has none, or another one.
+    """
+    prefix = "backbone.finder."
+    weights = {
+        name.removeprefix(prefix): value for name, value in _wide(folder).items() if name.startswith(prefix)
+    }
+    try:
+        reader_of(network).finder.load_state_dict(weights)
+    except RuntimeError as error:
+        raise BundleError(
+            f"finder {folder}: its finder of joints does not fit the recipe's: {error}"
+        ) from error
+
+
+def _wide(folder: Path) -> dict[str, Tensor]:
+    """A bundle's weights as float32, whatever its file keeps them as."""
+    weights = load_file(folder / WEIGHTS)
+    return {name: value.float() if value.is_floating_point() else value for name, value in weights.items()}
 
 
 def locator_of(recipe: dict[str, Any]) -> Path | None:

@@ -9,9 +9,11 @@ from torch.nn import functional as F
 from model.bundle import Bundle, InputConfig
 from model.network import Network
 from training.run import TrainingError
+from training.skeletons import features_of
 from training.start import start_network
 
-# What must be alike for both to be given the same moments; pictures of another size are scaled for the teacher.
+# What must be alike for both to be given the same moments; pictures of another size are scaled for the teacher, and one
+# of kind pose has no clips.
 _SEEN = ("fps", "window_frames", "clip_frames", "mean", "std")
 
 
@@ -25,11 +27,15 @@ class Teacher:
     Raises:
         BundleError: a bundle that cannot be read.
         TrainingError: its input differs.
+
+    Attributes:
+        width: of its features. finds_joints: whether joints can be given to it in the place of pictures.
     """
 
     def __init__(self, folder: Path, seen: InputConfig) -> None:
         manifest = Bundle.load(folder).manifest
-        for name in _SEEN:
+        clipless = manifest.architecture.backbone.kind == "pose"
+        for name in (name for name in _SEEN if not (clipless and name == "clip_frames")):
             theirs, ours = getattr(manifest.input, name), getattr(seen, name)
             if theirs != ours:
                 raise TrainingError(
@@ -38,13 +44,16 @@ class Teacher:
                 )
         self.width = manifest.architecture.backbone.embed_dim
         self._size = (manifest.input.height, manifest.input.width)
+        self.finds_joints = manifest.architecture.finds_joints
         self._network = Network(manifest).eval().requires_grad_(False)
         start_network(self._network, folder)
 
     @torch.no_grad()
-    def features(self, clips: Tensor, mask: Tensor) -> Tensor:
-        """(B, width, window): what the student is to tell; see Network.features."""
+    def features(self, clips: Tensor, mask: Tensor, joints: Tensor | None = None) -> Tensor:
+        """(B, width, window): what the student is to tell, of clips or of joints; see Network.features."""
         self._network.to(clips.device)
+        if joints is not None:
+            return features_of(self._network, joints, mask)
         return self._network.features(_scaled(clips, self._size), mask)
 
 

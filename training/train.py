@@ -20,12 +20,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 
+from model.finder import JointReader
 from model.network import Network
-from model.pose import PoseBackbone
 from training.objectives import Batch, Trainee, collate
 from training.recipe import Recipe, RecipeError, StageConfig, parse_recipe
 from training.run import BACKBONE, CHECKPOINT, HISTORY, RECIPE, Examples, Run, TrainingError
-from training.start import start_network
+from training.start import start_finder, start_network
 from training.stopping import Best, HeldOut
 from training.teacher import Teacher
 from training.tuning import chosen, recompute_blocks, set_trainable
@@ -96,23 +96,40 @@ def is_first_process() -> bool:
 
 def _check_joints(run: Run, network: Network) -> None:
     """That sidecars have the joints that the backbone finds; videos without any are told when they are drawn."""
-    wanted = network.backbone.config.joints if isinstance(network.backbone, PoseBackbone) else run.joints
+    backbone = network.backbone
+    wanted = backbone.finder.config.joints if isinstance(backbone, JointReader) else run.joints
     learned = any(stage.objective == "joints" or stage.given == "joints" for stage in run.recipe.stages)
     if learned and run.joints and run.joints != wanted:
         raise TrainingError(
-            f"the sidecars have {run.joints} joints, the backbone finds {wanted}: set architecture.backbone.joints"
+            f"the sidecars have {run.joints} joints, the backbone finds {wanted}: set its number of joints"
         )
 
 
 def _load_pretrained(network: Network, recipe: Recipe) -> None:
     if recipe.start is not None:
         start_network(network, recipe.start)
+    if recipe.finder is not None:
+        start_finder(network, recipe.finder)
     if recipe.backbone is None:
         return
     try:
         start_backbone(network.backbone, recipe.backbone)
     except WeightsError as error:
         raise TrainingError(str(error)) from error
+
+
+def _make_teacher(run: Run) -> Teacher | None:
+    """The recipe's, as one that can be given what every stage that imitates it is given."""
+    if run.recipe.teacher is None:
+        return None
+    teacher = Teacher(run.recipe.teacher, run.manifest.input)
+    for number, stage in enumerate(run.recipe.stages):
+        if stage.imitate and stage.given == "joints" and not teacher.finds_joints:
+            raise TrainingError(
+                f"teacher {run.recipe.teacher} reads no joints, and stage {number} is given nothing else: take a "
+                "bundle of kind pose, or give the stage pictures"
+            )
+    return teacher
 
 
 class _Loop:
@@ -123,7 +140,7 @@ class _Loop:
         self._run = run
         masked = any(stage.objective == "masked" for stage in run.recipe.stages)
         half = run.recipe.precision == "bf16"
-        teacher = Teacher(run.recipe.teacher, run.manifest.input) if run.recipe.teacher else None
+        teacher = _make_teacher(run)
         self.trainee = Trainee(network, run.manifest, run.joints, half=half, masked=masked, teacher=teacher)
         self.trainee.to(fabric.device)
         self.kept = {name: value.clone() for name, value in network.state_dict().items()}

@@ -31,6 +31,7 @@ class Storage(StrEnum):
 
     MP4 = "mp4"
     NPZ = "npz"
+    NONE = "none"  # joints alone: many more people in the same time, for what learns from joints
 
 
 class Device(StrEnum):

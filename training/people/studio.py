@@ -1,6 +1,6 @@
 """Makes a data set: many videos by many processes, with labels, resumable, the same bytes whoever makes them.
 
-out/videos/synth000000.mp4    or out/frames/synth000000.npz
+out/videos/synth000000.mp4    or out/frames/synth000000.npz, or neither
 out/sidecars/synth000000.npz  boxes, joints and visible parts per frame
 out/records/synth000000.json  a video's labels; written last, so that what has one is whole
 out/mmad.json train.csv val.csv (or test.csv) labels.json synth.json
@@ -40,6 +40,9 @@ from training.tables import standard_labels
 QUALITIES = (19.0, 33.0)  # x264's constant rate factor, drawn for each video
 _PICTURE_KINDS = (".jpg", ".jpeg", ".png", ".webp")
 _WALL_PIXELS = 512  # a back wall's picture is not kept larger
+_PLACES: dict[Storage, tuple[str, ...]] = {
+    Storage.MP4: ("videos",), Storage.NPZ: ("frames",), Storage.NONE: ()
+}  # fmt: skip
 
 
 class StudioError(Exception):
@@ -176,7 +179,7 @@ def _open_folder(order: Order) -> None:
                 f"{order.out} was begun with {name} {before.get(name)!r}, now it is {settings[name]!r}: "
                 "take another --out, or the settings in its synth.json to go on"
             )
-    for name in ("records", "sidecars", "videos" if order.storage is Storage.MP4 else "frames"):
+    for name in ("records", "sidecars", *_PLACES[order.storage]):
         (order.out / name).mkdir(exist_ok=True)
         for half in (order.out / name).glob(".synth*"):
             half.unlink()
@@ -247,20 +250,26 @@ def _single_threaded() -> Iterator[None]:
 
 
 def make_video(order: Order, number: int) -> int:
-    """Render one video, write it with its sidecar and record; returns its frames."""
+    """Make one video, write it with its sidecar and record; returns its frames."""
     recipe = _recipe(order)
     film = make_film(recipe, number, load_anatomy())
-    frames = render_film(film, recipe, order.device)
     name = name_of(number)
-    if order.storage is Storage.MP4:
-        quality = generator(recipe.seed, number, EFFECTS + 100).uniform(*QUALITIES)
-        write_video(order.out / "videos" / f"{name}.mp4", frames, recipe.fps, quality)
-    else:
-        write_frames(order.out / "frames" / f"{name}.npz", frames, recipe.fps)
+    if order.storage is not Storage.NONE:
+        _write_pictures(order, film, recipe)
     write_sidecar(order.out / "sidecars" / f"{name}.npz", film)
     record: Record = describe(film, _taxonomy())
     write_json(_record_path(order.out, number), record)
-    return len(frames)
+    return len(film.shot)
+
+
+def _write_pictures(order: Order, film: Film, recipe: Recipe) -> None:
+    frames = render_film(film, recipe, order.device)
+    name = name_of(film.number)
+    if order.storage is Storage.MP4:
+        quality = generator(recipe.seed, film.number, EFFECTS + 100).uniform(*QUALITIES)
+        write_video(order.out / "videos" / f"{name}.mp4", frames, recipe.fps, quality)
+    else:
+        write_frames(order.out / "frames" / f"{name}.npz", frames, recipe.fps)
 
 
 @cache
