@@ -1,6 +1,7 @@
 """What tests share: the demo bundle, generated clips, values computed by public code, and a live service."""
 
 import fcntl
+import io
 import os
 import signal
 import socket
@@ -34,13 +35,25 @@ from service.store import FolderStore
 from tests.desks import NotingQueue
 from tests.untrained import make_bundle
 
+
+class _Stdout(io.TextIOBase):
+    """Whatever sys.stdout is now: print() without a file dies if a test's capture ends while a thread is in it."""
+
+    def write(self, text: str) -> int:
+        return sys.stdout.write(text)
+
+    def flush(self) -> None:
+        sys.stdout.flush()
+
+
 # Without variables, as the commands log: they take long to draw for every exception that a test provokes.
 structlog.configure(
     processors=[
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback),
-    ]
+    ],
+    logger_factory=structlog.PrintLoggerFactory(_Stdout()),
 )
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
