@@ -16,7 +16,7 @@ from tests.test_train import PLAIN
 from tests.untrained import demo_manifest, demo_network
 from training.augment import make_example
 from training.corpus import Corpus, CorpusError, Joints, load_corpus, read_frames, read_joints
-from training.joints import Finder, main, measure
+from training.joints import Finder, _squares, main, measure
 from training.objectives import Trainee, collate
 from training.people.camera.footage import write_video
 from training.people.choices import Mix, Storage
@@ -141,7 +141,12 @@ def test_joints_as_found_err_as_told_and_end_with_the_video():
     mask = torch.ones(40, 32, dtype=torch.bool)
     found = as_found(joints, mask, 0.01)
     errors = found[..., :2] - 0.5
-    assert errors[..., :3, :].std().item() == pytest.approx(0.0138, rel=0.1)  # sqrt(1 + 2/3 + 1/4) / 100
+    # sqrt(1 + .8**2 * 2/3 + .25**2) * .6 * exp(.7**2) / 100
+    assert errors[..., :3, :].std().item() == pytest.approx(0.0119, rel=0.2)
+    fresh = errors[..., :3, :].diff(dim=1).diff(dim=1).std() / 6**0.5  # lasting and drifting ones cancel
+    assert 0.15 < fresh / errors[..., :3, :].std() < 0.35
+    each = errors[:, :, 0].square().mean(dim=(1, 2)).sqrt()  # of one joint in every window
+    assert each.quantile(0.9) > 3 * each.quantile(0.1)
     assert errors[..., 3:, :].std() > 2.5 * errors[..., :3, :].std()
     assert errors.mean(dim=1).std() > 0.6 * errors.std()  # most of it lasts
     assert torch.equal(found[..., 2], joints[..., 2])
@@ -276,14 +281,25 @@ def test_errors_of_joints_are_measured_where_they_are_seen(data, pose_bundle, mo
     for item in load_corpus([data], TAXONOMY, "val", 0).items:
         frames = read_frames(item, finder.bundle.manifest.input, 1.0)
         places = read_joints(item, 5.0, len(frames)).places
-        chosen = places[np.linspace(0, len(frames) - 1, min(8, len(frames))).astype(int)]
+        first = max(len(frames) - 64, 0) // 2
+        chosen = places[first : first + 64]
         seen = chosen[..., 2] > 0
         away += (np.hypot(chosen[..., 0] - 0.5, chosen[..., 1] - 0.5) * seen).sum(axis=0)
         count += seen.sum(axis=0)
     assert names[0] == "nose"
     assert (count > 0).sum() > 20
-    assert errors[count > 0] == pytest.approx((away / np.maximum(count, 1))[count > 0])
-    assert np.isnan(errors[count == 0]).all()
+    assert errors.away[count > 0] == pytest.approx((away / np.maximum(count, 1))[count > 0])
+    assert np.isnan(errors.away[count == 0]).all()
+
+
+def test_errors_are_told_apart_by_how_long_they_last():
+    rng = np.random.default_rng(0)
+    lasting, fresh = rng.normal(0, 3, (1, 400, 2)), rng.normal(0, 1, (64, 400, 2))
+    drifting = (
+        2 * 2**0.5 * np.sin(np.linspace(0, 2 * np.pi, 65)[:64, None, None] + rng.uniform(0, 6, (1, 400, 2)))
+    )
+    told = np.sqrt(_squares(lasting + drifting + fresh).mean(axis=1))
+    assert told == pytest.approx([3, 2, 1], rel=0.1)
 
 
 def test_joints_are_drawn_on_clips(data, pose_bundle, tmp_path, monkeypatch, capsys):

@@ -5,10 +5,12 @@ python -m training.joints --bundle BUNDLE --clips FILE... --out sheet.png
 """
 
 import sys
+import warnings
 from argparse import ArgumentParser
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -28,7 +30,7 @@ from training.start import start_network
 Floats = NDArray[np.float64]
 
 SHOWN = 6  # frames of a clip
-_EACH = 8  # frames of a video that are measured
+_EACH = 64  # frames from the middle of a video that are measured
 _NO_LIMITS = Limits(max_duration_s=36_000, max_pixels=2**30)
 
 
@@ -54,24 +56,55 @@ class Finder:
         return self._backbone.find(self._network.normalised(clips))[0].double().numpy()
 
 
-def measure(finder: Finder, folders: Sequence[Path]) -> tuple[list[str], Floats]:
-    """Names of joints, and how far each is from where it is, in sides of the picture; NaN if never seen."""
+class Errors(NamedTuple):
+    """Of each joint (joints,), in sides of the picture; NaN if never seen.
+
+    Attributes:
+        away: mean distance from where it is.
+        lasting, drifting, fresh: standard deviations, on one axis, of what is the same in all of a video, of what is
+            new in every frame, and of the rest; of joints that are seen all the time.
+    """
+
+    away: Floats
+    lasting: Floats
+    drifting: Floats
+    fresh: Floats
+
+
+def measure(finder: Finder, folders: Sequence[Path]) -> tuple[list[str], Errors]:
+    """Names of joints, and how they are missed on held-out videos."""
     manifest = finder.bundle.manifest
     names: list[str] = []
-    total = count = np.zeros(())
+    away, parts = [], []
     for item in load_corpus(folders, manifest.taxonomy, "val", 0).with_pictures().items:
         frames = read_frames(item, manifest.input, 1.0)
         joints = read_joints(item, manifest.input.fps, len(frames))
         if joints is None or item.sidecar is None:
             raise CorpusError(f"{item.path} has no sidecar with joints: take videos of mmad synth")
         names = np.load(item.sidecar)["joint_names"].tolist()
-        chosen = np.linspace(0, len(frames) - 1, min(_EACH, len(frames))).astype(int)
+        count = min(_EACH, len(frames))
+        chosen = (len(frames) - count) // 2 + np.arange(count)
         found = finder.find(plain_example(frames[chosen], manifest.input))
-        away = np.linalg.norm(found[..., :2] - joints.places[chosen, :, :2], axis=-1)
+        errors = found[..., :2] - joints.places[chosen, :, :2]  # (frames, joints, 2)
         seen = joints.places[chosen, :, 2] > 0
-        total = total + (away * seen).sum(axis=0)
-        count = count + seen.sum(axis=0)
-    return names, np.divide(total, count, out=np.full(len(names), np.nan), where=count > 0)
+        away.append(np.where(seen, np.linalg.norm(errors, axis=-1), np.nan))
+        parts.append(np.where(seen.all(axis=0), _squares(errors), np.nan))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a joint that is never seen
+        lasting, drifting, fresh = np.sqrt(np.nanmean(parts, axis=0))
+        return names, Errors(np.nanmean(np.concatenate(away), axis=0), lasting, drifting, fresh)
+
+
+def _squares(errors: Floats) -> Floats:
+    """(frames, joints, 2) -> (3, joints): squares of what lasts, of what drifts and of what is new in every frame."""
+    lasting = np.square(errors.mean(axis=0)).mean(axis=-1)
+    fresh = (
+        np.square(np.diff(errors, axis=0)).mean(axis=(0, 2)) / 2
+        if len(errors) > 1
+        else np.zeros_like(lasting)
+    )
+    drifting = np.square(errors).mean(axis=(0, 2)) - lasting - fresh
+    return np.stack([lasting, np.maximum(drifting, 0), fresh])
 
 
 def draw(finder: Finder, clips: Sequence[Path], out: Path) -> None:
@@ -112,10 +145,10 @@ def main() -> None:
     finder = Finder(options.bundle)
     if options.data:
         names, errors = measure(finder, options.data)
-        lines = [f"{name:16} {100 * error:5.2f}" for name, error in zip(names, errors, strict=True)]
-        sys.stdout.write(
-            "\n".join([*lines, f"{'mean':16} {100 * np.nanmean(errors):5.2f} % of the picture"]) + "\n"
-        )
+        rows = [*zip(names, *errors, strict=True), ("mean", *(np.nanmean(part) for part in errors))]
+        lines = [f"{name:16}" + "".join(f"{100 * part:10.2f}" for part in parts) for name, *parts in rows]
+        head = "% of the picture" + "".join(f"{name:>10}" for name in Errors._fields)
+        sys.stdout.write("\n".join([head, *lines]) + "\n")
     if options.clips:
         draw(finder, options.clips, options.out)
 

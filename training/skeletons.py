@@ -10,7 +10,10 @@ from torch.nn import functional as F
 from model.finder import JointReader
 from model.network import Network
 
+# As training/joints.py measures the shipped finder: drifting and fresh against lasting errors, and how uneven they are.
 _SLOW = 8  # steps from one slow error to the next
+_DRIFT, _FRESH = 0.8, 0.25  # against the error that lasts
+_EASE, _UNEVEN = 0.6, 0.7  # median, and sd of the logarithm, of how much worse than others a joint is found
 _HIDDEN = 3.0  # how much worse joints are found that are not seen
 _SEEN_WEIGHT = 0.1  # of being told seen or not, against places
 _NEAR = 0.02  # of the picture: smaller errors count by their square
@@ -22,8 +25,8 @@ def as_found(joints: Tensor, mask: Tensor, error: float) -> Tensor:
     Args:
         joints: (B, steps, j, 3): x, y, 0 to 1, and whether seen.
         mask: (B, steps) bool; behind a video's end its last frame is repeated.
-        error: standard deviation, in sides of the picture, of each of two errors: one for the whole window, one that
-            drifts; a third, new in every frame, is half as large.
+        error: standard deviation, in sides of the picture, of the error that lasts the whole window; another drifts,
+            a third is new in every frame. In each window some joints are found better than others.
 
     Returns:
         (B, steps, j, 3).
@@ -36,8 +39,10 @@ def as_found(joints: Tensor, mask: Tensor, error: float) -> Tensor:
     constant = torch.randn(batch, 1, number, 2, device=joints.device)
     knots = torch.randn(batch, number * 2, -(-count // _SLOW) + 1, device=joints.device)
     drift = F.interpolate(knots, size=count, mode="linear", align_corners=True).transpose(1, 2)
-    fresh = 0.5 * torch.randn(places.shape, device=joints.device)
-    errors = (constant + drift.reshape(places.shape) + fresh) * error * (1 + (_HIDDEN - 1) * (1 - seen))
+    fresh = _FRESH * torch.randn(places.shape, device=joints.device)
+    uneven = _EASE * torch.exp(_UNEVEN * torch.randn(batch, 1, number, 1, device=joints.device))
+    errors = constant + _DRIFT * drift.reshape(places.shape) + fresh
+    errors = errors * uneven * error * (1 + (_HIDDEN - 1) * (1 - seen))
     return torch.cat([(places + errors).clamp(0, 1), seen], dim=-1)
 
 
