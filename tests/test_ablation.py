@@ -19,7 +19,9 @@ def test_every_variant_is_a_recipe(variant):
         "ablation", [*ablation.STARTS[variant.start].settings, *ablation.FROM_START, *variant.settings]
     )
     architecture = make_manifest(recipe, standard_labels(), "data").architecture
-    assert architecture.backbone.inputs == ("rgb" if variant.start == "rgb" else "rgb_differences")
+    given = recipe.stages[-1].given
+    assert (given == "joints") == architecture.finds_joints
+    assert (architecture.backbone.inputs == "rgb") == (given == "joints" or variant.start == "rgb")
     adapted = "adapter" in variant.name or "TIA" in variant.name or "DSTA" in variant.name
     assert (architecture.adapter.kind != "none") == adapted == (recipe.stages[-1].tuning == "adapters")
 
@@ -28,7 +30,7 @@ def test_variants_run_once_and_make_a_table(tmp_path, monkeypatch, capsys):
     people = People(seed=6, fps=10.0, height=48, width=48, mix=Mix.BALANCED)
     produce(Order(people, tmp_path / "people", Storage.NPZ, 16), 1, lambda done, count: None)
     arguments = ["ablation", "--data", str(tmp_path / "people"), "--out", str(tmp_path / "runs"), "--config", "smoke",
-                 "--steps", "2", "--seeds", "1", "--only", "DSTA, kernel 3", "frozen features"]  # fmt: skip
+                 "--steps", "2", "2", "--seeds", "1", "--only", "DSTA, kernel 3", "frozen features"]  # fmt: skip
     monkeypatch.setattr(sys, "argv", arguments)
     ablation.main()
     printed = capsys.readouterr().out

@@ -1,6 +1,6 @@
-"""Table 4 and the inputs, on any data: variants of one recipe, trained alike, from one pretrained backbone each.
+"""Table 4, inputs, rates and windows: variants of one recipe, trained alike, from one pretrained backbone each.
 
-    python -m training.ablation --data FOLDER... --out RUNS [--teacher BUNDLE] [--seeds 3] [--steps N] [--only NAME...]
+    python -m training.ablation --data FOLDER... --out RUNS [--teacher BUNDLE] [--seeds 3] [--steps N N] [--only NAME...]
 
 Every run has a folder; a run that is done is not done again, one that was interrupted goes on. The table is printed and
 written to RUNS/table.md.
@@ -49,27 +49,44 @@ class Variant(NamedTuple):
     settings: tuple[str, ...]
 
 
-_SHIFT = "architecture.backbone={kind: shift, inputs: rgb_differences, tubelet_size: 4}"
-_SLOW = (  # as much time in half as many frames
-    "input.fps=7.5", "input.window_frames=128", "input.overlap_frames=64", "architecture.backbone.tubelet_size=2",
-)  # fmt: skip
 _ALL = ("stages.1.tuning=all",)
 _DSTA = ("architecture.adapter={kind: dsta}",)
+# Whoever sees pictures has a fifth of the frames in a step, which takes as long.
+_SEEING = (
+    "stages.0.given=pictures", "stages.0.batch=10", "stages.0.frames=48", "stages.0.joints=0.5",
+    "stages.1.given=pictures", "stages.1.batch=4", "input.clip_frames=16",
+)  # fmt: skip
+_TRANSFORMER = "embed_dim: 128, depth: 4, heads: 4, tubelet_size: 4"
+_RGB = (*_SEEING, f"architecture.backbone={{{_TRANSFORMER}, inputs: rgb, stem: convolutions}}")
+_DIFFERENCES = (
+    *_SEEING,
+    f"architecture.backbone={{{_TRANSFORMER}, inputs: rgb_differences, stem: convolutions}}",
+)
+_LINEAR = (*_SEEING, f"architecture.backbone={{{_TRANSFORMER}, inputs: rgb_differences, stem: linear}}")
+_SHIFT = (*_SEEING, "architecture.backbone={kind: shift, inputs: rgb_differences, tubelet_size: 4}")
+_POSE = ("architecture.backbone={kind: pose, moves: 80.0}",)
 
 # Adapters come after pretraining, as in the paper.
 STARTS: dict[str, Start] = {
     "taught": Start(taught=True),
-    "dense": Start(),
-    "rgb": Start(("architecture.backbone.inputs=rgb",), taught=True),
-    "linear": Start(("architecture.backbone.stem=linear",), taught=True),
-    "masked": Start(("architecture.backbone.stem=linear", "stages.0.objective=masked")),
-    "shift": Start((_SHIFT,)),
-    "shift-80": Start((_SHIFT, "input.height=80", "input.width=80")),
-    "shift-128": Start((_SHIFT, "input.height=128", "input.width=128")),
-    "shift-tubelet-2": Start((_SHIFT, "architecture.backbone.tubelet_size=2")),
-    "shift-7.5": Start((_SHIFT, *_SLOW)),
-    "shift-short": Start((_SHIFT, "input.window_frames=128", "input.overlap_frames=64")),
-}
+    "untaught": Start(),
+    "differences": Start(_DIFFERENCES, taught=True),
+    "rgb": Start(_RGB, taught=True),
+    "linear": Start(_LINEAR, taught=True),
+    "masked": Start((*_LINEAR, "stages.0.objective=masked")),
+    "shift": Start(_SHIFT),
+    "pose": Start(_POSE),
+    "pose-7.5": Start((
+        "architecture.backbone={kind: pose, moves: 80.0, lags: [1, 2]}", "input.fps=7.5", "input.window_frames=128",
+        "input.overlap_frames=64", "stages.0.frames=48",
+    )),
+    "pose-30": Start((
+        "architecture.backbone={kind: pose, moves: 80.0, lags: [2, 8]}", "input.fps=30.0", "input.window_frames=512",
+        "input.overlap_frames=256", "stages.0.frames=192",
+    )),
+    "pose-short": Start((*_POSE, "input.window_frames=128", "input.overlap_frames=64")),
+    "pose-long": Start((*_POSE, "input.window_frames=512", "input.overlap_frames=256")),
+}  # fmt: skip
 VARIANTS = (
     Variant("frozen features", "taught", ("stages.1.tuning=head",)),
     Variant("DSTA, kernel 3", "taught", _DSTA),
@@ -78,16 +95,17 @@ VARIANTS = (
     Variant("DSTA, two down", "taught", ("architecture.adapter={kind: dsta_two_down}",)),
     Variant("DSTA, kernel 1", "taught", ("architecture.adapter={kind: dsta, spatial_kernel: 1}",)),
     Variant("standard adapter", "taught", ("architecture.adapter={kind: standard}",)),
-    Variant("no teacher, DSTA", "dense", _DSTA),
+    Variant("no teacher, DSTA", "untaught", _DSTA),
+    Variant("RGB and differences, DSTA", "differences", _DSTA),
     Variant("RGB alone, DSTA", "rgb", _DSTA),
     Variant("linear patches, DSTA", "linear", _DSTA),
     Variant("masked autoencoding, DSTA", "masked", _DSTA),
     Variant("temporal shift", "shift", _ALL),
-    Variant("temporal shift, 80 pixels", "shift-80", _ALL),
-    Variant("temporal shift, 128 pixels", "shift-128", _ALL),
-    Variant("temporal shift, tubelets of 2", "shift-tubelet-2", _ALL),
-    Variant("temporal shift, 7.5 fps", "shift-7.5", _ALL),
-    Variant("temporal shift, windows of 8.5 s", "shift-short", _ALL),
+    Variant("pose", "pose", _ALL),
+    Variant("pose, 7.5 fps", "pose-7.5", _ALL),
+    Variant("pose, 30 fps", "pose-30", _ALL),
+    Variant("pose, windows of 8.5 s", "pose-short", _ALL),
+    Variant("pose, windows of 34 s", "pose-long", _ALL),
 )
 
 
@@ -98,7 +116,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--config", default="ablation")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, help="of each stage, instead of the recipe's")
+    parser.add_argument("--steps", type=int, nargs=2, help="of both stages, instead of the recipe's")
     parser.add_argument("--teacher", type=Path, help="bundle whose features help pretraining")
     parser.add_argument("--only", nargs="*", help="names of variants")
     options = parser.parse_args()
@@ -112,30 +130,43 @@ def main() -> None:
 
 
 def _run(options: Namespace, variant: Variant, seed: int) -> None:
-    """One variant with one seed, from its pretraining, which all of its kind share."""
+    """One variant with one seed, from the pretraining that all of its kind and all seeds share."""
+    out = options.out / f"{_folder(variant)}-{seed}"
+    if (out / METRICS).exists():
+        return
     begin = STARTS[variant.start]
-    shared = [f"seed={seed}", *begin.settings]
+    shared = list(begin.settings)
     if options.steps:
-        shared += [f"stages.0.steps={options.steps}", f"stages.1.steps={options.steps}"]
-    start = options.out / f"start-{variant.start}-{seed}"
+        shared += [f"stages.{stage}.steps={steps}" for stage, steps in enumerate(options.steps)]
+    start = options.out / f"start-{variant.start}"
     if not (start / BACKBONE).exists():
         taught = [f"teacher={options.teacher}", "stages.0.imitate=1.0"]
         with_teacher = taught if options.teacher and begin.taught else []
         _train(options, load_recipe(options.config, [*shared, *with_teacher, "stages.1.steps=1"]), start)
-    out = options.out / f"{variant.name.replace(' ', '-').replace(',', '')}-{seed}"
-    if (out / METRICS).exists():
-        return
-    settings = [*shared, *FROM_START, *variant.settings, f"backbone={start / BACKBONE}"]
-    _train(options, load_recipe(options.config, settings), out)
+    settings = [*shared, *FROM_START, *variant.settings, f"seed={seed}", f"backbone={start / BACKBONE}"]
+    recipe = load_recipe(options.config, settings)
+    network, step_s = _train(options, recipe, out)
+    held_out = load_corpus(options.data, standard_labels(), "val", recipe.data.rare)
+    given = recipe.stages[-1].given
+    if given == "pictures":
+        held_out = held_out.with_pictures()
+    manifest = make_manifest(recipe, standard_labels(), ", ".join(map(str, options.data)))
+    found = measure(network, manifest, held_out, recipe, "cpu", lambda done, count: None, given)
+    save_checkpoint(out / "network.safetensors", network, manifest)
+    numbers = {**metrics_of(found), **_details(found, manifest.taxonomy), "moving": _moving(network, recipe)}
+    numbers |= {} if step_s is None else {"step_s": step_s}
+    (out / METRICS).write_text(json.dumps(numbers) + "\n", encoding="utf-8")
 
 
-def _train(options: Namespace, recipe: Recipe, out: Path) -> None:
+def _folder(variant: Variant) -> str:
+    return variant.name.replace(" ", "-").replace(",", "")
+
+
+def _train(options: Namespace, recipe: Recipe, out: Path) -> tuple[Network, float | None]:
+    """What came of it, and processor time a step if none of it was done before."""
     taxonomy = standard_labels()
-    corpus, held_out = (
-        load_corpus(options.data, taxonomy, subset, recipe.data.rare) for subset in ("train", "val")
-    )
+    corpus = load_corpus(options.data, taxonomy, "train", recipe.data.rare)
     manifest = make_manifest(recipe, taxonomy, ", ".join(map(str, options.data)))
-    held_out = held_out.with_pictures()
     run = Run(recipe, manifest, corpus, out, corpus.count_joints())
 
     def watch(at: Progress) -> None:
@@ -147,11 +178,7 @@ def _train(options: Namespace, recipe: Recipe, out: Path) -> None:
     begin, resume = time.process_time(), (out / CHECKPOINT).exists()
     network = train(run, watch, resume=resume)
     step_s = (time.process_time() - begin) / sum(stage.steps for stage in recipe.stages)
-    found = measure(network, manifest, held_out, recipe, "cpu", lambda done, count: None)
-    save_checkpoint(out / "network.safetensors", network, manifest)
-    numbers = {**metrics_of(found), **_details(found, taxonomy), "moving": _moving(network, recipe)}
-    numbers |= {} if resume else {"step_s": step_s}
-    (out / METRICS).write_text(json.dumps(numbers) + "\n", encoding="utf-8")
+    return network, None if resume else step_s
 
 
 def _details(found: Measured, taxonomy: Taxonomy) -> dict[str, float]:
@@ -179,7 +206,7 @@ def table(out: Path, variants: Sequence[Variant], seeds: int) -> str:
         "|---|---|---|---|---|---|---|---|",
     ]
     for variant in variants:
-        folders = [out / f"{variant.name.replace(' ', '-').replace(',', '')}-{seed}" for seed in range(seeds)]
+        folders = [out / f"{_folder(variant)}-{seed}" for seed in range(seeds)]
         found = [json.loads((one / METRICS).read_text()) for one in folders if (one / METRICS).exists()]
         if not found:
             continue

@@ -14,6 +14,8 @@ from training.people.choices import Crop, Mix
 from training.tuning import Tuning
 
 CONFIGS = resources.files("training") / "configs"
+
+Given = Literal["pictures", "joints"]
 LOCATOR_FILE = Path(str(resources.files("training") / "locator.onnx"))
 
 
@@ -116,7 +118,7 @@ class StageConfig(Section):
     """
 
     objective: Literal["detection", "dense", "joints", "masked"] = "detection"
-    given: Literal["pictures", "joints"] = "pictures"
+    given: Given = "pictures"
     joint_error: float = Field(default=0.01, ge=0)
     tuning: Tuning = "adapters"
     steps: int = Field(gt=0)

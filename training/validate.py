@@ -17,10 +17,11 @@ from model.segments import Proposals, calibrate
 from model.windows import windows
 from training.augment import plain_example
 from training.calibration import expected_error, fit, right
-from training.corpus import Corpus, read_frames
+from training.corpus import Corpus, CorpusError, Frames, Item, read_frames, read_joints
 from training.evaluate import LevelReport, evaluate, match
 from training.instances import Instances
-from training.recipe import Recipe
+from training.recipe import Given, Recipe
+from training.skeletons import as_found, features_of
 
 Floats = NDArray[np.float64]
 
@@ -43,6 +44,24 @@ class NetworkEngine:
             points = self._network(
                 torch.from_numpy(clips[None]).to(self.device), torch.from_numpy(mask[None]).to(self.device)
             )
+        return RawPoints(points.logits[0].float().cpu().numpy(), points.offsets[0].float().cpu().numpy())
+
+
+class JointsEngine:
+    """The same of a network that reads joints, when those are given in the place of pictures."""
+
+    name, precision = "torch", "fp32"
+
+    def __init__(self, network: Network, device: str) -> None:
+        self.device = device
+        self._network = network.eval().to(device)
+
+    def run(self, clips: NDArray[np.float32], mask: NDArray[np.bool_]) -> RawPoints:
+        """(clips, frames, 1, joints, 3) of joints; see model.engines.Engine."""
+        with torch.inference_mode():
+            steps = torch.from_numpy(mask[None]).to(self.device)
+            joints = torch.from_numpy(clips).to(self.device).flatten(0, 1)[None, :, 0]
+            points = self._network.detector(features_of(self._network, joints, steps), steps)
         return RawPoints(points.logits[0].float().cpu().numpy(), points.offsets[0].float().cpu().numpy())
 
 
@@ -71,8 +90,9 @@ def measure(
     recipe: Recipe,
     device: str,
     watch: Callable[[int, int], None],
+    given: Given = "pictures",
 ) -> Measured:
-    """Run the network over a corpus as the service would, and evaluate it.
+    """Run the network over a corpus as the service would, or on joints as if they were found, and evaluate it.
 
     Half of the videos choose the calibration of scores and the thresholds for display, the other half tells what the
     calibration is worth; all are measured for mAP, which needs neither.
@@ -81,15 +101,15 @@ def measure(
         len(corpus.items) if not recipe.validate_videos else min(recipe.validate_videos, len(corpus.items))
     )
     chosen = np.unique(np.linspace(0, len(corpus.items) - 1, count).astype(int)).tolist()
-    detector = Detector(Bundle(Path(), manifest), NetworkEngine(network, device))
+    engine = {"pictures": NetworkEngine, "joints": JointsEngine}[given](network, device)
+    detector = Detector(Bundle(Path(), manifest), engine)
     found = []
     for place, index in enumerate(chosen):
         watch(place, len(chosen))
-        frames = plain_example(
-            read_frames(corpus.items[index], recipe.input, 1.0, recipe.data.cache), recipe.input
-        )
+        item = corpus.items[index]
+        frames = _pictures(item, recipe) if given == "pictures" else _joints(item, recipe, index)
         cut = windows(frames, recipe.input.window_frames, recipe.input.overlap_frames)
-        found.append(detector.propose(cut).clipped(0.0, corpus.items[index].duration_s))
+        found.append(detector.propose(cut).clipped(0.0, item.duration_s))
     truth = corpus.truth(chosen)
     predictions = gather(truth, found)
     taxonomy = manifest.taxonomy
@@ -108,6 +128,24 @@ def measure(
         calibration,
         (expected_error(others[1].scores, hits), expected_error(shown[1].scores, hits)),
     )
+
+
+def _pictures(item: Item, recipe: Recipe) -> Frames:
+    return plain_example(read_frames(item, recipe.input, 1.0, recipe.data.cache), recipe.input)
+
+
+def _joints(item: Item, recipe: Recipe, index: int) -> NDArray[np.float32]:
+    """(frames, 1, joints, 3) with errors of the last stage that learns from joints."""
+    frames = max(round(item.duration_s * recipe.input.fps), 1)
+    joints = read_joints(item, recipe.input.fps, frames)
+    if joints is None:
+        raise CorpusError(f"{item.path} has no sidecar with joints to be measured by")
+    error = next((stage.joint_error for stage in recipe.stages[::-1] if stage.given == "joints"), 0.0)
+    places = torch.from_numpy(joints.places).float()[None]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(index)
+        found = as_found(places, torch.ones(1, frames, dtype=torch.bool), error)
+    return found[0, :, None].numpy()
 
 
 def gather(truth: Instances, found: Sequence[Proposals]) -> Instances:
