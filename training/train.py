@@ -108,14 +108,13 @@ def _check_joints(run: Run, network: Network) -> None:
 def _load_pretrained(network: Network, recipe: Recipe) -> None:
     if recipe.start is not None:
         start_network(network, recipe.start)
-    if recipe.finder is not None:
+    if recipe.backbone is not None:
+        try:
+            start_backbone(network.backbone, recipe.backbone)
+        except WeightsError as error:
+            raise TrainingError(str(error)) from error
+    if recipe.finder is not None:  # last: a backbone that was pretrained on joints has one that knows nothing
         start_finder(network, recipe.finder)
-    if recipe.backbone is None:
-        return
-    try:
-        start_backbone(network.backbone, recipe.backbone)
-    except WeightsError as error:
-        raise TrainingError(str(error)) from error
 
 
 def _make_teacher(run: Run) -> Teacher | None:
