@@ -32,7 +32,7 @@ SMALL = BackboneConfig(
 TAXONOMY = standard_labels()
 SETTINGS = ["architecture.backbone={embed_dim: 32, depth: 1, heads: 2, tubelet_size: 2, patch_size: 12, stem: heatmaps, "
             "finder: {widths: [8, 16, 16], fused: 16}}", "finder=null", "teacher=null", "input.clip_frames=16",
-            "input.height=48", "input.width=48", "input.fps=5.0", "data.workers=0", 
+            "input.height=48", "input.width=48", "input.fps=5.0", "data.workers=0",
             'stages=[{objective: dense, given: joints, tuning: all, steps: 9, batch: 4, frames: 96, backbone_rate: 0.001}, '
             '{objective: detection, given: joints, tuning: adapters, steps: 9, batch: 4, dense: 0.5}]']  # fmt: skip
 
