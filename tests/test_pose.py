@@ -302,6 +302,14 @@ def test_errors_are_told_apart_by_how_long_they_last():
     assert told == pytest.approx([3, 2, 1], rel=0.1)
 
 
+def test_given_joints_are_read(data, pose_bundle, monkeypatch, capsys):
+    arguments = ["joints", "--bundle", str(pose_bundle), "--data", str(data), "--read"]
+    monkeypatch.setattr(sys, "argv", arguments)
+    main()
+    count = len(load_corpus([data], TAXONOMY, "val", 0).items)
+    assert capsys.readouterr().out.startswith(f"{count} videos, joints given: mAP action ")
+
+
 def test_joints_are_drawn_on_clips(data, pose_bundle, tmp_path, monkeypatch, capsys):
     write_video(tmp_path / "clip.mp4", np.full((20, 48, 64, 3), 90, np.uint8), 5.0, 20.0)
     arguments = ["joints", "--bundle", str(pose_bundle), "--data", str(data), "--clips", str(tmp_path / "clip.mp4"),

@@ -1,6 +1,7 @@
-"""Where a bundle's backbone finds joints: how far from where they are, and drawn on any clip.
+"""Where a bundle's backbone finds joints: how far from where they are, what it reads of given ones, and drawn on clips.
 
 python -m training.joints --bundle BUNDLE --data FOLDER...      error on held-out videos, joint by joint
+python -m training.joints --bundle BUNDLE --data FOLDER... --read [--subset test]   mAP, joints given
 python -m training.joints --bundle BUNDLE --clips FILE... --out sheet.png
 """
 
@@ -25,7 +26,10 @@ from model.video import Limits, Video
 from training.augment import plain_example
 from training.corpus import CorpusError, Frames, load_corpus, read_frames, read_joints
 from training.framed import around_person
+from training.recipe import load_recipe
 from training.start import start_network
+from training.validate import Measured
+from training.validate import measure as evaluate_network
 
 Floats = NDArray[np.float64]
 
@@ -39,21 +43,21 @@ class Finder:
 
     def __init__(self, folder: Path) -> None:
         self.bundle = Bundle.load(folder)
-        self._network = Network(self.bundle.manifest).eval()
-        start_network(self._network, folder)
-        if not isinstance(self._network.backbone, JointReader):
+        self.network = Network(self.bundle.manifest).eval()
+        start_network(self.network, folder)
+        if not isinstance(self.network.backbone, JointReader):
             kind = self.bundle.manifest.architecture.backbone.kind
             raise ValueError(
                 f"{folder} has a backbone of kind {kind}, which finds no joints: take one of kind pose, or with a "
                 "stem of heatmaps"
             )
-        self._backbone = self._network.backbone
+        self._backbone = self.network.backbone
 
     @torch.inference_mode()
     def find(self, frames: Frames) -> Floats:
         """(n, height, width, 3) of the network's size -> (n, joints, 3), see JointFinder."""
         clips = torch.from_numpy(frames)[None, None]
-        return self._backbone.find(self._network.normalised(clips))[0].double().numpy()
+        return self._backbone.find(self.network.normalised(clips))[0].double().numpy()
 
 
 class Errors(NamedTuple):
@@ -107,6 +111,16 @@ def _squares(errors: Floats) -> Floats:
     return np.stack([lasting, np.maximum(drifting, 0), fresh])
 
 
+def read(finder: Finder, folders: Sequence[Path], subset: str) -> Measured:
+    """What the network is worth where joints are given, with the errors that stages given joints are trained with."""
+    manifest = finder.bundle.manifest
+    recipe = load_recipe("demo", []).model_copy(update={"input": manifest.input, "validate_videos": 0})
+    corpus = load_corpus(folders, manifest.taxonomy, subset, 0)
+    return evaluate_network(
+        finder.network, manifest, corpus, recipe, "cpu", lambda done, count: None, "joints"
+    )
+
+
 def draw(finder: Finder, clips: Sequence[Path], out: Path) -> None:
     """Frames of each clip, cut around the person as the detector does, with the joints found; hidden are hollow."""
     from matplotlib.figure import Figure
@@ -139,11 +153,20 @@ def main() -> None:
     parser = ArgumentParser(description="Where a bundle's backbone finds joints.")
     parser.add_argument("--bundle", type=Path, required=True)
     parser.add_argument("--data", type=Path, nargs="+", help="folders of mmad synth")
+    parser.add_argument("--read", action="store_true", help="mAP where the sidecars' joints are given")
+    parser.add_argument("--subset", default="val", help="that --read takes")
     parser.add_argument("--clips", type=Path, nargs="+", help="videos to draw on")
     parser.add_argument("--out", type=Path, default=Path("joints.png"))
     options = parser.parse_args()
     finder = Finder(options.bundle)
-    if options.data:
+    if options.data and options.read:
+        found = read(finder, options.data, options.subset)
+        action, body = found.action.average, found.body.average
+        sys.stdout.write(
+            f"{len(found.truth.videos)} videos, joints given: mAP action {100 * action:.1f}, body {100 * body:.1f}, "
+            f"mean {50 * (action + body):.1f} %\n"
+        )
+    elif options.data:
         names, errors = measure(finder, options.data)
         rows = [*zip(names, *errors, strict=True), ("mean", *(np.nanmean(part) for part in errors))]
         lines = [f"{name:16}" + "".join(f"{100 * part:10.2f}" for part in parts) for name, *parts in rows]
