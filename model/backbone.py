@@ -79,6 +79,8 @@ class Block(nn.Module):
 class Backbone(nn.Module):
     """Every clip through the transformer by itself; only adapters see the whole window."""
 
+    positions: Tensor
+
     def __init__(
         self, config: BackboneConfig, adapter: AdapterConfig, clip_frames: int, height: int, width: int
     ) -> None:

@@ -113,7 +113,7 @@ def _squares(errors: Floats) -> Floats:
 
 def read(finder: Finder, folders: Sequence[Path], subset: str) -> Measured:
     """What the network is worth where joints are given, with the errors that stages given joints are trained with."""
-    manifest = finder.bundle.manifest
+    manifest = finder.bundle.manifest.model_copy(update={"locator": None})  # nobody is looked for
     recipe = load_recipe("demo", []).model_copy(update={"input": manifest.input, "validate_videos": 0})
     corpus = load_corpus(folders, manifest.taxonomy, subset, 0)
     return evaluate_network(
@@ -168,8 +168,12 @@ def main() -> None:
         )
     elif options.data:
         names, errors = measure(finder, options.data)
-        rows = [*zip(names, *errors, strict=True), ("mean", *(np.nanmean(part) for part in errors))]
-        lines = [f"{name:16}" + "".join(f"{100 * part:10.2f}" for part in parts) for name, *parts in rows]
+        rows = np.column_stack([*errors])
+        rows = np.concatenate([rows, np.nanmean(rows, axis=0, keepdims=True)])
+        lines = [
+            f"{name:16}" + "".join(f"{100 * part:10.2f}" for part in parts)
+            for name, parts in zip([*names, "mean"], rows, strict=True)
+        ]
         head = "% of the picture" + "".join(f"{name:>10}" for name in Errors._fields)
         sys.stdout.write("\n".join([head, *lines]) + "\n")
     if options.clips:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -47,16 +47,10 @@ class NetworkEngine:
         return RawPoints(points.logits[0].float().cpu().numpy(), points.offsets[0].float().cpu().numpy())
 
 
-class JointsEngine:
+class JointsEngine(NetworkEngine):
     """The same of a network that reads joints, when those are given in the place of pictures."""
 
-    name, precision = "torch", "fp32"
-
-    def __init__(self, network: Network, device: str) -> None:
-        self.device = device
-        self._network = network.eval().to(device)
-
-    def run(self, clips: NDArray[np.float32], mask: NDArray[np.bool_]) -> RawPoints:
+    def run(self, clips: NDArray[Any], mask: NDArray[np.bool_]) -> RawPoints:
         """(clips, frames, 1, joints, 3) of joints; see model.engines.Engine."""
         with torch.inference_mode():
             steps = torch.from_numpy(mask[None]).to(self.device)
@@ -101,7 +95,7 @@ def measure(
         len(corpus.items) if not recipe.validate_videos else min(recipe.validate_videos, len(corpus.items))
     )
     chosen = np.unique(np.linspace(0, len(corpus.items) - 1, count).astype(int)).tolist()
-    engine = {"pictures": NetworkEngine, "joints": JointsEngine}[given](network, device)
+    engine = NetworkEngine(network, device) if given == "pictures" else JointsEngine(network, device)
     detector = Detector(Bundle(Path(), manifest), engine)
     found = []
     for place, index in enumerate(chosen):
