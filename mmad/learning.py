@@ -30,7 +30,7 @@ def train(
     data: Annotated[
         list[Path] | None, typer.Option("--data", help="Data set folder, or FOLDER*WEIGHT; once or more.")
     ] = None,
-    config: Annotated[str, typer.Option(help="Recipe: a file, or the name of a shipped one.")] = "pose",
+    config: Annotated[str, typer.Option(help="Recipe: a file, or the name of a shipped one.")] = "demo",
     overrides: Annotated[list[str] | None, typer.Option("--set", help="key=value, over the recipe's.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's checkpoint.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",

@@ -56,7 +56,7 @@ def people(tmp_path_factory):
 
 
 def make_run(folders, out, *settings: str) -> Run:
-    recipe = load_recipe("demo", [*SETTINGS, *settings])
+    recipe = load_recipe("videomae", [*SETTINGS, *settings])
     corpus = load_corpus(folders, TAXONOMY, "train", 0)
     return Run(recipe, make_manifest(recipe, TAXONOMY, "people"), corpus, out, corpus.count_joints())
 
@@ -180,7 +180,7 @@ def test_it_learns_from_joints_alone_and_only_what_may_move_does(joints, tmp_pat
 
 
 def test_a_finder_and_a_teacher_come_from_a_bundle(joints, tmp_path):
-    pose = load_recipe("pose", POSE)
+    pose = load_recipe("demo", POSE)
     manifest = make_manifest(pose, TAXONOMY, "people")
     torch.manual_seed(5)
     posed = Network(manifest)
@@ -226,7 +226,7 @@ def test_a_teacher_that_reads_no_joints_is_told(joints, tmp_path, bundle):
         train(run, lambda at: None, accelerator="cpu")
 
 
-@pytest.mark.parametrize("setting", ["finder=bundles/pose", "stages.0.given=joints"])
+@pytest.mark.parametrize("setting", ["finder=bundles/demo", "stages.0.given=joints"])
 def test_pictures_and_joints_are_not_mixed_up(setting):
     with pytest.raises(RecipeError, match="architecture.backbone.kind pose or stem heatmaps"):
         load_recipe("smoke", [setting])
@@ -234,7 +234,7 @@ def test_pictures_and_joints_are_not_mixed_up(setting):
 
 def test_heatmaps_are_not_hidden_from():
     with pytest.raises(RecipeError, match="adapter.kind none that sees pictures"):
-        load_recipe("demo", ["architecture.adapter={kind: none}", "stages.0.objective=masked"])
+        load_recipe("videomae", ["architecture.adapter={kind: none}", "stages.0.objective=masked"])
 
 
 # -- people without pictures

@@ -43,7 +43,7 @@ def data(tmp_path_factory):
 
 
 def make_run(data, out, *settings: str) -> Run:
-    recipe = load_recipe("pose", [*SETTINGS, *settings])
+    recipe = load_recipe("demo", [*SETTINGS, *settings])
     corpus = load_corpus([data], TAXONOMY, "train", 0)
     return Run(recipe, make_manifest(recipe, TAXONOMY, "people"), corpus, out, corpus.count_joints())
 
@@ -180,7 +180,7 @@ def test_scattered_frames_are_of_all_the_video_each_once_and_in_order():
     frames = np.zeros((90, 48, 48, 3), np.uint8) + np.arange(90, dtype=np.uint8)[:, None, None, None]
     places = np.repeat(np.arange(90.0)[:, None, None] / 90, 3, axis=2)
     joints = Joints(places, np.array([0]))
-    recipe = load_recipe("pose", SETTINGS)
+    recipe = load_recipe("demo", SETTINGS)
     plain = PLAIN.model_copy(update={"gain": (2, 2)})
     firsts, lasts = [], []
     for seed in range(40):

@@ -114,7 +114,7 @@ def _squares(errors: Floats) -> Floats:
 def read(finder: Finder, folders: Sequence[Path], subset: str) -> Measured:
     """What the network is worth where joints are given, with the errors that stages given joints are trained with."""
     manifest = finder.bundle.manifest.model_copy(update={"locator": None})  # nobody is looked for
-    recipe = load_recipe("pose", []).model_copy(update={"input": manifest.input, "validate_videos": 0})
+    recipe = load_recipe("demo", []).model_copy(update={"input": manifest.input, "validate_videos": 0})
     corpus = load_corpus(folders, manifest.taxonomy, subset, 0)
     return evaluate_network(
         finder.network, manifest, corpus, recipe, "cpu", lambda done, count: None, "joints"
