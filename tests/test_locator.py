@@ -263,9 +263,16 @@ def test_without_a_runtime_it_says_what_to_install(framed: Bundle, monkeypatch: 
 
 def test_recipes_for_cropped_people_say_so() -> None:
     framings = {
-        name: load_recipe(name, []).framing for name in ("demo", "videomae", "ablation", "mmad-small", "mmad-base")
+        name: load_recipe(name, []).framing
+        for name in ("demo", "videomae", "ablation", "mmad-small", "mmad-base")
     }
-    assert framings == {"demo": "person", "videomae": "person", "ablation": "person", "mmad-small": "none", "mmad-base": "none"}
+    assert framings == {
+        "demo": "person",
+        "videomae": "person",
+        "ablation": "person",
+        "mmad-small": "none",
+        "mmad-base": "none",
+    }
 
 
 def test_export_takes_a_locator(tmp_path: Path) -> None:
