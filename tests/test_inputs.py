@@ -160,7 +160,7 @@ def test_a_bundle_from_before_is_read_as_it_was(bundle: Bundle) -> None:
         ({**VIDEOMAE, "lags": [0, 1]}, "lags must be ascending"),
         ({**VIDEOMAE, "lags": []}, "lags must be ascending"),
         ({**VIDEOMAE, "lags": [1.5]}, "lags.0: Input should be a valid integer"),
-        ({**VIDEOMAE, "stem": "convolution"}, "videomae.stem: Input should be 'linear' or 'convolutions'"),
+        ({**VIDEOMAE, "stem": "convolution"}, "videomae.stem: Input should be 'linear', 'convolutions' or 'heatmaps'"),
         (
             {**VIDEOMAE, "stem": "convolutions", "patch_size": 12},
             "patch_size 12 must be a power of 2, and embed_dim 24 a multiple of half of it",
