@@ -1,5 +1,7 @@
 """Joints in every picture: a small network finds them, frame by frame, and readers see nothing else."""
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -67,7 +69,7 @@ class JointFinder(nn.Module):
         return torch.stack(places, dim=-1)
 
 
-class JointReader(nn.Module):
+class JointReader(nn.Module, ABC):
     """A backbone that finds joints in every picture, and reads them alone."""
 
     finder: JointFinder
@@ -89,9 +91,9 @@ class JointReader(nn.Module):
         found = self.finder(pictures.contiguous(memory_format=torch.channels_last))
         return found.reshape(clips.shape[0], -1, *found.shape[1:])  # type: ignore[no-any-return]
 
+    @abstractmethod
     def read(self, joints: Tensor) -> Tensor:
         """(B, steps, joints, 3) -> (B, dim, steps / tubelet)."""
-        raise NotImplementedError
 
 
 def moves(joints: Tensor, config: FinderConfig, lags: tuple[int, ...]) -> Tensor:

@@ -1,6 +1,7 @@
 """VideoMAE on heatmaps: joints drawn where they are, read by the transformer, and trained without a picture."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -37,22 +38,22 @@ SETTINGS = ["architecture.backbone={embed_dim: 32, depth: 1, heads: 2, tubelet_s
             '{objective: detection, given: joints, tuning: adapters, steps: 9, batch: 4, dense: 0.5}]']  # fmt: skip
 
 
+def make_people(folder: Path, storage: Storage) -> Path:
+    recipe = People(seed=3, fps=5.0, height=48, width=48, mix=Mix.BALANCED)
+    produce(Order(recipe, folder, storage, 17), 1, lambda done, count: None)
+    return folder
+
+
 @pytest.fixture(scope="module")
 def joints(tmp_path_factory):
     """People without pictures."""
-    folder = tmp_path_factory.mktemp("joints")
-    recipe = People(seed=3, fps=5.0, height=48, width=48, mix=Mix.BALANCED)
-    produce(Order(recipe, folder, Storage.NONE, 17), 1, lambda done, count: None)
-    return folder
+    return make_people(tmp_path_factory.mktemp("joints"), Storage.NONE)
 
 
 @pytest.fixture(scope="module")
 def people(tmp_path_factory):
     """The same ones with their pictures."""
-    folder = tmp_path_factory.mktemp("people")
-    recipe = People(seed=3, fps=5.0, height=48, width=48, mix=Mix.BALANCED)
-    produce(Order(recipe, folder, Storage.NPZ, 17), 1, lambda done, count: None)
-    return folder
+    return make_people(tmp_path_factory.mktemp("people"), Storage.NPZ)
 
 
 def make_run(folders, out, *settings: str) -> Run:

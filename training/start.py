@@ -36,8 +36,9 @@ def start_finder(network: Network, folder: Path) -> None:
     """Put in a bundle's finder of joints alone.
 
     Raises:
-        BundleError: it has none, or another one.
+        BundleError: no whole bundle, or one that has none, or another one.
     """
+    Bundle.load(folder)
     prefix = "backbone.finder."
     weights = {
         name.removeprefix(prefix): value for name, value in _wide(folder).items() if name.startswith(prefix)
