@@ -218,6 +218,15 @@ def test_a_finder_and_a_teacher_come_from_a_bundle(joints, tmp_path):
         train(other, lambda at: None, accelerator="cpu")
 
 
+@pytest.mark.parametrize("tuning", ["adapters", "head", "auto"])
+def test_a_backbone_that_was_never_trained_is_not_left_as_it_is(joints, tmp_path, tuning):
+    run = make_run([joints], tmp_path, f"stages.0.tuning={tuning}")
+    with pytest.raises(
+        TrainingError, match=f"stage 0 with tuning {tuning} leaves a backbone .* never trained: set"
+    ):
+        train(run, lambda at: None, accelerator="cpu")
+
+
 def test_a_teacher_that_reads_no_joints_is_told(joints, tmp_path, bundle):
     seen = [f"input.{name}={getattr(bundle.manifest.input, name)}" for name in ("fps", "window_frames", "overlap_frames", "clip_frames")]  # fmt: skip
     run = make_run(

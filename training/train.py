@@ -63,7 +63,8 @@ def train(
         accelerator, devices: of Lightning Fabric; under torchrun every process calls this.
 
     Raises:
-        TrainingError: a loss that is no number, a checkpoint that does not fit, or a teacher that sees other pictures.
+        TrainingError: a loss that is no number, a checkpoint that does not fit, a teacher that sees other pictures, or
+            a first stage that freezes what nothing has trained.
     """
     # The outputs of one objective are unused under the other.
     strategy = "auto" if devices == 1 else "ddp_find_unused_parameters_true"
@@ -106,6 +107,12 @@ def _check_joints(run: Run, network: Network) -> None:
 
 
 def _load_pretrained(network: Network, recipe: Recipe) -> None:
+    first = recipe.stages[0].tuning
+    if recipe.backbone is None and recipe.start is None and chosen(network, first) != "all":
+        raise TrainingError(
+            f"stage 0 with tuning {first} leaves a backbone as it is that was never trained: set backbone to pretrained "
+            "weights (mmad import-weights, or backbone.safetensors of a run), start to a bundle, or tuning to all"
+        )
     if recipe.start is not None:
         start_network(network, recipe.start)
     if recipe.backbone is not None:
