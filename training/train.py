@@ -111,7 +111,8 @@ def _load_pretrained(network: Network, recipe: Recipe) -> None:
     if recipe.backbone is None and recipe.start is None and chosen(network, first) != "all":
         raise TrainingError(
             f"stage 0 with tuning {first} leaves a backbone as it is that was never trained: set backbone to "
-            "pretrained weights (mmad import-weights, or backbone.safetensors of a run), start to a bundle, or tuning to all"
+            "pretrained weights (mmad import-weights, or backbone.safetensors of a run), start to a bundle, or tuning "
+            "to all"
         )
     if recipe.start is not None:
         start_network(network, recipe.start)
