@@ -160,17 +160,25 @@ def test_joints_as_found_err_as_told_and_end_with_the_video():
     )  # joints outside the picture are told at its border
 
 
-def test_only_joints_that_are_seen_must_be_found():
+def test_joints_that_are_seen_must_be_found_and_others_count_less():
     wanted = torch.rand(2, 4, 3, 3).round()
     wanted[..., 2] = torch.tensor([1.0, 0.0, 1.0])
     mask = torch.tensor([[True] * 4, [True, True, False, False]])
     found = wanted.clone()
     assert misfound(found, wanted, mask) == 0
-    found[:, :, 1, :2] = 0.3  # hidden
     found[1, 2:, :, :2] = 0.3  # behind the end
     assert misfound(found, wanted, mask) == 0
+    weights = 12 + 0.1 * 6  # seen, and hidden
     found[0, 0, 0, 0] = 1 - found[0, 0, 0, 0]
-    assert misfound(found, wanted, mask) == pytest.approx(10 * (1 - 0.01) / 12)
+    assert misfound(found, wanted, mask) == pytest.approx(10 * (1 - 0.01) / weights)
+    found[0, 0, 1, 0] = 1 - found[0, 0, 1, 0]  # hidden
+    assert misfound(found, wanted, mask) == pytest.approx(10 * 1.1 * (1 - 0.01) / weights)
+
+
+def test_joints_outside_the_picture_are_to_be_found_at_its_border():
+    outside = torch.tensor([[[[-0.4, 1.7, 0.0], [0.5, 0.5, 1.0]]]])
+    assert misfound(outside.clamp(0, 1), outside, torch.ones(1, 1, dtype=torch.bool)) == 0
+    assert misfound(outside, outside, torch.ones(1, 1, dtype=torch.bool)) > 0
 
 
 # -- training

@@ -9,6 +9,7 @@ from model.bundle import InputConfig
 from training import pixels
 from training.corpus import Joints
 from training.recipe import AugmentConfig
+from training.view import close_up, in_view
 
 Frames = NDArray[np.uint8]
 Floats = NDArray[np.float64]
@@ -76,7 +77,11 @@ def make_example(
         None if joints is None else joints.places[np.clip(np.round(moments).astype(int), 0, len(frames) - 1)]
     )
     pictures, points = _changed(rng, pictures, points, joints, config, augment)
-    return Example(pictures, segments, labels[kept], points)
+    labels = labels[kept]
+    if points is not None and joints is not None and joints.names:
+        shown = in_view(points, joints.names, segments, labels)
+        segments, labels = segments[shown], labels[shown]
+    return Example(pictures, segments, labels, points)
 
 
 def _changed(
@@ -192,8 +197,11 @@ def _crop(
     augment: AugmentConfig,
 ) -> tuple[Frames, Floats | None]:
     """One random part for the whole window, at the network's size."""
-    scale = rng.uniform(*augment.scale)
-    x, y = rng.uniform(0, 1 - scale, 2)
+    if points is not None and augment.close and rng.random() < augment.close:
+        x, y, scale = close_up(rng, points)
+    else:
+        scale = rng.uniform(*augment.scale)
+        x, y = rng.uniform(0, 1 - scale, 2)
     pictures = _resized(pictures, x, y, scale, config)
     if points is not None:
         place = (points[..., :2] - (x, y)) / scale

@@ -42,10 +42,12 @@ class Joints:
     Attributes:
         places: (frames, j, 3): x and y of the picture, 0 to 1, and whether it is seen.
         mirrored: (j,) which joint each is in a mirror image: left and right change places.
+        names: of the joints; () where they are not known.
     """
 
     places: Floats
     mirrored: Integers
+    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -290,7 +292,8 @@ def read_joints(item: Item, fps: float, frames: int) -> Joints | None:
     size = np.array(_size_of(record), float)
     times = np.arange(frames) / fps
     index = np.minimum(np.round(times * record["fps"]).astype(int), len(joints) - 1)
-    return Joints(np.concatenate([joints[index] / size, seen[index][..., None]], -1), _mirrored(names))
+    places = np.concatenate([joints[index] / size, seen[index][..., None]], -1)
+    return Joints(places, _mirrored(names), tuple(names))
 
 
 def _mirrored(names: list[str]) -> Integers:

@@ -77,6 +77,7 @@ class AugmentConfig(Section):
         gamma, gain, tint: of colours: exponent, factor, factor of each channel.
         grey: probability of no colour at all. blur: probability. noise: most grain, of white.
         freeze: probability that the end is a repeated frame, as short clips are padded.
+        close: probability of a close-up, of videos whose joints are known: head and shoulders, or down to the knees.
         still: probability that a window shows one frame in which nothing happens, swaying a little, and no action.
     """
 
@@ -91,6 +92,7 @@ class AugmentConfig(Section):
     blur: float = Field(default=0.2, ge=0, le=1)
     noise: float = Field(default=0.02, ge=0, le=1)
     freeze: float = Field(default=0.1, ge=0, le=1)
+    close: float = Field(default=0.0, ge=0, le=1)
     still: float = Field(default=0.0, ge=0, le=1)
 
 

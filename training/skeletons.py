@@ -15,6 +15,7 @@ _SLOW = 8  # steps from one slow error to the next
 _DRIFT, _FRESH = 0.8, 0.25  # against the error that lasts
 _EASE, _UNEVEN = 0.6, 0.7  # median, and sd of the logarithm, of how much worse than others a joint is found
 _HIDDEN = 3.0  # how much worse joints are found that are not seen
+_UNSEEN = 0.1  # weight of places of joints that are not seen: at the border if they are outside
 _SEEN_WEIGHT = 0.1  # of being told seen or not, against places
 _NEAR = 0.02  # of the picture: smaller errors count by their square
 
@@ -58,12 +59,13 @@ def features_of(network: Network, joints: Tensor, mask: Tensor) -> Tensor:
 
 
 def misfound(found: Tensor, wanted: Tensor, mask: Tensor) -> Tensor:
-    """How far joints that are seen are from where they are, and whether they are told to be seen.
+    """How far joints are from where they are, those not seen counting less, and whether they are told to be seen.
 
     Args:
         found, wanted: (B, steps, j, 3). mask: (B, steps) bool.
     """
-    seen = wanted[..., 2] * mask[..., None]
-    away = F.smooth_l1_loss(found[..., :2], wanted[..., :2], reduction="none", beta=_NEAR).sum(dim=-1)
+    weight = (_UNSEEN + (1 - _UNSEEN) * wanted[..., 2]) * mask[..., None]
+    places = wanted[..., :2].clamp(0, 1)
+    away = F.smooth_l1_loss(found[..., :2], places, reduction="none", beta=_NEAR).sum(dim=-1)
     told = F.binary_cross_entropy(found[..., 2][mask], wanted[..., 2][mask])
-    return 10 * (away * seen).sum() / seen.sum().clamp(min=1) + _SEEN_WEIGHT * told
+    return 10 * (away * weight).sum() / weight.sum().clamp(min=1) + _SEEN_WEIGHT * told

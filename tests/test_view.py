@@ -1,0 +1,75 @@
+"""Close-ups, and what of a person they show."""
+
+import numpy as np
+import pytest
+
+from model.bundle import InputConfig
+from training.augment import make_example
+from training.corpus import Joints
+from training.people.film import JOINT_NAMES
+from training.recipe import AugmentConfig
+from training.tables import standard_labels
+from training.view import close_up, in_view
+
+NODDING, SHAKING_LEG, STRETCHING = "nodding", "shaking legs", "stretching arms"
+# Heights in the picture; everything is in its middle.
+PLACES = {"crown": 0.1, "nose": 0.15, "neck": 0.25, "chest": 0.35, "pelvis": 0.55, "knuckle": 0.5, "knee": 0.6,
+          "ankle": 0.9, "toe": 0.95}  # fmt: skip
+
+
+def person(frames: int) -> np.ndarray:
+    """(frames, joints, 3) of somebody who sits still, all in the picture."""
+    down = [PLACES.get(name.split(".")[0], 0.3) for name in JOINT_NAMES]
+    return np.tile(np.stack([np.full(len(down), 0.5), down, np.ones(len(down))], -1), (frames, 1, 1))
+
+
+def labels_of(*names: str) -> np.ndarray:
+    known = [action.name for action in standard_labels().actions]
+    return np.array([known.index(name) for name in names])
+
+
+def test_close_ups_lie_in_the_picture_and_hold_the_neck():
+    rng = np.random.default_rng(0)
+    sides = []
+    for _ in range(300):
+        left, top, side = close_up(rng, person(4))
+        assert left >= 0 and top >= 0 and left + side <= 1 and top + side <= 1
+        assert left < 0.5 < left + side and top < PLACES["neck"] < top + side
+        sides.append(side)
+    assert min(sides) < 0.4 and max(sides) > 0.8
+
+
+def test_an_action_is_in_view_while_all_that_shows_it_is():
+    points = person(20)
+    whole = np.array([[0.0, 20.0], [0.0, 20.0], [0.0, 20.0]])
+    labels = labels_of(NODDING, SHAKING_LEG, STRETCHING)
+    assert in_view(points, JOINT_NAMES, whole, labels).tolist() == [True, True, True]
+    points[:, [name.split(".")[0] in ("knee", "ankle", "toe") for name in JOINT_NAMES], 2] = 0
+    assert in_view(points, JOINT_NAMES, whole, labels).tolist() == [True, False, True]
+    points[:, [name.startswith("knuckle") for name in JOINT_NAMES], 2] = 0
+    assert in_view(points, JOINT_NAMES, whole, labels).tolist() == [True, False, False]
+    points[8:, :, 2] = 0  # eight of twenty frames are less than half
+    assert not in_view(points, JOINT_NAMES, whole, labels).any()
+    assert in_view(points, JOINT_NAMES, np.array([[0.0, 9.0]]), labels_of(NODDING)).all()
+
+
+@pytest.mark.parametrize(("close", "left"), [(0.0, [NODDING, SHAKING_LEG]), (1.0, [NODDING])])
+def test_examples_hold_no_action_that_a_close_up_leaves_out(close, left, monkeypatch):
+    monkeypatch.setattr("training.view._SIDE", (0.4, 0.41))
+    config = InputConfig(height=32, width=32, fps=10.0, window_frames=64, overlap_frames=32, clip_frames=8,
+                         mean=(0, 0, 0), std=(1, 1, 1))  # fmt: skip
+    augment = AugmentConfig(
+        scale=(1, 1), speed=(1, 1), truncate=0, freeze=0, blur=0, noise=0, flip=0, close=close
+    )
+    frames = np.zeros((60, 64, 64, 3), np.uint8)
+    frames[:, int(PLACES["nose"] * 64), 32] = 255
+    joints = Joints(person(60), np.arange(len(JOINT_NAMES)), JOINT_NAMES)
+    example = make_example(
+        np.random.default_rng(0), frames, np.array([[1.0, 3.0], [2.0, 4.0]]), labels_of(NODDING, SHAKING_LEG),
+        joints, config, augment,
+    )  # fmt: skip
+    assert example.labels.tolist() == labels_of(*left).tolist()
+    assert len(example.segments) == len(left)
+    nose = example.joints[0, JOINT_NAMES.index("nose"), :2]
+    brightest = np.unravel_index(example.frames[0].sum(-1).argmax(), (32, 32))
+    np.testing.assert_allclose((nose[::-1] * 32), np.array(brightest) + 0.5, atol=2)
