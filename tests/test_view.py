@@ -33,10 +33,15 @@ def test_close_ups_lie_in_the_picture_and_hold_the_neck():
     sides = []
     for _ in range(300):
         left, top, side = close_up(rng, person(4))
-        assert left >= 0 and top >= 0 and left + side <= 1 and top + side <= 1
-        assert left < 0.5 < left + side and top < PLACES["neck"] < top + side
+        assert left >= 0
+        assert top >= 0
+        assert left + side <= 1
+        assert top + side <= 1
+        assert left < 0.5 < left + side
+        assert top < PLACES["neck"] < top + side
         sides.append(side)
-    assert min(sides) < 0.4 and max(sides) > 0.8
+    assert min(sides) < 0.4
+    assert max(sides) > 0.8
 
 
 def test_an_action_is_in_view_while_all_that_shows_it_is():
