@@ -1,5 +1,6 @@
 """The ablation's program, in small: shared pretraining, a run that is not done twice, the table."""
 
+import json
 import sys
 
 import pytest
@@ -37,6 +38,12 @@ def test_variants_run_once_and_make_a_table(tmp_path, monkeypatch, capsys):
     assert "| DSTA, kernel 3 |" in printed
     assert "| frozen features | 0.000 |" in printed  # nothing of the backbone moves
     assert (tmp_path / "runs" / "table.md").read_text() == printed
+    rows = [
+        json.loads(line)
+        for line in (tmp_path / "runs" / "start-taught" / "history.jsonl").read_text().splitlines()
+    ]
+    assert [row["stage"] for row in rows] == [0, 0, 1]
+    assert f"| taught | 2 | {rows[1]['dense']:.4f} | {rows[1]['joints']:.4f} |  |  |" in printed
     done = (tmp_path / "runs" / "DSTA-kernel-3-0" / "checkpoint.pt").stat().st_mtime_ns
     ablation.main()
     assert (tmp_path / "runs" / "DSTA-kernel-3-0" / "checkpoint.pt").stat().st_mtime_ns == done

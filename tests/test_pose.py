@@ -253,6 +253,39 @@ def test_joints_are_learned_and_what_reads_them_too(data, tmp_path):
         finder = {name: value.clone() for name, value in network.backbone.finder.named_parameters()}
 
 
+@pytest.mark.parametrize("tuning", ["reader", "auto"])
+def test_a_reader_learns_from_pictures_and_its_finder_stays(data, tmp_path, tuning):
+    """To the last bit, running statistics too: videos without sidecars say nothing of joints."""
+    run = make_run(data, tmp_path, "ema=0", "seed=5", f"stages=[{{objective: dense, given: joints, tuning: all, steps: 1, \
+batch: 2, frames: 16}}, {{objective: detection, tuning: {tuning}, steps: 2, batch: 2, warmup: 0}}]")  # fmt: skip
+    torch.manual_seed(5)  # as the run's own network begins
+    begun = Network(run.manifest).state_dict()
+    trained = train(run, lambda at: None, accelerator="cpu").state_dict()
+    moved = {name for name, value in trained.items() if not value.equal(begun[name])}
+    finder = {name for name in begun if name.startswith("backbone.finder.")}
+    assert any(name.endswith("running_mean") for name in finder)
+    assert not moved & finder
+    assert {
+        "backbone.embed.weight",
+        "backbone.temporal.0.conv.weight",
+        "detector.rpn_head.cls_head.weight",
+    } <= moved
+
+
+def test_a_reader_goes_with_a_finder(data, tmp_path, pose_bundle):
+    with pytest.raises(
+        RecipeError, match="tuning: reader and finder go with architecture.backbone.kind pose"
+    ):
+        load_recipe("smoke", ["stages.1.tuning=reader"])
+    stages = "stages=[{objective: detection, given: joints, tuning: reader, steps: 1, batch: 2}]"
+    with pytest.raises(TrainingError, match="tuning reader leaves a backbone .* never trained"):
+        train(make_run(data, tmp_path / "a", stages), lambda at: None, accelerator="cpu")
+    run = make_run(data, tmp_path / "b", stages, f"finder={pose_bundle}")
+    found = train(run, lambda at: None, accelerator="cpu").backbone.finder.state_dict()
+    given = Finder(pose_bundle).network.backbone.finder.state_dict()
+    assert all(value.equal(given[name]) for name, value in found.items())
+
+
 def test_videos_without_joints_are_told(data, tmp_path):
     run = make_run(data, tmp_path)
     bare = Corpus(tuple(replace(item, sidecar=None) for item in run.corpus.items), run.corpus.weights)

@@ -2,8 +2,8 @@
 
     python -m training.ablation --data FOLDER... --out RUNS [--teacher BUNDLE] [--seeds 3] [--steps N N] [--only NAME]
 
-Every run has a folder; a run that is done is not done again, one that was interrupted goes on. The table is printed and
-written to RUNS/table.md.
+Every run has a folder; a run that is done is not done again, one that was interrupted goes on. What the variants are
+worth, and how far their pretraining came, is printed and written to RUNS/table.md.
 """
 
 import json
@@ -21,14 +21,14 @@ from model.network import Network
 from model.taxonomy import Taxonomy
 from training.corpus import load_corpus
 from training.recipe import Recipe, load_recipe
-from training.run import BACKBONE, CHECKPOINT, Run, make_manifest
+from training.run import BACKBONE, CHECKPOINT, HISTORY, Run, make_manifest
 from training.tables import standard_labels
 from training.train import Progress, train
 from training.tuning import set_trainable
 from training.validate import Measured, measure, metrics_of
 
-METRICS = "metrics.json"
-
+METRICS, TABLE = "metrics.json", "table.md"
+_LOSSES = ("dense", "joints", "teacher", "masked")
 
 # The first stage is done: one step of it in which nothing of the backbone moves.
 FROM_START = ("stages.0.objective=dense", "stages.0.steps=1", "stages.0.tuning=head")
@@ -74,7 +74,7 @@ STARTS: dict[str, Start] = {
     "rgb": Start(_RGB, taught=True),
     "linear": Start(_LINEAR, taught=True),
     "masked": Start((*_LINEAR, "stages.0.objective=masked")),
-    "shift": Start(_SHIFT),
+    "shift": Start(_SHIFT, taught=True),
     "pose": Start(_POSE),
     "pose-7.5": Start((
         "architecture.backbone={kind: pose, moves: 80.0, lags: [1, 2]}", "input.fps=7.5", "input.window_frames=128",
@@ -125,8 +125,8 @@ def main() -> None:
     for seed in range(options.seeds):
         for variant in chosen:
             _run(options, variant, seed)
-            (options.out / "table.md").write_text(table(options.out, chosen, options.seeds), encoding="utf-8")
-    sys.stdout.write(table(options.out, chosen, options.seeds))
+            (options.out / TABLE).write_text(tables(options.out, chosen, options.seeds), encoding="utf-8")
+    sys.stdout.write((options.out / TABLE).read_text("utf-8"))
 
 
 def _run(options: Namespace, variant: Variant, seed: int) -> None:
@@ -199,7 +199,31 @@ def _moving(network: Network, recipe: Recipe) -> float:
     )
 
 
-def table(out: Path, variants: Sequence[Variant], seeds: int) -> str:
+def tables(out: Path, variants: Sequence[Variant], seeds: int) -> str:
+    """Both, one under the other."""
+    return f"{_worth(out, variants, seeds)}\n{_pretraining(out, variants)}"
+
+
+def _pretraining(out: Path, variants: Sequence[Variant]) -> str:
+    """Losses of each pretraining: means over the last quarter of its steps, which see the same examples if alike."""
+    lines = [
+        f"| pretraining | steps | {' | '.join(_LOSSES)} | median time a step, s |",
+        f"|---|---|{'---|' * len(_LOSSES)}---|",
+    ]
+    for name in dict.fromkeys(variant.start for variant in variants):
+        path = out / f"start-{name}" / HISTORY
+        if not path.exists():
+            continue
+        rows = [row for row in map(json.loads, path.read_text("utf-8").splitlines()) if row["stage"] == 0]
+        last = rows[-max(len(rows) // 4, 1) :]
+        cells = [f"{np.mean([row[loss] for row in last]):.4f}" if loss in last[0] else "" for loss in _LOSSES]
+        lines.append(
+            f"| {name} | {len(rows)} | {' | '.join(cells)} | {np.median([row['seconds'] for row in rows]):.2f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _worth(out: Path, variants: Sequence[Variant], seeds: int) -> str:
     """Mean and standard deviation over the seeds there are, in percent."""
     lines = [
         "| variant | moves, M | processor time a step, s | frame mAP | action mAP | body mAP | mean of both | seeds |",

@@ -239,9 +239,7 @@ def _colour(rng: np.random.Generator, pictures: Frames, augment: AugmentConfig) 
         wide[:, :, 1:-1] = (wide[:, :, :-2] + 2 * wide[:, :, 1:-1] + wide[:, :, 2:]) // 4
         pictures = np.asarray(wide, np.uint8)
     grain = rng.uniform(0, augment.noise) * 255
-    if (
-        grain >= 1
-    ):  # one sheet of noise, moved about: as good to look at as fresh noise in every frame, and cheap
+    if grain >= 1:  # one sheet of noise, moved about, is as good to look at as fresh noise, and cheap
         count, rows, columns, _ = pictures.shape
         sheet = rng.normal(0, grain, (2 * rows, 2 * columns)).astype(np.int16)
         pixels.add_sheet(pictures, sheet, rng.integers(0, (rows, columns), (count, 2)))

@@ -1,7 +1,7 @@
 """Where a bundle's backbone finds joints: how far from where they are, what it reads of given ones, and drawn on clips.
 
 python -m training.joints --bundle BUNDLE --data FOLDER...      error on held-out videos, joint by joint
-python -m training.joints --bundle BUNDLE --data FOLDER... --read [--subset test]   mAP, joints given
+python -m training.joints --bundle BUNDLE --data FOLDER... --read [--subset test] [--error .005]   mAP, joints given
 python -m training.joints --bundle BUNDLE --clips FILE... --out sheet.png
 """
 
@@ -26,7 +26,7 @@ from model.video import Limits, Video
 from training.augment import plain_example
 from training.corpus import CorpusError, Frames, load_corpus, read_frames, read_joints
 from training.framed import around_person
-from training.recipe import load_recipe
+from training.recipe import StageConfig, load_recipe
 from training.start import start_network
 from training.validate import Measured
 from training.validate import measure as evaluate_network
@@ -111,10 +111,13 @@ def _squares(errors: Floats) -> Floats:
     return np.stack([lasting, np.maximum(drifting, 0), fresh])
 
 
-def read(finder: Finder, folders: Sequence[Path], subset: str) -> Measured:
-    """What the network is worth where joints are given, with the errors that stages given joints are trained with."""
+def read(finder: Finder, folders: Sequence[Path], subset: str, error: float) -> Measured:
+    """What the network is worth where joints are given, with errors as StageConfig.joint_error says."""
     manifest = finder.bundle.manifest.model_copy(update={"locator": None})  # nobody is looked for
-    recipe = load_recipe("demo", []).model_copy(update={"input": manifest.input, "validate_videos": 0})
+    stage = StageConfig(given="joints", joint_error=error, steps=1, batch=1)
+    recipe = load_recipe("demo", []).model_copy(
+        update={"input": manifest.input, "validate_videos": 0, "stages": (stage,)}
+    )
     corpus = load_corpus(folders, manifest.taxonomy, subset, 0)
     return evaluate_network(
         finder.network, manifest, corpus, recipe, "cpu", lambda done, count: None, "joints"
@@ -155,16 +158,18 @@ def main() -> None:
     parser.add_argument("--data", type=Path, nargs="+", help="folders of mmad synth")
     parser.add_argument("--read", action="store_true", help="mAP where the sidecars' joints are given")
     parser.add_argument("--subset", default="val", help="that --read takes")
+    parser.add_argument("--error", type=float, default=0.01, help="of the joints that --read gives")
     parser.add_argument("--clips", type=Path, nargs="+", help="videos to draw on")
     parser.add_argument("--out", type=Path, default=Path("joints.png"))
     options = parser.parse_args()
     finder = Finder(options.bundle)
     if options.data and options.read:
-        found = read(finder, options.data, options.subset)
+        found = read(finder, options.data, options.subset, options.error)
         action, body = found.action.average, found.body.average
+        parts = zip(finder.bundle.manifest.taxonomy.bodies, found.body.precision.mean(axis=0), strict=True)
         sys.stdout.write(
             f"{len(found.truth.videos)} videos, joints given: mAP action {100 * action:.1f}, body {100 * body:.1f}, "
-            f"mean {50 * (action + body):.1f} %\n"
+            f"mean {50 * (action + body):.1f} %; {', '.join(f'{one.name} {100 * ap:.1f}' for one, ap in parts)}\n"
         )
     elif options.data:
         names, errors = measure(finder, options.data)

@@ -105,7 +105,8 @@ class StageConfig(Section):
             VideoMAE without adapters).
         given: what such a backbone is given: pictures, or the joints of the sidecars as if it had found them there.
         joint_error: of such joints, see training/skeletons.py.
-        tuning: what moves: the head, the head and adapters, all; auto is adapters where there are some, else all.
+        tuning: what moves: the head, the head and adapters, all but what finds joints (reader), all; auto is adapters
+            where there are some, else the reader of a backbone that finds joints, else all.
         steps: of the optimiser.
         batch: windows a step, over all devices. frames: of a window at most, 0 for as many as the network takes; short
             ones show more people for the same work, which is what a backbone needs to begin.
@@ -216,11 +217,13 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _finds_joints(self) -> Self:
-        of_joints = any(stage.objective == "joints" or stage.given == "joints" for stage in self.stages)
+        of_joints = any(
+            "joints" in (stage.objective, stage.given) or stage.tuning == "reader" for stage in self.stages
+        )
         if (of_joints or self.finder is not None) and not self.architecture.finds_joints:
             raise ValueError(
-                "the objective joints, given: joints and finder go with architecture.backbone.kind pose or stem "
-                "heatmaps"
+                "the objective joints, given: joints, tuning: reader and finder go with architecture.backbone.kind "
+                "pose or stem heatmaps"
             )
         return self
 

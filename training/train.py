@@ -108,7 +108,8 @@ def _check_joints(run: Run, network: Network) -> None:
 
 def _load_pretrained(network: Network, recipe: Recipe) -> None:
     first = recipe.stages[0].tuning
-    if recipe.backbone is None and recipe.start is None and chosen(network, first) != "all":
+    whole = ("all", "reader") if recipe.finder is not None else ("all",)
+    if recipe.backbone is None and recipe.start is None and chosen(network, first) not in whole:
         raise TrainingError(
             f"stage 0 with tuning {first} leaves a backbone as it is that was never trained: set backbone to "
             "pretrained weights (mmad import-weights, or backbone.safetensors of a run), start to a bundle, or tuning "
@@ -237,7 +238,11 @@ class _Loop:
 
     def _keep_backbone(self, stage: StageConfig) -> None:
         """What a stage that trained a backbone made of it, for other recipes to begin with."""
-        if stage.objective != "detection" and stage.tuning == "all" and self.fabric.is_global_zero:
+        if (
+            stage.objective != "detection"
+            and stage.tuning in ("all", "reader")
+            and self.fabric.is_global_zero
+        ):
             prefix = "backbone."
             weights = {
                 name.removeprefix(prefix): value.cpu().contiguous()

@@ -8,15 +8,19 @@ from torch.utils.checkpoint import checkpoint
 from model.network import Network
 from model.pose import PoseBackbone
 
-Tuning = Literal["head", "adapters", "all", "auto"]
+Tuning = Literal["head", "adapters", "reader", "all", "auto"]
+
+_FINDER = "backbone.finder."
 
 
 def chosen(network: Network, tuning: Tuning) -> Tuning:
-    """What auto means for a network: its adapters where it has some, otherwise all of it."""
+    """What auto means for a network: its adapters, or else all that reads joints, or else all of it."""
     if tuning != "auto":
         return tuning
-    adapted = any(".adapter." in name for name, _ in network.named_parameters())
-    return "adapters" if adapted else "all"
+    names = [name for name, _ in network.named_parameters()]
+    if any(".adapter." in name for name in names):
+        return "adapters"
+    return "reader" if any(name.startswith(_FINDER) for name in names) else "all"
 
 
 def set_trainable(network: Network, tuning: Tuning) -> list[str]:
@@ -24,18 +28,24 @@ def set_trainable(network: Network, tuning: Tuning) -> list[str]:
 
     Args:
         network: its parameters' requires_grad is set.
-        tuning: "head" is frozen features, "adapters" the paper's way, "all" full fine-tuning, "auto" as chosen() says.
+        tuning: "head" is frozen features, "adapters" the paper's way, "reader" all but what finds joints in pictures,
+            "all" full fine-tuning, "auto" as chosen() says.
 
     Returns:
         Names of the parameters that move.
     """
     tuning = chosen(network, tuning)
     for name, parameter in network.named_parameters():
-        in_backbone = name.startswith("backbone.")
-        parameter.requires_grad_(
-            tuning == "all" or not in_backbone or (tuning == "adapters" and ".adapter." in name)
-        )
+        parameter.requires_grad_(_moves(name, tuning))
     return [name for name, parameter in network.named_parameters() if parameter.requires_grad]
+
+
+def _moves(name: str, tuning: Tuning) -> bool:
+    if tuning == "all" or not name.startswith("backbone."):
+        return True
+    if tuning == "reader":
+        return not name.startswith(_FINDER)
+    return tuning == "adapters" and ".adapter." in name
 
 
 def recompute_blocks(network: Network) -> None:

@@ -13,10 +13,8 @@ Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 _SIDE = (0.35, 0.85)  # of the square of a close-up, of the picture's: head and shoulders, to the knees
-_ABOVE = (
-    -0.08,
-    0.2,
-)  # room above the head, of that square: detectors cut a part of it off where a picture is narrow
+# Room above the head, of that square: detectors cut a part of it off where a picture is narrow.
+_ABOVE = (-0.08, 0.2)
 _ASIDE = 0.08
 
 
