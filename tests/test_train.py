@@ -124,8 +124,9 @@ def test_broken_folders_are_told(data, tmp_path):
         load_corpus([tmp_path], TAXONOMY, "train", 0)
     with pytest.raises(CorpusError, match="no video of subset 'test'"):
         load_corpus([data], TAXONOMY, "test", 0)
-    with pytest.raises(CorpusError, match="'often' is no weight"):
-        load_corpus([Path(f"{data}*often")], TAXONOMY, "train", 0)
+    for weight in ("often", "0", "-1", "nan", "inf"):
+        with pytest.raises(CorpusError, match=rf"'{weight}' is no weight above 0; write FOLDER\*2"):
+            load_corpus([Path(f"{data}*{weight}")], TAXONOMY, "train", 0)
 
 
 def test_videos_are_decoded_once_with_a_cache(tmp_path):

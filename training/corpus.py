@@ -7,6 +7,7 @@ else, for stages that are given joints.
 
 import hashlib
 import json
+import math
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -173,11 +174,14 @@ def _split(entry: Path) -> tuple[Path, float]:
     if not star:
         return entry, 1.0
     try:
-        return Path(name), float(weight)
-    except ValueError as error:
+        share = float(weight)
+    except ValueError:
+        share = math.nan
+    if not 0 < share < math.inf:
         raise CorpusError(
-            f"{entry}: {weight!r} is no weight; write FOLDER*2 to draw its videos twice as often"
-        ) from error
+            f"{entry}: {weight!r} is no weight above 0; write FOLDER*2 to draw its videos twice as often"
+        )
+    return Path(name), share
 
 
 def _read_folder(folder: Path, taxonomy: Taxonomy, subset: str) -> list[Item]:
