@@ -526,6 +526,8 @@ def test_thresholds_are_where_f1_is_best():
     chosen = choose_thresholds(truth, found, 2)
     assert chosen.per_class[0] == pytest.approx(0.6)
     assert chosen.default == pytest.approx(0.6)
+    rare = choose_thresholds(truth, replace(found, scores=scores / 10), 2)  # 0.06 would have the best F1
+    assert rare.per_class == (0.1, 0.1)
 
 
 def test_the_command_makes_a_bundle_that_loads(data, tmp_path):

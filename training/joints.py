@@ -113,7 +113,8 @@ def _squares(errors: Floats) -> Floats:
 
 def read(finder: Finder, folders: Sequence[Path], subset: str, error: float) -> Measured:
     """What the network is worth where joints are given, with errors as StageConfig.joint_error says."""
-    manifest = finder.bundle.manifest.model_copy(update={"locator": None})  # nobody is looked for
+    bare = {"locator": None, "calibration": None}  # nobody is looked for, scores are the network's own
+    manifest = finder.bundle.manifest.model_copy(update=bare)
     stage = StageConfig(given="joints", joint_error=error, steps=1, batch=1)
     recipe = load_recipe("demo", []).model_copy(
         update={"input": manifest.input, "validate_videos": 0, "stages": (stage,)}

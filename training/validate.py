@@ -26,7 +26,8 @@ from training.skeletons import as_found, features_of
 Floats = NDArray[np.float64]
 
 _THRESHOLD_TIOU = 0.5
-_LEAST, _MOST = 0.02, 0.9  # thresholds beyond are chance: too few examples
+# Guesses that are right less than once in ten times are not worth showing, whatever F1 says; beyond 0.9 it is chance.
+_LEAST, _MOST = 0.1, 0.9
 
 
 class NetworkEngine:
