@@ -110,6 +110,19 @@ class Training(Section):
     notes: str = ""
 
 
+def check_fit(config: InputConfig, parts: Architecture) -> None:
+    """Raises ValueError where pictures, clips or windows do not divide as the network divides them."""
+    backbone, head = parts.backbone, parts.head
+    for name, value, divisor in (
+        ("height", config.height, backbone.patch_size),
+        ("width", config.width, backbone.patch_size),
+        ("clip_frames", config.clip_frames, backbone.tubelet_size),
+        ("window_frames", config.window_frames, head.strides[-1]),
+    ):
+        if value % divisor:
+            raise ValueError(f"input.{name} {value} is no multiple of {divisor}")
+
+
 class Manifest(Section):
     """bundle.json. `trained_on` is null for weights that were never trained, `locator` where nobody is looked for."""
 
@@ -130,15 +143,7 @@ class Manifest(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        backbone, head = self.architecture.backbone, self.architecture.head
-        for name, value, divisor in (
-            ("height", self.input.height, backbone.patch_size),
-            ("width", self.input.width, backbone.patch_size),
-            ("clip_frames", self.input.clip_frames, backbone.tubelet_size),
-            ("window_frames", self.input.window_frames, head.strides[-1]),
-        ):
-            if value % divisor:
-                raise ValueError(f"input.{name} {value} is no multiple of {divisor}")
+        check_fit(self.input, self.architecture)
         per_class = self.thresholds.per_class
         if per_class is not None and len(per_class) != len(self.taxonomy.actions):
             raise ValueError(

@@ -90,6 +90,7 @@ def test_shipped_recipes_are_read(name):
         ("ema", "not of the form key=value"),
         ("stages.0.frames=97", "stages.0.frames 97 do not fit into a window: input.window_frames is 96"),
         ("stages.1.objective=dense", "the last stage must have the objective detection"),
+        ("input.height=50", "input.height 50 is no multiple of 16"),
     ],
 )
 def test_what_a_recipe_cannot_mean_is_refused_by_name(override, words):

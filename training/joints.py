@@ -35,6 +35,7 @@ Floats = NDArray[np.float64]
 
 SHOWN = 6  # frames of a clip
 _EACH = 64  # frames from the middle of a video that are measured
+_AT_ONCE = 32  # frames; more are slower on a processor
 _NO_LIMITS = Limits(max_duration_s=36_000, max_pixels=2**30)
 
 
@@ -56,8 +57,9 @@ class Finder:
     @torch.inference_mode()
     def find(self, frames: Frames) -> Floats:
         """(n, height, width, 3) of the network's size -> (n, joints, 3), see JointFinder."""
-        clips = torch.from_numpy(frames)[None, None]
-        return self._backbone.find(self.network.normalised(clips))[0].double().numpy()
+        parts = torch.split(torch.from_numpy(frames), _AT_ONCE)
+        found = [self._backbone.find(self.network.normalised(part[None, None]))[0] for part in parts]
+        return torch.cat(found).double().numpy()
 
 
 class Errors(NamedTuple):

@@ -8,7 +8,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from model.architecture import Architecture
-from model.bundle import MANIFEST, InputConfig, PostprocessingConfig, read_manifest
+from model.bundle import MANIFEST, InputConfig, PostprocessingConfig, check_fit, read_manifest
 from model.errors import BundleError
 from training.people.choices import Crop, Mix
 from training.tuning import Tuning
@@ -201,6 +201,11 @@ class Recipe(Section):
     def _detects(self) -> Self:
         if self.stages[-1].objective != "detection":
             raise ValueError("the last stage must have the objective detection: it trains the head")
+        return self
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        check_fit(self.input, self.architecture)
         return self
 
     @model_validator(mode="after")
