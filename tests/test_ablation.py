@@ -31,7 +31,7 @@ def test_variants_run_once_and_make_a_table(tmp_path, monkeypatch, capsys):
     people = People(seed=6, fps=10.0, height=48, width=48, mix=Mix.BALANCED)
     produce(Order(people, tmp_path / "people", Storage.NPZ, 16), 1, lambda done, count: None)
     arguments = ["ablation", "--data", str(tmp_path / "people"), "--out", str(tmp_path / "runs"), "--config", "smoke",
-                 "--steps", "2", "2", "--seeds", "1", "--only", "DSTA, kernel 3", "frozen features"]  # fmt: skip
+                 "--steps", "2", "2", "--seeds", "1", "--set", "validate_videos=1", "--only", "DSTA, kernel 3", "frozen features"]  # fmt: skip
     monkeypatch.setattr(sys, "argv", arguments)
     ablation.main()
     printed = capsys.readouterr().out
@@ -44,6 +44,8 @@ def test_variants_run_once_and_make_a_table(tmp_path, monkeypatch, capsys):
     ]
     assert [row["stage"] for row in rows] == [0, 0, 1]
     assert f"| taught | 2 | {rows[1]['dense']:.4f} | {rows[1]['joints']:.4f} |  |  |" in printed
+    metrics = json.loads((tmp_path / "runs" / "DSTA-kernel-3-0" / "metrics.json").read_text())
+    assert metrics["videos"] == 1  # of two that are held out, as --set says
     done = (tmp_path / "runs" / "DSTA-kernel-3-0" / "checkpoint.pt").stat().st_mtime_ns
     ablation.main()
     assert (tmp_path / "runs" / "DSTA-kernel-3-0" / "checkpoint.pt").stat().st_mtime_ns == done

@@ -1,6 +1,6 @@
 """Table 4, inputs, rates and windows: variants of one recipe, trained alike, from one pretrained backbone each.
 
-    python -m training.ablation --data FOLDER... --out RUNS [--teacher BUNDLE] [--seeds 3] [--steps N N] [--only NAME]
+    python -m training.ablation --data FOLDER... --out RUNS [--teacher BUNDLE] [--seeds 3] [--steps N N] [--only NAME...]
 
 Every run has a folder; a run that is done is not done again, one that was interrupted goes on. What the variants are
 worth, and how far their pretraining came, is printed and written to RUNS/table.md.
@@ -119,6 +119,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, nargs=2, help="of both stages, instead of the recipe's")
     parser.add_argument("--teacher", type=Path, help="bundle whose features help pretraining")
     parser.add_argument("--only", nargs="*", help="names of variants")
+    parser.add_argument(
+        "--set", dest="overrides", action="append", default=[], help="key=value, of all variants"
+    )
     options = parser.parse_args()
     chosen = [one for one in VARIANTS if not options.only or one.name in options.only]
     # Seeds outside, so that an interrupted run has compared all variants as often.
@@ -135,7 +138,7 @@ def _run(options: Namespace, variant: Variant, seed: int) -> None:
     if (out / METRICS).exists():
         return
     begin = STARTS[variant.start]
-    shared = list(begin.settings)
+    shared = [*begin.settings, *options.overrides]
     if options.steps:
         shared += [f"stages.{stage}.steps={steps}" for stage, steps in enumerate(options.steps)]
     start = options.out / f"start-{variant.start}"
