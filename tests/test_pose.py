@@ -381,6 +381,34 @@ def test_moves_count_by_their_factor():
         assert not torch.allclose(few.read(moving), many.read(moving))
 
 
+def test_a_share_of_the_beginning_is_kept(data, pose_bundle, tmp_path):
+    stages = "stages=[{objective: detection, given: joints, tuning: reader, steps: 2, batch: 2, warmup: 0, head_rate: 0.01}]"
+    begun = Finder(pose_bundle).network.state_dict()
+    settings = (
+        stages,
+        f"start={pose_bundle}",
+        f"finder={pose_bundle}",
+        "ema=0",
+        "architecture.adapter={kind: none}",
+    )
+    left = {
+        share: train(
+            make_run(data, tmp_path / str(share), *settings, f"start_share={share}"),
+            lambda at: None,
+            accelerator="cpu",
+        ).state_dict()
+        for share in (0.0, 0.25)
+    }
+    moved = 0.0
+    for name, value in begun.items():
+        expected = 0.25 * value + 0.75 * left[0.0][name] if value.is_floating_point() else left[0.0][name]
+        torch.testing.assert_close(left[0.25][name], expected)
+        moved = max(moved, float((value - left[0.0][name]).abs().max()))
+    assert moved > 1e-3
+    with pytest.raises(RecipeError, match=r"start_share 0.25 needs a bundle .* set start"):
+        make_run(data, tmp_path, "start_share=0.25")
+
+
 def test_found_joints_are_a_data_set_that_readers_learn_from(data, pose_bundle, tmp_path):
     finder, out = Finder(pose_bundle), tmp_path / "found"
     corpus = load_corpus([data], TAXONOMY, "train", 0)

@@ -1,6 +1,6 @@
 """Table 4, inputs, rates and windows: variants of one recipe, trained alike, from one pretrained backbone each.
 
-    python -m training.ablation --data FOLDER... --out RUNS [--teacher BUNDLE] [--seeds 3] [--steps N N] [--only NAME...]
+    python -m training.ablation --data FOLDER... --out RUNS [--teacher BUNDLE] [--seeds 3] [--only NAME...]
 
 Every run has a folder; a run that is done is not done again, one that was interrupted goes on. What the variants are
 worth, and how far their pretraining came, is printed and written to RUNS/table.md.

@@ -159,6 +159,9 @@ class Recipe(Section):
         backbone: weights of `mmad import-weights` to begin with.
         start: bundle to begin with instead: its whole network, and what the recipe does not say of name, licence,
             framing, input, architecture and postprocessing.
+        start_share: how much of the weights that it begins with is in those that the run leaves; 0 for none. Half of
+            both keeps more of what the first were good for elsewhere than the trained ones alone, after "Robust
+            fine-tuning of zero-shot models" (CVPR 2022).
         finder: bundle whose finder of joints to begin with.
         teacher: bundle whose features stages with `imitate` learn to tell, as a further help to a backbone that begins
             from nothing; its input must be this recipe's.
@@ -180,6 +183,7 @@ class Recipe(Section):
     seed: int = Field(default=0, ge=0)
     backbone: Path | None = None
     start: Path | None = None
+    start_share: float = Field(default=0.0, ge=0, lt=1)
     finder: Path | None = None
     teacher: Path | None = None
     framing: Literal["none", "person"] = "none"
@@ -246,6 +250,8 @@ class Recipe(Section):
     def _begins_once(self) -> Self:
         if self.backbone is not None and self.start is not None:
             raise ValueError("backbone and start both say what to begin with: give one of them")
+        if self.start_share and self.start is None:
+            raise ValueError(f"start_share {self.start_share} needs a bundle that was begun with: set start")
         return self
 
     @model_validator(mode="after")

@@ -76,6 +76,7 @@ def train(
     _load_pretrained(network, run.recipe)
     if run.recipe.activation_checkpointing:
         recompute_blocks(network)
+    begun = {name: value.clone() for name, value in network.state_dict().items()}
     loop = _Loop(fabric, run, network, watch)
     if resume:
         loop.resume()
@@ -86,13 +87,21 @@ def train(
         (run.out / CHECKPOINT).unlink(missing_ok=True)
     loop.run_stages()
     trained = Network(run.manifest)
-    trained.load_state_dict(loop.kept)
+    trained.load_state_dict(_between(begun, loop.kept, run.recipe.start_share))
     return trained.eval()
 
 
 def is_first_process() -> bool:
     """Whether this process, of several that trained, is the one that tells and writes."""
     return getattr(rank_zero_only, "rank", 0) == 0
+
+
+def _between(begun: dict[str, Tensor], kept: dict[str, Tensor], share: float) -> dict[str, Tensor]:
+    """Kept weights with a share of those that the run began with; counts are the kept ones."""
+    return {
+        name: value.lerp(begun[name].to(value.device), share) if value.is_floating_point() else value
+        for name, value in kept.items()
+    }
 
 
 def _check_joints(run: Run, network: Network) -> None:
