@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from mmad.cli import app
-from model.bundle import Bundle
+from model.bundle import Bundle, Thresholds
 from model.network import Network
 from training.augment import make_example
 from training.corpus import Corpus, CorpusError, Joints, load_corpus, read_frames
@@ -512,23 +512,24 @@ def test_two_devices_make_the_steps_of_one(data, tmp_path):
 # -- what is left behind
 
 
-def test_thresholds_are_where_f1_is_best():
-    truth = Instances(
-        ("v",),
-        np.array([100.0]),
-        np.zeros(10, int),
-        np.arange(20.0).reshape(10, 2) * 4,
-        np.zeros(10, int),
-        np.ones(10),
+def test_thresholds_are_half_of_the_best_f1_and_near_that_of_all():
+    times = np.arange(40.0).reshape(20, 2) * 2
+    truth = Instances(("v",), np.array([100.0]), np.zeros(20, int), times, np.repeat([0, 1], 10), np.ones(20))
+    # All of the first action are right; of the second five, before thirty that are wrong; of the third nothing is.
+    segments = np.concatenate([times[:15], np.tile([90.0, 91.0], (31, 1))])
+    labels = np.array([0] * 10 + [1] * 35 + [2])
+    scores = np.concatenate([np.linspace(0.9, 0.6, 10), np.full(5, 0.95), np.linspace(0.55, 0.1, 31)])
+    found = Instances(("v",), truth.durations, np.zeros(46, int), segments, labels, scores)
+    chosen = choose_thresholds(truth, found, 4)
+    every = (2 * 15 / (15 + 20)) / 2
+    assert chosen.default == pytest.approx(every)
+    assert chosen.per_class == pytest.approx(
+        ((1 / 2 + every) / 2, (2 * 5 / (5 + 10) / 2 + every) / 2, every, every)
     )
-    scores = np.concatenate([np.linspace(0.9, 0.6, 10), np.linspace(0.55, 0.1, 30)])
-    segments = np.concatenate([truth.segments, np.tile([90.0, 91.0], (30, 1))])
-    found = Instances(("v",), truth.durations, np.zeros(40, int), segments, np.zeros(40, int), scores)
-    chosen = choose_thresholds(truth, found, 2)
-    assert chosen.per_class[0] == pytest.approx(0.6)
-    assert chosen.default == pytest.approx(0.6)
-    rare = choose_thresholds(truth, replace(found, scores=scores / 10), 2)  # 0.06 would have the best F1
-    assert rare.per_class == (0.1, 0.1)
+    poor = replace(found, segments=np.concatenate([times[:1], np.tile([90.0, 91.0], (45, 1))]))
+    assert choose_thresholds(truth, poor, 2).default == 0.1  # its best F1 is 2 / 26
+    wrong = replace(found, segments=np.tile([90.0, 91.0], (46, 1)))
+    assert choose_thresholds(truth, wrong, 2) == Thresholds(default=0.3, per_class=(0.3, 0.3))
 
 
 def test_the_command_makes_a_bundle_that_loads(data, tmp_path):

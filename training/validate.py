@@ -26,8 +26,10 @@ from training.skeletons import as_found, features_of
 Floats = NDArray[np.float64]
 
 _THRESHOLD_TIOU = 0.5
-# Guesses that are right less than once in ten times are not worth showing, whatever F1 says; beyond 0.9 it is chance.
-_LEAST, _MOST = 0.1, 0.9
+# Guesses that are right less than once in ten times are not worth showing, whatever F1 says.
+_LEAST = 0.1
+_UNKNOWN = 0.3  # where nothing is right
+_PRIOR = 10  # examples of an action that weigh as much as all others' threshold
 
 
 class NetworkEngine:
@@ -163,26 +165,30 @@ def calibrated(predictions: Instances, calibration: Calibration | None) -> Insta
 
 
 def choose_thresholds(truth: Instances, predictions: Instances, actions: int) -> Thresholds:
-    """Scores at which each action's F1 is highest at tIoU 0.5; actions without examples take that of all."""
+    """Scores from which on predictions are shown, for the best F1 at tIoU 0.5 of each action.
+
+    Of calibrated scores the best threshold is half of the best F1 ("Optimal thresholding of classifiers to maximize F1
+    measure", ECML 2014), which fewer examples tell better than the place where F1 happens to be highest; with few of an
+    action it is near that of all actions.
+    """
     right = match(truth, predictions, (_THRESHOLD_TIOU,))[0]
-    overall = _best(predictions.scores, right, len(truth)) or 0.3
+    overall = _best_f1(predictions.scores, right, len(truth)) / 2 or _UNKNOWN
     per_class = []
     for action in range(actions):
         mine = predictions.labels == action
         positives = int((truth.labels == action).sum())
-        best = _best(predictions.scores[mine], right[mine], positives) if positives >= 5 else None
-        per_class.append(float(np.clip(best if best is not None else overall, _LEAST, _MOST)))
-    return Thresholds(default=float(np.clip(overall, _LEAST, _MOST)), per_class=tuple(per_class))
+        own = _best_f1(predictions.scores[mine], right[mine], positives) / 2 or overall
+        mixed = (positives * own + _PRIOR * overall) / (positives + _PRIOR)
+        per_class.append(max(mixed, _LEAST))
+    return Thresholds(default=max(overall, _LEAST), per_class=tuple(per_class))
 
 
-def _best(scores: Floats, right: NDArray[np.bool_], positives: int) -> float | None:
-    """The score from which on F1 is highest; None where nothing is right."""
+def _best_f1(scores: Floats, right: NDArray[np.bool_], positives: int) -> float:
+    """The highest F1 of any threshold; 0 where nothing is right."""
     if not right.any():
-        return None
-    order = np.argsort(-scores, kind="stable")
-    hits = np.cumsum(right[order])
-    f1 = 2 * hits / (np.arange(1, len(order) + 1) + positives)
-    return float(scores[order][int(f1.argmax())])
+        return 0.0
+    hits = np.cumsum(right[np.argsort(-scores, kind="stable")])
+    return float((2 * hits / (np.arange(1, len(hits) + 1) + positives)).max())
 
 
 def metrics_of(measured: Measured) -> dict[str, float]:
