@@ -454,6 +454,11 @@ def test_every_look_is_another_and_taken_once(data, pose_bundle, tmp_path, monke
     again = {path: path.stat().st_mtime_ns for path in (out / "sidecars").iterdir()}
     assert len(again) == len(times) * 3 // 2
     assert times.items() <= again.items()
+    monkeypatch.setattr(sys, "argv", [*arguments, "--seed", "1"])
+    with pytest.raises(
+        CorpusError, match="holds looks of another bundle, seed or augment: take another --out"
+    ):
+        find_all()
 
 
 def test_found_joints_need_sidecars(data, pose_bundle, tmp_path):

@@ -44,9 +44,12 @@ def keep(
         watch: told of every look.
 
     Raises:
-        CorpusError: a video without a sidecar.
+        CorpusError: a video without a sidecar, or a folder with looks of another finder or recipe.
     """
     augment = recipe.augment.model_copy(update=_WHOLE)
+    _claim(
+        out, {"weights": finder.bundle.weights_sha256, "seed": recipe.seed, **augment.model_dump(mode="json")}
+    )
     for name in ("sidecars", "records"):
         (out / name).mkdir(parents=True, exist_ok=True)
     videos: dict[str, Any] = {}
@@ -60,6 +63,15 @@ def keep(
                 _look(finder, item, recipe, augment, rng, out, name)
             videos[name] = json.loads(record.read_text("utf-8"))
     (out / "mmad.json").write_text(json.dumps(videos) + "\n", encoding="utf-8")
+
+
+def _claim(out: Path, made: dict[str, Any]) -> None:
+    """Note what looks are made with; they must not be mixed."""
+    out.mkdir(parents=True, exist_ok=True)
+    note = out / "found.json"
+    if note.exists() and json.loads(note.read_text("utf-8")) != made:
+        raise CorpusError(f"{out} holds looks of another bundle, seed or augment: take another --out")
+    note.write_text(json.dumps(made) + "\n", encoding="utf-8")
 
 
 def _look(
