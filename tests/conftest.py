@@ -65,6 +65,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason=f"shared/{marker.args[0]} is not beside this checkout"))
 
 
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Networks that a test makes begin alike, whatever ran in its process before."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     return SHARED
