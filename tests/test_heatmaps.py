@@ -1,7 +1,6 @@
 """VideoMAE on heatmaps: joints drawn where they are, read by the transformer, and trained without a picture."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,17 +10,15 @@ from model.errors import BundleError
 from model.export import export_bundle, save_checkpoint
 from model.heatmaps import HeatmapBackbone
 from model.network import Network
-from tests.test_pose import SETTINGS as POSE
+from tests.posing import SETTINGS as POSE
+from tests.posing import TAXONOMY, make_people
 from tests.untrained import demo_manifest, demo_network
 from training.corpus import CorpusError, load_corpus
 from training.objectives import Trainee, collate
-from training.people.choices import Mix, Storage
-from training.people.film import Recipe as People
-from training.people.studio import Order, produce
+from training.people.choices import Storage
 from training.recipe import RecipeError, load_recipe
 from training.run import Examples, Run, TrainingError, make_manifest
 from training.skeletons import as_found, features_of
-from training.tables import standard_labels
 from training.teacher import Teacher
 from training.train import train
 from training.tuning import set_trainable
@@ -30,18 +27,11 @@ FINDER = FinderConfig(joints=5, widths=(8, 8, 16), fused=8, moves=10.0)
 SMALL = BackboneConfig(
     embed_dim=16, depth=1, heads=2, patch_size=8, tubelet_size=2, stem="heatmaps", finder=FINDER
 )
-TAXONOMY = standard_labels()
 SETTINGS = ["architecture.backbone={embed_dim: 32, depth: 1, heads: 2, tubelet_size: 2, patch_size: 12, stem: heatmaps, "
             "finder: {widths: [8, 16, 16], fused: 16}}", "finder=null", "teacher=null", "input.clip_frames=16",
             "input.height=48", "input.width=48", "input.fps=5.0", "data.workers=0",
             'stages=[{objective: dense, given: joints, tuning: all, steps: 9, batch: 4, frames: 96, backbone_rate: 0.001}, '
             '{objective: detection, given: joints, tuning: adapters, steps: 9, batch: 4, dense: 0.5}]']  # fmt: skip
-
-
-def make_people(folder: Path, storage: Storage) -> Path:
-    recipe = People(seed=3, fps=5.0, height=48, width=48, mix=Mix.BALANCED)
-    produce(Order(recipe, folder, storage, 17), 1, lambda done, count: None)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """The pose backbone: joints out of heatmaps, frame by frame; what is read of them; and how it is trained."""
 
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -12,42 +11,28 @@ from model.export import export_bundle, save_checkpoint
 from model.finder import JointFinder, _mean_place
 from model.network import Network
 from model.pose import PoseBackbone
+from tests.posing import SETTINGS, make_people, make_pose_bundle, make_run
 from tests.test_train import PLAIN
 from tests.untrained import demo_manifest, demo_network
 from training.augment import make_example
-from training.corpus import Corpus, CorpusError, Joints, load_corpus, read_frames, read_joints
-from training.found import keep
-from training.found import main as find_all
-from training.joints import Finder, _squares, main, measure
+from training.corpus import Corpus, CorpusError, Joints
+from training.joints import Finder
 from training.objectives import Trainee, collate
-from training.people.camera.footage import write_video
-from training.people.choices import Mix, Storage
-from training.people.film import Recipe as People
-from training.people.studio import Order, produce
 from training.recipe import RecipeError, load_recipe
-from training.run import Examples, Run, TrainingError, make_manifest
-from training.skeletons import as_found, misfound
-from training.tables import standard_labels
+from training.run import Examples, TrainingError
 from training.train import train
 
 SMALL = PoseConfig(kind="pose", joints=5, widths=(8, 8, 16), fused=8, embed_dim=12, dilations=(1, 2))
-TAXONOMY = standard_labels()
-SETTINGS = ["architecture.backbone={kind: pose, widths: [8, 16, 16], fused: 16, embed_dim: 32, dilations: [1, 2]}",
-            "input.height=48", "input.width=48", "input.fps=5.0", "data.workers=0"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("people")
-    people = People(seed=3, fps=5.0, height=48, width=48, mix=Mix.BALANCED)
-    produce(Order(people, folder, Storage.NPZ, 17), 1, lambda done, count: None)
-    return folder
+    return make_people(tmp_path_factory.mktemp("people"))
 
 
-def make_run(data, out, *settings: str) -> Run:
-    recipe = load_recipe("demo", [*SETTINGS, *settings])
-    corpus = load_corpus([data], TAXONOMY, "train", 0)
-    return Run(recipe, make_manifest(recipe, TAXONOMY, "people"), corpus, out, corpus.count_joints())
+@pytest.fixture(scope="module")
+def pose_bundle(data, tmp_path_factory):
+    return make_pose_bundle(data, tmp_path_factory.mktemp("pose"))
 
 
 # -- the network
@@ -104,6 +89,19 @@ def test_movement_is_read_and_the_first_frame_stands_for_those_before():
     assert differs.tolist() == [False, False, False, True, True, False, False, True, False]  # lags 1 and 4
 
 
+def test_moves_count_by_their_factor():
+    still = torch.full((1, 8, 25, 3), 0.5)
+    moving = still.clone()
+    moving[0, 4:, 3, 0] = 0.52
+    torch.manual_seed(0)
+    few = PoseBackbone(PoseConfig(kind="pose", moves=20.0)).eval()
+    many = PoseBackbone(PoseConfig(kind="pose", moves=80.0)).eval()
+    many.load_state_dict(few.state_dict())
+    with torch.no_grad():
+        assert torch.equal(few.read(still), many.read(still))
+        assert not torch.allclose(few.read(moving), many.read(moving))
+
+
 def test_a_window_is_one_and_windows_are_not():
     backbone = PoseBackbone(SMALL).eval()
     joints = torch.rand(2, 8, 5, 3, requires_grad=True)
@@ -130,57 +128,6 @@ def test_a_pose_backbone_takes_no_adapters_and_sees_rgb():
         PoseConfig(kind="pose", inputs="rgb_differences")
     with pytest.raises(ValueError, match="at least one stage"):
         PoseConfig(kind="pose", widths=(8,))
-
-
-# -- joints instead of pictures
-
-
-def test_joints_as_found_err_as_told_and_end_with_the_video():
-    torch.manual_seed(1)
-    joints = torch.full((40, 32, 6, 3), 0.5)
-    joints[..., 3:, 2] = 0  # three are hidden
-    joints[..., :3, 2] = 1
-    mask = torch.ones(40, 32, dtype=torch.bool)
-    found = as_found(joints, mask, 0.01)
-    errors = found[..., :2] - 0.5
-    # sqrt(1 + .8**2 * 2/3 + .25**2) * .6 * exp(.7**2) / 100
-    assert errors[..., :3, :].std().item() == pytest.approx(0.0119, rel=0.2)
-    fresh = errors[..., :3, :].diff(dim=1).diff(dim=1).std() / 6**0.5  # lasting and drifting ones cancel
-    assert 0.15 < fresh / errors[..., :3, :].std() < 0.35
-    each = errors[:, :, 0].square().mean(dim=(1, 2)).sqrt()  # of one joint in every window
-    assert each.quantile(0.9) > 3 * each.quantile(0.1)
-    assert errors[..., 3:, :].std() > 2.5 * errors[..., :3, :].std()
-    assert errors.mean(dim=1).std() > 0.6 * errors.std()  # most of it lasts
-    assert torch.equal(found[..., 2], joints[..., 2])
-    moving = torch.linspace(0, 1, 32)[None, :, None, None].expand(2, 32, 6, 3)
-    mask = torch.arange(32)[None].expand(2, 32) < 20
-    exact = as_found(moving, mask, 0.0)
-    torch.testing.assert_close(exact[:, :20], moving[:, :20])
-    torch.testing.assert_close(exact[:, 20:], moving[:, 19:20].expand(2, 12, 6, 3))
-    assert (
-        as_found(moving, mask, 9.0)[..., :2].abs().max() <= 1
-    )  # joints outside the picture are told at its border
-
-
-def test_joints_that_are_seen_must_be_found_and_others_count_less():
-    wanted = torch.rand(2, 4, 3, 3).round()
-    wanted[..., 2] = torch.tensor([1.0, 0.0, 1.0])
-    mask = torch.tensor([[True] * 4, [True, True, False, False]])
-    found = wanted.clone()
-    assert misfound(found, wanted, mask) == 0
-    found[1, 2:, :, :2] = 0.3  # behind the end
-    assert misfound(found, wanted, mask) == 0
-    weights = 12 + 0.1 * 6  # seen, and hidden
-    found[0, 0, 0, 0] = 1 - found[0, 0, 0, 0]
-    assert misfound(found, wanted, mask) == pytest.approx(10 * (1 - 0.01) / weights)
-    found[0, 0, 1, 0] = 1 - found[0, 0, 1, 0]  # hidden
-    assert misfound(found, wanted, mask) == pytest.approx(10 * 1.1 * (1 - 0.01) / weights)
-
-
-def test_joints_outside_the_picture_are_to_be_found_at_its_border():
-    outside = torch.tensor([[[[-0.4, 1.7, 0.0], [0.5, 0.5, 1.0]]]])
-    assert misfound(outside.clamp(0, 1), outside, torch.ones(1, 1, dtype=torch.bool)) == 0
-    assert misfound(outside, outside, torch.ones(1, 1, dtype=torch.bool)) > 0
 
 
 # -- training
@@ -304,83 +251,6 @@ def test_joints_go_with_a_pose_backbone_only(setting):
         load_recipe("smoke", [setting])
 
 
-# -- looking at it
-
-
-@pytest.fixture(scope="module")
-def pose_bundle(data, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pose")
-    manifest = make_run(data, folder).manifest
-    torch.manual_seed(0)
-    save_checkpoint(folder / "network.safetensors", Network(manifest), manifest)
-    return export_bundle(folder / "network.safetensors", folder / "bundle").folder
-
-
-def test_errors_of_joints_are_measured_where_they_are_seen(data, pose_bundle, monkeypatch):
-    finder = Finder(pose_bundle)
-    monkeypatch.setattr(finder, "find", lambda frames: np.full((len(frames), 25, 3), 0.5))
-    names, errors = measure(finder, [data])
-    away, count = np.zeros(25), np.zeros(25)
-    for item in load_corpus([data], TAXONOMY, "val", 0).items:
-        frames = read_frames(item, finder.bundle.manifest.input, 1.0)
-        places = read_joints(item, 5.0, len(frames)).places
-        first = max(len(frames) - 64, 0) // 2
-        chosen = places[first : first + 64]
-        seen = chosen[..., 2] > 0
-        away += (np.hypot(chosen[..., 0] - 0.5, chosen[..., 1] - 0.5) * seen).sum(axis=0)
-        count += seen.sum(axis=0)
-    assert names[0] == "nose"
-    assert (count > 0).sum() > 20
-    assert errors.away[count > 0] == pytest.approx((away / np.maximum(count, 1))[count > 0])
-    assert np.isnan(errors.away[count == 0]).all()
-
-
-def test_errors_are_told_apart_by_how_long_they_last():
-    rng = np.random.default_rng(0)
-    lasting, fresh = rng.normal(0, 3, (1, 400, 2)), rng.normal(0, 1, (64, 400, 2))
-    drifting = (
-        2 * 2**0.5 * np.sin(np.linspace(0, 2 * np.pi, 65)[:64, None, None] + rng.uniform(0, 6, (1, 400, 2)))
-    )
-    told = np.sqrt(_squares(lasting + drifting + fresh).mean(axis=1))
-    assert told == pytest.approx([3, 2, 1], rel=0.1)
-
-
-def test_given_joints_are_read(data, pose_bundle, monkeypatch, capsys):
-    arguments = ["joints", "--bundle", str(pose_bundle), "--data", str(data), "--read"]
-    monkeypatch.setattr(sys, "argv", arguments)
-    main()
-    count = len(load_corpus([data], TAXONOMY, "val", 0).items)
-    assert capsys.readouterr().out.startswith(f"{count} videos, joints given: mAP action ")
-
-
-def test_joints_are_drawn_on_clips(data, pose_bundle, tmp_path, monkeypatch, capsys):
-    write_video(tmp_path / "clip.mp4", np.full((20, 48, 64, 3), 90, np.uint8), 5.0, 20.0)
-    arguments = ["joints", "--bundle", str(pose_bundle), "--data", str(data), "--clips", str(tmp_path / "clip.mp4"),
-                 "--out", str(tmp_path / "sheet.png")]  # fmt: skip
-    monkeypatch.setattr(sys, "argv", arguments)
-    main()
-    assert "% of the picture" in capsys.readouterr().out
-    assert (tmp_path / "sheet.png").stat().st_size > 2000
-
-
-def test_a_backbone_without_joints_is_told(bundle):
-    with pytest.raises(ValueError, match="of kind videomae, which finds no joints"):
-        Finder(bundle.folder)
-
-
-def test_moves_count_by_their_factor():
-    still = torch.full((1, 8, 25, 3), 0.5)
-    moving = still.clone()
-    moving[0, 4:, 3, 0] = 0.52
-    torch.manual_seed(0)
-    few = PoseBackbone(PoseConfig(kind="pose", moves=20.0)).eval()
-    many = PoseBackbone(PoseConfig(kind="pose", moves=80.0)).eval()
-    many.load_state_dict(few.state_dict())
-    with torch.no_grad():
-        assert torch.equal(few.read(still), many.read(still))
-        assert not torch.allclose(few.read(moving), many.read(moving))
-
-
 def test_a_share_of_the_beginning_is_kept(data, pose_bundle, tmp_path):
     stages = "stages=[{objective: detection, given: joints, tuning: reader, steps: 2, batch: 2, warmup: 0, head_rate: 0.01}]"
     begun = Finder(pose_bundle).network.state_dict()
@@ -407,62 +277,3 @@ def test_a_share_of_the_beginning_is_kept(data, pose_bundle, tmp_path):
     assert moved > 1e-3
     with pytest.raises(RecipeError, match=r"start_share 0.25 needs a bundle .* set start"):
         make_run(data, tmp_path, "start_share=0.25")
-
-
-def test_found_joints_are_a_data_set_that_readers_learn_from(data, pose_bundle, tmp_path):
-    finder, out = Finder(pose_bundle), tmp_path / "found"
-    corpus = load_corpus([data], TAXONOMY, "train", 0)
-    recipe = load_recipe("demo", SETTINGS).model_copy(update={"augment": PLAIN})
-    keep(finder, corpus, recipe, out, looks=1)
-    kept = load_corpus([out], TAXONOMY, "train", 0)
-    assert [item.name for item in kept.items] == [f"{data.name}-{item.name}-0" for item in corpus.items]
-    for ours, theirs in zip(kept.items, corpus.items, strict=True):
-        frames = np.array(read_frames(theirs, recipe.input, 1.0))
-        joints = read_joints(ours, 5.0, len(frames))
-        np.testing.assert_allclose(joints.places, finder.find(frames), atol=1e-5)
-        assert joints.names == read_joints(theirs, 5.0, 1).names
-        segments = theirs.segments.clip(0, (len(frames) - 1) / 5.0)
-        long = np.ptp(segments, axis=1) >= 2 / 5.0  # two frames: less is no example of an action
-        assert ours.labels.tolist() == theirs.labels[long].tolist()
-        np.testing.assert_allclose(ours.segments, segments[long], atol=1e-3)
-    run = make_run(out, tmp_path / "run")  # nothing but sidecars
-    assert Examples(run, 1)[0].joints.shape[1:] == (25, 3)
-
-
-def test_every_look_is_another_and_taken_once(data, pose_bundle, tmp_path, monkeypatch, capsys):
-    out = tmp_path / "found"
-    arguments = [
-        "found",
-        "--bundle",
-        str(pose_bundle),
-        "--data",
-        str(data),
-        "--out",
-        str(out),
-        "--looks",
-        "2",
-    ]
-    monkeypatch.setattr(sys, "argv", arguments)
-    find_all()
-    first = load_corpus([out], TAXONOMY, "train", 0).items
-    assert f"{len(first)} looks at {len(first) // 2} videos" in capsys.readouterr().out
-    one, other = (read_joints(item, 5.0, 10).places for item in first[:2])
-    assert np.abs(one - other).max() > 0.001
-    times = {path: path.stat().st_mtime_ns for path in (out / "sidecars").iterdir()}
-    arguments[-1] = "3"
-    find_all()
-    again = {path: path.stat().st_mtime_ns for path in (out / "sidecars").iterdir()}
-    assert len(again) == len(times) * 3 // 2
-    assert times.items() <= again.items()
-    monkeypatch.setattr(sys, "argv", [*arguments, "--seed", "1"])
-    with pytest.raises(
-        CorpusError, match="holds looks of another bundle, seed or augment: take another --out"
-    ):
-        find_all()
-
-
-def test_found_joints_need_sidecars(data, pose_bundle, tmp_path):
-    corpus = load_corpus([data], TAXONOMY, "train", 0)
-    bare = Corpus(tuple(replace(item, sidecar=None) for item in corpus.items), corpus.weights)
-    with pytest.raises(CorpusError, match="has no sidecar with joints"):
-        keep(Finder(pose_bundle), bare, load_recipe("demo", SETTINGS), tmp_path, looks=1)

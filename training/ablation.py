@@ -85,7 +85,6 @@ STARTS: dict[str, Start] = {
         "input.overlap_frames=256", "stages.0.frames=192",
     )),
     "pose-short": Start((*_POSE, "input.window_frames=128", "input.overlap_frames=64")),
-    "pose-long": Start((*_POSE, "input.window_frames=512", "input.overlap_frames=256")),
 }  # fmt: skip
 VARIANTS = (
     Variant("frozen features", "taught", ("stages.1.tuning=head",)),
@@ -105,7 +104,6 @@ VARIANTS = (
     Variant("pose, 7.5 fps", "pose-7.5", _ALL),
     Variant("pose, 30 fps", "pose-30", _ALL),
     Variant("pose, windows of 8.5 s", "pose-short", _ALL),
-    Variant("pose, windows of 34 s", "pose-long", _ALL),
 )
 
 

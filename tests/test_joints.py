@@ -1,0 +1,197 @@
+"""Joints in the place of pictures: with errors as they are found, measured, drawn, and found ones as a data set."""
+
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from tests.posing import SETTINGS, TAXONOMY, make_people, make_pose_bundle, make_run
+from tests.test_train import PLAIN
+from training.corpus import Corpus, CorpusError, load_corpus, read_frames, read_joints
+from training.found import keep
+from training.found import main as find_all
+from training.joints import Finder, _squares, main, measure
+from training.people.camera.footage import write_video
+from training.recipe import load_recipe
+from training.run import Examples
+from training.skeletons import as_found, misfound
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return make_people(tmp_path_factory.mktemp("people"))
+
+
+@pytest.fixture(scope="module")
+def pose_bundle(data, tmp_path_factory):
+    return make_pose_bundle(data, tmp_path_factory.mktemp("pose"))
+
+
+# -- joints instead of pictures
+
+
+def test_joints_as_found_err_as_told_and_end_with_the_video():
+    torch.manual_seed(1)
+    joints = torch.full((40, 32, 6, 3), 0.5)
+    joints[..., 3:, 2] = 0  # three are hidden
+    joints[..., :3, 2] = 1
+    mask = torch.ones(40, 32, dtype=torch.bool)
+    found = as_found(joints, mask, 0.01)
+    errors = found[..., :2] - 0.5
+    # sqrt(1 + .8**2 * 2/3 + .25**2) * .6 * exp(.7**2) / 100
+    assert errors[..., :3, :].std().item() == pytest.approx(0.0119, rel=0.2)
+    fresh = errors[..., :3, :].diff(dim=1).diff(dim=1).std() / 6**0.5  # lasting and drifting ones cancel
+    assert 0.15 < fresh / errors[..., :3, :].std() < 0.35
+    each = errors[:, :, 0].square().mean(dim=(1, 2)).sqrt()  # of one joint in every window
+    assert each.quantile(0.9) > 3 * each.quantile(0.1)
+    assert errors[..., 3:, :].std() > 2.5 * errors[..., :3, :].std()
+    assert errors.mean(dim=1).std() > 0.6 * errors.std()  # most of it lasts
+    assert torch.equal(found[..., 2], joints[..., 2])
+    moving = torch.linspace(0, 1, 32)[None, :, None, None].expand(2, 32, 6, 3)
+    mask = torch.arange(32)[None].expand(2, 32) < 20
+    exact = as_found(moving, mask, 0.0)
+    torch.testing.assert_close(exact[:, :20], moving[:, :20])
+    torch.testing.assert_close(exact[:, 20:], moving[:, 19:20].expand(2, 12, 6, 3))
+    assert (
+        as_found(moving, mask, 9.0)[..., :2].abs().max() <= 1
+    )  # joints outside the picture are told at its border
+
+
+def test_joints_that_are_seen_must_be_found_and_others_count_less():
+    wanted = torch.rand(2, 4, 3, 3).round()
+    wanted[..., 2] = torch.tensor([1.0, 0.0, 1.0])
+    mask = torch.tensor([[True] * 4, [True, True, False, False]])
+    found = wanted.clone()
+    assert misfound(found, wanted, mask) == 0
+    found[1, 2:, :, :2] = 0.3  # behind the end
+    assert misfound(found, wanted, mask) == 0
+    weights = 12 + 0.1 * 6  # seen, and hidden
+    found[0, 0, 0, 0] = 1 - found[0, 0, 0, 0]
+    assert misfound(found, wanted, mask) == pytest.approx(10 * (1 - 0.01) / weights)
+    found[0, 0, 1, 0] = 1 - found[0, 0, 1, 0]  # hidden
+    assert misfound(found, wanted, mask) == pytest.approx(10 * 1.1 * (1 - 0.01) / weights)
+
+
+def test_joints_outside_the_picture_are_to_be_found_at_its_border():
+    outside = torch.tensor([[[[-0.4, 1.7, 0.0], [0.5, 0.5, 1.0]]]])
+    assert misfound(outside.clamp(0, 1), outside, torch.ones(1, 1, dtype=torch.bool)) == 0
+    assert misfound(outside, outside, torch.ones(1, 1, dtype=torch.bool)) > 0
+
+
+# -- how well they are found
+
+
+def test_errors_of_joints_are_measured_where_they_are_seen(data, pose_bundle, monkeypatch):
+    finder = Finder(pose_bundle)
+    monkeypatch.setattr(finder, "find", lambda frames: np.full((len(frames), 25, 3), 0.5))
+    names, errors = measure(finder, [data])
+    away, count = np.zeros(25), np.zeros(25)
+    for item in load_corpus([data], TAXONOMY, "val", 0).items:
+        frames = read_frames(item, finder.bundle.manifest.input, 1.0)
+        places = read_joints(item, 5.0, len(frames)).places
+        first = max(len(frames) - 64, 0) // 2
+        chosen = places[first : first + 64]
+        seen = chosen[..., 2] > 0
+        away += (np.hypot(chosen[..., 0] - 0.5, chosen[..., 1] - 0.5) * seen).sum(axis=0)
+        count += seen.sum(axis=0)
+    assert names[0] == "nose"
+    assert (count > 0).sum() > 20
+    assert errors.away[count > 0] == pytest.approx((away / np.maximum(count, 1))[count > 0])
+    assert np.isnan(errors.away[count == 0]).all()
+
+
+def test_errors_are_told_apart_by_how_long_they_last():
+    rng = np.random.default_rng(0)
+    lasting, fresh = rng.normal(0, 3, (1, 400, 2)), rng.normal(0, 1, (64, 400, 2))
+    drifting = (
+        2 * 2**0.5 * np.sin(np.linspace(0, 2 * np.pi, 65)[:64, None, None] + rng.uniform(0, 6, (1, 400, 2)))
+    )
+    told = np.sqrt(_squares(lasting + drifting + fresh).mean(axis=1))
+    assert told == pytest.approx([3, 2, 1], rel=0.1)
+
+
+def test_given_joints_are_read(data, pose_bundle, monkeypatch, capsys):
+    arguments = ["joints", "--bundle", str(pose_bundle), "--data", str(data), "--read"]
+    monkeypatch.setattr(sys, "argv", arguments)
+    main()
+    count = len(load_corpus([data], TAXONOMY, "val", 0).items)
+    assert capsys.readouterr().out.startswith(f"{count} videos, joints given: mAP action ")
+
+
+def test_joints_are_drawn_on_clips(data, pose_bundle, tmp_path, monkeypatch, capsys):
+    write_video(tmp_path / "clip.mp4", np.full((20, 48, 64, 3), 90, np.uint8), 5.0, 20.0)
+    arguments = ["joints", "--bundle", str(pose_bundle), "--data", str(data), "--clips", str(tmp_path / "clip.mp4"),
+                 "--out", str(tmp_path / "sheet.png")]  # fmt: skip
+    monkeypatch.setattr(sys, "argv", arguments)
+    main()
+    assert "% of the picture" in capsys.readouterr().out
+    assert (tmp_path / "sheet.png").stat().st_size > 2000
+
+
+def test_a_backbone_without_joints_is_told(bundle):
+    with pytest.raises(ValueError, match="of kind videomae, which finds no joints"):
+        Finder(bundle.folder)
+
+
+# -- found ones as a data set
+
+
+def test_found_joints_are_a_data_set_that_readers_learn_from(data, pose_bundle, tmp_path):
+    finder, out = Finder(pose_bundle), tmp_path / "found"
+    corpus = load_corpus([data], TAXONOMY, "train", 0)
+    recipe = load_recipe("demo", SETTINGS).model_copy(update={"augment": PLAIN})
+    keep(finder, corpus, recipe, out, looks=1)
+    kept = load_corpus([out], TAXONOMY, "train", 0)
+    assert [item.name for item in kept.items] == [f"{data.name}-{item.name}-0" for item in corpus.items]
+    for ours, theirs in zip(kept.items, corpus.items, strict=True):
+        frames = np.array(read_frames(theirs, recipe.input, 1.0))
+        joints = read_joints(ours, 5.0, len(frames))
+        np.testing.assert_allclose(joints.places, finder.find(frames), atol=1e-5)
+        assert joints.names == read_joints(theirs, 5.0, 1).names
+        segments = theirs.segments.clip(0, (len(frames) - 1) / 5.0)
+        long = np.ptp(segments, axis=1) >= 2 / 5.0  # two frames: less is no example of an action
+        assert ours.labels.tolist() == theirs.labels[long].tolist()
+        np.testing.assert_allclose(ours.segments, segments[long], atol=1e-3)
+    run = make_run(out, tmp_path / "run")  # nothing but sidecars
+    assert Examples(run, 1)[0].joints.shape[1:] == (25, 3)
+
+
+def test_every_look_is_another_and_taken_once(data, pose_bundle, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "found"
+    arguments = [
+        "found",
+        "--bundle",
+        str(pose_bundle),
+        "--data",
+        str(data),
+        "--out",
+        str(out),
+        "--looks",
+        "2",
+    ]
+    monkeypatch.setattr(sys, "argv", arguments)
+    find_all()
+    first = load_corpus([out], TAXONOMY, "train", 0).items
+    assert f"{len(first)} looks at {len(first) // 2} videos" in capsys.readouterr().out
+    one, other = (read_joints(item, 5.0, 10).places for item in first[:2])
+    assert np.abs(one - other).max() > 0.001
+    times = {path: path.stat().st_mtime_ns for path in (out / "sidecars").iterdir()}
+    arguments[-1] = "3"
+    find_all()
+    again = {path: path.stat().st_mtime_ns for path in (out / "sidecars").iterdir()}
+    assert len(again) == len(times) * 3 // 2
+    assert times.items() <= again.items()
+    monkeypatch.setattr(sys, "argv", [*arguments, "--seed", "1"])
+    with pytest.raises(
+        CorpusError, match="holds looks of another bundle, seed or augment: take another --out"
+    ):
+        find_all()
+
+
+def test_found_joints_need_sidecars(data, pose_bundle, tmp_path):
+    corpus = load_corpus([data], TAXONOMY, "train", 0)
+    bare = Corpus(tuple(replace(item, sidecar=None) for item in corpus.items), corpus.weights)
+    with pytest.raises(CorpusError, match="has no sidecar with joints"):
+        keep(Finder(pose_bundle), bare, load_recipe("demo", SETTINGS), tmp_path, looks=1)
