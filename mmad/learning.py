@@ -1,7 +1,7 @@
 """The commands that train: from recipes and data sets, and from a bundle and one's own videos."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,11 +12,11 @@ from mmad.options import BundleDir, load_bundle
 from mmad.terminal import bar, fail, failing_on, out, tell
 
 if TYPE_CHECKING:
-    from model.bundle import Manifest
+    from model.bundle import Bundle, Manifest
     from model.network import Network
     from model.taxonomy import Taxonomy
-    from training.corpus import Corpus, Source
-    from training.recipe import Recipe
+    from training.corpus import Corpus, Item, Source
+    from training.recipe import Given, Recipe
     from training.run import Run
     from training.train import Progress
     from training.validate import Measured
@@ -74,6 +74,10 @@ def fine_tune(
     held_out_list: Annotated[
         Path | None, typer.Option(exists=True, dir_okay=False, help="File that names a video to hold out a line.")
     ] = None,
+    looks: Annotated[
+        int, typer.Option(min=0, help="Changed copies of each video in which joints are found once, before; "
+                          "0: in every step.")
+    ] = 4,
     name: Annotated[str | None, typer.Option(help="Of the bundle; by default the first one's with -tuned.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="At most.")] = None,
     patience: Annotated[
@@ -86,9 +90,9 @@ def fine_tune(
 ) -> None:  # fmt: skip
     """Go on training a bundle on one's own annotated videos; a bundle and a report in the folder of the run."""
     from model.errors import DetectorError
-    from training.annotated import AnnotationError, make_corpus, read_annotated
+    from training.annotated import AnnotationError, read_annotated
     from training.corpus import CorpusError
-    from training.framed import frame_items
+    from training.found import as_read, finds_only
     from training.recipe import RecipeError, load_recipe
     from training.report import conclude
     from training.run import Run, TrainingError, make_manifest
@@ -112,14 +116,14 @@ def fine_tune(
             f"{len(part)} videos with {sum(len(item.labels) for item in part)} actions" for part in parts
         ]
         tell(f"{counts[0]} to train on, {counts[1]} held out: {', '.join(item.name for item in parts[1])}")
-        corpora = []
-        for part in parts:
-            with bar("frames") as show:
-                watch = partial(_show_videos, show)
-                framed = frame_items(part, start, recipe, out_dir / "frames", watch)
-            corpora.append(make_corpus(framed, len(taxonomy.actions), recipe.data.rare))
+        corpora = [_framed(part, start, recipe, out_dir) for part in parts]
+        if looks and finds_only(recipe):
+            corpora = [
+                _found(*part, start, recipe, out_dir) for part in zip(corpora, (looks, 0), strict=True)
+            ]
+            recipe = as_read(recipe)
         manifest = make_manifest(recipe, taxonomy, f"{counts[0]}, {counts[1]} held out")
-        run = Run(recipe, manifest, corpora[0], out_dir, joints=0, held_out=corpora[1])
+        run = Run(recipe, manifest, corpora[0], out_dir, corpora[0].count_joints(), held_out=corpora[1])
         network = _trained(run, resume, device)
         found = settle_scores(_measured(network, run, corpora[1]), start.manifest)
         tell(found.told)
@@ -127,6 +131,29 @@ def fine_tune(
             network, manifest, found.measured, out_dir, device=device, weights=recipe.weights
         )
     _print(concluded, out_dir)
+
+
+def _framed(items: "Sequence[Item]", start: "Bundle", recipe: "Recipe", out_dir: Path) -> "Corpus":
+    """Videos cut around the person."""
+    from training.annotated import make_corpus
+    from training.framed import frame_items
+
+    with bar("frames") as show:
+        framed = frame_items(items, start, recipe, out_dir / "frames", partial(_show_videos, show))
+    return make_corpus(framed, len(start.manifest.taxonomy.actions), recipe.data.rare)
+
+
+def _found(corpus: "Corpus", looks: int, start: "Bundle", recipe: "Recipe", out_dir: Path) -> "Corpus":
+    """Joints that the bundle finds in them; looks as training.found.keep has it."""
+    from training.corpus import load_corpus
+    from training.found import TRAIN, VAL, claim_of, keep
+    from training.joints import Finder
+
+    finder = Finder(start.folder)
+    folder = out_dir / "frames" / f"joints-{claim_of(finder, corpus, recipe, looks)[:12]}"
+    with bar("joints") as show:
+        keep(finder, corpus, recipe, folder, looks, partial(_show_videos, show))
+    return load_corpus([folder], start.manifest.taxonomy, TRAIN if looks else VAL, recipe.data.rare)
 
 
 def _sources(
@@ -183,8 +210,9 @@ def _measured(network: "Network", run: "Run", corpus: "Corpus") -> "Measured":
     from training.validate import measure
 
     plain = run.manifest.model_copy(update={"calibration": None})
+    given: Given = "pictures" if all(item.pictured for item in corpus.items) else "joints"
     with bar("measure") as show:
-        return measure(network, plain, corpus, run.recipe, "cpu", partial(_show_videos, show))
+        return measure(network, plain, corpus, run.recipe, "cpu", partial(_show_videos, show), given)
 
 
 def _show_videos(show: Callable[[str, float], None], done: int, count: int) -> None:

@@ -1,21 +1,15 @@
-"""Joints in the place of pictures: with errors as they are found, measured, drawn, and found ones as a data set."""
+"""Joints in the place of pictures: with errors as they are found; measured, and drawn."""
 
 import sys
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from tests.posing import SETTINGS, TAXONOMY, make_people, make_pose_bundle, make_run
-from tests.test_train import PLAIN
-from training.corpus import Corpus, CorpusError, load_corpus, read_frames, read_joints
-from training.found import keep
-from training.found import main as find_all
+from tests.posing import TAXONOMY, make_people, make_pose_bundle
+from training.corpus import load_corpus, read_frames, read_joints
 from training.joints import Finder, _squares, main, measure
 from training.people.camera.footage import write_video
-from training.recipe import load_recipe
-from training.run import Examples
 from training.skeletons import as_found, misfound
 
 
@@ -133,65 +127,3 @@ def test_joints_are_drawn_on_clips(data, pose_bundle, tmp_path, monkeypatch, cap
 def test_a_backbone_without_joints_is_told(bundle):
     with pytest.raises(ValueError, match="of kind videomae, which finds no joints"):
         Finder(bundle.folder)
-
-
-# -- found ones as a data set
-
-
-def test_found_joints_are_a_data_set_that_readers_learn_from(data, pose_bundle, tmp_path):
-    finder, out = Finder(pose_bundle), tmp_path / "found"
-    corpus = load_corpus([data], TAXONOMY, "train", 0)
-    recipe = load_recipe("demo", SETTINGS).model_copy(update={"augment": PLAIN})
-    keep(finder, corpus, recipe, out, looks=1)
-    kept = load_corpus([out], TAXONOMY, "train", 0)
-    assert [item.name for item in kept.items] == [f"{data.name}-{item.name}-0" for item in corpus.items]
-    for ours, theirs in zip(kept.items, corpus.items, strict=True):
-        frames = np.array(read_frames(theirs, recipe.input, 1.0))
-        joints = read_joints(ours, 5.0, len(frames))
-        np.testing.assert_allclose(joints.places, finder.find(frames), atol=1e-5)
-        assert joints.names == read_joints(theirs, 5.0, 1).names
-        segments = theirs.segments.clip(0, (len(frames) - 1) / 5.0)
-        long = np.ptp(segments, axis=1) >= 2 / 5.0  # two frames: less is no example of an action
-        assert ours.labels.tolist() == theirs.labels[long].tolist()
-        np.testing.assert_allclose(ours.segments, segments[long], atol=1e-3)
-    run = make_run(out, tmp_path / "run")  # nothing but sidecars
-    assert Examples(run, 1)[0].joints.shape[1:] == (25, 3)
-
-
-def test_every_look_is_another_and_taken_once(data, pose_bundle, tmp_path, monkeypatch, capsys):
-    out = tmp_path / "found"
-    arguments = [
-        "found",
-        "--bundle",
-        str(pose_bundle),
-        "--data",
-        str(data),
-        "--out",
-        str(out),
-        "--looks",
-        "2",
-    ]
-    monkeypatch.setattr(sys, "argv", arguments)
-    find_all()
-    first = load_corpus([out], TAXONOMY, "train", 0).items
-    assert f"{len(first)} looks at {len(first) // 2} videos" in capsys.readouterr().out
-    one, other = (read_joints(item, 5.0, 10).places for item in first[:2])
-    assert np.abs(one - other).max() > 0.001
-    times = {path: path.stat().st_mtime_ns for path in (out / "sidecars").iterdir()}
-    arguments[-1] = "3"
-    find_all()
-    again = {path: path.stat().st_mtime_ns for path in (out / "sidecars").iterdir()}
-    assert len(again) == len(times) * 3 // 2
-    assert times.items() <= again.items()
-    monkeypatch.setattr(sys, "argv", [*arguments, "--seed", "1"])
-    with pytest.raises(
-        CorpusError, match="holds looks of another bundle, seed or augment: take another --out"
-    ):
-        find_all()
-
-
-def test_found_joints_need_sidecars(data, pose_bundle, tmp_path):
-    corpus = load_corpus([data], TAXONOMY, "train", 0)
-    bare = Corpus(tuple(replace(item, sidecar=None) for item in corpus.items), corpus.weights)
-    with pytest.raises(CorpusError, match="has no sidecar with joints"):
-        keep(Finder(pose_bundle), bare, load_recipe("demo", SETTINGS), tmp_path, looks=1)

@@ -62,6 +62,11 @@ class Item:
     segments: Floats
     labels: Integers
 
+    @property
+    def pictured(self) -> bool:
+        """Whether there is more to it than joints."""
+        return self.path != self.sidecar
+
 
 class Source(Protocol):
     """Where examples come from."""
@@ -109,7 +114,7 @@ class Corpus:
 
     def with_pictures(self) -> "Corpus":
         """See Source."""
-        shown = np.array([item.path != item.sidecar for item in self.items])
+        shown = np.array([item.pictured for item in self.items])
         if shown.all():
             return self
         if not shown.any():
@@ -131,7 +136,7 @@ class Corpus:
         chosen = [self.items[index] for index in indices]
         counts = [len(item.labels) for item in chosen]
         return Instances(
-            videos=_distinct(chosen),
+            videos=distinct_names(chosen),
             durations=np.array([item.duration_s for item in chosen]),
             video=np.repeat(np.arange(len(chosen)), counts),
             segments=np.concatenate([item.segments for item in chosen]).reshape(-1, 2),
@@ -140,7 +145,7 @@ class Corpus:
         )
 
 
-def _distinct(items: Sequence[Item]) -> tuple[str, ...]:
+def distinct_names(items: Sequence[Item]) -> tuple[str, ...]:
     """Names; with their place before them where several data sets have the same ones."""
     names = tuple(item.name for item in items)
     if len(set(names)) == len(names):

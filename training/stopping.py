@@ -8,6 +8,7 @@ point of every video. It costs one pass through the network, and no post-process
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,14 +16,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.bundle import Manifest
+from model.head import Points
 from model.network import Network
 from model.windows import windows
 from training.augment import Example, plain_example
 from training.corpus import Corpus, Item, read_frames
 from training.losses import DetectionLoss
-from training.objectives import collate
+from training.objectives import Batch, collate
 from training.recipe import Recipe
+from training.skeletons import as_found, features_of
 from training.targets import Targets, make_grid
+from training.validate import given_joints
 
 _SHORTEST_STEPS = 2.0  # less of an action in a window than this is no example of it
 _PART = 0.5  # nor is less than this share of it: its other part is in another window
@@ -46,27 +50,41 @@ class HeldOut:
         """Of all videos together: focal and DIoU losses, over the number of points that learn an action."""
         self._network.load_state_dict(weights)
         total, learning = 0.0, 0
-        for item in self._items:
-            for example in _examples(item, self._recipe):
-                batch = collate([example], self._manifest)
-                clips, mask, classes, offsets = (part.to(self._device) for part in batch[:4])
-                valid = torch.cat(
-                    [mask[:, ::stride] for stride in self._manifest.architecture.head.strides], 1
-                )
-                found = self._criterion(self._network(clips, mask), valid, Targets(classes, offsets))
-                count = int(((classes.sum(dim=-1) > 0) & valid).sum())
+        strides = self._manifest.architecture.head.strides
+        for place, item in enumerate(self._items):
+            for example in _examples(item, self._recipe, place):
+                batch = Batch(*(part.to(self._device) for part in collate([example], self._manifest)))
+                valid = torch.cat([batch.mask[:, ::stride] for stride in strides], 1)
+                targets = Targets(batch.classes, batch.offsets)
+                found = self._criterion(self._points(batch), valid, targets)
+                count = int(((batch.classes.sum(dim=-1) > 0) & valid).sum())
                 total += float(found.total) * max(count, 1)  # as a sum again
                 learning += count
         return total / max(learning, 1)
 
+    def _points(self, batch: Batch) -> Points:
+        """Of pictures, or of joints where the example has these."""
+        if not batch.joints.shape[2]:
+            return self._network(batch.clips, batch.mask)  # type: ignore[no-any-return]
+        joints = as_found(batch.joints, batch.mask, 0.0)  # the last ones stay behind the end
+        return self._network.detector(features_of(self._network, joints, batch.mask), batch.mask)  # type: ignore[no-any-return]
 
-def _examples(item: Item, recipe: Recipe) -> Iterator[Example]:
-    """Every window of a video."""
+
+def _examples(item: Item, recipe: Recipe, place: int) -> Iterator[Example]:
+    """Every window of a video; of its joints, where it has nothing else."""
     seen = recipe.input
-    frames = plain_example(read_frames(item, seen, 1.0, recipe.data.cache), seen)
-    for window in windows(frames, seen.window_frames, seen.overlap_frames):
+    shown: Any
+    if item.pictured:
+        shown = plain_example(read_frames(item, seen, 1.0, recipe.data.cache), seen)
+    else:
+        shown = given_joints(item, recipe, place)
+    for window in windows(shown, seen.window_frames, seen.overlap_frames):
         segments, kept = _inside(item.segments * seen.fps, window.start_frame, window.end_frame)
-        yield Example(window.frames, segments, item.labels[kept], None)
+        if item.pictured:
+            yield Example(window.frames, segments, item.labels[kept], None)
+        else:
+            black = np.zeros((len(window.frames), 1, 1, 3), np.uint8)
+            yield Example(black, segments, item.labels[kept], window.frames[:, 0].astype(float))
 
 
 def _inside(

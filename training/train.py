@@ -76,7 +76,6 @@ def train(
     _load_pretrained(network, run.recipe)
     if run.recipe.activation_checkpointing:
         recompute_blocks(network)
-    begun = {name: value.clone() for name, value in network.state_dict().items()}
     loop = _Loop(fabric, run, network, watch)
     if resume:
         loop.resume()
@@ -87,7 +86,7 @@ def train(
         (run.out / CHECKPOINT).unlink(missing_ok=True)
     loop.run_stages()
     trained = Network(run.manifest)
-    trained.load_state_dict(_between(begun, loop.kept, run.recipe.start_share))
+    trained.load_state_dict(loop.left())
     return trained.eval()
 
 
@@ -161,6 +160,7 @@ class _Loop:
         self.trainee = Trainee(network, run.manifest, run.joints, half=half, masked=masked, teacher=teacher)
         self.trainee.to(fabric.device)
         self.kept = {name: value.clone() for name, value in network.state_dict().items()}
+        self._begun = {name: value.clone() for name, value in self.kept.items()}
         self.stage, self.step = 0, 0
         self.best: Best | None = None
         self._held_out = self._make_held_out()
@@ -175,6 +175,10 @@ class _Loop:
         if self._run.held_out is None or not self._run.held_out.items:
             raise TrainingError("validate_every needs videos that are held out, and there are none")
         return HeldOut(self._run.manifest, self._run.held_out, self.recipe, self.fabric.device)
+
+    def left(self) -> dict[str, Tensor]:
+        """What the run leaves if it ends now: kept weights, with a share of those that it began with."""
+        return _between(self._begun, self.kept, self.recipe.start_share)
 
     def run_stages(self) -> None:
         """Every stage from where the run is."""
@@ -234,11 +238,11 @@ class _Loop:
             self.best = None
 
     def _measure(self, stage: StageConfig) -> None:
-        """When it is time: the loss of the kept weights on held-out videos. The best ones are put aside."""
+        """When it is time: the loss on held-out videos of what the run would leave. The best weights are put aside."""
         due = stage.validate_every and (self.step % stage.validate_every == 0 or self.step == stage.steps)
         if not due or self._held_out is None:
             return
-        mine = self._held_out.loss(self.kept) if self.fabric.is_global_zero else 0.0
+        mine = self._held_out.loss(self.left()) if self.fabric.is_global_zero else 0.0
         loss = float(self.fabric.broadcast(mine))
         self.best = (self.best or Best()).after(loss, self.step, self.kept)
         if self.fabric.is_global_zero:

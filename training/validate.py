@@ -104,7 +104,7 @@ def measure(
     for place, index in enumerate(chosen):
         watch(place, len(chosen))
         item = corpus.items[index]
-        frames = _pictures(item, recipe) if given == "pictures" else _joints(item, recipe, index)
+        frames = _pictures(item, recipe) if given == "pictures" else given_joints(item, recipe, index)
         cut = windows(frames, recipe.input.window_frames, recipe.input.overlap_frames)
         found.append(detector.propose(cut).clipped(0.0, item.duration_s))
     truth = corpus.truth(chosen)
@@ -131,8 +131,8 @@ def _pictures(item: Item, recipe: Recipe) -> Frames:
     return plain_example(read_frames(item, recipe.input, 1.0, recipe.data.cache), recipe.input)
 
 
-def _joints(item: Item, recipe: Recipe, index: int) -> NDArray[np.float32]:
-    """(frames, 1, joints, 3) with errors of the last stage that learns from joints."""
+def given_joints(item: Item, recipe: Recipe, index: int) -> NDArray[np.float32]:
+    """(frames, 1, joints, 3) of an item's sidecar, with errors of the last stage that learns from joints."""
     frames = max(round(item.duration_s * recipe.input.fps), 1)
     joints = read_joints(item, recipe.input.fps, frames)
     if joints is None:

@@ -1,0 +1,184 @@
+"""Joints found once and kept as a data set: what reads them learns from these, in recipes and in fine-tuning."""
+
+import csv
+import json
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+from mmad.cli import app
+from model.bundle import Bundle
+from model.network import Network
+from tests.posing import SETTINGS, TAXONOMY, make_people, make_pose_bundle, make_run
+from tests.test_train import PLAIN
+from training.corpus import Corpus, CorpusError, load_corpus, read_frames, read_joints
+from training.found import as_read, finds_only, keep
+from training.found import main as find_all
+from training.joints import Finder
+from training.people.choices import Storage
+from training.recipe import load_recipe
+from training.run import HISTORY, RECIPE, Examples, make_manifest
+from training.start import start_network
+from training.stopping import HeldOut
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return make_people(tmp_path_factory.mktemp("people"))
+
+
+@pytest.fixture(scope="module")
+def pose_bundle(data, tmp_path_factory):
+    return make_pose_bundle(data, tmp_path_factory.mktemp("pose"))
+
+
+def plain_recipe():
+    return load_recipe("demo", SETTINGS).model_copy(update={"augment": PLAIN})
+
+
+def test_found_joints_are_a_data_set_that_readers_learn_from(data, pose_bundle, tmp_path):
+    finder, out = Finder(pose_bundle), tmp_path / "found"
+    corpus = load_corpus([data], TAXONOMY, "train", 0)
+    recipe = load_recipe("demo", SETTINGS).model_copy(update={"augment": PLAIN})
+    keep(finder, corpus, recipe, out, looks=1)
+    kept = load_corpus([out], TAXONOMY, "train", 0)
+    assert [item.name for item in kept.items] == [f"{item.name}-0" for item in corpus.items]
+    for ours, theirs in zip(kept.items, corpus.items, strict=True):
+        frames = np.array(read_frames(theirs, recipe.input, 1.0))
+        joints = read_joints(ours, 5.0, len(frames))
+        np.testing.assert_allclose(joints.places, finder.find(frames), atol=1e-5)
+        assert joints.names == read_joints(theirs, 5.0, 1).names
+        segments = theirs.segments.clip(0, (len(frames) - 1) / 5.0)
+        long = np.ptp(segments, axis=1) >= 2 / 5.0  # two frames: less is no example of an action
+        assert ours.labels.tolist() == theirs.labels[long].tolist()
+        np.testing.assert_allclose(ours.segments, segments[long], atol=1e-3)
+    run = make_run(out, tmp_path / "run")  # nothing but sidecars
+    assert Examples(run, 1)[0].joints.shape[1:] == (25, 3)
+
+
+def test_every_look_is_another_and_taken_once(data, pose_bundle, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "found"
+    arguments = [
+        "found",
+        "--bundle",
+        str(pose_bundle),
+        "--data",
+        str(data),
+        "--out",
+        str(out),
+        "--looks",
+        "2",
+    ]
+    monkeypatch.setattr(sys, "argv", arguments)
+    find_all()
+    first = load_corpus([out], TAXONOMY, "train", 0).items
+    assert f"{len(first)} looks at {len(first) // 2} videos" in capsys.readouterr().out
+    one, other = (read_joints(item, 5.0, 10).places for item in first[:2])
+    assert np.abs(one - other).max() > 0.001
+    times = {path: path.stat().st_mtime_ns for path in (out / "sidecars").iterdir()}
+    arguments[-1] = "3"
+    find_all()
+    again = {path: path.stat().st_mtime_ns for path in (out / "sidecars").iterdir()}
+    assert len(again) == len(times) * 3 // 2
+    assert times.items() <= again.items()
+    monkeypatch.setattr(sys, "argv", [*arguments, "--seed", "1"])
+    with pytest.raises(
+        CorpusError, match="holds looks of another bundle, recipe or data: take another --out"
+    ):
+        find_all()
+    monkeypatch.setattr(sys, "argv", [*arguments[:-1], "0"])
+    with pytest.raises(SystemExit):
+        find_all()
+    assert "--looks 0: at least 1" in capsys.readouterr().err
+
+
+def test_videos_without_sidecars_have_joints_of_those_who_are_rendered(
+    data, pose_bundle, tmp_path, monkeypatch
+):
+    corpus = load_corpus([data], TAXONOMY, "train", 0)
+    names = read_joints(corpus.items[0], 5.0, 1).names
+    bare = Corpus(tuple(replace(item, sidecar=None) for item in corpus.items), corpus.weights)
+    finder = Finder(pose_bundle)
+    keep(finder, bare, plain_recipe(), tmp_path / "found", looks=1)
+    assert (
+        read_joints(load_corpus([tmp_path / "found"], TAXONOMY, "train", 0).items[0], 5.0, 1).names == names
+    )
+    monkeypatch.setattr(finder, "find", lambda frames: np.zeros((len(frames), 17, 3)))
+    with pytest.raises(CorpusError, match="17 joints are found, and names of 25 are known: take a bundle"):
+        keep(finder, bare, plain_recipe(), tmp_path / "others", looks=1)
+
+
+def test_found_joints_are_measured_like_their_pictures(data, pose_bundle, tmp_path):
+    """A bundle's own loss on held-out videos is the same, whether it finds joints then or has found them before."""
+    finder, recipe = Finder(pose_bundle), plain_recipe()
+    corpus = load_corpus([data], TAXONOMY, "train", 0)
+    keep(finder, corpus, recipe, tmp_path, looks=0)
+    found = load_corpus([tmp_path], TAXONOMY, "val", 0)
+    assert [item.name for item in found.items] == [item.name for item in corpus.items]
+    short = recipe.model_copy(
+        update={"input": recipe.input.model_copy(update={"window_frames": 32, "overlap_frames": 16})}
+    )
+    manifest = make_manifest(short, TAXONOMY, "people")
+    weights = finder.network.state_dict()
+    losses = [
+        HeldOut(manifest, videos, as_read(short), torch.device("cpu")).loss(weights)
+        for videos in (corpus, found)
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_what_does_not_leave_the_finder_alone_looks_at_pictures():
+    one = "{{objective: {}, given: pictures, tuning: {}, steps: 1, batch: 1}}"
+    for objective, tuning, alone in (
+        ("dense", "reader", True), ("dense", "all", False), ("joints", "reader", False), ("detection", "auto", True),
+    ):  # fmt: skip
+        stages = f"stages=[{one.format(objective, tuning)}, {one.format('detection', 'head')}]"
+        assert finds_only(load_recipe("demo", [*SETTINGS, stages])) is alone
+    assert not finds_only(load_recipe("smoke", []))
+    read = as_read(load_recipe("demo", [*SETTINGS, "augment.scale=[0.5, 0.9]", "augment.close=0.5"]))
+    assert {(stage.given, stage.joint_error) for stage in read.stages} == {("joints", 0.0)}
+    assert (read.augment.scale, read.augment.close) == ((1.0, 1.0), 0.0)
+
+
+def test_fine_tuning_finds_joints_once_and_leaves_a_mixture(pose_bundle, tmp_path):
+    """The loss that stops a run is that of the bundle it leaves."""
+    people = make_people(tmp_path / "people", Storage.MP4)
+    with (tmp_path / "marks.csv").open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(("video", "start_s", "end_s", "action"))
+        for item in load_corpus([people], TAXONOMY, "train", 0).items[:5]:
+            rows.writerows(
+                (item.name, *span, int(label)) for span, label in zip(item.segments, item.labels, strict=True)
+            )
+    out = tmp_path / "run"
+    arguments = ["fine-tune", "--bundle", pose_bundle, "--videos", people / "videos", "--annotations", tmp_path / "marks.csv",
+                 "--out", out, "--held-out", "0.4", "--steps", "4", "--looks", "2", "--set", "stages.0.batch=2",
+                 "--set", "stages.0.validate_every=2", "--set", "stages.0.warmup=0", "--set", "stages.0.head_rate=0.01",
+                 "--set", "data.workers=0", "--set", "ema=0"]  # fmt: skip
+    result = CliRunner().invoke(app, [str(part) for part in arguments])
+    assert result.exit_code == 0, result.output
+    looks = {path: path.stat().st_mtime_ns for path in out.glob("frames/joints-*/sidecars/*.npz")}
+    assert len(looks) == 3 * 2 + 2
+    begun, tuned = (load_file(folder / "weights.safetensors") for folder in (pose_bundle, out / "bundle"))
+    moved = {name for name, value in tuned.items() if not value.equal(begun[name])}
+    assert moved
+    assert not any(name.startswith("backbone.finder.") for name in moved)
+    rows = [json.loads(line) for line in (out / HISTORY).read_text().splitlines()]
+    losses = [value for row in rows for name, value in row.items() if name.startswith("held_out")]
+    manifest = Bundle.load(out / "bundle").manifest
+    network = Network(manifest)
+    start_network(network, out / "bundle")
+    recipe = load_recipe(str(out / RECIPE), [])
+    assert recipe.start_share == 0.5
+    folder = next(out.glob("frames/joints-*/records/synth??????.json")).parents[1]
+    held_out = load_corpus([folder], TAXONOMY, "val", 0)
+    left = HeldOut(manifest, held_out, recipe, torch.device("cpu")).loss(network.state_dict())
+    assert left == pytest.approx(min(losses), rel=1e-5)
+    again = CliRunner().invoke(app, [str(part) for part in arguments])
+    assert again.exit_code == 0, again.output
+    assert looks == {path: path.stat().st_mtime_ns for path in out.glob("frames/joints-*/sidecars/*.npz")}
