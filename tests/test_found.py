@@ -44,7 +44,7 @@ def plain_recipe():
 def test_found_joints_are_a_data_set_that_readers_learn_from(data, pose_bundle, tmp_path):
     finder, out = Finder(pose_bundle), tmp_path / "found"
     corpus = load_corpus([data], TAXONOMY, "train", 0)
-    recipe = load_recipe("demo", SETTINGS).model_copy(update={"augment": PLAIN})
+    recipe = plain_recipe()
     keep(finder, corpus, recipe, out, looks=1)
     kept = load_corpus([out], TAXONOMY, "train", 0)
     assert [item.name for item in kept.items] == [f"{item.name}-0" for item in corpus.items]

@@ -118,7 +118,8 @@ def _changed(item: Item, recipe: Recipe, augment: AugmentConfig, rng: np.random.
 def _plain(item: Item, recipe: Recipe) -> Example:
     """The same as a detector sees it."""
     seen = recipe.input
-    frames = np.array(plain_example(read_frames(item, seen, 1.0, recipe.data.cache), seen))  # mapped ones cannot be written
+    shown = plain_example(read_frames(item, seen, 1.0, recipe.data.cache), seen)
+    frames = np.array(shown)  # may be mapped, which torch does not take
     segments = np.minimum(item.segments * seen.fps, len(frames))
     inside = segments[:, 0] < segments[:, 1]
     return Example(frames, segments[inside], item.labels[inside], None)
