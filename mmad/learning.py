@@ -98,6 +98,7 @@ def fine_tune(
     from training.run import Run, TrainingError, make_manifest
     from training.split import SplitError, divide, split
     from training.start import settle_scores
+    from training.train import checkpoint_of
 
     start = load_bundle(bundle)
     given: dict[str, str | int | None] = {
@@ -109,6 +110,8 @@ def fine_tune(
         RecipeError, AnnotationError, SplitError, CorpusError, TrainingError, DetectorError, OSError
     ):
         recipe = load_recipe(config, [*settings, *(overrides or [])])
+        if resume:
+            checkpoint_of(out_dir)  # better told now than after all videos are looked at
         taxonomy = start.manifest.taxonomy
         items = read_annotated(videos, annotations, taxonomy, tier or ())
         parts = divide(items, held_out_list) if held_out_list else split(items, held_out, recipe.seed)
@@ -117,12 +120,13 @@ def fine_tune(
         ]
         tell(f"{counts[0]} to train on, {counts[1]} held out: {', '.join(item.name for item in parts[1])}")
         corpora = [_framed(part, start, recipe, out_dir) for part in parts]
+        told = f"{counts[0]}, {counts[1]} held out"
         if looks and finds_only(recipe):
-            corpora = [
-                _found(*part, start, recipe, out_dir) for part in zip(corpora, (looks, 0), strict=True)
-            ]
+            pairs = zip(corpora, (looks, 0), strict=True)
+            corpora = [_found(corpus, count, start, recipe, out_dir) for corpus, count in pairs]
             recipe = as_read(recipe)
-        manifest = make_manifest(recipe, taxonomy, f"{counts[0]}, {counts[1]} held out")
+            told += f", joints found before in {looks} changed copies of each"
+        manifest = make_manifest(recipe, taxonomy, told)
         run = Run(recipe, manifest, corpora[0], out_dir, corpora[0].count_joints(), held_out=corpora[1])
         network = _trained(run, resume, device)
         found = settle_scores(_measured(network, run, corpora[1]), start.manifest)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import sys
 from dataclasses import replace
 
@@ -16,8 +17,9 @@ from model.bundle import Bundle
 from model.network import Network
 from tests.posing import SETTINGS, TAXONOMY, make_people, make_pose_bundle, make_run
 from tests.test_train import PLAIN
+from training import found as module
 from training.corpus import Corpus, CorpusError, load_corpus, read_frames, read_joints
-from training.found import as_read, finds_only, keep
+from training.found import as_read, claim_of, finds_only, keep
 from training.found import main as find_all
 from training.joints import Finder
 from training.people.choices import Storage
@@ -25,6 +27,7 @@ from training.recipe import load_recipe
 from training.run import HISTORY, RECIPE, Examples, make_manifest
 from training.start import start_network
 from training.stopping import HeldOut
+from training.validate import measure
 
 
 @pytest.fixture(scope="module")
@@ -120,16 +123,61 @@ def test_found_joints_are_measured_like_their_pictures(data, pose_bundle, tmp_pa
     keep(finder, corpus, recipe, tmp_path, looks=0)
     found = load_corpus([tmp_path], TAXONOMY, "val", 0)
     assert [item.name for item in found.items] == [item.name for item in corpus.items]
-    short = recipe.model_copy(
-        update={"input": recipe.input.model_copy(update={"window_frames": 32, "overlap_frames": 16})}
-    )
-    manifest = make_manifest(short, TAXONOMY, "people")
     weights = finder.network.state_dict()
-    losses = [
-        HeldOut(manifest, videos, as_read(short), torch.device("cpu")).loss(weights)
-        for videos in (corpus, found)
-    ]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    for frames in (256, 32):  # no video fills a window, and most have several
+        seen = recipe.input.model_copy(update={"window_frames": frames, "overlap_frames": frames // 2})
+        short = as_read(recipe.model_copy(update={"input": seen}))
+        manifest = make_manifest(short, TAXONOMY, "people")
+        network = Network(manifest)
+        network.load_state_dict(weights)
+        losses = [
+            HeldOut(manifest, videos, short, torch.device("cpu")).loss(weights) for videos in (corpus, found)
+        ]
+        assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+        scores = [
+            measure(
+                network, manifest, videos, short, "cpu", lambda done, count: None, given
+            ).predictions.scores
+            for videos, given in ((corpus, "pictures"), (found, "joints"))
+        ]
+        assert np.median(np.abs(scores[0] - scores[1])) < 1e-5  # equal ones may change places
+
+
+def test_long_videos_are_changed_alike_part_by_part(data, pose_bundle, tmp_path, monkeypatch):
+    corpus = load_corpus([data], TAXONOMY, "train", 0)
+    bare = Corpus(tuple(replace(item, sidecar=None) for item in corpus.items[:3]), corpus.weights[:3])
+    recipe = load_recipe("demo", [*SETTINGS, "augment.noise=0"])  # grain is new in every frame
+    finder, found = Finder(pose_bundle), []
+    for out, frames in ((tmp_path / "whole", 1000), (tmp_path / "parts", 7)):
+        monkeypatch.setattr(module, "_PART", frames)
+        keep(finder, bare, recipe, out, looks=1)
+        found.append(load_corpus([out], TAXONOMY, "train", 0).items)
+    for whole, parts in zip(*found, strict=True):
+        one, other = (read_joints(item, 5.0, 20).places for item in (whole, parts))
+        np.testing.assert_allclose(one, other, atol=1e-5)
+        assert np.array_equal(whole.labels, parts.labels)
+
+
+def test_videos_that_are_not_the_same_are_looked_at_again(data, pose_bundle):
+    corpus, finder, recipe = load_corpus([data], TAXONOMY, "train", 0.0), Finder(pose_bundle), plain_recipe()
+    drawn_otherwise = load_corpus([data], TAXONOMY, "train", 1.0)
+    claim = claim_of(finder, corpus, recipe, 2)
+    assert claim == claim_of(finder, drawn_otherwise, recipe, 3)
+    wider = recipe.model_copy(update={"data": recipe.data.model_copy(update={"margin": 1.5})})
+    slower = recipe.model_copy(update={"input": recipe.input.model_copy(update={"fps": 2.5})})
+    assert len({claim, *(claim_of(finder, corpus, one, 2) for one in (wider, slower))}) == 3
+    times = corpus.items[0].path.stat()
+    os.utime(corpus.items[0].path, ns=(times.st_atime_ns, times.st_mtime_ns + 1))
+    assert claim_of(finder, corpus, recipe, 2) != claim
+
+
+def test_looks_have_the_rate_of_their_recipe(data, pose_bundle, tmp_path):
+    corpus, recipe = load_corpus([data], TAXONOMY, "train", 0.0), plain_recipe()
+    slower = recipe.model_copy(update={"input": recipe.input.model_copy(update={"fps": 2.5})})
+    keep(Finder(pose_bundle), corpus, slower, tmp_path, looks=0)
+    for ours, theirs in zip(load_corpus([tmp_path], TAXONOMY, "val", 0.0).items, corpus.items, strict=True):
+        assert ours.duration_s == pytest.approx(theirs.duration_s, abs=0.5)
+        np.testing.assert_allclose(ours.segments, theirs.segments, atol=0.5)
 
 
 def test_what_does_not_leave_the_finder_alone_looks_at_pictures():
@@ -140,6 +188,9 @@ def test_what_does_not_leave_the_finder_alone_looks_at_pictures():
         stages = f"stages=[{one.format(objective, tuning)}, {one.format('detection', 'head')}]"
         assert finds_only(load_recipe("demo", [*SETTINGS, stages])) is alone
     assert not finds_only(load_recipe("smoke", []))
+    assert not finds_only(
+        load_recipe("demo", [*SETTINGS, f"stages=[{one.format('detection', 'head')}]", "finder=other"])
+    )
     read = as_read(load_recipe("demo", [*SETTINGS, "augment.scale=[0.5, 0.9]", "augment.close=0.5"]))
     assert {(stage.given, stage.joint_error) for stage in read.stages} == {("joints", 0.0)}
     assert (read.augment.scale, read.augment.close) == ((1.0, 1.0), 0.0)
@@ -179,6 +230,7 @@ def test_fine_tuning_finds_joints_once_and_leaves_a_mixture(pose_bundle, tmp_pat
     held_out = load_corpus([folder], TAXONOMY, "val", 0)
     left = HeldOut(manifest, held_out, recipe, torch.device("cpu")).loss(network.state_dict())
     assert left == pytest.approx(min(losses), rel=1e-5)
+    assert "joints found before in 2 changed copies of each" in manifest.trained_on.data
     again = CliRunner().invoke(app, [str(part) for part in arguments])
     assert again.exit_code == 0, again.output
     assert looks == {path: path.stat().st_mtime_ns for path in out.glob("frames/joints-*/sidecars/*.npz")}

@@ -12,14 +12,27 @@ import hashlib
 import json
 import sys
 from argparse import ArgumentParser
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from model.bundle import InputConfig
 from training.augment import Example, make_example, plain_example
-from training.corpus import Corpus, CorpusError, Item, distinct_names, load_corpus, read_frames, read_joints
+from training.corpus import (
+    Corpus,
+    CorpusError,
+    Floats,
+    Frames,
+    Integers,
+    Item,
+    Joints,
+    distinct_names,
+    load_corpus,
+    read_frames,
+    read_joints,
+)
 from training.joints import Finder
 from training.people.film import JOINT_NAMES
 from training.recipe import AugmentConfig, Recipe, load_recipe
@@ -29,11 +42,13 @@ _WHOLE = {"flip": 0.0, "truncate": 0.0, "freeze": 0.0, "still": 0.0, "speed": (1
 # What is not to be done again then.
 _DONE = {"scale": (1.0, 1.0), "close": 0.0}
 TRAIN, VAL = "train", "val"
+_PART = 512  # frames in memory at once
 
 
 def finds_only(recipe: Recipe) -> bool:
-    """Whether a run leaves what finds joints as it is, so that they need not be found again in every step."""
-    return recipe.architecture.finds_joints and all(
+    """Whether a run leaves what finds joints as its first bundle has it: they need not be found in every step then."""
+    stays = recipe.architecture.finds_joints and recipe.finder is None
+    return stays and all(
         stage.objective in ("detection", "dense") and stage.tuning != "all" for stage in recipe.stages
     )
 
@@ -52,13 +67,18 @@ def as_read(recipe: Recipe) -> Recipe:
 def claim_of(finder: Finder, corpus: Corpus, recipe: Recipe, looks: int) -> str:
     """What looks are made with, as hex digits; those of several must not be mixed. More looks are no others."""
     augment = recipe.augment.model_dump(mode="json") if looks else None
-    made = [
-        finder.bundle.weights_sha256,
-        corpus.digest(),
-        recipe.seed,
-        augment,
-        recipe.input.model_dump(mode="json"),
+    videos = [
+        [
+            item.name,
+            str(item.path.resolve()),
+            item.path.stat().st_mtime_ns,
+            item.segments.tolist(),
+            item.labels.tolist(),
+        ]
+        for item in corpus.items
     ]
+    seen = recipe.input.model_dump(mode="json"), recipe.data.margin
+    made = [finder.bundle.weights_sha256, recipe.seed, augment, seen, videos]
     return hashlib.sha256(json.dumps(made).encode()).hexdigest()
 
 
@@ -99,36 +119,67 @@ def keep(
             name = f"{stem}-{look}" if looks else stem
             record = out / "records" / f"{name}.json"
             if not record.exists():
-                rng = np.random.default_rng(np.random.SeedSequence((recipe.seed, place, look)))
-                seen = _changed(item, recipe, augment, rng) if looks else _plain(item, recipe)
-                _find(finder, item, seen, out, name, TRAIN if looks else VAL)
+                seed = np.random.SeedSequence((recipe.seed, place, look))
+                seen = _changed(item, recipe, augment, seed) if looks else _plain(item, recipe)
+                _find(finder, item, seen, recipe, out, name)
             videos[name] = json.loads(record.read_text("utf-8"))
     (out / "mmad.json").write_text(json.dumps(videos) + "\n", encoding="utf-8")
 
 
-def _changed(item: Item, recipe: Recipe, augment: AugmentConfig, rng: np.random.Generator) -> Example:
-    """All of a video."""
-    seen = recipe.input
-    frames = read_frames(item, seen, recipe.data.margin, recipe.data.cache)
-    joints = read_joints(item, seen.fps, len(frames))
-    longest = max(len(frames), seen.window_frames)
-    return make_example(rng, frames, item.segments, item.labels, joints, seen, augment, longest)
+class _Seen(NamedTuple):
+    """All of a video, as a look shows it.
+
+    Attributes:
+        parts: frames (n, height, width, 3) uint8 of the network's size, a part after the other.
+        segments: (m, 2) in frames. labels: (m,). subset: that it is for.
+    """
+
+    parts: Iterator[Frames]
+    segments: Floats
+    labels: Integers
+    subset: str
 
 
-def _plain(item: Item, recipe: Recipe) -> Example:
+def _changed(item: Item, recipe: Recipe, augment: AugmentConfig, seed: np.random.SeedSequence) -> _Seen:
+    """Every part is changed alike, since all begin with the same seed."""
+    frames = read_frames(item, recipe.input, recipe.data.margin, recipe.data.cache)
+    joints = read_joints(item, recipe.input.fps, len(frames))
+
+    def change(part: Frames, config: InputConfig, joints: Joints | None) -> Example:
+        rng, longest = np.random.default_rng(seed), max(len(part), config.window_frames)
+        return make_example(rng, part, item.segments, item.labels, joints, config, augment, longest)
+
+    # What happens is the same where nothing is seen, and black pixels cost nothing.
+    told = change(
+        np.zeros((len(frames), 1, 1, 3), np.uint8),
+        recipe.input.model_copy(update={"height": 1, "width": 1}),
+        joints,
+    )
+    at_once = _PART if joints is None else len(frames)  # close-ups are of all places that joints come to
+    parts = (change(part, recipe.input, joints).frames for part in _cut(frames, at_once))
+    return _Seen(parts, told.segments, told.labels, TRAIN)
+
+
+def _plain(item: Item, recipe: Recipe) -> _Seen:
     """The same as a detector sees it."""
     seen = recipe.input
-    shown = plain_example(read_frames(item, seen, 1.0, recipe.data.cache), seen)
-    frames = np.array(shown)  # may be mapped, which torch does not take
+    frames = read_frames(item, seen, 1.0, recipe.data.cache)
     segments = np.minimum(item.segments * seen.fps, len(frames))
     inside = segments[:, 0] < segments[:, 1]
-    return Example(frames, segments[inside], item.labels[inside], None)
+    parts = (plain_example(part, seen) for part in _cut(frames, _PART))
+    return _Seen(parts, segments[inside], item.labels[inside], VAL)
 
 
-def _find(finder: Finder, item: Item, seen: Example, out: Path, name: str, subset: str) -> None:
+def _cut(frames: Frames, at_once: int) -> Iterator[Frames]:
+    for begin in range(0, len(frames), at_once):
+        yield frames[begin : begin + at_once]
+
+
+def _find(finder: Finder, item: Item, seen: _Seen, recipe: Recipe, out: Path, name: str) -> None:
     """One look at a video; its record is written last, and says that it is there."""
-    config = finder.bundle.manifest.input
-    found = finder.find(seen.frames)
+    config = recipe.input
+    # Frames may be mapped, and not to be written to, which torch does not take.
+    found = np.concatenate([finder.find(np.array(part)) for part in seen.parts])
     np.savez(
         out / "sidecars" / f"{name}.npz",
         joints=(found[..., :2] * (config.width, config.height)).astype(np.float32),
@@ -140,7 +191,7 @@ def _find(finder: Finder, item: Item, seen: Example, out: Path, name: str, subse
         for label, segment in zip(seen.labels, seen.segments, strict=True)
     ]
     record = {
-        "subset": subset, "duration": round(len(seen.frames) / config.fps, 4), "frames": len(seen.frames),
+        "subset": seen.subset, "duration": round(len(found) / config.fps, 4), "frames": len(found),
         "fps": config.fps, "height": config.height, "width": config.width, "actions": actions,
     }  # fmt: skip
     aside = out / "records" / f".{name}.json"
@@ -155,7 +206,7 @@ def _names(item: Item, count: int) -> tuple[str, ...]:
     if len(names) != count:
         raise CorpusError(
             f"{item.path}: {count} joints are found, and names of {len(names)} are known: take a bundle whose finder "
-            "learned from mmad synth, or videos with its sidecars"
+            "learned from mmad synth, videos with its sidecars, or fine-tune with --looks 0"
         )
     return names
 

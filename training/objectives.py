@@ -122,7 +122,7 @@ class Trainee(nn.Module):
             return {"masked": loss, "loss": loss}
         if stage.objective == "joints":
             return self._joints_loss(batch)
-        joints = _given_joints(batch, stage)
+        joints = None if stage.given == "pictures" else found_joints(batch, stage.joint_error)
         features = self._features(batch, joints)
         losses: dict[str, Tensor] = {}
         if stage.objective == "detection":
@@ -197,12 +197,10 @@ def _transformer(network: Network) -> Backbone:
     return network.backbone
 
 
-def _given_joints(batch: Batch, stage: StageConfig) -> Tensor | None:
-    """(B, steps, j, 3), as if they were found in pictures; None for a stage that looks at pictures."""
-    if stage.given == "pictures":
-        return None
+def found_joints(batch: Batch, error: float) -> Tensor:
+    """(B, steps, j, 3) of all clips, as if they were found in pictures."""
     steps = batch.clips.shape[1] * batch.clips.shape[2]
-    return as_found(batch.joints[:, :steps], batch.mask[:, :steps], stage.joint_error)
+    return as_found(batch.joints[:, :steps], batch.mask[:, :steps], error)
 
 
 def _valid(mask: Tensor, strides: Sequence[int]) -> Tensor:

@@ -115,7 +115,7 @@ class StageConfig(Section):
         clip_norm: gradients are scaled down to this norm.
         dense: weight of the dense loss beside the detection loss. joints: weight of the joints within it.
         imitate: weight, within the dense loss, of features that tell the teacher's.
-        validate_every: so many steps apart the kept weights are measured on the videos held out, and the best ones are
+        validate_every: so many steps apart what the run would leave is measured on the videos held out, and the best is
             what the stage leaves; 0 for never. patience: it ends after so many measurements without a better one; 0
             for never.
     """

@@ -22,9 +22,9 @@ from model.windows import windows
 from training.augment import Example, plain_example
 from training.corpus import Corpus, Item, read_frames
 from training.losses import DetectionLoss
-from training.objectives import Batch, collate
+from training.objectives import Batch, collate, found_joints
 from training.recipe import Recipe
-from training.skeletons import as_found, features_of
+from training.skeletons import features_of
 from training.targets import Targets, make_grid
 from training.validate import given_joints
 
@@ -66,8 +66,8 @@ class HeldOut:
         """Of pictures, or of joints where the example has these."""
         if not batch.joints.shape[2]:
             return self._network(batch.clips, batch.mask)  # type: ignore[no-any-return]
-        joints = as_found(batch.joints, batch.mask, 0.0)  # the last ones stay behind the end
-        return self._network.detector(features_of(self._network, joints, batch.mask), batch.mask)  # type: ignore[no-any-return]
+        features = features_of(self._network, found_joints(batch, 0.0), batch.mask)
+        return self._network.detector(features, batch.mask)  # type: ignore[no-any-return]
 
 
 def _examples(item: Item, recipe: Recipe, place: int) -> Iterator[Example]:

@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -88,6 +89,14 @@ def train(
     trained = Network(run.manifest)
     trained.load_state_dict(loop.left())
     return trained.eval()
+
+
+def checkpoint_of(out: Path) -> Path:
+    """What a run goes on from; raises TrainingError where its folder has none."""
+    path = out / CHECKPOINT
+    if not path.exists():
+        raise TrainingError(f"{out} has no {CHECKPOINT} to go on from: start without --resume")
+    return path
 
 
 def is_first_process() -> bool:
@@ -344,9 +353,7 @@ class _Loop:
 
     def resume(self) -> None:
         """Take up the checkpoint of the run's folder, if there is one."""
-        path = self.out / CHECKPOINT
-        if not path.exists():
-            raise TrainingError(f"{self.out} has no {CHECKPOINT} to go on from: start without --resume")
+        path = checkpoint_of(self.out)
         if not self._is_same_recipe():
             raise TrainingError(
                 f"{self.out / RECIPE} is not this recipe: go on with it, or start in another --out"
