@@ -95,7 +95,7 @@ def keep(
     Args:
         finder: what finds joints. corpus: videos with pictures; where they have sidecars, these tell what a part of a
             picture still shows of each action.
-        recipe: its augment and seed. Its input must be the finder's.
+        recipe: its augment and seed, and its input as what the finder looks at.
         out: the folder, made if need be.
         looks: at each video, changed anew, as subset `train`; 0 for one at each as a detector sees it, as subset
             `val`: to measure by.
