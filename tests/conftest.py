@@ -78,15 +78,30 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session", autouse=True)
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bundle]:
-    """Untrained and small; commands and services take it where a test says nothing else. Made once for all who test."""
-    base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "untrained"
-    with folder.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        made = Bundle.load(folder) if folder.exists() else make_bundle(folder)
+    """Untrained and small; commands and services take it where a test says nothing else."""
+    made = Bundle.load(_made_once(tmp_path_factory, "untrained", make_bundle))
     os.environ["MMAD_BUNDLE"] = str(made.folder)
     yield made
     del os.environ["MMAD_BUNDLE"]
+
+
+@pytest.fixture(scope="session")
+def pose_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a bundle that finds joints, untrained and small."""
+    from tests.posing import make_pose_bundle  # takes a while, and few need it
+
+    return _made_once(tmp_path_factory, "pose", make_pose_bundle)
+
+
+def _made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """A folder for all processes that test."""
+    base = factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            make(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

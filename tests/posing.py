@@ -33,9 +33,10 @@ def make_run(data: Path, out: Path, *settings: str) -> Run:
     return Run(recipe, make_manifest(recipe, TAXONOMY, "people"), corpus, out, corpus.count_joints())
 
 
-def make_pose_bundle(data: Path, folder: Path) -> Path:
-    """Its network as it begins, as a bundle."""
-    manifest = make_run(data, folder).manifest
+def make_pose_bundle(folder: Path) -> None:
+    """The network of such a run as it begins, as a bundle."""
+    manifest = make_manifest(load_recipe("demo", SETTINGS), TAXONOMY, "people")
     torch.manual_seed(0)
-    save_checkpoint(folder / "network.safetensors", Network(manifest), manifest)
-    return export_bundle(folder / "network.safetensors", folder / "bundle").folder
+    checkpoint = folder.with_suffix(".safetensors")
+    save_checkpoint(checkpoint, Network(manifest), manifest)
+    export_bundle(checkpoint, folder)

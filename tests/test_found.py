@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from mmad.cli import app
 from model.bundle import Bundle
 from model.network import Network
-from tests.posing import SETTINGS, TAXONOMY, make_people, make_pose_bundle, make_run
+from tests.posing import SETTINGS, TAXONOMY, make_people, make_run
 from tests.test_train import PLAIN
 from training import found as module
 from training.corpus import Corpus, CorpusError, load_corpus, read_frames, read_joints
@@ -33,11 +33,6 @@ from training.validate import measure
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     return make_people(tmp_path_factory.mktemp("people"))
-
-
-@pytest.fixture(scope="module")
-def pose_bundle(data, tmp_path_factory):
-    return make_pose_bundle(data, tmp_path_factory.mktemp("pose"))
 
 
 def plain_recipe():
@@ -213,8 +208,7 @@ def test_fine_tuning_finds_joints_once_and_leaves_a_mixture(pose_bundle, tmp_pat
                  "--set", "data.workers=0", "--set", "ema=0"]  # fmt: skip
     result = CliRunner().invoke(app, [str(part) for part in arguments])
     assert result.exit_code == 0, result.output
-    looks = {path: path.stat().st_mtime_ns for path in out.glob("frames/joints-*/sidecars/*.npz")}
-    assert len(looks) == 3 * 2 + 2
+    assert len(list(out.glob("frames/joints-*/sidecars/*.npz"))) == 3 * 2 + 2
     begun, tuned = (load_file(folder / "weights.safetensors") for folder in (pose_bundle, out / "bundle"))
     moved = {name for name, value in tuned.items() if not value.equal(begun[name])}
     assert moved
@@ -231,6 +225,3 @@ def test_fine_tuning_finds_joints_once_and_leaves_a_mixture(pose_bundle, tmp_pat
     left = HeldOut(manifest, held_out, recipe, torch.device("cpu")).loss(network.state_dict())
     assert left == pytest.approx(min(losses), rel=1e-5)
     assert "joints found before in 2 changed copies of each" in manifest.trained_on.data
-    again = CliRunner().invoke(app, [str(part) for part in arguments])
-    assert again.exit_code == 0, again.output
-    assert looks == {path: path.stat().st_mtime_ns for path in out.glob("frames/joints-*/sidecars/*.npz")}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.posing import TAXONOMY, make_people, make_pose_bundle
+from tests.posing import TAXONOMY, make_people
 from training.corpus import load_corpus, read_frames, read_joints
 from training.joints import Finder, _squares, main, measure
 from training.people.camera.footage import write_video
@@ -16,11 +16,6 @@ from training.skeletons import as_found, misfound
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     return make_people(tmp_path_factory.mktemp("people"))
-
-
-@pytest.fixture(scope="module")
-def pose_bundle(data, tmp_path_factory):
-    return make_pose_bundle(data, tmp_path_factory.mktemp("pose"))
 
 
 # -- joints instead of pictures

@@ -11,7 +11,7 @@ from model.export import export_bundle, save_checkpoint
 from model.finder import JointFinder, _mean_place
 from model.network import Network
 from model.pose import PoseBackbone
-from tests.posing import SETTINGS, make_people, make_pose_bundle, make_run
+from tests.posing import SETTINGS, make_people, make_run
 from tests.test_train import PLAIN
 from tests.untrained import demo_manifest, demo_network
 from training.augment import make_example
@@ -28,11 +28,6 @@ SMALL = PoseConfig(kind="pose", joints=5, widths=(8, 8, 16), fused=8, embed_dim=
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     return make_people(tmp_path_factory.mktemp("people"))
-
-
-@pytest.fixture(scope="module")
-def pose_bundle(data, tmp_path_factory):
-    return make_pose_bundle(data, tmp_path_factory.mktemp("pose"))
 
 
 # -- the network
