@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from model.network import Network
     from model.taxonomy import Taxonomy
     from training.corpus import Corpus, Item, Source
+    from training.joints import Finder
     from training.recipe import Given, Recipe
     from training.run import Run
     from training.train import Progress
@@ -93,6 +94,7 @@ def fine_tune(
     from training.annotated import AnnotationError, read_annotated
     from training.corpus import CorpusError
     from training.found import as_read, finds_only
+    from training.joints import Finder
     from training.recipe import RecipeError, load_recipe
     from training.report import conclude
     from training.run import Run, TrainingError, make_manifest
@@ -122,8 +124,9 @@ def fine_tune(
         corpora = [_framed(part, start, recipe, out_dir) for part in parts]
         told = f"{counts[0]}, {counts[1]} held out"
         if looks and finds_only(recipe):
+            finder = Finder(start.folder)
             pairs = zip(corpora, (looks, 0), strict=True)
-            corpora = [_found(corpus, count, start, recipe, out_dir) for corpus, count in pairs]
+            corpora = [_found(corpus, count, finder, recipe, out_dir) for corpus, count in pairs]
             recipe = as_read(recipe)
             told += f", joints found before in {looks} changed copies of each"
         manifest = make_manifest(recipe, taxonomy, told)
@@ -147,17 +150,15 @@ def _framed(items: "Sequence[Item]", start: "Bundle", recipe: "Recipe", out_dir:
     return make_corpus(framed, len(start.manifest.taxonomy.actions), recipe.data.rare)
 
 
-def _found(corpus: "Corpus", looks: int, start: "Bundle", recipe: "Recipe", out_dir: Path) -> "Corpus":
-    """Joints that the bundle finds in them; looks as training.found.keep has it."""
+def _found(corpus: "Corpus", looks: int, finder: "Finder", recipe: "Recipe", out_dir: Path) -> "Corpus":
+    """Joints that are found in them; looks as training.found.keep has it."""
     from training.corpus import load_corpus
     from training.found import TRAIN, VAL, claim_of, keep
-    from training.joints import Finder
 
-    finder = Finder(start.folder)
     folder = out_dir / "frames" / f"joints-{claim_of(finder, corpus, recipe, looks)[:12]}"
     with bar("joints") as show:
         keep(finder, corpus, recipe, folder, looks, partial(_show_videos, show))
-    return load_corpus([folder], start.manifest.taxonomy, TRAIN if looks else VAL, recipe.data.rare)
+    return load_corpus([folder], finder.bundle.manifest.taxonomy, TRAIN if looks else VAL, recipe.data.rare)
 
 
 def _sources(

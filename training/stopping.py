@@ -19,14 +19,14 @@ from model.bundle import Manifest
 from model.head import Points
 from model.network import Network
 from model.windows import windows
-from training.augment import Example, plain_example
-from training.corpus import Corpus, Item, read_frames
+from training.augment import Example
+from training.corpus import Corpus, Item
 from training.losses import DetectionLoss
 from training.objectives import Batch, collate, found_joints
 from training.recipe import Recipe
 from training.skeletons import features_of
 from training.targets import Targets, make_grid
-from training.validate import given_joints
+from training.validate import given_joints, plain_pictures
 
 _SHORTEST_STEPS = 2.0  # less of an action in a window than this is no example of it
 _PART = 0.5  # nor is less than this share of it: its other part is in another window
@@ -73,11 +73,7 @@ class HeldOut:
 def _examples(item: Item, recipe: Recipe, place: int) -> Iterator[Example]:
     """Every window of a video; of its joints, where it has nothing else."""
     seen = recipe.input
-    shown: Any
-    if item.pictured:
-        shown = plain_example(read_frames(item, seen, 1.0, recipe.data.cache), seen)
-    else:
-        shown = given_joints(item, recipe, place)
+    shown: Any = plain_pictures(item, recipe) if item.pictured else given_joints(item, recipe, place)
     for window in windows(shown, seen.window_frames, seen.overlap_frames):
         segments, kept = _inside(item.segments * seen.fps, window.start_frame, window.end_frame)
         if item.pictured:

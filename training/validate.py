@@ -104,7 +104,7 @@ def measure(
     for place, index in enumerate(chosen):
         watch(place, len(chosen))
         item = corpus.items[index]
-        frames = _pictures(item, recipe) if given == "pictures" else given_joints(item, recipe, index)
+        frames = plain_pictures(item, recipe) if given == "pictures" else given_joints(item, recipe, index)
         cut = windows(frames, recipe.input.window_frames, recipe.input.overlap_frames)
         found.append(detector.propose(cut).clipped(0.0, item.duration_s))
     truth = corpus.truth(chosen)
@@ -127,7 +127,8 @@ def measure(
     )
 
 
-def _pictures(item: Item, recipe: Recipe) -> Frames:
+def plain_pictures(item: Item, recipe: Recipe) -> Frames:
+    """All frames of an item as a detector sees them."""
     return plain_example(read_frames(item, recipe.input, 1.0, recipe.data.cache), recipe.input)
 
 
