@@ -13,6 +13,7 @@ import av
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
+from model.packets import exact
 from model.timing import Shown
 
 Stretches = tuple[tuple[float, float], ...]
@@ -31,15 +32,15 @@ def declared_end(container: InputContainer, stream: VideoStream) -> Fraction | N
 
     What it says of the whole file counts only where there is nothing else in it, as sound may go on for longer.
     """
-    start, name = (stream.start_time or 0) * (stream.time_base or 0), container.format.name
+    time_base, rate, name = exact(stream.time_base), exact(stream.average_rate), container.format.name
     if name == "mpegts":  # an estimate of FFmpeg's
         return None
     if (
         name == "avi"
     ):  # where the index is missing, FFmpeg estimates the duration as well, but not this number
-        return stream.frames / stream.average_rate if stream.average_rate else None
-    if stream.duration is not None and stream.time_base:
-        return start + stream.duration * stream.time_base
+        return stream.frames / rate if rate else None
+    if stream.duration is not None and time_base:
+        return ((stream.start_time or 0) + stream.duration) * time_base
     if "DURATION" in stream.metadata:  # a tag of Matroska's usual writers
         return _of_clock_face(stream.metadata["DURATION"])
     if len(container.streams) == 1 and container.duration is not None:

@@ -4,7 +4,8 @@ A decoder's error ends nothing, since the next packet may decode again; a demuxe
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from fractions import Fraction
+from typing import NamedTuple, Protocol
 
 import av
 from av.container import InputContainer
@@ -106,6 +107,21 @@ class Packets:
         except av.FFmpegError:
             self._doubt = _DOUBT_FRAMES
             return []
+
+
+class Ratio(Protocol):
+    """A rational number as PyAV gives it: a Fraction, or from PyAV 19 on an AVRational, whose products are rounded."""
+
+    @property
+    def numerator(self) -> int: ...  # noqa: D102
+
+    @property
+    def denominator(self) -> int: ...  # noqa: D102
+
+
+def exact(ratio: Ratio | None) -> Fraction | None:
+    """A rational number of PyAV's as a fraction; None where FFmpeg does not know it (None, 0/1, 1/0)."""
+    return Fraction(ratio.numerator, ratio.denominator) if ratio else None
 
 
 def out_of_memory() -> DecoderMemoryError:

@@ -24,7 +24,7 @@ from model.errors import (
     UnsupportedCodecError,
     VideoTooLongError,
 )
-from model.packets import Packets, out_of_memory
+from model.packets import Packets, exact, out_of_memory
 from model.picture import Orientation, Region, Scaler, whole_size
 from model.source import open_container
 from model.timing import Clock, Shown, resample
@@ -108,7 +108,7 @@ class Video:
         scaler: Scaler | None = None
         counter = _Counter()
         rate = Fraction(fps).limit_denominator(100_000) * self._time_base
-        pixel_aspect = self._stream.sample_aspect_ratio or Fraction(1)
+        pixel_aspect = exact(self._stream.sample_aspect_ratio) or Fraction(1)
         for frame, repeats in resample(counter.watch(self._decode()), rate):
             scaler = scaler or make(frame, pixel_aspect)
             picture = _decoding(scaler, frame, pixel_aspect)
@@ -120,7 +120,7 @@ class Video:
 
     @property
     def _time_base(self) -> Fraction:
-        return self._stream.time_base or Fraction(1, av.time_base)
+        return exact(self._stream.time_base) or Fraction(1, av.time_base)
 
     @property
     def _most(self) -> int:
@@ -134,7 +134,7 @@ class Video:
 
     def _decode(self) -> Iterator[Shown]:
         """Frames with times from the first frame's, never running backwards."""
-        step = max(1, round(1 / (self._time_base * (self._stream.average_rate or 25))))
+        step = max(1, round(1 / (self._time_base * (exact(self._stream.average_rate) or 25))))
         packets = Packets(self._container, self._stream)
         clock = Clock(self._time_base, step, self._strung)
         damage = Damage(self._time_base, step)
