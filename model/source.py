@@ -7,7 +7,7 @@ from typing import Any, BinaryIO
 import av
 import av.logging
 import av.subtitles.codeccontext  # PyAV's own import comes with the first subtitles: too late in a sandbox
-from av.container import InputContainer
+from av.container import Flags, InputContainer
 
 from model.errors import NotAVideoError, NoVideoStreamError
 from model.packets import out_of_memory
@@ -46,6 +46,8 @@ def open_container(file: BinaryIO, max_pixels: int) -> InputContainer:
         raise NotAVideoError(
             f"the file is no video that can be read; send one of {CONTAINERS.replace(',', ', ')}"
         ) from error
+    # PyAV asks for this. FFmpeg's tools do not: in AVI with B-frames the times that are made up so are wrong.
+    container.flags &= ~Flags.gen_pts.value
     if not container.streams:
         with suppress(av.FFmpegError):
             container.close()
