@@ -3,16 +3,19 @@
 frames    |--|--|--|x.......|--|--|--|--|..........   x: an error, or a frame that the decoder calls corrupt
 damaged             |-------|           |---------|   the last one up to where the video was declared to end
 
-A gap without an error is the recorder's: variable frame rates have them.
+A gap without an error is the recorder's: variable frame rates have them. So is one at the end, unless the file was
+cut off: the last frame stays on.
 """
 
 import re
+from collections.abc import Callable
 from fractions import Fraction
 
 import av
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
+from model.packets import exact
 from model.timing import Shown
 
 Stretches = tuple[tuple[float, float], ...]
@@ -21,9 +24,8 @@ Stretches = tuple[tuple[float, float], ...]
 _ISLAND_S = 0.5
 _MOST_STRETCHES = 1000
 
-# A declared length that is off by less than this is no sign of damage, nor is one frame that stays on.
-_INEXACT_S = 0.5
-_STAYS_ON = 1.5
+# A declared length that is off by less than this is no sign of damage.
+_INEXACT_S = Fraction(1, 2)
 
 
 def declared_end(container: InputContainer, stream: VideoStream) -> Fraction | None:
@@ -31,15 +33,15 @@ def declared_end(container: InputContainer, stream: VideoStream) -> Fraction | N
 
     What it says of the whole file counts only where there is nothing else in it, as sound may go on for longer.
     """
-    start, name = (stream.start_time or 0) * (stream.time_base or 0), container.format.name
+    time_base, rate, name = exact(stream.time_base), exact(stream.average_rate), container.format.name
     if name == "mpegts":  # an estimate of FFmpeg's
         return None
     if (
         name == "avi"
     ):  # where the index is missing, FFmpeg estimates the duration as well, but not this number
-        return stream.frames / stream.average_rate if stream.average_rate else None
-    if stream.duration is not None and stream.time_base:
-        return start + stream.duration * stream.time_base
+        return stream.frames / rate if rate else None
+    if stream.duration is not None and time_base:
+        return ((stream.start_time or 0) + stream.duration) * time_base
     if "DURATION" in stream.metadata:  # a tag of Matroska's usual writers
         return _of_clock_face(stream.metadata["DURATION"])
     if len(container.streams) == 1 and container.duration is not None:
@@ -67,34 +69,50 @@ class Damage:
     def __init__(self, time_base: Fraction, step: int) -> None:
         self._time_base, self._step = time_base, step
         self._stretches: list[tuple[int, int]] = []
-        self._start = self._end = self._longest = 0
+        self._start = self._end = 0
 
     def see(self, shown: Shown, doubtful: bool) -> None:
-        """The next frame, and whether something before it did not decode."""
+        """The next frame, with a guess of its end, and whether something before it did not decode."""
         if doubtful and shown.start - self._end > self._step / 2:
             self._add(self._end, shown.start)
         if shown.frame.is_corrupt:
             self._add(shown.start, shown.end)
-        self._longest = max(self._longest, shown.start - self._start)
         self._start, self._end = shown.start, shown.end
 
-    def finish(self, declared: int | None, reached: int | None, doubtful: bool, most: int) -> int:
-        """The video's end, in ticks: what is missing before it was lost.
+    def finish(
+        self,
+        declared: int | None,
+        reached: int | None,
+        doubtful: bool,
+        most: int,
+        is_cut_off: Callable[[], bool] = lambda: False,
+    ) -> int:
+        """The video's end, in ticks: what is missing before it was lost, unless its last frame stays on until then.
 
         Args:
             declared: where the container says that it ends.
             reached: the presentation time of the last packet.
-            doubtful: whether something before the end did not decode.
+            doubtful: whether something before the end did not decode, or could not be read.
             most: where it ends at the latest, whatever the container says.
+            is_cut_off: whether the file ends before its container does; asked where that makes a difference.
         """
-        doubtful |= reached is not None and reached >= self._end
-        due = min(most, max(declared or 0, reached or 0) if doubtful else declared or 0)
-        margin = self._step / 2
-        if not doubtful:
-            margin = max(_INEXACT_S / float(self._time_base), _STAYS_ON * self._longest)
-        if due - self._end > margin:
+        declared = min(most, declared or 0)
+        far = declared - self._end > _INEXACT_S / self._time_base
+        if doubtful or (far and is_cut_off()):
+            due = max(declared, min(most, reached or 0))
+        elif reached is not None and reached >= self._end:
+            due = min(most, reached + self._step)
+        else:
+            self._end = declared if declared > self._start else self._end
+            return self._end
+        if due - self._end > self._step / 2:
             self._add(self._end, due)
             return due
+        return self._end
+
+    @property
+    def shown_until(self) -> int:
+        """Until when the last frame is shown, in ticks; what comes after it was lost."""
         return self._end
 
     @property

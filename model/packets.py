@@ -4,7 +4,8 @@ A decoder's error ends nothing, since the next packet may decode again; a demuxe
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from fractions import Fraction
+from typing import NamedTuple, Protocol
 
 import av
 from av.container import InputContainer
@@ -21,11 +22,19 @@ _MOST_FRUITLESS = 10_000
 _DOUBT_FRAMES = 32
 
 
+# Decoding times grow from packet to packet. Where they fall by more than this, another recording begins.
+_RESTART_S = Fraction(1, 2)
+
+
 class Given(NamedTuple):
-    """A decoded frame; `doubtful` if packets shortly before it did not decode, or it is not all there itself."""
+    """A decoded frame; `doubtful` if packets shortly before it did not decode, or it is not all there itself.
+
+    `restarts` counts how often decoding times have started anew among the packets read until then.
+    """
 
     frame: av.VideoFrame
     doubtful: bool
+    restarts: int = 0
 
 
 class Packets:
@@ -33,14 +42,21 @@ class Packets:
 
     Attributes:
         first, last: presentation times of the first packet and of the latest shown, in ticks.
+        end: when the packet that is shown longest ends, as far as packets say; in ticks.
+        restarts: how often decoding times have started anew.
         doubtful: whether packets did not decode shortly before now.
+        broken: whether reading ended with an error.
     """
 
     def __init__(self, container: InputContainer, stream: VideoStream) -> None:
         self._container, self._stream = container, stream
-        self._doubt = 0
+        self._restart = (exact(stream.time_base) or Fraction(1, av.time_base)) ** -1 * _RESTART_S
+        self._doubt = self.restarts = 0
+        self._dts: int | None = None
+        self.broken = False
         self.first: int | None = None
         self.last: int | None = None
+        self.end: int | None = None
 
     @property
     def doubtful(self) -> bool:
@@ -60,11 +76,16 @@ class Packets:
                 fruitless = 0
                 if frame.is_corrupt:
                     self._doubt = _DOUBT_FRAMES
-                yield Given(frame, self.doubtful)
+                yield Given(frame, self.doubtful, self.restarts)
                 self._doubt = max(0, self._doubt - 1)
             if fruitless > _MOST_FRUITLESS:
                 self._doubt = _DOUBT_FRAMES
                 return
+
+    def skim(self) -> None:
+        """Read what is left without decoding it."""
+        for _ in self._packets():
+            pass
 
     def _packets(self) -> Iterator["Packet[VideoStream] | None"]:
         """Packets to decode, and at the end None, upon which the decoder gives what it has held back."""
@@ -75,7 +96,7 @@ class Packets:
             except MemoryError as error:
                 raise out_of_memory() from error
             except av.FFmpegError:
-                self._doubt = _DOUBT_FRAMES
+                self._doubt, self.broken = _DOUBT_FRAMES, True
                 packet = None
             except IndexError:  # PyAV's, at the end, where streams have appeared since the file was opened
                 packet = None
@@ -95,6 +116,11 @@ class Packets:
         if packet.pts is not None and not packet.is_discard:
             self.first = packet.pts if self.first is None else self.first
             self.last = packet.pts if self.last is None else max(self.last, packet.pts)
+            self.end = max(self.end or self.last, packet.pts + (packet.duration or 0))
+        dts = packet.pts if packet.dts is None else packet.dts
+        if dts is not None:
+            self.restarts += self._dts is not None and dts < self._dts - self._restart
+            self._dts = dts
 
     def _decode(self, packet: "Packet[VideoStream] | None") -> list[av.VideoFrame]:
         if packet is not None and not packet.size:
@@ -106,6 +132,21 @@ class Packets:
         except av.FFmpegError:
             self._doubt = _DOUBT_FRAMES
             return []
+
+
+class Ratio(Protocol):
+    """A rational number as PyAV gives it: a Fraction, or from PyAV 19 on an AVRational, whose products are rounded."""
+
+    @property
+    def numerator(self) -> int: ...  # noqa: D102
+
+    @property
+    def denominator(self) -> int: ...  # noqa: D102
+
+
+def exact(ratio: Ratio | None) -> Fraction | None:
+    """A rational number of PyAV's as a fraction; None where FFmpeg does not know it (None, 0/1, 1/0)."""
+    return Fraction(ratio.numerator, ratio.denominator) if ratio else None
 
 
 def out_of_memory() -> DecoderMemoryError:

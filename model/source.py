@@ -2,17 +2,21 @@
 
 import errno
 from contextlib import suppress
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import av
 import av.logging
 import av.subtitles.codeccontext  # PyAV's own import comes with the first subtitles: too late in a sandbox
-from av.container import InputContainer
+from av.container import Flags, InputContainer
 
 from model.errors import NotAVideoError, NoVideoStreamError
 from model.packets import out_of_memory
 
 CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts"
+
+# Tags in other alphabets than UTF-8 are common, and nothing here reads them. PyAV 18 raises unless it is told to
+# replace them; PyAV 19 always takes them and has no such argument.
+_TAGS: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
 
 # FFmpeg's own limit. It calls a MOV with more tracks out of memory, so ours is looked at once the file is open.
 _MOST_STREAMS = 1000
@@ -35,14 +39,15 @@ def open_container(file: BinaryIO, max_pixels: int) -> InputContainer:
         "max_streams": str(_MOST_STREAMS),
     }
     try:
-        # Tags in other alphabets than UTF-8 are common, and nothing here reads them.
-        container = av.open(_Readable(file), mode="r", options=options, metadata_errors="replace")
+        container: InputContainer = av.open(_Readable(file), mode="r", options=options, **_TAGS)
     except MemoryError as error:
         raise out_of_memory() from error
     except (av.FFmpegError, ValueError) as error:
         raise NotAVideoError(
             f"the file is no video that can be read; send one of {CONTAINERS.replace(',', ', ')}"
         ) from error
+    # PyAV asks for this. FFmpeg's tools do not: in AVI with B-frames the times that are made up so are wrong.
+    container.flags &= ~Flags.gen_pts.value
     if not container.streams:
         with suppress(av.FFmpegError):
             container.close()

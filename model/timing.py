@@ -9,9 +9,10 @@ import av
 
 from model.packets import Given
 
-# Frames a little out of order are the codec's; more than this, and the recorder's clock was set anew.
+# How far back a presentation time must lie for a new recording to begin there. Less is disorder.
 _CLOCK_BACK_S = 0.5
-_CLOCK_AHEAD_S = 2
+# No pause between two frames is longer than this: where recordings are strung together, another one begins.
+_CLOCK_AHEAD_S = 3600
 
 
 class Shown(NamedTuple):
@@ -22,6 +23,29 @@ class Shown(NamedTuple):
     end: int
 
 
+class Stamps:
+    """Chooses between a frame's presentation time and the decoding time that it came with, as FFmpeg's tools do.
+
+    AVI has decoding times alone, and some files have presentation times that do not grow: whichever of the two has
+    failed to grow less often is believed.
+    """
+
+    def __init__(self) -> None:
+        self._pts: int | None = None
+        self._dts: int | None = None
+        self._faults = 0  # of presentation times, less those of decoding times
+
+    def of(self, frame: av.VideoFrame) -> int | None:
+        """The time of the next frame in ticks; None where it has none."""
+        pts, dts = frame.pts, frame.dts
+        if pts is not None:
+            self._faults += self._pts is not None and pts <= self._pts
+        if dts is not None:
+            self._faults -= self._dts is not None and dts <= self._dts
+        self._pts, self._dts = (dts if pts is None else pts), (pts if dts is None else dts)
+        return dts if pts is None or (dts is not None and self._faults > 0) else pts
+
+
 class Clock:
     """Times from the first frame's, never running backwards.
 
@@ -29,11 +53,17 @@ class Clock:
         time_base: seconds a tick.
         step: how long a frame is shown that does not say so itself, in ticks.
         strung: whether the container may be several recordings in a row, each with its own clock.
+
+    Attributes:
+        origin: presentation time in ticks of the moment from which times count; None before the first frame.
     """
 
     def __init__(self, time_base: Fraction, step: int, strung: bool) -> None:
         self._time_base, self._step, self._strung = time_base, step, strung
-        self._origin: int | None = None
+        self._stamps = Stamps()
+        self.origin: int | None = None
+        self._zero = 0  # of the present recording
+        self._restarts = 0
         self._set_anew = False
         self._start = 0
         self._end = 0
@@ -41,38 +71,37 @@ class Clock:
     def place(self, given: Given, first: int | None) -> Shown | None:
         """When a frame is shown; None for one that comes when later ones were shown, as happens after damage.
 
+        Its `end` is a guess: only the next frame's time tells for how long it is shown.
+
         Args:
             given: the frame.
             first: the presentation time of the first packet: where the video begins if that did not decode.
         """
-        pts = given.frame.pts
-        if pts is not None and self._origin is None:
+        pts = self._stamps.of(given.frame)
+        if pts is not None and self.origin is None:
             # Of a recording that was cut out of a stream the first packets never decode: nothing is lost.
             lost = given.doubtful and not self._strung
-            self._origin = min(pts, first) if lost and first is not None else pts
-        start = self._end if pts is None else pts - (self._origin or 0)
-        if given.doubtful and self._is_late(start):
+            self.origin = self._zero = min(pts, first) if lost and first is not None else pts
+        start = self._end if pts is None else pts - self._zero
+        if pts is not None and self._starts_anew(start, given):
+            self._zero, start, self._set_anew = pts - self._end, self._end, True
+            self._restarts = given.restarts
+        elif given.doubtful and start < self._start:
             return None
-        if self._was_set_anew(start) and pts is not None:
-            self._origin, start, self._set_anew = pts - self._end, self._end, True
         self._start = max(self._start, start)
         self._end = self._start + (given.frame.duration or self._step)
         return Shown(given.frame, self._start, self._end)
 
     def since_start(self, pts: int | None) -> int | None:
         """A presentation time as ticks from the first frame's; None where there were several clocks."""
-        return None if pts is None or self._set_anew else pts - (self._origin or 0)
+        return None if pts is None or self._set_anew else pts - self._zero
 
-    def _ahead_s(self, start: int) -> float:
-        return float((start - self._end) * self._time_base)
-
-    def _is_late(self, start: int) -> bool:
-        return start < self._start and not (self._strung and self._was_set_anew(start))
-
-    def _was_set_anew(self, start: int) -> bool:
-        """Far backwards, or far ahead where recordings are strung together."""
-        ahead_s = self._ahead_s(start)
-        return ahead_s < -_CLOCK_BACK_S or (self._strung and ahead_s > _CLOCK_AHEAD_S)
+    def _starts_anew(self, start: int, given: Given) -> bool:
+        """Whether another recording begins with this frame, by its time and by the packets' decoding times."""
+        ahead_s = (start - self._start) * self._time_base
+        if ahead_s < -_CLOCK_BACK_S and given.restarts > self._restarts:
+            return self._strung or not given.doubtful
+        return self._strung and ahead_s > _CLOCK_AHEAD_S
 
 
 def resample(shown: Iterable[Shown], rate: Fraction) -> Iterator[tuple[av.VideoFrame, int]]:

@@ -7,9 +7,10 @@ and told in `Media.damaged`; the frame before it stays on.
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import av
 from av.video.stream import VideoStream
@@ -24,10 +25,11 @@ from model.errors import (
     UnsupportedCodecError,
     VideoTooLongError,
 )
-from model.packets import Packets, out_of_memory
+from model.packets import Packets, exact, out_of_memory
 from model.picture import Orientation, Region, Scaler, whole_size
 from model.source import open_container
 from model.timing import Clock, Shown, resample
+from model.truncation import is_cut_off
 from model.windows import Frame
 
 # As FFmpeg counts, but no more: each thread holds a picture, and of 8K in 10 bits they would not fit into the sandbox.
@@ -48,6 +50,13 @@ class Limits:
     max_stall_s: float = 60.0
 
 
+class Extent(NamedTuple):
+    """How long a video is, and when a player that plays the file shows its first frame; in seconds."""
+
+    duration_s: float
+    start_offset_s: float
+
+
 @dataclass(frozen=True)
 class Media:
     """What was found in the file. Width and height are upright, in pixels; the rate is measured."""
@@ -63,13 +72,15 @@ class Media:
     """The fraction of the picture's area inside the crop."""
     damaged: Stretches = ()
     """Stretches in seconds that could not be decoded, in order, within `duration_s`."""
+    start_offset_s: float = 0.0
+    """When a player that plays the file shows the first frame: sound may start earlier than pictures."""
 
 
 class Video:
     """One pass over a video's frames. `media` is known once they have all been taken."""
 
     def __init__(self, file: BinaryIO, limits: Limits = Limits()) -> None:
-        self._limits = limits
+        self._file, self._limits = file, limits
         self._container = open_container(file, limits.max_pixels)
         try:
             self._stream = self._pick_stream()
@@ -79,6 +90,7 @@ class Video:
             raise
         self.media: Media | None = None
         self._end = 0
+        self._start_offset_s = 0.0
         self._lost: Stretches = ()
 
     def close(self) -> None:
@@ -106,55 +118,113 @@ class Video:
     def _scaled(self, fps: float, make: Callable[[av.VideoFrame, Fraction], Scaler]) -> Iterator[Frame]:
         """Frames at a fixed rate through the scaler that is made for the first."""
         scaler: Scaler | None = None
-        counter = _Counter()
-        rate = Fraction(fps).limit_denominator(100_000) * self._time_base
-        pixel_aspect = self._stream.sample_aspect_ratio or Fraction(1)
-        for frame, repeats in resample(counter.watch(self._decode()), rate):
+        rate = Fraction(fps).limit_denominator(100_000) * self.time_base
+        pixel_aspect = exact(self._stream.sample_aspect_ratio) or Fraction(1)
+        for frame, repeats in resample(self.shown(), rate):
             scaler = scaler or make(frame, pixel_aspect)
             picture = _decoding(scaler, frame, pixel_aspect)
             for _ in range(repeats):
                 yield picture
-        self.media = counter.media(
-            self._time_base, self._end, scaler.looked_at if scaler else 1.0, self._lost
-        )
+        if self.media is not None and scaler is not None:
+            self.media = replace(self.media, looked_at=scaler.looked_at)
 
     @property
-    def _time_base(self) -> Fraction:
-        return self._stream.time_base or Fraction(1, av.time_base)
+    def time_base(self) -> Fraction:
+        """Seconds a tick."""
+        return exact(self._stream.time_base) or Fraction(1, av.time_base)
+
+    @property
+    def _step(self) -> int:
+        """How long a frame is shown as a rule, in ticks."""
+        return max(1, round(1 / (self.time_base * (exact(self._stream.average_rate) or 25))))
+
+    def _new_clock(self) -> Clock:
+        return Clock(self.time_base, self._step, self._strung)
 
     @property
     def _most(self) -> int:
         """Where a video ends at the latest, in ticks."""
-        return int(self._limits.max_duration_s / self._time_base)
+        return int(self._limits.max_duration_s / self.time_base)
 
     @property
     def _strung(self) -> bool:
         """Whether the file may be recordings in a row, cut anywhere."""
         return self._container.format.name == "mpegts"
 
+    def declared_extent(self) -> Extent | None:
+        """What the container says and the first frame, in place of `frames`; None where that does not do.
+
+        Raises:
+            VideoError: one of its kinds.
+        """
+        packets, clock = Packets(self._container, self._stream), self._new_clock()
+        for given in packets.frames():
+            clock.place(given, packets.first)
+            break
+        else:
+            raise self._no_frame()
+        origin, declared = clock.origin or 0, declared_end(self._container, self._stream)
+        if declared is None or declared <= origin * self.time_base:
+            packets.skim()
+            declared = None if packets.restarts or packets.end is None else packets.end * self.time_base
+        if declared is None:
+            return None
+        return Extent(float(declared - origin * self.time_base), self._start_offset(origin))
+
+    def shown(self) -> Iterator[Shown]:
+        """All frames as they are, with times from the first frame's, never running backwards.
+
+        Raises:
+            VideoTooLongError, PictureTooLargeError, DamagedVideoError, FrameRateTooHighError.
+        """
+        counter = _Counter()
+        yield from counter.watch(self._decode())
+        self.media = replace(
+            counter.media(self.time_base, self._end), damaged=self._lost, start_offset_s=self._start_offset_s
+        )
+
     def _decode(self) -> Iterator[Shown]:
-        """Frames with times from the first frame's, never running backwards."""
-        step = max(1, round(1 / (self._time_base * (self._stream.average_rate or 25))))
-        packets = Packets(self._container, self._stream)
-        clock = Clock(self._time_base, step, self._strung)
-        damage = Damage(self._time_base, step)
-        shown: Shown | None = None
+        packets, clock = Packets(self._container, self._stream), self._new_clock()
+        damage = Damage(self.time_base, self._step)
+        last: Shown | None = None
         for count, given in enumerate(packets.frames()):
             self._check_size(given.frame.width, given.frame.height)
             placed = clock.place(given, packets.first)
             if placed is None:
                 continue
-            shown = placed
-            self._check_times(count, float(shown.end * self._time_base))
-            damage.see(shown, given.doubtful)
-            yield shown
-        if shown is None:
+            self._check_times(count, float(placed.end * self.time_base))
+            damage.see(placed, given.doubtful)
+            if last is not None:
+                yield last._replace(end=placed.start)
+            last = placed
+        if last is None:
             raise self._no_frame()
-        declared = declared_end(self._container, self._stream)
-        due = None if declared is None else round(declared / self._time_base)
-        reached = clock.since_start(packets.last)
-        self._end = damage.finish(clock.since_start(due), reached, packets.doubtful, self._most)
+        self._end = self._finish(clock, packets, damage)
         self._lost = damage.stretches
+        self._start_offset_s = self._start_offset(clock.origin or 0)
+        yield last._replace(end=damage.shown_until)
+
+    def _finish(self, clock: Clock, packets: Packets, damage: Damage) -> int:
+        """Where the video ends, in ticks from the first frame's time."""
+        declared = declared_end(self._container, self._stream)
+        due = None if declared is None else round(declared / self.time_base)
+        return damage.finish(
+            clock.since_start(due),
+            clock.since_start(packets.last),
+            packets.doubtful,
+            self._most,
+            lambda: is_cut_off(self._file, self._container.format.name),
+        )
+
+    def _start_offset(self, origin: int) -> float:
+        """When a player shows the frame with this presentation time, in seconds.
+
+        Clocks of players start with the earliest stream. Those of MP4 and MOV start at 0, where an edit list may have
+        the picture come later; only recordings in fragments may begin with any time.
+        """
+        whole = self._container.format.name.startswith("mov") and self._stream.frames > 0
+        start = 0 if whole else max(0, self._container.start_time or 0)
+        return round(max(0.0, float(origin * self.time_base - Fraction(start, av.time_base))), 6)
 
     def _pick_stream(self) -> VideoStream:
         for stream in self._container.streams.video:
@@ -200,6 +270,27 @@ class Video:
             raise _too_fast(frames / end_s, self._limits)
 
 
+def extent(file: BinaryIO, limits: Limits = Limits()) -> Extent:
+    """Length and start of a video; no more than its first frame is decoded, unless the container says too little.
+
+    Args:
+        file: readable and seekable.
+        limits: what the video may be at most.
+
+    Raises:
+        VideoError: one of its kinds.
+    """
+    with closing(Video(file, limits)) as video:
+        if (told := video.declared_extent()) is not None:
+            return told
+    file.seek(0)
+    with closing(Video(file, limits)) as video:
+        for _ in video.shown():
+            pass
+        media = video.media
+    return Extent(media.duration_s, media.start_offset_s) if media else Extent(0.0, 0.0)
+
+
 class _Counter:
     """Watches frames go by and measures what `Media` tells."""
 
@@ -221,7 +312,7 @@ class _Counter:
             self._count, self._last = self._count + 1, item.start
             yield item
 
-    def media(self, time_base: Fraction, end: int, looked_at: float, lost: Stretches) -> Media:
+    def media(self, time_base: Fraction, end: int) -> Media:
         low, high = self._gaps
         span = self._last if self._count > 1 else end
         return Media(
@@ -233,8 +324,7 @@ class _Counter:
             # Time bases round: 29 fps in milliseconds has gaps of 34 and 35.
             variable_frame_rate=high > 1.25 * low + 1,
             rotation_deg=self._rotation % 360,
-            looked_at=looked_at,
-            damaged=lost,
+            looked_at=1.0,
         )
 
 

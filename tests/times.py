@@ -1,0 +1,250 @@
+"""Videos of numbered frames in many codecs and containers, and how far the times we give are from FFmpeg's.
+
+`python -m tests.times` prints the table; tests/test_times.py checks it.
+"""
+
+import json
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import NamedTuple
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+from model.video import Media, Video
+
+SIDE, BLOCK = 64, 16  # pixels: a frame is 4 x 4 blocks, 8 of a number's bits and the 8 opposite ones
+STEP_MS = 40
+OPTIONS = {
+    "libx264": {"preset": "ultrafast", "threads": "1"},
+    "libx265": {"preset": "ultrafast", "x265-params": "log-level=none:pools=none:frame-threads=1"},
+    "mpeg4": {"qscale": "3", "threads": "1"},
+    "libvpx-vp9": {"deadline": "realtime", "cpu-used": "8", "threads": "1", "crf": "30", "b": "0"},
+    "libsvtav1": {"preset": "10", "svtav1-params": "lp=1"},
+}
+
+
+class Codec(NamedTuple):
+    """An encoder and how many B-frames it may put between two others."""
+
+    encoder: str
+    b_frames: int = 0
+
+
+class Container(NamedTuple):
+    """A file's ending, FFmpeg's muxer and its options."""
+
+    suffix: str
+    muxer: str
+    options: dict[str, str] = {}  # noqa: RUF012
+
+
+CODECS = {
+    "H.264": Codec("libx264"),
+    "H.264 B": Codec("libx264", 2),
+    "HEVC B": Codec("libx265", 3),
+    "MPEG-4": Codec("mpeg4"),
+    "MPEG-4 B": Codec("mpeg4", 2),
+    "VP9": Codec("libvpx-vp9"),
+    "AV1": Codec("libsvtav1"),
+}
+CONTAINERS = {
+    "MP4": Container(".mp4", "mp4"),
+    "fragmented MP4": Container(".mp4", "mp4", {"movflags": "frag_keyframe+empty_moov+default_base_moof"}),
+    "MOV": Container(".mov", "mov"),
+    "MKV": Container(".mkv", "matroska"),
+    "WebM": Container(".webm", "webm"),
+    "TS": Container(".ts", "mpegts"),
+    "AVI": Container(".avi", "avi"),
+}
+_HOLDS = {"WebM": {"VP9", "AV1"}, "TS": {"H.264", "H.264 B", "HEVC B"}, "AVI": {"H.264", "H.264 B", "MPEG-4", "MPEG-4 B"}}
+_NOT_IN = {"MOV": {"AV1", "VP9"}}
+
+
+def _pause(seconds: float) -> list[int]:
+    return [index * STEP_MS + (round(seconds * 1000) - STEP_MS) * (index > 12) for index in range(30)]
+
+
+def _jitter() -> list[int]:
+    rng = np.random.default_rng(7)
+    return [0, *(int(time) * STEP_MS for time in np.cumsum(rng.choice([1, 1, 2, 3, 9], 39)))]
+
+
+# Presentation times in milliseconds, multiples of STEP_MS.
+PATTERNS = {
+    "constant": [index * STEP_MS for index in range(40)],
+    "pause of 0.6 s": _pause(0.6),
+    "pause of 2.4 s": _pause(2.4),
+    "pause of 30 s": _pause(30),
+    "two jumps": [index * STEP_MS + 1000 * (index > 9) + 5000 * (index > 20) for index in range(40)],
+    "jitter": _jitter(),
+    "1 fps": [index * 1000 for index in range(20)],
+    "0.2 fps": [index * 5000 for index in range(12)],
+    "starts at 5 s": [5000 + index * STEP_MS for index in range(30)],
+    "pause at the end": [index * STEP_MS + 4000 * (index == 29) for index in range(30)],
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One video to make."""
+
+    container: str
+    codec: str
+    pattern: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.container}, {self.codec}, {self.pattern}"
+
+
+def cases() -> list[Case]:
+    """Every codec in every container that takes it, with every pattern."""
+    return [
+        Case(container, codec, pattern)
+        for container in CONTAINERS
+        for codec in CODECS
+        if codec in _HOLDS.get(container, CODECS) and codec not in _NOT_IN.get(container, ())
+        for pattern in PATTERNS
+    ]
+
+
+def make(case: Case, folder: Path) -> Path:
+    """The video of a case."""
+    container = CONTAINERS[case.container]
+    path = folder / f"{case.name.replace(' ', '_')}{container.suffix}"
+    write(path, container, CODECS[case.codec], PATTERNS[case.pattern])
+    return path
+
+
+def write(path: Path, container: Container, codec: Codec, times_ms: Sequence[int]) -> None:
+    """Frames 0, 1, 2 ... shown at these times."""
+    with av.open(str(path), "w", format=container.muxer, options=container.options) as out:
+        stream = out.add_stream(codec.encoder, 1000 // STEP_MS, options=OPTIONS[codec.encoder])
+        stream.width = stream.height = SIDE
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.time_base = Fraction(STEP_MS, 1000)
+        if codec.b_frames:
+            stream.codec_context.max_b_frames = codec.b_frames
+        stream.codec_context.gop_size = 15
+        for number, time_ms in enumerate(times_ms):
+            frame = av.VideoFrame.from_ndarray(picture(number), format="gray").reformat(format="yuv420p")
+            frame.pts, frame.time_base = time_ms // STEP_MS, Fraction(STEP_MS, 1000)
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+
+
+def picture(number: int) -> NDArray[np.uint8]:
+    """(64, 64) a number from 0 to 255 in black and white blocks."""
+    bits = [number >> place & 1 for place in range(8)]
+    blocks = np.array(bits + [1 - bit for bit in bits], np.uint8).reshape(4, 4)
+    return np.kron(blocks * 200 + 20, np.ones((BLOCK, BLOCK))).astype(np.uint8)
+
+
+def number_of(gray: NDArray[np.uint8]) -> int:
+    """The number that a picture shows; -1 where it shows none."""
+    means = gray.reshape(4, BLOCK, 4, BLOCK).mean((1, 3)).reshape(2, 8)
+    if np.abs(means[0] - means[1]).min() < 40:
+        return -1
+    return int((means[0] > means[1]) @ (1 << np.arange(8)))
+
+
+class Read(NamedTuple):
+    """What our decoder says: numbers and times of the frames, the time base, and the media."""
+
+    numbers: list[int]
+    times: list[Fraction]
+    tick: Fraction
+    end: Fraction
+    media: Media
+
+
+def read(path: Path) -> Read:
+    """Decode with the detector's own code."""
+    with path.open("rb") as file, closing(Video(file)) as video:
+        tick = video.time_base
+        shown = [(one.frame.to_ndarray(format="gray"), one.start, one.end) for one in video.shown()]
+    assert video.media is not None
+    return Read(
+        [number_of(np.asarray(gray, np.uint8)) for gray, _, _ in shown],
+        [start * tick for _, start, _ in shown],
+        tick,
+        shown[-1][2] * tick,
+        video.media,
+    )
+
+
+def probe(path: Path) -> list[Fraction]:
+    """Times of the frames as ffprobe tells them, from the first one's."""
+    command = ["ffprobe", "-v", "error", "-select_streams", "V:0", "-show_entries"]
+    entries = "frame=best_effort_timestamp:stream=time_base"
+    told = subprocess.run([*command, entries, "-of", "json", str(path)], check=True, capture_output=True)
+    found = json.loads(told.stdout)
+    tick = Fraction(found["streams"][0]["time_base"])
+    stamps: list[int] = []
+    for frame in found["frames"]:  # AVI's last ones have no time: FFmpeg lets them follow at the frame rate
+        stamps.append(int(frame.get("best_effort_timestamp", stamps[-1] + 1 if stamps else 0)))
+    return [(stamp - stamps[0]) * tick for stamp in stamps]
+
+
+def has_ffprobe() -> bool:
+    return shutil.which("ffprobe") is not None
+
+
+class Row(NamedTuple):
+    """A line of the table."""
+
+    case: Case
+    frames: int
+    error: Fraction
+    tick: Fraction
+    fault: str
+
+
+def compare(case: Case, folder: Path) -> Row:
+    """Our numbers and times beside FFmpeg's, and beside those written."""
+    found, times_ms = read(path := make(case, folder)), PATTERNS[case.pattern]
+    written = [Fraction(times_ms[number] - times_ms[found.numbers[0]], 1000) for number in found.numbers]
+    due = probe(path) if has_ffprobe() else written
+    faults = []
+    # FFmpeg does not show the last frame but one of some MP4 files: it lies behind the end of the edit list.
+    if found.numbers != sorted(set(found.numbers)) or min(found.numbers) < 0 or len(times_ms) - len(found.numbers) > 1:
+        faults.append(f"frames {found.numbers}")
+    if len(due) != len(found.times):
+        faults.append(f"{len(found.times)} frames, FFmpeg has {len(due)}")
+    # AVI has no presentation times: those that FFmpeg makes of decoding times come some frames early or late.
+    if case.container != "AVI" and found.times != written:
+        faults.append("not the times that were written")
+    if found.media.damaged:
+        faults.append(f"damaged {found.media.damaged}")
+    error = max((abs(a - b) for a, b in zip(found.times, due, strict=False)), default=Fraction(0))
+    return Row(case, len(found.times), error, found.tick, "; ".join(faults))
+
+
+def table() -> Iterator[Row]:
+    with tempfile.TemporaryDirectory() as folder:
+        for case in cases():
+            yield compare(case, Path(folder))
+
+
+def main() -> None:
+    """Print the table."""
+    print("| container | codec | pattern | frames | largest error, ms | fault |")  # noqa: T201
+    print("|---|---|---|---|---|---|")  # noqa: T201
+    for row in table():
+        case, error_ms = row.case, float(row.error * 1000)
+        print(  # noqa: T201
+            f"| {case.container} | {case.codec} | {case.pattern} | {row.frames} | {error_ms:.3f} | {row.fault} |",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
