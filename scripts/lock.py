@@ -71,13 +71,22 @@ def find_missing_wheels(extras: list[str]) -> Iterator[str]:
     """Extras that cannot be installed from wheels on a Python, as sentences."""
     for python in PYTHONS:
         for extra in extras:
+            options = (
+                "--extra", extra, "--python-version", python, "--python-platform", PLATFORM,
+                "--only-binary", ":all:", "-c", str(FOLDER / "all.txt"), "-o", "/dev/null",
+            )  # fmt: skip
             try:
-                compile_requirements(
-                    "--extra", extra, "--python-version", python, "--python-platform", PLATFORM,
-                    "--only-binary", ":all:", "-c", str(FOLDER / "all.txt"), "-o", "/dev/null",
-                )  # fmt: skip
+                _compile_from_cache(*options)
             except LockError as error:
                 yield f"{extra} on Python {python}: {error}"
+
+
+def _compile_from_cache(*options: str) -> None:
+    """As compile_requirements, without asking the index again for what is known since a moment ago."""
+    try:
+        compile_requirements("--offline", *options)
+    except LockError:
+        compile_requirements(*options)
 
 
 def _pins(path: Path) -> list[str]:
