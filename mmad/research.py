@@ -260,7 +260,9 @@ def _read_sides(
         raise TableError(f"none of the {len(loaded.faults):,} predictions of {predictions} can be used")
     annotated, chosen = len(truth.videos), sorted({found.videos[index] for index in found.video})
     if not chosen and videos is Videos.PREDICTED:
-        raise TableError(f"{predictions} has no predictions: --videos predicted leaves no video to measure on")
+        raise TableError(
+            f"{predictions} has no predictions: --videos predicted leaves no video to measure on"
+        )
     if not chosen:
         tell(f"{predictions} has no predictions: nothing is found, and every number is 0", "yellow")
     elif len(chosen) < annotated:

@@ -75,11 +75,16 @@ class Analysed:
 
 
 def readable(name: str) -> str:
-    """A file's name as text: bytes that are not UTF-8 are read as Windows-1252, control characters are replaced."""
+    """A file's name as text: bytes that are not UTF-8 are read as Windows-1252, control characters are escaped.
+
+    Names that differ are written differently.
+    """
     text = _NOT_UTF8.sub(
         lambda byte: bytes([ord(byte[0]) - 0xDC00]).decode("cp1252", "backslashreplace"), name
     )
-    return _NOT_TEXT.sub("\ufffd", text)
+    return _NOT_TEXT.sub(
+        lambda mark: f"\\x{ord(mark[0]):02x}" if ord(mark[0]) < 256 else f"\\u{ord(mark[0]):04x}", text
+    )
 
 
 def find_clash(names: Iterable[str], *, any_case: bool) -> list[str]:

@@ -193,7 +193,10 @@ def test_files_that_do_not_fit_are_told(videos, tmp_path):
     (tmp_path / "b.csv").write_text("file;begin\n")
     refused(r"b\.csv has no column video, start_s.*it names file,begin", tmp_path / "b.csv")
     (tmp_path / "a.txt").touch()
-    refused(r"annotations are \.eaf, \.csv, \.json files, not '\.txt'", tmp_path / "a.txt")
+    refused(
+        r"annotations are \.eaf, \.csv, \.tsv, \.json files, not '\.txt': export them as one of these",
+        tmp_path / "a.txt",
+    )
     write_eaf(tmp_path / "synth000000.eaf", [])
     both = write_table(tmp_path / "c.csv", ["synth000000,0.1,0.5,B1"])
     refused(r"'synth000000' is annotated in .*synth000000\.eaf too", tmp_path / "synth000000.eaf", both)

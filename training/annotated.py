@@ -96,7 +96,9 @@ def _named_files(given: Sequence[Path]) -> Iterator[Path]:
             raise AnnotationError(f"there is no {path}")
         inside = find_files(path, _FOLDER_ENDINGS) if path.is_dir() else [path]
         if not inside:
-            raise AnnotationError(f"{path} holds no .eaf, .csv or .tsv file")
+            raise AnnotationError(
+                f"{path} holds no .eaf, .csv or .tsv file; .json files are named one by one"
+            )
         yield from inside
 
 

@@ -101,7 +101,9 @@ def read_marks(path: Path, reading: Reading) -> Iterator[Mark]:
     """
     kind = path.suffix.lower()
     if kind not in ANNOTATION_ENDINGS:
-        raise AnnotationError(f"{path}: annotations are {', '.join(ANNOTATION_ENDINGS)} files, not {kind!r}")
+        raise AnnotationError(
+            f"{path}: annotations are {', '.join(ANNOTATION_ENDINGS)} files, not {kind!r}: export them as one of these"
+        )
     try:
         if kind == ".eaf":
             yield from _of_elan(path, reading)
