@@ -75,10 +75,7 @@ class Analysed:
 
 
 def readable(name: str) -> str:
-    """A file's name as text: bytes that are not UTF-8 are read as Windows-1252, control characters are escaped.
-
-    Names that differ are written differently.
-    """
+    """A file's name as text: bytes that are not UTF-8 are read as Windows-1252, control characters are escaped."""
     text = _NOT_UTF8.sub(
         lambda byte: bytes([ord(byte[0]) - 0xDC00]).decode("cp1252", "backslashreplace"), name
     )
