@@ -1,7 +1,6 @@
 """The command that detects here, without a server."""
 
 import sys
-from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from importlib import import_module
@@ -101,10 +100,25 @@ def _export(form: Format, videos: Sequence[Path], out_path: Path | None) -> "Exp
         raise typer.BadParameter(
             f"{form.value} holds one video a file: a folder for {len(videos)} files is needed", param_hint="--out"
         )  # fmt: skip
-    name, times = Counter(video.stem for video in videos).most_common(1)[0]
-    if times > 1 and form not in (Format.JSON, Format.JSONL):
-        raise typer.BadParameter(f"{times} videos are named {name!r}: rename them", param_hint="VIDEO...")
+    if form not in (Format.JSON, Format.JSONL):
+        _refuse_one_name([video.stem for video in videos], files=_is_folder(export, videos))
     return export
+
+
+def _refuse_one_name(names: Sequence[str], *, files: bool) -> None:
+    """End the command with status 2 if results of two videos would have one name, or one file."""
+    from service.exports import find_clash
+
+    clash = find_clash(names, any_case=files)
+    shown = list(dict.fromkeys(clash))
+    if len(shown) > 1:
+        raise typer.BadParameter(
+            f"{' and '.join(map(repr, shown))} are one name to many file systems: rename one", param_hint="VIDEO..."
+        )  # fmt: skip
+    if clash:
+        raise typer.BadParameter(
+            f"{len(clash)} videos are named {shown[0]!r}: rename them", param_hint="VIDEO..."
+        )
 
 
 def _is_folder(export: "Export", videos: Sequence[Path]) -> bool:

@@ -66,7 +66,7 @@ def train(
 def fine_tune(
     videos: Annotated[Path, typer.Option(exists=True, file_okay=False, help="Folder of videos, at any depth.")],
     annotations: Annotated[
-        list[Path], typer.Option(help=".eaf, .csv or .json file, or folder of .eaf and .csv files; once or more.")
+        list[Path], typer.Option(help=".eaf, .csv, .tsv or .json file, or folder of such (but .json); once or more.")
     ],
     out_dir: Annotated[Path, typer.Option("--out", help="Folder of the run.")],
     bundle: BundleDir = None,
@@ -91,10 +91,11 @@ def fine_tune(
 ) -> None:  # fmt: skip
     """Go on training a bundle on one's own annotated videos; a bundle and a report in the folder of the run."""
     from model.errors import DetectorError
-    from training.annotated import AnnotationError, read_annotated
+    from training.annotated import read_annotated
     from training.corpus import CorpusError
     from training.found import as_read, finds_only
     from training.joints import Finder
+    from training.marks import AnnotationError
     from training.recipe import RecipeError, load_recipe
     from training.report import conclude
     from training.run import Run, TrainingError, make_manifest
@@ -115,7 +116,7 @@ def fine_tune(
         if resume:
             checkpoint_of(out_dir)  # better told now than after all videos are looked at
         taxonomy = start.manifest.taxonomy
-        items = read_annotated(videos, annotations, taxonomy, tier or ())
+        items = read_annotated(videos, annotations, taxonomy, tier or (), notify=tell)
         parts = divide(items, held_out_list) if held_out_list else split(items, held_out, recipe.seed)
         counts = [
             f"{len(part)} videos with {sum(len(item.labels) for item in part)} actions" for part in parts

@@ -4,7 +4,7 @@ import json
 import re
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 from rich.table import Table
@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 AnnotationFile = Annotated[
-    Path, typer.Option("--annotations", help="CSV or JSON of the data set, or ActivityNet JSON.")
+    Path,
+    typer.Option(
+        "--annotations", help="CSV or JSON of the data set, ActivityNet JSON, or Label Studio's JSON."
+    ),
 ]
 PredictionFile = Annotated[
     Path, typer.Option("--predictions", help="The challenge's CSV or zip, ActivityNet JSON, or mmad results.")
@@ -64,20 +67,21 @@ def evaluate(
     """Mean average precision of predictions, at action and body level."""
     from training.evaluate import evaluate as evaluate_level
     from training.evaluate import to_document
-    from training.tables import TableError, read_annotations, read_predictions
+    from training.tables import TableError
 
     with failing_on(TableError):
         taxonomy = _taxonomy(labels, bundle)
-        truth = _told(read_annotations(annotations, taxonomy, subset=subset, strict=strict))
-        durations = dict(zip(truth.videos, truth.durations.tolist(), strict=True))
-        found = _told(read_predictions(predictions, taxonomy, durations, strict=strict))
-        truth, found = _of(videos, truth, found)
-    if not truth.videos:
-        raise typer.BadParameter(f"no video of {annotations} is left to evaluate", param_hint="--annotations")
+        sides = _read_sides(annotations, predictions, taxonomy, subset, videos, strict=strict)
+    truth, found = sides.truth, sides.found
     action = evaluate_level(truth, found, len(taxonomy.actions))
     truth_parts, found_parts = truth.to_body_level(taxonomy), found.to_body_level(taxonomy)
     body = evaluate_level(truth_parts, found_parts, len(taxonomy.bodies))
-    document = to_document(action, body, len(truth.videos), taxonomy)
+    document = {
+        "videos": len(truth.videos),
+        "annotated": sides.annotated,
+        "predicted": sides.predicted,
+        **to_document(action, body, len(truth.videos), taxonomy),
+    }
     if as_json:
         write(json.dumps(document, indent=1), None)
     else:
@@ -102,17 +106,13 @@ def analyze(
     from training import figures
     from training.analyze import analyze as analyze_errors
     from training.analyze import to_document, video_scores
-    from training.tables import TableError, read_annotations, read_predictions
+    from training.tables import TableError
 
     with failing_on(TableError, OSError):
         out_dir.mkdir(parents=True, exist_ok=True)
         taxonomy = _taxonomy(labels, bundle)
-        truth = _told(read_annotations(annotations, taxonomy, subset=subset, strict=strict))
-        durations = dict(zip(truth.videos, truth.durations.tolist(), strict=True))
-        found = _told(read_predictions(predictions, taxonomy, durations, strict=strict))
-        truth, found = _of(videos, truth, found)
-        if not len(truth):
-            raise TableError(f"{annotations} has no ground truth to hold predictions against")
+        sides = _read_sides(annotations, predictions, taxonomy, subset, videos, strict=strict)
+        truth, found = sides.truth, sides.found
         analysis = analyze_errors(truth, found, len(taxonomy.actions))
         document = to_document(analysis) | {"videos": len(truth.videos)}
         write(json.dumps(document, indent=1), out_dir / "analysis.json")
@@ -223,12 +223,67 @@ def import_weights(
         tell(f"left: {name}")
 
 
-def _of(videos: Videos, truth: "Instances", found: "Instances") -> tuple["Instances", "Instances"]:
-    """Both sides over all videos, or over those with a prediction."""
-    if videos is Videos.ALL:
-        return truth, found
-    chosen = sorted({found.videos[index] for index in found.video})
-    return truth.of_videos(chosen), found.of_videos(chosen)
+class _Sides(NamedTuple):
+    """Ground truth and predictions over the same videos, and how many videos of the file have either."""
+
+    truth: "Instances"
+    found: "Instances"
+    annotated: int
+    predicted: int
+
+
+def _read_sides(
+    annotations: Path,
+    predictions: Path,
+    taxonomy: "Taxonomy",
+    subset: str | None,
+    videos: Videos,
+    *,
+    strict: bool,
+) -> _Sides:
+    """Both sides over all videos, or over those with a prediction; says on how many a number rests.
+
+    Raises:
+        TableError: there is nothing to measure, or nothing to measure against.
+    """
+    from training.tables import TableError, read_annotations, read_predictions
+
+    truth = _told(read_annotations(annotations, taxonomy, subset=subset, strict=strict))
+    if not truth.videos:
+        raise typer.BadParameter(f"no video of {annotations} is left to evaluate", param_hint="--annotations")
+    if not len(truth):
+        raise TableError(f"{annotations} has {len(truth.videos)} videos and no annotation to measure against")
+    durations = dict(zip(truth.videos, truth.durations.tolist(), strict=True))
+    loaded = read_predictions(predictions, taxonomy, durations, strict=strict)
+    found = _told(loaded)
+    if loaded.faults and not len(found):
+        raise TableError(f"none of the {len(loaded.faults):,} predictions of {predictions} can be used")
+    annotated, chosen = len(truth.videos), sorted({found.videos[index] for index in found.video})
+    if not chosen and videos is Videos.PREDICTED:
+        raise TableError(
+            f"{predictions} has no predictions: --videos predicted leaves no video to measure on"
+        )
+    if not chosen:
+        tell(f"{predictions} has no predictions: nothing is found, and every number is 0", "yellow")
+    elif len(chosen) < annotated:
+        tell(_coverage(len(chosen), annotated, videos), "yellow")
+    if videos is Videos.PREDICTED:
+        truth, found = truth.of_videos(chosen), found.of_videos(chosen)
+        if not len(truth):
+            raise TableError(
+                f"the {len(chosen)} videos with predictions have no annotation to measure against"
+            )
+    return _Sides(truth, found, annotated, len(chosen))
+
+
+def _coverage(predicted: int, annotated: int, videos: Videos) -> str:
+    """What a reader of numbers must know where not every video has predictions."""
+    if videos is Videos.PREDICTED:
+        return f"measured on the {predicted:,} of {annotated:,} videos that have predictions (--videos predicted)"
+    return (
+        f"only {predicted:,} of {annotated:,} videos have predictions: in the other {annotated - predicted:,} nothing "
+        "counts as found; --videos predicted measures without them"
+    )
 
 
 def _taxonomy(labels: Path | None, bundle: Path | None) -> "Taxonomy":
@@ -240,7 +295,9 @@ def _taxonomy(labels: Path | None, bundle: Path | None) -> "Taxonomy":
 
 
 def _told(loaded: "Loaded") -> "Instances":
-    """What was read; what was dropped is told."""
+    """What was read; what was dropped or forgiven is told."""
+    for notice in loaded.notices[:10]:
+        tell(notice, "yellow")
     for fault in loaded.faults[:10]:
         tell(f"dropped: {fault}", "yellow")
     if loaded.faults:

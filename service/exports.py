@@ -1,28 +1,31 @@
 """Results in the forms that other programs open: one table of formats, one small function each.
 
-Times are seconds from the video's first frame unless a program counts otherwise.
+Times are seconds from the video's first frame. What is shown beside a player (EAF, WebVTT, BORIS, Label Studio) is on
+the player's clock, which is `media.start_offset_s` ahead.
 """
 
 import csv
 import io
 import json
-import mimetypes
 import re
+import unicodedata
 import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
-from urllib.parse import quote
 
+from service.elan import write_eaf
 from service.errors import Problem
 from service.results import StoredProposals
-from service.schemas import Detection, Label, Result
+from service.schemas import Result
 from service.scores import to_csv, to_npz, track_scores
-from service.summary import Interval, merge
+from service.tracks import make_tracks, player_ms
 
 # What XML, and so ELAN, cannot hold; a name with a line break would end a comment or a cue of WebVTT.
 _NOT_TEXT = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufffe\uffff]")
+# Bytes of a file's name that are not UTF-8, as Python holds them.
+_NOT_UTF8 = re.compile(r"[\udc80-\udcff]")
 
 # As BORIS's `Export aggregated events` writes them (its source of 2024, version 8), without independent variables and
 # modifiers.
@@ -62,13 +65,37 @@ class Analysed:
     rate: float = 5.0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "video", _NOT_TEXT.sub("\ufffd", self.video))
-        object.__setattr__(self, "source", _NOT_TEXT.sub("\ufffd", self.source))
+        object.__setattr__(self, "video", readable(self.video))
+        object.__setattr__(self, "source", readable(self.source))
 
     @property
     def file_name(self) -> str:
         """Of the video, without folders."""
         return PurePath(self.source).name or self.video
+
+
+def readable(name: str) -> str:
+    """A file's name as text: bytes that are not UTF-8 are read as Windows-1252, control characters are escaped."""
+    text = _NOT_UTF8.sub(
+        lambda byte: bytes([ord(byte[0]) - 0xDC00]).decode("cp1252", "backslashreplace"), name
+    )
+    return _NOT_TEXT.sub(
+        lambda mark: f"\\x{ord(mark[0]):02x}" if ord(mark[0]) < 256 else f"\\u{ord(mark[0]):04x}", text
+    )
+
+
+def find_clash(names: Iterable[str], *, any_case: bool) -> list[str]:
+    """The first of several names that are one as exports write them, all as they are written; empty if all differ.
+
+    Args:
+        names: of videos.
+        any_case: whether upper and lower case are one, as in files of macOS and Windows.
+    """
+    groups: dict[str, list[str]] = {}
+    for name in map(readable, names):
+        key = unicodedata.normalize("NFC", name)
+        groups.setdefault(key.lower() if any_case else key, []).append(name)
+    return next((group for group in groups.values() if len(group) > 1), [])
 
 
 @dataclass(frozen=True)
@@ -173,14 +200,15 @@ def _vtt(videos: Sequence[Analysed]) -> bytes:
     (one,) = videos
     blocks = ["WEBVTT", f"NOTE {_cue_text(one.video)}"]
     for found in one.result.detections:
-        times = f"{_cue_time(found.start_s)} --> {_cue_time(found.end_s)}"
+        start_ms, end_ms = (player_ms(time_s, one.result.media) for time_s in (found.start_s, found.end_s))
+        times = f"{_cue_time(start_ms)} --> {_cue_time(end_ms)}"
         text = _cue_text(f"{found.action.name} ({found.body.name}) {found.score:.2f}")
         blocks.append(f"{found.id}\n{times}\n{text}")
     return ("\n\n".join(blocks) + "\n").encode()
 
 
-def _cue_time(time_s: float) -> str:
-    minutes, milliseconds = divmod(round(time_s * 1000), 60_000)
+def _cue_time(time_ms: int) -> str:
+    minutes, milliseconds = divmod(time_ms, 60_000)
     hours, minutes = divmod(minutes, 60)
     return f"{hours:02d}:{minutes:02d}:{milliseconds // 1000:02d}.{milliseconds % 1000:03d}"
 
@@ -191,43 +219,8 @@ def _cue_text(text: str) -> str:
 
 
 def _eaf(videos: Sequence[Analysed]) -> bytes:
-    from pympi.Elan import Eaf, to_string
-
     (one,) = videos
-    eaf = Eaf(author="mmad")
-    eaf.remove_tier("default")
-    name = quote(one.file_name)
-    eaf.add_linked_file(f"file:///{name}", f"./{name}", mimetypes.guess_type(name)[0] or "video/mp4")
-    for body, actions in _classes(one.result.detections):
-        _add_tier(eaf, body, [interval for _, intervals in actions for interval in intervals])
-        for action, intervals in actions:
-            _add_tier(eaf, action, intervals)
-    text: str = to_string(eaf)
-    return f'<?xml version="1.0" encoding="UTF-8"?>\n{text}\n'.encode()
-
-
-def _add_tier(eaf: Any, label: Label, intervals: Iterable[Interval]) -> None:
-    """ELAN takes whole milliseconds, no annotation of no length, and none that overlaps another of its tier."""
-    tier = f"{label.code} {label.name}"
-    eaf.add_tier(tier)
-    for start_s, end_s in merge(intervals):
-        eaf.add_annotation(tier, round(start_s * 1000), round(end_s * 1000), label.name)
-
-
-def _classes(detections: Sequence[Detection]) -> list[tuple[Label, list[tuple[Label, list[Interval]]]]]:
-    """Body parts, each with its actions, each with its intervals; those without any are left out."""
-    bodies = {one.body.id: one.body for one in detections}
-    actions = {one.action.id: one for one in detections}
-    intervals: dict[int, list[Interval]] = {id: [] for id in actions}
-    for one in detections:
-        intervals[one.action.id].append((one.start_s, one.end_s))
-    return [
-        (
-            bodies[body],
-            [(actions[id].action, intervals[id]) for id in sorted(actions) if actions[id].body.id == body],
-        )
-        for body in sorted(bodies)
-    ]
+    return write_eaf(one.file_name, make_tracks(one.result), one.stored.context.labels)
 
 
 def _boris(videos: Sequence[Analysed]) -> bytes:
@@ -235,27 +228,31 @@ def _boris(videos: Sequence[Analysed]) -> bytes:
 
 
 def _boris_rows(one: Analysed) -> list[tuple[object, ...]]:
-    """In order of time. BORIS pairs starts and stops of a behaviour: one that overlaps itself is merged first."""
+    """In order of time."""
     media, name = one.result.media, one.file_name
     events = sorted(
-        (start_s, end_s, action, body)
-        for body, actions in ((body.name, actions) for body, actions in _classes(one.result.detections))
-        for action, intervals in ((action.name, intervals) for action, intervals in actions)
-        for start_s, end_s in merge(intervals)
+        (span.start_ms, span.end_ms, action.label.name, body.label.name)
+        for body, actions in make_tracks(one.result)
+        for action in actions
+        for span in action.spans
     )
-    total = f"{sum(end_s - start_s for start_s, end_s, *_ in events):.3f}"
-    duration = f"{media.duration_s:.3f}"
+    total = _seconds(sum(end_ms - start_ms for start_ms, end_ms, *_ in events))
+    duration = _seconds(player_ms(media.duration_s, media))
     about = (
         one.video, "", "", "Media file", f"player #1:{name}", 0, duration, duration, f"{media.average_fps:.3f}",
         "No focal subject", total,
     )  # fmt: skip
     return [
         (
-            *about, action, body, "STATE", f"{start_s:.3f}", f"{end_s:.3f}", f"{end_s - start_s:.3f}", name,
-            _frame(start_s, media.average_fps), _frame(end_s, media.average_fps), "", "", "", "",
+            *about, action, body, "STATE", _seconds(start_ms), _seconds(end_ms), _seconds(end_ms - start_ms), name,
+            _frame(start_ms / 1000, media.average_fps), _frame(end_ms / 1000, media.average_fps), "", "", "", "",
         )
-        for start_s, end_s, action, body in events
+        for start_ms, end_ms, action, body in events
     ]  # fmt: skip
+
+
+def _seconds(time_ms: int) -> str:
+    return f"{time_ms / 1000:.3f}"
 
 
 def _frame(time_s: float, fps: float) -> int:
@@ -268,12 +265,17 @@ def _label_studio(videos: Sequence[Analysed]) -> bytes:
 
 
 def _task(one: Analysed) -> dict[str, Any]:
-    """A task with predictions: timelinelabels, one range a region, frames counted from 1, the last one included."""
-    fps = one.result.media.average_fps
+    """A task with predictions: timelinelabels, one range a region, frames counted from 1, the last one included.
+
+    Label Studio has no frames but times: frame n lasts from (n - 1) / fps to n / fps of the player's clock, whatever
+    the video's own frames are. It takes no rate below 1.
+    """
+    media = one.result.media
+    fps = max(1.0, media.average_fps)
     regions = []
     for found in one.result.detections:
-        first = _frame(found.start_s, fps) + 1
-        last = max(first, _frame(found.end_s, fps))
+        start_s, end_s = (player_ms(time_s, media) / 1000 for time_s in (found.start_s, found.end_s))
+        first = _frame(start_s, fps) + 1
         regions.append(
             {
                 "id": found.id,
@@ -281,7 +283,7 @@ def _task(one: Analysed) -> dict[str, Any]:
                 "to_name": "video",
                 "type": "timelinelabels",
                 "value": {
-                    "ranges": [{"start": first, "end": last}],
+                    "ranges": [{"start": first, "end": max(first, _frame(end_s, fps))}],
                     "timelinelabels": [found.action.name],
                 },
                 "score": found.score,
@@ -289,7 +291,13 @@ def _task(one: Analysed) -> dict[str, Any]:
         )
     model = one.result.model
     prediction = {"model_version": f"{model.bundle} {model.version}", "result": regions}
-    return {"data": {"video": one.source or one.video}, "predictions": [prediction]}
+    data = {
+        "video": one.source or one.video,
+        "fps": fps,
+        "duration_s": media.duration_s,
+        "start_offset_s": media.start_offset_s,
+    }
+    return {"data": data, "predictions": [prediction]}
 
 
 def _activitynet(videos: Sequence[Analysed]) -> bytes:

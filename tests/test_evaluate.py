@@ -1,15 +1,20 @@
 """The metrics, by hand-made cases, by properties, and held against public evaluators on real files."""
 
 import json
+import math
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import Result
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from mmad.cli import app
 from tests.test_tables import TAXONOMY
 from training import evaluate as metrics
 from training.evaluate import TIOUS, evaluate, without_duplicates
@@ -96,6 +101,52 @@ def test_scores_may_be_negative_and_nothing_predicted_finds_nothing() -> None:
         0
     ] == pytest.approx(1)
     assert evaluate(truth, instances(videos="a"), 1).frame_precision[0] == 0
+
+
+@pytest.mark.parametrize("duration_s", [20.0, 1e6, 1e8, math.inf])
+def test_frames_are_counted_whatever_a_placeholder_says(duration_s: float) -> None:
+    """Also of predictions that reach as far; 1e9 frames of a video would not fit into memory."""
+    truth = instances(("a", 0, 5, 0), ("b", 2, 4, 0))
+    found = instances(("a", 0, 4, 0, 0.9), ("b", 2, 6, 0, 0.8), ("a", 19, duration_s + 10, 0, 0.1))
+    durations = np.full(2, duration_s)
+    report = evaluate(replace(truth, durations=durations), replace(found, durations=durations), 1)
+    # 40 frames of 40, then 60 of 80: the frames from 19 s on come last and hold nothing.
+    assert report.frame_precision[0] == pytest.approx((40 * 1 + 20 * 60 / 80) / 70)
+
+
+@given(
+    truth=st.lists(
+        st.tuples(st.integers(0, 1), st.integers(0, 40), st.integers(1, 20)), min_size=1, max_size=6
+    ),
+    found=st.lists(
+        st.tuples(st.integers(0, 1), st.integers(0, 60), st.integers(1, 60), st.integers(1, 5)), max_size=12
+    ),
+    lengths=st.tuples(st.integers(1, 50), st.integers(1, 50)),
+)
+def test_frames_as_written_out(truth: list, found: list, lengths: tuple[int, int]) -> None:
+    """Against a list of all frames; segments may reach beyond the end."""
+    sides = [
+        instances(*(("ab"[one[0]], one[1] / 10, (one[1] + one[2]) / 10, 0, *one[3:]) for one in side))
+        for side in (truth, found)
+    ]
+    durations = np.array(lengths) / 10
+    report = evaluate(*(replace(side, durations=durations) for side in sides), 1)
+    positives, scores = [], []
+    for video in (0, 1):
+        for frame in range(lengths[video]):
+            at = [one for one in truth if one[0] == video and one[1] <= frame < one[1] + one[2]]
+            over = [one[3] for one in found if one[0] == video and one[1] <= frame < one[1] + one[2]]
+            positives.append(bool(at))
+            scores.append(max(over, default=0))
+    if not any(positives):
+        assert np.isnan(report.frame_precision[0])
+        return
+    expected = 0.0
+    for positive, score in zip(positives, scores, strict=True):
+        if positive and score:
+            above = [hit for hit, other in zip(positives, scores, strict=True) if other >= score]
+            expected += sum(above) / len(above) / sum(positives)
+    assert report.frame_precision[0] == pytest.approx(expected)
 
 
 def tiou(one: tuple[float, float], other: tuple[float, float]) -> float:
@@ -197,6 +248,56 @@ def mmad(*arguments: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
+ANNOTATED = {"segment": [1.0, 2.0], "label": "nodding"}
+
+
+def measured(folder: Path, truth: dict, results: dict, *arguments: str) -> Result:
+    """The command on two small files in ActivityNet's JSON."""
+    database = {video: {"duration": 1e8, "annotations": marks} for video, marks in truth.items()}
+    (folder / "truth.json").write_text(json.dumps({"database": database}))
+    (folder / "found.json").write_text(json.dumps({"results": results}))
+    files = ("--annotations", str(folder / "truth.json"), "--predictions", str(folder / "found.json"))
+    return CliRunner().invoke(app, ["evaluate", *files, *arguments])
+
+
+def test_the_command_says_on_how_many_videos_a_number_rests(tmp_path: Path) -> None:
+    truth = {name: [ANNOTATED] for name in ("a", "b", "c")}
+    found = {"a": [ANNOTATED | {"score": 0.5}], "b": []}
+    done = measured(tmp_path, truth, found, "--json")
+    assert (done.exit_code, "only 1 of 3 videos have predictions" in done.stderr) == (0, True)
+    assert "in the other 2 nothing counts as found" in done.stderr
+    assert "--videos predicted" in done.stderr
+    document = json.loads(done.stdout)
+    assert [document[name] for name in ("videos", "annotated", "predicted")] == [3, 3, 1]
+    assert document["action"]["average"] == pytest.approx(1 / 3)
+    done = measured(tmp_path, truth, found, "--json", "--videos", "predicted")
+    assert "measured on the 1 of 3 videos that have predictions" in done.stderr
+    document = json.loads(done.stdout)
+    assert [document[name] for name in ("videos", "annotated", "predicted")] == [1, 3, 1]
+    assert document["action"]["average"] == pytest.approx(1)
+    everything = {name: [ANNOTATED | {"score": 0.5}] for name in truth}
+    assert "predictions" not in measured(tmp_path, truth, everything).stderr
+
+
+@pytest.mark.parametrize(
+    ("truth", "found", "arguments", "status", "said"),
+    [
+        ({"a": []}, {"a": [ANNOTATED | {"score": 1}]}, (), 1, "has 1 videos and no annotation to measure against"),
+        ({"a": [ANNOTATED]}, {"a": []}, (), 0, "has no predictions: nothing is found, and every number is 0"),
+        ({"a": [ANNOTATED]}, {}, ("--videos", "predicted"), 1, "leaves no video to measure on"),
+        ({"0001": [ANNOTATED]}, {"v_1": [ANNOTATED]}, (), 1, "1 videos are not among those annotated: 'v_1'; there is '0001'"),
+        ({"0001": [ANNOTATED]}, {"v_1": [ANNOTATED]}, (), 1, "none of the 1 predictions"),
+        ({"a": [ANNOTATED], "b": []}, {"b": [ANNOTATED | {"score": 1}]}, ("--videos", "predicted"), 1, "the 1 videos with predictions have no annotation"),
+    ],
+)  # fmt: skip
+def test_the_command_says_what_there_is_nothing_of(
+    truth: dict, found: dict, arguments: tuple[str, ...], status: int, said: str, tmp_path: Path
+) -> None:
+    done = measured(tmp_path, truth, found, *arguments)
+    assert done.exit_code == status
+    assert said in done.stderr
+
+
 @pytest.mark.shared("data/mma52/val.csv")
 def test_the_command(shared: Path, tmp_path: Path) -> None:
     files = ["--annotations", str(shared / "data/mma52/mmad.json"), "--subset", "val"]
@@ -204,7 +305,7 @@ def test_the_command(shared: Path, tmp_path: Path) -> None:
     found = mmad("evaluate", *files, "--json")
     assert found.returncode == 0
     document = json.loads(found.stdout)
-    assert document["videos"] == 14
+    assert [document[name] for name in ("videos", "annotated", "predicted")] == [14, 1475, 14]
     assert document["action"]["average"] == pytest.approx(0.07358379, abs=1e-6)
     assert document["body"]["average"] == pytest.approx(0.13915545, abs=1e-6)
     assert document["average"] == pytest.approx((0.07358379 + 0.13915545) / 2, abs=1e-6)

@@ -7,7 +7,9 @@ import csv
 import hashlib
 import io
 import json
+import os
 import re
+import unicodedata
 import zipfile
 from dataclasses import replace
 from importlib.metadata import version
@@ -26,9 +28,17 @@ from mmad.cli import app
 from model.bundle import Bundle
 from model.taxonomy import Action, Body, Taxonomy
 from service.errors import Problem
-from service.exports import BORIS_COLUMNS, CSV_COLUMNS, FORMATS, Analysed, find_format, write_export
+from service.exports import (
+    BORIS_COLUMNS,
+    CSV_COLUMNS,
+    FORMATS,
+    Analysed,
+    find_clash,
+    find_format,
+    write_export,
+)
 from service.results import StoredProposals, make_result
-from service.schemas import Notice, ResultView, Stretch, View
+from service.schemas import Label, Labels, Notice, ResultView, Stretch, View
 from service.timeline import draw_timeline
 from tests.test_results import EXAMPLE, LABELS, proposals_of, stored
 from training.elan import read_eaf
@@ -149,7 +159,7 @@ def test_names_of_videos_do_no_harm(name: str) -> None:
     if name in ("csv", "boris"):
         rows = list(csv.reader(io.StringIO(content.decode())))
         assert {len(one) for one in rows} == {len(rows[0])}
-        assert rows[1][0] == 'a,"b" <i>&amp; --> $x_{\ufffd\ufffd\ufffd 面'
+        assert rows[1][0] == r'a,"b" <i>&amp; --> $x_{\x0a\x00\ud800 面'
     if name in ("json", "jsonl", "label-studio", "activitynet"):
         for line in content.decode().splitlines() if name == "jsonl" else [content]:
             json.loads(line)
@@ -188,15 +198,14 @@ def test_elan_opens_what_is_written(
     assert eaf.media_descriptors[0]["RELATIVE_MEDIA_URL"] == "./a%20b.mp4"
     assert eaf.media_descriptors[0]["MIME_TYPE"] == "video/mp4"
     found = one.result.detections
-    expected = {f"{x.action.code} {x.action.name}" for x in found} | {
-        f"{x.body.code} {x.body.name}" for x in found
-    }
-    assert set(eaf.get_tier_names()) == expected
-    for tier in eaf.get_tier_names():
+    actions = {f"{x.action.code} {x.action.name}" for x in found}
+    bodies = {f"{x.body.code} {x.body.name}" for x in found}
+    assert set(eaf.get_tier_names()) == actions | bodies | {f"{tier}: score" for tier in actions}
+    for tier in actions | bodies:
         annotations = sorted(eaf.get_annotation_data_for_tier(tier))
         ends = [end for _, end, _ in annotations]
         assert all(start < end for start, end, _ in annotations)
-        assert all(end < after[0] for end, after in zip(ends, annotations[1:], strict=False))
+        assert all(end <= after[0] for end, after in zip(ends, annotations[1:], strict=False))
     for segment in one.result.body_segments:
         tier = f"{segment.body.code} {segment.body.name}"
         times = round(segment.start_s * 1000), round(segment.end_s * 1000), segment.body.name
@@ -204,7 +213,102 @@ def test_elan_opens_what_is_written(
     read = read_eaf(path)
     assert read.media == {"a b.mp4": 0}
     codes = {action.name for action in LABELS.actions} | {body.name for body in LABELS.bodies}
-    assert {annotation.label for annotation in read.annotations} <= codes
+    assert {one.label for one in read.annotations if one.kind != "score"} <= codes
+
+
+def late(proposals: StoredProposals, offset_s: float) -> StoredProposals:
+    """The same of a video that a player begins to show later."""
+    media = proposals.context.media.model_copy(update={"start_offset_s": offset_s})
+    return replace(proposals, context=proposals.context.model_copy(update={"media": media}))
+
+
+def test_elan_keeps_scores_and_offers_all_actions(tmp_path: Path) -> None:
+    from pympi.Elan import Eaf
+
+    proposals = stored((1, 3, 0.9, 1), (2, 4, 0.8, 1), (4, 5, 0.7, 1), (6, 7, 0.6, 2))
+    path = tmp_path / "x.eaf"
+    path.write_bytes(write_export("eaf", [analysed(proposals)]))
+    eaf = Eaf(str(path))
+    times = [row[:3] for row in eaf.get_annotation_data_for_tier("B1 nodding")]
+    assert sorted(times) == [(1000, 4000, "nodding"), (4000, 5000, "nodding")]
+    scores = {row[:3] for row in eaf.get_ref_annotation_data_for_tier("B1 nodding: score")}
+    assert scores == {(1000, 4000, "0.9000"), (4000, 5000, "0.7000")}
+    assert eaf.tiers["B1 nodding: score"][2]["PARENT_REF"] == "B1 nodding"
+    for kind, labels in (("action", LABELS.actions), ("body part", LABELS.bodies)):
+        vocabulary = eaf.linguistic_types[kind]["CONTROLLED_VOCABULARY_REF"]
+        entries = eaf.controlled_vocabularies[vocabulary][1].values()
+        assert [values[0][0] for values, _ in entries] == [label.name for label in labels]
+    assert eaf.tiers["B Head"][2]["LINGUISTIC_TYPE_REF"] == "body part"
+
+
+def test_elan_files_follow_the_schema() -> None:
+    """Order of elements, references and identifiers as version 2.8 of the schema has them."""
+    root = ElementTree.fromstring(write("eaf"))
+    order = [
+        "HEADER",
+        "TIME_ORDER",
+        "TIER",
+        "LINGUISTIC_TYPE",
+        "LANGUAGE",
+        "CONSTRAINT",
+        "CONTROLLED_VOCABULARY",
+    ]
+    places = [order.index(one.tag) for one in root]
+    assert places == sorted(places)
+    ids = [value for one in root.iter() for name, value in one.attrib.items()
+           if name in ("TIME_SLOT_ID", "ANNOTATION_ID", "CVE_ID", "LANG_ID")]  # fmt: skip
+    assert len(ids) == len(set(ids))
+    assert all(re.fullmatch(r"[A-Za-z_][\w.-]*", one) for one in ids)
+    for reference, element, name in (
+        ("LINGUISTIC_TYPE_REF", "LINGUISTIC_TYPE", "LINGUISTIC_TYPE_ID"), ("PARENT_REF", "TIER", "TIER_ID"),
+        ("CONTROLLED_VOCABULARY_REF", "CONTROLLED_VOCABULARY", "CV_ID"), ("LANG_REF", "LANGUAGE", "LANG_ID"),
+        ("CONSTRAINTS", "CONSTRAINT", "STEREOTYPE"), ("ANNOTATION_REF", "ALIGNABLE_ANNOTATION", "ANNOTATION_ID"),
+    ):  # fmt: skip
+        wanted = {one.get(reference) for one in root.iter()} - {None}
+        assert wanted
+        assert wanted <= {one.get(name) for one in root.iter(element)}
+
+
+def test_tiers_of_one_name_are_kept_apart(tmp_path: Path) -> None:
+    """A taxonomy may name a body part and an action alike."""
+    proposals = stored((1, 3, 0.9, 1))
+    bodies = [LABELS.bodies[0], Label(id=1, code="B1", name="nodding")]
+    actions = [one.model_copy(update={"body": bodies[one.body.id]}) for one in LABELS.actions]
+    labels = Labels(bodies=bodies, actions=actions)
+    alike = replace(proposals, context=proposals.context.model_copy(update={"labels": labels}))
+    path = tmp_path / "x.eaf"
+    path.write_bytes(write_export("eaf", [analysed(alike)]))
+    assert len([one for one in read_eaf(path).annotations if one.kind != "score"]) == 2
+
+
+@pytest.mark.parametrize("offset_s", [5.0, 0.0005, 1 / 3])
+def test_what_a_player_shows_is_on_its_clock(offset_s: float, tmp_path: Path) -> None:
+    proposals = stored((0, 0.001, 0.9, 0), (5.972, 6.769, 0.9, 1), duration_s=13.267)
+    one = analysed(late(proposals, offset_s))
+    shift_ms = round(offset_s * 1000)
+    path = tmp_path / "x.eaf"
+    path.write_bytes(write_export("eaf", [one]))
+    times = {(round(x.start_s * 1000), round(x.end_s * 1000)) for x in read_eaf(path).annotations}
+    assert times == {(shift_ms, shift_ms + 1), (shift_ms + 5972, shift_ms + 6769)}
+    cue = write_export("vtt", [one]).decode().split("\n\n")[-1].splitlines()[1]
+    assert cue == f"00:00:{(shift_ms + 5972) / 1000:06.3f} --> 00:00:{(shift_ms + 6769) / 1000:06.3f}"
+    rows = list(csv.DictReader(io.StringIO(write_export("boris", [one]).decode())))
+    assert rows[1]["Start (s)"] == f"{(shift_ms + 5972) / 1000:.3f}"
+    assert rows[1]["Duration (s)"] == "0.797"
+    assert rows[1]["Media duration (s)"] == f"{(shift_ms + 13267) / 1000:.3f}"
+    (task,) = json.loads(write_export("label-studio", [one]))
+    (frames,) = task["predictions"][0]["result"][1]["value"]["ranges"]
+    assert frames["start"] == round((shift_ms + 5972) * 30 / 1000) + 1
+    assert task["data"]["start_offset_s"] == offset_s
+    for name in ("csv", "json", "activitynet", "mac-csv", "frames-csv"):
+        assert unchanged(name, one) == unchanged(name, analysed(proposals)), name
+
+
+def unchanged(name: str, one: Analysed) -> object:
+    content = write_export(name, [one])
+    if name == "mac-csv":
+        return unpacked(content)
+    return json.loads(content)["detections"] if name == "json" else content
 
 
 def test_boris_has_its_columns_and_no_behaviour_overlaps_itself() -> None:
@@ -224,12 +328,43 @@ def test_boris_has_its_columns_and_no_behaviour_overlaps_itself() -> None:
 def test_label_studio_counts_frames_from_one() -> None:
     proposals = stored((0, 1, 0.9, 1), (2.001, 2.002, 0.8, 2))
     (task,) = json.loads(write_export("label-studio", [analysed(proposals, source="s3://a/b.mp4")]))
-    assert task["data"] == {"video": "s3://a/b.mp4"}
+    assert task["data"] == {"video": "s3://a/b.mp4", "fps": 30, "duration_s": 20, "start_offset_s": 0}
     values = [region["value"] for region in task["predictions"][0]["result"]]
     assert values == [
         {"ranges": [{"start": 1, "end": 30}], "timelinelabels": ["nodding"]},
         {"ranges": [{"start": 61, "end": 61}], "timelinelabels": ["shaking head"]},
     ]
+
+
+@pytest.mark.parametrize(
+    ("rate", "fps", "frames"), [(15.0, 15, (91, 102)), (29.97, 29.97, (180, 203)), (0.2, 1, (7, 7))]
+)
+def test_label_studio_is_told_the_rate_of_its_frames(
+    rate: float, fps: float, frames: tuple[int, int]
+) -> None:
+    """Label Studio shows frame n from (n - 1) / fps on, and takes rates below 1 for seconds a frame."""
+    proposals = stored((5.972, 6.769, 0.9, 1))
+    media = proposals.context.media.model_copy(update={"average_fps": rate})
+    slow = replace(proposals, context=proposals.context.model_copy(update={"media": media}))
+    (task,) = json.loads(write_export("label-studio", [analysed(slow)]))
+    (shown,) = task["predictions"][0]["result"][0]["value"]["ranges"]
+    assert task["data"]["fps"] == fps
+    assert (shown["start"], shown["end"]) == frames
+    assert (shown["start"] - 1) / fps == pytest.approx(5.972, abs=0.5 / fps)
+    assert shown["end"] / fps == pytest.approx(6.769, abs=0.5 / fps)
+
+
+def test_names_that_are_not_utf_8_stay_apart() -> None:
+    latin = [os.fsdecode(f"M{letter}ller".encode("latin-1")) for letter in "üö"]
+    assert [analysed(video=one).video for one in latin] == ["Müller", "Möller"]
+    assert find_clash(latin, any_case=True) == []
+    assert analysed(video=os.fsdecode(b"\x81")).video == r"\x81"
+    assert analysed(video="a\n\u2028b", source="c\x01/a.mp4").video == r"a\x0a\u2028b"
+    assert find_clash(["a", "b\x01", "b\x02"], any_case=False) == []
+    both = [unicodedata.normalize(form, "Café") for form in ("NFC", "NFD")]
+    assert find_clash(both, any_case=False) == both
+    assert find_clash(["a", "A"], any_case=True) == ["a", "A"]
+    assert find_clash(["a", "A"], any_case=False) == []
 
 
 def test_webvtt_is_read_cue_by_cue() -> None:
@@ -311,6 +446,8 @@ def detect(*arguments: str | Path) -> Any:
         (["a.mp4", "--format", "mac-csv"], "a file for it is needed"),
         (["a.mp4", "b.mp4", "--format", "vtt"], "a folder for 2 files is needed"),
         (["a.mp4", "c/a.mp4", "--format", "csv"], "2 videos are named 'a'"),
+        (["a.mp4", "a.mov", "--format", "eaf", "--out", "x"], "2 videos are named 'a'"),
+        (["a.mp4", "A.mp4", "--format", "eaf", "--out", "x"], "'a' and 'A' are one name"),
         (["a.mp4", "--json", "--format", "csv"], "cannot both be had"),
         (["a.mp4", "--format", "xml"], "xml"),
     ],

@@ -154,7 +154,7 @@ def test_tiers_are_chosen_and_name_what_has_no_value(videos, tmp_path):
         ("synth000000,98,99,B1", r"a\.csv: line 2: the start 98 s is beyond the video's end, \d"),
         ("synth000000,0.5,0.5,B1", r"a\.csv: line 2: the end 0\.5 s is not after the start 0\.5 s"),
         ("synth000000,-1,0.5,B1", r"a\.csv: line 2: the start -1 s is negative"),
-        ("synth000000,0:01,0.5,B1", r"a\.csv: line 2: .*not all are numbers"),
+        ("synth000000,0:01,0.5,B1", r"a\.csv: line 2: '0:01' is no number of seconds"),
         ("synth000000,0.1,0.5,", r"a\.csv: line 2: the action '' is not known"),
     ],
 )
@@ -184,16 +184,19 @@ def test_files_that_do_not_fit_are_told(videos, tmp_path):
         with pytest.raises(AnnotationError, match=match):
             read_annotated(folder, list(paths), TAXONOMY)
 
-    refused("holds no .eaf and no .csv file", tmp_path)
+    refused("holds no .eaf, .csv or .tsv file", tmp_path)
     refused("there is no .*nowhere", tmp_path / "nowhere")
     write_eaf(tmp_path / "other.eaf", [], "film.mp4")
     refused(r"other\.eaf: there is no video called 'other' or 'film'", tmp_path / "other.eaf")
     (tmp_path / "synth000001.eaf").write_text("<ANNOTATION_DOCUMENT")
     refused(r"synth000001\.eaf is no .eaf file of ELAN", tmp_path / "synth000001.eaf")
     (tmp_path / "b.csv").write_text("file;begin\n")
-    refused(r"b\.csv has no column video, start_s.*it names file;begin", tmp_path / "b.csv")
+    refused(r"b\.csv has no column video, start_s.*it names file,begin", tmp_path / "b.csv")
     (tmp_path / "a.txt").touch()
-    refused(r"annotations are \.eaf, \.csv, \.json files, not '\.txt'", tmp_path / "a.txt")
+    refused(
+        r"annotations are \.eaf, \.csv, \.tsv, \.json files, not '\.txt': export them as one of these",
+        tmp_path / "a.txt",
+    )
     write_eaf(tmp_path / "synth000000.eaf", [])
     both = write_table(tmp_path / "c.csv", ["synth000000,0.1,0.5,B1"])
     refused(r"'synth000000' is annotated in .*synth000000\.eaf too", tmp_path / "synth000000.eaf", both)

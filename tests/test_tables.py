@@ -1,6 +1,7 @@
 """Annotation and prediction files: every form reads the same, and what makes no sense is named."""
 
 import json
+import math
 import zipfile
 from pathlib import Path
 
@@ -197,6 +198,60 @@ def test_a_videos_duration_is_that_of_its_first_sound_row(tmp_path: Path) -> Non
     assert rows(loaded.instances) == [("v1", 0.0, 10.0, 2, 1.0)]
     assert loaded.instances.videos == ("v1",)
     assert len(loaded.faults) == 3
+
+
+@pytest.mark.parametrize("duration", [-3, 0, math.inf, math.nan, "long", [1]])
+def test_durations_that_cannot_be_are_named_and_count_as_not_known(duration: object, tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps({"v1": {"duration": duration, "actions": [[1, 2, 3]]}, "v2": {"actions": []}}))
+    loaded = read_annotations(path, TAXONOMY)
+    assert rows(loaded.instances) == [("v1", 2.0, 3.0, 1, 1.0)]
+    assert np.isnan(loaded.instances.durations).all()
+    assert [fault.place for fault in loaded.faults] == [f"{path}: v1"]
+    assert "is no number of seconds above 0" in loaded.faults[0].reason
+    table = tmp_path / "a.csv"
+    table.write_text(HEAD + "0,v1,30,90,1,-300,30.0\n1,v1,0,300,2,,30.0\n")
+    loaded = read_annotations(table, TAXONOMY)
+    assert len(loaded.instances) == 2
+    assert [fault.place for fault in loaded.faults] == [f"{table}: line 2"]
+
+
+def test_videos_are_found_by_other_spellings_of_their_names(tmp_path: Path) -> None:
+    path = tmp_path / "p.json"
+    spellings = ("v1", "v1.mp4", "films/v1.MOV", "C:\\films\\v1.avi", "V1")
+    path.write_text(
+        json.dumps(
+            {
+                "results": {
+                    name: [{"label": 1, "score": 1, "segment": [1, 2]}] for name in (*spellings, "v3", "v4")
+                }
+            }
+        )
+    )
+    loaded = read_predictions(path, TAXONOMY, VIDEOS)
+    assert [row[0] for row in rows(loaded.instances)] == ["v1"] * 5
+    assert [fault.reason for fault in loaded.faults] == [
+        f"the video '{name}' is not known" for name in ("v3", "v4")
+    ]
+    assert loaded.notices == [
+        f"{path}: 'V1' is taken for 'v1'",
+        f"{path}: 2 videos are not among those annotated: 'v3', 'v4'; there is 'v1'",
+    ]
+
+
+def test_tables_of_spreadsheets_and_zips_of_macos_are_read(tmp_path: Path) -> None:
+    text = "video_id;t_start;t_end;class;score\nv1;1,5;3,25;1;0,75\n;;;;\nv2;0;5,0;3;0,5\n"
+    (tmp_path / "p.csv").write_bytes(text.encode("utf-16"))
+    with zipfile.ZipFile(tmp_path / "p.zip", "w") as archive:
+        archive.writestr("folder/prediction.csv", text)
+        archive.writestr("__MACOSX/folder/._prediction.csv", b"\0\x05\x16\x07")
+    for name in ("p.csv", "p.zip"):
+        loaded = read_predictions(tmp_path / name, TAXONOMY, VIDEOS)
+        assert rows(loaded.instances) == FOUND, name
+    (tmp_path / "q.csv").write_text(text.replace(";", ","))
+    loaded = read_predictions(tmp_path / "q.csv", TAXONOMY, VIDEOS)
+    assert (len(loaded.instances), len(loaded.faults)) == (0, 2)
+    assert "8 values for 5 columns: numbers are written with a point" in loaded.faults[0].reason
 
 
 def test_files_that_are_something_else_are_refused(tmp_path: Path) -> None:

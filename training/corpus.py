@@ -21,6 +21,7 @@ from model.bundle import InputConfig
 from model.errors import VideoError
 from model.taxonomy import Taxonomy
 from model.video import Limits, Video
+from training.files import find_files
 from training.instances import Instances
 from training.tables import TableError, read_annotations
 
@@ -215,7 +216,7 @@ def _read_folder(folder: Path, taxonomy: Taxonomy, subset: str) -> list[Item]:
 
 def _files(folder: Path) -> dict[str, Path]:
     """Video name -> file: frames before videos, at any depth (MMA-52 has a folder a subset); sidecars without both."""
-    found = {path.stem: path for path in (folder / "videos").rglob("*") if path.suffix.lower() in _ENDINGS}
+    found = {path.stem: path for path in find_files(folder / "videos", _ENDINGS)}
     found |= {path.stem: path for path in (folder / "frames").glob("*.npz")}
     return found or {path.stem: path for path in (folder / "sidecars").glob("*.npz")}
 

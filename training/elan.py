@@ -15,9 +15,14 @@ class ElanError(Exception):
 
 
 class Annotation(NamedTuple):
-    """One annotation, in the file's own time; its label as written, or its tier's name where nothing is."""
+    """One annotation, in the file's own time; its label as written, or its tier's name where nothing is.
+
+    Attributes:
+        kind: the linguistic type of its tier.
+    """
 
     tier: str
+    kind: str
     id: str
     start_s: float
     end_s: float
@@ -82,7 +87,8 @@ def _parse(path: Path) -> Eaf:
 
 def _annotations(path: Path, eaf: Eaf, tiers: Sequence[str]) -> Iterator[Annotation]:
     for tier in tiers:
-        aligned, referring = eaf.tiers[tier][:2]
+        aligned, referring, attributes, _ = eaf.tiers[tier]
+        kind = attributes.get("LINGUISTIC_TYPE_REF", "")
         values = {id: entry[2] for id, entry in aligned.items()} | {
             id: entry[1] for id, entry in referring.items()
         }
@@ -92,7 +98,7 @@ def _annotations(path: Path, eaf: Eaf, tiers: Sequence[str]) -> Iterator[Annotat
                 raise ElanError(
                     f"{path}: tier {tier!r}, annotation {id} ({value!r}) has no time of its own: align it in ELAN"
                 )
-            yield Annotation(tier, id, start / 1000, end / 1000, value.strip() or tier)
+            yield Annotation(tier, kind, id, start / 1000, end / 1000, value.strip() or tier)
 
 
 def _slots(eaf: Eaf, id: str) -> tuple[str, str]:

@@ -9,6 +9,7 @@ true or predicted, to its body part, and keeps every prediction.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -154,20 +155,23 @@ def average_recall(truth: Instances, predictions: Instances, classes: int) -> tu
 
 
 def frame_precision(truth: Instances, predictions: Instances, classes: int) -> Floats:
-    """(classes,): average precision of single frames, FRAMES_PER_S of them, scored by the best segment over them."""
+    """(classes,): average precision of single frames, FRAMES_PER_S of them, scored by the best segment over them.
+
+    Frames are counted, not listed: neither time nor memory grows with durations, which may be placeholders.
+    """
     # A video of unknown duration lasts as long as its ground truth.
     ends = np.zeros(len(truth.videos))
     np.maximum.at(ends, truth.video, truth.segments[:, 1])
     known = ~np.isnan(truth.durations)
     ends[known] = truth.durations[known]
-    lengths = np.ceil(ends * FRAMES_PER_S).astype(int)
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    lengths = np.ceil(ends * FRAMES_PER_S)
     result = np.full(classes, np.nan)
     for label in np.unique(truth.labels):
-        shown, scores = (_on_frames(side[side.labels == label], offsets) for side in (truth, predictions))
+        sides = [_on_frames(side[side.labels == label], lengths) for side in (truth, predictions)]
+        shown, scores, frames = _stretches(*sides)
         positives = shown > -np.inf
-        if positives.any():
-            result[label] = _frame_average_precision(positives, scores)
+        if frames[positives].any():
+            result[label] = _frame_average_precision(positives, scores, frames)
     return result
 
 
@@ -225,27 +229,58 @@ def _key(instances: Instances, index: int) -> tuple[int, int]:
     return int(instances.video[index]), int(instances.labels[index])
 
 
-def _on_frames(instances: Instances, offsets: Integers) -> Floats:
-    """Of all videos' frames, one after the other: the best score of a segment over it, -inf where there is none."""
-    frames = np.full(offsets[-1], -np.inf)
-    for index in np.argsort(instances.scores, kind="stable"):
-        first, end = offsets[instances.video[index]], offsets[instances.video[index] + 1]
-        start, stop = np.rint(instances.segments[index] * FRAMES_PER_S).astype(int) + first
-        frames[max(first, start) : max(first, min(end, stop))] = instances.scores[index]
-    return frames
+class _Frames(NamedTuple):
+    """Segments in whole frames, in order of score: videos (n,), first frames and those after the last (n, 2)."""
+
+    video: Integers
+    spans: Floats
+    scores: Floats
 
 
-def _frame_average_precision(positives: Booleans, scores: Floats) -> float:
+def _on_frames(instances: Instances, lengths: Floats) -> _Frames:
+    """Segments of one class, cut to their videos' lengths in frames; those of no frame are left out."""
+    order = np.argsort(instances.scores, kind="stable")
+    video = instances.video[order]
+    spans = np.clip(np.rint(instances.segments[order] * FRAMES_PER_S), 0, lengths[video][:, None])
+    kept = spans[:, 1] > spans[:, 0]
+    return _Frames(video[kept], spans[kept], instances.scores[order][kept])
+
+
+def _stretches(truth: _Frames, predictions: _Frames) -> tuple[Floats, Floats, Floats]:
+    """Stretches within which nothing begins or ends: the best score on both sides, -inf for none, and their frames.
+
+    Between the segments of a video, and from one video to the next, there are stretches without any score.
+    """
+    video = np.concatenate([truth.video, predictions.video]).repeat(2)
+    places = np.concatenate([truth.spans, predictions.spans]).reshape(-1)
+    points = np.unique(np.stack([video, places], axis=1), axis=0)
+    rank = {(one, place): index for index, (one, place) in enumerate(points.tolist())}
+    best = []
+    for side in (truth, predictions):
+        scores = np.full(len(points), -np.inf)
+        for one, (start, stop), score in zip(
+            side.video.tolist(), side.spans.tolist(), side.scores, strict=True
+        ):
+            scores[rank[one, start] : rank[one, stop]] = score
+        best.append(scores)
+    frames = np.append(np.diff(points[:, 1]), 0.0)
+    return best[0], best[1], frames
+
+
+def _frame_average_precision(positives: Booleans, scores: Floats, frames: Floats) -> float:
     """Mean precision at every positive frame that a prediction covers, over all positive frames.
 
     Frames of one score are taken together, as they cannot be told apart.
+
+    Args:
+        positives, scores, frames: (n,) of stretches of frames.
     """
     covered = np.flatnonzero(scores > -np.inf)
     if not len(covered):
         return 0.0
     order = covered[np.argsort(-scores[covered], kind="stable")]
     last_of_score = np.append(np.flatnonzero(np.diff(scores[order])), len(order) - 1)
-    hits = np.cumsum(positives[order])[last_of_score]
-    precision = hits / (last_of_score + 1)
+    hits = np.cumsum(np.where(positives, frames, 0.0)[order])[last_of_score]
+    precision = hits / np.cumsum(frames[order])[last_of_score]
     gained = np.diff(hits, prepend=0)
-    return float((precision * gained).sum() / positives.sum())
+    return float((precision * gained).sum() / frames[positives].sum())

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from training.corpus import Item
+from training.files import Names, decode
 
 _NOTHING = -1  # stands for the class of videos without any action
 
@@ -71,15 +72,15 @@ def divide(items: Sequence[Item], listed: Path) -> tuple[list[Item], list[Item]]
     Raises:
         SplitError: the file names a video that is not annotated, or leaves nothing on one side.
     """
-    known = {item.name: item for item in items} | {item.path.name: item for item in items}
+    known = Names((name, item.name) for item in items for name in (item.name, item.path.name))
     held: set[str] = set()
-    for number, line in enumerate(listed.read_text(encoding="utf-8-sig").splitlines(), 1):
+    for number, line in enumerate(decode(listed.read_bytes()).splitlines(), 1):
         if name := line.strip():
-            if name not in known:
+            if (found := known.find(name)) is None:
                 raise SplitError(
                     f"{listed}: line {number}: {name!r} is no annotated video; the first is {items[0].name!r}"
                 )
-            held.add(known[name].name)
+            held.add(found.name)
     if not 0 < len(held) < len(items):
         raise SplitError(
             f"{listed} holds out {len(held)} of {len(items)} annotated videos: one at least must be on either side"

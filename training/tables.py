@@ -1,21 +1,25 @@
 """Annotation and prediction files of the field, read. Those that mmad writes are in service.exports.
 
-Annotations: the data set's CSV and JSON, ActivityNet JSON. Predictions: the challenge's CSV or zip, ActivityNet
-JSON, mmad results. Rows that make no sense are named with file and line; they are dropped, or refused if strict.
+Annotations: the data set's CSV and JSON, ActivityNet JSON, Label Studio's JSON. Predictions: the challenge's CSV or
+zip, ActivityNet JSON, mmad results. Rows that make no sense are named with file and line; they are dropped, or
+refused if strict.
 """
 
 import csv
-import io
 import json
 import math
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib import resources
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from model.taxonomy import Action, Body, Taxonomy
+from training.files import Names, decode, is_hidden, without_ending
 from training.instances import Fault, Instances, Row, collect, find_fault
+from training.label_studio import LabelStudioError, read_tasks
+from training.label_studio import is_export as is_label_studio
+from training.sheets import Sheet, read_sheet
 
 CHALLENGE_COLUMNS = ("video_id", "t_start", "t_end", "class", "score")
 CHALLENGE_MEMBER = "prediction.csv"
@@ -29,10 +33,11 @@ class TableError(Exception):
 
 
 class Loaded(NamedTuple):
-    """What a file holds, and the rows of it that were dropped."""
+    """What a file holds, what of it was dropped, and what was forgiven."""
 
     instances: Instances
     faults: list[Fault]
+    notices: list[str]
 
 
 class _Raw(NamedTuple):
@@ -48,7 +53,7 @@ class _Raw(NamedTuple):
 
 def read_labels(path: Path) -> Taxonomy:
     """Labels as the data set lists them (id, name, code, body, body_id), or as a bundle's taxonomy."""
-    document = _read_json(path)
+    document = read_json(path)
     try:
         if isinstance(document, dict):
             return Taxonomy.model_validate_json(json.dumps(document.get("taxonomy", document)))
@@ -78,7 +83,7 @@ def read_annotations(
     fps: float | None = None,
     strict: bool = False,
 ) -> Loaded:
-    """Ground truth of a CSV (frames), the data set's JSON or ActivityNet JSON.
+    """Ground truth of a CSV (frames), the data set's JSON, ActivityNet JSON, or Label Studio's JSON.
 
     Args:
         path: of the file; `.json` is JSON, all else CSV.
@@ -87,11 +92,16 @@ def read_annotations(
         fps: the rate of a CSV's frames, whatever it says.
         strict: refuse a file with faults.
     """
-    if path.suffix == ".json":
-        durations, rows = _annotations_of_json(path, subset)
+    faults: list[Fault] = []
+    if path.suffix.lower() == ".json":
+        document = read_json(path)
+        if is_label_studio(document):
+            durations, rows = _annotations_of_label_studio(path, document)
+        else:
+            durations, rows = _annotations_of_json(path, document, subset, faults)
     else:
-        durations, rows = _annotations_of_csv(path, fps)
-    return _check(path, rows, durations, taxonomy, slack_s=ANNOTATION_SLACK_S, strict=strict)
+        durations, rows = _annotations_of_csv(path, fps, faults)
+    return _check(path, rows, durations, taxonomy, faults, slack_s=ANNOTATION_SLACK_S, strict=strict)
 
 
 def read_predictions(
@@ -105,13 +115,13 @@ def read_predictions(
         videos: ids that may be predicted, with durations.
         strict: refuse a file with faults.
     """
-    if path.suffix == ".json":
+    faults: list[Fault] = []
+    if path.suffix.lower() == ".json":
         rows = _predictions_of_json(path)
-    elif path.suffix == ".zip":
-        rows = _predictions_of_csv(path, io.StringIO(_read_zip(path)))
     else:
-        rows = _predictions_of_csv(path, io.StringIO(_read_text(path)))
-    return _check(path, rows, videos, taxonomy, slack_s=PREDICTION_SLACK_S, strict=strict)
+        text = _read_zip(path) if path.suffix.lower() == ".zip" else _read_text(path)
+        rows = _predictions_of_csv(path, text, faults)
+    return _check(path, rows, videos, taxonomy, faults, slack_s=PREDICTION_SLACK_S, strict=strict)
 
 
 def _check(
@@ -119,16 +129,18 @@ def _check(
     rows: Iterable[_Raw],
     durations: dict[str, float],
     taxonomy: Taxonomy,
+    faults: list[Fault],
     *,
     slack_s: float,
     strict: bool,
 ) -> Loaded:
     label_of = label_finder(taxonomy)
+    videos = _Videos(durations)
     kept: list[Row] = []
-    faults: list[Fault] = []
     for raw in rows:
         label = label_of(raw.label)
-        if raw.video not in durations:
+        video = videos.find(raw.video)
+        if video is None:
             faults.append(Fault(raw.place, f"the video {raw.video!r} is not known"))
             continue
         if label is None:
@@ -136,22 +148,53 @@ def _check(
                 Fault(raw.place, f"the class {raw.label!r} is not among the {len(taxonomy.actions)} known")
             )
             continue
-        row = Row(raw.video, raw.start_s, raw.end_s, label, raw.score, raw.place)
-        if reason := find_fault(row, durations[raw.video], slack_s=slack_s):
+        row = Row(video, raw.start_s, raw.end_s, label, raw.score, raw.place)
+        if reason := find_fault(row, durations[video], slack_s=slack_s):
             faults.append(Fault(raw.place, reason))
         else:
             kept.append(row)
     if strict and faults:
         shown = "\n".join(str(fault) for fault in faults[:10])
         raise TableError(f"{path} has {len(faults)} rows that make no sense:\n{shown}")
-    return Loaded(collect(kept, durations), faults)
+    return Loaded(collect(kept, durations), faults, videos.notices(path))
+
+
+class _Videos:
+    """Finds ids of videos as files write them: with or without folders and ending, in any form of Unicode."""
+
+    def __init__(self, known: Mapping[str, float]) -> None:
+        self._known = known
+        self._names = Names((name, video) for video in known for name in (video, without_ending(video)))
+        self._found: dict[str, str | None] = {}
+        self._forgiven: dict[str, str] = {}
+
+    def find(self, written: str) -> str | None:
+        if written in self._known:
+            return written
+        if written not in self._found:
+            names = (self._names.find(name) for name in (written, without_ending(written)))
+            name = next((name for name in names if name), None)
+            self._found[written] = name and name.name
+            if name and name.forgiven:
+                self._forgiven[written] = name.name
+        return self._found[written]
+
+    def notices(self, path: Path) -> list[str]:
+        """What a person should know of names that were not as they are."""
+        notices = [f"{path}: {written!r} is taken for {name!r}" for written, name in self._forgiven.items()]
+        if unknown := [written for written, video in self._found.items() if video is None]:
+            shown = ", ".join(map(repr, unknown[:3])) + ", ..." * (len(unknown) > 3)
+            example = f"; there is {next(iter(self._known))!r}" if self._known else ""
+            notices.append(f"{path}: {len(unknown)} videos are not among those annotated: {shown}{example}")
+        return notices
 
 
 def label_finder(taxonomy: Taxonomy) -> Callable[[object], int | None]:
-    """By id, code or name."""
+    """By id, code, name, or code and name."""
     known: dict[str, int] = {}
     for action in taxonomy.actions:
-        known |= {action.name.lower(): action.id, action.code.lower(): action.id, str(action.id): action.id}
+        spellings = (action.name, action.code, f"{action.code} {action.name}", str(action.id))
+        known |= {spelling.lower(): action.id for spelling in spellings}
 
     def find(label: object) -> int | None:
         # Columns of whole numbers are often written as 9.0.
@@ -160,26 +203,49 @@ def label_finder(taxonomy: Taxonomy) -> Callable[[object], int | None]:
     return find
 
 
-def _annotations_of_csv(path: Path, assumed_fps: float | None) -> tuple[dict[str, float], list[_Raw]]:
+def _annotations_of_csv(
+    path: Path, assumed_fps: float | None, faults: list[Fault]
+) -> tuple[dict[str, float], list[_Raw]]:
     rows: list[_Raw] = []
     durations: dict[str, float] = {}
-    text = io.StringIO(_read_text(path))
-    for place, record in _records(path, text, ("video_id", "start_frame", "end_frame", "class")):
-        fps = assumed_fps or _number(record.get("fps"))
-        start, end, duration = (
-            _number(record.get(name)) / fps if fps > 0 else math.nan
-            for name in ("start_frame", "end_frame", "total_frames")
+    sheet = _sheet(path, _read_text(path), ("video_id", "start_frame", "end_frame", "class"))
+    for place, record in _records(path, sheet, faults):
+        fps = assumed_fps or sheet.number(record.get("fps", ""))
+        start, end = (
+            sheet.number(record[name]) / fps if fps > 0 else math.nan for name in ("start_frame", "end_frame")
         )
         video = record["video_id"]
         # The first row may be the one that is broken.
-        if video and math.isnan(durations.get(video, math.nan)):
-            durations[video] = duration
+        if video and fps > 0 and math.isnan(durations.setdefault(video, math.nan)):
+            total = record.get("total_frames", "")
+            durations[video] = _duration(sheet.number(total) / fps if total else None, place, faults)
         rows.append(_Raw(video, start, end, record["class"], 1.0, place))
     return durations, rows
 
 
-def _annotations_of_json(path: Path, subset: str | None) -> tuple[dict[str, float], list[_Raw]]:
-    document = _read_json(path)
+def _annotations_of_label_studio(path: Path, document: list[Any]) -> tuple[dict[str, float], list[_Raw]]:
+    """Times from the first frame, if mmad wrote the tasks: they then say when a player shows it."""
+    try:
+        tasks, _ = read_tasks(document)
+    except LabelStudioError as error:
+        raise TableError(f"{path}: {error}") from error
+    rows: list[_Raw] = []
+    durations: dict[str, float] = {}
+    for task in tasks:
+        video = without_ending(task.videos[0])
+        duration_s = durations[video] = math.nan if task.duration_s is None else task.duration_s
+        for one in task.regions:
+            start_s, end_s = (time_s - (task.start_offset_s or 0.0) for time_s in (one.start_s, one.end_s))
+            # Whole frames may reach half of one beyond either end.
+            start_s = 0.0 if -task.frame_s < start_s < 0 else start_s
+            end_s = duration_s if duration_s < end_s < duration_s + task.frame_s else end_s
+            rows.append(_Raw(video, start_s, end_s, one.label, 1.0, f"{path}: {task.place}, region {one.id}"))
+    return durations, rows
+
+
+def _annotations_of_json(
+    path: Path, document: Any, subset: str | None, faults: list[Fault]
+) -> tuple[dict[str, float], list[_Raw]]:
     database = document.get("database", document) if isinstance(document, dict) else None
     if not isinstance(database, dict) or not all(isinstance(entry, dict) for entry in database.values()):
         raise TableError(f"{path} is neither the data set's JSON nor ActivityNet's")
@@ -188,7 +254,8 @@ def _annotations_of_json(path: Path, subset: str | None) -> tuple[dict[str, floa
     for video, entry in database.items():
         if subset is not None and entry.get("subset", subset) != subset:
             continue
-        durations[video] = _number(entry.get("duration"))
+        given = entry.get("duration", entry.get("duration_second"))
+        durations[video] = _duration(given, f"{path}: {video}", faults)
         for number, one in enumerate(_list(entry.get("annotations", entry.get("actions")))):
             if not isinstance(one, dict):
                 label, *segment = _list(one) or [None]
@@ -197,14 +264,28 @@ def _annotations_of_json(path: Path, subset: str | None) -> tuple[dict[str, floa
     return durations, rows
 
 
-def _predictions_of_csv(path: Path, text: io.StringIO) -> Iterator[_Raw]:
-    for place, record in _records(path, text, CHALLENGE_COLUMNS):
-        start, end, score = (_number(record[name]) for name in ("t_start", "t_end", "score"))
+def _duration(value: object, place: str, faults: list[Fault]) -> float:
+    """NaN for one that is not known; also for one that cannot be, which is a fault."""
+    if value is None:
+        return math.nan
+    duration_s = _number(value)
+    if math.isfinite(duration_s) and duration_s > 0:
+        return duration_s
+    faults.append(
+        Fault(place, f"the duration {value!r} is no number of seconds above 0: it counts as not known")
+    )
+    return math.nan
+
+
+def _predictions_of_csv(path: Path, text: str, faults: list[Fault]) -> Iterator[_Raw]:
+    sheet = _sheet(path, text, CHALLENGE_COLUMNS)
+    for place, record in _records(path, sheet, faults):
+        start, end, score = (sheet.number(record[name]) for name in ("t_start", "t_end", "score"))
         yield _Raw(record["video_id"], start, end, record["class"], score, place)
 
 
 def _predictions_of_json(path: Path) -> Iterator[_Raw]:
-    document = _read_json(path)
+    document = read_json(path)
     results = document.get("results") if isinstance(document, dict) else None
     if isinstance(results, dict):
         for video, entries in results.items():
@@ -214,7 +295,7 @@ def _predictions_of_json(path: Path) -> Iterator[_Raw]:
     for result in document if isinstance(document, list) else [document]:
         if not isinstance(result, dict) or "detections" not in result or "video" not in result:
             raise TableError(f"{path} is neither ActivityNet JSON nor results of mmad detect --json")
-        video = Path(str(result["video"])).stem
+        video = str(result["video"])
         for number, one in enumerate(_list(result["detections"])):
             action = one.get("action") if isinstance(one, dict) else None
             flat = {
@@ -238,36 +319,42 @@ def _list(value: object) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def _records(path: Path, text: io.StringIO, columns: tuple[str, ...]) -> Iterator[tuple[str, dict[str, str]]]:
-    reader = csv.DictReader(text)
-    missing = [name for name in columns if name not in (reader.fieldnames or ())]
-    if missing:
-        raise TableError(
-            f"{path} has no column {', '.join(missing)}; it has {', '.join(reader.fieldnames or ())}"
-        )
-    for record in reader:
-        yield (
-            f"{path}: line {reader.line_num}",
-            {name: value or "" for name, value in record.items() if name is not None},
-        )
+def _sheet(path: Path, text: str, columns: tuple[str, ...]) -> Sheet:
+    try:
+        sheet = read_sheet(text)
+    except csv.Error as error:
+        raise TableError(f"{path} is no table: {error}") from error
+    if missing := [name for name in columns if name not in sheet.columns]:
+        raise TableError(f"{path} has no column {', '.join(missing)}; it has {', '.join(sheet.columns)}")
+    return sheet
+
+
+def _records(path: Path, sheet: Sheet, faults: list[Fault]) -> Iterator[tuple[str, Mapping[str, str]]]:
+    for line in sheet.lines:
+        place = f"{path}: line {line.number}"
+        if line.fault:
+            faults.append(Fault(place, line.fault))
+        else:
+            yield place, line.values
 
 
 def _number(value: Any) -> float:
     """NaN for what is no number: the row is then reported as such."""
     try:
         return float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return math.nan
 
 
 def _read_text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return decode(path.read_bytes())
     except (OSError, UnicodeDecodeError) as error:
         raise TableError(f"{path} cannot be read: {error}") from error
 
 
-def _read_json(path: Path) -> Any:
+def read_json(path: Path) -> Any:
+    """The document of a JSON file; raises TableError for what is none."""
     try:
         return json.loads(_read_text(path))
     except ValueError as error:
@@ -277,13 +364,14 @@ def _read_json(path: Path) -> Any:
 def _read_zip(path: Path) -> str:
     try:
         with zipfile.ZipFile(path) as archive:
-            return archive.read(_member(path, archive)).decode("utf-8-sig")
+            return decode(archive.read(_member(path, archive)))
     except (OSError, zipfile.BadZipFile, UnicodeDecodeError) as error:
         raise TableError(f"{path} cannot be read: {error}") from error
 
 
 def _member(path: Path, archive: zipfile.ZipFile) -> str:
-    names = [name for name in archive.namelist() if name.endswith(".csv")]
+    members = [name for name in archive.namelist() if name.lower().endswith(".csv")]
+    names = [name for name in members if not is_hidden(PurePosixPath(name))]
     if len(names) != 1:
         raise TableError(f"{path} holds {len(names)} CSV files, one is wanted: {CHALLENGE_MEMBER}")
     return names[0]
