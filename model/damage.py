@@ -33,16 +33,16 @@ def declared_end(container: InputContainer, stream: VideoStream) -> Fraction | N
 
     What it says of the whole file counts only where there is nothing else in it, as sound may go on for longer.
     """
-    time_base, rate, name = exact(stream.time_base), exact(stream.average_rate), container.format.name
-    if name == "mpegts":  # an estimate of FFmpeg's
-        return None
-    if (
-        name == "avi"
-    ):  # where the index is missing, FFmpeg estimates the duration as well, but not this number
-        return stream.frames / rate if rate else None
-    if stream.duration is not None and time_base:
+    name, time_base, rate = container.format.name, exact(stream.time_base), exact(stream.average_rate)
+    if name.startswith("mov"):
+        if stream.duration is None or time_base is None:
+            return None
         return ((stream.start_time or 0) + stream.duration) * time_base
-    if "DURATION" in stream.metadata:  # a tag of Matroska's usual writers
+    if name == "avi":  # without an index FFmpeg estimates the duration, but not this number
+        return stream.frames / rate if rate else None
+    if not name.startswith("matroska"):  # the rest are estimates, as what FFmpeg gives for Matroska's streams
+        return None
+    if "DURATION" in stream.metadata:  # a tag of the usual writers
         return _of_clock_face(stream.metadata["DURATION"])
     if len(container.streams) == 1 and container.duration is not None:
         return Fraction(container.duration, av.time_base)
