@@ -24,9 +24,6 @@ Stretches = tuple[tuple[float, float], ...]
 _ISLAND_S = 0.5
 _MOST_STRETCHES = 1000
 
-# A declared length that is off by less than this is no sign of damage.
-_INEXACT_S = Fraction(1, 2)
-
 
 def declared_end(container: InputContainer, stream: VideoStream) -> Fraction | None:
     """The presentation time in seconds at which a container says that its video ends; None where it does not.
@@ -97,15 +94,15 @@ class Damage:
             is_cut_off: whether the file ends before its container does; asked where that makes a difference.
         """
         declared = min(most, declared or 0)
-        far = declared - self._end > _INEXACT_S / self._time_base
-        if doubtful or (far and is_cut_off()):
+        margin = self._step / 2
+        if doubtful or (declared - self._end > margin and is_cut_off()):
             due = max(declared, min(most, reached or 0))
         elif reached is not None and reached >= self._end:
             due = min(most, reached + self._step)
         else:
             self._end = declared if declared > self._start else self._end
             return self._end
-        if due - self._end > self._step / 2:
+        if due - self._end > margin:
             self._add(self._end, due)
             return due
         return self._end

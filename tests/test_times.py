@@ -260,6 +260,8 @@ def test_a_clock_is_set_anew_where_packets_start_anew(strung: bool) -> None:
     clock = Clock(Fraction(1, 10), 1, strung)
     assert placed(clock, anew) == [0, 1, 2, 3, 52]
     assert (clock.origin, clock.since_start(70)) == (100, None)
+    unseen = [given(200), given(201), given(0), given(1)]
+    assert placed(Clock(Fraction(1, 10), 1, strung), unseen) == [0, 1, 2, 3]
     # Frames that a decoder gives in the wrong order.
     disorder = [given(100), given(110), given(101), given(111)]
     assert placed(Clock(Fraction(1, 10), 1, strung), disorder) == [0, 10, 10, 11]

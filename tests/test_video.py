@@ -452,7 +452,8 @@ def test_damage_close_together_is_one_stretch() -> None:
 @pytest.mark.parametrize(
     ("declared", "reached", "doubtful", "cut_off", "end"),
     [
-        (14, None, False, True, None),  # four tenths of a second are nothing
+        (10, None, False, True, None),
+        (11, None, False, True, 11),
         (17, None, False, True, 17),
         (12, None, True, False, 12),
         (12, 10, False, False, 11),  # the packet after the last frame was there
