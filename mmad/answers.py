@@ -105,6 +105,7 @@ class Media(Answer):
     average_fps: float
     variable_frame_rate: bool
     rotation_deg: int
+    start_offset_s: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -24,25 +24,22 @@ Stretches = tuple[tuple[float, float], ...]
 _ISLAND_S = 0.5
 _MOST_STRETCHES = 1000
 
-# A declared length that is off by less than this is no sign of damage.
-_INEXACT_S = Fraction(1, 2)
-
 
 def declared_end(container: InputContainer, stream: VideoStream) -> Fraction | None:
     """The presentation time in seconds at which a container says that its video ends; None where it does not.
 
     What it says of the whole file counts only where there is nothing else in it, as sound may go on for longer.
     """
-    time_base, rate, name = exact(stream.time_base), exact(stream.average_rate), container.format.name
-    if name == "mpegts":  # an estimate of FFmpeg's
-        return None
-    if (
-        name == "avi"
-    ):  # where the index is missing, FFmpeg estimates the duration as well, but not this number
-        return stream.frames / rate if rate else None
-    if stream.duration is not None and time_base:
+    name, time_base, rate = container.format.name, exact(stream.time_base), exact(stream.average_rate)
+    if name.startswith("mov"):
+        if stream.duration is None or time_base is None:
+            return None
         return ((stream.start_time or 0) + stream.duration) * time_base
-    if "DURATION" in stream.metadata:  # a tag of Matroska's usual writers
+    if name == "avi":  # without an index FFmpeg estimates the duration, but not this number
+        return stream.frames / rate if rate else None
+    if not name.startswith("matroska"):  # the rest are estimates, as what FFmpeg gives for Matroska's streams
+        return None
+    if "DURATION" in stream.metadata:  # a tag of the usual writers
         return _of_clock_face(stream.metadata["DURATION"])
     if len(container.streams) == 1 and container.duration is not None:
         return Fraction(container.duration, av.time_base)
@@ -97,15 +94,15 @@ class Damage:
             is_cut_off: whether the file ends before its container does; asked where that makes a difference.
         """
         declared = min(most, declared or 0)
-        far = declared - self._end > _INEXACT_S / self._time_base
-        if doubtful or (far and is_cut_off()):
+        margin = self._step / 2
+        if doubtful or (declared - self._end > margin and is_cut_off()):
             due = max(declared, min(most, reached or 0))
         elif reached is not None and reached >= self._end:
             due = min(most, reached + self._step)
         else:
             self._end = declared if declared > self._start else self._end
             return self._end
-        if due - self._end > self._step / 2:
+        if due - self._end > margin:
             self._add(self._end, due)
             return due
         return self._end

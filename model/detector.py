@@ -15,7 +15,7 @@ from model.decoder import Decoder, InProcess, Opened
 from model.detections import Detections, Notice
 from model.engines import Engine
 from model.errors import DamagedVideoError
-from model.framing import LONGEST, Framer, Seen, coverage, damage_notice, notices
+from model.framing import LONGEST, Framer, Seen, coverage, damage_notice, late_notice, notices
 from model.locator import Locator, load_locator
 from model.nms import suppress
 from model.picture import Region
@@ -29,6 +29,9 @@ Progress = Callable[[Stage, float], None]
 
 # Less of the picture than this, and the caller is told what was left out.
 _WORTH_A_NOTICE = 0.7
+
+# In seconds. In many files the picture comes some frames late because of B-frames, which nobody sees.
+_LATE_S = 0.1
 
 
 class Detector:
@@ -119,6 +122,8 @@ class Detector:
         told = [damage_notice(media.damaged)] if media.damaged else []
         if seen is not None:
             told.extend(notices(seen, fps, duration_s, media.damaged))
+        if media.start_offset_s >= _LATE_S:
+            told.append(late_notice(media.start_offset_s))
         if media.looked_at < _WORTH_A_NOTICE:
             told.append(
                 Notice(

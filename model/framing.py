@@ -171,6 +171,15 @@ def damage_notice(damaged: Stretches) -> Notice:
     )
 
 
+def late_notice(start_offset_s: float) -> Notice:
+    """What a caller should know about a picture that comes later than the sound."""
+    return Notice(
+        "video_starts_late",
+        f"players show the first frame {start_offset_s:.2f} s after they start, as sound comes first; times here count "
+        "from the first frame: add media.start_offset_s for a player's clock",
+    )
+
+
 def notices(seen: list[Seen], fps: float, duration_s: float, damaged: Stretches = ()) -> tuple[Notice, ...]:
     """What a caller should know about who was found; see coverage."""
     told = []

@@ -41,7 +41,8 @@ class Packets:
     """One pass over the packets of a video stream.
 
     Attributes:
-        first, last: presentation times of the first packet and of the latest shown, in ticks.
+        first, last: presentation times of the first packet and of the one that is shown last, in ticks; decoding times
+            where there are no others.
         end: when the packet that is shown longest ends, as far as packets say; in ticks.
         restarts: how often decoding times have started anew.
         doubtful: whether packets did not decode shortly before now.
@@ -113,11 +114,12 @@ class Packets:
             )
         if packet.is_corrupt:
             self._doubt = _DOUBT_FRAMES
-        if packet.pts is not None and not packet.is_discard:
-            self.first = packet.pts if self.first is None else self.first
-            self.last = packet.pts if self.last is None else max(self.last, packet.pts)
-            self.end = max(self.end or self.last, packet.pts + (packet.duration or 0))
         dts = packet.pts if packet.dts is None else packet.dts
+        shown = dts if packet.pts is None else packet.pts
+        if shown is not None and not packet.is_discard:
+            self.first = shown if self.first is None else self.first
+            self.last = shown if self.last is None else max(self.last, shown)
+            self.end = max(self.end or self.last, shown + (packet.duration or 0))
         if dts is not None:
             self.restarts += self._dts is not None and dts < self._dts - self._restart
             self._dts = dts

@@ -2,7 +2,7 @@
 
 import errno
 from contextlib import suppress
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import av
 import av.logging
@@ -47,7 +47,7 @@ def open_container(file: BinaryIO, max_pixels: int) -> InputContainer:
             f"the file is no video that can be read; send one of {CONTAINERS.replace(',', ', ')}"
         ) from error
     # PyAV asks for this. FFmpeg's tools do not: in AVI with B-frames the times that are made up so are wrong.
-    container.flags &= ~Flags.gen_pts.value
+    container.flags &= ~cast(int, Flags.gen_pts.value)
     if not container.streams:
         with suppress(av.FFmpegError):
             container.close()

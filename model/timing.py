@@ -9,8 +9,10 @@ import av
 
 from model.packets import Given
 
-# How far back a presentation time must lie for a new recording to begin there. Less is disorder.
+# How far back a presentation time must lie for a new recording to begin there: as far as this where decoding times fall
+# too, else it is disorder, and in any case as far as that.
 _CLOCK_BACK_S = 0.5
+_CLOCK_FAR_BACK_S = 10
 # No pause between two frames is longer than this: where recordings are strung together, another one begins.
 _CLOCK_AHEAD_S = 3600
 
@@ -80,7 +82,8 @@ class Clock:
         pts = self._stamps.of(given.frame)
         if pts is not None and self.origin is None:
             # Of a recording that was cut out of a stream the first packets never decode: nothing is lost.
-            lost = given.doubtful and not self._strung
+            # Decoding times, which AVI's frames have instead, are those of later packets.
+            lost = given.doubtful and not self._strung and given.frame.pts is not None
             self.origin = self._zero = min(pts, first) if lost and first is not None else pts
         start = self._end if pts is None else pts - self._zero
         if pts is not None and self._starts_anew(start, given):
@@ -99,7 +102,8 @@ class Clock:
     def _starts_anew(self, start: int, given: Given) -> bool:
         """Whether another recording begins with this frame, by its time and by the packets' decoding times."""
         ahead_s = (start - self._start) * self._time_base
-        if ahead_s < -_CLOCK_BACK_S and given.restarts > self._restarts:
+        back_s = _CLOCK_BACK_S if given.restarts > self._restarts else _CLOCK_FAR_BACK_S
+        if ahead_s < -back_s:
             return self._strung or not given.doubtful
         return self._strung and ahead_s > _CLOCK_AHEAD_S
 

@@ -11,7 +11,7 @@ from typing import BinaryIO, NamedTuple
 _MOST_ELEMENTS = 2_000_000
 _HEADER_BYTES = 16
 
-_SEGMENT = b"\x18\x53\x80\x67"  # of Matroska: holds everything but the first header
+_ENTERED = (b"\x18\x53\x80\x67", b"\x1f\x43\xb6\x75")  # Matroska's segment and clusters
 _OPEN_RIFF = (0, 2**32 - 1)  # lengths that a recorder writes before it knows them
 
 
@@ -77,7 +77,7 @@ def _ebml(header: bytes) -> Element | None:
         return None
     if length == ones:
         return Element(None, content)
-    return Element(content + length, content if header[:name_bytes] == _SEGMENT else content + length)
+    return Element(content + length, content if header[:name_bytes] in _ENTERED else content + length)
 
 
 def _riff(header: bytes) -> Element | None:

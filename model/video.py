@@ -35,6 +35,9 @@ from model.windows import Frame
 # As FFmpeg counts, but no more: each thread holds a picture, and of 8K in 10 bits they would not fit into the sandbox.
 _THREADS = min(8, (os.cpu_count() or 1) + 1)
 
+# Frames, by the specifications of H.264 and H.265.
+_MOST_REORDERED = 16
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -163,13 +166,12 @@ class Video:
             break
         else:
             raise self._no_frame()
-        origin, declared = clock.origin or 0, declared_end(self._container, self._stream)
-        if declared is None or declared <= origin * self.time_base:
+        start = self._first(clock, packets)
+        end = declared_end(self._container, self._stream)
+        if end is None or end <= start:
             packets.skim()
-            declared = None if packets.restarts or packets.end is None else packets.end * self.time_base
-        if declared is None:
-            return None
-        return Extent(float(declared - origin * self.time_base), self._start_offset(origin))
+            end = None if packets.restarts or packets.end is None else packets.end * self.time_base
+        return None if end is None else Extent(float(end - start), self._start_offset(start))
 
     def shown(self) -> Iterator[Shown]:
         """All frames as they are, with times from the first frame's, never running backwards.
@@ -201,7 +203,7 @@ class Video:
             raise self._no_frame()
         self._end = self._finish(clock, packets, damage)
         self._lost = damage.stretches
-        self._start_offset_s = self._start_offset(clock.origin or 0)
+        self._start_offset_s = self._start_offset(self._first(clock, packets))
         yield last._replace(end=damage.shown_until)
 
     def _finish(self, clock: Clock, packets: Packets, damage: Damage) -> int:
@@ -216,7 +218,15 @@ class Video:
             lambda: is_cut_off(self._file, self._container.format.name),
         )
 
-    def _start_offset(self, origin: int) -> float:
+    def _first(self, clock: Clock, packets: Packets) -> Fraction:
+        """Presentation time of the first frame in seconds."""
+        ticks, first = clock.origin or 0, packets.first or 0
+        # In AVI it is the decoding time of a later packet, by as many as the decoder holds back to reorder frames.
+        if self._container.format.name == "avi" and ticks - first <= _MOST_REORDERED:
+            ticks = first
+        return ticks * self.time_base
+
+    def _start_offset(self, first: Fraction) -> float:
         """When a player shows the frame with this presentation time, in seconds.
 
         Clocks of players start with the earliest stream. Those of MP4 and MOV start at 0, where an edit list may have
@@ -224,7 +234,7 @@ class Video:
         """
         whole = self._container.format.name.startswith("mov") and self._stream.frames > 0
         start = 0 if whole else max(0, self._container.start_time or 0)
-        return round(max(0.0, float(origin * self.time_base - Fraction(start, av.time_base))), 6)
+        return round(max(0.0, float(first - Fraction(start, av.time_base))), 6)
 
     def _pick_stream(self) -> VideoStream:
         for stream in self._container.streams.video:

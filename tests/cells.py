@@ -133,6 +133,7 @@ def _ending(**changes: Any) -> Callable[[socket.socket], None]:
     media = {
         "duration_s": 1.0, "width": 64, "height": 36, "frames_decoded": 1, "average_fps": 1.0,
         "variable_frame_rate": False, "rotation_deg": 0, "looked_at": 1.0, "damaged": [[0.5, 0.6]],
+        "start_offset_s": 0.0,
     }  # fmt: skip
 
     def fault(line: socket.socket) -> None:

@@ -435,6 +435,7 @@ def test_where_a_container_says_that_its_video_ends() -> None:
     assert Container("avi").told(duration=4000) is None
     assert Container("matroska,webm").told(metadata={"DURATION": "01:00:02.500000000"}) == 3602.5
     assert Container("matroska,webm").told(metadata={"DURATION": "an hour"}) is None
+    assert Container("matroska,webm").told(duration=4000) is None  # an estimate
     assert Container("matroska,webm").told() is None  # that may be the sound
     assert Container("matroska,webm", streams=1).told() == 9
     assert Container("matroska,webm", streams=1, ticks=None).told() is None
@@ -449,26 +450,39 @@ def test_damage_close_together_is_one_stretch() -> None:
 
 
 @pytest.mark.parametrize(
-    ("declared", "reached", "doubtful", "end"),
+    ("declared", "reached", "doubtful", "cut_off", "end"),
     [
-        (None, None, False, 10),
-        (14, None, False, 10),  # four tenths of a second are nothing
-        (17, None, False, 17),
-        (12, None, True, 12),
-        (12, 10, False, 12),  # the packet after the last frame was there
-        (None, 14, True, 14),
-        (2000, None, False, 1000),  # whatever is declared
-        (-5, None, True, 10),
+        (10, None, False, True, None),
+        (11, None, False, True, 11),
+        (17, None, False, True, 17),
+        (12, None, True, False, 12),
+        (12, 10, False, False, 11),  # the packet after the last frame was there
+        (None, 14, True, False, 14),
+        (2000, None, False, True, 1000),  # whatever is declared
+        (-5, None, True, False, None),
     ],
 )
 def test_an_end_is_missing_by_what_there_is_to_show_it(
-    declared: int | None, reached: int | None, doubtful: bool, end: int
+    declared: int | None, reached: int | None, doubtful: bool, cut_off: bool, end: int | None
 ) -> None:
+    damage = frames_of_a_second()
+    found = damage.finish(declared, reached, doubtful, 1000, lambda: cut_off)
+    assert damage.stretches == (((1.0, end / 10),) if end else ())
+    assert end is None or (found, damage.shown_until) == (end, 10)
+
+
+@pytest.mark.parametrize(("declared", "end"), [(None, 10), (14, 14), (17, 17), (2000, 1000), (5, 10)])
+def test_the_last_frame_stays_on_until_the_declared_end(declared: int | None, end: int) -> None:
+    damage = frames_of_a_second()
+    assert damage.finish(declared, 9, False, 1000, lambda: False) == damage.shown_until == end
+    assert damage.stretches == ()
+
+
+def frames_of_a_second() -> Damage:
     damage = Damage(Fraction(1, 10), 1)
     for start in range(10):
         damage.see(shown(start, start + 1), False)
-    assert damage.finish(declared, reached, doubtful, 1000) == end
-    assert damage.stretches == (((1.0, end / 10),) if end > 10 else ())
+    return damage
 
 
 def test_damage_is_listed_within_bounds() -> None:
@@ -489,16 +503,6 @@ def test_frames_that_come_too_late_are_not_shown() -> None:
     clock = Clock(Fraction(1, 10), 1, strung=False)
     placed = [clock.place(one, 100) for one in (at(100), at(108), at(103, True), at(109, True))]
     assert [one and one.start for one in placed] == [0, 8, None, 9]
-
-
-@pytest.mark.parametrize(("strung", "starts"), [(False, [0, 1, 61, 62]), (True, [0, 1, 2, 3])])
-def test_a_clock_that_jumps_ahead_is_set_anew_only_where_recordings_are_strung(
-    strung: bool, starts: list[int]
-) -> None:
-    clock = Clock(Fraction(1, 10), 1, strung)
-    placed = [clock.place(at(pts), None) for pts in (0, 1, 61, 62)]
-    assert [one and one.start for one in placed] == starts
-    assert clock.since_start(70) == (None if strung else 70)
 
 
 def test_ffmpegs_threads_never_wait_for_the_interpreter() -> None:

@@ -5,6 +5,7 @@
 
 import json
 import shutil
+import struct
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -16,9 +17,10 @@ from typing import NamedTuple
 
 import av
 import numpy as np
+from av.container import OutputContainer
 from numpy.typing import NDArray
 
-from model.video import Media, Video
+from model.video import Limits, Media, Video
 
 SIDE, BLOCK = 64, 16  # pixels: a frame is 4 x 4 blocks, 8 of a number's bits and the 8 opposite ones
 STEP_MS = 40
@@ -27,7 +29,7 @@ OPTIONS = {
     "libx265": {"preset": "ultrafast", "x265-params": "log-level=none:pools=none:frame-threads=1"},
     "mpeg4": {"qscale": "3", "threads": "1"},
     "libvpx-vp9": {"deadline": "realtime", "cpu-used": "8", "threads": "1", "crf": "30", "b": "0"},
-    "libsvtav1": {"preset": "10", "svtav1-params": "lp=1"},
+    "libsvtav1": {"preset": "8", "svtav1-params": "lp=1"},
 }
 
 
@@ -44,6 +46,14 @@ class Container(NamedTuple):
     suffix: str
     muxer: str
     options: dict[str, str] = {}  # noqa: RUF012
+
+
+class Sound(NamedTuple):
+    """Silence beside the frames: its encoder, when it starts and how long it is."""
+
+    encoder: str
+    start_ms: int = 0
+    seconds: float = 1.0
 
 
 CODECS = {
@@ -64,7 +74,11 @@ CONTAINERS = {
     "TS": Container(".ts", "mpegts"),
     "AVI": Container(".avi", "avi"),
 }
-_HOLDS = {"WebM": {"VP9", "AV1"}, "TS": {"H.264", "H.264 B", "HEVC B"}, "AVI": {"H.264", "H.264 B", "MPEG-4", "MPEG-4 B"}}
+_HOLDS = {
+    "WebM": {"VP9", "AV1"},
+    "TS": {"H.264", "H.264 B", "HEVC B"},
+    "AVI": {"H.264", "H.264 B", "MPEG-4", "MPEG-4 B"},
+}
 _NOT_IN = {"MOV": {"AV1", "VP9"}}
 
 
@@ -120,11 +134,12 @@ def make(case: Case, folder: Path) -> Path:
     """The video of a case."""
     container = CONTAINERS[case.container]
     path = folder / f"{case.name.replace(' ', '_')}{container.suffix}"
-    write(path, container, CODECS[case.codec], PATTERNS[case.pattern])
-    return path
+    return write(path, container, CODECS[case.codec], PATTERNS[case.pattern])
 
 
-def write(path: Path, container: Container, codec: Codec, times_ms: Sequence[int]) -> None:
+def write(
+    path: Path, container: Container, codec: Codec, times_ms: Sequence[int], sound: Sound | None = None
+) -> Path:
     """Frames 0, 1, 2 ... shown at these times."""
     with av.open(str(path), "w", format=container.muxer, options=container.options) as out:
         stream = out.add_stream(codec.encoder, 1000 // STEP_MS, options=OPTIONS[codec.encoder])
@@ -134,11 +149,48 @@ def write(path: Path, container: Container, codec: Codec, times_ms: Sequence[int
         if codec.b_frames:
             stream.codec_context.max_b_frames = codec.b_frames
         stream.codec_context.gop_size = 15
+        silence = _silence(out, sound) if sound else []
         for number, time_ms in enumerate(times_ms):
             frame = av.VideoFrame.from_ndarray(picture(number), format="gray").reformat(format="yuv420p")
             frame.pts, frame.time_base = time_ms // STEP_MS, Fraction(STEP_MS, 1000)
             out.mux(stream.encode(frame))
         out.mux(stream.encode(None))
+        for packet in silence:
+            out.mux(packet)
+    return path
+
+
+def _silence(out: OutputContainer, sound: Sound) -> list[av.Packet]:
+    stream = out.add_stream(sound.encoder, 48000, layout="mono")
+    packets: list[av.Packet] = []
+    for index in range(round(sound.seconds * 48000 / 1024)):
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.int16), format="s16", layout="mono")
+        frame.sample_rate, frame.time_base = 48000, Fraction(1, 48000)
+        frame.pts = sound.start_ms * 48 + index * 1024
+        packets += stream.encode(frame)
+    return packets + stream.encode(None)
+
+
+def edit(path: Path, edits: Sequence[tuple[int, int, int]]) -> Path:
+    """Put another edit list into an MP4 or MOV that has one stream, and its index behind its content.
+
+    Args:
+        path: of the file that is changed.
+        edits: (duration in ms, media time in ticks or -1 for nothing, rate) each; a rate of 0 shows one picture.
+    """
+    content = path.read_bytes()
+    elst = b"".join(struct.pack(">IiHH", *one, 0) for one in edits)
+    elst = struct.pack(">I4sII", 16 + len(elst), b"elst", 0, len(edits)) + elst
+    edts = struct.pack(">I4s", 8 + len(elst), b"edts") + elst
+    place = content.index(b"edts") - 4
+    old = int.from_bytes(content[place : place + 4])
+    content = content[:place] + edts + content[place + old :]
+    for name in (b"moov", b"trak"):
+        start = content.rindex(name, 0, place) - 4
+        size = int.from_bytes(content[start : start + 4]) + len(edts) - old
+        content = content[:start] + struct.pack(">I", size) + content[start + 4 :]
+    path.write_bytes(content)
+    return path
 
 
 def picture(number: int) -> NDArray[np.uint8]:
@@ -150,6 +202,8 @@ def picture(number: int) -> NDArray[np.uint8]:
 
 def number_of(gray: NDArray[np.uint8]) -> int:
     """The number that a picture shows; -1 where it shows none."""
+    if gray.shape != (SIDE, SIDE):
+        return -1
     means = gray.reshape(4, BLOCK, 4, BLOCK).mean((1, 3)).reshape(2, 8)
     if np.abs(means[0] - means[1]).min() < 40:
         return -1
@@ -166,9 +220,9 @@ class Read(NamedTuple):
     media: Media
 
 
-def read(path: Path) -> Read:
+def read(path: Path, limits: Limits = Limits()) -> Read:
     """Decode with the detector's own code."""
-    with path.open("rb") as file, closing(Video(file)) as video:
+    with path.open("rb") as file, closing(Video(file, limits)) as video:
         tick = video.time_base
         shown = [(one.frame.to_ndarray(format="gray"), one.start, one.end) for one in video.shown()]
     assert video.media is not None
@@ -215,7 +269,11 @@ def compare(case: Case, folder: Path) -> Row:
     due = probe(path) if has_ffprobe() else written
     faults = []
     # FFmpeg does not show the last frame but one of some MP4 files: it lies behind the end of the edit list.
-    if found.numbers != sorted(set(found.numbers)) or min(found.numbers) < 0 or len(times_ms) - len(found.numbers) > 1:
+    if (
+        found.numbers != sorted(set(found.numbers))
+        or min(found.numbers) < 0
+        or len(times_ms) - len(found.numbers) > 1
+    ):
         faults.append(f"frames {found.numbers}")
     if len(due) != len(found.times):
         faults.append(f"{len(found.times)} frames, FFmpeg has {len(due)}")

@@ -1,0 +1,273 @@
+"""Numbers and times of frames are FFmpeg's, in every container; see tests/times.py."""
+
+import io
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from model.packets import Given
+from model.timing import Clock, Stamps
+from model.truncation import is_cut_off
+from model.video import Limits, Video, extent
+from tests import times
+from tests.times import CODECS, CONTAINERS, PATTERNS, Case, Container, Sound
+
+CONSTANT = PATTERNS["constant"]
+H264, H264_B = CODECS["H.264"], CODECS["H.264 B"]
+
+
+@pytest.mark.parametrize(
+    ("container", "codec"), sorted({(case.container, case.codec) for case in times.cases()})
+)
+def test_times_are_ffmpegs(container: str, codec: str, tmp_path: Path) -> None:
+    """With ffprobe beside; without it, those that were written."""
+    if container == "AVI" and not times.has_ffprobe():
+        pytest.skip("AVI has no presentation times, and there is no ffprobe to tell what FFmpeg makes of it")
+    rows = [times.compare(Case(container, codec, pattern), tmp_path) for pattern in PATTERNS]
+    assert [(row.case.pattern, row.fault) for row in rows if row.fault] == []
+    assert [(row.case.pattern, float(row.error)) for row in rows if row.error >= row.tick] == []
+    assert all(row.frames > 10 for row in rows)
+
+
+@pytest.mark.parametrize(
+    "pattern", ["constant", "pause of 0.6 s", "pause of 2.4 s", "pause at the end", "jitter", "1 fps"]
+)
+@pytest.mark.parametrize("name", ["MP4", "MOV", "MKV"])
+def test_a_video_ends_with_its_last_frame(name: str, pattern: str, tmp_path: Path) -> None:
+    found = times.read(times.make(Case(name, "H.264", pattern), tmp_path))
+    written = PATTERNS[pattern]
+    last_ms = written[-1] - written[0]
+    assert found.end == pytest.approx(found.media.duration_s)
+    # How long the last frame is shown nobody wrote: muxers take one frame, or as long as the one before.
+    assert last_ms < 1000 * found.media.duration_s <= last_ms + max(40, written[-1] - written[-2])
+
+
+# (duration in ms, media time in frames or -1 for nothing, rate) each, and the frames that are shown.
+EDITS = {
+    "cut at the end": ([(800, 0, 1)], [*range(20)]),
+    "cut at the start": ([(1000, 12, 1)], [*range(12, 37)]),
+    "nothing at first": ([(5000, -1, 1), (1600, 0, 1)], [*range(40)]),
+    "two parts": ([(400, 0, 1), (400, 20, 1)], [*range(10), *range(20, 30)]),
+    "two parts, later one first": ([(400, 20, 1), (400, 0, 1)], [*range(20, 30), *range(10)]),
+    "twice": ([(800, 0, 1), (800, 0, 1)], [*range(20), *range(20)]),
+    "longer than the media": ([(9000, 0, 1)], [*range(40)]),
+}
+
+
+@pytest.mark.parametrize("name", ["MP4", "MOV"])
+@pytest.mark.parametrize("kind", EDITS)
+def test_edit_lists_are_followed(kind: str, name: str, tmp_path: Path) -> None:
+    path = times.write(tmp_path / f"edited{CONTAINERS[name].suffix}", CONTAINERS[name], H264, CONSTANT)
+    tick = times.read(path).tick
+    edits, numbers = EDITS[kind]
+    frame = int(Fraction(times.STEP_MS, 1000) / tick)
+    found = times.read(times.edit(path, [(ms, at * frame if at > 0 else at, rate) for ms, at, rate in edits]))
+    assert found.numbers == numbers
+    assert found.times == [Fraction(times.STEP_MS, 1000) * index for index in range(len(numbers))]
+    assert not times.has_ffprobe() or times.probe(path) == found.times
+    assert found.media.damaged == ()
+    assert found.media.start_offset_s == (5 if kind == "nothing at first" else 0)
+
+
+@pytest.mark.parametrize("codec", ["H.264 B", "MPEG-4 B", "HEVC B"])
+def test_edit_lists_of_videos_with_b_frames_are_ffmpegs(codec: str, tmp_path: Path) -> None:
+    if not times.has_ffprobe():
+        pytest.skip("there is no ffprobe to compare with")
+    for kind, edits in {
+        "cut": [(800, 6144, 1)],
+        "dwell": [(400, 0, 1), (2000, 5120, 0), (800, 5120, 1)],
+    }.items():
+        path = times.write(tmp_path / f"{kind}.mov", CONTAINERS["MOV"], CODECS[codec], CONSTANT)
+        found = times.read(times.edit(path, edits))
+        assert found.times == times.probe(path), kind
+        assert found.media.damaged == ()
+
+
+LATE = [*range(5000, 6000, 40)]
+# Container, frames at (ms), sound, and when a player shows the first frame.
+OFFSETS = {
+    "MP4, picture late": ("MP4", LATE, Sound("aac", 0, 6), 5.0),
+    "MOV, picture late": ("MOV", LATE, Sound("pcm_s16le", 0, 6), 5.0),
+    "MKV, picture late": ("MKV", LATE, Sound("pcm_s16le", 0, 6), 5.0),
+    "WebM, picture late": ("WebM", LATE, Sound("libopus", 0, 6), 5.0),
+    "TS, picture late": ("TS", LATE, Sound("mp2", 0, 6), 5.0),
+    "MP4, sound late": ("MP4", CONSTANT, Sound("aac", 1000), 0.0),
+    "MKV, sound late": ("MKV", CONSTANT, Sound("pcm_s16le", 1000), 0.0),
+    "TS, sound late": ("TS", CONSTANT, Sound("mp2", 1000), 0.0),
+    "TS, both begin at 1.4 s": ("TS", CONSTANT, Sound("mp2"), 0.0),
+    "MKV, both begin at 5 s": ("MKV", LATE, Sound("pcm_s16le", 5000), 0.0),
+    "MP4, sound with priming": ("MP4", CONSTANT, Sound("aac"), 0.0),
+    "AVI": ("AVI", CONSTANT, Sound("pcm_s16le"), 0.0),
+    "fragmented MP4 from 5 s on": ("fragmented MP4", LATE, None, 0.0),
+    "MP4 with nothing for 5 s": ("MP4", LATE, None, 5.0),
+    "MKV from 5 s on": ("MKV", LATE, None, 0.0),
+}
+
+
+@pytest.mark.parametrize("kind", OFFSETS)
+def test_when_a_player_shows_the_first_frame(kind: str, tmp_path: Path) -> None:
+    name, times_ms, sound, offset_s = OFFSETS[kind]
+    codec = CODECS["VP9"] if name == "WebM" else H264_B
+    path = times.write(tmp_path / f"late{CONTAINERS[name].suffix}", CONTAINERS[name], codec, times_ms, sound)
+    found = times.read(path)
+    # Coders of sound begin some milliseconds before their first sample, and containers round.
+    assert found.media.start_offset_s == pytest.approx(offset_s, abs=0.03)
+    assert found.media.duration_s == pytest.approx(len(times_ms) * 0.04, abs=0.001)
+    with path.open("rb") as file:
+        assert tuple(extent(file)) == pytest.approx((found.media.duration_s, found.media.start_offset_s))
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+@pytest.mark.shared("cases/late-video")
+def test_recordings_of_calls_start_late(suffix: str, shared: Path) -> None:
+    found = times.read(shared / f"cases/late-video/late.{suffix}")
+    assert found.media.start_offset_s == pytest.approx(5, abs=0.01)
+    assert found.media.duration_s == pytest.approx(13.267, abs=0.001)
+
+
+def test_a_stream_that_tells_no_length_is_measured_without_decoding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = times.write(tmp_path / "a.ts", CONTAINERS["TS"], H264_B, PATTERNS["pause of 30 s"])
+    content = path.read_bytes()
+    assert tuple(extent(io.BytesIO(content * 2))) == pytest.approx((62.32, 0))  # two clocks: all is decoded
+    monkeypatch.setattr(Video, "shown", None)
+    assert tuple(extent(io.BytesIO(content))) == pytest.approx((31.16, 0))
+
+
+def test_frames_go_on_where_the_clock_of_a_transport_stream_wraps(tmp_path: Path) -> None:
+    wrap_ms = int(2**33 / 90) // 40 * 40
+    path = times.write(
+        tmp_path / "wrap.ts", CONTAINERS["TS"], H264_B, [wrap_ms - 2000 + ms for ms in CONSTANT]
+    )
+    found = times.read(path)
+    assert found.numbers == [*range(40)]
+    assert found.times == [Fraction(ms, 1000) for ms in CONSTANT]
+
+
+def test_frames_of_two_hours_are_exact(tmp_path: Path) -> None:
+    hours = [*range(0, 7_190_000, 119_840)]
+    found = times.read(
+        times.write(tmp_path / "long.mkv", CONTAINERS["MKV"], H264_B, hours), Limits(max_duration_s=7200)
+    )
+    assert found.times == [Fraction(ms, 1000) for ms in hours]
+
+
+def still(path: Path, declared_ms: float) -> bytes:
+    """A Matroska file whose header says that it is longer than its frames."""
+    content = bytearray(path.read_bytes().replace(b"DURATION", b"XURATION"))
+    place = content.index(b"\x44\x89\x88") + 3
+    content[place : place + 8] = np.array([declared_ms], ">f8").tobytes()
+    return bytes(content)
+
+
+def as_recorded(content: bytes) -> bytes:
+    """With lengths of segment and clusters left open and without cues, as browsers record."""
+    made = bytearray(content[: content.rindex(b"\x1c\x53\xbb\x6b")])
+    for name in (b"\x18\x53\x80\x67", b"\x1f\x43\xb6\x75"):
+        place = made.find(name)
+        while place >= 0:
+            length = 9 - made[place + 4].bit_length()
+            made[place + 4 : place + 4 + length] = ((1 << 7 * length + 1) - 1).to_bytes(length)
+            place = made.find(name, place + 4)
+    return bytes(made)
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+@pytest.mark.parametrize(("name", "codec"), [("WebM", "VP9"), ("MKV", "H.264 B"), ("MKV", "AV1")])
+def test_a_picture_that_stands_still_at_the_end_is_whole(
+    name: str, codec: str, recorded: bool, tmp_path: Path
+) -> None:
+    path = times.write(tmp_path / "still", CONTAINERS[name], CODECS[codec], CONSTANT)
+    content = still(path, 30_000)
+    path.write_bytes(as_recorded(content) if recorded else content)
+    found = times.read(path)
+    assert found.media.damaged == ()
+    assert found.media.duration_s == found.end == 30
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 7 // 10])
+    [(start_s, end_s)] = times.read(path).media.damaged
+    assert 0.2 < start_s < 1.5
+    assert end_s == 30
+
+
+@pytest.mark.shared("cases/still-tail-webm")
+def test_a_browsers_recording_of_a_still_screen_is_whole(shared: Path) -> None:
+    found = times.read(shared / "cases/still-tail-webm/still_tail.webm")
+    assert (found.media.damaged, found.media.duration_s) == ((), 30)
+
+
+FORMS = {
+    "MP4": Container(".mp4", "mp4", {"movflags": "faststart"}),
+    "fragmented MP4": CONTAINERS["fragmented MP4"],
+    "MKV": CONTAINERS["MKV"],
+    "AVI": CONTAINERS["AVI"],
+}
+NAMES = {"MP4": "mov,mp4,m4a", "fragmented MP4": "mov,mp4,m4a", "MKV": "matroska,webm", "AVI": "avi"}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_file_that_is_cut_off_is_known_by_its_elements(form: str, tmp_path: Path) -> None:
+    path = times.write(tmp_path / "whole", FORMS[form], CODECS["MPEG-4"], CONSTANT)
+    content = path.read_bytes()
+    assert not is_cut_off(io.BytesIO(content), NAMES[form])
+    for size in (len(content) * 6 // 10, len(content) - 1):
+        assert is_cut_off(io.BytesIO(content[:size]), NAMES[form])
+    gone = content[: len(content) * 6 // 10]
+    if form != "MP4":  # there all is one element, and what does not decode tells it
+        assert is_cut_off(io.BytesIO(gone + bytes(len(content) - len(gone))), NAMES[form])
+    file = io.BytesIO(content)
+    file.seek(7)
+    is_cut_off(file, NAMES[form])
+    assert file.tell() == 7
+    assert not is_cut_off(io.BytesIO(gone), "mpegts")
+
+
+def given(pts: int | None, dts: int | None = None, restarts: int = 0, doubtful: bool = False) -> Given:
+    frame = av.VideoFrame(16, 16)
+    frame.pts, frame.dts = pts, dts
+    return Given(frame, doubtful, restarts)
+
+
+def placed(clock: Clock, frames: Sequence[Given]) -> list[int | None]:
+    return [one and one.start for one in (clock.place(frame, None) for frame in frames)]
+
+
+def test_presentation_times_are_taken_unless_they_fail_to_grow() -> None:
+    def chosen(*pairs: tuple[int | None, int | None]) -> list[int | None]:
+        stamps = Stamps()
+        return [stamps.of(given(pts, dts).frame) for pts, dts in pairs]
+
+    assert chosen((5, 3), (6, 4), (9, 5)) == [5, 6, 9]
+    assert chosen((None, 3), (None, 4), (7, None), (None, None)) == [3, 4, 7, None]
+    assert chosen((5, 3), (4, 4), (4, 5), (6, 6)) == [5, 4, 5, 6]
+    assert chosen((5, 3), (6, 3), (7, 3)) == [5, 6, 7]
+
+
+def test_a_long_frame_does_not_make_the_next_one_late() -> None:
+    """MP4's durations go by the order of decoding: after a pause they are of another frame."""
+    frames = [given(0), given(1), given(31), given(32)]
+    frames[1].frame.duration, frames[2].frame.duration = 1, 30
+    assert placed(Clock(Fraction(1, 10), 1, strung=False), frames) == [0, 1, 31, 32]
+
+
+@pytest.mark.parametrize("strung", [False, True])
+def test_a_clock_is_set_anew_where_packets_start_anew(strung: bool) -> None:
+    anew = [given(100), given(101), given(0, restarts=1), given(1, restarts=1), given(50, restarts=1)]
+    clock = Clock(Fraction(1, 10), 1, strung)
+    assert placed(clock, anew) == [0, 1, 2, 3, 52]
+    assert (clock.origin, clock.since_start(70)) == (100, None)
+    unseen = [given(200), given(201), given(0), given(1)]
+    assert placed(Clock(Fraction(1, 10), 1, strung), unseen) == [0, 1, 2, 3]
+    # Frames that a decoder gives in the wrong order.
+    disorder = [given(100), given(110), given(101), given(111)]
+    assert placed(Clock(Fraction(1, 10), 1, strung), disorder) == [0, 10, 10, 11]
+
+
+def test_recordings_hours_apart_follow_each_other_where_they_are_strung() -> None:
+    apart = [given(0), given(1), given(50_000), given(50_001)]
+    assert placed(Clock(Fraction(1, 10), 1, strung=True), apart) == [0, 1, 2, 3]
+    assert placed(Clock(Fraction(1, 10), 1, strung=False), apart) == [0, 1, 50_000, 50_001]
