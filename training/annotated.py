@@ -1,17 +1,14 @@
 """A user's own videos with annotations: of ELAN, BORIS or Label Studio, in plain tables, or as the data set's own."""
 
 import difflib
-import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
 from pathlib import Path
 
-import av
 import numpy as np
 
 from model.errors import VideoError
 from model.taxonomy import Taxonomy
-from model.video import Limits, Video
+from model.video import Limits, extent
 from training.corpus import Corpus, Item, rarity
 from training.files import VIDEO_ENDINGS, composed, find_files
 from training.instances import Fault, Row, find_fault
@@ -107,7 +104,8 @@ def _item(
 ) -> Item | None:
     """A video with what was found to be right of its annotations; what is not is added to the faults."""
     try:
-        duration_s, start_offset_s = _media_times(path)
+        with path.open("rb") as file:
+            duration_s, start_offset_s = extent(file, _NO_LIMITS)
     except (VideoError, OSError) as error:
         faults.append(Fault(str(path), f"cannot be read: {error}"))
         return None
@@ -148,27 +146,6 @@ def _from_first_frame(mark: Mark, start_offset_s: float) -> tuple[float, float]:
         return mark.start_s, mark.end_s
     start_s, end_s = (round(time_s - start_offset_s, 6) for time_s in (mark.start_s, mark.end_s))
     return (0.0 if mark.start_s >= 0 and start_s < 0 else start_s), end_s
-
-
-def _media_times(path: Path) -> tuple[float, float]:
-    """How long the pictures last, and when a player shows the first one (s).
-
-    The length is what the file says; where it says nothing, all of it is decoded.
-    """
-    with path.open("rb") as file, closing(Video(file, _NO_LIMITS)) as video:
-        declared_s = video.declared_duration_s
-        if declared_s is None:
-            for _ in video.frames(1.0, 16, 16):
-                pass
-            declared_s = video.media.duration_s if video.media is not None else 0.0
-    with av.open(str(path)) as container:
-        stream = container.streams.video[0]
-        base = float(stream.time_base or 0)
-        # Of a stream's own start, some containers know nothing before the first packet.
-        first = next((packet.pts for packet in container.demux(stream) if packet.pts is not None), 0)
-        offset_s = max(0.0, first * base - max(0, container.start_time or 0) / av.time_base)
-        pictures_s = stream.duration * base if stream.duration else math.inf
-    return min(pictures_s, declared_s - offset_s), offset_s
 
 
 def _unknown(label: str, taxonomy: Taxonomy) -> str:
