@@ -167,6 +167,29 @@ class Detection(Answer):
 
 
 @dataclass(frozen=True)
+class HiddenDetection(Answer):
+    """A detection that scores less than the view asks for, which is `threshold`."""
+
+    id: str
+    start_s: float
+    end_s: float
+    score: float
+    threshold: float
+    action: Label
+    body: Label
+
+
+@dataclass(frozen=True)
+class Hidden(Answer):
+    """What a view leaves out: `count` detections that score at least `from_score`, and the best of them."""
+
+    count: int
+    from_score: float
+    best: list[HiddenDetection]
+    cut_by_top_k: int
+
+
+@dataclass(frozen=True)
 class BodySegment(Answer):
     """A stretch in which a body part moves."""
 
@@ -257,6 +280,7 @@ class Result(Answer):
     detections: list[Detection]
     body_segments: list[BodySegment]
     summary: Summary
+    hidden: Hidden
     warnings: list[Notice]
     reproduction: Reproduction
 

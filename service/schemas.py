@@ -198,6 +198,34 @@ class Detection(Document):
     overlaps: list[str]
 
 
+class HiddenDetection(Document):
+    """A detection that scores less than the view asks for."""
+
+    id: str
+    start_s: Seconds
+    end_s: Seconds
+    score: Fraction
+    threshold: Fraction = Field(description="The score from which this view shows it.")
+    action: Label
+    body: Label
+
+
+class Hidden(Document):
+    """What this view leaves out, of its labels and its part of the video."""
+
+    count: int = Field(
+        description="How many detections score at least `from_score`, but less than min_score or, without it, than the "
+        "threshold of their action. `min_score` set to `from_score` shows them."
+    )
+    from_score: Fraction = Field(
+        description="Detections that score less are not counted: nearly none is right."
+    )
+    best: list[HiddenDetection] = Field(description="Those of them with the highest scores, 3 at most.")
+    cut_by_top_k: int = Field(
+        description="How many more detections are left out by top_k; `count` has none of them."
+    )
+
+
 class BodySegment(Document):
     """A stretch in which a body part moves: its actions merged where they touch or overlap."""
 
@@ -288,6 +316,7 @@ class Result(Document):
     detections: list[Detection]
     body_segments: list[BodySegment]
     summary: Summary
+    hidden: Hidden
     warnings: list[Notice]
     reproduction: Reproduction
 
