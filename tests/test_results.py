@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mmad.terminal import tell_hidden
 from service.errors import Problem
 from service.parameters import parse_parameters
 from service.results import Context, StoredProposals, make_result, with_defaults
@@ -433,3 +434,22 @@ def test_scores_over_time_are_those_of_brute_force(proposals: StoredProposals, r
         for column in range(len(scores.bodies)):
             best = rounded[going_on & (part_of[proposals.labels] == column)].max(initial=0)
             assert scores.body_scores[place][column] == best
+
+
+def test_the_command_says_what_is_hidden(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = stored((1, 3, 0.9, 1), (2, 4, 0.65, 2), (5, 6, 0.3, 0))
+    context = rows.context.model_copy(update={"job_id": None})
+    here = StoredProposals(rows.segments, rows.scores, rows.labels, context)
+
+    def told(proposals: StoredProposals, **view: Any) -> str:
+        tell_hidden(make_result(proposals, View(**view)).model_dump(mode="json"))
+        return capsys.readouterr().err
+
+    assert told(here) == (
+        "Hidden: 2 detections with scores from 0.02 up to their thresholds. The best: shaking head (B2) 0.65 at "
+        "2.0-4.0 s, shown from 0.70 on. To see them: --min-score 0.02\n"
+    )
+    assert "To see them: /jobs/j/result?min_score=0.02" in told(rows)
+    assert "Hidden: 1 detection with" in told(here, min_score=0.4)
+    assert told(here, min_score=0.01) == ""
+    assert told(here, min_score=0.01, top_k=1) == "Left out by top_k=1: 2 detections.\n"
