@@ -139,6 +139,7 @@ class ModelCard(ModelUsed):
     input_width: int
     input_height: int
     metrics: dict[str, float] | None
+    calibrated: bool
     thresholds: list[float]
     labels: Labels
     warnings: list[Notice]

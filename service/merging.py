@@ -9,17 +9,18 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
+Scores = NDArray[np.float32]
 
 
 class Distinct(NamedTuple):
     """Detections, best first.
 
     Attributes:
-        index: (n,) the best proposal of each.
+        best: (n,) the index of the best proposal of each.
         times: (n, 2) start and end in seconds.
     """
 
-    index: Integers
+    best: Integers
     times: Floats
 
 
@@ -39,8 +40,8 @@ class _Line:
     def is_continued(self, place: slice, start_s: float, end_s: float, part_s: float) -> bool:
         """Whether an interval goes on where one of them ends, or ends where it goes on; both must last `part_s`."""
         return end_s - start_s >= part_s and any(
-            before_s - after_s >= part_s and (start_s < after_s) != (end_s > before_s)
-            for after_s, before_s in zip(self.starts[place], self.ends[place], strict=True)
+            until_s - since_s >= part_s and (start_s < since_s) != (end_s > until_s)
+            for since_s, until_s in zip(self.starts[place], self.ends[place], strict=True)
         )
 
     def put(self, place: slice, start_s: float, end_s: float, best: int) -> None:
@@ -49,7 +50,7 @@ class _Line:
 
 
 def merge_proposals(
-    times: Floats, scores: NDArray[np.float32], labels: Integers, thresholds: Floats, part_s: float
+    times: Floats, scores: Scores, labels: Integers, thresholds: Scores, part_s: float
 ) -> Distinct:
     """Detections from the proposals of one video, the same for every view of them.
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from service.merging import merge_proposals
 
 PART_S = 4.0
-THRESHOLDS = np.array([0.5, 0.5])
+THRESHOLDS = np.array([0.5, 0.5], np.float32)
 
 Row = tuple[float, float, float, int]
 
@@ -64,7 +64,7 @@ def test_weak_ones_do_not_lengthen_strong_ones() -> None:
     # Shown by default, though less than half as good.
     table = np.array([(0, 10), (5, 16)], float)
     found = merge_proposals(
-        table, np.array([0.9, 0.35], np.float32), np.zeros(2, int), np.array([0.3]), PART_S
+        table, np.array([0.9, 0.35], np.float32), np.zeros(2, int), np.array([0.3], np.float32), PART_S
     )
     assert found.times.tolist() == [[0, 16]]
 
