@@ -140,6 +140,7 @@ class ModelCard(ModelUsed):
     input_width: int
     input_height: int
     metrics: dict[str, float] | None
+    calibrated: bool
     thresholds: list[float]
     labels: Labels
     warnings: list[Notice]
@@ -165,6 +166,29 @@ class Detection(Answer):
     action: Label
     body: Label
     overlaps: list[str]
+
+
+@dataclass(frozen=True)
+class HiddenDetection(Answer):
+    """A detection that scores less than the view asks for, which is `threshold`."""
+
+    id: str
+    start_s: float
+    end_s: float
+    score: float
+    threshold: float
+    action: Label
+    body: Label
+
+
+@dataclass(frozen=True)
+class Hidden(Answer):
+    """What a view leaves out: `count` detections that score at least `from_score`, and the best of them."""
+
+    count: int
+    from_score: float
+    best: list[HiddenDetection]
+    cut_by_top_k: int
 
 
 @dataclass(frozen=True)
@@ -258,6 +282,7 @@ class Result(Answer):
     detections: list[Detection]
     body_segments: list[BodySegment]
     summary: Summary
+    hidden: Hidden
     warnings: list[Notice]
     reproduction: Reproduction
 

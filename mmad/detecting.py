@@ -19,7 +19,7 @@ from mmad.options import (
     load_bundle,
     settings_with,
 )
-from mmad.terminal import bar, fail, failing_on, print_result, tell
+from mmad.terminal import bar, fail, failing_on, print_result, tell, tell_hidden
 
 if TYPE_CHECKING:
     from model.detector import Detector
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from service.settings import Settings
 
 app = typer.Typer()
+
+# Formats that hold all proposals, or what is hidden.
+_COMPLETE = (None, Format.JSON, Format.MAC_CSV, Format.FRAMES_CSV, Format.FRAMES_NPZ)
 
 
 @app.command()
@@ -82,6 +85,9 @@ def detect(
         for one in found:
             print_result(one.source, one.result.model_dump(mode="json"))
     else:
+        if form not in _COMPLETE:
+            for one in found:
+                tell_hidden(one.result.model_dump(mode="json"))
         with failing_on(OSError):
             _write(export, found, out_path, _is_folder(export, videos), len(videos))
     raise typer.Exit(1 if len(found) < len(videos) else 0)

@@ -50,8 +50,29 @@ def print_result(video: str, result: Json) -> None:
         f"{model['bundle']} {model['version']} on {model['engine']}",
         highlight=False,
     )
+    tell_hidden(result)
     for warning in result["warnings"]:
         tell(f"{warning['code']}: {warning['detail']}", "yellow")
+
+
+def tell_hidden(result: Json) -> None:
+    """On standard error: what a result document leaves out, the best of it, and how to see it."""
+    hidden = result["hidden"]
+    if hidden["cut_by_top_k"]:
+        tell(f"Left out by top_k={result['settings']['top_k']}: {_detections(hidden['cut_by_top_k'])}.")
+    if not hidden["count"]:
+        return
+    best, job_id, least = hidden["best"][0], result["job_id"], f"{hidden['from_score']:g}"
+    remedy = f"/jobs/{job_id}/result?min_score={least}" if job_id else f"--min-score {least}"
+    tell(
+        f"Hidden: {_detections(hidden['count'])} with scores from {least} up to their thresholds. The best: "
+        f"{best['action']['name']} ({best['action']['code']}) {best['score']:.2f} at {best['start_s']:.1f}-"
+        f"{best['end_s']:.1f} s, shown from {best['threshold']:.2f} on. To see them: {remedy}"
+    )
+
+
+def _detections(count: int) -> str:
+    return f"{count} detection{'s' * (count != 1)}"
 
 
 def write(text: str, path: Path | None) -> None:

@@ -77,7 +77,10 @@ class LocatorConfig(Section):
 
 
 class Thresholds(Section):
-    """Scores from which a proposal is shown; `per_class` has one for each action."""
+    """Display thresholds: calibrated scores from which a detection is shown; `per_class` has one for each action.
+
+    They balance misses and false alarms, and do not change scores; how sure a score is, `calibration` says.
+    """
 
     default: Fraction
     per_class: tuple[Fraction, ...] | None = None

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from model.bundle import InputConfig
 from model.damage import Stretches
 from model.detections import Notice, Stretch
-from model.locator import Floats, Locator, area, iou
+from model.locator import Floats, Locator, apart, area, iou
 from model.picture import crop_around, cut
 from model.windows import Frame, Window, runs
 
@@ -24,6 +24,9 @@ LONGEST = 512
 
 # Boxes of neighbouring looks that share as much as this are one person's.
 _FOLLOWS_IOU = 0.2
+_SOMEBODY_LOOKS, _SEVERAL_SHARE = 2, 0.8
+# Of the smaller of two boxes: where more is in the larger, it is more often a part of one person than a second.
+_COVERED = 0.3
 # Whoever was looked at in the window before stays, unless somebody is larger by this factor.
 _LOYALTY = 1.5
 _SPANS_NAMED = 5
@@ -53,8 +56,9 @@ class Framer:
         width, height = self._config.width, self._config.height
         for start, held in runs(frames, self._config.window_frames, self._config.overlap_frames):
             found = self._locator.find(np.stack([held[place] for place in looks(len(held))]))
-            self.seen.append(Seen(start, start + len(held), count(found)))
-            person = choose(found, self._last)
+            people = count(found)
+            self.seen.append(Seen(start, start + len(held), people))
+            person = choose(found, self._last) if people else None
             if person is None:
                 continue
             self._last = person
@@ -69,9 +73,15 @@ def looks(frames: int) -> NDArray[np.int64]:
 
 
 def count(found: list[Floats]) -> int:
-    """How many people a window shows: as many as two looks agree on, but somebody if one look found somebody."""
-    counts = sorted((len(boxes) for boxes in found), reverse=True)
-    return max(counts[min(1, len(counts) - 1)], min(counts[0], 1))
+    """How many people a window shows, from the boxes of each look.
+
+    Textures are taken for people here and there, and people stay: somebody is there if two looks see somebody, and of
+    several people those count who are seen in the same place in four of five looks, not behind another.
+    """
+    if sum(len(boxes) > 0 for boxes in found) < min(_SOMEBODY_LOOKS, len(found)):
+        return 0
+    tracks = _tracks([apart(boxes, _COVERED) for boxes in found])
+    return max(1, sum(len(track) >= _SEVERAL_SHARE * len(found) for track in tracks))
 
 
 def choose(found: list[Floats], before: Floats | None = None) -> Floats | None:
@@ -81,6 +91,19 @@ def choose(found: list[Floats], before: Floats | None = None) -> Floats | None:
         found: of each look the boxes.
         before: the room of the person in the window before, who is preferred.
     """
+    tracks = _tracks(found)
+    rooms = [_joined(track) for track in tracks]
+
+    def weight(place: int) -> float:
+        loyal = before is not None and iou(rooms[place], before) >= _FOLLOWS_IOU
+        return sum(map(area, tracks[place])) * (_LOYALTY if loyal else 1.0)
+
+    best = max(range(len(tracks)), key=weight, default=None)
+    return None if best is None else rooms[best]
+
+
+def _tracks(found: list[Floats]) -> list[list[Floats]]:
+    """The boxes of each person, followed from look to look."""
     tracks: list[list[Floats]] = []
     for boxes in found:
         free = set(range(len(tracks)))
@@ -92,14 +115,7 @@ def choose(found: list[Floats], before: Floats | None = None) -> Floats | None:
             else:
                 free.remove(place)
                 tracks[place].append(box)
-    rooms = [_joined(track) for track in tracks]
-
-    def weight(place: int) -> float:
-        loyal = before is not None and iou(rooms[place], before) >= _FOLLOWS_IOU
-        return sum(map(area, tracks[place])) * (_LOYALTY if loyal else 1.0)
-
-    best = max(range(len(tracks)), key=weight, default=None)
-    return None if best is None else rooms[best]
+    return tracks
 
 
 def _joined(boxes: list[Floats]) -> Floats:

@@ -86,9 +86,14 @@ def people(scores: Floats, boxes: Floats, threshold: float) -> Floats:
     around = np.lib.stride_tricks.sliding_window_view(padded, (3, 3)).max(axis=(2, 3))
     rows, columns = np.nonzero((scores >= threshold) & (scores == around))
     order = np.argsort(-scores[rows, columns], kind="stable")
+    return apart(boxes[rows[order], columns[order]], _SAME_SHARE)
+
+
+def apart(boxes: Floats, share: float) -> Floats:
+    """Of boxes (n, 4), surest first, those that have no more than a share of the smaller one in common with a surer."""
     kept: list[Floats] = []
-    for box in boxes[rows[order], columns[order]]:
-        if all(_shared(box, other) <= _SAME_SHARE * min(area(box), area(other)) for other in kept):
+    for box in boxes:
+        if all(_shared(box, other) <= share * min(area(box), area(other)) for other in kept):
             kept.append(box)
     return np.array(kept, np.float32).reshape(-1, 4)
 

@@ -3,15 +3,19 @@
 import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import Problem
+from service.merging import merge_proposals
 from service.schemas import (
     BodySegment,
     Detection,
     Document,
+    Hidden,
+    HiddenDetection,
     Label,
     Labels,
     Media,
@@ -30,6 +34,12 @@ from service.summary import Interval, summarize
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
+
+# Of detections that score less nearly none is right: they are in proposals alone, or shown by a lower min_score.
+HIDDEN_FROM = 0.02
+_BEST_HIDDEN = 3
+# What lasts less than this share of a window is no part of something that several windows see.
+_PART_OF_WINDOW = 0.25
 
 
 class Context(Document):
@@ -83,11 +93,38 @@ class StoredProposals:
         return times
 
 
+@dataclass(frozen=True)
+class _Found:
+    """Detections, best first: index (n,) of the best proposal, times (n, 2), scores (n,), labels (n,), least (n,).
+
+    `least` is the score from which each is shown.
+    """
+
+    index: Indices
+    times: Floats
+    scores: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    least: NDArray[np.float32]
+
+    def __getitem__(self, chosen: Any) -> "_Found":
+        return _Found(
+            self.index[chosen],
+            self.times[chosen],
+            self.scores[chosen],
+            self.labels[chosen],
+            self.least[chosen],
+        )
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+
 def make_result(stored: StoredProposals, view: View) -> Result:
     """The result document for what a caller wants to see; raises Problem for a label that is not known."""
     context, wanted = stored.context, _complete(view)
-    times = stored.shown_times()
-    detections = _detections(stored, times, _chosen(stored, times, wanted))
+    found = _wanted(_find(stored, wanted.min_score), context.labels, wanted)
+    reaching = found[found.scores >= found.least]
+    detections = _detections(reaching[: wanted.top_k], context.labels)
     segments = _body_segments(detections)
     return Result(
         job_id=context.job_id,
@@ -99,6 +136,7 @@ def make_result(stored: StoredProposals, view: View) -> Result:
         detections=[] if wanted.level == "body" else detections,
         body_segments=[] if wanted.level == "action" else segments,
         summary=summarize(detections, segments, context.labels, _stretch(wanted, context.media.duration_s)),
+        hidden=_hidden(found, len(reaching) - len(detections), context.labels),
         warnings=context.warnings,
         reproduction=context.reproduction,
     )
@@ -136,41 +174,65 @@ def _stretch(view: TimedView, duration_s: float) -> Interval:
     return start_s, end_s
 
 
-def _chosen(stored: StoredProposals, times: Floats, view: TimedView) -> Indices:
-    """Indices of the proposals to show, best first."""
-    if view.min_score is None:
-        shown = stored.scores >= np.array(stored.context.thresholds, np.float32)[stored.labels]
-    else:
-        shown = stored.scores >= np.float32(view.min_score)
+def _find(stored: StoredProposals, min_score: float | None) -> _Found:
+    """All detections, whatever they score."""
+    context = stored.context
+    window_s = context.reproduction.window_frames / context.reproduction.decode_fps
+    thresholds = np.array(context.thresholds, np.float32)
+    index, times = merge_proposals(
+        stored.shown_times(), stored.scores, stored.labels, thresholds, _PART_OF_WINDOW * window_s
+    )
+    labels = stored.labels[index]
+    least = thresholds[labels] if min_score is None else np.full(len(index), min_score, np.float32)
+    return _Found(index, times, stored.scores[index], labels, least)
+
+
+def _wanted(found: _Found, labels: Labels, view: TimedView) -> _Found:
+    """Those with the view's labels, in its part of the video."""
+    kept = np.ones(len(found), np.bool_)
     if view.labels is not None:
-        shown &= np.isin(stored.labels, list(chosen_actions(stored.context.labels, view.labels)))
+        kept &= np.isin(found.labels, list(chosen_actions(labels, view.labels)))
     if view.from_s is not None:
-        shown &= times[:, 1] > view.from_s
+        kept &= found.times[:, 1] > view.from_s
     if view.to_s is not None:
-        shown &= times[:, 0] < view.to_s
-    return np.flatnonzero(shown)[: view.top_k]
+        kept &= found.times[:, 0] < view.to_s
+    return found[kept]
 
 
-def _detections(stored: StoredProposals, times: Floats, chosen: Indices) -> list[Detection]:
-    """In order of time."""
-    order = chosen[np.lexsort((chosen, times[chosen, 0]))]
-    ids = [f"p{index}" for index in order.tolist()]
-    actions = stored.context.labels.actions
-    names = [Label(id=action.id, code=action.code, name=action.name) for action in actions]
-    labels = stored.labels[order].tolist()
-    spans = times[order].tolist()
-    scores = np.round(stored.scores[order].astype(float), 4).tolist()
+def _hidden(found: _Found, cut_by_top_k: int, labels: Labels) -> Hidden:
+    """What scores less than a view asks for, but not next to nothing."""
+    below = found[(found.scores < found.least) & (found.scores >= np.float32(HIDDEN_FROM))]
+    best = below[:_BEST_HIDDEN]
+    rows = zip(_documents(best, labels), best.least.tolist(), strict=True)
+    return Hidden(
+        count=len(below),
+        from_score=HIDDEN_FROM,
+        best=[HiddenDetection(**values, threshold=round(least, 4)) for values, least in rows],
+        cut_by_top_k=cut_by_top_k,
+    )
+
+
+def _documents(found: _Found, labels: Labels) -> list[dict[str, Any]]:
+    """The fields of a detection, but for what it overlaps."""
+    bodies = [action.body for action in labels.actions]
+    names = [Label(id=action.id, code=action.code, name=action.name) for action in labels.actions]
+    columns = (found.index, found.times, np.round(found.scores.astype(float), 4), found.labels)
     return [
-        Detection(
-            id=ids[place],
-            start_s=spans[place][0],
-            end_s=spans[place][1],
-            score=scores[place],
-            action=names[labels[place]],
-            body=actions[labels[place]].body,
-            overlaps=[ids[other] for other in others],
-        )
-        for place, others in enumerate(_overlaps(times[order]))
+        {
+            "id": f"p{index}", "start_s": start_s, "end_s": end_s, "score": score,
+            "action": names[label], "body": bodies[label],
+        }
+        for index, (start_s, end_s), score, label in zip(*(column.tolist() for column in columns), strict=True)
+    ]  # fmt: skip
+
+
+def _detections(found: _Found, labels: Labels) -> list[Detection]:
+    """In order of time."""
+    ordered = found[np.lexsort((found.index, found.times[:, 0]))]
+    documents = _documents(ordered, labels)
+    return [
+        Detection(**values, overlaps=[documents[other]["id"] for other in others])
+        for values, others in zip(documents, _overlaps(ordered.times), strict=True)
     ]
 
 

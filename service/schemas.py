@@ -62,7 +62,9 @@ class View(Document):
     """Which of the proposals to show."""
 
     min_score: Fraction | None = Field(
-        None, description="Least score; the bundle's threshold of each class if not given."
+        None,
+        description="Least score of what is shown; if not given, the bundle's display threshold of each action (GET "
+        "/model).",
     )
     top_k: Annotated[int, Field(gt=0)] | None = Field(None, description="At most this many, the best.")
     labels: list[str] | None = Field(None, description="Codes of actions (B1) or body parts (B).")
@@ -170,7 +172,14 @@ class ModelCard(ModelUsed):
     input_width: int
     input_height: int
     metrics: dict[str, float] | None
-    thresholds: list[Fraction] = Field(description="Per action: the score from which a proposal is shown.")
+    calibrated: bool = Field(
+        description="Whether scores are probabilities: how often a proposal with such a score was right on the videos "
+        "that the bundle was calibrated on. On people of another kind scores are lower, and right less often."
+    )
+    thresholds: list[Fraction] = Field(
+        description="Display thresholds, one for each action: the score from which a detection is shown without "
+        "min_score. They balance misses and false alarms, and do not say how sure a detection is: its score does."
+    )
     labels: Labels
     warnings: list[Notice]
 
@@ -187,15 +196,45 @@ class Stretch(Document):
 
 
 class Detection(Document):
-    """One micro-action. `id` is the same in every view of a job's result."""
+    """One micro-action. `id` is the same in every view of a job's result. Two of one action never overlap."""
+
+    id: str
+    start_s: Seconds
+    end_s: Seconds
+    score: Fraction = Field(
+        description="The highest of the proposals it is made of; a calibrated probability (GET /model: calibrated)."
+    )
+    action: Label
+    body: Label
+    overlaps: list[str]
+
+
+class HiddenDetection(Document):
+    """A detection that scores less than the view asks for."""
 
     id: str
     start_s: Seconds
     end_s: Seconds
     score: Fraction
+    threshold: Fraction = Field(description="The score from which this view shows it.")
     action: Label
     body: Label
-    overlaps: list[str]
+
+
+class Hidden(Document):
+    """What this view leaves out, of its labels and its part of the video."""
+
+    count: int = Field(
+        description="How many detections score at least `from_score`, but less than min_score or, without it, than the "
+        "threshold of their action. `min_score` set to `from_score` shows them."
+    )
+    from_score: Fraction = Field(
+        description="Detections that score less are not counted: nearly none is right."
+    )
+    best: list[HiddenDetection] = Field(description="Those of them with the highest scores, 3 at most.")
+    cut_by_top_k: int = Field(
+        description="How many more detections are left out by top_k; `count` has none of them."
+    )
 
 
 class BodySegment(Document):
@@ -288,6 +327,7 @@ class Result(Document):
     detections: list[Detection]
     body_segments: list[BodySegment]
     summary: Summary
+    hidden: Hidden
     warnings: list[Notice]
     reproduction: Reproduction
 

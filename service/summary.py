@@ -135,10 +135,11 @@ def _count_pairs(detections: Sequence[Detection]) -> dict[tuple[int, int], int]:
 
 
 def _seconds_of_both(first: list[Interval], second: list[Interval]) -> float:
-    """Time in which an interval of each list is going on; neither list overlaps itself."""
+    """Time in which an interval of each list is going on; both are in order of time, and neither overlaps itself."""
     if not first or not second:
         return 0.0
+    edges = np.array(second).ravel()
+    # How much of the second list lies before each of its edges.
+    covered = np.concatenate(([0.0], np.cumsum(np.diff(edges) * (np.arange(len(edges) - 1) % 2 == 0))))
     starts, ends = np.array(first).T
-    other_starts, other_ends = np.array(second).T
-    shared = np.minimum(ends[:, None], other_ends) - np.maximum(starts[:, None], other_starts)
-    return float(shared.clip(min=0).sum())
+    return float((np.interp(ends, edges, covered) - np.interp(starts, edges, covered)).sum())

@@ -246,6 +246,12 @@ def _notes(result: Result, drawn: int) -> list[str]:
         notes.append(
             f"The {drawn} detections with the highest scores are drawn, of {len(result.detections)}."
         )
+    if hidden := result.hidden.count:
+        best = result.hidden.best[0]
+        notes.append(
+            f"Hidden: {hidden} detection{'s' * (hidden != 1)} below their thresholds, the best: "
+            f"{best.action.name} {best.score:.2f}."
+        )
     if _gaps(result, _span(result)):
         notes.append("Hatched: not looked at, since nobody was seen.")
     notes += [f"{warning.code}: {warning.detail}" for warning in result.warnings]

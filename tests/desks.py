@@ -83,6 +83,6 @@ def finished_job(desk: Desk, error: JobError | None = None, **options: Any) -> s
 def card() -> ModelCard:
     return ModelCard(
         bundle="b", version="1", weights_sha256="0", engine="e", precision="fp32", trained_on=None, licence="x",
-        device="cpu", fps=15, window_s=1, input_width=1, input_height=1, metrics=None, thresholds=[0.5] * 3,
+        device="cpu", fps=15, window_s=1, input_width=1, input_height=1, metrics=None, calibrated=False, thresholds=[0.5] * 3,
         labels=LABELS, warnings=[],
     )  # fmt: skip

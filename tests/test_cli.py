@@ -64,7 +64,8 @@ def test_detect_prints_one_json_document(clip: Path) -> None:
     assert found.returncode == 0
     result = json.loads(found.stdout)
     assert result["video"] == str(clip)
-    assert len(result["detections"]) == 200
+    assert 0 < len(result["detections"]) < 200  # of 200 proposals some are of one action and overlap
+    assert result["hidden"]["count"] == 0
     assert "untrained" not in found.stderr
 
 

@@ -586,6 +586,7 @@ RESULT = {
     "settings": {"level": "both"},
     "summary": {"by_action": [], "by_body": [], "pairs": [],
                 "concurrency": {"max": 0, "mean": 0.0, "seconds": []}},
+    "hidden": {"count": 0, "from_score": 0.02, "best": [], "cut_by_top_k": 0},
     "reproduction": {"mmad": "1", "python": "3", "packages": {"av": "1"}, "bundle_sha256": "00",
                      "taxonomy_sha256": "00", "device": "cpu", "decode_fps": 15.0, "input_width": 1,
                      "input_height": 1, "window_frames": 1, "overlap_frames": 0,

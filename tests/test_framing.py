@@ -136,19 +136,41 @@ def test_looks_are_spread() -> None:
     assert looks(1).tolist() == [0]
 
 
+ALL = (LEFT, RIGHT, (55, 20, 75, 60), (30, 20, 50, 60))
+
+
 @pytest.mark.parametrize(
-    ("counts", "people"),
+    ("shown", "people"),
     [
-        ([0, 0, 0, 0, 0], 0),
-        ([0, 1, 0, 0, 0], 1),  # seen once is enough to be looked at
-        ([1, 1, 2, 1, 1], 1),  # but not to be a second
-        ([1, 2, 2, 1, 1], 2),
-        ([3], 3),
-        ([0, 3, 0, 0, 0], 1),
+        ("- - - - -", 0),
+        ("- 0 - - -", 0),  # a texture that looks like somebody for a moment
+        ("- 0 - 1 -", 1),
+        ("0 - - - 0", 1),
+        ("0 0 01 0 0", 1),
+        ("0 01 01 01 0", 1),  # not seen often enough to be a second
+        ("0 01 01 01 01", 2),
+        ("01 02 01 02 01", 1),  # the second is now here, now there
+        ("012 012 01 012 012", 3),
+        ("012", 3),
+        ("0 -", 0),
+        ("01 01", 2),
+        ("03 03 03 03 03", 1),  # half of one box lies in the other
     ],
 )
-def test_how_many_people_a_window_shows(counts: list[int], people: int) -> None:
-    assert count([np.zeros((one, 4), np.float32) for one in counts]) == people
+def test_how_many_people_a_window_shows(shown: str, people: int) -> None:
+    """Each look by the numbers of the people it sees."""
+    found = [boxes(*(ALL[int(number)] for number in look.strip("-"))) for look in shown.split()]
+    assert count(found) == people
+
+
+def test_a_window_in_which_nobody_stays_is_not_analysed(bundle: Bundle, half_white: Path) -> None:
+    class Blinking(Told):
+        def find(self, frames: np.ndarray) -> list[np.ndarray]:
+            return [boxes(RIGHT), *[NOBODY] * (len(frames) - 1)]
+
+    found, recorder = detect(bundle, half_white, Blinking())
+    assert recorder.windows == 0
+    assert [notice.code for notice in found.notices] == ["no_person"]
 
 
 def test_the_room_of_a_person_is_that_of_all_looks() -> None:

@@ -2,12 +2,14 @@
 
 import io
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mmad.terminal import tell_hidden
 from service.errors import Problem
 from service.parameters import parse_parameters
 from service.results import Context, StoredProposals, make_result, with_defaults
@@ -129,13 +131,13 @@ def test_summary_counts_time_once() -> None:
     rows = stored((0, 4, 0.9, 1), (2, 6, 0.9, 1), (5, 8, 0.9, 2), duration_s=30)
     summary = make_result(rows, View()).summary
     assert [(one.code, one.count, one.total_s, one.rate_per_min) for one in summary.by_action] == [
-        ("B1", 2, 6, 4),
+        ("B1", 1, 6, 2),
         ("B2", 1, 3, 2),
     ]
     assert [(one.code, one.count, one.total_s) for one in summary.by_body] == [("B", 1, 8)]
     assert summary.concurrency.max == 2
-    assert [(one.count, one.total_s) for one in summary.concurrency.seconds] == [(0, 22), (1, 5), (2, 3)]
-    assert summary.concurrency.mean == pytest.approx(11 / 30, abs=1e-3)
+    assert [(one.count, one.total_s) for one in summary.concurrency.seconds] == [(0, 22), (1, 7), (2, 1)]
+    assert summary.concurrency.mean == pytest.approx(9 / 30, abs=1e-3)
 
 
 def test_nothing_found_is_an_answer() -> None:
@@ -176,11 +178,11 @@ def test_a_level_leaves_the_other_out_and_the_summary_whole() -> None:
 
 
 def test_pairs_count_and_time_what_goes_on_together() -> None:
-    rows = stored((0, 4, 0.9, 1), (1, 2, 0.9, 2), (3, 6, 0.9, 2), (3.5, 5, 0.9, 0), (3.8, 4.5, 0.9, 1))
+    rows = stored((0, 4, 0.9, 1), (1, 2, 0.9, 2), (3, 6, 0.9, 2), (3.5, 5, 0.9, 0), (4.2, 4.5, 0.9, 1))
     pairs = make_result(rows, View()).summary.pairs
     assert [(one.first.code, one.second.code, one.count, one.total_s) for one in pairs] == [
-        ("B1", "B2", 3, 2.5),  # 1 to 2, and 3 to 4.5
-        ("A1", "B1", 2, 1.0),  # 3.5 to 4.5
+        ("B1", "B2", 3, 2.3),  # 1 to 2, 3 to 4 and 4.2 to 4.5
+        ("A1", "B1", 2, 0.8),  # 3.5 to 4 and 4.2 to 4.5
         ("A1", "B2", 1, 1.5),
     ]
 
@@ -247,18 +249,63 @@ def test_scores_over_time_as_files() -> None:
     assert lines[4] == "5,2.000,0.0000,0.9000,0.8000,0.0000,0.9000"
 
 
-def test_two_thousand_proposals_are_all_answered() -> None:
-    chance = np.random.default_rng(7)
-    starts = chance.uniform(0, 100, 2000)
-    rows = zip(
-        starts,
-        starts + chance.uniform(0.1, 5, 2000),
-        chance.uniform(0, 1, 2000),
-        chance.integers(0, 3, 2000),
-        strict=True,
+def test_what_is_hidden_is_announced() -> None:
+    rows = stored(
+        (1, 3, 0.9, 1),
+        (2, 4, 0.65, 2),
+        (5, 6, 0.3, 0),
+        (5, 6, 0.59, 1),
+        (9, 9.5, 0.02, 1),
+        (9, 9.5, 0.019, 2),
     )
-    proposals = stored(*rows, duration_s=105)
-    assert len(make_result(proposals, View(min_score=0)).detections) == 2000
+    hidden = make_result(rows, View()).hidden
+    assert (hidden.count, hidden.from_score, hidden.cut_by_top_k) == (4, 0.02, 0)
+    assert [(one.action.code, one.start_s, one.score, one.threshold) for one in hidden.best] == [
+        ("B2", 2, 0.65, 0.7),
+        ("B1", 5, 0.59, 0.6),
+        ("A1", 5, 0.3, 0.5),
+    ]
+    everything = make_result(rows, View(min_score=hidden.from_score))
+    assert len(everything.detections) == 1 + hidden.count
+    assert {one.id for one in hidden.best} < {one.id for one in everything.detections}
+    assert everything.hidden.count == 0
+
+
+def test_hidden_is_of_the_labels_the_part_and_the_score_that_are_asked_for() -> None:
+    rows = stored((1, 3, 0.9, 1), (2, 4, 0.65, 2), (5, 6, 0.3, 0), (5, 6, 0.59, 1), (9, 9.5, 0.4, 1))
+
+    def hidden(**view: Any) -> list[tuple[str, float, float]]:
+        found = make_result(rows, ResultView.model_validate(view)).hidden
+        assert found.count == len(found.best)
+        return [(one.action.code, one.start_s, one.threshold) for one in found.best]
+
+    assert hidden(labels=["A"]) == [("A1", 5, 0.5)]
+    assert hidden(from_s=4, labels=["B"]) == [("B1", 5, 0.6), ("B1", 9, 0.6)]
+    assert hidden(to_s=5) == [("B2", 2, 0.7)]
+    assert hidden(min_score=0.35) == [("A1", 5, 0.35)]
+    assert hidden(min_score=0) == []
+
+
+def test_top_k_says_how_many_it_cuts() -> None:
+    found = make_result(EXAMPLE, View(top_k=1))
+    assert (len(found.detections), found.hidden.cut_by_top_k, found.hidden.count) == (1, 3, 2)
+    assert make_result(EXAMPLE, View(top_k=9)).hidden.cut_by_top_k == 0
+
+
+def test_an_action_of_nine_minutes_is_one_detection() -> None:
+    """Its proposals, one a window, overlap by half; the better ones are not at its start."""
+    rows = ((start, min(start + 12.8, 540), 0.6 + 0.01 * (start % 7), 1) for start in np.arange(0, 540, 6.4))
+    result = make_result(stored(*rows, (3, 4, 0.9, 2), duration_s=545), View())
+    assert by_code(result) == [("B1", 0), ("B2", 3)]
+    assert result.detections[0].end_s == 540
+    assert [(one.code, one.count, one.total_s) for one in result.summary.by_action] == [
+        ("B1", 1, 540),
+        ("B2", 1, 1),
+    ]
+    assert result.summary.concurrency.max == 2
+    assert [(one.first.code, one.second.code, one.count) for one in result.summary.pairs] == [("B1", "B2", 1)]
+    assert result.detections[0].overlaps == [result.detections[1].id]
+    assert result.hidden.count == 0
 
 
 # Times on a coarse grid touch and overlap; times off it are rounded.
@@ -280,10 +327,12 @@ def together(one: Detection, other: Detection) -> bool:
 @given(proposals=proposals_of, least=st.floats(0, 1), top=st.integers(1, 30))
 def test_views_hold_together(proposals: StoredProposals, least: float, top: int) -> None:
     result = make_result(proposals, View(min_score=least, top_k=top))
+    uncut = make_result(proposals, View(min_score=least))
     shown = {one.id: one for one in result.detections}
-    assert (
-        len(shown) == len(result.detections) == min(top, int((proposals.scores >= np.float32(least)).sum()))
-    )
+    assert len(shown) == len(result.detections) == min(top, len(uncut.detections))
+    assert result.hidden.cut_by_top_k == len(uncut.detections) - len(shown)
+    all_counted = make_result(proposals, View(min_score=min(least, 0.02))).detections
+    assert result.hidden.count == len(all_counted) - len(uncut.detections)
     for one in result.detections:
         assert one.end_s > one.start_s
         assert set(one.overlaps) == {other.id for other in result.detections if together(one, other)}
@@ -299,7 +348,6 @@ def test_filters_take_away_and_never_rename(
 ) -> None:
     low, high = sorted(bounds)
     everything = {one.id: one for one in make_result(proposals, View(min_score=0)).detections}
-    assert len(everything) == len(proposals.scores)
 
     def ids(view: ResultView) -> set[str]:
         found = make_result(proposals, view).detections
@@ -375,13 +423,33 @@ def test_scores_over_time_are_those_of_brute_force(proposals: StoredProposals, r
     assert scores.times_s[0] == 0
     last_s = track_scores(proposals, rate).times_s[-1]
     assert last_s < 20 <= last_s + 1 / rate + 1e-9
-    found = make_result(proposals, View(min_score=0)).detections
+    times, rounded = proposals.shown_times(), np.round(proposals.scores.astype(float), 4)
+    part_of = np.array([action.body.id for action in LABELS.actions])
     for place in range(0, len(scores.times_s), 7):
         time_s = place / rate
-        going_on = [one for one in found if one.start_s <= time_s < one.end_s]
-        for column, code in enumerate(scores.actions):
-            best = max((one.score for one in going_on if one.action.code == code), default=0)
+        going_on = (times[:, 0] <= time_s) & (time_s < times[:, 1])
+        for column in range(len(scores.actions)):
+            best = rounded[going_on & (proposals.labels == column)].max(initial=0)
             assert scores.action_scores[place][column] == best
-        for column, code in enumerate(scores.bodies):
-            best = max((one.score for one in going_on if one.body.code == code), default=0)
+        for column in range(len(scores.bodies)):
+            best = rounded[going_on & (part_of[proposals.labels] == column)].max(initial=0)
             assert scores.body_scores[place][column] == best
+
+
+def test_the_command_says_what_is_hidden(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = stored((1, 3, 0.9, 1), (2, 4, 0.65, 2), (5, 6, 0.3, 0))
+    context = rows.context.model_copy(update={"job_id": None})
+    here = StoredProposals(rows.segments, rows.scores, rows.labels, context)
+
+    def told(proposals: StoredProposals, **view: Any) -> str:
+        tell_hidden(make_result(proposals, View(**view)).model_dump(mode="json"))
+        return capsys.readouterr().err
+
+    assert told(here) == (
+        "Hidden: 2 detections with scores from 0.02 up to their thresholds. The best: shaking head (B2) 0.65 at "
+        "2.0-4.0 s, shown from 0.70 on. To see them: --min-score 0.02\n"
+    )
+    assert "To see them: /jobs/j/result?min_score=0.02" in told(rows)
+    assert "Hidden: 1 detection with" in told(here, min_score=0.4)
+    assert told(here, min_score=0.01) == ""
+    assert told(here, min_score=0.01, top_k=1) == "Left out by top_k=1: 2 detections.\n"

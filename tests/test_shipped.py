@@ -11,11 +11,13 @@ from model.bundle import Bundle
 from model.detections import Detections
 from model.detector import Detector
 from model.engines import load_engine
+from service.results import make_result
+from service.schemas import Options, View
 from training.people.camera.footage import write_video
 from training.people.choices import Mix, Storage
 from training.people.film import Recipe
 from training.people.studio import Order, produce
-from workers.documents import make_warnings
+from workers.documents import make_context, make_model_card, make_warnings, store_proposals
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +56,19 @@ def test_the_paper_s_method_is_shipped_too(shipped: Bundle) -> None:
 
 def test_all_that_is_shipped_is_small(shipped: Bundle) -> None:
     assert sum(path.stat().st_size for path in shipped.folder.parent.rglob("*") if path.is_file()) < 60e6
+
+
+def test_the_example_shows_two_actions_and_hides_the_third(detector: Detector) -> None:
+    """As the README tells it: of the true three the last one scores less than its threshold."""
+    path = Path(__file__).parents[1] / "examples/interview.mp4"
+    found = detect(detector, path)
+    context = make_context(found, detector, Options(), job_id=None, video_sha256="0" * 64)
+    result = make_result(store_proposals(found, context), View())
+    assert {one.action.code for one in result.detections} == {"E5", "B6"}
+    third = next(one for one in result.hidden.best if one.action.code == "B4")
+    assert third.start_s == pytest.approx(10.4, abs=0.5)
+    assert result.hidden.from_score <= third.score < third.threshold
+    assert make_model_card(detector.bundle, detector.engine).calibrated
 
 
 def test_it_knows_people_of_the_test_better_than_chance(detector: Detector, tmp_path: Path) -> None:

@@ -95,6 +95,7 @@ def make_model_card(bundle: Bundle, engine: Engine) -> ModelCard:
         input_width=manifest.input.width,
         input_height=manifest.input.height,
         metrics=manifest.metrics,
+        calibrated=manifest.calibration is not None,
         thresholds=make_thresholds(bundle),
         labels=make_labels(bundle),
         warnings=make_warnings(bundle),
