@@ -1,6 +1,7 @@
 """The front door: every command, each importing what it needs when it is called."""
 
 import json
+import logging
 import os
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ from mmad.options import (
     load_bundle,
     settings_with,
 )
-from mmad.terminal import failing_on, out, tell, write
+from mmad.terminal import failing_on, out, print_table, tell, write
 
 _KEEPS_VIDEOS = ("serve", "api", "worker", "jobs")
 
@@ -121,7 +122,7 @@ def labels(bundle: BundleDir = None, as_json: AsJson = False) -> None:
     table = Table("id", "code", "action", "body part")
     for action in taxonomy.actions:
         table.add_row(str(action.id), action.code, action.name, taxonomy.bodies[action.body_id].name)
-    out.print(table)
+    print_table(table)
 
 
 @app.command()
@@ -176,7 +177,7 @@ def bench(
     for row in report.rows:
         numbers = (row.median_s, row.min_s, row.max_s, row.times_real_time, row.ratio)
         table.add_row(row.name, *(f"{number:.3g}" for number in numbers))
-    out.print(table)
+    print_table(table)
     out.print(
         f"{report.clip}; {report.bundle}; {report.rounds} rounds; {report.machine}, {report.cores} cores",
         highlight=False,
@@ -212,7 +213,7 @@ def bundle_show(
         *((name, digest) for name, digest in manifest.files.items()),
     ):
         table.add_row(name, value)
-    out.print(table)
+    print_table(table)
 
 
 @bundle_app.command("verify")
@@ -226,7 +227,7 @@ def main() -> None:
     """Entry point of the `mmad` command."""
     if sys.argv[1:2] and sys.argv[1] in _KEEPS_VIDEOS:
         os.umask(0o077)  # people's videos are for the service's own eyes
-    logs.configure("text")
+    logs.configure("text", logging.WARNING)  # services log more, once they have read their settings
     try:
         app()
     except ImportError as error:
