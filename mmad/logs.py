@@ -7,7 +7,7 @@ videos.
 import io
 import logging
 import sys
-from typing import Literal
+from typing import Literal, TextIO, cast
 
 import structlog
 from structlog.types import Processor
@@ -37,7 +37,7 @@ def configure(form: Format, level: int = logging.INFO) -> None:
     structlog.configure(
         processors=[*_COMMON, *render],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(_StandardError()),
+        logger_factory=structlog.PrintLoggerFactory(cast(TextIO, _StandardError())),
     )
     handler = logging.StreamHandler(_StandardError())
     handler.setFormatter(

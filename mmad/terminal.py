@@ -12,10 +12,12 @@ from uuid import uuid4
 
 import typer
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.measure import Measurement, measure_renderables
 from rich.progress import BarColumn, Progress, Task, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Column, Table
+from rich.table import Table
+from rich.text import Text
 
 from mmad.client import Json
 
@@ -27,6 +29,8 @@ notes = Console(stderr=True, markup=False, emoji=False, highlight=False)
 _FIRST_LINE_S, _EACH_LINE_S = 3.0, 10.0
 # Columns of a table where there is no terminal to fit; more than any table has.
 _PIPE_WIDTH, _WIDEST = 120, 10_000
+# Columns of the bar, and of the times beside it.
+_BAR, _TIMES = 20, 35
 # Progress is not steady: the time left is estimated from the last five minutes.
 _ESTIMATE_S = 300.0
 
@@ -40,8 +44,8 @@ def bar(name: str) -> Iterator[Show]:
     Yields a function that takes the stage and the fraction done, 0..1.
     """
     columns = (
-        TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis")),
-        BarColumn(bar_width=None),
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=_BAR),
         TextColumn("{task.percentage:>3.0f} %"),
         TimeElapsedColumn(),
         TextColumn("left"),
@@ -54,10 +58,22 @@ def bar(name: str) -> Iterator[Show]:
     number = progress.add_task(name, total=1.0)
 
     def show(stage: str, fraction: float) -> None:
-        progress.update(number, description=f"{name}: {stage}", completed=fraction)
+        words = f"{name}: {stage}"
+        if shown:
+            words = _shortened(name, stage, max(notes.width - _BAR - _TIMES, _BAR))
+        progress.update(number, description=words, completed=fraction)
 
     with progress if shown else _lines(progress.tasks[0]):
         yield show
+
+
+def _shortened(name: str, stage: str, width: int) -> str:
+    """Both in so many columns of a terminal; of a long name its beginning."""
+    short = Text(name)
+    short.truncate(max(width - cell_len(stage) - 2, width // 2), overflow="ellipsis")
+    both = Text(f"{short.plain}: {stage}")
+    both.truncate(width, overflow="ellipsis")
+    return both.plain
 
 
 @contextmanager
@@ -188,12 +204,12 @@ def failing_on(*kinds: type[Exception]) -> Iterator[None]:
         fail(reason(error))
 
 
-def reason(error: Exception) -> str:
-    """An error's sentence; of the system's errors without the number."""
+def reason(error: Exception, about: Path | None = None) -> str:
+    """An error's sentence; of the system's errors without the number, and without the file that is spoken of."""
     if isinstance(error, OSError) and error.strerror:
-        where = f"{error.filename}: " if error.filename else ""
-        return f"{where}{error.strerror}"
-    return str(error)
+        named = error.filename is not None and str(error.filename) != str(about)
+        return f"{error.filename}: {error.strerror}" if named else error.strerror
+    return str(error) or type(error).__name__
 
 
 def tell(message: str, style: str = "") -> None:

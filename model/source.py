@@ -14,6 +14,9 @@ from model.packets import out_of_memory
 
 CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts"
 
+# What names of such videos end in, in lower case.
+ENDINGS = (".mp4", ".m4v", ".mov", ".3gp", ".3g2", ".mkv", ".webm", ".avi", ".ts", ".mts", ".m2ts")
+
 # FFmpeg's own limit. It calls a MOV with more tracks out of memory, so ours is looked at once the file is open.
 _MOST_STREAMS = 1000
 

@@ -19,7 +19,8 @@ def parse_parameters(model: type[Parameters], values: dict[str, str]) -> Paramet
         )
     given: dict[str, Any] = dict(values)
     if "labels" in given:
-        given["labels"] = [code.strip() for code in values["labels"].split(",")]
+        parts = [part.strip() for part in values["labels"].split(",")]
+        given["labels"] = [part for part in parts if part] or parts[:1]
     if "region" in given:
         parts = values["region"].split(",")
         given["region"] = dict(zip(Region.model_fields, parts, strict=True)) if len(parts) == 4 else parts
