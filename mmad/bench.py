@@ -20,7 +20,7 @@ from model.engines import EngineName, load_engine
 from model.errors import EngineError
 from model.picture import Region
 from model.sandbox.sandbox import make_decoder
-from model.video import Limits, Video
+from model.video import UNLIMITED, Video
 
 DECODE = "decode alone"
 SANDBOXED = "decode alone, sandboxed"
@@ -81,7 +81,7 @@ def run(bundle: Bundle, clip: Path, rounds: int, say: Callable[[str], None]) -> 
 
     In turn, `rounds` times, after a warm-up.
     """
-    with clip.open("rb") as file, closing(Video(file)) as video:
+    with clip.open("rb") as file, closing(Video(file, UNLIMITED)) as video:
         duration_s = video.declared_duration_s or 0.0
     ways: dict[str, Callable[[], None]] = {DECODE: lambda: _decode(bundle, clip, InProcess())}
     sandbox = make_decoder("auto")
@@ -121,11 +121,11 @@ def run(bundle: Bundle, clip: Path, rounds: int, say: Callable[[str], None]) -> 
 
 def _decode(bundle: Bundle, clip: Path, decoder: Decoder) -> None:
     seen = bundle.manifest.input
-    with clip.open("rb") as file, closing(decoder.open(file, Limits())) as video:
+    with clip.open("rb") as file, closing(decoder.open(file, UNLIMITED)) as video:
         for _ in video.frames(seen.fps, seen.width, seen.height):
             pass
 
 
 def _detect(detector: Detector, clip: Path) -> None:
     with clip.open("rb") as file:
-        detector.detect(file, region=Region())  # the clip shows nobody, whom a locator would miss
+        detector.detect(file, region=Region(), limits=UNLIMITED)  # the clip shows nobody, whom a locator would miss

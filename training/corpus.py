@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from model.bundle import InputConfig
 from model.errors import VideoError
+from model.source import ENDINGS
 from model.taxonomy import Taxonomy
 from model.video import Limits, Video
 from training.instances import Instances
@@ -28,7 +29,6 @@ Frames = NDArray[np.uint8]
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
-_ENDINGS = (".mp4", ".avi", ".mkv", ".webm", ".mov")
 _NO_LIMITS = Limits(max_duration_s=36_000, max_pixels=2**30)
 
 
@@ -215,7 +215,11 @@ def _read_folder(folder: Path, taxonomy: Taxonomy, subset: str) -> list[Item]:
 
 def _files(folder: Path) -> dict[str, Path]:
     """Video name -> file: frames before videos, at any depth (MMA-52 has a folder a subset); sidecars without both."""
-    found = {path.stem: path for path in (folder / "videos").rglob("*") if path.suffix.lower() in _ENDINGS}
+    found = {
+        path.stem: path
+        for path in (folder / "videos").rglob("*")
+        if path.suffix.lower() in ENDINGS and not path.name.startswith(".")
+    }
     found |= {path.stem: path for path in (folder / "frames").glob("*.npz")}
     return found or {path.stem: path for path in (folder / "sidecars").glob("*.npz")}
 
