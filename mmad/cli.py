@@ -5,10 +5,12 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from pydantic import ValidationError
 from rich.table import Table
+from typer.core import TyperGroup
 
 from mmad import detecting, jobs, keys, learning, logs, measuring, research, submitting, synthesis
 from mmad.options import (
@@ -18,12 +20,29 @@ from mmad.options import (
     load_bundle,
     settings_with,
 )
-from mmad.terminal import failing_on, out, print_table, tell, write
+from mmad.terminal import bar, failing_on, out, print_table, tell, write
 
 _KEEPS_VIDEOS = ("serve", "api", "worker", "jobs")
 
+
+class _Commands(TyperGroup):
+    """Commands whose errors name the value that was given."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """See typer; raises BadParameter."""
+        try:
+            return super().invoke(ctx)
+        except typer.BadParameter as error:
+            if isinstance(error.__cause__, ValidationError):
+                given = repr(error.__cause__.errors()[0]["input"])
+                words = error.message.removeprefix("Value error, ")
+                error.message = words if given in words else f"{given}: {words[:1].lower()}{words[1:]}"
+            raise
+
+
 app = typer.Typer(
     name="mmad",
+    cls=_Commands,
     help="Finds every micro-action in a video of a person: what, when, several at once.",
     no_args_is_help=True,
     add_completion=False,
@@ -165,11 +184,11 @@ def bench(
     from model.errors import DetectorError
 
     loaded = load_bundle(settings_with(bundle=bundle).bundle)
-    with failing_on(DetectorError, OSError), tempfile.TemporaryDirectory() as folder:
+    with failing_on(DetectorError, OSError), tempfile.TemporaryDirectory() as folder, bar("bench") as show:
         video = clip or Path(folder) / "generated-1080x1296-30fps.mp4"
         if clip is None:
             benchmark.write_clip(video, seconds=seconds)
-        report = benchmark.run(loaded, video, rounds, tell)
+        report = benchmark.run(loaded, video, rounds, tell, show)
     if as_json:
         write(json.dumps(report.to_json(), indent=1), None)
         return
