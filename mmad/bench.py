@@ -20,7 +20,7 @@ from model.engines import EngineName, load_engine
 from model.errors import EngineError
 from model.picture import Region
 from model.sandbox.sandbox import make_decoder
-from model.video import Limits, Video
+from model.video import UNLIMITED, Video
 
 DECODE = "decode alone"
 SANDBOXED = "decode alone, sandboxed"
@@ -76,12 +76,20 @@ def write_clip(
         container.mux(stream.encode())
 
 
-def run(bundle: Bundle, clip: Path, rounds: int, say: Callable[[str], None]) -> Report:
+def run(
+    bundle: Bundle, clip: Path, rounds: int, say: Callable[[str], None], show: Callable[[str, float], None]
+) -> Report:
     """Time decoding alone, here and in the sandbox, and the whole way with every engine installed.
 
     In turn, `rounds` times, after a warm-up.
+
+    Args:
+        bundle: whose input and network are timed. clip: what is decoded.
+        rounds: how often each is timed.
+        say: told of engines that are not installed.
+        show: told of the round and the fraction done, 0..1.
     """
-    with clip.open("rb") as file, closing(Video(file)) as video:
+    with clip.open("rb") as file, closing(Video(file, UNLIMITED)) as video:
         duration_s = video.declared_duration_s or 0.0
     ways: dict[str, Callable[[], None]] = {DECODE: lambda: _decode(bundle, clip, InProcess())}
     sandbox = make_decoder("auto")
@@ -95,8 +103,9 @@ def run(bundle: Bundle, clip: Path, rounds: int, say: Callable[[str], None]) -> 
         ways[f"whole way, {engine}"] = lambda detector=detector: _detect(detector, clip)  # type: ignore[misc]
     times: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(rounds + 1):
-        say(f"round {turn} of {rounds}" if turn else "warm-up")
-        for name, way in ways.items():
+        for place, (name, way) in enumerate(ways.items()):
+            words = f"round {turn} of {rounds}" if turn else "warm-up"
+            show(f"{words}, {name}", (turn + place / len(ways)) / (rounds + 1))
             began = time.perf_counter()
             way()
             if turn:
@@ -121,11 +130,13 @@ def run(bundle: Bundle, clip: Path, rounds: int, say: Callable[[str], None]) -> 
 
 def _decode(bundle: Bundle, clip: Path, decoder: Decoder) -> None:
     seen = bundle.manifest.input
-    with clip.open("rb") as file, closing(decoder.open(file, Limits())) as video:
+    with clip.open("rb") as file, closing(decoder.open(file, UNLIMITED)) as video:
         for _ in video.frames(seen.fps, seen.width, seen.height):
             pass
 
 
 def _detect(detector: Detector, clip: Path) -> None:
     with clip.open("rb") as file:
-        detector.detect(file, region=Region())  # the clip shows nobody, whom a locator would miss
+        detector.detect(
+            file, region=Region(), limits=UNLIMITED
+        )  # the clip shows nobody, whom a locator would miss

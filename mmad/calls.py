@@ -45,7 +45,8 @@ class SubmitOptions(TypedDict, total=False):
     Attributes:
         min_score: least score shown, 0 to 1; the model's threshold of each class if not given.
         top_k: at most this many detections, the best.
-        labels: codes of actions ("B1") or body parts ("B"), as a list or with commas between.
+        labels: codes or names of actions ("B1", "nodding") or body parts ("B", "Head"), as a list or with commas
+            between.
         region: the part of the upright picture to look at: x, y, width, height as fractions of it.
         callback_url: where the service sends a signed message when the job has ended.
         retention_s: how many seconds the result is kept after the end.
@@ -72,7 +73,8 @@ class Filters(TypedDict, total=False):
     Attributes:
         min_score: least score shown, 0 to 1.
         top_k: at most this many detections, the best.
-        labels: codes of actions ("B1") or body parts ("B"), as a list or with commas between.
+        labels: codes or names of actions ("B1", "nodding") or body parts ("B", "Head"), as a list or with commas
+            between.
         from_s: leave out what ends before.
         to_s: leave out what starts after.
     """

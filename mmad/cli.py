@@ -1,14 +1,17 @@
 """The front door: every command, each importing what it needs when it is called."""
 
 import json
+import logging
 import os
 import sys
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from pydantic import ValidationError
 from rich.table import Table
+from typer.core import TyperGroup
 
 from mmad import detecting, jobs, keys, learning, logs, measuring, research, submitting, synthesis
 from mmad.options import (
@@ -18,12 +21,29 @@ from mmad.options import (
     load_bundle,
     settings_with,
 )
-from mmad.terminal import failing_on, out, tell, write
+from mmad.terminal import bar, failing_on, out, print_table, tell, write
 
 _KEEPS_VIDEOS = ("serve", "api", "worker", "jobs")
 
+
+class _Commands(TyperGroup):
+    """Commands whose errors name the value that was given."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """See typer; raises BadParameter."""
+        try:
+            return super().invoke(ctx)
+        except typer.BadParameter as error:
+            if isinstance(error.__cause__, ValidationError):
+                given = repr(error.__cause__.errors()[0]["input"])
+                words = error.message.removeprefix("Value error, ")
+                error.message = words if given in words else f"{given}: {words[:1].lower()}{words[1:]}"
+            raise
+
+
 app = typer.Typer(
     name="mmad",
+    cls=_Commands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -137,7 +157,7 @@ def labels(bundle: BundleDir = None, as_json: AsJson = False) -> None:
     table = Table("id", "code", "action", "body part")
     for action in taxonomy.actions:
         table.add_row(str(action.id), action.code, action.name, taxonomy.bodies[action.body_id].name)
-    out.print(table)
+    print_table(table)
 
 
 @app.command()
@@ -180,11 +200,11 @@ def bench(
     from model.errors import DetectorError
 
     loaded = load_bundle(settings_with(bundle=bundle).bundle)
-    with failing_on(DetectorError, OSError), tempfile.TemporaryDirectory() as folder:
+    with failing_on(DetectorError, OSError), tempfile.TemporaryDirectory() as folder, bar("bench") as show:
         video = clip or Path(folder) / "generated-1080x1296-30fps.mp4"
         if clip is None:
             benchmark.write_clip(video, seconds=seconds)
-        report = benchmark.run(loaded, video, rounds, tell)
+        report = benchmark.run(loaded, video, rounds, tell, show)
     if as_json:
         write(json.dumps(report.to_json(), indent=1), None)
         return
@@ -192,7 +212,7 @@ def bench(
     for row in report.rows:
         numbers = (row.median_s, row.min_s, row.max_s, row.times_real_time, row.ratio)
         table.add_row(row.name, *(f"{number:.3g}" for number in numbers))
-    out.print(table)
+    print_table(table)
     out.print(
         f"{report.clip}; {report.bundle}; {report.rounds} rounds; {report.machine}, {report.cores} cores",
         highlight=False,
@@ -228,7 +248,7 @@ def bundle_show(
         *((name, digest) for name, digest in manifest.files.items()),
     ):
         table.add_row(name, value)
-    out.print(table)
+    print_table(table)
 
 
 @bundle_app.command("verify")
@@ -242,7 +262,7 @@ def main() -> None:
     """Entry point of the `mmad` command."""
     if sys.argv[1:2] and sys.argv[1] in _KEEPS_VIDEOS:
         os.umask(0o077)  # people's videos are for the service's own eyes
-    logs.configure("text")
+    logs.configure("text", logging.WARNING)  # services log more, once they have read their settings
     try:
         app()
     except ImportError as error:

@@ -3,10 +3,12 @@
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import structlog
 import typer
 
 from mmad.options import (
@@ -19,16 +21,30 @@ from mmad.options import (
     load_bundle,
     settings_with,
 )
-from mmad.terminal import bar, fail, failing_on, print_result, tell, tell_hidden
+from mmad.terminal import (
+    bar,
+    check_writable,
+    fail,
+    failing_on,
+    print_result,
+    reason,
+    tell,
+    tell_hidden,
+    write_file,
+)
+from mmad.videos import Video, find_videos
 
 if TYPE_CHECKING:
+    from model.bundle import Bundle
     from model.detector import Detector
+    from model.video import Limits
     from service.exports import Analysed
     from service.exports import Format as Export
     from service.schemas import Options
     from service.settings import Settings
 
 app = typer.Typer()
+log = structlog.get_logger()
 
 # Formats that hold all proposals, or what is hidden.
 _COMPLETE = (None, Format.JSON, Format.MAC_CSV, Format.FRAMES_CSV, Format.FRAMES_NPZ)
@@ -36,13 +52,27 @@ _COMPLETE = (None, Format.JSON, Format.MAC_CSV, Format.FRAMES_CSV, Format.FRAMES
 
 @app.command()
 def detect(
-    videos: Annotated[list[Path], typer.Argument(metavar="VIDEO...", help="Video files.")],
+    videos: Annotated[
+        list[Path],
+        typer.Argument(metavar="VIDEO...", help="Video files; of a folder all videos, at any depth."),
+    ],
     bundle: BundleDir = None,
     engine: Annotated[Engine | None, typer.Option(help="What runs the network.")] = None,
     device: Annotated[Device | None, typer.Option(help="Where the network runs.")] = None,
     region: RegionOption = None,
     min_score: Annotated[
         float | None, typer.Option(min=0, max=1, help="Least score; the bundle's thresholds by default.")
+    ] = None,
+    labels: Annotated[
+        list[str] | None,
+        typer.Option(help="Only these actions or body parts, by code or name, as B1, nodding or Head; "
+                          "with commas between, or once or more."),
+    ] = None,
+    top_k: Annotated[int | None, typer.Option(min=1, help="Only so many of each video, the best.")] = None,
+    max_duration: Annotated[
+        float | None,
+        typer.Option(min=0.001, metavar="SECONDS",
+                     help="Refuse longer videos; no limit by default, but for MMAD_MAX_DURATION_S."),
     ] = None,
     form: Annotated[Format | None, typer.Option("--format", help="How results are written.")] = None,
     rate: Annotated[
@@ -62,38 +92,58 @@ def detect(
     from model.errors import DetectorError
     from model.sandbox.sandbox import make_decoder
 
+    several = len(videos) > 1 or videos[0].is_dir()
+    chosen = find_videos(videos)
     written = form or (Format.JSON if as_json or out_path else None)
-    export = _export(written, videos, out_path) if written else None
-    settings = settings_with(bundle=bundle, engine=engine and engine.value, device=device and device.value)
-    options = _options(min_score, region)
+    export = _export(written, chosen, out_path, several) if written else None
+    settings = settings_with(
+        bundle=bundle, engine=engine and engine.value, device=device and device.value, max_duration_s=max_duration
+    )  # fmt: skip
     loaded = load_bundle(settings.bundle)
+    options = _options(
+        loaded, min_score=min_score, top_k=top_k, labels=labels and ",".join(labels), region=region
+    )
+    if not chosen:
+        fail("there is no video to look at")
+    one_each = export is not None and _is_folder(export, several, out_path)
     with failing_on(DetectorError, OSError):
-        chosen = load_engine(loaded, settings.engine, settings.device, settings.data_dir / "cache")
-        if out_path is not None and export is not None:
-            _try_to_write(out_path, _is_folder(export, videos))
+        runner = load_engine(loaded, settings.engine, settings.device, settings.data_dir / "cache")
+        if out_path is not None:
+            _try_to_write(out_path, one_each)
         decoder = make_decoder(settings.sandbox)
     found: list[Analysed] = []
+    failed: dict[Path, str] = {}
     with closing(decoder):
-        detector = Detector(loaded, chosen, decoder=decoder)
-        for video in videos:
+        detector = Detector(loaded, runner, decoder=decoder)
+        for number, video in enumerate(chosen, 1):
+            count = f"{number} of {len(chosen)}: " if len(chosen) > 1 else ""
             try:
-                with bar(video.name) as progress:
-                    found.append(_detect_file(detector, video, options, settings, rate, progress))
-            except (DetectorError, OSError) as error:
-                tell(f"{video}: {error}", "red")
-    if export is None:
-        for one in found:
-            print_result(one.source, one.result.model_dump(mode="json"))
-    else:
-        if form not in _COMPLETE:
-            for one in found:
-                tell_hidden(one.result.model_dump(mode="json"))
+                with bar(count + video.path.name) as progress:
+                    one = _detect_file(detector, video, options, settings, rate, progress)
+                if export is None:
+                    print_result(one.source, one.result.model_dump(mode="json"))
+                    continue
+                if form not in _COMPLETE:
+                    tell_hidden(one.result.model_dump(mode="json"))
+                if one_each and out_path is not None:
+                    _write_one(export, one, out_path)
+                else:
+                    found.append(one)
+            except Exception as error:
+                if not isinstance(error, DetectorError | OSError):
+                    log.exception("detect_failed", video=str(video.path))
+                failed[video.path] = reason(error, video.path)
+                tell(f"{video.path}: {failed[video.path]}", "red")
+    if export is not None and not one_each:
         with failing_on(OSError):
-            _write(export, found, out_path, _is_folder(export, videos), len(videos))
-    raise typer.Exit(1 if len(found) < len(videos) else 0)
+            _write(export, found, out_path, several)
+    if failed and len(chosen) > 1:
+        lines = "".join(f"\n  {path}: {why}" for path, why in failed.items())
+        tell(f"{len(failed)} of {len(chosen)} videos failed:{lines}", "red")
+    raise typer.Exit(1 if failed else 0)
 
 
-def _export(form: Format, videos: Sequence[Path], out_path: Path | None) -> "Export":
+def _export(form: Format, videos: Sequence[Video], out_path: Path | None, several: bool) -> "Export":
     """The format, if it can be written as asked; ends the command with status 2 if not."""
     from service.exports import find_format
 
@@ -102,12 +152,23 @@ def _export(form: Format, videos: Sequence[Path], out_path: Path | None) -> "Exp
         import_module(module)
     if out_path is None and not export.is_text:
         raise typer.BadParameter(f"{form.value} is no text: a file for it is needed", param_hint="--out")
-    if out_path is None and _is_folder(export, videos):
+    if out_path is None and _is_folder(export, several, out_path):
         raise typer.BadParameter(
             f"{form.value} holds one video a file: a folder for {len(videos)} files is needed", param_hint="--out"
         )  # fmt: skip
+    if out_path is not None and out_path.is_dir() and export.several:
+        raise typer.BadParameter(
+            f"{out_path} is a folder, and {form.value} holds all videos in one file: give that", param_hint="--out"
+        )  # fmt: skip
+    if out_path is not None and out_path.is_file():
+        if _is_folder(export, several, out_path):
+            raise typer.BadParameter(
+                f"{out_path} is a file, and {form.value} holds one video a file: give a folder", param_hint="--out"
+            )  # fmt: skip
+        if any(video.path.exists() and video.path.samefile(out_path) for video in videos):
+            raise typer.BadParameter(f"{out_path} is one of the videos: it would be lost", param_hint="--out")
     if form not in (Format.JSON, Format.JSONL):
-        _refuse_one_name([video.stem for video in videos], files=_is_folder(export, videos))
+        _refuse_one_name([video.name for video in videos], files=_is_folder(export, several, out_path))
     return export
 
 
@@ -127,64 +188,82 @@ def _refuse_one_name(names: Sequence[str], *, files: bool) -> None:
         )
 
 
-def _is_folder(export: "Export", videos: Sequence[Path]) -> bool:
+def _is_folder(export: "Export", several: bool, out_path: Path | None) -> bool:
     """Whether each video gets a file of its own."""
-    return len(videos) > 1 and not export.several
+    return not export.several and (several or (out_path is not None and out_path.is_dir()))
 
 
 def _try_to_write(path: Path, is_folder: bool) -> None:
     """Better told now than when all the work is done."""
     if is_folder:
         path.mkdir(parents=True, exist_ok=True)
-        return
-    existed = path.exists()
-    path.open("a").close()
-    if not existed:
-        path.unlink()
+        check_writable(path / "x")
+    else:
+        check_writable(path)
 
 
-def _write(
-    export: "Export", found: Sequence["Analysed"], path: Path | None, is_folder: bool, asked: int
-) -> None:
-    """To standard output, a file, or a file for each video."""
+def _write_one(export: "Export", one: "Analysed", folder: Path) -> None:
+    """A file for a video, in the folder of all; names of videos may have folders too."""
+    from service.exports import write_export
+
+    path = folder / f"{one.video}{export.suffix}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_file(path, write_export(export.name, [one]))
+
+
+def _write(export: "Export", found: Sequence["Analysed"], path: Path | None, several: bool) -> None:
+    """All in one, to standard output or a file."""
     from service.exports import write_export, write_json
 
-    if is_folder and path is not None:
-        for one in found:
-            (path / f"{one.video}{export.suffix}").write_bytes(write_export(export.name, [one]))
-        return
     if export.name == Format.JSON:
         # As many as were asked for say what the document is, not as many as could be read.
-        content = write_json(found, as_list=asked > 1 or not found)
+        content = write_json(found, as_list=several or not found)
     elif found or export.several:
         content = write_export(export.name, found)
     else:
         return
     if path is None:
         sys.stdout.buffer.write(content)
+        sys.stdout.buffer.flush()
     else:
-        path.write_bytes(content)
+        write_file(path, content)
 
 
-def _options(min_score: float | None, region: str | None) -> "Options":
-    """What is asked of the detector; a region that does not fit ends the command with status 2."""
+def _options(loaded: "Bundle", **given: object) -> "Options":
+    """What is asked of the detector; labels or a region that do not fit end the command with status 2."""
     from service.errors import Problem
     from service.parameters import parse_parameters
+    from service.results import chosen_actions
     from service.schemas import Options
+    from workers.documents import make_labels
 
-    given = {"min_score": None if min_score is None else str(min_score), "region": region}
     try:
         options = parse_parameters(
-            Options, {name: value for name, value in given.items() if value is not None}
+            Options, {name: str(value) for name, value in given.items() if value is not None}
         )
+        if options.labels is not None:
+            chosen_actions(make_labels(loaded), options.labels)
     except Problem as problem:
         fail(problem.detail, status=2)
     return options
 
 
+def _limits(settings: "Settings") -> "Limits":
+    """Those that are set; where the length is not, a video may take as long as it takes."""
+    from model.video import UNLIMITED
+    from workers.documents import make_limits
+
+    limits = make_limits(settings)
+    if "max_duration_s" not in settings.model_fields_set:
+        limits = replace(limits, max_duration_s=UNLIMITED.max_duration_s)
+    if "decoder_cpu_s" not in settings.model_fields_set:
+        limits = replace(limits, max_cpu_s=UNLIMITED.max_cpu_s)
+    return limits
+
+
 def _detect_file(
     detector: "Detector",
-    video: Path,
+    video: Video,
     options: "Options",
     settings: "Settings",
     rate: float,
@@ -194,11 +273,12 @@ def _detect_file(
     from model.bundle import sha256
     from service.exports import Analysed
     from service.results import make_result
-    from workers.documents import make_context, make_limits, make_region, store_proposals
+    from workers.documents import make_context, make_region, store_proposals
 
-    with video.open("rb") as file:
-        limits = make_limits(settings)
-        found = detector.detect(file, region=make_region(options), limits=limits, progress=progress)
-    context = make_context(found, detector, options, job_id=None, video_sha256=sha256(video))
+    with video.path.open("rb") as file:
+        found = detector.detect(
+            file, region=make_region(options), limits=_limits(settings), progress=progress
+        )
+    context = make_context(found, detector, options, job_id=None, video_sha256=sha256(video.path))
     stored = store_proposals(found, context)
-    return Analysed(video.stem, make_result(stored, options), stored, str(video), rate)
+    return Analysed(video.name, make_result(stored, options), stored, str(video.path), rate)

@@ -12,7 +12,7 @@ from rich.table import Column, Table
 
 from mmad.client import Json
 from mmad.options import AsJson, settings_with
-from mmad.terminal import fail, failing_on, out, write
+from mmad.terminal import fail, failing_on, out, print_table, write
 
 if TYPE_CHECKING:
     from service.jobs import Jobs, Record
@@ -56,7 +56,7 @@ def list_jobs(
         table.add_row(
             row["id"], row["state"], age, str(row["attempt"]), str(row["bytes"]), row["error"] or ""
         )
-    out.print(table)
+    print_table(table)
 
 
 @app.command()
@@ -87,7 +87,7 @@ def show(job_id: JobId, data_dir: DataDir = None, as_json: AsJson = False) -> No
         table.add_row("file", f"{name}, {size} bytes")
     known = {True: "by a worker that is alive", False: "by nobody", None: "not known: Redis cannot be asked"}
     table.add_row("held", known[leased])
-    out.print(table)
+    print_table(table)
 
 
 @app.command()

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from mmad.client import Json
 from mmad.options import AsJson, settings_with
-from mmad.terminal import fail, failing_on, out, tell, write
+from mmad.terminal import fail, failing_on, out, print_table, tell, write
 
 if TYPE_CHECKING:
     from service.keys import Key
@@ -96,7 +96,7 @@ def list_keys(file: KeysFile = None, as_json: AsJson = False) -> None:
             f"{key.revoked_at:%Y-%m-%d}" if key.revoked_at else "",
             *("" if limit is None else str(limit) for limit in limits),
         )
-    out.print(table)
+    print_table(table)
 
 
 @app.command()

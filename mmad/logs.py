@@ -4,9 +4,10 @@ Text for people, or JSON, a document a line. Exceptions are text without local v
 videos.
 """
 
+import io
 import logging
 import sys
-from typing import Literal
+from typing import Literal, TextIO, cast
 
 import structlog
 from structlog.types import Processor
@@ -20,13 +21,25 @@ _COMMON: list[Processor] = [
 ]
 
 
-def configure(form: Format) -> None:
-    """Set up both; may be called again."""
+class _StandardError(io.TextIOBase):
+    """Writes to what sys.stderr is at the time: while a progress bar is shown, that prints above the bar."""
+
+    def write(self, text: str) -> int:
+        return sys.stderr.write(text)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+
+def configure(form: Format, level: int = logging.INFO) -> None:
+    """Set up both; may be called again. Events below `level` are dropped; libraries log from WARNING on."""
     render = _renderers(form)
     structlog.configure(
-        processors=[*_COMMON, *render], logger_factory=structlog.PrintLoggerFactory(sys.stderr)
+        processors=[*_COMMON, *render],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.PrintLoggerFactory(cast(TextIO, _StandardError())),
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(_StandardError())
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[*_COMMON, structlog.stdlib.add_logger_name],

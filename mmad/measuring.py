@@ -10,7 +10,7 @@ from rich.table import Table
 
 from mmad.options import AsJson, BundleDir, Device, Engine, load_bundle, settings_with
 from mmad.research import print_evaluation
-from mmad.terminal import bar, failing_on, out, tell, write
+from mmad.terminal import bar, failing_on, out, print_table, tell, write
 
 if TYPE_CHECKING:
     from model import engines
@@ -151,13 +151,13 @@ def _print_measurement(document: dict[str, Any]) -> None:
         numbers = (f"{100 * one[level]:.2f}" for level in ("action", "body", "average"))
         times = (f"{value:.1f}" if value else "-" for value in one["ratio"].values())
         table.add_row(name, *numbers, " / ".join(times))
-    out.print(table)
+    print_table(table)
     out.print(f"frequencies of the baselines: {document['prior']}", highlight=False)
     _print_classes(evaluation["action"]["per_class"])
     table = Table("of as many best predictions as ground truth", "percent", title="Kinds")
     for kind, share in document["errors"]["false_positives"][0].items():
         table.add_row(kind, f"{100 * share:.1f}")
-    out.print(table)
+    print_table(table)
     errors, speed = document["calibration_error"], document["speed"]
     out.print(
         f"expected calibration error: {errors['all']:.4f} of all proposals, {errors['shown']:.4f} of those shown\n"
@@ -193,7 +193,7 @@ def _print_seen(seen: "Seen", taxonomy: "Taxonomy") -> None:
                 f"{moving[place].code} {moving[place].name} {level.gain[moving[place].id]:+.3f}",
             )
         table.add_section()
-    out.print(table)
+    print_table(table)
 
 
 def _print_ranks(seen: "list[Seen]", document: dict[str, Any], taxonomy: "Taxonomy") -> None:
@@ -213,4 +213,4 @@ def _print_ranks(seen: "list[Seen]", document: dict[str, Any], taxonomy: "Taxono
         f"{mean[level]['chance']:g} ± {mean[level]['chance_deviation']:.1f}" for level in ("action", "body")
     ]
     table.add_row("of guesses", "", guesses[0], guesses[0], guesses[1], guesses[1])
-    out.print(table)
+    print_table(table)

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from mmad.client import Json
 from mmad.options import AsJson, BundleDir, load_bundle, settings_with
-from mmad.terminal import failing_on, out, tell, write
+from mmad.terminal import failing_on, out, print_table, tell, write
 
 if TYPE_CHECKING:
     from model.taxonomy import Taxonomy
@@ -174,7 +174,7 @@ def stats(
         ),
     ):
         table.add_row(name, value)
-    out.print(table)
+    print_table(table)
 
 
 @app.command("import-weights")
@@ -323,5 +323,5 @@ def print_evaluation(document: Json) -> None:
     for count in document["action"]["average_recall"]:
         values = (f"{100 * document[level]['average_recall'][count]:.2f}" for level in levels)
         table.add_row(f"recall at {count}", *values)
-    out.print(table)
+    print_table(table)
     out.print(f"average of both levels: {100 * document['average']:.2f}", highlight=False)

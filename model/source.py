@@ -18,6 +18,9 @@ CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts"
 # replace them; PyAV 19 always takes them and has no such argument.
 _TAGS: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
 
+# What names of such videos end in, in lower case.
+VIDEO_ENDINGS = (".mp4", ".m4v", ".mov", ".3gp", ".3g2", ".mkv", ".webm", ".avi", ".ts", ".mts", ".m2ts")
+
 # FFmpeg's own limit. It calls a MOV with more tracks out of memory, so ours is looked at once the file is open.
 _MOST_STREAMS = 1000
 

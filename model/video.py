@@ -60,6 +60,10 @@ class Extent(NamedTuple):
     start_offset_s: float
 
 
+# Four months are no limit; infinity is no JSON, in which limits reach the decoder's process.
+UNLIMITED = Limits(max_duration_s=1e7, max_pixels=2**30, max_cpu_s=1e7)
+
+
 @dataclass(frozen=True)
 class Media:
     """What was found in the file. Width and height are upright, in pixels; the rate is measured."""

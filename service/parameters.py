@@ -19,10 +19,16 @@ def parse_parameters(model: type[Parameters], values: dict[str, str]) -> Paramet
         )
     given: dict[str, Any] = dict(values)
     if "labels" in given:
-        given["labels"] = [code.strip() for code in values["labels"].split(",")]
+        parts = [part.strip() for part in values["labels"].split(",")]
+        given["labels"] = [part for part in parts if part] or parts[:1]
     if "region" in given:
         parts = values["region"].split(",")
-        given["region"] = dict(zip(Region.model_fields, parts, strict=True)) if len(parts) == 4 else parts
+        if len(parts) != len(Region.model_fields):
+            raise Problem(
+                "invalid_parameter",
+                f"region={values['region'][:64]}: it takes four fractions, x,y,width,height, as in 0.25,0,0.5,1",
+            )
+        given["region"] = dict(zip(Region.model_fields, parts, strict=True))
     try:
         return model.model_validate(given)
     except ValidationError as error:

@@ -1,8 +1,10 @@
 """From a job's stored proposals to its result, as often and with as many thresholds as a caller likes."""
 
 import io
-from collections.abc import Iterable, Sequence
+import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
@@ -149,17 +151,48 @@ def with_defaults(stored: StoredProposals, view: TimedView) -> ResultView:
     return ResultView.model_validate(asked | given)
 
 
-def chosen_actions(labels: Labels, codes: Iterable[str]) -> set[int]:
-    """Action ids for codes of actions or body parts; raises Problem naming the code that is neither."""
+def chosen_actions(labels: Labels, wanted: Sequence[str]) -> set[int]:
+    """Action ids for codes or names of actions or body parts, in upper or lower case.
+
+    Args:
+        labels: of the bundle.
+        wanted: what was given between commas; neighbours that are one name with commas in it are taken as that.
+
+    Raises:
+        Problem: invalid_parameter, for what is none of them; the detail names what is most like it.
+    """
+    known: dict[str, set[int]] = {}
+    for action in labels.actions:
+        for text in (action.code, action.name, action.body.code, action.body.name):
+            known.setdefault(_comparable(text), set()).add(action.id)
     chosen: set[int] = set()
-    for code in codes:
-        found = {action.id for action in labels.actions if code in (action.code, action.body.code)}
-        if not found:
-            raise Problem(
-                "invalid_parameter", f"labels: {code!r} is neither an action nor a body part; see GET /labels"
-            )
-        chosen |= found
+    place = 0
+    while place < len(wanted):
+        for end in range(len(wanted), place, -1):
+            if (text := _comparable(",".join(wanted[place:end]))) in known:
+                chosen |= known[text]
+                place = end
+                break
+        else:
+            raise _unknown_label(wanted[place], labels)
     return chosen
+
+
+def _comparable(text: str) -> str:
+    """A code or a name without what people write differently: case, spaces, the form of Unicode."""
+    plain = unicodedata.normalize("NFC", text).casefold()
+    return ",".join(" ".join(part.split()) for part in plain.split(","))
+
+
+def _unknown_label(text: str, labels: Labels) -> Problem:
+    every = [*labels.bodies, *labels.actions]
+    spelled = {_comparable(word): word for one in every for word in (one.name, one.code)}
+    near = get_close_matches(_comparable(text), spelled, n=3, cutoff=0.5)
+    hint = f"; near it are {', '.join(repr(spelled[word]) for word in near)}" if near else ""
+    return Problem(
+        "invalid_parameter",
+        f"labels: {text[:64]!r} is neither an action nor a body part{hint}; GET /labels, or mmad labels, lists all",
+    )
 
 
 def _complete(view: View) -> ResultView:

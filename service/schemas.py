@@ -67,7 +67,10 @@ class View(Document):
         "/model).",
     )
     top_k: Annotated[int, Field(gt=0)] | None = Field(None, description="At most this many, the best.")
-    labels: list[str] | None = Field(None, description="Codes of actions (B1) or body parts (B).")
+    labels: list[str] | None = Field(
+        None,
+        description="Codes or names of actions (B1, nodding) or body parts (B, Head), in any case of letters.",
+    )
 
 
 class Options(View):

@@ -19,6 +19,7 @@ from model.engines import Engine, RawPoints
 from model.errors import DetectorError
 from model.segments import point_grid
 from model.taxonomy import Taxonomy
+from model.video import UNLIMITED
 
 Floats = NDArray[np.float64]
 
@@ -112,7 +113,7 @@ def control(
     listener = Listener(engine, bundle.manifest, stills)
     try:
         with clip.open("rb") as file:
-            Detector(bundle, listener).detect(file)
+            Detector(bundle, listener).detect(file, limits=UNLIMITED)
     except (DetectorError, OSError) as error:
         raise ControlError(f"{clip}: {error}") from error
     parts = [np.array(taxonomy.body_of) == body.id for body in taxonomy.bodies]

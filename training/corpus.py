@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from model.bundle import InputConfig
 from model.errors import VideoError
+from model.source import VIDEO_ENDINGS
 from model.taxonomy import Taxonomy
 from model.video import Limits, Video
 from training.files import find_files
@@ -29,7 +30,6 @@ Frames = NDArray[np.uint8]
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
-_ENDINGS = (".mp4", ".avi", ".mkv", ".webm", ".mov")
 _NO_LIMITS = Limits(max_duration_s=36_000, max_pixels=2**30)
 
 
@@ -216,7 +216,7 @@ def _read_folder(folder: Path, taxonomy: Taxonomy, subset: str) -> list[Item]:
 
 def _files(folder: Path) -> dict[str, Path]:
     """Video name -> file: frames before videos, at any depth (MMA-52 has a folder a subset); sidecars without both."""
-    found = {path.stem: path for path in find_files(folder / "videos", _ENDINGS)}
+    found = {path.stem: path for path in find_files(folder / "videos", VIDEO_ENDINGS)}
     found |= {path.stem: path for path in (folder / "frames").glob("*.npz")}
     return found or {path.stem: path for path in (folder / "sidecars").glob("*.npz")}
 

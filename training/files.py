@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path, PurePath, PureWindowsPath
 from typing import NamedTuple
 
-VIDEO_ENDINGS = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".ts", ".mts")
+from model.source import VIDEO_ENDINGS
+
 # What macOS, Windows, Synology and office programs leave beside files; names that begin with a dot are left out too.
 _LEFT_BEHIND = {"__macosx", "thumbs.db", "desktop.ini", "$recycle.bin", "system volume information", "@eadir"}
 _NOT_UTF8 = re.compile(r"[\udc80-\udcff]")

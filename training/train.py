@@ -8,7 +8,6 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,12 +17,12 @@ import yaml
 from lightning_fabric import Fabric
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 from torch import Tensor
-from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 
 from model.finder import JointReader
 from model.network import Network
-from training.objectives import Batch, Trainee, collate
+from training.batches import load_batches, naming_workers
+from training.objectives import Batch, Trainee
 from training.recipe import Recipe, RecipeError, StageConfig, parse_recipe
 from training.run import BACKBONE, CHECKPOINT, HISTORY, RECIPE, Examples, Run, TrainingError
 from training.start import start_finder, start_network
@@ -65,7 +64,7 @@ def train(
 
     Raises:
         TrainingError: a loss that is no number, a checkpoint that does not fit, a teacher that sees other pictures, or
-            a first stage that freezes what nothing has trained.
+            a first stage that freezes what nothing has trained, or a process that reads videos and was ended.
     """
     # The outputs of one objective are unused under the other.
     strategy = "auto" if devices == 1 else "ddp_find_unused_parameters_true"
@@ -85,7 +84,8 @@ def train(
         (run.out / RECIPE).write_text(run.recipe.to_yaml(), encoding="utf-8")
         (run.out / HISTORY).unlink(missing_ok=True)
         (run.out / CHECKPOINT).unlink(missing_ok=True)
-    loop.run_stages()
+    with naming_workers():
+        loop.run_stages()
     trained = Network(run.manifest)
     trained.load_state_dict(loop.left())
     return trained.eval()
@@ -285,13 +285,8 @@ class _Loop:
             list(range(step * stage.batch + rank * mine, step * stage.batch + (rank + 1) * mine))
             for step in range(self.step, stage.steps)
         ]
-        manifest = self._run.manifest
-        loader = DataLoader(
-            Examples(self._run, self.stage), batch_sampler=numbers, num_workers=self.recipe.data.workers,
-            collate_fn=partial(collate, manifest=manifest), persistent_workers=False,
-            multiprocessing_context="spawn" if self.recipe.data.workers else None,
-        )  # fmt: skip
-        for batch in loader:
+        examples = Examples(self._run, self.stage)
+        for batch in load_batches(examples, numbers, self._run.manifest, self.recipe.data.workers):
             yield Batch(*(part.to(self.fabric.device) for part in batch))
 
     def _check(self, loss: Tensor, batch: Batch) -> None:

@@ -40,7 +40,10 @@ def main() -> None:
     warm_up()
     parts = probe()
     control = socket.socket(fileno=int(sys.argv[1]))
-    wire.send(control, asdict(parts))
+    try:
+        wire.send(control, asdict(parts))
+    except BrokenPipeError:  # the worker has ended meanwhile
+        return
     Keeper(control, parts).serve()
 
 

@@ -1,0 +1,135 @@
+"""What people see: tables, progress where there is no terminal, files that are whole."""
+
+import io
+import time
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from rich.table import Table
+
+from mmad import terminal
+from mmad.terminal import bar, check_writable, print_result, print_table, write_file
+
+RESULT = {
+    "detections": [
+        {
+            "start_s": 7100.25, "end_s": 7199.5, "score": 0.5,
+            "action": {"code": "F4", "name": "scratching or touching hindbrain"}, "body": {"name": "Upper limb"},
+        }
+    ],
+    "media": {"duration_s": 7200.0, "width": 200, "height": 240},
+    "model": {"bundle": "demo", "version": "7", "engine": "openvino"},
+    "warnings": [],
+}  # fmt: skip
+
+
+@pytest.fixture
+def printed(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
+    """Standard output that is no terminal."""
+    text = io.StringIO()
+    monkeypatch.delenv("COLUMNS", raising=False)
+    monkeypatch.setattr(terminal, "out", Console(file=text, markup=False, emoji=False, highlight=False))
+    return text
+
+
+def test_a_pipe_has_a_line_for_each_detection(printed: io.StringIO) -> None:
+    name = "a [red]name[/red] :smile: that is longer than a terminal is wide, 😀, and goes on for quite a while.mp4"
+    print_result(name, RESULT)
+    lines = printed.getvalue().splitlines()
+    assert lines[0] == name
+    assert " ".join(lines[3].split()) == "7100.25 7199.50 0.50 F4 scratching or touching hindbrain Upper limb"
+
+
+@pytest.mark.parametrize("width", [20, 40, 60, 79])
+def test_no_word_is_cut_at_any_width(
+    width: int, printed: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    print_result("x", RESULT)
+    words = printed.getvalue().split()
+    assert {"scratching", "touching", "hindbrain", "Upper", "limb", "7100.25", "7199.50", "F4"} <= set(words)
+    if width >= 60:
+        assert max(map(len, printed.getvalue().splitlines())) <= width
+
+
+def test_long_cells_are_wrapped_where_there_is_no_terminal(printed: io.StringIO) -> None:
+    table = Table(show_header=False)
+    table.add_row("notes", "word " * 500)
+    print_table(table)
+    assert max(map(len, printed.getvalue().splitlines())) <= 120
+    assert printed.getvalue().count("word") == 500
+
+
+@pytest.fixture
+def noted(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
+    """Standard error that is no terminal, and lines of progress that come soon."""
+    text = io.StringIO()
+    monkeypatch.setattr(terminal, "notes", Console(file=text, width=80))
+    monkeypatch.setattr(terminal, "_FIRST_LINE_S", 0.01)
+    monkeypatch.setattr(terminal, "_EACH_LINE_S", 0.05)
+    return text
+
+
+def wait_for_line(text: io.StringIO, part: str) -> None:
+    deadline = time.monotonic() + 20
+    while part not in text.getvalue():
+        assert time.monotonic() < deadline, text.getvalue()
+        time.sleep(0.01)
+
+
+def test_progress_is_printed_as_lines_where_there_is_no_terminal(noted: io.StringIO) -> None:
+    with bar("1 of 2: film.mp4") as show:
+        show("detecting", 0.1)
+        wait_for_line(noted, "1 of 2: film.mp4: detecting, 10 %\n")
+        show("detecting", 0.4)
+        wait_for_line(noted, "1 of 2: film.mp4: detecting, 40 %")
+        show("detecting", 0.5)
+        wait_for_line(noted, " left\n")
+    ended = noted.getvalue()
+    time.sleep(0.2)
+    assert noted.getvalue() == ended  # nothing is printed after the work
+    assert "━" not in ended
+
+
+def test_short_work_prints_no_progress(noted: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(terminal, "_FIRST_LINE_S", 60.0)
+    with bar("film.mp4") as show:
+        show("detecting", 0.5)
+    assert noted.getvalue() == ""
+
+
+def test_files_are_whole_or_as_they_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / ("a" * 250)
+    write_file(path, b"first")
+    path.chmod(0o640)
+    link = tmp_path / "link"
+    link.symlink_to(path.name)
+    write_file(link, b"second")
+    assert link.is_symlink()
+    assert (path.read_bytes(), path.stat().st_mode & 0o777) == (b"second", 0o640)
+
+    def fail(self: Path, content: bytes) -> int:
+        self.touch()
+        raise OSError(28, "No space left on device", str(self))
+
+    monkeypatch.setattr(Path, "write_bytes", fail)
+    with pytest.raises(OSError, match="No space left on device") as told:
+        write_file(path, b"third")
+    assert told.value.filename == str(path)
+    assert path.read_bytes() == b"second"
+    assert sorted(one.name for one in tmp_path.iterdir()) == sorted([path.name, "link"])
+
+
+def test_devices_are_written_to_and_stay() -> None:
+    write_file(Path("/dev/null"), b"nothing")
+    check_writable(Path("/dev/null"))
+    assert Path("/dev/null").is_char_device()
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="there is no folder") as told:
+        check_writable(tmp_path / "no" / "x.csv")
+    assert told.value.filename == str(tmp_path / "no" / "x.csv")
+    check_writable(tmp_path / "x.csv")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,101 @@
+"""Batches that other processes make while the network trains.
+
+They come through shared memory. Where /dev/shm has no room, as in a container with Docker's default of 64 MB, they come
+through pipes, which copies them twice more.
+"""
+
+import multiprocessing
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+
+import numpy as np
+import structlog
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset, get_worker_info
+
+from model.bundle import Manifest
+from model.errors import DetectorError
+from training.augment import Example
+from training.corpus import CorpusError
+from training.objectives import Batch, collate
+from training.run import TrainingError
+
+log = structlog.get_logger()
+
+_SHARED_MEMORY = "/dev/shm"
+
+Arrays = list[NDArray[np.generic]]
+
+
+def load_batches(
+    examples: Dataset[Example], numbers: Sequence[list[int]], manifest: Manifest, workers: int
+) -> Iterator[Batch]:
+    """Batches of examples with those numbers, in order; made here with no workers.
+
+    Raises:
+        TrainingError: a worker was ended from outside. It may be raised wherever the caller is: see naming_workers.
+        CorpusError, DetectorError: what is wrong with a video.
+    """
+    if workers and not _can_share():
+        workers = 0
+    loader: DataLoader[Example] = DataLoader(
+        examples, batch_sampler=numbers, num_workers=workers, collate_fn=partial(_carry, manifest=manifest),
+        persistent_workers=False, multiprocessing_context="spawn" if workers else None,
+    )  # fmt: skip
+    told = False
+    for carried in loader:
+        if isinstance(carried, list) and not told:
+            told = True
+            log.warning(
+                "shared_memory_is_full", path=_SHARED_MEMORY, free_mb=shutil.disk_usage(_SHARED_MEMORY).free // 10**6,
+                consequence="batches go through pipes, which is slower", remedy="docker run --shm-size=2g",
+            )  # fmt: skip
+        yield Batch(*(torch.as_tensor(part) for part in carried))
+
+
+@contextmanager
+def naming_workers() -> Iterator[None]:
+    """Errors of workers as sentences; PyTorch's own are tracebacks, or leave open what to do."""
+    try:
+        yield
+    except (CorpusError, DetectorError) as error:
+        lines = str(error).strip().splitlines() or [""]
+        if not lines[0].startswith("Caught "):
+            raise
+        raise type(error)(lines[-1].partition(": ")[2]) from error
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise TrainingError(
+            f"a process that reads videos was ended from outside ({error}): memory may be short; set data.workers=1, "
+            "or 0 to read in the training process"
+        ) from error
+
+
+def _carry(examples: Sequence[Example], manifest: Manifest) -> Batch | Arrays:
+    """A batch: of a worker's in shared memory, or as arrays, which are sent by value."""
+    batch = collate(examples, manifest)
+    if get_worker_info() is None:
+        return batch
+    try:
+        for part in batch:
+            part.share_memory_()  # type: ignore[no-untyped-call]
+    except (RuntimeError, OSError):  # sending it would fail the same way, in a thread that nobody hears of
+        return [part.numpy() for part in batch]
+    return batch
+
+
+def _can_share() -> bool:
+    """Whether processes can share locks, which need /dev/shm too."""
+    try:
+        multiprocessing.get_context("spawn").Lock()
+    except (ImportError, OSError) as error:
+        log.warning(
+            "no_shared_memory", path=_SHARED_MEMORY, error=str(error),
+            consequence="videos are read in the training process, as with data.workers=0",
+        )  # fmt: skip
+        return False
+    return True
