@@ -1,6 +1,5 @@
 """The requests that a client makes: each built here once, with how its answer is read, for both clients to send."""
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -27,7 +26,6 @@ from mmad.answers import (
     Result,
     Webhook,
 )
-from mmad.failures import ServiceError
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 PIECE_BYTES = 1024 * 1024
@@ -232,24 +230,6 @@ def resend_webhook(job_id: str) -> Call[Webhook]:
 def events(job_id: str, headers: Mapping[str, str], silence_s: float) -> Call[None]:
     """GET /jobs/{id}/events."""
     return Call("GET", _path(job_id, "events"), _no_json, headers=headers, silence_s=silence_s)
-
-
-def connection(url: str | None, api_key: str | None, timeout_s: float) -> dict[str, Any]:
-    """What an httpx client of either kind is made with; what is not given comes from the environment.
-
-    Raises:
-        ServiceError: the address is none.
-    """
-    address = url or os.environ.get("MMAD_URL") or DEFAULT_URL
-    secret = api_key or os.environ.get("MMAD_API_KEY")
-    try:
-        base_url = httpx.URL(address)
-    except httpx.InvalidURL as error:
-        raise ServiceError("unreachable", f"{address} is no address: {error}") from error
-    headers = {"User-Agent": "mmad-client", "Accept": "application/json, */*"}
-    if secret:
-        headers["Authorization"] = f"Bearer {secret}"
-    return {"base_url": base_url, "headers": headers, "timeout": timeout_s}
 
 
 @contextmanager

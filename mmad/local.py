@@ -12,9 +12,11 @@ from types import FrameType
 
 import httpx
 import structlog
+from pydantic import ValidationError
 
 from mmad.children import Child, StartError, stop_all
 from mmad.private_redis import START_TIMEOUT_S, private_redis
+from service.job_schemas import Readiness
 from service.keys import KeysError, check_open
 from service.settings import Settings
 from service.store import MODEL_CARD, FolderStore
@@ -125,27 +127,36 @@ def _check_port(host: str, port: int) -> None:
 def _wait_until_ready(url: str, children: list[Child], stopping: _Stopping) -> None:
     deadline = time.monotonic() + START_TIMEOUT_S
     loaded_s: float | None = None
-    while time.monotonic() < deadline and not stopping.asked:
-        for child in children:
-            if child.exit_code() is not None:
-                raise StartError(f"{child.name} ended with status {child.exit_code()}; its words are above")
-        try:
-            answer = httpx.get(f"{url}/readyz", timeout=5)
-            if answer.is_success:
+    # No proxy of the environment stands between this machine and itself.
+    with httpx.Client(timeout=5, trust_env=False) as http:
+        while time.monotonic() < deadline and not stopping.asked:
+            for child in children:
+                if child.exit_code() is not None:
+                    raise StartError(
+                        f"{child.name} ended with status {child.exit_code()}; its words are above"
+                    )
+            answer = _readiness(http, url)
+            if answer is not None and answer.ready:
                 return
-            checks = answer.json()["checks"]
-            loaded_s = (loaded_s or time.monotonic()) if checks["model"] == "ok" else None
-            # Such as a full disk: it goes on by itself when there is room.
-            if loaded_s and time.monotonic() - loaded_s > _OTHERS_S:
-                log.warning("not_ready", **checks)
-                return
-        except httpx.TransportError:
-            pass  # not listening yet
-        time.sleep(0.1)
+            if answer is not None:
+                loaded_s = (loaded_s or time.monotonic()) if answer.checks["model"] == "ok" else None
+                # Such as a full disk: it goes on by itself when there is room.
+                if loaded_s and time.monotonic() - loaded_s > _OTHERS_S:
+                    log.warning("not_ready", **answer.checks)
+                    return
+            time.sleep(0.1)
     if not stopping.asked:
         raise StartError(
             f"the service was not ready within {START_TIMEOUT_S:.0f} s; GET {url}/readyz says why"
         )
+
+
+def _readiness(http: httpx.Client, url: str) -> Readiness | None:
+    """What the API says of itself; None while it does not answer."""
+    try:
+        return Readiness.model_validate_json(http.get(f"{url}/readyz").content)
+    except (httpx.TransportError, ValidationError):
+        return None
 
 
 def _supervise(children: list[Child], stopping: _Stopping) -> None:
