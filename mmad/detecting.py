@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mmad.options import (
+    DETECTING,
     AsJson,
     BundleDir,
     Device,
@@ -62,7 +63,9 @@ def detect(
 
     written = form or (Format.JSON if as_json or out_path else None)
     export = _export(written, videos, out_path) if written else None
-    settings = settings_with(bundle=bundle, engine=engine and engine.value, device=device and device.value)
+    settings = settings_with(
+        DETECTING, bundle=bundle, engine=engine and engine.value, device=device and device.value
+    )
     options = _options(min_score, region)
     loaded = load_bundle(settings.bundle)
     with failing_on(DetectorError, OSError):

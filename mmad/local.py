@@ -1,6 +1,5 @@
 """Everything on one machine: a private Redis, the API and workers as child processes, started and stopped together."""
 
-import fcntl
 import signal
 import socket
 import sys
@@ -18,8 +17,10 @@ from mmad.children import Child, StartError, stop_all
 from mmad.private_redis import START_TIMEOUT_S, private_redis
 from service.job_schemas import Readiness
 from service.keys import KeysError, check_open
+from service.locks import lock
+from service.queue import QueueError, check_redis
 from service.settings import Settings
-from service.store import MODEL_CARD, FolderStore
+from service.store import MODEL_CARD, FolderStore, StoreError
 
 log = structlog.get_logger()
 
@@ -49,8 +50,20 @@ def serve(settings: Settings, workers: int, announce: Callable[[str], None]) -> 
     with ExitStack() as stack:
         stack.enter_context(_lock(settings.data_dir))
         _check_port(settings.host, settings.port)
-        _tidy(FolderStore(settings.store_dir))
-        own = None if settings.redis_url else stack.enter_context(private_redis(settings.data_dir / "redis"))
+        try:
+            _tidy(FolderStore(settings.store_dir))
+            own = (
+                None
+                if settings.redis_url
+                else stack.enter_context(private_redis(settings.data_dir / "redis"))
+            )
+            trouble = check_redis(settings) if settings.redis_url else None
+        except (StoreError, QueueError) as error:
+            raise StartError(str(error)) from error
+        except OSError as error:
+            raise _not_writable(settings.data_dir, error) from error
+        if trouble:
+            log.warning("redis_away", why=trouble)
         environment = {
             "MMAD_REDIS_URL": own.url if own else str(settings.redis_url),
             "MMAD_DATA_DIR": str(settings.data_dir),
@@ -91,6 +104,10 @@ def _tidy(store: FolderStore) -> None:
     store.delete(MODEL_CARD)
 
 
+def _not_writable(folder: Path, error: OSError) -> StartError:
+    return StartError(f"cannot write in {folder} ({error.strerror}): choose another with --data-dir")
+
+
 @contextmanager
 def _lock(folder: Path) -> Iterator[None]:
     """Two services on one data directory would write into each other's files."""
@@ -98,16 +115,22 @@ def _lock(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         file = (folder / "lock").open("w")
     except OSError as error:
-        raise StartError(
-            f"cannot write in {folder} ({error.strerror}): choose another with --data-dir"
-        ) from error
+        raise _not_writable(folder, error) from error
     with file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+            locked = lock(file, wait=False)
+        except (BlockingIOError, PermissionError) as error:
             raise StartError(
                 f"another mmad serve uses {folder}: stop it, or give this one another --data-dir"
             ) from error
+        except OSError as error:
+            raise StartError(f"cannot lock {folder / 'lock'} ({error.strerror})") from error
+        if not locked:
+            log.warning(
+                "data_dir_without_locks",
+                folder=str(folder),
+                remedy="start no second mmad serve on this folder",
+            )
         yield
 
 

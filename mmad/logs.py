@@ -34,6 +34,8 @@ def configure(form: Format) -> None:
         )
     )
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+    # It warns at every start of a user whose home cannot be written, and keeps its cache elsewhere all the same.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
 
 
 def _renderers(form: Format) -> list[Processor]:

@@ -1,9 +1,11 @@
 """Every setting, read once from the environment (MMAD_...) and frozen."""
 
+import os
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AliasChoices, Field, SecretStr
+from pydantic import AliasChoices, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 GIB = 1024**3
@@ -13,13 +15,33 @@ DAY_S = 24 * 3600
 HostName = Annotated[str, Field(pattern=r"^(\*|\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)$")]
 
 
+DEFAULT_PORT = 8000
+# Kubernetes sets <SERVICE>_PORT to such an address in every container: MMAD_PORT for a Service called mmad.
+_SERVICE_LINK = re.compile(r"(tcp|udp|sctp)://\S+", re.IGNORECASE)
+# In place of the home directory of a user who has none: nobody, not even root, can make a folder there.
+NO_HOME = Path(os.devnull)
+
+
+def service_link() -> str | None:
+    """MMAD_PORT where it is Kubernetes' and not a port; Settings takes it as not set."""
+    value = os.environ.get("MMAD_PORT", "")
+    return value if _SERVICE_LINK.fullmatch(value) else None
+
+
+def _default_data_dir() -> Path:
+    try:
+        return Path.home() / ".local/share/mmad"
+    except RuntimeError:  # neither HOME nor an entry among the system's users
+        return NO_HOME / "mmad"
+
+
 class Settings(BaseSettings):
     """What API and workers share. Each field is the environment variable MMAD_<FIELD>."""
 
     model_config = SettingsConfigDict(env_prefix="MMAD_", frozen=True, extra="ignore", populate_by_name=True)
 
     data_dir: Path = Field(
-        default_factory=lambda: Path.home() / ".local/share/mmad",
+        default_factory=_default_data_dir,
         description="Where videos, results and the embedded Redis keep their files.",
     )
     redis_url: str | None = Field(
@@ -28,7 +50,7 @@ class Settings(BaseSettings):
         description="Redis to use; mmad serve starts a private one where this is not set.",
     )
     host: str = Field(default="127.0.0.1", description="Address the API listens on.")
-    port: int = Field(default=8000, ge=1, le=65535, description="Port the API listens on.")
+    port: int = Field(default=DEFAULT_PORT, ge=1, le=65535, description="Port the API listens on.")
     bundle: Path | None = Field(default=None, description="Bundle folder; the shipped one where not set.")
     engine: Literal["auto", "openvino", "onnx", "torch"] = Field(
         default="auto", description="What runs the network; auto takes the fastest installed."
@@ -101,6 +123,11 @@ class Settings(BaseSettings):
     cors_origins: list[str] = Field(
         default=[], description='Origins whose pages may call the API, as JSON: ["https://app.example.org"].'
     )
+
+    @field_validator("port", mode="before")
+    @classmethod
+    def _no_service_link(cls, value: object) -> object:
+        return DEFAULT_PORT if isinstance(value, str) and _SERVICE_LINK.fullmatch(value) else value
 
     @property
     def store_dir(self) -> Path:

@@ -17,7 +17,7 @@ from mmad.client import Client, ServiceError
 from mmad.connection import is_this_machine
 from tests.conftest import free_port, start_service
 
-NAMES = ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY", "https_proxy", "HTTPS_PROXY")
+NAMES = ("http_proxy", "ALL_PROXY", "HTTPS_PROXY")
 
 
 class _Labels(BaseHTTPRequestHandler):
