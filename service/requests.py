@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.browsers import HEALTH_PATHS
+from service.prefix import path_below
 from service.problems import CLOSE, name_request, no_room, problem_response
 
 log = structlog.get_logger()
@@ -132,7 +133,7 @@ def _fault(request: Request, error: Exception) -> ASGIApp:
 
 def _overload(scope: Scope) -> tuple[str, str] | None:
     limit = scope.get("state", {}).get(OVERLOADED)
-    if limit is None or scope["path"] in HEALTH_PATHS:
+    if limit is None or path_below(scope) in HEALTH_PATHS:
         return None
     return (
         "overloaded",

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AliasChoices, Field, SecretStr, field_validator
+from pydantic import AfterValidator, AliasChoices, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 GIB = 1024**3
@@ -16,6 +16,9 @@ HostName = Annotated[str, Field(pattern=r"^(\*|\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]
 
 
 DEFAULT_PORT = 8000
+MAX_PREFIX_CHARACTERS = 200
+# Characters that mean the same in a path, in a link and in a page: nothing to escape, no second slash, no dot segment.
+_PREFIX = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~-]+)*", re.ASCII)
 # Kubernetes sets <SERVICE>_PORT to such an address in every container: MMAD_PORT for a Service called mmad.
 _SERVICE_LINK = re.compile(r"(tcp|udp|sctp)://\S+", re.IGNORECASE)
 # In place of the home directory of a user who has none: nobody, not even root, can make a folder there.
@@ -35,6 +38,21 @@ def _default_data_dir() -> Path:
         return NO_HOME / "mmad"
 
 
+def clean_prefix(value: str) -> str:
+    """The path under which a proxy shows the service, without its last slash; empty for none.
+
+    Raises:
+        ValueError: it is not a path of plain segments, or too long.
+    """
+    prefix = value.strip().rstrip("/")
+    if len(prefix) > MAX_PREFIX_CHARACTERS or not _PREFIX.fullmatch(prefix):
+        raise ValueError(
+            "give a path such as /mmad: segments of A-Z a-z 0-9 . _ ~ -, "
+            f"{MAX_PREFIX_CHARACTERS} characters at most"
+        )
+    return prefix
+
+
 class Settings(BaseSettings):
     """What API and workers share. Each field is the environment variable MMAD_<FIELD>."""
 
@@ -51,6 +69,17 @@ class Settings(BaseSettings):
     )
     host: str = Field(default="127.0.0.1", description="Address the API listens on.")
     port: int = Field(default=DEFAULT_PORT, ge=1, le=65535, description="Port the API listens on.")
+    root_path: Annotated[str, AfterValidator(clean_prefix)] = Field(
+        default="",
+        description="Path under which a reverse proxy shows the service, such as /mmad: links begin with it. "
+        "The header X-Forwarded-Prefix of a trusted proxy goes before.",
+    )
+    forwarded_allow_ips: str = Field(
+        default="127.0.0.1,::1",
+        validation_alias=AliasChoices("MMAD_FORWARDED_ALLOW_IPS", "FORWARDED_ALLOW_IPS"),
+        description="Addresses and networks of proxies whose X-Forwarded-Prefix, -Proto and -For are believed, with "
+        "commas between; * for all.",
+    )
     bundle: Path | None = Field(default=None, description="Bundle folder; the shipped one where not set.")
     engine: Literal["auto", "openvino", "onnx", "torch"] = Field(
         default="auto", description="What runs the network; auto takes the fastest installed."

@@ -6,7 +6,7 @@ from anyio import CancelScope, to_thread
 from fastapi import APIRouter, Request, Response
 
 from service.auth import Caller
-from service.desk import CallerOf, Desk, DeskOf, accepted, problems
+from service.desk import CallerOf, Desk, DeskOf, problems
 from service.errors import Problem
 from service.events import ended_within
 from service.intake import MAX_WAIT_S, Intake, Taken, idempotency_key, preferred_wait_s
@@ -102,7 +102,7 @@ async def detect(request: Request, response: Response, desk: DeskOf, caller: Cal
     if taken.replayed:
         response.headers["Idempotency-Replayed"] = "true"
     if len(taken.records) > 1:
-        return _batch(taken, response)
+        return _batch(taken, desk, response)
     return await _single(taken, desk, caller.owner, request, response)
 
 
@@ -110,7 +110,7 @@ async def _single(
     taken: Taken, desk: Desk, owner: str, request: Request, response: Response
 ) -> Accepted | Response:
     record = taken.records[0]
-    answer = accepted(record)
+    answer = desk.accepted(record)
     response.headers["Location"] = answer.links.self
     wait_s = preferred_wait_s(request.headers.get("prefer"))
     if wait_s is None or not await ended_within(desk, record.id, wait_s):
@@ -118,7 +118,7 @@ async def _single(
     try:
         record = await to_thread.run_sync(desk.jobs.get, record.id, owner)
         if record.state is not State.SUCCEEDED:
-            return accepted(record)
+            return desk.accepted(record)
         content = await to_thread.run_sync(desk.read, record, "result.json")
     except Problem:  # removed meanwhile: the job tells
         return answer
@@ -126,12 +126,12 @@ async def _single(
     return Response(content, media_type="application/json", headers=headers)
 
 
-def _batch(taken: Taken, response: Response) -> Batch:
+def _batch(taken: Taken, desk: Desk, response: Response) -> Batch:
     batch = str(taken.records[0].batch)
-    where = f"/jobs?batch={batch}"
+    where = f"{desk.root_path}/jobs?batch={batch}"
     response.headers["Location"] = where
     return Batch(
-        batch=batch, jobs=[accepted(record) for record in taken.records], links=BatchLinks(jobs=where)
+        batch=batch, jobs=[desk.accepted(record) for record in taken.records], links=BatchLinks(jobs=where)
     )
 
 
