@@ -49,6 +49,7 @@ class SubmitOptions(TypedDict, total=False):
         retention_s: how many seconds the result is kept after the end.
         keep_video: keep the video as long as the result.
         tag: a word of the caller's own, to find jobs by.
+        name: the video's name, which exports have; that of the file if not given. For a single video.
         idempotency_key: a name of the caller's for this very request: sent again within a day it gives the same job.
             A random one if not given, so that a try after a lost connection makes no second job.
     """
@@ -61,6 +62,7 @@ class SubmitOptions(TypedDict, total=False):
     retention_s: int | None
     keep_video: bool | None
     tag: str | None
+    name: str | None
     idempotency_key: str | None
 
 
@@ -132,8 +134,7 @@ class Call(Generic[T]):
     def request(self, http: httpx.Client | httpx.AsyncClient) -> Iterator[httpx.Request]:
         """The request, as long as its files are open; raises OSError if one cannot be."""
         with ExitStack() as stack:
-            # No file's own name goes out: it may be a person's.
-            files = [("file", ("video", _open(video, stack))) for video in self.videos]
+            files = [("file", (_file_name(video), _open(video, stack))) for video in self.videos]
             silence = {} if self.silence_s is None else {"read": self.silence_s}
             yield http.build_request(
                 self.method,
@@ -279,6 +280,15 @@ def _text(value: object) -> str:
 
 def _can_rewind(video: Video) -> bool:
     return isinstance(video, str | bytes | Path) or video.seekable()
+
+
+def _file_name(video: Video) -> str | None:
+    """Of a path or an open file, without folders; None where it has none."""
+    name = video if isinstance(video, str | Path) else getattr(video, "name", None)
+    if not isinstance(name, str | Path):  # bytes; a file that is no file of a folder has a number, or nothing
+        return None
+    # What is not UTF-8 in a name cannot be sent as it is.
+    return Path(name).name.encode("utf-8", "replace").decode() or None
 
 
 def _open(video: Video, stack: ExitStack) -> Any:

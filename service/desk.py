@@ -119,6 +119,7 @@ class Desk:
             queue_position=position,
             estimate_s=self._estimate_s(record, live, position),
             attempt=record.attempt,
+            name=record.name,
             tag=record.options.tag,
             batch=record.batch,
             changes=record.changes,

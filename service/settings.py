@@ -86,7 +86,7 @@ class Settings(BaseSettings):
     )
     device: Literal["cpu", "cuda"] = Field(default="cpu", description="Where the network runs.")
     max_upload_bytes: int = Field(default=2 * GIB, gt=0, description="The largest video accepted.")
-    max_duration_s: float = Field(default=600.0, gt=0, description="The longest video accepted.")
+    max_duration_s: float = Field(default=7200.0, gt=0, description="The longest video accepted.")
     max_pixels: int = Field(default=8192 * 4320, gt=0, description="The largest picture accepted, in pixels.")
     max_fps: float = Field(default=240.0, gt=0, description="The highest frame rate accepted.")
     sandbox: Literal["auto", "require", "off"] = Field(
@@ -97,7 +97,9 @@ class Settings(BaseSettings):
     decoder_memory_bytes: int = Field(
         default=2560 * 1024**2, ge=512 * 1024**2, description="Address space for decoding one video."
     )
-    decoder_cpu_s: float = Field(default=3600.0, gt=0, description="Computing time for decoding one video.")
+    decoder_cpu_s: float = Field(
+        default=4 * 3600.0, gt=0, description="Computing time for decoding one video."
+    )
     decoder_stall_s: float = Field(default=60.0, gt=0, description="The longest a frame may take to decode.")
     max_batch_files: int = Field(default=20, gt=0, description="The most videos accepted in one request.")
     max_queued_jobs: int = Field(default=1000, gt=0, description="Jobs of all callers that have not ended.")
@@ -112,7 +114,7 @@ class Settings(BaseSettings):
         ge=0,
         description="Room on the store's disk that no upload may take: results need it.",
     )
-    job_timeout_s: int = Field(default=3600, gt=0, description="A job that takes longer is stopped.")
+    job_timeout_s: int = Field(default=4 * 3600, gt=0, description="A job that takes longer is stopped.")
     stop_grace_s: float = Field(
         default=8.0, ge=0, description="How long a worker that is asked to stop goes on with the job at hand."
     )

@@ -7,6 +7,7 @@ from fastapi import APIRouter, Request, Response
 
 from service.auth import Caller
 from service.desk import CallerOf, Desk, DeskOf, problems
+from service.encodings import ACCEPTED
 from service.errors import Problem
 from service.events import ended_within
 from service.intake import MAX_WAIT_S, Intake, Taken, idempotency_key, preferred_wait_s
@@ -24,6 +25,8 @@ _HEADERS: list[dict[str, Any]] = [
     {"name": "Prefer", "in": "header", "schema": {"type": "string"}, "example": "wait=10",
      "description": f"`wait=N`: answer with the result if it is there within N seconds, {MAX_WAIT_S} at most; "
      "for a single video."},
+    {"name": "Content-Encoding", "in": "header", "schema": {"type": "string", "enum": [*ACCEPTED, "identity"]},
+     "description": "How the body is compressed; limits are of what it is when that is undone."},
 ]  # fmt: skip
 _BYTES = {"schema": {"type": "string", "format": "binary"}}
 _FILES = {
@@ -74,6 +77,7 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {
     openapi_extra=_EXTRA,
     responses=_ANSWERS | problems(
         "malformed_upload", "empty_upload", "upload_too_slow", "upload_too_large", "too_many_files", "not_a_video",
+        "unsupported_content_encoding", "video_too_long",
         "unknown_parameter", "invalid_parameter", "idempotency_conflict", "request_in_progress", "callback_refused",
         "key_missing", "key_unknown", "rate_limited", "too_many_jobs", "storage_full", "queue_full", "disk_full",
         "no_worker_yet", "internal_error",
