@@ -40,7 +40,8 @@ def test_an_upload_is_stored_whole_and_queued(api: TestClient, desk: Desk, way: 
     assert response.headers["location"] == body["links"]["self"] == f"/jobs/{body['id']}"
     assert desk.store.get(key(body["id"], "video")) == VIDEO
     record = desk.jobs.get(body["id"])
-    assert record.upload == Upload(bytes=len(VIDEO), sha256=hashlib.sha256(VIDEO).hexdigest())
+    name = "x.mp4" if record.upload.name else None
+    assert record.upload == Upload(bytes=len(VIDEO), sha256=hashlib.sha256(VIDEO).hexdigest(), name=name)
     assert record.options == JobOptions(min_score=0.25, top_k=5)
     assert desk.queue.ids == [body["id"]]  # type: ignore[attr-defined]
 
