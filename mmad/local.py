@@ -52,12 +52,10 @@ def serve(settings: Settings, workers: int, announce: Callable[[str], None]) -> 
         _check_port(settings.host, settings.port)
         try:
             _tidy(FolderStore(settings.store_dir))
-            own = (
-                None
-                if settings.redis_url
-                else stack.enter_context(private_redis(settings.data_dir / "redis"))
-            )
-            trouble = check_redis(settings) if settings.redis_url else None
+            if settings.redis_url:
+                own, trouble = None, check_redis(settings)
+            else:
+                own, trouble = stack.enter_context(private_redis(settings.data_dir / "redis")), None
         except (StoreError, QueueError) as error:
             raise StartError(str(error)) from error
         except OSError as error:

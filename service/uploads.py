@@ -91,9 +91,8 @@ async def receive(
         async for sent in _in_time(request, limits):
             for chunk in decoder.feed(sent) if decoder else [sent]:
                 count += len(chunk)
-                if (
-                    count > limits.max_bytes + _MULTIPART_OVERHEAD_BYTES
-                ):  # also of what is between a form's parts
+                # What is not in a file counts too: a form may be anything when it is decompressed.
+                if count > limits.max_bytes + _MULTIPART_OVERHEAD_BYTES:
                     raise too_large(count, limits.max_bytes)
                 for index, piece in form.feed(chunk) if form else [(0, chunk)]:
                     if form and not sinks.begun:
