@@ -340,6 +340,7 @@ class Job(Answer):
     queue_position: int | None
     estimate_s: float | None
     attempt: int
+    name: str | None
     tag: str | None
     batch: str | None
     changes: list[Change]

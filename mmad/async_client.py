@@ -24,6 +24,7 @@ from mmad.answers import (
     Webhook,
 )
 from mmad.calls import Call, ExportFilters, JobFilters, ResultFilters, SubmitOptions, Video
+from mmad.connection import make_http
 from mmad.failures import EventsUnavailable, ServiceError, Tries, Watch, error_of, told_apart
 from mmad.listening import SILENCE_S, Event, Listener, is_late
 
@@ -44,7 +45,9 @@ class AsyncClient:
         retries: int = 3,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        self._http = httpx.AsyncClient(transport=transport, **calls.connection(url, api_key, timeout_s))
+        self._http = make_http(
+            httpx.AsyncClient, httpx.AsyncHTTPTransport, url, api_key, timeout_s, transport
+        )
         self._retries = retries
 
     async def __aenter__(self) -> Self:

@@ -1,6 +1,5 @@
 """The requests that a client makes: each built here once, with how its answer is read, for both clients to send."""
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -27,7 +26,6 @@ from mmad.answers import (
     Result,
     Webhook,
 )
-from mmad.failures import ServiceError
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 PIECE_BYTES = 1024 * 1024
@@ -52,6 +50,7 @@ class SubmitOptions(TypedDict, total=False):
         retention_s: how many seconds the result is kept after the end.
         keep_video: keep the video as long as the result.
         tag: a word of the caller's own, to find jobs by.
+        name: the video's name, which exports have; that of the file if not given. For a single video.
         idempotency_key: a name of the caller's for this very request: sent again within a day it gives the same job.
             A random one if not given, so that a try after a lost connection makes no second job.
     """
@@ -64,6 +63,7 @@ class SubmitOptions(TypedDict, total=False):
     retention_s: int | None
     keep_video: bool | None
     tag: str | None
+    name: str | None
     idempotency_key: str | None
 
 
@@ -136,8 +136,7 @@ class Call(Generic[T]):
     def request(self, http: httpx.Client | httpx.AsyncClient) -> Iterator[httpx.Request]:
         """The request, as long as its files are open; raises OSError if one cannot be."""
         with ExitStack() as stack:
-            # No file's own name goes out: it may be a person's.
-            files = [("file", ("video", _open(video, stack))) for video in self.videos]
+            files = [("file", (_file_name(video), _open(video, stack))) for video in self.videos]
             silence = {} if self.silence_s is None else {"read": self.silence_s}
             yield http.build_request(
                 self.method,
@@ -236,24 +235,6 @@ def events(job_id: str, headers: Mapping[str, str], silence_s: float) -> Call[No
     return Call("GET", _path(job_id, "events"), _no_json, headers=headers, silence_s=silence_s)
 
 
-def connection(url: str | None, api_key: str | None, timeout_s: float) -> dict[str, Any]:
-    """What an httpx client of either kind is made with; what is not given comes from the environment.
-
-    Raises:
-        ServiceError: the address is none.
-    """
-    address = url or os.environ.get("MMAD_URL") or DEFAULT_URL
-    secret = api_key or os.environ.get("MMAD_API_KEY")
-    try:
-        base_url = httpx.URL(address)
-    except httpx.InvalidURL as error:
-        raise ServiceError("unreachable", f"{address} is no address: {error}") from error
-    headers = {"User-Agent": "mmad-client", "Accept": "application/json, */*"}
-    if secret:
-        headers["Authorization"] = f"Bearer {secret}"
-    return {"base_url": base_url, "headers": headers, "timeout": timeout_s}
-
-
 @contextmanager
 def written_aside(path: Path) -> Iterator[BinaryIO]:
     """A file that has its name only when it is whole; where it does not come to that, what was there stays."""
@@ -301,6 +282,15 @@ def _text(value: object) -> str:
 
 def _can_rewind(video: Video) -> bool:
     return isinstance(video, str | bytes | Path) or video.seekable()
+
+
+def _file_name(video: Video) -> str | None:
+    """Of a path or an open file, without folders; None where it has none."""
+    name = video if isinstance(video, str | Path) else getattr(video, "name", None)
+    if not isinstance(name, str | Path):  # bytes; a file that is no file of a folder has a number, or nothing
+        return None
+    # What is not UTF-8 in a name cannot be sent as it is.
+    return Path(name).name.encode("utf-8", "replace").decode() or None
 
 
 def _open(video: Video, stack: ExitStack) -> Any:

@@ -8,6 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
+import structlog
 import typer
 from pydantic import ValidationError
 from rich.table import Table
@@ -21,7 +22,7 @@ from mmad.options import (
     load_bundle,
     settings_with,
 )
-from mmad.terminal import bar, failing_on, out, print_table, tell, write
+from mmad.terminal import bar, escape_unencodable, failing_on, out, print_table, tell, write
 
 _KEEPS_VIDEOS = ("serve", "api", "worker", "jobs")
 
@@ -90,6 +91,7 @@ def serve(
 
     settings = settings_with(host=host, port=port, bundle=bundle, data_dir=data_dir)
     logs.configure(settings.log_format)
+    _tell_of_kubernetes()
     load_bundle(settings.bundle)  # a broken bundle is told of here, not by a worker that dies
 
     def announce(url: str) -> None:
@@ -104,13 +106,16 @@ def api() -> None:
     """Run the HTTP API alone; settings come from MMAD_... variables."""
     from service.app import create_app
     from service.keys import KeysError, check_open
-    from service.queue import QueueError
+    from service.queue import QueueError, check_redis
     from service.server import serve as serve_http
+    from service.store import StoreError
 
     settings = settings_with()
     logs.configure(settings.log_format)
-    with failing_on(QueueError, KeysError):
+    _tell_of_kubernetes()
+    with failing_on(QueueError, KeysError, StoreError):
         check_open(settings)
+        _tell_of_redis(check_redis(settings))
         application = create_app(settings)
     serve_http(application, settings)
 
@@ -138,19 +143,22 @@ def webhook_secret(
 def worker() -> None:
     """Run one worker; settings come from MMAD_... variables."""
     from model.errors import DetectorError
-    from service.queue import QueueError
+    from service.queue import QueueError, check_redis
+    from service.settings import Settings
+    from service.store import StoreError
     from workers.main import main as work
 
-    settings = settings_with()
+    settings = settings_with(Settings.model_fields.keys() - {"host", "port"})
     logs.configure(settings.log_format)
-    with failing_on(DetectorError, QueueError):
+    with failing_on(DetectorError, QueueError, StoreError):
+        _tell_of_redis(check_redis(settings))
         work(settings, load_bundle(settings.bundle))
 
 
 @app.command()
 def labels(bundle: BundleDir = None, as_json: AsJson = False) -> None:
     """List the classes of a bundle, both levels."""
-    taxonomy = load_bundle(settings_with(bundle=bundle).bundle).manifest.taxonomy
+    taxonomy = load_bundle(settings_with({"bundle"}, bundle=bundle).bundle).manifest.taxonomy
     if as_json:
         write(json.dumps(taxonomy.model_dump(), ensure_ascii=False, indent=1), None)
         return
@@ -199,7 +207,7 @@ def bench(
     from mmad import bench as benchmark
     from model.errors import DetectorError
 
-    loaded = load_bundle(settings_with(bundle=bundle).bundle)
+    loaded = load_bundle(settings_with({"bundle"}, bundle=bundle).bundle)
     with failing_on(DetectorError, OSError), tempfile.TemporaryDirectory() as folder, bar("bench") as show:
         video = clip or Path(folder) / "generated-1080x1296-30fps.mp4"
         if clip is None:
@@ -258,10 +266,28 @@ def bundle_verify(folder: Annotated[Path, typer.Argument(help="Bundle folder.")]
     out.print(f"{folder}: {bundle.manifest.name} {bundle.manifest.version}, all files fit", highlight=False)
 
 
+def _tell_of_kubernetes() -> None:
+    """A port that is none would surprise those who look for theirs."""
+    from service.settings import DEFAULT_PORT, service_link
+
+    if link := service_link():
+        tell(
+            f"MMAD_PORT={link} is not read: Kubernetes sets it for a Service called mmad. The port is {DEFAULT_PORT} "
+            "unless --port says otherwise; rename the Service or set enableServiceLinks: false to use MMAD_PORT",
+            "yellow",
+        )
+
+
+def _tell_of_redis(trouble: str | None) -> None:
+    if trouble:
+        structlog.get_logger().warning("redis_away", why=trouble)
+
+
 def main() -> None:
     """Entry point of the `mmad` command."""
     if sys.argv[1:2] and sys.argv[1] in _KEEPS_VIDEOS:
         os.umask(0o077)  # people's videos are for the service's own eyes
+    escape_unencodable()
     logs.configure("text", logging.WARNING)  # services log more, once they have read their settings
     try:
         app()

@@ -34,6 +34,7 @@ from mmad.calls import (
     SubmitOptions,
     Video,
 )
+from mmad.connection import make_http
 from mmad.failures import (
     EventsUnavailable,
     JobCanceled,
@@ -74,7 +75,8 @@ class Client:
     Example: `with Client() as client: result = client.detect("interview.mp4")`.
 
     Args:
-        url: address of the service; MMAD_URL, or a service on this machine, if not given.
+        url: address of the service; MMAD_URL, or a service on this machine, if not given. The environment's proxies
+            are used for other machines only.
         api_key: where the service wants one; MMAD_API_KEY if not given.
         timeout_s: the longest silence of a connection before it counts as broken.
         retries: how often a request is sent again.
@@ -85,7 +87,7 @@ class Client:
         self, url: str | None = None, api_key: str | None = None, timeout_s: float = 60.0, retries: int = 3,
         transport: httpx.BaseTransport | None = None,
     ) -> None:  # fmt: skip
-        self._http = httpx.Client(transport=transport, **calls.connection(url, api_key, timeout_s))
+        self._http = make_http(httpx.Client, httpx.HTTPTransport, url, api_key, timeout_s, transport)
         self._retries = retries
 
     def __enter__(self) -> Self:

@@ -12,6 +12,7 @@ import structlog
 import typer
 
 from mmad.options import (
+    DETECTING,
     AsJson,
     BundleDir,
     Device,
@@ -97,8 +98,12 @@ def detect(
     written = form or (Format.JSON if as_json or out_path else None)
     export = _export(written, chosen, out_path, several) if written else None
     settings = settings_with(
-        bundle=bundle, engine=engine and engine.value, device=device and device.value, max_duration_s=max_duration
-    )  # fmt: skip
+        DETECTING,
+        bundle=bundle,
+        engine=engine and engine.value,
+        device=device and device.value,
+        max_duration_s=max_duration,
+    )
     loaded = load_bundle(settings.bundle)
     options = _options(
         loaded, min_score=min_score, top_k=top_k, labels=labels and ",".join(labels), region=region

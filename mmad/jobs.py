@@ -155,9 +155,10 @@ def _settings(data_dir: Path | None) -> "Settings":
 
 def _jobs(settings: "Settings") -> "Jobs":
     from service.jobs import Jobs
-    from service.store import FolderStore
+    from service.store import FolderStore, StoreError
 
-    return Jobs(FolderStore(settings.store_dir))
+    with failing_on(StoreError):
+        return Jobs(FolderStore(settings.store_dir))
 
 
 def _row(record: "Record", now: datetime) -> Json:

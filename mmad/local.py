@@ -1,6 +1,5 @@
 """Everything on one machine: a private Redis, the API and workers as child processes, started and stopped together."""
 
-import fcntl
 import signal
 import socket
 import sys
@@ -12,12 +11,16 @@ from types import FrameType
 
 import httpx
 import structlog
+from pydantic import ValidationError
 
 from mmad.children import Child, StartError, stop_all
 from mmad.private_redis import START_TIMEOUT_S, private_redis
+from service.job_schemas import Readiness
 from service.keys import KeysError, check_open
+from service.locks import lock
+from service.queue import QueueError, check_redis
 from service.settings import Settings
-from service.store import MODEL_CARD, FolderStore
+from service.store import MODEL_CARD, FolderStore, StoreError
 
 log = structlog.get_logger()
 
@@ -47,8 +50,18 @@ def serve(settings: Settings, workers: int, announce: Callable[[str], None]) -> 
     with ExitStack() as stack:
         stack.enter_context(_lock(settings.data_dir))
         _check_port(settings.host, settings.port)
-        _tidy(FolderStore(settings.store_dir))
-        own = None if settings.redis_url else stack.enter_context(private_redis(settings.data_dir / "redis"))
+        try:
+            _tidy(FolderStore(settings.store_dir))
+            if settings.redis_url:
+                own, trouble = None, check_redis(settings)
+            else:
+                own, trouble = stack.enter_context(private_redis(settings.data_dir / "redis")), None
+        except (StoreError, QueueError) as error:
+            raise StartError(str(error)) from error
+        except OSError as error:
+            raise _not_writable(settings.data_dir, error) from error
+        if trouble:
+            log.warning("redis_away", why=trouble)
         environment = {
             "MMAD_REDIS_URL": own.url if own else str(settings.redis_url),
             "MMAD_DATA_DIR": str(settings.data_dir),
@@ -89,6 +102,10 @@ def _tidy(store: FolderStore) -> None:
     store.delete(MODEL_CARD)
 
 
+def _not_writable(folder: Path, error: OSError) -> StartError:
+    return StartError(f"cannot write in {folder} ({error.strerror}): choose another with --data-dir")
+
+
 @contextmanager
 def _lock(folder: Path) -> Iterator[None]:
     """Two services on one data directory would write into each other's files."""
@@ -96,16 +113,22 @@ def _lock(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         file = (folder / "lock").open("w")
     except OSError as error:
-        raise StartError(
-            f"cannot write in {folder} ({error.strerror}): choose another with --data-dir"
-        ) from error
+        raise _not_writable(folder, error) from error
     with file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+            locked = lock(file, wait=False)
+        except (BlockingIOError, PermissionError) as error:
             raise StartError(
                 f"another mmad serve uses {folder}: stop it, or give this one another --data-dir"
             ) from error
+        except OSError as error:
+            raise StartError(f"cannot lock {folder / 'lock'} ({error.strerror})") from error
+        if not locked:
+            log.warning(
+                "data_dir_without_locks",
+                folder=str(folder),
+                remedy="start no second mmad serve on this folder",
+            )
         yield
 
 
@@ -125,27 +148,36 @@ def _check_port(host: str, port: int) -> None:
 def _wait_until_ready(url: str, children: list[Child], stopping: _Stopping) -> None:
     deadline = time.monotonic() + START_TIMEOUT_S
     loaded_s: float | None = None
-    while time.monotonic() < deadline and not stopping.asked:
-        for child in children:
-            if child.exit_code() is not None:
-                raise StartError(f"{child.name} ended with status {child.exit_code()}; its words are above")
-        try:
-            answer = httpx.get(f"{url}/readyz", timeout=5)
-            if answer.is_success:
+    # No proxy of the environment stands between this machine and itself.
+    with httpx.Client(timeout=5, trust_env=False) as http:
+        while time.monotonic() < deadline and not stopping.asked:
+            for child in children:
+                if child.exit_code() is not None:
+                    raise StartError(
+                        f"{child.name} ended with status {child.exit_code()}; its words are above"
+                    )
+            answer = _readiness(http, url)
+            if answer is not None and answer.ready:
                 return
-            checks = answer.json()["checks"]
-            loaded_s = (loaded_s or time.monotonic()) if checks["model"] == "ok" else None
-            # Such as a full disk: it goes on by itself when there is room.
-            if loaded_s and time.monotonic() - loaded_s > _OTHERS_S:
-                log.warning("not_ready", **checks)
-                return
-        except httpx.TransportError:
-            pass  # not listening yet
-        time.sleep(0.1)
+            if answer is not None:
+                loaded_s = (loaded_s or time.monotonic()) if answer.checks["model"] == "ok" else None
+                # Such as a full disk: it goes on by itself when there is room.
+                if loaded_s and time.monotonic() - loaded_s > _OTHERS_S:
+                    log.warning("not_ready", **answer.checks)
+                    return
+            time.sleep(0.1)
     if not stopping.asked:
         raise StartError(
             f"the service was not ready within {START_TIMEOUT_S:.0f} s; GET {url}/readyz says why"
         )
+
+
+def _readiness(http: httpx.Client, url: str) -> Readiness | None:
+    """What the API says of itself; None while it does not answer."""
+    try:
+        return Readiness.model_validate_json(http.get(f"{url}/readyz").content)
+    except (httpx.TransportError, ValidationError):
+        return None
 
 
 def _supervise(children: list[Child], stopping: _Stopping) -> None:

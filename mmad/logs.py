@@ -47,6 +47,8 @@ def configure(form: Format, level: int = logging.INFO) -> None:
         )
     )
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+    # It warns at every start of a user whose home cannot be written, and keeps its cache elsewhere all the same.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
 
 
 def _renderers(form: Format) -> list[Processor]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from mmad.options import AsJson, BundleDir, Device, Engine, load_bundle, settings_with
+from mmad.options import DETECTING, AsJson, BundleDir, Device, Engine, load_bundle, settings_with
 from mmad.research import print_evaluation
 from mmad.terminal import bar, failing_on, out, print_table, tell, write
 
@@ -137,7 +137,9 @@ def _load(
     """A bundle and what runs it, as `mmad detect` takes them."""
     from model.engines import load_engine
 
-    settings = settings_with(bundle=bundle, engine=engine and engine.value, device=device and device.value)
+    settings = settings_with(
+        DETECTING, bundle=bundle, engine=engine and engine.value, device=device and device.value
+    )
     loaded = load_bundle(settings.bundle)
     return loaded, load_engine(loaded, settings.engine, settings.device, settings.data_dir / "cache")
 

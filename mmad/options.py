@@ -1,15 +1,19 @@
 """What commands have in common: options, settings, the bundle."""
 
+import os
+from collections.abc import Collection
 from enum import StrEnum
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mmad.terminal import fail, failing_on
 
 if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+
     from model.bundle import Bundle
     from service.settings import Settings
 
@@ -67,18 +71,45 @@ BundleDir = Annotated[
 ]
 
 
-def settings_with(**given: object) -> "Settings":
-    """The environment's settings with the options given; wrong ones end the command with status 2."""
+# What commands read that detect here, without a service.
+DETECTING = frozenset(
+    {
+        "bundle", "engine", "device", "sandbox", "max_duration_s", "max_pixels", "max_fps",
+        "decoder_memory_bytes", "decoder_cpu_s", "decoder_stall_s",
+    }
+)  # fmt: skip
+
+
+def settings_with(needs: Collection[str] | None = None, **given: object) -> "Settings":
+    """The environment's settings with the options given; wrong ones end the command with status 2.
+
+    Args:
+        needs: the settings that the command reads; a wrong one that is not among them has its default. None: all.
+        given: options by their settings' names; None where an option was not given.
+    """
     from pydantic import ValidationError
+    from pydantic_settings import SettingsError
 
-    from service.settings import Settings
+    from service.settings import NO_HOME, Settings
 
+    values: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     try:
-        return Settings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+        settings = Settings(**values)
+    except SettingsError as error:
+        fail(f"a setting that is a list is not JSON: {error}", status=2)
     except ValidationError as error:
-        first = error.errors()[0]
-        name = "_".join(str(part) for part in first["loc"])
-        fail(f"MMAD_{name.removeprefix('MMAD_').upper()}={first.get('input')!r}: {first['msg']}", status=2)
+        wrong = {str(one["loc"][0]).removeprefix("MMAD_").lower(): one for one in error.errors()}
+        for name, one in wrong.items():
+            if needs is None or name in needs:
+                fail(f"MMAD_{name.upper()}={one.get('input')!r}: {one['msg']}", status=2)
+        settings = Settings(**{name: _default_of(Settings.model_fields[name]) for name in wrong} | values)
+    if (needs is None or "data_dir" in needs) and settings.data_dir.is_relative_to(NO_HOME):
+        fail(f"user id {os.getuid()} has no home directory: set MMAD_DATA_DIR to a folder for mmad's data")
+    return settings
+
+
+def _default_of(field: "FieldInfo") -> Any:
+    return field.get_default(call_default_factory=True, validated_data={})
 
 
 def load_bundle(folder: Path | None) -> "Bundle":

@@ -291,7 +291,7 @@ def _taxonomy(labels: Path | None, bundle: Path | None) -> "Taxonomy":
 
     if labels is not None:
         return read_labels(labels)
-    return load_bundle(settings_with(bundle=bundle).bundle).manifest.taxonomy
+    return load_bundle(settings_with({"bundle"}, bundle=bundle).bundle).manifest.taxonomy
 
 
 def _told(loaded: "Loaded") -> "Instances":

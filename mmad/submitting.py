@@ -57,7 +57,8 @@ def _print_accepted(accepted: Accepted, url: str, as_json: bool) -> None:
     if as_json:
         write(_text(accepted), None)
     else:
-        out.print(f"{accepted.id}\n{url.rstrip('/')}{accepted.links.self}", highlight=False)
+        # As this client reaches it: the service's own link may lack, or have, the path of a proxy.
+        out.print(f"{accepted.id}\n{url.rstrip('/')}/jobs/{accepted.id}", highlight=False)
 
 
 def _print_result(video: Path, result: Result, path: Path | None, *, as_document: bool) -> None:

@@ -1,5 +1,6 @@
 """What people see: documents on standard output; notes, errors and progress on standard error."""
 
+import io
 import os
 import sys
 import threading
@@ -169,11 +170,17 @@ def _detections(count: int) -> str:
 
 
 def write(text: str, path: Path | None) -> None:
-    """A document to a file, or alone to standard output."""
+    """A document to a file, or alone to standard output: UTF-8, whatever the terminal's encoding is.
+
+    What stands for bytes of a file name that are not UTF-8 is escaped as in JSON (\\udcff).
+    """
+    content = f"{text}\n".encode("utf-8", "backslashreplace")
     if path is None:
-        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
+        sys.stdout.buffer.write(content)
+        sys.stdout.buffer.flush()
     else:
-        write_file(path, f"{text}\n".encode())
+        write_file(path, content)
 
 
 def write_file(path: Path, content: bytes) -> None:
@@ -214,6 +221,13 @@ def _aside(path: Path) -> Iterator[tuple[Path, Path]]:
     finally:
         with suppress(OSError):
             aside.unlink(missing_ok=True)
+
+
+def escape_unencodable() -> None:
+    """Let both streams show characters that the terminal's encoding lacks as escapes, and not fail."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 @contextmanager

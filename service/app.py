@@ -21,7 +21,9 @@ from service.browsers import keep_pages_out
 from service.desk import Desk
 from service.errors import Problem
 from service.exposition import Exposition
+from service.head import Head, takes_head
 from service.openapi import complete
+from service.prefix import BehindProxy, path_below
 from service.problems import problem_response
 from service.queue import JobQueue, connect
 from service.reconciler import Reconciler
@@ -82,7 +84,11 @@ def app_of(desk: Desk) -> FastAPI:
     app.add_middleware(Guard)
     app.add_middleware(RateLimitHeaders)
     add_cors(app, desk.settings)
+    app.add_middleware(Head)
     app.add_middleware(Requests, note=exposition.note_request)
+    app.add_middleware(
+        BehindProxy, root_path=desk.settings.root_path, trusted=desk.settings.forwarded_allow_ips
+    )
     return app
 
 
@@ -140,10 +146,12 @@ async def _on_http(request: Request, error: Exception) -> Response:
 
 def _methods(request: Request) -> set[str]:
     """All that an address takes; the router knows those of one route only."""
+    path = path_below(request.scope)
+    methods = {"GET"}  # of the pages that are not in the document
     for shape, operations in request.app.openapi()["paths"].items():
-        if re.fullmatch(re.sub(r"{\w+}", "[^/]+", shape), request.url.path):
-            return {method.upper() for method in operations}
-    return {"GET"}  # the pages that are not in the document
+        if re.fullmatch(re.sub(r"{\w+}", "[^/]+", shape), path):
+            methods = {method.upper() for method in operations}
+    return methods | {"HEAD"} if "GET" in methods and takes_head(path) else methods
 
 
 def openapi_yaml() -> str:

@@ -17,6 +17,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.keys import file_in_force
+from service.prefix import path_below
 from service.settings import Settings
 
 # They say nothing of anybody, and what asks them may not choose its Host.
@@ -59,7 +60,7 @@ class OwnPagesOnly:
         await self._answer(request, *refused)(scope, receive, send)
 
     def _host_refused(self, request: Request) -> tuple[str, str] | None:
-        if _ANY in self._hosts or request.scope["path"] in HEALTH_PATHS:
+        if _ANY in self._hosts or path_below(request.scope) in HEALTH_PATHS:
             return None
         host = _host_of(request)
         if host is not None and host.name in self._hosts:

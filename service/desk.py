@@ -1,5 +1,6 @@
 """What every route works with, and what several of them say."""
 
+from copy import copy
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -33,7 +34,30 @@ class Desk:
         self.auth = auth
         # Threads for those who follow and wait, so that they never take those of uploads and answers.
         self.lookers = CapacityLimiter(_LOOKERS)
-        self.webhooks = Webhooks(store, self.jobs, settings, links_of)
+        # The path before that of every link; of a request's own proxy in its own desk, see `under`.
+        self.root_path = settings.root_path
+        self.webhooks = Webhooks(store, self.jobs, settings, self.links)
+
+    def under(self, root_path: str) -> "Desk":
+        """This desk, with links under another path."""
+        other = copy(self)
+        other.root_path = root_path
+        return other
+
+    def links(self, job_id: str) -> Links:
+        """Where to go from a job."""
+        self_ = f"{self.root_path}/jobs/{job_id}"
+        return Links(
+            self=self_,
+            result=f"{self_}/result",
+            export=f"{self_}/export",
+            events=f"{self_}/events",
+            cancel=f"{self_}/cancel",
+        )
+
+    def accepted(self, record: Record) -> Accepted:
+        """The answer to an upload."""
+        return Accepted(id=record.id, state=record.state, error=record.error, links=self.links(record.id))
 
     def model_card(self) -> ModelCard:
         """The model the workers have loaded; raises Problem no_worker_yet."""
@@ -58,7 +82,7 @@ class Desk:
         if record.state is not State.SUCCEEDED:
             raise Problem(
                 "job_not_finished",
-                f"the job is {record.state}; poll {links_of(job_id).self} until it has succeeded",
+                f"the job is {record.state}; poll {self.links(job_id).self} until it has succeeded",
             )
         return record
 
@@ -95,12 +119,13 @@ class Desk:
             queue_position=position,
             estimate_s=self._estimate_s(record, live, position),
             attempt=record.attempt,
+            name=record.name,
             tag=record.options.tag,
             batch=record.batch,
             changes=record.changes,
             expires_at=record.expires_at,
             error=record.error,
-            links=links_of(record.id),
+            links=self.links(record.id),
         )
 
     def _estimate_s(self, record: Record, live: Progress, position: int | None) -> float | None:
@@ -114,30 +139,13 @@ class Desk:
 
 
 def get_desk(request: Request) -> Desk:
-    """The desk of this application."""
+    """The desk of this application, with links as the request's caller can follow them."""
     desk: Desk = request.app.state.desk
-    return desk
+    return desk.under(request.scope.get("root_path", ""))
 
 
 DeskOf = Annotated[Desk, Depends(get_desk)]
 CallerOf = Annotated[Caller, Depends(get_caller)]
-
-
-def links_of(job_id: str) -> Links:
-    """Where to go from a job."""
-    self = f"/jobs/{job_id}"
-    return Links(
-        self=self,
-        result=f"{self}/result",
-        export=f"{self}/export",
-        events=f"{self}/events",
-        cancel=f"{self}/cancel",
-    )
-
-
-def accepted(record: Record) -> Accepted:
-    """The answer to an upload."""
-    return Accepted(id=record.id, state=record.state, error=record.error, links=links_of(record.id))
 
 
 def problems(*codes: str) -> dict[int | str, dict[str, Any]]:

@@ -23,6 +23,7 @@ CATALOGUE = {
     "empty_upload": Kind(400, "The upload holds no bytes"),
     "upload_too_large": Kind(413, "The upload is larger than the limit"),
     "upload_too_slow": Kind(408, "The upload came too slowly"),
+    "unsupported_content_encoding": Kind(415, "The body's Content-Encoding is not undone here"),
     "too_many_files": Kind(413, "The request holds more videos than the limit"),
     "idempotency_conflict": Kind(422, "The Idempotency-Key was used for another request"),
     "request_in_progress": Kind(409, "A request with this Idempotency-Key is being taken"),

@@ -11,6 +11,7 @@ from uuid import uuid4
 
 from service.auth import Caller
 from service.desk import Desk
+from service.duration import declared_s
 from service.errors import Problem
 from service.job_schemas import JobOptions
 from service.jobs import Record, Upload, key, new_job_id
@@ -28,6 +29,8 @@ MAX_WAIT_S = 60
 
 # So long a request waits for another with the same key that is being taken; after longer its process has died.
 _WAIT_S = 10.0
+# As much longer than the limit as a worker lets pass too: declared lengths are rounded, and hold the last frame or not.
+_DECLARED_SLACK_S = 1.0
 _STALE_S = 60.0
 
 
@@ -90,6 +93,13 @@ class Intake:
     def take(self, received: Received, query: dict[str, str]) -> Taken:
         """Make the jobs and queue them, or find those that an earlier request made; waits for disk and Redis."""
         options = self.options({**query, **received.fields})
+        if options.name is not None and len(received.uploads) > 1:
+            raise Problem(
+                "invalid_parameter",
+                f"name={options.name[:64]}: the request holds {len(received.uploads)} videos, and name is for a single "
+                "one; each file of a form brings its own name",
+            )
+        self._check_durations(len(received.uploads))
         if options.labels is not None:
             chosen_actions(self._desk.model_card().labels, options.labels)
         ids = [new_job_id() for _ in received.uploads]
@@ -108,6 +118,19 @@ class Intake:
             raise
         self._confirm()
         return Taken(records)
+
+    def _check_durations(self, count: int) -> None:
+        """Refuse what is too long by its container's own word; of others the worker finds out."""
+        limit_s = self._desk.settings.max_duration_s
+        for place in range(count):
+            with self._desk.store.open(self.video_key(place)) as file:
+                found_s = declared_s(file)
+            if found_s is not None and found_s > limit_s + _DECLARED_SLACK_S:
+                raise Problem(
+                    "video_too_long",
+                    f"the video lasts {found_s:.0f} s, the limit is {limit_s:.0f} s (MMAD_MAX_DURATION_S); "
+                    "send it in parts or raise the limit",
+                )
 
     def close(self) -> None:
         """What waits and belongs to no job goes."""
@@ -214,5 +237,8 @@ def preferred_wait_s(value: str | None) -> int | None:
 
 
 def _fingerprint(uploads: list[Upload], options: JobOptions) -> str:
-    told = [[upload.sha256 for upload in uploads], options.model_dump(mode="json")]
+    """Of the videos and all parameters. The files' own names are left out: a renamed copy is the same."""
+    # A request without `name` is the same as before there was that parameter.
+    unset = {"name"} if options.name is None else None
+    told = [[upload.sha256 for upload in uploads], options.model_dump(mode="json", exclude=unset)]
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()

@@ -4,8 +4,9 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, AnyHttpUrl, BaseModel, Field, TypeAdapter
+from pydantic import AfterValidator, AnyHttpUrl, BaseModel, BeforeValidator, Field, TypeAdapter
 
+from service.names import MAX_CHARACTERS, clean_name
 from service.schemas import Document, Fraction, Options, Seconds
 
 
@@ -16,6 +17,20 @@ def _http_url(url: str) -> str:
 
 # As it was given: what a library makes of it may be longer, or not what the receiver knows.
 CallbackUrl = Annotated[str, Field(max_length=2000), AfterValidator(_http_url)]
+
+
+def _plain_name(given: object) -> object:
+    if not isinstance(given, str):
+        return given
+    if len(given) > MAX_CHARACTERS:
+        raise ValueError(f"it has {len(given)} characters, the limit is {MAX_CHARACTERS}")
+    name = clean_name(given)
+    if name is None:
+        raise ValueError("it holds no character of a file's name")
+    return name
+
+
+VideoName = Annotated[str, BeforeValidator(_plain_name)]
 
 
 class State(StrEnum):
@@ -53,6 +68,9 @@ class JobOptions(Options):
     )
     tag: Annotated[str, Field(min_length=1, max_length=200)] | None = Field(
         None, description="A word of the caller's own, to find jobs by."
+    )
+    name: VideoName | None = Field(
+        None, description="The video's name, for exports; the file's own name if not given."
     )
 
     def for_detector(self) -> Options:
@@ -108,6 +126,9 @@ class Job(Document):
         description="Seconds to the end, from the last jobs' times and this one's progress; null if nothing is known.",
     )
     attempt: int
+    name: str | None = Field(
+        None, description="The video's name: as was asked for, or the file's own, if it has one."
+    )
     tag: str | None = None
     batch: str | None = None
     changes: list[Change]

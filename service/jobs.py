@@ -58,6 +58,7 @@ class Upload(Document):
 
     bytes: int
     sha256: str
+    name: str | None = None
 
 
 class Record(Document):
@@ -73,6 +74,11 @@ class Record(Document):
     retention_s: int = 7 * 24 * 3600
     changes: list[Change]
     error: JobError | None = None
+
+    @property
+    def name(self) -> str | None:
+        """What its caller calls the video: as was asked for, or the file's own name."""
+        return self.options.name or self.upload.name
 
     @property
     def ended(self) -> bool:

@@ -5,7 +5,6 @@ random bytes, too many to try out: a slow hash, made for passwords that people c
 every request.
 """
 
-import fcntl
 import hashlib
 import hmac
 import ipaddress
@@ -20,6 +19,7 @@ from typing import Annotated, Literal, NamedTuple, Self
 
 from pydantic import AwareDatetime, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from service.locks import lock
 from service.schemas import Document
 from service.settings import Settings
 
@@ -300,7 +300,7 @@ def _locked(folder: Path) -> Iterator[None]:
     """The folder's own lock: a file beside the keys would have an owner, and could keep others out."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        lock(descriptor)  # where there are none, two operators must not change keys at the same moment
         yield
     finally:
         os.close(descriptor)

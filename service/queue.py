@@ -5,15 +5,26 @@ is given up is for the store's records and service.reconciler to say.
 """
 
 import secrets
+import socket
+import ssl
 import time
 from collections.abc import Callable
 from statistics import median
 from typing import NamedTuple, TypeVar
+from urllib.parse import urlsplit
 
 import structlog
 from redis import Redis
 from redis.backoff import ExponentialBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import (
+    AuthenticationError,
+    InvalidResponse,
+    MovedError,
+    NoPermissionError,
+    ReadOnlyError,
+    RedisError,
+)
+from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry as ConnectionRetry
 from rq import Queue
 from rq.serializers import JSONSerializer
@@ -36,6 +47,7 @@ BEAT_S = 3.0
 _WORKERS = "mmad:workers"
 # For those who look into Redis: whatever a delivery came to, the store knows more.
 _TOLD_S = 60
+_PROBE = "mmad:probe"
 _PROGRESS_TTL_S = 300
 _TIMES = "mmad:times"
 # So many jobs tell how long the next will take.
@@ -55,7 +67,7 @@ class Progress(NamedTuple):
 
 
 class QueueError(Exception):
-    """The settings name no Redis; the text says what to set."""
+    """The settings name no Redis that can be used; the text says what to set."""
 
 
 def connect(settings: Settings, *, retries: int) -> Redis:
@@ -69,7 +81,75 @@ def connect(settings: Settings, *, retries: int) -> Redis:
     try:
         return Redis.from_url(settings.redis_url, retry=retry, socket_connect_timeout=3)
     except ValueError as error:
-        raise QueueError(f"MMAD_REDIS_URL does not fit: {error}") from error
+        # The library's own words may hold a piece of the password.
+        raise QueueError(
+            "MMAD_REDIS_URL is not an address of Redis: write redis://USER:PASSWORD@HOST:PORT/NUMBER, rediss:// for "
+            "TLS or unix://PATH, special characters of a password percent-encoded"
+        ) from error
+
+
+def check_redis(settings: Settings) -> str | None:
+    """Write to the Redis of the settings once, before anything depends on it.
+
+    Returns:
+        What is wrong and may pass by itself: it cannot be reached, is full or still loads. None where nothing is.
+
+    Raises:
+        QueueError: what is wrong stays wrong until somebody mends it.
+    """
+    url = settings.redis_url or ""
+    connection = connect(settings, retries=0)
+    try:
+        with connection:
+            connection.set(_PROBE, 1, ex=_TOLD_S)
+    except RedisError as error:
+        if remedy := _remedy(error):
+            raise QueueError(f"Redis at {_where(url)} {remedy}") from error
+        return f"Redis at {_where(url)} {_reason(error, url)}"
+    return None
+
+
+def _remedy(error: RedisError) -> str | None:
+    """What is wrong for good, and what to do; None for what may pass."""
+    causes = (error.__cause__, error.__context__)
+    if isinstance(error, AuthenticationError):
+        return "wants another user name or password than MMAD_REDIS_URL has: write redis://USER:PASSWORD@HOST:PORT/NUMBER"
+    if isinstance(error, NoPermissionError):
+        return f"gives the user of MMAD_REDIS_URL too few rights: allow it all commands ({error})"
+    if isinstance(error, ReadOnlyError):
+        return "is a replica, which cannot be written: name its primary in MMAD_REDIS_URL"
+    if isinstance(error, MovedError):
+        return "is part of a cluster: name a single Redis in MMAD_REDIS_URL"
+    if "DB index" in str(error):
+        return "has no database of the number at the end of MMAD_REDIS_URL: most have 0 to 15"
+    if any(isinstance(cause, ssl.SSLError) for cause in causes):
+        return (
+            "speaks no TLS that is trusted here: write redis:// in MMAD_REDIS_URL, or see to its certificate"
+        )
+    if isinstance(error, InvalidResponse):
+        return "is not Redis: correct host and port of MMAD_REDIS_URL"
+    return None
+
+
+def _reason(error: RedisError, url: str) -> str:
+    """What is wrong that may pass."""
+    if any(isinstance(cause, socket.gaierror) for cause in (error.__cause__, error.__context__)):
+        return "cannot be found: its name leads to no address"
+    hint = ""
+    if isinstance(error, RedisTimeoutError) and url.startswith("rediss:"):
+        hint = "; if it speaks no TLS, write redis:// in MMAD_REDIS_URL"
+    elif "closed by server" in str(error) and url.startswith("redis:"):
+        hint = "; if it speaks TLS, write rediss:// in MMAD_REDIS_URL"
+    return f"cannot be used now: {str(error).rstrip('.')}{hint}"
+
+
+def _where(url: str) -> str:
+    """Where an address leads, without the password that it may hold."""
+    try:
+        parts = urlsplit(url)
+        return parts.path if parts.scheme == "unix" else f"{parts.hostname}:{parts.port or 6379}"
+    except ValueError:
+        return "MMAD_REDIS_URL"
 
 
 def make_queue(connection: Redis) -> Queue:
@@ -140,7 +220,7 @@ class JobQueue:
 
     def waiting(self) -> set[str]:
         """The jobs on the queue; raises RedisError, also where Redis can be read and not be written."""
-        self._connection.set("mmad:probe", 1, ex=_TOLD_S)
+        self._connection.set(_PROBE, 1, ex=_TOLD_S)
         return set(self._ask_positions())
 
     def is_leased(self, job_id: str, attempt: int) -> bool:

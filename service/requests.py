@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.browsers import HEALTH_PATHS
+from service.prefix import path_below
 from service.problems import CLOSE, name_request, no_room, problem_response
 
 log = structlog.get_logger()
@@ -33,7 +34,8 @@ class Note(Protocol):
 
 
 class Requests:
-    """Names each request, binds its name to all that is logged meanwhile, and writes one line about it.
+    """Names each request, binds its name to all that is logged meanwhile, and writes one line about it (none about
+    /healthz and /readyz).
 
     The name is the caller's X-Request-ID if it is 1 to 64 of A-Z a-z 0-9 . _ - and otherwise a new one; the answer has
     it in X-Request-ID, problem documents in `request_id`. The line holds nothing that a caller chose but that name: no
@@ -73,14 +75,16 @@ class Requests:
                 seconds = time.monotonic() - began
                 route, method = _route(scope), _method(scope)
                 self._note(route, method, status, seconds)
-                log.info(
-                    "request",
-                    route=route,
-                    method=method,
-                    status=status,
-                    seconds=round(seconds, 4),
-                    bytes_in=bytes_in,
-                )
+                # Supervisors ask for these every second or more often: metrics count them, the log leaves them out.
+                if route not in HEALTH_PATHS:
+                    log.info(
+                        "request",
+                        route=route,
+                        method=method,
+                        status=status,
+                        seconds=round(seconds, 4),
+                        bytes_in=bytes_in,
+                    )
 
 
 class Guard:
@@ -129,7 +133,7 @@ def _fault(request: Request, error: Exception) -> ASGIApp:
 
 def _overload(scope: Scope) -> tuple[str, str] | None:
     limit = scope.get("state", {}).get(OVERLOADED)
-    if limit is None or scope["path"] in HEALTH_PATHS:
+    if limit is None or path_below(scope) in HEALTH_PATHS:
         return None
     return (
         "overloaded",

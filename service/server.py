@@ -46,6 +46,7 @@ def serve(app: ASGIApp, settings: Settings) -> None:
         log_config=None,  # mmad.logs has said how
         log_level="warning",
         access_log=False,  # service.requests writes it
+        proxy_headers=False,  # service.prefix reads them
         server_header=False,
         timeout_graceful_shutdown=_SHUTDOWN_S,
         h11_max_incomplete_event_size=_MAX_HEADER_BYTES,

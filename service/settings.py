@@ -1,9 +1,11 @@
 """Every setting, read once from the environment (MMAD_...) and frozen."""
 
+import os
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AliasChoices, Field, SecretStr
+from pydantic import AfterValidator, AliasChoices, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 GIB = 1024**3
@@ -13,13 +15,51 @@ DAY_S = 24 * 3600
 HostName = Annotated[str, Field(pattern=r"^(\*|\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)$")]
 
 
+DEFAULT_PORT = 8000
+MAX_PREFIX_CHARACTERS = 200
+# Characters that mean the same in a path, in a link and in a page: nothing to escape, no second slash, no dot segment.
+_PREFIX = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~-]+)*", re.ASCII)
+# Kubernetes sets <SERVICE>_PORT to such an address in every container: MMAD_PORT for a Service called mmad.
+_SERVICE_LINK = re.compile(r"(tcp|udp|sctp)://\S+", re.IGNORECASE)
+# In place of the home directory of a user who has none: nobody, not even root, can make a folder there.
+NO_HOME = Path(os.devnull)
+
+
+def service_link() -> str | None:
+    """MMAD_PORT where it is Kubernetes' and not a port; Settings takes it as not set."""
+    value = os.environ.get("MMAD_PORT", "")
+    return value if _SERVICE_LINK.fullmatch(value) else None
+
+
+def _default_data_dir() -> Path:
+    try:
+        return Path.home() / ".local/share/mmad"
+    except RuntimeError:  # neither HOME nor an entry among the system's users
+        return NO_HOME / "mmad"
+
+
+def clean_prefix(value: str) -> str:
+    """The path under which a proxy shows the service, without its last slash; empty for none.
+
+    Raises:
+        ValueError: it is not a path of plain segments, or too long.
+    """
+    prefix = value.strip().rstrip("/")
+    if len(prefix) > MAX_PREFIX_CHARACTERS or not _PREFIX.fullmatch(prefix):
+        raise ValueError(
+            "give a path such as /mmad: segments of A-Z a-z 0-9 . _ ~ -, "
+            f"{MAX_PREFIX_CHARACTERS} characters at most"
+        )
+    return prefix
+
+
 class Settings(BaseSettings):
     """What API and workers share. Each field is the environment variable MMAD_<FIELD>."""
 
     model_config = SettingsConfigDict(env_prefix="MMAD_", frozen=True, extra="ignore", populate_by_name=True)
 
     data_dir: Path = Field(
-        default_factory=lambda: Path.home() / ".local/share/mmad",
+        default_factory=_default_data_dir,
         description="Where videos, results and the embedded Redis keep their files.",
     )
     redis_url: str | None = Field(
@@ -28,14 +68,25 @@ class Settings(BaseSettings):
         description="Redis to use; mmad serve starts a private one where this is not set.",
     )
     host: str = Field(default="127.0.0.1", description="Address the API listens on.")
-    port: int = Field(default=8000, ge=1, le=65535, description="Port the API listens on.")
+    port: int = Field(default=DEFAULT_PORT, ge=1, le=65535, description="Port the API listens on.")
+    root_path: Annotated[str, AfterValidator(clean_prefix)] = Field(
+        default="",
+        description="Path under which a reverse proxy shows the service, such as /mmad: links begin with it. "
+        "The header X-Forwarded-Prefix of a trusted proxy goes before.",
+    )
+    forwarded_allow_ips: str = Field(
+        default="127.0.0.1,::1",
+        validation_alias=AliasChoices("MMAD_FORWARDED_ALLOW_IPS", "FORWARDED_ALLOW_IPS"),
+        description="Addresses and networks of proxies whose X-Forwarded-Prefix, -Proto and -For are believed, with "
+        "commas between; * for all.",
+    )
     bundle: Path | None = Field(default=None, description="Bundle folder; the shipped one where not set.")
     engine: Literal["auto", "openvino", "onnx", "torch"] = Field(
         default="auto", description="What runs the network; auto takes the fastest installed."
     )
     device: Literal["cpu", "cuda"] = Field(default="cpu", description="Where the network runs.")
     max_upload_bytes: int = Field(default=2 * GIB, gt=0, description="The largest video accepted.")
-    max_duration_s: float = Field(default=600.0, gt=0, description="The longest video accepted.")
+    max_duration_s: float = Field(default=7200.0, gt=0, description="The longest video accepted.")
     max_pixels: int = Field(default=8192 * 4320, gt=0, description="The largest picture accepted, in pixels.")
     max_fps: float = Field(default=240.0, gt=0, description="The highest frame rate accepted.")
     sandbox: Literal["auto", "require", "off"] = Field(
@@ -46,7 +97,9 @@ class Settings(BaseSettings):
     decoder_memory_bytes: int = Field(
         default=2560 * 1024**2, ge=512 * 1024**2, description="Address space for decoding one video."
     )
-    decoder_cpu_s: float = Field(default=3600.0, gt=0, description="Computing time for decoding one video.")
+    decoder_cpu_s: float = Field(
+        default=4 * 3600.0, gt=0, description="Computing time for decoding one video."
+    )
     decoder_stall_s: float = Field(default=60.0, gt=0, description="The longest a frame may take to decode.")
     max_batch_files: int = Field(default=20, gt=0, description="The most videos accepted in one request.")
     max_queued_jobs: int = Field(default=1000, gt=0, description="Jobs of all callers that have not ended.")
@@ -61,7 +114,7 @@ class Settings(BaseSettings):
         ge=0,
         description="Room on the store's disk that no upload may take: results need it.",
     )
-    job_timeout_s: int = Field(default=3600, gt=0, description="A job that takes longer is stopped.")
+    job_timeout_s: int = Field(default=4 * 3600, gt=0, description="A job that takes longer is stopped.")
     stop_grace_s: float = Field(
         default=8.0, ge=0, description="How long a worker that is asked to stop goes on with the job at hand."
     )
@@ -101,6 +154,11 @@ class Settings(BaseSettings):
     cors_origins: list[str] = Field(
         default=[], description='Origins whose pages may call the API, as JSON: ["https://app.example.org"].'
     )
+
+    @field_validator("port", mode="before")
+    @classmethod
+    def _no_service_link(cls, value: object) -> object:
+        return DEFAULT_PORT if isinstance(value, str) and _SERVICE_LINK.fullmatch(value) else value
 
     @property
     def store_dir(self) -> Path:

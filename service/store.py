@@ -1,8 +1,10 @@
 """The store: the truth about every job. A folder, whose files appear whole or not at all."""
 
-import fcntl
+import hashlib
 import os
 import shutil
+import stat
+import tempfile
 import zlib
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -10,12 +12,22 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple, Protocol
 from uuid import uuid4
 
+import structlog
+
+from service.locks import lock
+
+log = structlog.get_logger()
+
 # What a worker says of the model that it has loaded.
 MODEL_CARD = "model.json"
 # What a worker says of how it shuts its decoder in: "full", "ok", or what is missing.
 SANDBOX = "sandbox"
 _TRIES = 3
 _LOCKS = 64
+
+
+class StoreError(Exception):
+    """The store cannot be opened; the text says why, and what to do."""
 
 
 class Entry(NamedTuple):
@@ -70,13 +82,27 @@ class FolderStore:
     """A store in a folder of this machine."""
 
     def __init__(self, root: Path) -> None:
+        """Make its folders where they are missing.
+
+        Raises:
+            StoreError: they cannot be made, such as on a disk that is full or read-only.
+        """
         self._root = root
         self._incoming = root / "incoming"
-        self._locks = root / "locks"
-        for folder in (self._incoming, self._locks):
-            folder.mkdir(parents=True, exist_ok=True)
-        for number in range(_LOCKS):  # now: something can be removed from a full disk then
-            (self._locks / f"{number:02d}").touch()
+        try:
+            self._incoming.mkdir(parents=True, exist_ok=True)
+            self._locks = _make_locks(root / "locks")
+            if not _can_lock(self._locks):
+                self._locks = _make_locks(_folder_for_locks(root))
+                log.warning(
+                    "store_without_locks", folder=str(root), locks=str(self._locks),
+                    remedy="run all processes of this store on this machine, or put it on a file system with locks",
+                )  # fmt: skip
+        except OSError as error:
+            raise StoreError(
+                f"cannot write in {root} ({error.strerror}): give it room and rights, "
+                "or choose another folder with MMAD_DATA_DIR"
+            ) from error
 
     def clear_incoming(self) -> None:
         """Remove what was being written when a process was stopped; only where nobody else writes."""
@@ -193,8 +219,32 @@ class FolderStore:
     def _lock(self, key: str) -> Iterator[None]:
         """Few files for many keys: two keys that share one wait for each other for a moment."""
         with (self._locks / f"{zlib.crc32(key.encode()) % _LOCKS:02d}").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            lock(file)
             yield
+
+
+def _make_locks(folder: Path) -> Path:
+    """A folder with the files to lock. All at once: something can be removed from a full disk then."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for number in range(_LOCKS):
+        (folder / f"{number:02d}").touch()
+    return folder
+
+
+def _can_lock(folder: Path) -> bool:
+    with (folder / "00").open("w") as file:
+        return lock(file)
+
+
+def _folder_for_locks(root: Path) -> Path:
+    """On this machine, for a store whose file system has no locks: the same for each process of a user."""
+    name = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:16]
+    folder = Path(tempfile.gettempdir()) / f"mmad-locks-{os.getuid()}-{name}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+        raise StoreError(f"{folder} belongs to another user: remove it, or choose another folder with TMPDIR")
+    return folder
 
 
 def _sync_folder(folder: Path) -> None:

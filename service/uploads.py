@@ -13,8 +13,10 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
 from starlette.requests import Request
 
+from service.encodings import make_decoder
 from service.errors import Problem
 from service.jobs import Upload
+from service.names import disposition_name
 from service.problems import CLOSE
 from service.settings import Settings
 from service.store import Store
@@ -78,21 +80,32 @@ async def receive(
 
     Raises:
         Problem: what the checks raise; upload_too_large, upload_too_slow, too_many_files, empty_upload,
-            malformed_upload, not_a_video.
+            malformed_upload, unsupported_content_encoding, not_a_video.
     """
     _check_declared(request, limits.max_bytes)
+    decoder = make_decoder(", ".join(request.headers.getlist("content-encoding")))
     form = _form_of(request, limits.max_files)
     async with AsyncExitStack() as stack:
         sinks = _Sinks(stack, store, key_of, limits.max_bytes, check_disk)
-        async for chunk in _in_time(request, limits):
-            for index, piece in form.feed(chunk) if form else [(0, chunk)]:
-                if form and not sinks.begun:
-                    check(form.fields)
-                await sinks.write(index, piece)
+        count = 0
+        async for sent in _in_time(request, limits):
+            for chunk in decoder.feed(sent) if decoder else [sent]:
+                count += len(chunk)
+                # What is not in a file counts too: a form may be anything when it is decompressed.
+                if count > limits.max_bytes + _MULTIPART_OVERHEAD_BYTES:
+                    raise too_large(count, limits.max_bytes)
+                for index, piece in form.feed(chunk) if form else [(0, chunk)]:
+                    if form and not sinks.begun:
+                        check(form.fields)
+                    await sinks.write(index, piece)
+        if decoder:
+            decoder.finish()
         if form:
             form.finish()
         uploads = await sinks.finish()
-    return Received(uploads, form.fields if form else {})
+    names = form.names if form else [_name_of(request)]
+    named = [upload.model_copy(update={"name": name}) for upload, name in zip(uploads, names, strict=True)]
+    return Received(named, form.fields if form else {})
 
 
 async def _in_time(request: Request, limits: Limits) -> AsyncIterator[bytes]:
@@ -217,11 +230,13 @@ class _Form:
 
     def __init__(self, boundary: bytes, max_files: int) -> None:
         self.fields: dict[str, str] = {}
+        self.names: list[str | None] = []  # of the files
         self._pieces: list[tuple[int, bytes]] = []
         self._max_files = max_files
         self._files = self._parts = 0
         self._ended = False
         self._name = ""
+        self._file_name: str | None = None
         self._header, self._value, self._field = bytearray(), bytearray(), bytearray()
         callbacks: dict[str, Any] = {
             "on_part_begin": self._begin_part,
@@ -255,13 +270,14 @@ class _Form:
             raise _malformed(f"the form has no field {FILE_FIELD!r}")
 
     def _begin_part(self) -> None:
-        self._name = ""
+        self._name, self._file_name = "", None
         self._field.clear()
 
     def _end_header(self) -> None:
         if self._header.lower() == b"content-disposition":
             _, options = parse_options_header(bytes(self._value))
             self._name = options.get(b"name", b"").decode("utf-8", "replace")
+            self._file_name = disposition_name(bytes(self._value))
         self._header.clear()
         self._value.clear()
 
@@ -279,6 +295,7 @@ class _Form:
                     "send them in several requests",
                 )
             self._pieces.append((self._files, b""))  # an empty file is a file too
+            self.names.append(self._file_name)
             self._files += 1
 
     def _part_data(self, data: bytes, start: int, end: int) -> None:
@@ -319,6 +336,11 @@ def _check_declared(request: Request, max_bytes: int) -> None:
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > max_bytes + _MULTIPART_OVERHEAD_BYTES:
         raise too_large(int(declared), max_bytes)
+
+
+def _name_of(request: Request) -> str | None:
+    """Of a video that is the body itself."""
+    return disposition_name(request.headers.get("content-disposition", "").encode("latin-1"))
 
 
 def _form_of(request: Request, max_files: int) -> _Form | None:

@@ -56,6 +56,11 @@ structlog.configure(
     logger_factory=structlog.PrintLoggerFactory(_Stdout()),
 )
 
+# Tests talk to this machine alone, and what they start does too, unless they set a proxy themselves.
+for _name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+    os.environ.pop(_name, None)
+    os.environ.pop(_name.upper(), None)
+
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 

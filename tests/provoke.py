@@ -226,6 +226,7 @@ PROVOKED: dict[str, Callable[[Counter], Answer]] = {
     "empty_upload": lambda at: at.send(b""),
     "upload_too_large": lambda at: at.send(VIDEO + bytes(1_000_000)),
     "upload_too_slow": _too_slow,
+    "unsupported_content_encoding": lambda at: at.send(headers={"content-encoding": "br"}),
     "too_many_files": lambda at: at.http.post("/detect", files=[("file", ("x.mp4", VIDEO))] * 4),
     "idempotency_conflict": _conflict,
     "request_in_progress": _in_progress,
@@ -237,7 +238,9 @@ PROVOKED: dict[str, Callable[[Counter], Answer]] = {
     "not_a_video": lambda at: at.send(b"%PDF-1.7 " * 100),
     "no_video_stream": lambda at: at.result_of(clips.silence(at.folder / "sound.mp4")),
     "unsupported_codec": _unknown_codec,
-    "video_too_long": lambda at: at.result_of(clips.pattern(at.folder / "long.mp4", size="64x64", seconds=25)),
+    "video_too_long": lambda at: at.send(
+        clips.pattern(at.folder / "long.mp4", size="64x64", seconds=25).read_bytes()
+    ),
     "picture_too_large": lambda at: at.result_of(clips.pattern(at.folder / "large.mp4", size="640x480", seconds=0.5)),
     "frame_rate_too_high": _fast,
     "too_many_streams": _crowded,

@@ -40,7 +40,8 @@ def test_an_upload_is_stored_whole_and_queued(api: TestClient, desk: Desk, way: 
     assert response.headers["location"] == body["links"]["self"] == f"/jobs/{body['id']}"
     assert desk.store.get(key(body["id"], "video")) == VIDEO
     record = desk.jobs.get(body["id"])
-    assert record.upload == Upload(bytes=len(VIDEO), sha256=hashlib.sha256(VIDEO).hexdigest())
+    name = "x.mp4" if record.upload.name else None
+    assert record.upload == Upload(bytes=len(VIDEO), sha256=hashlib.sha256(VIDEO).hexdigest(), name=name)
     assert record.options == JobOptions(min_score=0.25, top_k=5)
     assert desk.queue.ids == [body["id"]]  # type: ignore[attr-defined]
 
@@ -176,8 +177,8 @@ def test_unknown_addresses_and_methods_are_problems(api: TestClient) -> None:
     response = api.get("/detect")
     assert_problem(response, "method_not_allowed")
     assert response.headers["allow"] == "POST"
-    assert api.put("/jobs/x").headers["allow"] == "DELETE, GET"
-    assert api.post("/docs").headers["allow"] == "GET"
+    assert api.put("/jobs/x").headers["allow"] == "DELETE, GET, HEAD"
+    assert api.post("/docs").headers["allow"] == "GET, HEAD"
 
 
 def test_the_model_is_what_a_worker_said(api: TestClient, desk: Desk) -> None:

@@ -80,8 +80,9 @@ def test_what_is_logged_meanwhile_has_the_requests_id(broken: Desk) -> None:
     with structlog.testing.capture_logs([structlog.contextvars.merge_contextvars]) as lines:
         TestClient(app, "http://127.0.0.1").get("/jobs/x", headers={"x-request-id": "one"})
         TestClient(app, "http://127.0.0.1").get("/healthz", headers={"x-request-id": "two"})
+        TestClient(app, "http://127.0.0.1").get("/docs", headers={"x-request-id": "three"})
     assert [(line["event"], line["request_id"]) for line in lines] == [
-        ("request_failed", "one"), ("request", "one"), ("request", "two"),
+        ("request_failed", "one"), ("request", "one"), ("request", "three"),
     ]  # fmt: skip
 
 

@@ -81,10 +81,15 @@ def test_real_clips(client: Client, shared: Path, name: str, seconds: float) -> 
 
 
 def test_what_only_decoding_shows_fails_the_job(client: Client, tmp_path: Path) -> None:
-    long = clips.pattern(tmp_path / "long.mp4", size="64x64", seconds=25)
+    long = client.submit(clips.pattern(tmp_path / "long.ts", size="64x64", seconds=25))
     with pytest.raises(ServiceError, match="limit is 20 s .MMAD_MAX_DURATION_S.") as caught:
-        client.detect(long)
+        client.wait(long.id)
     assert caught.value.code == "video_too_long"
+    with pytest.raises(
+        ServiceError, match="limit is 20 s .MMAD_MAX_DURATION_S."
+    ) as caught:  # declared: at once
+        client.submit(clips.pattern(tmp_path / "long.mp4", size="64x64", seconds=25))
+    assert (caught.value.code, caught.value.status) == ("video_too_long", 422)
     silent = client.submit(clips.silence(tmp_path / "silent.mp4"))
     with pytest.raises(ServiceError, match="no video stream"):
         client.wait(silent.id)

@@ -14,7 +14,7 @@ from model.engines import load_engine
 from model.sandbox.sandbox import make_decoder
 from service.queue import connect, make_queue
 from service.settings import Settings
-from service.store import MODEL_CARD, SANDBOX, FolderStore
+from service.store import MODEL_CARD, SANDBOX, FolderStore, StoreError
 from workers.documents import make_model_card
 from workers.lease import ModelWorker
 from workers.run import Bench, set_bench
@@ -31,9 +31,13 @@ def main(settings: Settings, bundle: Bundle) -> None:
     connection = connect(settings, retries=0)
     engine = load_engine(bundle, settings.engine, settings.device, settings.data_dir / "cache")
     store = FolderStore(settings.store_dir)
-    store.put(MODEL_CARD, make_model_card(bundle, engine).model_dump_json(indent=1).encode())
     decoder = make_decoder(settings.sandbox)
-    store.put(SANDBOX, decoder.describe().encode())
+    try:
+        store.put(MODEL_CARD, make_model_card(bundle, engine).model_dump_json(indent=1).encode())
+        store.put(SANDBOX, decoder.describe().encode())
+    except OSError as error:
+        decoder.close()
+        raise StoreError(f"cannot write in {settings.store_dir} ({error.strerror}): give it room") from error
     bench = Bench(Detector(bundle, engine, decoder=decoder), store, connection, settings)
     set_bench(bench)
     with closing(decoder), bench.pulse:

@@ -75,6 +75,6 @@ def get_metrics(request: Request, _caller: CallerOf) -> Response:
 
 
 @router.get("/", include_in_schema=False)
-def index() -> RedirectResponse:
+def index(request: Request) -> RedirectResponse:
     """The documentation."""
-    return RedirectResponse("/docs")
+    return RedirectResponse(f"{request.scope.get('root_path', '')}/docs")

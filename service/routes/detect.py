@@ -6,7 +6,8 @@ from anyio import CancelScope, to_thread
 from fastapi import APIRouter, Request, Response
 
 from service.auth import Caller
-from service.desk import CallerOf, Desk, DeskOf, accepted, problems
+from service.desk import CallerOf, Desk, DeskOf, problems
+from service.encodings import ACCEPTED
 from service.errors import Problem
 from service.events import ended_within
 from service.intake import MAX_WAIT_S, Intake, Taken, idempotency_key, preferred_wait_s
@@ -24,6 +25,8 @@ _HEADERS: list[dict[str, Any]] = [
     {"name": "Prefer", "in": "header", "schema": {"type": "string"}, "example": "wait=10",
      "description": f"`wait=N`: answer with the result if it is there within N seconds, {MAX_WAIT_S} at most; "
      "for a single video."},
+    {"name": "Content-Encoding", "in": "header", "schema": {"type": "string", "enum": [*ACCEPTED, "identity"]},
+     "description": "How the body is compressed; limits are of what it is when that is undone."},
 ]  # fmt: skip
 _BYTES = {"schema": {"type": "string", "format": "binary"}}
 _FILES = {
@@ -74,6 +77,7 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {
     openapi_extra=_EXTRA,
     responses=_ANSWERS | problems(
         "malformed_upload", "empty_upload", "upload_too_slow", "upload_too_large", "too_many_files", "not_a_video",
+        "unsupported_content_encoding", "video_too_long",
         "unknown_parameter", "invalid_parameter", "idempotency_conflict", "request_in_progress", "callback_refused",
         "key_missing", "key_unknown", "rate_limited", "too_many_jobs", "storage_full", "queue_full", "disk_full",
         "no_worker_yet", "internal_error",
@@ -102,7 +106,7 @@ async def detect(request: Request, response: Response, desk: DeskOf, caller: Cal
     if taken.replayed:
         response.headers["Idempotency-Replayed"] = "true"
     if len(taken.records) > 1:
-        return _batch(taken, response)
+        return _batch(taken, desk, response)
     return await _single(taken, desk, caller.owner, request, response)
 
 
@@ -110,7 +114,7 @@ async def _single(
     taken: Taken, desk: Desk, owner: str, request: Request, response: Response
 ) -> Accepted | Response:
     record = taken.records[0]
-    answer = accepted(record)
+    answer = desk.accepted(record)
     response.headers["Location"] = answer.links.self
     wait_s = preferred_wait_s(request.headers.get("prefer"))
     if wait_s is None or not await ended_within(desk, record.id, wait_s):
@@ -118,7 +122,7 @@ async def _single(
     try:
         record = await to_thread.run_sync(desk.jobs.get, record.id, owner)
         if record.state is not State.SUCCEEDED:
-            return accepted(record)
+            return desk.accepted(record)
         content = await to_thread.run_sync(desk.read, record, "result.json")
     except Problem:  # removed meanwhile: the job tells
         return answer
@@ -126,12 +130,12 @@ async def _single(
     return Response(content, media_type="application/json", headers=headers)
 
 
-def _batch(taken: Taken, response: Response) -> Batch:
+def _batch(taken: Taken, desk: Desk, response: Response) -> Batch:
     batch = str(taken.records[0].batch)
-    where = f"/jobs?batch={batch}"
+    where = f"{desk.root_path}/jobs?batch={batch}"
     response.headers["Location"] = where
     return Batch(
-        batch=batch, jobs=[accepted(record) for record in taken.records], links=BatchLinks(jobs=where)
+        batch=batch, jobs=[desk.accepted(record) for record in taken.records], links=BatchLinks(jobs=where)
     )
 
 

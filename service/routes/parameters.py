@@ -20,6 +20,8 @@ UPLOAD: list[dict[str, Any]] = [
      "description": "How long the result is kept after the end."},
     {"name": "keep_video", "in": "query", "schema": {"type": "boolean"},
      "description": "Keep the video as long as the result, not only until it was analysed."},
+    {"name": "name", "in": "query", "schema": {"type": "string", "minLength": 1, "maxLength": 255},
+     "description": "The video's name, for exports; the file's own name if not given. For a single video."},
     {"name": "tag", "in": "query", "schema": {"type": "string", "minLength": 1, "maxLength": 200},
      "description": "A word of the caller's own, to find jobs by."},
 ]  # fmt: skip

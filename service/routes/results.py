@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from pathlib import PurePath
 from typing import Any, BinaryIO
 
 from fastapi import APIRouter, Request, Response
@@ -12,6 +13,7 @@ from service.desk import CallerOf, Desk, DeskOf, problems
 from service.errors import Problem
 from service.exports import FORMATS, Analysed, find_format
 from service.jobs import Record, key
+from service.names import attachment
 from service.parameters import parse_parameters
 from service.ranges import parse_range
 from service.results import make_result, with_defaults
@@ -83,8 +85,9 @@ def export(job_id: str, request: Request, desk: DeskOf, caller: CallerOf) -> Res
     record = desk.succeeded(job_id, caller.owner)
     stored = desk.proposals(record)
     result = make_result(stored, with_defaults(stored, view))
-    content = chosen.write([Analysed(job_id, result, stored, rate=view.rate)])
-    headers = {"Content-Disposition": f'attachment; filename="{job_id}{chosen.suffix}"'}
+    name = PurePath(record.name).stem if record.name else job_id
+    content = chosen.write([Analysed(name, result, stored, source=record.name or "", rate=view.rate)])
+    headers = {"Content-Disposition": attachment(f"{name}{chosen.suffix}")}
     return Response(content, media_type=chosen.media_type, headers=headers)
 
 
@@ -100,7 +103,8 @@ def export(job_id: str, request: Request, desk: DeskOf, caller: CallerOf) -> Res
 )  # fmt: skip
 def get_video(job_id: str, request: Request, desk: DeskOf, caller: CallerOf) -> Response:
     """Until the job has ended; with keep_video as long as the result."""
-    file, length = _open(desk, desk.jobs.get(job_id, caller.owner))
+    record = desk.jobs.get(job_id, caller.owner)
+    file, length = _open(desk, record)
     wanted = parse_range(request.headers.get("range"), length)
     if wanted is None:
         file.close()
@@ -110,6 +114,8 @@ def get_video(job_id: str, request: Request, desk: DeskOf, caller: CallerOf) -> 
             {"Content-Range": f"bytes */{length}"},
         )
     headers = {"Accept-Ranges": "bytes", "Content-Length": str(len(wanted))}
+    if record.name:
+        headers["Content-Disposition"] = attachment(record.name)
     if len(wanted) < length:
         headers["Content-Range"] = f"bytes {wanted.start}-{wanted.stop - 1}/{length}"
     return _FileResponse(file, wanted, 206 if "Content-Range" in headers else 200, headers)

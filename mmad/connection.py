@@ -1,0 +1,85 @@
+"""The HTTP connection of a client: to this machine directly, to others through the environment's proxies."""
+
+import ipaddress
+import os
+import socket
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import httpx
+
+from mmad.calls import DEFAULT_URL
+from mmad.failures import ServiceError
+
+HttpT = TypeVar("HttpT", httpx.Client, httpx.AsyncClient)
+
+
+def make_http(
+    make: Callable[..., HttpT],
+    direct: Callable[[], Any],
+    url: str | None,
+    api_key: str | None,
+    timeout_s: float,
+    transport: Any,
+) -> HttpT:
+    """An httpx client. What is not given comes from the environment, whose proxies serve other machines only.
+
+    Args:
+        make: httpx.Client or httpx.AsyncClient.
+        direct: makes the transport of that kind that uses no proxy.
+        url: address of the service.
+        api_key: where the service wants one.
+        timeout_s: the longest silence of a connection.
+        transport: in place of the network.
+
+    Raises:
+        ServiceError: the address or a proxy of the environment cannot be used.
+    """
+    address = url or os.environ.get("MMAD_URL") or DEFAULT_URL
+    secret = api_key or os.environ.get("MMAD_API_KEY")
+    try:
+        base_url = httpx.URL(address)
+    except httpx.InvalidURL as error:
+        raise ServiceError("unreachable", f"{address} is no address: {error}") from error
+    headers = {"User-Agent": "mmad-client", "Accept": "application/json, */*"}
+    if secret:
+        headers["Authorization"] = f"Bearer {secret}"
+    if transport is None and is_this_machine(base_url.host):
+        transport = direct()
+    try:
+        return make(base_url=base_url, headers=headers, timeout=timeout_s, transport=transport)
+    except ImportError as error:  # socksio
+        raise ServiceError(
+            "unreachable",
+            f"the environment names a SOCKS proxy, which httpx needs socksio for: pip install 'httpx[socks]', "
+            f"or add {base_url.host} to NO_PROXY",
+        ) from error
+    except (ValueError, httpx.InvalidURL) as error:
+        raise ServiceError(
+            "unreachable",
+            "http_proxy, https_proxy or all_proxy of the environment is not the address of a proxy: correct it, "
+            f"or add {base_url.host} to NO_PROXY",
+        ) from error
+
+
+def is_this_machine(host: str) -> bool:
+    """Whether a host is this machine: localhost, its own name, or one of its addresses. Looks no name up."""
+    name = host.lower().rstrip(".").strip("[]")
+    if name == "localhost" or name.endswith(".localhost") or name == socket.gethostname().lower():
+        return True
+    try:
+        address = ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return address.is_loopback or address.is_unspecified or _is_own(address)
+
+
+def _is_own(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    """Whether a network interface of this machine has an address: only then can a socket be bound to it."""
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.bind((str(address), 0))
+    except OSError:
+        return False
+    return True

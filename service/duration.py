@@ -1,0 +1,180 @@
+"""How long a video lasts by its container's own word, read from a few bytes of it: nothing is decoded.
+
+Only what a header says outright is believed, so that no video is refused that the decoder would take.
+Sources: ISO/IEC 14496-12 (8.2.2 mvhd, 8.8.2 mehd), RFC 9559 (Matroska), Microsoft's AVI RIFF file reference.
+"""
+
+import math
+import os
+import struct
+from collections.abc import Iterator
+from typing import BinaryIO, NamedTuple
+
+# So many boxes, elements or chunks are looked at on one level; a file of more declares its length before them.
+_MOST_PARTS = 4096
+_MOST_INFO_BYTES = 64 * 1024
+
+_EBML, _SEGMENT, _INFO, _CLUSTER = 0x1A45DFA3, 0x18538067, 0x1549A966, 0x1F43B675
+_TIMESTAMP_SCALE, _DURATION = 0x2AD7B1, 0x4489
+_DEFAULT_TIMESTAMP_SCALE_NS = 1_000_000
+
+
+class _Part(NamedTuple):
+    """A box, element or chunk: its kind, and the bytes of the file that are its content."""
+
+    kind: bytes | int
+    start: int
+    end: int
+
+
+def declared_s(file: BinaryIO) -> float | None:
+    """Seconds that a container declares; None where it does not, or cannot be read.
+
+    Args:
+        file: MP4, MOV, Matroska, WebM or AVI, readable and seekable; any bytes do no harm. MPEG-TS declares nothing.
+    """
+    size = file.seek(0, os.SEEK_END)
+    head = _read(file, 0, 12)
+    if head[:4] == b"\x1aE\xdf\xa3":
+        found = _matroska(file, size)
+    elif head[:4] == b"RIFF" and head[8:] == b"AVI ":
+        found = _avi(file, size)
+    else:
+        found = _mp4(file, size)
+    return found if found is not None and math.isfinite(found) and found > 0 else None
+
+
+def _read(file: BinaryIO, start: int, count: int) -> bytes:
+    file.seek(start)
+    return file.read(count)
+
+
+def _mp4(file: BinaryIO, size: int) -> float | None:
+    for box in _boxes(file, 0, size):
+        if box.kind == b"moov":
+            return _movie(file, box)
+    return None
+
+
+def _movie(file: BinaryIO, movie: _Part) -> float | None:
+    """By mvhd; where that is 0, as in fragmented files, by mehd."""
+    timescale, duration = 0, None
+    for box in _boxes(file, movie.start, movie.end):
+        if box.kind == b"mvhd":
+            timescale, duration = _movie_header(_read(file, box.start, 32))
+        elif box.kind == b"mvex" and not duration:
+            for inner in _boxes(file, box.start, box.end):
+                if inner.kind == b"mehd":
+                    duration = _versioned(_read(file, inner.start, 12), 4)
+    return duration / timescale if duration and timescale else None
+
+
+def _movie_header(content: bytes) -> tuple[int, int | None]:
+    """Ticks a second, and ticks."""
+    at = 20 if content[:1] == b"\1" else 12
+    if len(content) < at + 4:
+        return 0, None
+    return int.from_bytes(content[at : at + 4]), _versioned(content, at + 4)
+
+
+def _versioned(content: bytes, at: int) -> int | None:
+    """A number of 8 bytes in version 1 of a box, of 4 in version 0; None where it is cut off or all ones (unknown)."""
+    width = 8 if content[:1] == b"\1" else 4
+    number = content[at : at + width]
+    return None if len(number) < width or number == b"\xff" * width else int.from_bytes(number)
+
+
+def _boxes(file: BinaryIO, start: int, end: int) -> Iterator[_Part]:
+    for _ in range(_MOST_PARTS):
+        head = _read(file, start, 16)
+        if start + 8 > end or len(head) < 8:
+            return
+        length, header = int.from_bytes(head[:4]), 8
+        if length == 1:  # the length proper follows
+            length, header = int.from_bytes(head[8:16]), 16
+        elif length == 0:  # to the end
+            length = end - start
+        if length < header:
+            return
+        yield _Part(head[4:8], start + header, min(start + length, end))
+        start += length
+
+
+def _matroska(file: BinaryIO, size: int) -> float | None:
+    for outer in _elements(file, 0, size):
+        if outer.kind != _SEGMENT:
+            continue
+        for inner in _elements(file, outer.start, outer.end):
+            if inner.kind == _INFO:
+                return _info(file, inner)
+            if (
+                inner.kind == _CLUSTER and inner.end == outer.end
+            ):  # its length is not known: nothing comes after
+                return None
+    return None
+
+
+def _info(file: BinaryIO, info: _Part) -> float | None:
+    scale_ns, duration = _DEFAULT_TIMESTAMP_SCALE_NS, None
+    for one in _elements(file, info.start, min(info.end, info.start + _MOST_INFO_BYTES)):
+        content = _read(file, one.start, min(one.end - one.start, 8))
+        if one.kind == _TIMESTAMP_SCALE:
+            scale_ns = int.from_bytes(content)
+        elif one.kind == _DURATION and len(content) in (4, 8):
+            (duration,) = struct.unpack(">f" if len(content) == 4 else ">d", content)
+    return None if duration is None else duration * scale_ns / 1e9
+
+
+def _elements(file: BinaryIO, start: int, end: int) -> Iterator[_Part]:
+    for _ in range(_MOST_PARTS):
+        head = _read(file, start, 12)
+        kind = _vint(head, 4, keep_marker=True)
+        if start >= end or kind is None:
+            return
+        length = _vint(head[kind[1] :], 8)
+        if length is None:
+            return
+        first = start + kind[1] + length[1]
+        unknown = length[0] == (1 << (7 * length[1])) - 1
+        last = end if unknown else first + length[0]
+        yield _Part(kind[0], first, min(last, end))
+        start = last
+
+
+def _vint(content: bytes, most: int, *, keep_marker: bool = False) -> tuple[int, int] | None:
+    """A number of variable length and how many bytes it takes (RFC 8794, 4); None where it is none."""
+    width = 9 - content[0].bit_length() if content else 0
+    if not 0 < width <= most or len(content) < width:
+        return None
+    number = int.from_bytes(content[:width])
+    return (number if keep_marker else number & ((1 << (7 * width)) - 1)), width
+
+
+def _avi(file: BinaryIO, size: int) -> float | None:
+    """By the header of the first video stream: that of the whole file counts the frames of its first part only."""
+    for chunk in _chunks(file, 12, size):
+        if chunk.kind == b"LIST" and _read(file, chunk.start, 4) == b"hdrl":
+            return next(_stream_durations(file, chunk), None)
+    return None
+
+
+def _stream_durations(file: BinaryIO, headers: _Part) -> Iterator[float]:
+    for stream in _chunks(file, headers.start + 4, headers.end):
+        if stream.kind != b"LIST" or _read(file, stream.start, 4) != b"strl":
+            continue
+        for chunk in _chunks(file, stream.start + 4, stream.end):
+            content = _read(file, chunk.start, 36)
+            if chunk.kind == b"strh" and content[:4] == b"vids" and len(content) == 36:
+                scale, rate, _start, length = struct.unpack("<4I", content[20:36])
+                if scale and rate:
+                    yield length * scale / rate
+
+
+def _chunks(file: BinaryIO, start: int, end: int) -> Iterator[_Part]:
+    for _ in range(_MOST_PARTS):
+        head = _read(file, start, 8)
+        if start + 8 > end or len(head) < 8:
+            return
+        length = int.from_bytes(head[4:], "little")
+        yield _Part(head[:4], start + 8, min(start + 8 + length, end))
+        start += 8 + length + length % 2  # padded to whole words

@@ -1,0 +1,143 @@
+"""Lengths that containers declare, read without decoding, and videos that are refused by them."""
+
+import io
+import random
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings, strategies
+from starlette.testclient import TestClient
+
+from service.app import app_of
+from service.desk import Desk
+from service.duration import declared_s
+from service.settings import Settings
+from tests import clips
+from tests.desks import assert_problem, stored_files
+
+FORMS = {
+    "mp4": ("x.mp4", ()),
+    "moov first": ("x.mp4", ("-movflags", "+faststart")),
+    "mov": ("x.mov", ()),
+    "mkv": ("x.mkv", ()),
+    "webm": ("x.webm", ("-c:v", "libvpx", "-deadline", "realtime")),
+    "avi": ("x.avi", ("-c:v", "mpeg4")),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_declared_length_is_read(tmp_path: Path, form: str) -> None:
+    name, extra = FORMS[form]
+    with clips.pattern(tmp_path / name, size="64x64", seconds=25, rate="5", extra=extra).open("rb") as file:
+        assert declared_s(file) == pytest.approx(25, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("name", "extra"),
+    [
+        ("x.ts", ()), ("x.mp4", ("-movflags", "+frag_keyframe+empty_moov")),
+        ("x.mkv", ("-live", "1")), ("x.mp4", ("-f", "matroska", "-live", "1")),
+    ],
+)  # fmt: skip
+def test_what_is_not_declared_is_not_known(tmp_path: Path, name: str, extra: tuple[str, ...]) -> None:
+    with clips.pattern(tmp_path / name, size="64x64", seconds=3, extra=extra).open("rb") as file:
+        assert declared_s(file) is None
+
+
+def box(kind: bytes, content: bytes, length: int | None = None) -> bytes:
+    return (8 + len(content) if length is None else length).to_bytes(4) + kind + content
+
+
+def movie(version: int, timescale: int, ticks: int, more: bytes = b"") -> io.BytesIO:
+    width = 8 if version else 4
+    header = bytes([version, 0, 0, 0]) + bytes(2 * width) + timescale.to_bytes(4) + ticks.to_bytes(width)
+    return io.BytesIO(box(b"ftyp", b"isom") + box(b"moov", box(b"mvhd", header + bytes(80)) + more))
+
+
+def test_headers_of_movies() -> None:
+    assert declared_s(movie(0, 1000, 9_000_000)) == 9000
+    assert declared_s(movie(1, 1000, 9_000_000)) == 9000
+    assert declared_s(movie(0, 1000, 0xFFFFFFFF)) is None
+    assert declared_s(movie(1, 1000, 2**64 - 1)) is None
+    assert declared_s(movie(0, 0, 5)) is None
+    fragments = box(b"mvex", box(b"mehd", bytes(4) + (5000).to_bytes(4)))
+    assert declared_s(movie(0, 1000, 0, fragments)) == 5
+    wide = box(b"mdat", (1 << 40).to_bytes(8), length=1)  # its end lies far behind that of the file
+    assert declared_s(io.BytesIO(wide + movie(0, 1000, 1).getvalue())) is None
+
+
+@pytest.mark.parametrize(
+    ("number", "found"),
+    [(b"\x44\x89\x84" + b"\x7f\x80\0\0", None), (b"\x44\x89\x84" + b"\x7f\xc0\0\0", None), (b"\x44\x89\x84\xc0\0\0\0", None)],
+    ids=["infinite", "no number", "negative"],
+)  # fmt: skip
+def test_numbers_that_are_no_length(number: bytes, found: float | None) -> None:
+    info = b"\x15\x49\xa9\x66" + bytes([0x80 | len(number)]) + number
+    content = b"\x1a\x45\xdf\xa3\x80" + b"\x18\x53\x80\x67\x01" + b"\xff" * 7 + info
+    assert declared_s(io.BytesIO(content)) is found
+
+
+HEADS = [
+    b"\0\0\0\x18ftypisom",
+    b"\x1a\x45\xdf\xa3\x80\x18\x53\x80\x67",
+    b"RIFF\xff\xff\xff\xffAVI LIST",
+    b"G",
+]
+
+
+@settings(max_examples=300, deadline=None)
+@given(strategies.sampled_from(HEADS), strategies.binary(max_size=300))
+def test_any_bytes_do_no_harm(head: bytes, rest: bytes) -> None:
+    found = declared_s(io.BytesIO(head + rest))
+    assert found is None or found > 0
+
+
+@pytest.mark.parametrize("form", ["mp4", "mkv", "avi"])
+def test_broken_headers_do_no_harm(tmp_path: Path, form: str) -> None:
+    name, extra = FORMS[form]
+    whole = clips.pattern(tmp_path / name, size="64x64", seconds=1, extra=extra).read_bytes()
+    chance = random.Random(5)
+    for _ in range(300):
+        content = bytearray(whole[: chance.randrange(len(whole))] if chance.random() < 0.3 else whole)
+        for _ in range(chance.randrange(1, 30)):
+            if content:
+                content[chance.randrange(min(len(content), 3000))] = chance.choice(
+                    [0, 1, 255, chance.randrange(256)]
+                )
+        reads = _Counting(bytes(content))
+        declared_s(reads)
+        assert reads.bytes <= 200_000
+
+
+class _Counting(io.BytesIO):
+    bytes = 0
+
+    def read(self, size: int | None = -1) -> "bytes":
+        found = super().read(size)
+        self.bytes += len(found)
+        return found
+
+
+def test_too_long_by_its_own_word_is_refused_with_the_upload(desk: Desk) -> None:
+    desk.settings = desk.settings.model_copy(update={"max_duration_s": 7200.0})
+    api = TestClient(app_of(desk), "http://127.0.0.1")
+    long, short = movie(0, 1000, 7_300_000).getvalue(), movie(0, 1000, 7_200_900).getvalue()
+    before = stored_files(desk)
+    for request in (
+        {"content": long},
+        {"files": {"file": ("x.mp4", long)}},
+        {"files": [("file", short), ("file", long)]},
+    ):
+        refused = api.post("/detect", **request)  # type: ignore[arg-type]
+        assert "lasts 7300 s, the limit is 7200 s (MMAD_MAX_DURATION_S)" in assert_problem(
+            refused, "video_too_long"
+        )
+    assert stored_files(desk) == before
+    assert api.post("/detect", content=short).status_code == 202
+    assert api.post("/detect", content=b"G" + bytes(187) + b"G" + bytes(400)).status_code == 202
+
+
+def test_two_hours_by_default() -> None:
+    settings = Settings()
+    assert settings.max_duration_s == 7200
+    assert min(settings.job_timeout_s, settings.decoder_cpu_s) > settings.max_duration_s

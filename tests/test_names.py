@@ -1,0 +1,150 @@
+"""The uploaded file's name: taken, kept with the job, used in exports and downloads, gone with the job."""
+
+import json
+import unicodedata
+from pathlib import Path
+
+import pytest
+import structlog
+from starlette.testclient import TestClient
+
+from mmad import calls
+from mmad.client import Client
+from service.desk import Desk
+from service.jobs import Record
+from service.names import MAX_CHARACTERS, attachment, clean_name, disposition_name
+from tests.desks import VIDEO, assert_problem, finish
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ("interview.mp4", "interview.mp4"), ("/home/anna/a b.mp4", "a b.mp4"), ("C:\\Users\\anna\\x.mp4", "x.mp4"),
+        ("..\\..\\x.mp4", "x.mp4"), ("../../etc/passwd", "passwd"), ("a\r\nb\0.mp4", "ab.mp4"), ("", None), ("..", None),
+        ("dir/", None), ("  ", None), ("-", None), (unicodedata.normalize("NFD", "Zoë.mp4"), "Zoë.mp4"),
+        ("面接.mp4", "面接.mp4"), ("evil\u202e4pm.exe", "evil4pm.exe"), ("x\udcff.mp4", "x.mp4"),
+        ("a" * 300 + ".mp4", "a" * (MAX_CHARACTERS - 4) + ".mp4"), ("a" * 300, "a" * MAX_CHARACTERS),
+        (".mp4", ".mp4"), ("100%25.mp4", "100%25.mp4"), ("a\u2028b", "ab"),
+    ],
+)  # fmt: skip
+def test_a_name_is_plain(given: str, name: str | None) -> None:
+    assert clean_name(given) == name
+
+
+@pytest.mark.parametrize(
+    ("header", "name"),
+    [
+        (b'form-data; name="file"; filename="a.mp4"', "a.mp4"), (b"form-data; name=file; filename=a.mp4", "a.mp4"),
+        (b'form-data; name="file"; filename="Zo\xc3\xab.mp4"', "Zoë.mp4"),
+        (b'form-data; name="file"; filename="Zo\xeb.mp4"', "Zoë.mp4"),  # Latin-1
+        (b"form-data; name=file; filename*=UTF-8''Zo%C3%AB%20%E9%9D%A2.mp4", "Zoë 面.mp4"),
+        (b"form-data; name=file; filename=\"Zoe.mp4\"; filename*=utf-8'de'Zo%C3%AB.mp4", "Zoë.mp4"),
+        (b"form-data; name=file; filename*=nonsense''x; filename=\"a.mp4\"", "a.mp4"),
+        (b"form-data; name=file; filename*=UTF-8''%ff; filename=\"a.mp4\"", "a.mp4"),
+        (b'form-data; name="file"; filename="a%22b%0D%0A.mp4"', 'a"b.mp4'),  # browsers
+        (b'form-data; name="file"; filename="a\\"b.mp4"', 'a"b.mp4'),  # curl
+        (b'form-data; name="file"; filename="a;b=c.mp4"', "a;b=c.mp4"),
+        (b'form-data; name="file"; filename="C:\\dir\\a.mp4"', "a.mp4"),
+        (b'form-data; name="filename=x"', None), (b'form-data; name="file"; filename=""', None), (b"", None),
+        (b'attachment; FileName="a.mp4"', "a.mp4"), (b'form-data; name="file"; filename="a', None),
+    ],
+)  # fmt: skip
+def test_a_name_in_a_header(header: bytes, name: str | None) -> None:
+    assert disposition_name(header) == name
+
+
+@pytest.mark.parametrize(
+    ("name", "header"),
+    [
+        ("a.csv", 'attachment; filename="a.csv"'),
+        ("Zoë 1.csv", "attachment; filename=\"Zo_ 1.csv\"; filename*=UTF-8''Zo%C3%AB%201.csv"),
+        ('a"b;\r\n.csv', "attachment; filename=\"a_b___.csv\"; filename*=UTF-8''a%22b%3B%0D%0A.csv"),
+    ],
+)
+def test_a_download_has_the_name(name: str, header: str) -> None:
+    assert attachment(name) == header
+    assert disposition_name(header.encode()) == clean_name(name)
+
+
+def sent(api: TestClient, file_name: str | None = None, **params: str) -> str:
+    answer = api.post("/detect", files={"file": (file_name, VIDEO)}, params=params)
+    assert answer.status_code == 202, answer.text
+    return str(answer.json()["id"])
+
+
+def test_a_name_goes_with_the_job(api: TestClient, desk: Desk) -> None:
+    with structlog.testing.capture_logs() as lines:
+        job_id = sent(api, "Zoë am 3. Mai.mp4", keep_video="true")
+        assert api.get(f"/jobs/{job_id}").json()["name"] == "Zoë am 3. Mai.mp4"
+        assert api.get("/jobs").json()["jobs"][0]["name"] == "Zoë am 3. Mai.mp4"
+        finish(desk, job_id)
+        table = api.get(f"/jobs/{job_id}/export?format=csv")
+        assert disposition_name(table.headers["content-disposition"].encode()) == "Zoë am 3. Mai.csv"
+        assert table.text.splitlines()[1].startswith("Zoë am 3. Mai,")
+        assert "Zo%C3%AB%20am%203.%20Mai.mp4" in api.get(f"/jobs/{job_id}/export?format=eaf").text
+        assert api.get(f"/jobs/{job_id}/export?format=json").json()["video"] == "Zoë am 3. Mai.mp4"
+        video = api.get(f"/jobs/{job_id}/video")
+        assert disposition_name(video.headers["content-disposition"].encode()) == "Zoë am 3. Mai.mp4"
+        receipt = api.delete(f"/jobs/{job_id}")
+        gone = api.get(f"/jobs/{job_id}")
+    assert "Mai" not in receipt.text + gone.text + str(lines)
+    assert not [one for one in desk.store.entries("") if b"Mai" in desk.store.get(one.key)]
+
+
+def test_the_parameter_goes_before_the_files_name(api: TestClient, desk: Desk) -> None:
+    assert desk.jobs.get(sent(api, "file.mp4", name="asked for.mp4")).name == "asked for.mp4"
+    form = api.post("/detect", data={"name": "in the form"}, files={"file": ("file.mp4", VIDEO)})
+    assert desk.jobs.get(form.json()["id"]).name == "in the form"
+    body = api.post(
+        "/detect", content=VIDEO, headers={"content-disposition": 'attachment; filename="body.mkv"'}
+    )
+    assert desk.jobs.get(body.json()["id"]).name == "body.mkv"
+    bare = api.post("/detect", content=VIDEO).json()["id"]
+    assert desk.jobs.get(bare).name is None
+    finish(desk, bare)
+    table = api.get(f"/jobs/{bare}/export?format=csv")
+    assert table.headers["content-disposition"] == f'attachment; filename="{bare}.csv"'
+    for wrong in ("", "  ", "..", "x" * 256):
+        assert_problem(api.post("/detect", content=VIDEO, params={"name": wrong}), "invalid_parameter")
+
+
+def test_each_file_of_a_batch_has_its_own(api: TestClient, desk: Desk) -> None:
+    files = [("file", ("anna.mp4", VIDEO)), ("file", ("dir\\ben.mp4", VIDEO)), ("file", VIDEO)]
+    jobs = api.post("/detect", files=files).json()["jobs"]
+    names = [desk.jobs.get(job["id"]).name for job in jobs]
+    assert names[:2] == ["anna.mp4", "ben.mp4"]
+    refused = api.post("/detect", files=files, params={"name": "both"})
+    assert "for a single one" in assert_problem(refused, "invalid_parameter")
+    assert len(desk.store.names("jobs")) == 3
+
+
+def test_a_renamed_copy_is_the_same_request_and_another_name_is_not(api: TestClient) -> None:
+    key = {"idempotency-key": "k"}
+    first = api.post("/detect", files={"file": ("a.mp4", VIDEO)}, headers=key)
+    again = api.post("/detect", files={"file": ("b.mp4", VIDEO)}, headers=key)
+    assert first.json()["id"] == again.json()["id"]
+    other = api.post("/detect", files={"file": ("a.mp4", VIDEO)}, params={"name": "x"}, headers=key)
+    assert_problem(other, "idempotency_conflict")
+
+
+def test_records_of_before_are_read(desk: Desk, api: TestClient) -> None:
+    job_id = sent(api, "a.mp4")
+    stored = json.loads(desk.store.get(f"jobs/{job_id}/job.json"))
+    del stored["upload"]["name"], stored["options"]["name"]
+    assert Record.model_validate(stored).name is None
+
+
+def test_clients_send_it(api: TestClient, desk: Desk, tmp_path: Path) -> None:
+    path = tmp_path / "Zoë.mp4"
+    path.write_bytes(VIDEO)
+    with Client("http://127.0.0.1") as client:
+        client._http = api
+        names = [client.job(client.submit(video, **more).id).name for video, more in (
+            (path, {}), (str(path), {}), (VIDEO, {}), (VIDEO, {"name": "given.mp4"}), (path, {"name": "given.mp4"}),
+        )]  # type: ignore[arg-type]  # fmt: skip
+        with path.open("rb") as file:
+            names.append(client.job(client.submit(file).id).name)
+        both = client.submit_many([path, VIDEO])
+    assert names == ["Zoë.mp4", "Zoë.mp4", None, "given.mp4", "given.mp4", "Zoë.mp4"]
+    assert [desk.jobs.get(one.id).name for one in both.jobs] == ["Zoë.mp4", None]
+    assert calls._file_name("/a/\udcff.mp4") == "?.mp4"
