@@ -1,5 +1,17 @@
-"""`python -m mmad` is `mmad`."""
+"""Entry point of the `mmad` command, and of `python -m mmad`."""
 
-from mmad.cli import main
+import sys
 
-main()
+
+def main() -> None:
+    """Run the command; Ctrl-C ends it with status 130, also while it is being loaded."""
+    try:
+        from mmad.cli import main as run
+
+        run()
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from mmad.terminal import tell_hidden
 from service.errors import Problem
 from service.parameters import parse_parameters
-from service.results import Context, StoredProposals, make_result, with_defaults
+from service.results import Context, StoredProposals, chosen_actions, make_result, with_defaults
 from service.schemas import (
     ActionLabel,
     Detection,
@@ -96,6 +96,53 @@ def test_top_k_takes_the_best_and_labels_take_either_level() -> None:
     ]
     with pytest.raises(Problem, match="'Z9' is neither"):
         make_result(EXAMPLE, View(labels=["Z9"]))
+
+
+LISTED = Labels(
+    bodies=BODIES,
+    actions=[
+        *LABELS.actions,
+        ActionLabel(id=3, code="B3", name="turning, left or right", body=BODIES[1]),
+        ActionLabel(id=4, code="B4", name="Gru\u0308ßen", body=BODIES[1]),
+    ],
+)
+
+
+@pytest.mark.parametrize(
+    ("given", "ids"),
+    [
+        ("B1", {1}),
+        ("b1,a", {0, 1}),
+        ("nodding", {1}),
+        (" NODDING , shaking  Body,", {0, 1}),
+        ("head", {1, 2, 3, 4}),
+        ("turning, left or right", {3}),
+        ("nodding,Turning,left or right,A1", {0, 1, 3}),
+        ("GRÜSSEN", {4}),
+    ],
+)
+def test_labels_are_codes_or_names_as_people_write_them(given: str, ids: set[int]) -> None:
+    wanted = parse_parameters(View, {"labels": given}).labels
+    assert wanted is not None
+    assert chosen_actions(LISTED, wanted) == ids
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("noding", "'noding' is neither an action nor a body part; near it are 'nodding'; GET /labels"),
+        ("B1,turning", "'turning' is neither an action nor a body part"),
+        ("Heads", "near it are 'Head'"),
+        (",", "'' is neither"),
+    ],
+)
+def test_unknown_labels_are_told_with_those_near_them(given: str, said: str) -> None:
+    wanted = parse_parameters(View, {"labels": given}).labels
+    assert wanted is not None
+    with pytest.raises(Problem) as refused:
+        chosen_actions(LISTED, wanted)
+    assert refused.value.code == "invalid_parameter"
+    assert said in refused.value.detail
 
 
 def test_overlaps_are_mutual_and_touching_is_none() -> None:

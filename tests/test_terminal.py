@@ -110,7 +110,8 @@ def test_files_are_whole_or_as_they_were(tmp_path: Path, monkeypatch: pytest.Mon
     assert (path.read_bytes(), path.stat().st_mode & 0o777) == (b"second", 0o640)
 
     def fail(self: Path, content: bytes) -> int:
-        self.touch()
+        with self.open("wb") as file:  # the disk is full after a byte
+            file.write(content[:1])
         raise OSError(28, "No space left on device", str(self))
 
     monkeypatch.setattr(Path, "write_bytes", fail)

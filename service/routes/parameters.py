@@ -8,7 +8,7 @@ VIEW: list[dict[str, Any]] = [
     {"name": "top_k", "in": "query", "schema": {"type": "integer", "minimum": 1},
      "description": "At most this many detections, the best."},
     {"name": "labels", "in": "query", "schema": {"type": "string"}, "example": "B1,F",
-     "description": "Codes of actions or body parts, with commas between."},
+     "description": "Codes or names of actions or body parts, in any case of letters, with commas between."},
 ]  # fmt: skip
 
 UPLOAD: list[dict[str, Any]] = [
