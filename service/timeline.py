@@ -372,7 +372,6 @@ def _notes(result: Result, layout: _Layout) -> list[str]:
     """Lines of the footer: what must be known to read the picture."""
     notes = ["The higher a score, the stronger the colour."]
     if any(row.names for row in layout.rows):
-        notes[0] += " Where detections of an action overlap, the one with the higher score is in front."
         shown, every = (
             sum(len(row.names) for row in layout.rows),
             len({one.action.id for one in result.detections}),

@@ -20,6 +20,7 @@ RESULT = {
     ],
     "media": {"duration_s": 7200.0, "width": 200, "height": 240},
     "model": {"bundle": "demo", "version": "7", "engine": "openvino"},
+    "hidden": {"count": 0, "from_score": 0.02, "best": [], "cut_by_top_k": 0},
     "warnings": [],
 }  # fmt: skip
 
