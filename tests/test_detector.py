@@ -160,3 +160,20 @@ def test_progress_is_told_from_beginning_to_end(bundle: Bundle, tmp_path: Path, 
     assert len(fractions) > 100  # at every frame: a caller may stop the work there
     assert fractions == sorted(fractions)
     assert fractions[0] < 0.5 < 0.9 < fractions[-1] <= 1
+
+
+@pytest.mark.parametrize("late_s", [0, 2])
+def test_a_picture_that_comes_later_than_the_sound_is_noticed(
+    late_s: int, bundle: Bundle, tmp_path: Path
+) -> None:
+    white = clips.white_between(tmp_path / "white.mp4", 1.0, 2.0, 3.0)
+    path = tmp_path / "late.mp4"
+    sound = ("-f", "lavfi", "-i", "sine=d=5", "-map", "0:v", "-map", "1:a", "-c:v", "copy")
+    clips.ffmpeg("-itsoffset", str(late_s), "-i", str(white), *sound, str(path))
+    found, _ = detect(bundle, path)
+    late = [notice.detail for notice in found.notices if notice.code == "video_starts_late"]
+    assert len(late) == (late_s > 0)
+    assert not late or "2.00 s" in late[0]
+    assert found.media.start_offset_s == pytest.approx(late_s, abs=0.001)
+    assert found.media.duration_s == pytest.approx(3, abs=0.001)
+    assert found.proposals.segments[0] == pytest.approx([1, 2], abs=0.2)  # from the first frame on

@@ -4,6 +4,7 @@
 """
 
 import json
+import os
 import shutil
 import struct
 import subprocess
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 
 from model.video import Limits, Media, Video
 
+os.environ.setdefault("SVT_LOG", "1")  # errors alone
 SIDE, BLOCK = 64, 16  # pixels: a frame is 4 x 4 blocks, 8 of a number's bits and the 8 opposite ones
 STEP_MS = 40
 OPTIONS = {
