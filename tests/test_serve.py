@@ -407,7 +407,7 @@ def test_parts_without_redis_say_what_to_set(tmp_path: Path) -> None:
             check=False,
         )
         assert nonsense.returncode == 1
-        assert "MMAD_REDIS_URL does not fit" in nonsense.stderr
+        assert "MMAD_REDIS_URL is not an address of Redis" in nonsense.stderr
 
 
 def test_serve_takes_the_users_redis_and_odd_folders(tmp_path: Path, clip: Path) -> None:
