@@ -85,7 +85,7 @@ class Settings(BaseSettings):
         default="auto", description="What runs the network; auto takes the fastest installed."
     )
     device: Literal["cpu", "cuda"] = Field(default="cpu", description="Where the network runs.")
-    max_upload_bytes: int = Field(default=2 * GIB, gt=0, description="The largest video accepted.")
+    max_upload_bytes: int = Field(default=8 * GIB, gt=0, description="The largest video accepted.")
     max_duration_s: float = Field(default=7200.0, gt=0, description="The longest video accepted.")
     max_pixels: int = Field(default=8192 * 4320, gt=0, description="The largest picture accepted, in pixels.")
     max_fps: float = Field(default=240.0, gt=0, description="The highest frame rate accepted.")
