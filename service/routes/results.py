@@ -40,7 +40,8 @@ _LEVEL = {"name": "level", "in": "query",
           "parameter."}  # fmt: skip
 _EAF_SCORES = {"name": "eaf_scores", "in": "query",
                "schema": {"type": "string", "enum": ["tier", "value"], "default": "tier"},
-               "description": "Where ELAN's file has the scores: in tiers below the actions', or in values."}  # fmt: skip
+               "description": "Where ELAN's file has the scores: in tiers below the actions', "
+                              "or in values."}  # fmt: skip
 _FORMAT = {"name": "format", "in": "query", "required": True, "schema": {"type": "string", "enum": list(FORMATS)},
            "description": "; ".join(f"`{one.name}`: {one.description}" for one in FORMATS.values())}  # fmt: skip
 _FILE: dict[int | str, dict[str, Any]] = {
