@@ -16,6 +16,7 @@ from mmad.options import (
     AsJson,
     BundleDir,
     Device,
+    EafScores,
     Engine,
     Format,
     RegionOption,
@@ -79,6 +80,9 @@ def detect(
     rate: Annotated[
         float, typer.Option(min=1, max=30, help="Times a second, for frames-csv and frames-npz.")
     ] = 5.0,
+    eaf_scores: Annotated[
+        EafScores, typer.Option(help="Where eaf has scores: in a tier below each action's, or in the values.")
+    ] = EafScores.TIER,
     out_path: Annotated[
         Path | None,
         typer.Option("--out", help="File to write; a folder for several videos in a format of one video a file."),
@@ -124,7 +128,8 @@ def detect(
             count = f"{number} of {len(chosen)}: " if len(chosen) > 1 else ""
             try:
                 with bar(count + video.path.name) as progress:
-                    one = _detect_file(detector, video, options, settings, rate, progress)
+                    one = _detect_file(detector, video, options, settings, progress)
+                one = replace(one, rate=rate, eaf_scores=eaf_scores.value)
                 if export is None:
                     print_result(one.source, one.result.model_dump(mode="json"))
                     continue
@@ -271,7 +276,6 @@ def _detect_file(
     video: Video,
     options: "Options",
     settings: "Settings",
-    rate: float,
     progress: Callable[[str, float], None],
 ) -> "Analysed":
     """The result of one file."""
@@ -286,4 +290,4 @@ def _detect_file(
         )
     context = make_context(found, detector, options, job_id=None, video_sha256=sha256(video.path))
     stored = store_proposals(found, context)
-    return Analysed(video.name, make_result(stored, options), stored, str(video.path), rate)
+    return Analysed(video.name, make_result(stored, options), stored, str(video.path))

@@ -41,6 +41,13 @@ class Weights(StrEnum):
     FP16 = "fp16"
 
 
+class EafScores(StrEnum):
+    """Where an ELAN file has scores."""
+
+    TIER = "tier"
+    VALUE = "value"
+
+
 class Format(StrEnum):
     """How results are written, as service.exports lists them: that needs NumPy, and the client alone has none."""
 

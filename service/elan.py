@@ -1,4 +1,4 @@
-"""ELAN's .eaf files: a tier for each class, scores in dependent tiers, the classes as controlled vocabularies.
+"""ELAN's .eaf files: a tier for each class, with scores, and the classes as controlled vocabularies.
 
 Written as version 2.8 of the format, which every ELAN since 4.7 reads. `training/elan.py` reads them back; the names
 of linguistic types tell it which tiers hold what.
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote
 
-from service.schemas import Labels
+from service.schemas import EafScores, Labels
 from service.tracks import BodyTracks, Span, Track
 
 ACTION_TYPE, BODY_TYPE, SCORE_TYPE = "action", "body part", "score"
@@ -18,13 +18,17 @@ _ACTIONS, _BODIES = "actions", "body parts"
 _LANGUAGE = ("und", "http://cdb.iso.org/lg/CDB-00130975-001", "undetermined (und)")
 
 
-def write_eaf(file_name: str, bodies: Sequence[BodyTracks], labels: Labels) -> bytes:
+def write_eaf(
+    file_name: str, bodies: Sequence[BodyTracks], labels: Labels, scores: EafScores = "tier"
+) -> bytes:
     """An .eaf linked with a video.
 
     Args:
         file_name: of the video, which ELAN looks for beside the .eaf.
         bodies: what was found.
         labels: all classes: annotators choose from them, also what was not found.
+        scores: `tier` puts them into dependent tiers of the actions', `value` behind the names, as in "nodding (0.83)";
+            such values are in no vocabulary, so there is none.
     """
     from pympi.Elan import Eaf, to_string
 
@@ -33,17 +37,22 @@ def write_eaf(file_name: str, bodies: Sequence[BodyTracks], labels: Labels) -> b
     eaf.header.update({"MEDIA_FILE": "", "TIME_UNITS": "milliseconds"})
     name = quote(file_name)
     eaf.add_linked_file(f"file:///{name}", f"./{name}", mimetypes.guess_type(file_name)[0] or "video/mp4")
-    _add_types(eaf, labels)
+    _add_types(eaf, labels, with_vocabularies=scores == "tier")
     for body, actions in bodies:
-        _add_tier(eaf, body, BODY_TYPE)
+        _add_tier(eaf, body, BODY_TYPE, scores)
         for action in actions:
-            tier = _add_tier(eaf, action, ACTION_TYPE)
-            _add_scores(eaf, tier, action.spans)
+            tier = _add_tier(eaf, action, ACTION_TYPE, scores)
+            if scores == "tier":
+                _add_scores(eaf, tier, action.spans)
     text: str = to_string(eaf)
     return f'<?xml version="1.0" encoding="UTF-8"?>\n{text}\n'.encode()
 
 
-def _add_types(eaf: Any, labels: Labels) -> None:
+def _add_types(eaf: Any, labels: Labels, *, with_vocabularies: bool) -> None:
+    if not with_vocabularies:
+        for kind in (ACTION_TYPE, BODY_TYPE):
+            eaf.add_linguistic_type(kind)
+        return
     eaf.add_language(*_LANGUAGE)
     actions = {one.name: f"{one.code}, {one.body.name}" for one in labels.actions}
     bodies = {one.name: one.code for one in labels.bodies}
@@ -64,14 +73,15 @@ def _add_types(eaf: Any, labels: Labels) -> None:
     eaf.add_linguistic_type(SCORE_TYPE, "Symbolic_Association", timealignable=False)
 
 
-def _add_tier(eaf: Any, track: Track, kind: str) -> str:
+def _add_tier(eaf: Any, track: Track, kind: str, scores: EafScores) -> str:
     """A tier with an annotation for each span; returns its name, which no other tier has."""
     tier = f"{track.label.code} {track.label.name}"
     if tier in eaf.tiers:
         tier += f" ({kind})"
     eaf.add_tier(tier, kind)
-    for start_ms, end_ms, _ in track.spans:
-        eaf.add_annotation(tier, start_ms, end_ms, track.label.name)
+    for start_ms, end_ms, score in track.spans:
+        value = track.label.name if scores == "tier" else f"{track.label.name} ({score:.2f})"
+        eaf.add_annotation(tier, start_ms, end_ms, value)
     return tier
 
 

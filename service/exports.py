@@ -18,7 +18,7 @@ from typing import Any
 from service.elan import write_eaf
 from service.errors import Problem
 from service.results import StoredProposals
-from service.schemas import Result
+from service.schemas import EafScores, Result
 from service.scores import to_csv, to_npz, track_scores
 from service.tracks import make_tracks, player_ms
 
@@ -56,6 +56,7 @@ class Analysed:
         stored: all proposals, for the formats that take everything.
         source: path or address of the video, where it is known.
         rate: times a second, for scores over time.
+        eaf_scores: where ELAN's file has the scores: in dependent tiers, or in the annotations' values.
     """
 
     video: str
@@ -63,6 +64,7 @@ class Analysed:
     stored: StoredProposals
     source: str = ""
     rate: float = 5.0
+    eaf_scores: EafScores = "tier"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "video", readable(self.video))
@@ -220,7 +222,7 @@ def _cue_text(text: str) -> str:
 
 def _eaf(videos: Sequence[Analysed]) -> bytes:
     (one,) = videos
-    return write_eaf(one.file_name, make_tracks(one.result), one.stored.context.labels)
+    return write_eaf(one.file_name, make_tracks(one.result), one.stored.context.labels, one.eaf_scores)
 
 
 def _boris(videos: Sequence[Analysed]) -> bytes:

@@ -112,10 +112,14 @@ class FramesView(Document):
     rate: Rate = Field(5.0, description="How many times a second.")
 
 
+EafScores = Literal["tier", "value"]
+
+
 class ExportView(TimedView):
     """What goes into an export."""
 
     format: str
+    eaf_scores: EafScores = Field("tier", description="Where ELAN's file has the scores.")
     rate: Rate = Field(5.0, description="How many times a second; for the formats of scores over time.")
 
 

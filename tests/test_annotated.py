@@ -2,8 +2,10 @@
 
 import json
 import os
+import re
 import unicodedata
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +124,16 @@ def test_exports_are_read_back(
     items, notices = read(videos, path)
     assert [spans(item) for item in items] == [EXPECTED]
     assert items[0].duration_s == pytest.approx(8, abs=0.01)
+    assert notices == []
+
+
+def test_scores_in_values_are_read_over(folder: Folder, clip: Path, tmp_path: Path) -> None:
+    one = analysed(PROPOSALS, view=View(min_score=0), source="x/interview.mp4")
+    content = write_export("eaf", [replace(one, eaf_scores="value")])
+    assert re.search(rb"<ANNOTATION_VALUE>[a-z ]+ \(0\.\d\d\)</ANNOTATION_VALUE>", content)
+    assert b": score" not in content
+    items, notices = read(folder("interview.mp4", video=clip), write(tmp_path / "interview.eaf", content))
+    assert [spans(item) for item in items] == [EXPECTED]
     assert notices == []
 
 

@@ -1,5 +1,6 @@
 """ELAN's .eaf files: annotations of all tiers with their times in the video."""
 
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -8,6 +9,10 @@ from typing import NamedTuple
 from urllib.parse import unquote
 
 from pympi.Elan import Eaf
+
+# As mmad's exports write it behind a name: "nodding (0.83)".
+_SCORE = re.compile(r"\s\([01]\.\d\d\)$")
+_KINDS_WITH_SCORES = ("action", "body part")
 
 
 class ElanError(Exception):
@@ -98,7 +103,10 @@ def _annotations(path: Path, eaf: Eaf, tiers: Sequence[str]) -> Iterator[Annotat
                 raise ElanError(
                     f"{path}: tier {tier!r}, annotation {id} ({value!r}) has no time of its own: align it in ELAN"
                 )
-            yield Annotation(tier, kind, id, start / 1000, end / 1000, value.strip() or tier)
+            label = value.strip()
+            if kind in _KINDS_WITH_SCORES:
+                label = _SCORE.sub("", label)
+            yield Annotation(tier, kind, id, start / 1000, end / 1000, label or tier)
 
 
 def _slots(eaf: Eaf, id: str) -> tuple[str, str]:

@@ -38,6 +38,10 @@ _LEVEL = {"name": "level", "in": "query",
           "schema": {"type": "string", "enum": ["both", "action", "body", "frames"], "default": "both"},
           "description": "`frames`: the score of every class over time, of all proposals; takes `rate` and no other "
           "parameter."}  # fmt: skip
+_EAF_SCORES = {"name": "eaf_scores", "in": "query",
+               "schema": {"type": "string", "enum": ["tier", "value"], "default": "tier"},
+               "description": "Where ELAN's file has the scores: in tiers below the actions', "
+                              "or in values."}  # fmt: skip
 _FORMAT = {"name": "format", "in": "query", "required": True, "schema": {"type": "string", "enum": list(FORMATS)},
            "description": "; ".join(f"`{one.name}`: {one.description}" for one in FORMATS.values())}  # fmt: skip
 _FILE: dict[int | str, dict[str, Any]] = {
@@ -75,7 +79,7 @@ def get_result(job_id: str, request: Request, desk: DeskOf, caller: CallerOf) ->
     "/jobs/{job_id}/export",
     response_class=Response,
     summary="The result as a file",
-    openapi_extra={"parameters": [_FORMAT, *VIEW, *STRETCH, _RATE]},
+    openapi_extra={"parameters": [_FORMAT, *VIEW, *STRETCH, _RATE, _EAF_SCORES]},
     responses=_FILE | problems(*_FINISHED),
 )
 def export(job_id: str, request: Request, desk: DeskOf, caller: CallerOf) -> Response:
@@ -86,7 +90,8 @@ def export(job_id: str, request: Request, desk: DeskOf, caller: CallerOf) -> Res
     stored = desk.proposals(record)
     result = make_result(stored, with_defaults(stored, view))
     name = PurePath(record.name).stem if record.name else job_id
-    content = chosen.write([Analysed(name, result, stored, source=record.name or "", rate=view.rate)])
+    analysed = Analysed(name, result, stored, record.name or "", view.rate, view.eaf_scores)
+    content = chosen.write([analysed])
     headers = {"Content-Disposition": attachment(f"{name}{chosen.suffix}")}
     return Response(content, media_type=chosen.media_type, headers=headers)
 
