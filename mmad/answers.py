@@ -6,7 +6,7 @@ breaks no caller. What is missing or of another type than it should be is told.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from datetime import datetime
 from functools import cache, partial
 from types import NoneType, UnionType
@@ -30,11 +30,19 @@ class Answer:
 
     @classmethod
     def from_json(cls, document: Json) -> Self:
-        """Read a document; raises AnswerError naming the value that does not fit."""
+        """Read a document; raises AnswerError naming the value that does not fit.
+
+        A field with a default may be missing: older services do not send it.
+        """
         if not isinstance(document, dict):
             raise AnswerError(f"{cls.__name__} should be an object and is {document!r:.64}")
         kind: Any = cls  # for a checker that doubts that classes are hashable
-        values = {name: read(document) for name, read in _members(kind).items()}
+        given = {
+            one.name
+            for one in fields(kind)
+            if one.name in document or (one.default is MISSING and one.default_factory is MISSING)
+        }
+        values = {name: read(document) for name, read in _members(kind).items() if name in given}
         return cls(**values, document=document)
 
 
@@ -282,9 +290,9 @@ class Result(Answer):
     detections: list[Detection]
     body_segments: list[BodySegment]
     summary: Summary
-    hidden: Hidden
     warnings: list[Notice]
     reproduction: Reproduction
+    hidden: Hidden = field(default_factory=lambda: Hidden(0, 0.0, [], 0))
 
 
 @dataclass(frozen=True)

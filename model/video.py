@@ -43,13 +43,13 @@ _MOST_REORDERED = 16
 class Limits:
     """What a video may be at most; the names in errors are the service's settings."""
 
-    max_duration_s: float = 600.0
+    max_duration_s: float = 7200.0
     max_pixels: int = 8192 * 4320
     max_fps: float = 240.0
     max_streams: int = 64
     # Of the decoder's address space: model/sandbox/confine.py has the numbers.
     max_memory_bytes: int = 2560 * 1024**2
-    max_cpu_s: float = 3600.0
+    max_cpu_s: float = 14400.0
     max_stall_s: float = 60.0
 
 

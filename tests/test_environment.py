@@ -16,7 +16,7 @@ from typer import Exit
 
 from mmad.local import StartError, _lock
 from mmad.options import DETECTING, settings_with
-from mmad.private_redis import redis_binary
+from mmad.redis_server import find_redis_server
 from service.locks import lock
 from service.queue import QueueError, check_redis
 from service.settings import DEFAULT_PORT, NO_HOME, Settings
@@ -175,7 +175,7 @@ def locked_redis(tmp_path: Path) -> Any:
     options = [["--requirepass", "geheim"], ["--replicaof", "127.0.0.1", str(ports[0])]]
     servers = [
         subprocess.Popen(
-            [redis_binary(), "--bind", "127.0.0.1", "--port", str(port), "--dir", str(tmp_path), "--save", "", *more],
+            [find_redis_server(tmp_path), "--bind", "127.0.0.1", "--port", str(port), "--dir", str(tmp_path), "--save", "", *more],
             stdout=subprocess.DEVNULL,
         )
         for port, more in zip(ports, options, strict=True)

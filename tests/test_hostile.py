@@ -117,10 +117,10 @@ NAMES = [
 
 
 @pytest.mark.parametrize("name", NAMES, ids=range(len(NAMES)))
-def test_a_files_name_goes_nowhere(
+def test_a_files_name_is_in_its_job_alone(
     name: str, tmp_path: Path, desk: Desk, api: TestClient, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Neither into the store nor into a log or an answer."""
+    """Without folders and control characters, and neither in a log nor in the name of a file."""
     before = {path for path in tmp_path.rglob("*") if path.is_file()}
     body = b'--e\r\nContent-Disposition: form-data; name="file"; filename="' + name.encode() + b'"\r\n\r\n'
     answer = api.post(
@@ -129,10 +129,15 @@ def test_a_files_name_goes_nowhere(
         headers={"content-type": "multipart/form-data; boundary=e"},
     )
     told = capfd.readouterr()
-    everything = answer.text + told.out + told.err
-    everything += "".join(key + desk.store.get(key).decode("latin-1") for key in stored_files(desk))
+    elsewhere = answer.text + told.out + told.err + "".join(stored_files(desk))
+    elsewhere += "".join(
+        desk.store.get(key).decode("latin-1") for key in stored_files(desk) if not key.endswith("job.json")
+    )
     for trace in ("secret-name", "passwd", "Тайное", "Тайное".encode().decode("latin-1"), ".."):
-        assert trace not in everything
+        assert trace not in elsewhere
+    kept = api.get(f"/jobs/{answer.json()['id']}").json()["name"] if answer.status_code == 202 else None
+    assert kept is None or (0 < len(kept) <= 255 and not set(kept) & set("/\\\0\n"))
+    assert (kept is None) == (name == "" or answer.status_code != 202)
     new = {path for path in tmp_path.rglob("*") if path.is_file()} - before
     assert all(path.is_relative_to(desk.settings.store_dir) and "secret" not in path.name for path in new)
     assert answer.status_code in (202, 400), answer.text

@@ -120,10 +120,10 @@ def test_the_command_measures_what_detect_and_evaluate_would(data: Path, tmp_pat
 
     printed = json.loads(run("measure", "--data", str(data), "--out", str(tmp_path / "out"), "--json"))
     files = [str(data / "videos" / "deep" / f"{name}.mp4") for name in "abcd"]
-    (tmp_path / "found.json").write_text(run("detect", *files, "--json", "--min-score", "0"))
+    run("detect", *files, "--format", "mac-csv", "--out", str(tmp_path / "found.zip"))
     evaluated = json.loads(
         run("evaluate", "--annotations", str(data / "mmad.json"), "--subset", "test",
-            "--predictions", str(tmp_path / "found.json"), "--json")
+            "--predictions", str(tmp_path / "found.zip"), "--json")
     )  # fmt: skip
     for level in ("action", "body"):  # results round to milliseconds and thousandths
         assert printed["evaluation"][level]["mAP"] == pytest.approx(evaluated[level]["mAP"], abs=2e-3)
