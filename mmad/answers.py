@@ -148,10 +148,10 @@ class ModelCard(ModelUsed):
     input_width: int
     input_height: int
     metrics: dict[str, float] | None
-    calibrated: bool
     thresholds: list[float]
     labels: Labels
     warnings: list[Notice]
+    calibrated: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """The requests that a client makes: each built here once, with how its answer is read, for both clients to send."""
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -93,9 +94,10 @@ class ResultFilters(Filters, total=False):
 
 
 class ExportFilters(Filters, total=False):
-    """Filters, and `rate`: times a second, for formats of scores over time."""
+    """Filters; `rate`: times a second, for formats of scores over time; `eaf_scores`: "tier" or "value", for ELAN."""
 
     rate: float | None
+    eaf_scores: str | None
 
 
 class JobFilters(TypedDict, total=False):
@@ -287,7 +289,8 @@ def _can_rewind(video: Video) -> bool:
 def _file_name(video: Video) -> str | None:
     """Of a path or an open file, without folders; None where it has none."""
     name = video if isinstance(video, str | Path) else getattr(video, "name", None)
-    if not isinstance(name, str | Path):  # bytes; a file that is no file of a folder has a number, or nothing
+    # Bytes; a file that is no file of a folder has a number, or nothing, or stands for a stream, as <stdin>.
+    if not isinstance(name, str | Path) or re.fullmatch(r"<.*>", str(name)):
         return None
     # What is not UTF-8 in a name cannot be sent as it is.
     return Path(name).name.encode("utf-8", "replace").decode() or None

@@ -267,7 +267,7 @@ def bundle_verify(folder: Annotated[Path, typer.Argument(help="Bundle folder.")]
 
 
 def _tell_of_kubernetes() -> None:
-    """A port that is none would surprise those who look for theirs."""
+    """Warn that MMAD_PORT is a link to a service that Kubernetes has set, and is ignored."""
     from service.settings import DEFAULT_PORT, service_link
 
     if link := service_link():

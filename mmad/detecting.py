@@ -7,6 +7,7 @@ from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
+from uuid import uuid4
 
 import structlog
 import typer
@@ -207,7 +208,7 @@ def _try_to_write(path: Path, is_folder: bool) -> None:
     """Better told now than when all the work is done."""
     if is_folder:
         path.mkdir(parents=True, exist_ok=True)
-        check_writable(path / "x")
+        check_writable(path / uuid4().hex)
     else:
         check_writable(path)
 

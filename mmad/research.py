@@ -277,7 +277,7 @@ def _read_sides(
 
 
 def _coverage(predicted: int, annotated: int, videos: Videos) -> str:
-    """What a reader of numbers must know where not every video has predictions."""
+    """The warning that only some of the annotated videos have predictions."""
     if videos is Videos.PREDICTED:
         return f"measured on the {predicted:,} of {annotated:,} videos that have predictions (--videos predicted)"
     return (

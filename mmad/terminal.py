@@ -27,7 +27,7 @@ out = Console(markup=False, emoji=False, highlight=False)
 notes = Console(stderr=True, markup=False, emoji=False, highlight=False)
 
 # Where there is no terminal, progress is a line after the first of these times and then after each of the second.
-_FIRST_LINE_S, _EACH_LINE_S = 3.0, 10.0
+_FIRST_LINE_S, _EACH_LINE_S = 3.0, 5.0
 # Columns of a table where there is no terminal to fit; more than any table has.
 _PIPE_WIDTH, _WIDEST = 120, 10_000
 # Columns of the bar, and of the times beside it.

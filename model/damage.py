@@ -39,8 +39,10 @@ def declared_end(container: InputContainer, stream: VideoStream) -> Fraction | N
         return stream.frames / rate if rate else None
     if not name.startswith("matroska"):  # the rest are estimates, as what FFmpeg gives for Matroska's streams
         return None
-    if "DURATION" in stream.metadata:  # a tag of the usual writers
-        return _of_clock_face(stream.metadata["DURATION"])
+    if "DURATION" in stream.metadata:
+        # FFmpeg's tag is the time of the end, other writers' the length.
+        is_end = container.metadata.get("ENCODER", "").startswith("Lavf") or not stream.start_time
+        return _of_clock_face(stream.metadata["DURATION"]) if is_end else None
     if len(container.streams) == 1 and container.duration is not None:
         return Fraction(container.duration, av.time_base)
     return None

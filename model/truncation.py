@@ -1,4 +1,4 @@
-"""Whether a file is all there: a container is elements in a row, each with its length in front.
+"""Detects MP4, Matroska and AVI files that were cut off, by the lengths of their elements.
 
 Only lengths are read. A live recording leaves the outer ones open; then the elements within are looked at.
 """
@@ -16,10 +16,17 @@ _OPEN_RIFF = (0, 2**32 - 1)  # lengths that a recorder writes before it knows th
 
 
 class Element(NamedTuple):
-    """How many bytes an element has, None where that is left open, and to go on so many bytes after its start."""
+    """An element.
+
+    Attributes:
+        length: its size in bytes; None where it is left open.
+        step: bytes to the next header.
+        is_open: whether no element says how many of its kind there are, as of fragments and what is in open elements.
+    """
 
     length: int | None
     step: int
+    is_open: bool = False
 
 
 def is_cut_off(file: BinaryIO, container: str) -> bool:
@@ -40,15 +47,15 @@ def is_cut_off(file: BinaryIO, container: str) -> bool:
 
 
 def _walk(file: BinaryIO, parse: Callable[[bytes], Element | None]) -> bool:
-    size, place, needed = file.seek(0, os.SEEK_END), 0, 0
+    size, place, needed, is_open = file.seek(0, os.SEEK_END), 0, 0, False
     for _ in range(_MOST_ELEMENTS):
         if place >= size:
             break
         file.seek(place)
         element = parse(file.read(_HEADER_BYTES))
-        if element is None:
-            return True
-        needed = max(needed, place + (element.length or 0))
+        if element is None:  # behind the last element it is padding, or what some recorders append
+            return place < needed or is_open
+        needed, is_open = max(needed, place + (element.length or 0)), is_open or element.is_open
         place += element.step
     return needed > size
 
@@ -58,11 +65,11 @@ def _box(header: bytes) -> Element | None:
     length, name = int.from_bytes(header[:4]), header[4:8]
     if length == 1:
         length = int.from_bytes(header[8:16])
-    if len(name) < 4 or not name.isalnum():
+    if len(name) < 4 or min(name) < 0x20:
         return None
     if length == 0:  # up to the end of the file
         return Element(None, 2**63)
-    return Element(length, length) if length >= 8 else None
+    return Element(length, length, name == b"moof") if length >= 8 else None
 
 
 def _ebml(header: bytes) -> Element | None:
@@ -76,7 +83,7 @@ def _ebml(header: bytes) -> Element | None:
     if content - name_bytes > 8 or len(header) < content:
         return None
     if length == ones:
-        return Element(None, content)
+        return Element(None, content, True)
     return Element(content + length, content if header[:name_bytes] in _ENTERED else content + length)
 
 
@@ -85,10 +92,10 @@ def _riff(header: bytes) -> Element | None:
     length, kind = int.from_bytes(header[4:8], "little"), header[8:12]
     if len(header) < 8 or not header[:4].strip().isalnum():
         return None
-    padded = 8 + length + length % 2
     if kind not in (b"AVI ", b"AVIX", b"movi"):
-        return Element(padded, padded)
-    return Element(None if length in _OPEN_RIFF else padded, 12)
+        return Element(8 + length, 8 + length + length % 2)
+    is_open = length in _OPEN_RIFF
+    return Element(None if is_open else 8 + length, 12, is_open)
 
 
 _PARSERS = {"mp4": _box, "matroska": _ebml, "avi": _riff}

@@ -159,7 +159,7 @@ class Video:
         return self._container.format.name == "mpegts"
 
     def declared_extent(self) -> Extent | None:
-        """What the container says and the first frame, in place of `frames`; None where that does not do.
+        """Length and start by the container's headers and the first frame; None where they do not say.
 
         Raises:
             VideoError: one of its kinds.
@@ -213,9 +213,11 @@ class Video:
     def _finish(self, clock: Clock, packets: Packets, damage: Damage) -> int:
         """Where the video ends, in ticks from the first frame's time."""
         declared = declared_end(self._container, self._stream)
-        due = None if declared is None else round(declared / self.time_base)
+        due = None
+        if declared is not None and clock.since_start(0) is not None:
+            due = round((declared - self._first(clock, packets)) / self.time_base)
         return damage.finish(
-            clock.since_start(due),
+            due,
             clock.since_start(packets.last),
             packets.doubtful,
             self._most,

@@ -31,9 +31,11 @@ _REDIS_PAUSE_S = 5.0
 _CHALLENGE = 'Bearer realm="mmad"'
 _STATE = "rate_limit_headers"
 
-ALLOWED_METHODS = ["GET", "POST", "DELETE"]
+ALLOWED_METHODS = ["GET", "HEAD", "POST", "DELETE"]
 ALLOWED_HEADERS = [
     "Authorization",
+    "Content-Disposition",
+    "Content-Encoding",
     "Content-Type",
     "Idempotency-Key",
     "Prefer",

@@ -10,8 +10,8 @@ import struct
 from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
 
-# So many boxes, elements or chunks are looked at on one level; a file of more declares its length before them.
-_MOST_PARTS = 4096
+# So many boxes, elements and chunks are looked at in a file; one of more declares its length before them.
+_MOST_READS = 10_000
 _MOST_INFO_BYTES = 64 * 1024
 
 _EBML, _SEGMENT, _INFO, _CLUSTER = 0x1A45DFA3, 0x18538067, 0x1549A966, 0x1F43B675
@@ -27,45 +27,57 @@ class _Part(NamedTuple):
     end: int
 
 
+class _Reader:
+    """Reads pieces of a file, a bounded number of them; beyond that, or outside of the file, there is nothing."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.size = file.seek(0, os.SEEK_END)
+        self._left = _MOST_READS
+
+    def read(self, start: int, count: int) -> bytes:
+        """At most so many bytes from there on."""
+        self._left -= 1
+        if self._left < 0 or not 0 <= start < self.size:
+            return b""
+        self._file.seek(start)
+        return self._file.read(count)
+
+
 def declared_s(file: BinaryIO) -> float | None:
     """Seconds that a container declares; None where it does not, or cannot be read.
 
     Args:
         file: MP4, MOV, Matroska, WebM or AVI, readable and seekable; any bytes do no harm. MPEG-TS declares nothing.
     """
-    size = file.seek(0, os.SEEK_END)
-    head = _read(file, 0, 12)
+    reader = _Reader(file)
+    head = reader.read(0, 12)
     if head[:4] == b"\x1aE\xdf\xa3":
-        found = _matroska(file, size)
+        found = _matroska(reader)
     elif head[:4] == b"RIFF" and head[8:] == b"AVI ":
-        found = _avi(file, size)
+        found = _avi(reader)
     else:
-        found = _mp4(file, size)
+        found = _mp4(reader)
     return found if found is not None and math.isfinite(found) and found > 0 else None
 
 
-def _read(file: BinaryIO, start: int, count: int) -> bytes:
-    file.seek(start)
-    return file.read(count)
-
-
-def _mp4(file: BinaryIO, size: int) -> float | None:
-    for box in _boxes(file, 0, size):
+def _mp4(reader: _Reader) -> float | None:
+    for box in _boxes(reader, 0, reader.size):
         if box.kind == b"moov":
-            return _movie(file, box)
+            return _movie(reader, box)
     return None
 
 
-def _movie(file: BinaryIO, movie: _Part) -> float | None:
+def _movie(reader: _Reader, movie: _Part) -> float | None:
     """By mvhd; where that is 0, as in fragmented files, by mehd."""
     timescale, duration = 0, None
-    for box in _boxes(file, movie.start, movie.end):
+    for box in _boxes(reader, movie.start, movie.end):
         if box.kind == b"mvhd":
-            timescale, duration = _movie_header(_read(file, box.start, 32))
+            timescale, duration = _movie_header(reader.read(box.start, 32))
         elif box.kind == b"mvex" and not duration:
-            for inner in _boxes(file, box.start, box.end):
+            for inner in _boxes(reader, box.start, box.end):
                 if inner.kind == b"mehd":
-                    duration = _versioned(_read(file, inner.start, 12), 4)
+                    duration = _versioned(reader.read(inner.start, 12), 4)
     return duration / timescale if duration and timescale else None
 
 
@@ -84,9 +96,9 @@ def _versioned(content: bytes, at: int) -> int | None:
     return None if len(number) < width or number == b"\xff" * width else int.from_bytes(number)
 
 
-def _boxes(file: BinaryIO, start: int, end: int) -> Iterator[_Part]:
-    for _ in range(_MOST_PARTS):
-        head = _read(file, start, 16)
+def _boxes(reader: _Reader, start: int, end: int) -> Iterator[_Part]:
+    while True:
+        head = reader.read(start, 16)
         if start + 8 > end or len(head) < 8:
             return
         length, header = int.from_bytes(head[:4]), 8
@@ -100,13 +112,13 @@ def _boxes(file: BinaryIO, start: int, end: int) -> Iterator[_Part]:
         start += length
 
 
-def _matroska(file: BinaryIO, size: int) -> float | None:
-    for outer in _elements(file, 0, size):
+def _matroska(reader: _Reader) -> float | None:
+    for outer in _elements(reader, 0, reader.size):
         if outer.kind != _SEGMENT:
             continue
-        for inner in _elements(file, outer.start, outer.end):
+        for inner in _elements(reader, outer.start, outer.end):
             if inner.kind == _INFO:
-                return _info(file, inner)
+                return _info(reader, inner)
             if (
                 inner.kind == _CLUSTER and inner.end == outer.end
             ):  # its length is not known: nothing comes after
@@ -114,10 +126,10 @@ def _matroska(file: BinaryIO, size: int) -> float | None:
     return None
 
 
-def _info(file: BinaryIO, info: _Part) -> float | None:
+def _info(reader: _Reader, info: _Part) -> float | None:
     scale_ns, duration = _DEFAULT_TIMESTAMP_SCALE_NS, None
-    for one in _elements(file, info.start, min(info.end, info.start + _MOST_INFO_BYTES)):
-        content = _read(file, one.start, min(one.end - one.start, 8))
+    for one in _elements(reader, info.start, min(info.end, info.start + _MOST_INFO_BYTES)):
+        content = reader.read(one.start, min(one.end - one.start, 8))
         if one.kind == _TIMESTAMP_SCALE:
             scale_ns = int.from_bytes(content)
         elif one.kind == _DURATION and len(content) in (4, 8):
@@ -125,9 +137,9 @@ def _info(file: BinaryIO, info: _Part) -> float | None:
     return None if duration is None else duration * scale_ns / 1e9
 
 
-def _elements(file: BinaryIO, start: int, end: int) -> Iterator[_Part]:
-    for _ in range(_MOST_PARTS):
-        head = _read(file, start, 12)
+def _elements(reader: _Reader, start: int, end: int) -> Iterator[_Part]:
+    while True:
+        head = reader.read(start, 12)
         kind = _vint(head, 4, keep_marker=True)
         if start >= end or kind is None:
             return
@@ -150,29 +162,29 @@ def _vint(content: bytes, most: int, *, keep_marker: bool = False) -> tuple[int,
     return (number if keep_marker else number & ((1 << (7 * width)) - 1)), width
 
 
-def _avi(file: BinaryIO, size: int) -> float | None:
+def _avi(reader: _Reader) -> float | None:
     """By the header of the first video stream: that of the whole file counts the frames of its first part only."""
-    for chunk in _chunks(file, 12, size):
-        if chunk.kind == b"LIST" and _read(file, chunk.start, 4) == b"hdrl":
-            return next(_stream_durations(file, chunk), None)
+    for chunk in _chunks(reader, 12, reader.size):
+        if chunk.kind == b"LIST" and reader.read(chunk.start, 4) == b"hdrl":
+            return next(_stream_durations(reader, chunk), None)
     return None
 
 
-def _stream_durations(file: BinaryIO, headers: _Part) -> Iterator[float]:
-    for stream in _chunks(file, headers.start + 4, headers.end):
-        if stream.kind != b"LIST" or _read(file, stream.start, 4) != b"strl":
+def _stream_durations(reader: _Reader, headers: _Part) -> Iterator[float]:
+    for stream in _chunks(reader, headers.start + 4, headers.end):
+        if stream.kind != b"LIST" or reader.read(stream.start, 4) != b"strl":
             continue
-        for chunk in _chunks(file, stream.start + 4, stream.end):
-            content = _read(file, chunk.start, 36)
+        for chunk in _chunks(reader, stream.start + 4, stream.end):
+            content = reader.read(chunk.start, 36)
             if chunk.kind == b"strh" and content[:4] == b"vids" and len(content) == 36:
                 scale, rate, _start, length = struct.unpack("<4I", content[20:36])
                 if scale and rate:
                     yield length * scale / rate
 
 
-def _chunks(file: BinaryIO, start: int, end: int) -> Iterator[_Part]:
-    for _ in range(_MOST_PARTS):
-        head = _read(file, start, 8)
+def _chunks(reader: _Reader, start: int, end: int) -> Iterator[_Part]:
+    while True:
+        head = reader.read(start, 8)
         if start + 8 > end or len(head) < 8:
             return
         length = int.from_bytes(head[4:], "little")

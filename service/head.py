@@ -27,7 +27,9 @@ class Head:
         if scope["type"] != "http" or scope["method"] != "HEAD" or not takes_head(path_below(scope)):
             await self._app(scope, receive, send)
             return
-        as_get = {**scope, "method": "GET"}
+        # Range is for GET alone (RFC 9110, 14.2).
+        headers = [pair for pair in scope["headers"] if pair[0] != b"range"]
+        as_get = {**scope, "method": "GET", "headers": headers}
         with CancelScope() as work:
 
             async def send_headers(message: Message) -> None:

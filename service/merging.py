@@ -38,7 +38,7 @@ class _Line:
         return slice(bisect_right(self.ends, start_s), bisect_left(self.starts, end_s))
 
     def is_continued(self, place: slice, start_s: float, end_s: float, part_s: float) -> bool:
-        """Whether an interval goes on where one of them ends, or ends where it goes on; both must last `part_s`."""
+        """Whether an interval extends one of these detections on exactly one side; both must last at least `part_s`."""
         return end_s - start_s >= part_s and any(
             until_s - since_s >= part_s and (start_s < since_s) != (end_s > until_s)
             for since_s, until_s in zip(self.starts[place], self.ends[place], strict=True)
@@ -56,9 +56,9 @@ def merge_proposals(
 
     Best first, a proposal that overlaps no detection of its action is a new one. Others are the same action found
     again and are left out, unless they continue it: a window sees a part of what is longer, so proposals of
-    neighbouring windows form a chain. A proposal joins all detections it overlaps if its score is comparable to theirs
-    (half of it, or the action's threshold) and it continues one of them (both last `part_s` or more, and the proposal
-    reaches beyond it on one side only).
+    neighbouring windows form a chain. A proposal joins all detections it overlaps if it continues one of them (both
+    last `part_s` or more, and the proposal reaches beyond it on one side only) and its score is comparable: half of the
+    weakest of them; the action's threshold will do where it overlaps only one.
 
     Args:
         times: (n, 2) start and end in seconds, best proposal first.
@@ -76,9 +76,11 @@ def merge_proposals(
         place = line.overlapping(start_s, end_s)
         best = index
         if place.start < place.stop:
-            best = min(line.best[place])
-            comparable = score >= min(threshold, known[best] / 2)
-            if not (comparable and line.is_continued(place, start_s, end_s, part_s)):
+            best, weakest = min(line.best[place]), max(line.best[place])
+            least_score = known[weakest] / 2
+            if place.stop - place.start == 1:
+                least_score = min(threshold, least_score)
+            if not (score >= least_score and line.is_continued(place, start_s, end_s, part_s)):
                 continue
             start_s = min(start_s, line.starts[place.start])
             end_s = max(end_s, line.ends[place.stop - 1])

@@ -12,8 +12,8 @@ _REMOVED = frozenset({"Cc", "Cs", "Zl", "Zp"})
 # They turn the direction of writing round: a name would look like another.
 _TURNING = frozenset("\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 # RFC 8187: filename*=UTF-8'de'Zo%C3%AB.mp4
-_EXTENDED = re.compile(rb";\s*filename\*\s*=\s*\"?([\w-]+)'[^']*'([^;\"\s]*)", re.IGNORECASE)
-_PLAIN = re.compile(rb';\s*filename\s*=\s*("(?:[^"\\]|\\.)*"|[^;"\s]*)', re.IGNORECASE)
+_EXTENDED = re.compile(rb"\"?(utf-8|iso-8859-1)'[^']*'([^\"]*)\"?", re.IGNORECASE)
+_PARAMETER = re.compile(rb';\s*([\w*-]+)\s*=\s*("(?:[^"\\]|\\.)*"|[^;"\s]*)')
 # What browsers escape in the names of a form's files, and no more than that.
 _FORM_ESCAPES = (("%22", '"'), ("%0D", ""), ("%0A", ""))
 
@@ -37,15 +37,16 @@ def disposition_name(header: bytes) -> str | None:
     filename* goes before filename (RFC 6266, 4.3). Of filename both ways are read in which double quotes are escaped:
     with a backslash, and as %22 (RFC 7578, 4.2; WHATWG's HTML, 4.10.21.8).
     """
-    if extended := _EXTENDED.search(header):
+    # Of two parameters of one name the first counts.
+    values = {name.lower(): value for name, value in reversed(_PARAMETER.findall(header))}
+    if extended := _EXTENDED.fullmatch(values.get(b"filename*", b"")):
         try:
             return clean_name(unquote_to_bytes(extended[2]).decode(extended[1].decode()))
-        except (LookupError, UnicodeDecodeError):
+        except UnicodeDecodeError:
             pass
-    plain = _PLAIN.search(header)
-    if plain is None:
+    raw = values.get(b"filename")
+    if raw is None:
         return None
-    raw = plain[1]
     if raw.startswith(b'"'):
         # A backslash before anything else is a folder's, of Windows.
         raw = re.sub(rb'\\(["\\])', rb"\1", raw[1:-1])

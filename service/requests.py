@@ -39,7 +39,7 @@ class Requests:
 
     The name is the caller's X-Request-ID if it is 1 to 64 of A-Z a-z 0-9 . _ - and otherwise a new one; the answer has
     it in X-Request-ID, problem documents in `request_id`. The line holds nothing that a caller chose but that name: no
-    query, no file name, no key, no address. To be added last, so that it stands outermost.
+    query, no file name, no key, no address. To be added before BehindProxy, which must be outermost.
     """
 
     def __init__(self, app: ASGIApp, note: Note) -> None:

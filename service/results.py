@@ -166,9 +166,10 @@ def chosen_actions(labels: Labels, wanted: Sequence[str]) -> set[int]:
         for text in (action.code, action.name, action.body.code, action.body.name):
             known.setdefault(_comparable(text), set()).add(action.id)
     chosen: set[int] = set()
+    longest = 1 + max(text.count(",") for text in known)
     place = 0
     while place < len(wanted):
-        for end in range(len(wanted), place, -1):
+        for end in range(min(place + longest, len(wanted)), place, -1):
             if (text := _comparable(",".join(wanted[place:end]))) in known:
                 chosen |= known[text]
                 place = end
@@ -233,7 +234,7 @@ def _wanted(found: _Found, labels: Labels, view: TimedView) -> _Found:
 
 
 def _hidden(found: _Found, cut_by_top_k: int, labels: Labels) -> Hidden:
-    """What scores less than a view asks for, but not next to nothing."""
+    """Number and best of the detections that score at least HIDDEN_FROM and less than the view shows."""
     below = found[(found.scores < found.least) & (found.scores >= np.float32(HIDDEN_FROM))]
     best = below[:_BEST_HIDDEN]
     rows = zip(_documents(best, labels), best.least.tolist(), strict=True)

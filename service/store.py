@@ -96,7 +96,8 @@ class FolderStore:
                 self._locks = _make_locks(_folder_for_locks(root))
                 log.warning(
                     "store_without_locks", folder=str(root), locks=str(self._locks),
-                    remedy="run all processes of this store on this machine, or put it on a file system with locks",
+                    remedy="run all processes of this store on this machine, with one folder for temporary files (no "
+                    "containers of their own), or put it on a file system with locks",
                 )  # fmt: skip
         except OSError as error:
             raise StoreError(
@@ -218,6 +219,9 @@ class FolderStore:
     @contextmanager
     def _lock(self, key: str) -> Iterator[None]:
         """Few files for many keys: two keys that share one wait for each other for a moment."""
+        self._locks.mkdir(
+            mode=0o700, exist_ok=True
+        )  # what lies in a folder for temporary files may be tidied away
         with (self._locks / f"{zlib.crc32(key.encode()) % _LOCKS:02d}").open("w") as file:
             lock(file)
             yield

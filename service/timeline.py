@@ -210,7 +210,7 @@ def _row_of_lines(body: Label, lines: Sequence[list[Detection]], span: Interval)
 
 
 def _visible(line: Sequence[Detection], span: Interval) -> list[Detection]:
-    """Those that are not within better ones, to the width of the narrowest bar; the best last, and so on top."""
+    """Detections that better ones do not cover, at the width of the narrowest bar; the best last, on top."""
     steps = int((_WIDTH_IN - _LEFT_IN) / _NARROWEST_IN)
     covered = np.zeros(steps, np.bool_)
     shown = []

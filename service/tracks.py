@@ -48,7 +48,7 @@ def make_tracks(result: Result) -> list[BodyTracks]:
 
 
 def player_ms(time_s: float, media: Media) -> int:
-    """What a player shows at a time from the first frame, in whole milliseconds.
+    """A player's time in whole milliseconds for a time in seconds from the first frame: adds `start_offset_s`.
 
     Time and offset are rounded apart, so that lengths do not depend on the offset.
     """

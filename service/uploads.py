@@ -87,8 +87,11 @@ async def receive(
     form = _form_of(request, limits.max_files)
     async with AsyncExitStack() as stack:
         sinks = _Sinks(stack, store, key_of, limits.max_bytes, check_disk)
-        count = 0
+        count = received = 0
         async for sent in _in_time(request, limits):
+            received += len(sent)  # compressed bytes may come to nothing
+            if received > limits.max_bytes + _MULTIPART_OVERHEAD_BYTES:
+                raise too_large(received, limits.max_bytes)
             for chunk in decoder.feed(sent) if decoder else [sent]:
                 count += len(chunk)
                 # What is not in a file counts too: a form may be anything when it is decompressed.

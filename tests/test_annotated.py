@@ -20,6 +20,7 @@ from tests.test_exports import TAXONOMY, analysed, late
 from tests.test_results import stored
 from training.annotated import read_annotated
 from training.corpus import Item
+from training.elan import Elan
 from training.marks import AnnotationError
 from training.split import divide
 from training.tables import read_annotations
@@ -248,6 +249,42 @@ def test_of_several_annotations_the_latest_counts(folder: Folder, tmp_path: Path
     ]
     with pytest.raises(AnnotationError, match="no annotations in it, only predictions or empty tasks"):
         read(videos, write(tmp_path / "a.json", tasks[2:]))
+
+
+def test_names_that_begin_with_a_date_are_no_uploads(folder: Folder, tmp_path: Path) -> None:
+    names = ("20240101-a.mp4", "20250101-a.mp4", "a.mp4")
+    tasks = [task(f"/films/{name}", {"result": [region(1, 10, "B1")]}) for name in names[:2]]
+    path = write(tmp_path / "a.json", tasks)
+    items, _ = read(folder(*names), path)
+    assert [item.name for item in items] == ["20240101-a", "20250101-a"]
+    assert read_annotations(path, TAXONOMY).instances.videos == ("20240101-a", "20250101-a")
+
+
+def test_of_two_tasks_with_one_video_the_last_counts(folder: Folder, tmp_path: Path) -> None:
+    tasks = [task("a.mp4", {"result": [region(1, end, "B1")]}) | {"id": end} for end in (10, 20)]
+    items, notices = read(folder("a.mp4"), write(tmp_path / "a.json", tasks))
+    assert [spans(item) for item in items] == [[(0, 2, 1)]]
+    assert "has the same video and is read in its place" in notices[0]
+
+
+def test_point_events_of_boris_are_left_out(folder: Folder, tmp_path: Path) -> None:
+    one = analysed(PROPOSALS, view=View(min_score=0), source="x/interview.mp4")
+    table = write_export("boris", [one]).decode().splitlines()
+    point = table[1].replace("STATE", "POINT")
+    path = write(tmp_path / "interview.boris.csv", "\n".join([*table, point]).encode())
+    (item,), notices = read(folder("interview.mp4"), path)
+    assert spans(item) == EXPECTED
+    assert "1 events of type POINT have no duration and are left out" in notices[0]
+
+
+def test_lines_may_end_as_on_old_macs(folder: Folder, tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", f"{HEADER}a.mp4,0.5,1,B1\n".replace("\n", "\r").encode())
+    (item,), _ = read(folder("a.mp4"), path)
+    assert spans(item) == [(0.5, 1, 1)]
+
+
+def test_elan_finds_its_media_in_another_case() -> None:
+    assert Elan({"Anna.mp4": 5.0, "anna.wav": 0.0}, ()).shift_s("anna.mp4") == 5
 
 
 def test_label_studios_short_form_is_read(folder: Folder, tmp_path: Path) -> None:

@@ -92,6 +92,38 @@ def test_any_bytes_do_no_harm(head: bytes, rest: bytes) -> None:
     assert found is None or found > 0
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        HEADS[0] + bytes(8) + b"\0\0\0\1mdat" + b"\xff" * 8,  # 2^64 bytes
+        HEADS[0] + bytes(8) + b"\0\0\0\1mdat" + (2**45).to_bytes(8),
+        HEADS[1][:9] + b"\x01" + b"\xff" * 7 + b"\xec\x01\x04" + bytes(6),
+    ],
+)
+def test_elements_that_reach_beyond_any_file_do_no_harm(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(content)
+    with path.open("rb") as file:
+        assert declared_s(file) is None
+
+
+def test_many_levels_of_nothing_are_not_all_read() -> None:
+    nothing = b"JUNK\0\0\0\0" * 4000
+    stream = b"LIST" + (4 + len(nothing)).to_bytes(4, "little") + b"strl" + nothing
+    headers = b"LIST" + (4 + 300 * len(stream)).to_bytes(4, "little") + b"hdrl" + stream * 300
+
+    class Counting(io.BytesIO):
+        reads = 0
+
+        def read(self, size: int | None = -1, /) -> bytes:
+            self.reads += 1
+            return super().read(size)
+
+    file = Counting(b"RIFF\xff\xff\xff\xffAVI " + headers)
+    assert declared_s(file) is None
+    assert file.reads < 20_000
+
+
 @pytest.mark.parametrize("form", ["mp4", "mkv", "avi"])
 def test_broken_headers_do_no_harm(tmp_path: Path, form: str) -> None:
     name, extra = FORMS[form]

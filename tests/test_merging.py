@@ -57,6 +57,12 @@ def test_a_chain_takes_in_what_lies_within_it() -> None:
     assert merged((0, 10, 0.9, 0), (11, 12, 0.85, 0), (13, 23, 0.8, 0), (9, 14, 0.7, 0)) == [(0, 23, 0.9, 0)]
 
 
+def test_a_weak_one_does_not_make_one_of_two_strong_ones() -> None:
+    strong = [(0, 6, 0.9, 0), (12, 18, 0.85, 0)]
+    assert merged(*strong, (5.5, 12.5, 0.31, 0)) == strong
+    assert merged(*strong, (5.5, 12.5, 0.43, 0)) == [(0, 18, 0.9, 0)]
+
+
 def test_weak_ones_do_not_lengthen_strong_ones() -> None:
     assert merged((0, 10, 0.9, 0), (5, 16, 0.44, 0)) == [(0, 10, 0.9, 0)]
     assert merged((0, 10, 0.9, 0), (5, 16, 0.46, 0)) == [(0, 16, 0.9, 0)]  # half as good

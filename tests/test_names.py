@@ -46,6 +46,9 @@ def test_a_name_is_plain(given: str, name: str | None) -> None:
         (b'form-data; name="file"; filename="a;b=c.mp4"', "a;b=c.mp4"),
         (b'form-data; name="file"; filename="C:\\dir\\a.mp4"', "a.mp4"),
         (b'form-data; name="filename=x"', None), (b'form-data; name="file"; filename=""', None), (b"", None),
+        (b"form-data; name=file; filename*=undefined''x; filename=a.mp4", "a.mp4"),
+        (b"form-data; name=file; filename*=idna'x'xn--%20%20; filename=a.mp4", "a.mp4"),
+        (b'form-data; name="a; filename=evil.mp4"; filename="good.mp4"', "good.mp4"),
         (b'attachment; FileName="a.mp4"', "a.mp4"), (b'form-data; name="file"; filename="a', None),
     ],
 )  # fmt: skip

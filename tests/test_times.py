@@ -219,6 +219,9 @@ def test_a_file_that_is_cut_off_is_known_by_its_elements(form: str, tmp_path: Pa
     gone = content[: len(content) * 6 // 10]
     if form != "MP4":  # there all is one element, and what does not decode tells it
         assert is_cut_off(io.BytesIO(gone + bytes(len(content) - len(gone))), NAMES[form])
+    if "fragmented" not in form:  # padding behind the whole is not missing
+        for tail in (bytes(4096), b"\n", b"\0\0\0\x10\xa9xyz morning"):
+            assert not is_cut_off(io.BytesIO(content + tail), NAMES[form])
     file = io.BytesIO(content)
     file.seek(7)
     is_cut_off(file, NAMES[form])

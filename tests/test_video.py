@@ -411,6 +411,7 @@ class Container(NamedTuple):
     name: str
     streams: int = 2
     ticks: int | None = 9_000_000
+    encoder: str = "Lavf62.3.100"
 
     def told(self, **stream: object) -> float | None:
         known = {
@@ -422,8 +423,9 @@ class Container(NamedTuple):
             "metadata": {},
         }
         container = SimpleNamespace(
-            format=SimpleNamespace(name=self.name), streams=[0] * self.streams, duration=self.ticks
-        )
+            format=SimpleNamespace(name=self.name), streams=[0] * self.streams, duration=self.ticks,
+            metadata={"ENCODER": self.encoder},
+        )  # fmt: skip
         ends_s = declared_end(container, SimpleNamespace(**(known | stream)))  # type: ignore[arg-type]
         return None if ends_s is None else float(ends_s)
 
@@ -435,6 +437,10 @@ def test_where_a_container_says_that_its_video_ends() -> None:
     assert Container("avi").told(duration=4000) is None
     assert Container("matroska,webm").told(metadata={"DURATION": "01:00:02.500000000"}) == 3602.5
     assert Container("matroska,webm").told(metadata={"DURATION": "an hour"}) is None
+    # Others write the length, which is the end where the video begins with the file.
+    merged = Container("matroska,webm", encoder="libebml v1.4.5 + libmatroska v1.7.1")
+    assert merged.told(metadata={"DURATION": "00:00:02.5"}) is None
+    assert merged.told(metadata={"DURATION": "00:00:02.5"}, start_time=0) == 2.5
     assert Container("matroska,webm").told(duration=4000) is None  # an estimate
     assert Container("matroska,webm").told() is None  # that may be the sound
     assert Container("matroska,webm", streams=1).told() == 9

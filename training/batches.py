@@ -33,7 +33,7 @@ Arrays = list[NDArray[np.generic]]
 def load_batches(
     examples: Dataset[Example], numbers: Sequence[list[int]], manifest: Manifest, workers: int
 ) -> Iterator[Batch]:
-    """Batches of examples with those numbers, in order; made here with no workers.
+    """Collated batches, in the order of `numbers`; with no workers they are made in this process.
 
     Raises:
         TrainingError: a worker was ended from outside. It may be raised wherever the caller is: see naming_workers.
@@ -50,10 +50,17 @@ def load_batches(
         if isinstance(carried, list) and not told:
             told = True
             log.warning(
-                "shared_memory_is_full", path=_SHARED_MEMORY, free_mb=shutil.disk_usage(_SHARED_MEMORY).free // 10**6,
+                "shared_memory_is_full", path=_SHARED_MEMORY, free_mb=_free_mb(),
                 consequence="batches go through pipes, which is slower", remedy="docker run --shm-size=2g",
             )  # fmt: skip
         yield Batch(*(torch.as_tensor(part) for part in carried))
+
+
+def _free_mb() -> int | None:
+    try:
+        return shutil.disk_usage(_SHARED_MEMORY).free // 10**6
+    except OSError:  # there is none
+        return None
 
 
 @contextmanager
@@ -65,7 +72,8 @@ def naming_workers() -> Iterator[None]:
         lines = str(error).strip().splitlines() or [""]
         if not lines[0].startswith("Caught "):
             raise
-        raise type(error)(lines[-1].partition(": ")[2]) from error
+        kind = type(error)
+        raise kind(str(error).rpartition(f"{kind.__name__}: ")[2].strip()) from error
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise

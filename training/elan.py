@@ -10,6 +10,8 @@ from urllib.parse import unquote
 
 from pympi.Elan import Eaf
 
+from training.files import Names
+
 # As mmad's exports write it behind a name: "nodding (0.83)".
 _SCORE = re.compile(r"\s\([01]\.\d\d\)$")
 _KINDS_WITH_SCORES = ("action", "body part")
@@ -49,7 +51,8 @@ class Elan:
     def shift_s(self, video: str) -> float:
         """What to add to times for those of a video, by its file name; one that was renamed is the only one linked."""
         only = next(iter(self.media.values())) if len(self.media) == 1 else 0.0
-        return self.media.get(video, only)
+        linked = Names((name, name) for name in self.media).find(video)
+        return self.media[linked.name] if linked else only
 
 
 def read_eaf(path: Path, tiers: Sequence[str] = ()) -> Elan:

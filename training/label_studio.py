@@ -76,7 +76,18 @@ def read_tasks(document: list[Any]) -> tuple[list[Task], int]:
             "there are no annotations in it, only predictions or empty tasks: submit the tasks in Label Studio, then "
             "export them as JSON"
         )
-    return read, len(tasks) - len(read)
+    return _one_a_video(read), len(tasks) - len(read)
+
+
+def _one_a_video(tasks: list[Task]) -> list[Task]:
+    """Of several tasks with one video, as it was imported again, the last."""
+    latest: dict[str, Task] = {}
+    for task in tasks:
+        if earlier := latest.pop(task.videos[0], None):
+            notice = f"{earlier.place}: {task.place} has the same video and is read in its place"
+            task = task._replace(notices=(*task.notices, notice))
+        latest[task.videos[0]] = task
+    return list(latest.values())
 
 
 def _read_task(task: dict[str, Any], place: str) -> Task:
@@ -153,15 +164,16 @@ def _joined(tasks: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _names(task: dict[str, Any]) -> Iterator[str]:
-    """Of a task's video: of an upload first without, then with what Label Studio puts before it."""
+    """Names that a task's video may have, the likeliest first: an upload's without the prefix of Label Studio."""
     data = task["data"]
     written = [data.get("video"), *data.values(), task.get("file_upload")]
     for one in written:
         if isinstance(one, str) and one and (one == data.get("video") or _is_video(one)):
             name = _last_part(one)
-            yield _UPLOAD.sub("", name, count=1)
-            yield name
-            yield unquote(name)
+            names = [unquote(name), name] if "://" in one or "/upload/" in one else [name, unquote(name)]
+            if "/upload/" in one or one == task.get("file_upload"):
+                yield from (_UPLOAD.sub("", each, count=1) for each in names)
+            yield from names
 
 
 def _last_part(address: str) -> str:

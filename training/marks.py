@@ -223,7 +223,15 @@ def _of_table(path: Path, sheet: Sheet, reading: Reading) -> Iterator[Mark]:
             f"{path} has no column {', '.join(missing)}; its first line must name {','.join(wanted)}, or the data "
             f"set's video_id,start_frame,end_frame,class,total_frames,fps; it names {','.join(sheet.columns)}"
         )
+    points = [line for line in sheet.lines if line.values.get("behavior type", "").upper() == "POINT"]
+    if points:
+        reading.notices[
+            f"{path}: {len(points)} events of type POINT have no duration and are left out, the first in line "
+            f"{points[0].number}"
+        ] = None
     for line in sheet.lines:
+        if line in points:
+            continue
         video, start, end, action = (line.values[name] for name in layout[:4])
         place = f"{path}: line {line.number}"
         alone = not (start or end or action)

@@ -68,7 +68,7 @@ def read_sheet(text: str) -> Sheet:
 
 def _begin(text: str) -> tuple[int, str]:
     """How many lines come before the table, and what separates its columns."""
-    for number, line in enumerate(io.StringIO(text)):
+    for number, line in enumerate(io.StringIO(text, newline="")):
         if line.lower().startswith("sep=") and len(line.strip("\r\n")) == len("sep=;"):
             return number + 1, line[4]
         if line.strip(_SEPARATORS + ' \r\n"'):
