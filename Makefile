@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-# These run last and in test processes of their own: behind all others one of the processes was killed, thrice in three runs.
+# These run last and in test processes of their own: behind all others one of the processes ended without a word.
 SMALL := $(patsubst %,tests/test_%.py,adapters analyze batches bundle calibration children connection detector disk docker \
   head inputs jobs_command masked pixels redis_server report segments shift view windows)
 
