@@ -191,7 +191,7 @@ class HiddenDetection(Answer):
 
 @dataclass(frozen=True)
 class Hidden(Answer):
-    """What a view leaves out: `count` detections that score at least `from_score`, and the best of them."""
+    """Detections below the display threshold that score at least `from_score`: how many, and the best of them."""
 
     count: int
     from_score: float

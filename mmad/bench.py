@@ -86,8 +86,8 @@ def run(
     Args:
         bundle: whose input and network are timed. clip: what is decoded.
         rounds: how often each is timed.
-        say: told of engines that are not installed.
-        show: told of the round and the fraction done, 0..1.
+        say: called with a note for each engine that is not installed.
+        show: called with the current round and the fraction done, 0..1.
     """
     with clip.open("rb") as file, closing(Video(file, UNLIMITED)) as video:
         duration_s = video.declared_duration_s or 0.0

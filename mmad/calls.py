@@ -287,7 +287,7 @@ def _can_rewind(video: Video) -> bool:
 
 
 def _file_name(video: Video) -> str | None:
-    """Of a path or an open file, without folders; None where it has none."""
+    """The file name of a path or an open file, without folders; None if it has no name."""
     name = video if isinstance(video, str | Path) else getattr(video, "name", None)
     # Bytes; a file that is no file of a folder has a number, or nothing, or stands for a stream, as <stdin>.
     if not isinstance(name, str | Path) or re.fullmatch(r"<.*>", str(name)):

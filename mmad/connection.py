@@ -63,7 +63,7 @@ def make_http(
 
 
 def is_this_machine(host: str) -> bool:
-    """Whether a host is this machine: localhost, its own name, or one of its addresses. Looks no name up."""
+    """Whether a host is this machine: localhost, its host name or one of its addresses. Makes no DNS query."""
     name = host.lower().rstrip(".").strip("[]")
     if name == "localhost" or name.endswith(".localhost") or name == socket.gethostname().lower():
         return True
@@ -75,7 +75,7 @@ def is_this_machine(host: str) -> bool:
 
 
 def _is_own(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
-    """Whether a network interface of this machine has an address: only then can a socket be bound to it."""
+    """Whether an address belongs to this machine, tested by binding a socket to it."""
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
     try:
         with socket.socket(family, socket.SOCK_DGRAM) as probe:

@@ -241,7 +241,7 @@ def _write(export: "Export", found: Sequence["Analysed"], path: Path | None, sev
 
 
 def _options(loaded: "Bundle", **given: object) -> "Options":
-    """What is asked of the detector; labels or a region that do not fit end the command with status 2."""
+    """The view options of a result; invalid labels or regions end the command with status 2."""
     from service.errors import Problem
     from service.parameters import parse_parameters
     from service.results import chosen_actions
@@ -260,7 +260,7 @@ def _options(loaded: "Bundle", **given: object) -> "Options":
 
 
 def _limits(settings: "Settings") -> "Limits":
-    """Those that are set; where the length is not, a video may take as long as it takes."""
+    """Decoder limits from the settings; length and CPU time are unlimited unless they are set."""
     from model.video import UNLIMITED
     from workers.documents import make_limits
 
