@@ -3,22 +3,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-# These run last and in test processes of their own: behind all others one of the processes ended without a word.
-SMALL := $(patsubst %,tests/test_%.py,adapters analyze batches bundle calibration children connection detector disk docker \
-  head inputs jobs_command masked pixels redis_server report segments shift view windows)
-
 .PHONY: serve test check faults soak bench openapi lock lock-check newest matrix dist clean
 
 serve: .venv/serve.stamp  ## everything on this machine, at http://127.0.0.1:8000
 	@exec $(BIN)/mmad serve $(ARGS)
 
-test: .venv/dev.stamp  ## all tests, in two processes; ARGS chooses some
-ifdef ARGS
+test: .venv/dev.stamp  ## all tests, in two processes
 	$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
-else
-	$(BIN)/pytest -n 2 --dist loadfile $(addprefix --ignore=,$(SMALL))
-	$(BIN)/pytest -n 2 --dist loadfile $(SMALL)
-endif
 
 check: .venv/dev.stamp  ## format, lint, types, import rules, Dockerfiles
 	$(BIN)/ruff format --check .

@@ -50,7 +50,7 @@ app = typer.Typer()
 log = structlog.get_logger()
 
 # Formats that hold all proposals, or what is hidden.
-_COMPLETE = (None, Format.JSON, Format.MAC_CSV, Format.FRAMES_CSV, Format.FRAMES_NPZ)
+_COMPLETE = (Format.JSON, Format.MAC_CSV, Format.FRAMES_CSV, Format.FRAMES_NPZ)
 
 
 @app.command()
@@ -93,15 +93,12 @@ def detect(
     """Detect micro-actions in video files, here, without a server."""
     if as_json and form not in (None, Format.JSON):
         raise typer.BadParameter(f"--json and --format {form} cannot both be had", param_hint="--format")
-    from model.detector import Detector
-    from model.engines import load_engine
     from model.errors import DetectorError
-    from model.sandbox.sandbox import make_decoder
 
     several = len(videos) > 1 or videos[0].is_dir()
     chosen = find_videos(videos)
-    written = form or (Format.JSON if as_json or out_path else None)
-    export = _export(written, chosen, out_path, several) if written else None
+    form = form or (Format.JSON if as_json or out_path else None)
+    export = _find_export(form, chosen, out_path, several) if form else None
     settings = settings_with(
         DETECTING,
         bundle=bundle,
@@ -115,72 +112,76 @@ def detect(
     )
     if not chosen:
         fail("there is no video to look at")
-    one_each = export is not None and _is_folder(export, several, out_path)
+    output = _Output(export, out_path, several)
     with failing_on(DetectorError, OSError):
-        runner = load_engine(loaded, settings.engine, settings.device, settings.data_dir / "cache")
-        if out_path is not None:
-            _try_to_write(out_path, one_each)
-        decoder = make_decoder(settings.sandbox)
-    found: list[Analysed] = []
-    failed: dict[Path, str] = {}
-    with closing(decoder):
-        detector = Detector(loaded, runner, decoder=decoder)
-        for number, video in enumerate(chosen, 1):
-            count = f"{number} of {len(chosen)}: " if len(chosen) > 1 else ""
-            try:
-                with bar(count + video.path.name) as progress:
-                    one = _detect_file(detector, video, options, settings, progress)
-                one = replace(one, rate=rate, eaf_scores=eaf_scores.value)
-                if export is None:
-                    print_result(one.source, one.result.model_dump(mode="json"))
-                    continue
-                if form not in _COMPLETE:
-                    tell_hidden(one.result.model_dump(mode="json"))
-                if one_each and out_path is not None:
-                    _write_one(export, one, out_path)
-                else:
-                    found.append(one)
-            except Exception as error:
-                if not isinstance(error, DetectorError | OSError):
-                    log.exception("detect_failed", video=str(video.path))
-                failed[video.path] = reason(error, video.path)
-                tell(f"{video.path}: {failed[video.path]}", "red")
-    if export is not None and not one_each:
-        with failing_on(OSError):
-            _write(export, found, out_path, several)
+        output.check()
+        detector = _load_detector(loaded, settings)
+
+    def detect_one(video: Video, progress: Callable[[str, float], None]) -> "Analysed":
+        found = _detect_file(detector, video, options, settings, progress)
+        return replace(found, rate=rate, eaf_scores=eaf_scores.value)
+
+    with closing(detector.decoder):
+        failed = _detect_each(chosen, detect_one, output)
+    with failing_on(OSError):
+        output.finish()
     if failed and len(chosen) > 1:
         lines = "".join(f"\n  {path}: {why}" for path, why in failed.items())
         tell(f"{len(failed)} of {len(chosen)} videos failed:{lines}", "red")
     raise typer.Exit(1 if failed else 0)
 
 
-def _export(form: Format, videos: Sequence[Video], out_path: Path | None, several: bool) -> "Export":
+def _detect_each(
+    videos: Sequence[Video],
+    detect_one: Callable[[Video, Callable[[str, float], None]], "Analysed"],
+    output: "_Output",
+) -> dict[Path, str]:
+    """Detect in one video after the other; a video that fails stops no other. Returns why each of those failed."""
+    from model.errors import DetectorError
+
+    failed: dict[Path, str] = {}
+    for number, video in enumerate(videos, 1):
+        count = f"{number} of {len(videos)}: " if len(videos) > 1 else ""
+        try:
+            with bar(count + video.path.name) as progress:
+                found = detect_one(video, progress)
+            output.add(found)
+        except Exception as error:
+            if not isinstance(error, DetectorError | OSError):
+                log.exception("detect_failed", video=str(video.path))
+            failed[video.path] = reason(error, video.path)
+            tell(f"{video.path}: {failed[video.path]}", "red")
+    return failed
+
+
+def _find_export(form: Format, videos: Sequence[Video], out_path: Path | None, several: bool) -> "Export":
     """The format, if it can be written as asked; ends the command with status 2 if not."""
     from service.exports import find_format
 
     export = find_format(form.value)
     for module in export.needs:
         import_module(module)
+    one_each = _is_one_each(export, out_path, several)
+    problem = None
     if out_path is None and not export.is_text:
-        raise typer.BadParameter(f"{form.value} is no text: a file for it is needed", param_hint="--out")
-    if out_path is None and _is_folder(export, several, out_path):
-        raise typer.BadParameter(
-            f"{form.value} holds one video a file: a folder for {len(videos)} files is needed", param_hint="--out"
-        )  # fmt: skip
-    if out_path is not None and out_path.is_dir() and export.several:
-        raise typer.BadParameter(
-            f"{out_path} is a folder, and {form.value} holds all videos in one file: give that", param_hint="--out"
-        )  # fmt: skip
-    if out_path is not None and out_path.is_file():
-        if _is_folder(export, several, out_path):
-            raise typer.BadParameter(
-                f"{out_path} is a file, and {form.value} holds one video a file: give a folder", param_hint="--out"
-            )  # fmt: skip
-        if any(video.path.exists() and video.path.samefile(out_path) for video in videos):
-            raise typer.BadParameter(f"{out_path} is one of the videos: it would be lost", param_hint="--out")
+        problem = f"{form.value} cannot be printed to a terminal: give a file"
+    elif out_path is None and one_each:
+        problem = f"{form.value} holds one video a file: give a folder for {len(videos)} files"
+    elif out_path is not None and out_path.is_dir() and export.several:
+        problem = f"{out_path} is a folder, and {form.value} holds all videos in one file: give that"
+    elif out_path is not None and out_path.is_file() and one_each:
+        problem = f"{out_path} is a file, and {form.value} holds one video a file: give a folder"
+    elif out_path is not None and any(_is_same(video.path, out_path) for video in videos):
+        problem = f"{out_path} is one of the videos: it would be lost"
+    if problem:
+        raise typer.BadParameter(problem, param_hint="--out")
     if form not in (Format.JSON, Format.JSONL):
-        _refuse_one_name([video.name for video in videos], files=_is_folder(export, several, out_path))
+        _refuse_one_name([video.name for video in videos], files=one_each)
     return export
+
+
+def _is_same(video: Path, out_path: Path) -> bool:
+    return out_path.is_file() and video.exists() and video.samefile(out_path)
 
 
 def _refuse_one_name(names: Sequence[str], *, files: bool) -> None:
@@ -199,45 +200,76 @@ def _refuse_one_name(names: Sequence[str], *, files: bool) -> None:
         )
 
 
-def _is_folder(export: "Export", several: bool, out_path: Path | None) -> bool:
-    """Whether each video gets a file of its own."""
+def _is_one_each(export: "Export", out_path: Path | None, several: bool) -> bool:
+    """Whether each video has a file of its own, in the folder `out_path`."""
     return not export.several and (several or (out_path is not None and out_path.is_dir()))
 
 
-def _try_to_write(path: Path, is_folder: bool) -> None:
-    """Better told now than when all the work is done."""
-    if is_folder:
-        path.mkdir(parents=True, exist_ok=True)
-        check_writable(path / uuid4().hex)
-    else:
-        check_writable(path)
+class _Output:
+    """Where results go: a table for people, or a format to standard output, a file or a folder.
+
+    Args:
+        export: the format; None for the table.
+        path: file or folder; None for standard output.
+        several: whether several videos were asked for.
+    """
+
+    def __init__(self, export: "Export | None", path: Path | None, several: bool) -> None:
+        self._export, self._path, self._several = export, path, several
+        self._folder = path if export and _is_one_each(export, path, several) else None
+        self._found: list[Analysed] = []
+
+    def check(self) -> None:
+        """Raise OSError if nothing can be written there: before the work rather than after it."""
+        if self._folder is not None:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            check_writable(self._folder / uuid4().hex)
+        elif self._path is not None:
+            check_writable(self._path)
+
+    def add(self, found: "Analysed") -> None:
+        """Print a video's table, write its file, or keep its result for the file of all."""
+        from service.exports import write_export
+
+        if self._export is None:
+            print_result(found.source, found.result.model_dump(mode="json"))
+            return
+        if self._export.name not in _COMPLETE:
+            tell_hidden(found.result.model_dump(mode="json"))
+        if self._folder is None:
+            self._found.append(found)
+            return
+        path = self._folder / f"{found.video}{self._export.suffix}"  # names may have folders too
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_file(path, write_export(self._export.name, [found]))
+
+    def finish(self) -> None:
+        """Write the file of all videos."""
+        from service.exports import write_export, write_json
+
+        if self._export is None or self._folder is not None:
+            return
+        if self._export.name == Format.JSON:
+            # A list if several were asked for, however many could be read.
+            content = write_json(self._found, as_list=self._several or not self._found)
+        elif self._found or self._export.several:
+            content = write_export(self._export.name, self._found)
+        else:
+            return
+        if self._path is None:
+            sys.stdout.buffer.write(content)
+            sys.stdout.buffer.flush()
+        else:
+            write_file(self._path, content)
 
 
-def _write_one(export: "Export", one: "Analysed", folder: Path) -> None:
-    """A file for a video, in the folder of all; names of videos may have folders too."""
-    from service.exports import write_export
+def _load_detector(bundle: "Bundle", settings: "Settings") -> "Detector":
+    from model.detector import Detector
+    from model.engines import load_engine
+    from model.sandbox.sandbox import make_decoder
 
-    path = folder / f"{one.video}{export.suffix}"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_file(path, write_export(export.name, [one]))
-
-
-def _write(export: "Export", found: Sequence["Analysed"], path: Path | None, several: bool) -> None:
-    """All in one, to standard output or a file."""
-    from service.exports import write_export, write_json
-
-    if export.name == Format.JSON:
-        # As many as were asked for say what the document is, not as many as could be read.
-        content = write_json(found, as_list=several or not found)
-    elif found or export.several:
-        content = write_export(export.name, found)
-    else:
-        return
-    if path is None:
-        sys.stdout.buffer.write(content)
-        sys.stdout.buffer.flush()
-    else:
-        write_file(path, content)
+    engine = load_engine(bundle, settings.engine, settings.device, settings.data_dir / "cache")
+    return Detector(bundle, engine, decoder=make_decoder(settings.sandbox))
 
 
 def _options(loaded: "Bundle", **given: object) -> "Options":

@@ -78,7 +78,7 @@ def _export(client: Client, job_id: str, form: Format, path: Path | None) -> Non
     try:
         content.decode()
     except UnicodeDecodeError:
-        fail(f"{form.value} is no text: a file for it is needed, --out", status=2)
+        fail(f"{form.value} cannot be printed to a terminal: give --out FILE", status=2)
     sys.stdout.buffer.write(content)
 
 

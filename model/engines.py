@@ -1,7 +1,6 @@
 """What runs a bundle's network: one protocol, several runtimes, each imported only when it is chosen."""
 
 import os
-import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from model.bundle import GRAPH, WEIGHTS, Bundle
 from model.errors import EngineError
+from model.openvino_core import CONFIG, openvino_core
 
 log = structlog.get_logger()
 
@@ -52,16 +52,10 @@ class OpenVinoEngine:
     name, device, precision = "openvino", "cpu", "fp32"
 
     def __init__(self, bundle: Bundle, cache_dir: Path | None) -> None:
-        # Importing openvino reports to its makers over the internet, unless this package cannot be found.
-        sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-        import openvino
-
-        core = openvino.Core()
-        # bf16 and f16 are slower than f32 on CPUs without AMX, and less exact.
-        config = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+        config = dict(CONFIG)
         if cache_dir is not None and _can_write(cache_dir):
             config["CACHE_DIR"] = str(cache_dir)
-        self._compiled = core.compile_model(str(bundle.folder / GRAPH), "CPU", config)
+        self._compiled = openvino_core().compile_model(str(bundle.folder / GRAPH), "CPU", config)
 
     def run(self, clips: NDArray[np.uint8], mask: NDArray[np.bool_]) -> RawPoints:
         """See Engine."""

@@ -6,7 +6,6 @@ bottom of that person as fractions of the square. A person is a local maximum of
 arXiv:1904.07850).
 """
 
-import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 
 from model.bundle import LOCATOR, Bundle, LocatorConfig
 from model.errors import EngineError
+from model.openvino_core import CONFIG, openvino_core
 from model.picture import Box, cut
 
 Floats = NDArray[np.float32]
@@ -137,12 +137,7 @@ def load_graph(path: Path) -> Graph:
 
 
 def _openvino(path: Path) -> Graph:
-    # See engines.py: its import would report to its makers.
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-    import openvino
-
-    config = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
-    compiled = openvino.Core().compile_model(str(path), "CPU", config)
+    compiled = openvino_core().compile_model(str(path), "CPU", CONFIG)
 
     def run(pictures: Pictures) -> tuple[Floats, Floats]:
         scores, boxes = compiled([pictures]).to_tuple()

@@ -234,6 +234,46 @@ def test_all_engines_agree_on_the_shipped_bundle(bundle: Bundle) -> None:
         assert export.difference(engine, reference, bundle.manifest) < 1e-4
 
 
+_FREED_ENGINES = """
+import ctypes, gc, signal, subprocess, sys
+from pathlib import Path
+from model.bundle import Bundle
+from model.engines import load_engine
+from model.locator import load_locator
+
+class Stack(ctypes.Structure):
+    _fields_ = [("start", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t)]
+
+def signal_stack():
+    found = Stack()
+    ctypes.CDLL(None).sigaltstack(None, ctypes.byref(found))
+    return found.start
+
+bundle = Bundle.load(Path(sys.argv[1]))
+first = load_engine(bundle, "openvino", "cpu")
+stacks = {signal_stack()}
+second = load_locator(bundle)
+stacks.add(signal_stack())
+first = None
+gc.collect()
+second = None
+gc.collect()
+stacks.add(signal_stack())
+handled = []
+signal.signal(signal.SIGCHLD, lambda *_: handled.append(1))
+subprocess.run(["true"], check=True)
+print(len(stacks), len(handled))
+"""
+
+
+def test_signals_are_handled_after_engines_were_freed(shipped: Bundle) -> None:
+    """In a process of its own: where a Core of OpenVINO has left a freed signal stack behind, a signal kills."""
+    command = [sys.executable, "-c", _FREED_ENGINES, str(shipped.folder)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.splitlines()[-1] == "1 1"
+
+
 def test_auto_takes_the_fastest_and_says_so(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     import structlog
 

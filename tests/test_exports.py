@@ -467,9 +467,9 @@ def detect(*arguments: str | Path) -> Any:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["a.mp4", "--format", "png"], "a file for it is needed"),
-        (["a.mp4", "--format", "mac-csv"], "a file for it is needed"),
-        (["a.mp4", "b.mp4", "--format", "vtt"], "a folder for 2 files is needed"),
+        (["a.mp4", "--format", "png"], "cannot be printed to a terminal: give a file"),
+        (["a.mp4", "--format", "mac-csv"], "cannot be printed to a terminal: give a file"),
+        (["a.mp4", "b.mp4", "--format", "vtt"], "give a folder for 2 files"),
         (["a.mp4", "c/a.mp4", "--format", "csv"], "2 videos are named 'a'"),
         (["a.mp4", "a.mov", "--format", "eaf", "--out", "x"], "2 videos are named 'a'"),
         (["a.mp4", "A.mp4", "--format", "eaf", "--out", "x"], "'a' and 'A' are one name"),
