@@ -178,7 +178,7 @@ class Detection(Answer):
 
 @dataclass(frozen=True)
 class HiddenDetection(Answer):
-    """A detection that scores less than the view asks for, which is `threshold`."""
+    """A detection below the display threshold; `threshold` is the score from which it would be shown."""
 
     id: str
     start_s: float

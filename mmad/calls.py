@@ -289,10 +289,10 @@ def _can_rewind(video: Video) -> bool:
 def _file_name(video: Video) -> str | None:
     """The file name of a path or an open file, without folders; None if it has no name."""
     name = video if isinstance(video, str | Path) else getattr(video, "name", None)
-    # Bytes; a file that is no file of a folder has a number, or nothing, or stands for a stream, as <stdin>.
+    # File objects without a path have a number as name, none, or one such as <stdin>.
     if not isinstance(name, str | Path) or re.fullmatch(r"<.*>", str(name)):
         return None
-    # What is not UTF-8 in a name cannot be sent as it is.
+    # Surrogates, which stand for bytes that are not UTF-8, cannot be encoded.
     return Path(name).name.encode("utf-8", "replace").decode() or None
 
 

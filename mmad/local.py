@@ -161,7 +161,7 @@ def _wait_until_ready(url: str, children: list[Child], stopping: _Stopping) -> N
                 return
             if answer is not None:
                 loaded_s = (loaded_s or time.monotonic()) if answer.checks["model"] == "ok" else None
-                # Such as a full disk: it goes on by itself when there is room.
+                # A full disk, for example: the service recovers by itself when there is room.
                 if loaded_s and time.monotonic() - loaded_s > _OTHERS_S:
                     log.warning("not_ready", **answer.checks)
                     return
@@ -173,7 +173,7 @@ def _wait_until_ready(url: str, children: list[Child], stopping: _Stopping) -> N
 
 
 def _readiness(http: httpx.Client, url: str) -> Readiness | None:
-    """What the API says of itself; None while it does not answer."""
+    """The checks of GET /readyz; None while the API does not answer."""
     try:
         return Readiness.model_validate_json(http.get(f"{url}/readyz").content)
     except (httpx.TransportError, ValidationError):

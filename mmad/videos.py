@@ -10,14 +10,14 @@ from mmad.terminal import tell
 
 
 class Video(NamedTuple):
-    """A file, and what results call it."""
+    """A video file and its name in results."""
 
     path: Path
     name: str
 
 
 class _Found(NamedTuple):
-    """A file, and the folder whose videos were asked for; none where the file itself was."""
+    """A video file and the folder argument it was found in; None for a file argument."""
 
     path: Path
     folder: Path | None
@@ -62,7 +62,7 @@ def _walk(folder: Path) -> list[Path]:
 
 
 def _named(found: Sequence[_Found]) -> list[Video]:
-    """Videos called by their stems; those of folders by their path in the folder where stems are not distinct."""
+    """Name videos by their stems, or by their paths within the folder if stems are not unique."""
     ways: tuple[Callable[[Path, Path], Path], ...] = (
         lambda path, _: Path(path.stem),
         lambda path, folder: path.relative_to(folder).with_suffix(""),
@@ -75,7 +75,7 @@ def _named(found: Sequence[_Found]) -> list[Video]:
             Video(path, path.stem if folder is None else way(path, folder).as_posix())
             for path, folder in found
         ]
-        # Names of files: some file systems take two that differ in case or in Unicode's form for the same.
+        # Some file systems ignore case and Unicode normalization in file names.
         if len({unicodedata.normalize("NFC", video.name).casefold() for video in videos}) == len(videos):
             break
     return videos

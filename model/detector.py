@@ -30,7 +30,7 @@ Progress = Callable[[Stage, float], None]
 # Less of the picture than this, and the caller is told what was left out.
 _WORTH_A_NOTICE = 0.7
 
-# In seconds. In many files the picture comes some frames late because of B-frames, which nobody sees.
+# Seconds. Many files start a few frames late because of B-frames; that needs no notice.
 _LATE_S = 0.1
 
 

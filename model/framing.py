@@ -188,7 +188,7 @@ def damage_notice(damaged: Stretches) -> Notice:
 
 
 def late_notice(start_offset_s: float) -> Notice:
-    """What a caller should know about a picture that comes later than the sound."""
+    """The notice that the video starts later than the sound."""
     return Notice(
         "video_starts_late",
         f"players show the first frame {start_offset_s:.2f} s after they start, as sound comes first; times here count "

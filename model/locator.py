@@ -90,7 +90,7 @@ def people(scores: Floats, boxes: Floats, threshold: float) -> Floats:
 
 
 def apart(boxes: Floats, share: float) -> Floats:
-    """Of boxes (n, 4), surest first, those that have no more than a share of the smaller one in common with a surer."""
+    """Boxes (n, 4), best first, without those that overlap a better one by more than a share of the smaller box."""
     kept: list[Floats] = []
     for box in boxes:
         if all(_shared(box, other) <= share * min(area(box), area(other)) for other in kept):

@@ -27,7 +27,7 @@ _RESTART_S = Fraction(1, 2)
 
 
 class Given(NamedTuple):
-    """A decoded frame; `doubtful` if packets shortly before it did not decode, or it is not all there itself.
+    """A decoded frame; `doubtful` if it is corrupt or packets shortly before it did not decode.
 
     `restarts` counts how often decoding times have started anew among the packets read until then.
     """

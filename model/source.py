@@ -49,7 +49,7 @@ def open_container(file: BinaryIO, max_pixels: int) -> InputContainer:
         raise NotAVideoError(
             f"the file is no video that can be read; send one of {CONTAINERS.replace(',', ', ')}"
         ) from error
-    # PyAV asks for this. FFmpeg's tools do not: in AVI with B-frames the times that are made up so are wrong.
+    # PyAV sets genpts, FFmpeg's tools do not: the times that it generates for AVI with B-frames are wrong.
     container.flags &= ~cast(int, Flags.gen_pts.value)
     if not container.streams:
         with suppress(av.FFmpegError):

@@ -9,11 +9,11 @@ import av
 
 from model.packets import Given
 
-# How far back a presentation time must lie for a new recording to begin there: as far as this where decoding times fall
-# too, else it is disorder, and in any case as far as that.
+# A new recording begins where the presentation time falls by the first of these and the decoding time falls too, or
+# where the presentation time falls by the second.
 _CLOCK_BACK_S = 0.5
 _CLOCK_FAR_BACK_S = 10
-# No pause between two frames is longer than this: where recordings are strung together, another one begins.
+# In MPEG-TS, a gap longer than this is the start of another recording.
 _CLOCK_AHEAD_S = 3600
 
 
@@ -100,7 +100,7 @@ class Clock:
         return None if pts is None or self._set_anew else pts - self._zero
 
     def _starts_anew(self, start: int, given: Given) -> bool:
-        """Whether another recording begins with this frame, by its time and by the packets' decoding times."""
+        """Whether a new recording begins with this frame: its time, or its packet's decoding time, jumps back."""
         ahead_s = (start - self._start) * self._time_base
         back_s = _CLOCK_BACK_S if given.restarts > self._restarts else _CLOCK_FAR_BACK_S
         if ahead_s < -back_s:

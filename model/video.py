@@ -60,7 +60,7 @@ class Extent(NamedTuple):
     start_offset_s: float
 
 
-# Four months are no limit; infinity is no JSON, in which limits reach the decoder's process.
+# Infinity is not valid JSON, which carries limits to the decoder's process: four months stand for it.
 UNLIMITED = Limits(max_duration_s=1e7, max_pixels=2**30, max_cpu_s=1e7)
 
 

@@ -27,11 +27,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 from lock import PYTHONS, ROOT
 
 VIDEO = ROOT / "examples/interview.mp4"
-# What is imported only where torch is, whose builds for CUDA take gigabytes.
+# Packages that need torch, whose CUDA builds take gigabytes.
 NEEDS_TORCH = ("torch", "lightning-fabric")
 _TIMEOUT_S = 300
 Found = TypeVar("Found")
-# Asked of the Python under trial: modules of all packages of the extras given, as far as their markers hold.
+# Run by the Python under trial: imports the modules of all packages that the given extras require.
 _IMPORT_EXTRAS = """
 import importlib, importlib.metadata as metadata, sys
 from pip._vendor.packaging.requirements import Requirement
@@ -57,7 +57,7 @@ print(len(found))
 
 
 class TrialError(Exception):
-    """What was installed does not do what it should."""
+    """An installation does not work."""
 
 
 def find_interpreters() -> dict[str, Path]:

@@ -82,7 +82,7 @@ def find_missing_wheels(extras: list[str]) -> Iterator[str]:
 
 
 def _compile_from_cache(*options: str) -> None:
-    """As compile_requirements, without asking the index again for what is known since a moment ago."""
+    """As compile_requirements, from uv's cache if it holds everything."""
     try:
         compile_requirements("--offline", *options)
     except LockError:

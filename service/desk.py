@@ -34,12 +34,12 @@ class Desk:
         self.auth = auth
         # Threads for those who follow and wait, so that they never take those of uploads and answers.
         self.lookers = CapacityLimiter(_LOOKERS)
-        # The path before that of every link; of a request's own proxy in its own desk, see `under`.
+        # Path prefix of all links; `under` makes a copy with the prefix of one request's proxy.
         self.root_path = settings.root_path
         self.webhooks = Webhooks(store, self.jobs, settings, self.links)
 
     def under(self, root_path: str) -> "Desk":
-        """This desk, with links under another path."""
+        """A copy whose links have another path prefix."""
         other = copy(self)
         other.root_path = root_path
         return other

@@ -1,4 +1,4 @@
-"""How long a video lasts by its container's own word, read from a few bytes of it: nothing is decoded.
+"""The duration that a video's container declares, read from its headers without decoding.
 
 Only what a header says outright is believed, so that no video is refused that the decoder would take.
 Sources: ISO/IEC 14496-12 (8.2.2 mvhd, 8.8.2 mehd), RFC 9559 (Matroska), Microsoft's AVI RIFF file reference.
@@ -10,7 +10,7 @@ import struct
 from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
 
-# So many boxes, elements and chunks are looked at in a file; one of more declares its length before them.
+# Most reads in one file: bounds the work for hostile files; real ones declare their duration early.
 _MOST_READS = 10_000
 _MOST_INFO_BYTES = 64 * 1024
 
@@ -28,7 +28,7 @@ class _Part(NamedTuple):
 
 
 class _Reader:
-    """Reads pieces of a file, a bounded number of them; beyond that, or outside of the file, there is nothing."""
+    """A bounded number of reads from a file; beyond that, or outside of the file, reads return nothing."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -69,7 +69,7 @@ def _mp4(reader: _Reader) -> float | None:
 
 
 def _movie(reader: _Reader, movie: _Part) -> float | None:
-    """By mvhd; where that is 0, as in fragmented files, by mehd."""
+    """Duration from mvhd, or from mehd if that is 0, as in fragmented files."""
     timescale, duration = 0, None
     for box in _boxes(reader, movie.start, movie.end):
         if box.kind == b"mvhd":

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from service.errors import Problem
 
 ACCEPTED = ("gzip", "deflate")
-# What is undone at a time: all that a small piece can blow up to is never in memory.
+# Most bytes decompressed at a time: bounds memory for compression bombs.
 _PIECE_BYTES = 256 * 1024
 _GZIP_BITS, _ZLIB_BITS, _RAW_BITS = 31, 15, -15
 
 
 class Decoder:
-    """A body as it was before it was compressed."""
+    """Incremental decompressor of a request body."""
 
     def __init__(self, encoding: str) -> None:
         self._encoding = encoding
@@ -21,7 +21,7 @@ class Decoder:
         self._begun = False
 
     def feed(self, chunk: bytes) -> Iterator[bytes]:
-        """What these bytes were, in pieces of bounded size; raises Problem malformed_upload."""
+        """Decompress a chunk, in pieces of bounded size; raises Problem malformed_upload."""
         self._begun = self._begun or bool(chunk)
         try:
             while chunk:
@@ -48,7 +48,7 @@ class Decoder:
             raise self._problem("ends before its end")
 
     def _of(self, chunk: bytes) -> "zlib._Decompress | None":
-        """What undoes it. Deflate is zlib's format by the standard, and bare from some senders."""
+        """The decompressor. `deflate` is zlib's format by the standard; some senders leave out its header."""
         if self._inflater is None:
             head = self._head + chunk
             if len(head) < 2:
@@ -76,7 +76,7 @@ class Decoder:
 
 
 def make_decoder(header: str) -> Decoder | None:
-    """What undoes a header Content-Encoding; None where nothing is to be undone.
+    """The decompressor for a Content-Encoding header; None if the body is not compressed.
 
     Raises:
         Problem: unsupported_content_encoding.

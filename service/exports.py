@@ -87,7 +87,7 @@ def readable(name: str) -> str:
 
 
 def find_clash(names: Iterable[str], *, any_case: bool) -> list[str]:
-    """The first of several names that are one as exports write them, all as they are written; empty if all differ.
+    """The first group of names that exports could not tell apart; empty if all differ.
 
     Args:
         names: of videos.

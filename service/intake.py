@@ -29,7 +29,7 @@ MAX_WAIT_S = 60
 
 # So long a request waits for another with the same key that is being taken; after longer its process has died.
 _WAIT_S = 10.0
-# As much longer than the limit as a worker lets pass too: declared lengths are rounded, and hold the last frame or not.
+# The worker allows as much: declared durations are rounded and may leave out the last frame.
 _DECLARED_SLACK_S = 1.0
 _STALE_S = 60.0
 
@@ -120,7 +120,7 @@ class Intake:
         return Taken(records)
 
     def _check_durations(self, count: int) -> None:
-        """Refuse what is too long by its container's own word; of others the worker finds out."""
+        """Refuse videos whose declared duration exceeds the limit; the worker checks the others."""
         limit_s = self._desk.settings.max_duration_s
         for place in range(count):
             with self._desk.store.open(self.video_key(place)) as file:

@@ -1,4 +1,4 @@
-"""Proposals made into detections: of one action, no two overlap."""
+"""Merges proposals into detections: no two of one action overlap."""
 
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, field

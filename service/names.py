@@ -1,15 +1,15 @@
-"""The name that a video has with its sender: taken from requests, given back in headers of downloads."""
+"""File names of uploaded videos: parsed from requests, cleaned, and formatted for download headers."""
 
 import re
 import unicodedata
 from urllib.parse import quote, unquote_to_bytes
 
 MAX_CHARACTERS = 255
-# What is no name of a file, and what curl calls one that comes from its standard input.
+# Not file names; curl sends "-" for its standard input.
 _NO_NAMES = frozenset({"", ".", "..", "-"})
 # Of Unicode's categories: control characters, halves of pairs, ends of lines and paragraphs.
 _REMOVED = frozenset({"Cc", "Cs", "Zl", "Zp"})
-# They turn the direction of writing round: a name would look like another.
+# Marks that change the writing direction: they make a name look like another.
 _TURNING = frozenset("\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 # RFC 8187: filename*=UTF-8'de'Zo%C3%AB.mp4
 _EXTENDED = re.compile(rb"\"?(utf-8|iso-8859-1)'[^']*'([^\"]*)\"?", re.IGNORECASE)

@@ -110,7 +110,7 @@ def check_redis(settings: Settings) -> str | None:
 
 
 def _remedy(error: RedisError) -> str | None:
-    """What is wrong for good, and what to do; None for what may pass."""
+    """The sentence for an error that lasts until somebody mends it; None for a transient one."""
     causes = (error.__cause__, error.__context__)
     if isinstance(error, AuthenticationError):
         return "wants another user name or password than MMAD_REDIS_URL has: write redis://USER:PASSWORD@HOST:PORT/NUMBER"
@@ -132,7 +132,7 @@ def _remedy(error: RedisError) -> str | None:
 
 
 def _reason(error: RedisError, url: str) -> str:
-    """What is wrong that may pass."""
+    """The sentence for a transient error."""
     if any(isinstance(cause, socket.gaierror) for cause in (error.__cause__, error.__context__)):
         return "cannot be found: its name leads to no address"
     hint = ""

@@ -37,10 +37,10 @@ from service.summary import Interval, summarize
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
 
-# Of detections that score less nearly none is right: they are in proposals alone, or shown by a lower min_score.
+# Detections below this score are almost always wrong: they are not counted as hidden.
 HIDDEN_FROM = 0.02
 _BEST_HIDDEN = 3
-# What lasts less than this share of a window is no part of something that several windows see.
+# A proposal shorter than this share of a window is not part of an action that spans several windows.
 _PART_OF_WINDOW = 0.25
 
 
@@ -180,7 +180,7 @@ def chosen_actions(labels: Labels, wanted: Sequence[str]) -> set[int]:
 
 
 def _comparable(text: str) -> str:
-    """A code or a name without what people write differently: case, spaces, the form of Unicode."""
+    """A code or a name for comparison: NFC, case-folded, with single spaces."""
     plain = unicodedata.normalize("NFC", text).casefold()
     return ",".join(" ".join(part.split()) for part in plain.split(","))
 

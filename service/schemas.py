@@ -229,7 +229,7 @@ class HiddenDetection(Document):
 
 
 class Hidden(Document):
-    """What this view leaves out, of its labels and its part of the video."""
+    """Detections that the view leaves out, among its labels and its part of the video."""
 
     count: int = Field(
         description="How many detections score at least `from_score`, but less than min_score or, without it, than the "

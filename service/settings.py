@@ -21,12 +21,12 @@ MAX_PREFIX_CHARACTERS = 200
 _PREFIX = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~-]+)*", re.ASCII)
 # Kubernetes sets <SERVICE>_PORT to such an address in every container: MMAD_PORT for a Service called mmad.
 _SERVICE_LINK = re.compile(r"(tcp|udp|sctp)://\S+", re.IGNORECASE)
-# In place of the home directory of a user who has none: nobody, not even root, can make a folder there.
+# Stands for the home directory of a user without one: no folder can be created there.
 NO_HOME = Path(os.devnull)
 
 
 def service_link() -> str | None:
-    """MMAD_PORT where it is Kubernetes' and not a port; Settings takes it as not set."""
+    """MMAD_PORT if Kubernetes has set it to a service link; Settings then ignores it."""
     value = os.environ.get("MMAD_PORT", "")
     return value if _SERVICE_LINK.fullmatch(value) else None
 

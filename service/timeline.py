@@ -47,7 +47,7 @@ _LANE_IN, _LINE_LANE_IN, _ROW_GAP_IN, _HEAD_IN, _AXIS_IN, _LINE_IN = 0.24, 0.18,
 _WORDS_PT = 7.5
 # Of a letter, over the size of the font; DejaVu Sans on average, and somewhat more.
 _LETTER = 0.56
-# With more detections than the first, each action has a line; with more actions than the second, the best have.
+# Above the first number of detections each action has one line; at most the second number of actions is drawn.
 _MOST_WORDS, _MOST_LINES = 60, 100
 _LETTERS_OF_NAMES = 36
 _DPI = 130
@@ -279,7 +279,7 @@ def _draw_rows(axes: Any, layout: _Layout) -> None:
 def _write_left(
     axes: Any, text: str, offset_in: float, at_in: float, layout: _Layout, size: float, colour: str
 ) -> None:
-    """Words that end so far left of the bars."""
+    """Write a label, right-aligned, to the left of the bars."""
     axes.text(
         -offset_in / layout.bars_in, at_in, text, fontsize=size, color=colour, ha="right", va="center_baseline",
         transform=axes.get_yaxis_transform(), parse_math=False,

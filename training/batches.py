@@ -65,7 +65,7 @@ def _free_mb() -> int | None:
 
 @contextmanager
 def naming_workers() -> Iterator[None]:
-    """Errors of workers as sentences; PyTorch's own are tracebacks, or leave open what to do."""
+    """Turn errors of DataLoader workers, which PyTorch reports as tracebacks, into sentences with a remedy."""
     try:
         yield
     except (CorpusError, DetectorError) as error:
@@ -84,7 +84,7 @@ def naming_workers() -> Iterator[None]:
 
 
 def _carry(examples: Sequence[Example], manifest: Manifest) -> Batch | Arrays:
-    """A batch: of a worker's in shared memory, or as arrays, which are sent by value."""
+    """Collate examples: into shared memory in a worker, or as arrays if there is no room for that."""
     batch = collate(examples, manifest)
     if get_worker_info() is None:
         return batch

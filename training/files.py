@@ -1,4 +1,4 @@
-"""Files of videos and annotations as people keep them: which count, what their names are, what encoding text has."""
+"""Finding and reading users' files: hidden files, spellings of names, text encodings."""
 
 import re
 import unicodedata
@@ -14,7 +14,7 @@ _NOT_UTF8 = re.compile(r"[\udc80-\udcff]")
 
 
 class Name(NamedTuple):
-    """A name that was found, and whether only upper and lower case had to be forgiven for it."""
+    """A name that was found, and whether it differs from the written one in case."""
 
     name: str
     forgiven: bool
@@ -33,7 +33,7 @@ class Names:
         self._levels = [(form, _grouped(listed, form)) for form in (str, composed, _lower)]
 
     def find(self, written: str) -> Name | None:
-        """What a name stands for, whatever folders are written before it; None if that is nothing, or not one thing."""
+        """The meaning of a name, with or without folders; None if it is unknown or ambiguous."""
         for form, names in self._levels:
             for name in (written, PureWindowsPath(written).name):  # the latter takes slashes of both kinds
                 found = names.get(form(name), set())
@@ -53,7 +53,7 @@ def find_files(folder: Path, endings: Iterable[str]) -> list[Path]:
 
 
 def is_hidden(path: PurePath) -> bool:
-    """Whether a file, or a folder above it, is no user's: hidden, a lock, or left behind by a system."""
+    """Whether a file or a folder above it is hidden, a lock file, or left behind by an operating system."""
     return any(part.startswith((".", "~$")) or part.lower() in _LEFT_BEHIND for part in path.parts)
 
 

@@ -18,7 +18,7 @@ class LabelStudioError(Exception):
 
 
 class Region(NamedTuple):
-    """A labelled stretch on the player's clock (s)."""
+    """A labelled segment in seconds of the player's clock."""
 
     id: str
     label: str
@@ -56,7 +56,7 @@ def is_export(document: object) -> bool:
 
 
 def read_tasks(document: list[Any]) -> tuple[list[Task], int]:
-    """Annotated tasks, and how many are not annotated; predictions are not read, since nobody has looked at them.
+    """Annotated tasks, and the number of tasks without annotations; predictions are ignored.
 
     A task with several annotations has its latest one that was not cancelled. Frame n lasts from (n - 1) / fps to
     n / fps, as Label Studio plays it.
@@ -80,7 +80,7 @@ def read_tasks(document: list[Any]) -> tuple[list[Task], int]:
 
 
 def _one_a_video(tasks: list[Task]) -> list[Task]:
-    """Of several tasks with one video, as it was imported again, the last."""
+    """Keep the last of several tasks with the same video."""
     latest: dict[str, Task] = {}
     for task in tasks:
         if earlier := latest.pop(task.videos[0], None):
@@ -126,7 +126,7 @@ def _regions(annotation: dict[str, Any], frame_s: float | None, place: str) -> I
 
 
 def _frame_s(fps: object) -> float | None:
-    """Of a rate; one below 1 is a frame's length, as Label Studio takes it. None for what is no rate."""
+    """Seconds a frame; Label Studio takes a rate below 1 for that itself. None for an invalid rate."""
     rate = _number(fps)
     if rate is None or not 0 < rate < math.inf:
         return None
@@ -190,7 +190,7 @@ def _is_video(address: str) -> bool:
 
 
 def uploaded_name(name: str) -> str:
-    """What Label Studio makes of a file's name when it is uploaded: underscores for spaces, no other marks."""
+    """A file name as Label Studio changes it on upload: underscores for spaces, no punctuation."""
     return re.sub(r"[^-\w.]", "", name.strip().replace(" ", "_"))
 
 

@@ -1,4 +1,4 @@
-"""Tables in text as programs and spreadsheets of all countries save them."""
+"""Reads delimited tables, whatever delimiter and decimal mark a spreadsheet has used."""
 
 import csv
 import io

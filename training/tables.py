@@ -180,7 +180,7 @@ class _Videos:
         return self._found[written]
 
     def notices(self, path: Path) -> list[str]:
-        """What a person should know of names that were not as they are."""
+        """Notices of names whose case was forgiven."""
         notices = [f"{path}: {written!r} is taken for {name!r}" for written, name in self._forgiven.items()]
         if unknown := [written for written, video in self._found.items() if video is None]:
             shown = ", ".join(map(repr, unknown[:3])) + ", ..." * (len(unknown) > 3)
@@ -265,7 +265,7 @@ def _annotations_of_json(
 
 
 def _duration(value: object, place: str, faults: list[Fault]) -> float:
-    """NaN for one that is not known; also for one that cannot be, which is a fault."""
+    """A duration in seconds; NaN if it is unknown, or impossible, which is added to the faults."""
     if value is None:
         return math.nan
     duration_s = _number(value)
