@@ -21,7 +21,7 @@ from service.browsers import keep_pages_out
 from service.desk import Desk
 from service.errors import Problem
 from service.exposition import Exposition
-from service.head import Head, takes_head
+from service.head import Head
 from service.openapi import complete
 from service.prefix import BehindProxy, path_below
 from service.problems import problem_response
@@ -151,7 +151,7 @@ def _methods(request: Request) -> set[str]:
     for shape, operations in request.app.openapi()["paths"].items():
         if re.fullmatch(re.sub(r"{\w+}", "[^/]+", shape), path):
             methods = {method.upper() for method in operations}
-    return methods | {"HEAD"} if "GET" in methods and takes_head(path) else methods
+    return methods | {"HEAD"} if "GET" in methods else methods
 
 
 def openapi_yaml() -> str:

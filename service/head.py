@@ -1,30 +1,18 @@
 """HEAD where GET is (RFC 9110, 9.3.2): the same status and headers, no body."""
 
-import re
-
 from anyio import CancelScope
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.prefix import path_below
-
-# A stream of events has no end, and its headers tell nothing.
-_STREAM = re.compile(r"/jobs/[^/]+/events")
-
-
-def takes_head(path: str) -> bool:
-    """Whether HEAD is answered at a path where GET is."""
-    return not _STREAM.fullmatch(path)
-
 
 class Head:
-    """Answers HEAD with what GET would say, and stops the work once the headers are known."""
+    """Answers HEAD with the status and headers of GET, and cancels the rest of the work."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """An ASGI application."""
-        if scope["type"] != "http" or scope["method"] != "HEAD" or not takes_head(path_below(scope)):
+        if scope["type"] != "http" or scope["method"] != "HEAD":
             await self._app(scope, receive, send)
             return
         # Range is for GET alone (RFC 9110, 14.2).
@@ -35,7 +23,6 @@ class Head:
             async def send_headers(message: Message) -> None:
                 if message["type"] == "http.response.start":
                     await send(message)
-                elif not work.cancel_called:
                     await send({"type": "http.response.body", "body": b"", "more_body": False})
                     work.cancel()
 
