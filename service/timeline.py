@@ -190,7 +190,8 @@ def _lay_out(result: Result, labels: Labels) -> _Layout:
         for body in labels.bodies
     ]
     longest = max(len(name) for row in rows for name in row.names)
-    return _Layout(rows, span, longest * _LETTER * _WORDS_PT / 72, _LINE_LANE_IN)
+    # Two letters more keep the body parts apart from the names.
+    return _Layout(rows, span, (longest + 2) * _LETTER * _WORDS_PT / 72, _LINE_LANE_IN)
 
 
 def _lines(found: Sequence[Detection]) -> list[list[Detection]]:
