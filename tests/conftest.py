@@ -131,7 +131,7 @@ class Service:
 
     def stop(self, how: signal.Signals = signal.SIGINT) -> int:
         self.process.send_signal(how)
-        return self.process.wait(30)
+        return self.process.wait(120)
 
     def children(self) -> list[int]:
         """Process ids of all that descends from the service, by name of our data directory or module."""

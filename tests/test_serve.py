@@ -220,7 +220,7 @@ def long_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_stop_lets_the_job_at_hand_end(tmp_path: Path, long_clip: Path) -> None:
-    service = start_service(tmp_path / "data", tmp_path / "log")
+    service = start_service(tmp_path / "data", tmp_path / "log", MMAD_STOP_GRACE_S="100")
     with Client(service.url) as client:
         job_id = client.submit(long_clip).id
         wait_for(lambda: 0 < client.job(job_id).progress < 1, seconds=20)
