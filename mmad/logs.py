@@ -4,7 +4,6 @@ Text for people, or JSON, a document a line. Exceptions are text without local v
 videos.
 """
 
-import io
 import logging
 import sys
 from typing import Literal, TextIO, cast
@@ -21,8 +20,11 @@ _COMMON: list[Processor] = [
 ]
 
 
-class _StandardError(io.TextIOBase):
-    """Writes to what sys.stderr is at the time: while a progress bar is shown, that prints above the bar."""
+class _StandardError:
+    """Writes to what sys.stderr is at the time: while a progress bar is shown, that prints above the bar.
+
+    Not a file of io's: Python flushes those when it ends, at a time when there is no sys any more.
+    """
 
     def write(self, text: str) -> int:
         return sys.stderr.write(text)
@@ -39,7 +41,7 @@ def configure(form: Format, level: int = logging.INFO) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(cast(TextIO, _StandardError())),
     )
-    handler = logging.StreamHandler(_StandardError())
+    handler = logging.StreamHandler(cast(TextIO, _StandardError()))
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[*_COMMON, structlog.stdlib.add_logger_name],

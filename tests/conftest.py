@@ -1,7 +1,6 @@
 """What tests share: the demo bundle, generated clips, values computed by public code, and a live service."""
 
 import fcntl
-import io
 import os
 import signal
 import socket
@@ -12,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO, cast
 
 import pytest
 import structlog
@@ -36,7 +35,7 @@ from tests.desks import NotingQueue
 from tests.untrained import make_bundle
 
 
-class _Stdout(io.TextIOBase):
+class _Stdout:
     """Whatever sys.stdout is now: print() without a file dies if a test's capture ends while a thread is in it."""
 
     def write(self, text: str) -> int:
@@ -53,7 +52,7 @@ structlog.configure(
         structlog.processors.add_log_level,
         structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback),
     ],
-    logger_factory=structlog.PrintLoggerFactory(_Stdout()),
+    logger_factory=structlog.PrintLoggerFactory(cast(TextIO, _Stdout())),
 )
 
 # Tests talk to this machine alone, and what they start does too, unless they set a proxy themselves.

@@ -101,8 +101,8 @@ def test_what_only_decoding_shows_fails_the_job(client: Client, tmp_path: Path) 
 def test_a_video_is_gone_when_its_job_has_ended(service: Service, client: Client, clip: Path) -> None:
     job_id = client.submit(clip).id
     client.wait(job_id)
-    kept = sorted(path.name for path in (service.data_dir / "store/jobs" / job_id).iterdir())
-    assert kept == ["1", "job.json"]
+    folder = service.data_dir / "store/jobs" / job_id
+    wait_for(lambda: sorted(path.name for path in folder.iterdir()) == ["1", "job.json"], seconds=20)
 
 
 def test_many_at_once_are_all_answered(service: Service, clip: Path) -> None:
