@@ -94,6 +94,10 @@ class Child:
     def stop(self, grace_s: float) -> None:
         """Ask it to end; kill it when the grace is over."""
         self.ask_to_end()
+        self.wait_or_kill(grace_s)
+
+    def wait_or_kill(self, grace_s: float) -> None:
+        """Wait for its end; kill it when the grace is over."""
         try:
             self._process.wait(grace_s)
         except subprocess.TimeoutExpired:
@@ -115,12 +119,12 @@ class Child:
 
 
 def stop_all(children: Sequence[Child], grace_s: float) -> None:
-    """All at once, so that no worker takes a job that another lets go."""
+    """Ask all at once, so that no worker takes a job that another lets go; and once: asked twice, it drops its job."""
     for child in children:
         child.ask_to_end()
     deadline = time.monotonic() + grace_s
     for child in children:
-        child.stop(max(0.0, deadline - time.monotonic()))
+        child.wait_or_kill(max(0.0, deadline - time.monotonic()))
 
 
 def _die_with_parent() -> None:

@@ -11,7 +11,7 @@ import pytest
 import redis
 
 from mmad import children
-from mmad.children import Child, StartError
+from mmad.children import Child, StartError, stop_all
 from mmad.private_redis import private_redis, set_aside
 from tests.conftest import wait_for
 
@@ -38,6 +38,31 @@ def test_what_ends_is_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
             before = child.pid
             os.kill(before, signal.SIGKILL)
             wait_for(lambda before=before: up_again(child, before), seconds=20)
+
+
+_COUNTS_REQUESTS = """
+import signal, sys, time
+requests = []
+signal.signal(signal.SIGTERM, lambda *_: requests.append(1))
+open(sys.argv[1], "w").close()
+while not requests:
+    time.sleep(0.01)
+time.sleep(float(sys.argv[2]))
+open(sys.argv[1], "w").write(str(len(requests)))
+"""
+
+
+def test_a_stop_asks_each_once(tmp_path: Path) -> None:
+    """A worker drops its job at a second request, and the API may take long to end."""
+    files = [tmp_path / "api", tmp_path / "worker"]
+    commands = [
+        [sys.executable, "-S", "-c", _COUNTS_REQUESTS, str(file), seconds]
+        for file, seconds in zip(files, ("0.5", "1"), strict=True)
+    ]
+    processes = [Child("x", command, {}) for command in commands]
+    wait_for(lambda: all(file.exists() for file in files), seconds=20)
+    stop_all(processes, grace_s=60)
+    assert [file.read_text() for file in files] == ["1", "1"]
 
 
 def test_what_ends_soon_waits_longer_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
