@@ -16,19 +16,17 @@ from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from service.app_state import AppState
 from service.auth import Auth, RateLimitHeaders, add_cors
-from service.browsers import keep_pages_out
-from service.desk import Desk
 from service.errors import Problem
-from service.exposition import Exposition
 from service.head import Head
+from service.middleware import GONE, Guard, Requests
 from service.openapi import complete
+from service.origin_guard import keep_pages_out
 from service.prefix import BehindProxy, path_below
 from service.problems import problem_response
 from service.queue import JobQueue, connect
 from service.reconciler import Reconciler
-from service.requests import GONE, Guard, Requests
-from service.room import Room
 from service.routes import router
 from service.settings import Settings
 from service.store import FolderStore
@@ -45,28 +43,30 @@ DESCRIPTION = """Finds every micro-action in a video of a person: what, when, se
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """The API over the store and Redis of the settings."""
+    """The API with the store and Redis that the settings name."""
     connection = connect(settings, retries=1)
     auth = Auth(settings, connection)
-    desk = Desk(settings, FolderStore(settings.store_dir), JobQueue(connection, settings.job_timeout_s), auth)
-    return app_of(desk)
+    app_state = AppState(
+        settings, FolderStore(settings.store_dir), JobQueue(connection, settings.job_timeout_s), auth
+    )
+    return app_of(app_state)
 
 
-def app_of(desk: Desk) -> FastAPI:
-    """The API at a desk, with what goes on behind the counter while it runs."""
-    meter = desk.queue.meter
-    room = Room(desk.store, desk.jobs, desk.settings)
-    exposition = Exposition(desk, room, meter)
+def app_of(app_state: AppState) -> FastAPI:
+    """The API over a given state, with its background threads: sweeper, webhooks and reconciler."""
 
     @asynccontextmanager
     async def background(_app: FastAPI) -> AsyncIterator[None]:
         stop = threading.Event()
-        settings = desk.settings
+        settings = app_state.settings
         sweeper = Sweeper(
-            desk.store, desk.jobs, settings.sweep_every_s, orphan_s=settings.upload_timeout_s + _MAKING_S
+            app_state.store,
+            app_state.jobs,
+            settings.sweep_every_s,
+            orphan_s=settings.upload_timeout_s + _MAKING_S,
         )
-        reconciler = Reconciler(desk.jobs, desk.queue)
-        works = (sweeper.run, desk.webhooks.run, reconciler.run)
+        reconciler = Reconciler(app_state.jobs, app_state.queue)
+        works = (sweeper.run, app_state.webhooks.run, reconciler.run)
         threads = [threading.Thread(target=run, args=(stop,)) for run in works]
         for thread in threads:
             thread.start()
@@ -74,20 +74,19 @@ def app_of(desk: Desk) -> FastAPI:
         stop.set()
         for thread in threads:
             await to_thread.run_sync(thread.join)
-        meter.close()
+        app_state.queue.meter.close()
 
     app = bare_app(background)
-    app.state.desk, app.state.auth = desk, desk.auth
-    app.state.room, app.state.exposition = room, exposition
+    app.state.app_state = app_state
     # From the innermost to the outermost.
-    keep_pages_out(app, desk.settings, problem_response)
+    keep_pages_out(app, app_state.settings, problem_response)
     app.add_middleware(Guard)
     app.add_middleware(RateLimitHeaders)
-    add_cors(app, desk.settings)
+    add_cors(app, app_state.settings)
     app.add_middleware(Head)
-    app.add_middleware(Requests, note=exposition.note_request)
+    app.add_middleware(Requests, note=app_state.metrics_endpoint.note_request)
     app.add_middleware(
-        BehindProxy, root_path=desk.settings.root_path, trusted=desk.settings.forwarded_allow_ips
+        BehindProxy, root_path=app_state.settings.root_path, trusted=app_state.settings.forwarded_allow_ips
     )
     return app
 

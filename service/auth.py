@@ -217,7 +217,7 @@ def get_caller(
     Raises:
         Problem: key_missing, key_unknown, rate_limited.
     """
-    auth: Auth = request.app.state.auth
+    auth: Auth = request.app.state.app_state.auth
     caller = auth.identify(credentials.credentials if credentials else None)
     allowance = auth.count(caller)
     if allowance is not None:

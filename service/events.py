@@ -7,7 +7,7 @@ from typing import NamedTuple
 import anyio
 from anyio import to_thread
 
-from service.desk import Desk
+from service.app_state import AppState
 from service.errors import Problem
 from service.job_schemas import ENDED, Job
 
@@ -37,11 +37,11 @@ def parse_mark(last_event_id: str | None) -> Mark:
     return Mark(int(found[1]), int(found[2])) if found else Mark(0, 0)
 
 
-async def follow(desk: Desk, job_id: str, owner: str, after: Mark) -> AsyncIterator[Job]:
+async def follow(app_state: AppState, job_id: str, owner: str, after: Mark) -> AsyncIterator[Job]:
     """The job now and at each later moment, in order, until it has ended or is removed."""
     while True:
         try:
-            job = await to_thread.run_sync(_look, desk, job_id, owner, limiter=desk.lookers)
+            job = await to_thread.run_sync(_look, app_state, job_id, owner, limiter=app_state.polling_limiter)
         except Problem:  # removed while somebody listened: there is nothing more to tell
             return
         if mark_of(job) > after:
@@ -52,16 +52,16 @@ async def follow(desk: Desk, job_id: str, owner: str, after: Mark) -> AsyncItera
         await anyio.sleep(_LOOK_EVERY_S)
 
 
-async def ended_within(desk: Desk, job_id: str, seconds: float) -> bool:
+async def ended_within(app_state: AppState, job_id: str, seconds: float) -> bool:
     """Wait for a job's end, at most so long; a job that is removed has ended too."""
     with anyio.move_on_after(seconds):
         while True:
-            record = await to_thread.run_sync(desk.jobs.read, job_id, limiter=desk.lookers)
+            record = await to_thread.run_sync(app_state.jobs.read, job_id, limiter=app_state.polling_limiter)
             if record is None or record.ended:
                 return True
             await anyio.sleep(_LOOK_EVERY_S)
     return False
 
 
-def _look(desk: Desk, job_id: str, owner: str) -> Job:
-    return desk.describe(desk.jobs.get(job_id, owner))
+def _look(app_state: AppState, job_id: str, owner: str) -> Job:
+    return app_state.describe(app_state.jobs.get(job_id, owner))

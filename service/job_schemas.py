@@ -85,7 +85,7 @@ class JobError(Document):
     detail: str
 
 
-class Why(StrEnum):
+class RetryReason(StrEnum):
     """What takes a running job back to the queue."""
 
     WORKER_LOST = "worker_lost"  # its worker died, or was not heard of for too long
@@ -98,7 +98,7 @@ class Change(Document):
 
     state: State
     at: datetime
-    why: Why | None = Field(None, description="Only of a running job that is queued again.")
+    why: RetryReason | None = Field(None, description="Only of a running job that is queued again.")
 
 
 class Links(Document):
@@ -171,13 +171,13 @@ class JobPage(Document):
     )
 
 
-Thing = Literal["video", "proposals", "result", "webhook", "record", "other"]
+StoredFile = Literal["video", "proposals", "result", "webhook", "record", "other"]
 
 
 class Removed(Document):
     """A thing that is no more."""
 
-    what: Thing
+    what: StoredFile
     bytes: int
 
 

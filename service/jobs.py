@@ -16,7 +16,17 @@ import structlog
 from pydantic import ValidationError
 
 from service.errors import Problem
-from service.job_schemas import ENDED, Change, JobError, JobOptions, Receipt, Removed, State, Thing, Why
+from service.job_schemas import (
+    ENDED,
+    Change,
+    JobError,
+    JobOptions,
+    Receipt,
+    Removed,
+    RetryReason,
+    State,
+    StoredFile,
+)
 from service.schemas import Document
 from service.store import Store
 
@@ -40,7 +50,7 @@ ATTEMPTS = 3
 # Where a job is filed that was sent without a key.
 NOBODY = "open"
 _ID = re.compile(r"[0-9a-f]{32}")
-_SHOWN: dict[str, Thing] = {
+_SHOWN: dict[str, StoredFile] = {
     "job.json": "record",
     "video": "video",
     "webhook.json": "webhook",
@@ -49,7 +59,7 @@ _SHOWN: dict[str, Thing] = {
 }
 
 
-class OvertakenError(Exception):
+class StaleAttemptError(Exception):
     """Another attempt, a cancellation or a deletion came first: the one that meets this must let go of the job."""
 
 
@@ -88,7 +98,7 @@ class Record(Document):
     @property
     def faults(self) -> int:
         """How many attempts came to nothing."""
-        return sum(change.why in (Why.WORKER_LOST, Why.FAULT) for change in self.changes)
+        return sum(change.why in (RetryReason.WORKER_LOST, RetryReason.FAULT) for change in self.changes)
 
     @property
     def expires_at(self) -> datetime | None:
@@ -170,13 +180,13 @@ class Jobs:
         raise Problem("job_not_found", f"no job has the id {job_id[:64]!r}; POST /detect makes one")
 
     def change(
-        self, record: Record, state: State, error: JobError | None = None, why: Why | None = None
+        self, record: Record, state: State, error: JobError | None = None, why: RetryReason | None = None
     ) -> Record:
         """Bring a job into another state, durably. A job that has ended lets go of its video, unless it is kept.
 
         Raises:
             ValueError: the table does not allow it.
-            OvertakenError: the stored job is no longer as `record` has it, or is no more.
+            StaleAttemptError: the stored job is no longer as `record` has it, or is no more.
         """
         if state not in TRANSITIONS[record.state]:
             raise ValueError(f"job {record.id} cannot go from {record.state} to {state}")
@@ -188,8 +198,8 @@ class Jobs:
                 "error": error,
             }
         )
-        if not self.store.swap(key(record.id, "job.json"), self.check(record), _dump(changed)):
-            raise OvertakenError(f"job {record.id} was changed at the same moment")
+        if not self.store.compare_and_swap(key(record.id, "job.json"), self.check(record), _dump(changed)):
+            raise StaleAttemptError(f"job {record.id} was changed at the same moment")
         if changed.ended:
             try:
                 self.tidy(changed)
@@ -197,7 +207,7 @@ class Jobs:
                 log.warning("not_tidied", job_id=record.id, error=error.strerror)
         return changed
 
-    def take_back(self, record: Record, why: Why, code: str, detail: str) -> Record:
+    def take_back(self, record: Record, why: RetryReason, code: str, detail: str) -> Record:
         """End an attempt that came to nothing: the job waits for another, or fails when it has had its attempts.
 
         Args:
@@ -206,20 +216,20 @@ class Jobs:
             code, detail: what it fails of, if it does.
 
         Raises:
-            OvertakenError: see change.
+            StaleAttemptError: see change.
         """
-        if why is not Why.HANDED_BACK and record.faults + 1 >= ATTEMPTS:
+        if why is not RetryReason.HANDED_BACK and record.faults + 1 >= ATTEMPTS:
             return self.change(record, State.FAILED, JobError(code=code, detail=detail))
         return self.change(record, State.QUEUED, why=why)
 
     def check(self, record: Record) -> bytes:
-        """The stored bytes of a job; raises OvertakenError where it is no longer in this state and attempt."""
+        """The stored bytes of a job; raises StaleAttemptError where it is no longer in this state and attempt."""
         found = self._stored(record.id)
         if found is None:
-            raise OvertakenError(f"job {record.id} was removed")
+            raise StaleAttemptError(f"job {record.id} was removed")
         content, stored = found
         if (stored.state, stored.attempt) != (record.state, record.attempt):
-            raise OvertakenError(
+            raise StaleAttemptError(
                 f"job {record.id} is {stored.state} at attempt {stored.attempt}, "
                 f"not {record.state} at attempt {record.attempt}"
             )
@@ -239,7 +249,7 @@ class Jobs:
                 raise Problem("job_already_ended", f"the job has {record.state}: there is nothing to cancel")
             try:
                 return self.change(record, State.CANCELED)
-            except OvertakenError:  # it has moved on meanwhile: look again
+            except StaleAttemptError:  # it has moved on meanwhile: look again
                 continue
 
     def remove(self, record: Record, why: Literal["deleted", "expired"]) -> Receipt:
@@ -342,7 +352,7 @@ def _mark(kind: str, record: Record) -> str:
     return f"{kind}/{record.owner}/{record.id}-{record.upload.bytes}"
 
 
-def _change_to(state: State, why: Why | None = None) -> Change:
+def _change_to(state: State, why: RetryReason | None = None) -> Change:
     return Change(state=state, at=datetime.now(UTC), why=why)
 
 
@@ -350,6 +360,6 @@ def _dump(record: Record) -> bytes:
     return record.model_dump_json(indent=1).encode()
 
 
-def _what(stored_key: str) -> Thing:
+def _what(stored_key: str) -> StoredFile:
     name = stored_key.rsplit("/", 1)[1]
     return _SHOWN.get(name, "other")

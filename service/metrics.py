@@ -1,7 +1,7 @@
-"""What is counted for the operator, kept in Redis: any worker on any machine counts, and every API shows the same sums.
+"""Counters and histograms in Redis: workers on any machine add to them, and every API process reads the same sums.
 
-service.exposition renders them; here nothing but Redis is needed. Losing Redis begins the counts anew, which Prometheus
-understands: its rate() and increase() take a sum that falls for one that began at 0.
+service.metrics_endpoint renders them. When Redis loses its data the sums start at 0 again, which Prometheus' rate() and
+increase() handle.
 """
 
 import json

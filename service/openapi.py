@@ -4,9 +4,9 @@ import json
 from importlib.resources import files
 from typing import Any
 
-from service.browsers import HEALTH_PATHS, SAFE_METHODS
-from service.desk import problems
+from service.app_state import problems
 from service.job_schemas import ProblemDocument
+from service.origin_guard import HEALTH_PATHS, SAFE_METHODS
 
 _PROBLEM = "application/problem+json"
 
@@ -33,7 +33,7 @@ def _complete_operation(operation: dict[str, Any], path: str, method: str) -> No
         return
     if "security" in operation:  # whoever runs the service says whether it asks for keys
         operation["security"] = [{}, *operation["security"]]
-    # service.browsers and service.requests stand before all routes.
+    # service.origin_guard and service.middleware stand before all routes.
     codes = ["malformed_request"]
     if path not in HEALTH_PATHS:
         codes += ["host_refused", "overloaded"]

@@ -30,9 +30,9 @@ from rq import Queue
 from rq.serializers import JSONSerializer
 
 from service.job_schemas import Stage
-from service.lately import Lately
 from service.metrics import Meter
 from service.settings import Settings
+from service.ttl_cache import Lately
 
 log = structlog.get_logger()
 
@@ -191,7 +191,7 @@ class JobQueue:
         nowhere: dict[str, int] = {}
         self._positions = Lately(_POSITIONS_LAST_S, lambda: self._ask(self._ask_positions, nowhere))
 
-    def offer(self, job_id: str) -> None:
+    def try_enqueue(self, job_id: str) -> None:
         """Put a job on the queue, if Redis can be reached."""
         self._ask(lambda: self.deliver(job_id), None)
 
@@ -235,7 +235,7 @@ class JobQueue:
         stage = found.get("stage")
         return Progress(Stage(stage) if stage else None, float(found.get("fraction", 0)))
 
-    def tell(self, job_id: str, stage: Stage, fraction: float) -> None:
+    def publish_progress(self, job_id: str, stage: Stage, fraction: float) -> None:
         """How far a running job is, for those who ask."""
         name = _progress_key(job_id)
 
@@ -298,7 +298,7 @@ class JobQueue:
         return self._connection.zcount(_WORKERS, _now(self._connection) - LEASE_S, "+inf")
 
 
-def put_life(connection: Redis, worker: str, lease: str | None) -> None:
+def put_heartbeat(connection: Redis, worker: str, lease: str | None) -> None:
     """Tell that a worker lives, and holds a lease; good for LEASE_S. Comes back by itself when Redis has lost it.
 
     Args:

@@ -2,7 +2,7 @@
 
 A job that waits must be on the queue, one that runs must have a living worker. Where that is not so for a while, the
 job is queued again; after its last attempt it fails. Any number of reconcilers may look after one store: changes go
-through store.swap, and a job that was queued twice runs once.
+through store.compare_and_swap, and a job that was queued twice runs once.
 """
 
 import threading
@@ -13,8 +13,8 @@ from typing import NamedTuple
 import structlog
 from redis.exceptions import RedisError
 
-from service.job_schemas import State, Why
-from service.jobs import ATTEMPTS, Jobs, OvertakenError, Record
+from service.job_schemas import RetryReason, State
+from service.jobs import ATTEMPTS, Jobs, Record, StaleAttemptError
 from service.metrics import JOBS_ENDED, LEASES_LOST, RETRIES
 from service.queue import BEAT_S, LEASE_S, JobQueue
 
@@ -88,7 +88,7 @@ class Reconciler:
             log.info("job_queued_again", job_id=record.id)
         if record.state is State.QUEUED:
             # It had its turn, and a worker may die of anything. If one dies of it again, it goes behind the others.
-            first = record.changes[-1].why is Why.WORKER_LOST and record.faults == 1
+            first = record.changes[-1].why is RetryReason.WORKER_LOST and record.faults == 1
             self._queue.deliver(record.id, first=first)
 
     def _take_back(self, record: Record) -> Record:
@@ -97,8 +97,8 @@ class Reconciler:
             "send another video, or ask whoever runs the service: the log has the job's id"
         )
         try:
-            changed = self._jobs.take_back(record, Why.WORKER_LOST, "worker_lost", detail)
-        except OvertakenError:  # its worker was alive after all, or another reconciler came first
+            changed = self._jobs.take_back(record, RetryReason.WORKER_LOST, "worker_lost", detail)
+        except StaleAttemptError:  # its worker was alive after all, or another reconciler came first
             return record
         self._queue.meter.count(LEASES_LOST)
         log.warning(
@@ -107,11 +107,11 @@ class Reconciler:
         if changed.ended:
             self._queue.meter.count(JOBS_ENDED, state=changed.state, code="worker_lost")
         else:
-            self._queue.meter.count(RETRIES, why=Why.WORKER_LOST)
+            self._queue.meter.count(RETRIES, why=RetryReason.WORKER_LOST)
         return changed
 
 
 def _patience_s(record: Record) -> float:
     """How long a job may seem to be nobody's."""
-    failed_now = record.state is State.QUEUED and record.changes[-1].why is Why.FAULT
+    failed_now = record.state is State.QUEUED and record.changes[-1].why is RetryReason.FAULT
     return _GRACE_S + (_AFTER_FAULT_S * record.faults if failed_now else 0.0)

@@ -15,8 +15,8 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from service.errors import CATALOGUE
+from service.middleware import OVERLOADED
 from service.problems import MEDIA_TYPE, problem_document
-from service.requests import OVERLOADED
 from service.settings import Settings
 
 _SHUTDOWN_S = 5
@@ -45,7 +45,7 @@ def serve(app: ASGIApp, settings: Settings) -> None:
         ws="none",
         log_config=None,  # mmad.logs has said how
         log_level="warning",
-        access_log=False,  # service.requests writes it
+        access_log=False,  # service.middleware writes it
         proxy_headers=False,  # service.prefix reads them
         server_header=False,
         timeout_graceful_shutdown=_SHUTDOWN_S,

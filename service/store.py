@@ -43,7 +43,7 @@ class Store(Protocol):
     def put(self, key: str, content: bytes) -> None:
         """Write durably: after this returns, a crash does not lose it, and no reader sees half of it."""
 
-    def swap(self, key: str, expected: bytes | None, content: bytes) -> bool:
+    def compare_and_swap(self, key: str, expected: bytes | None, content: bytes) -> bool:
         """Write as `put` if the key still holds `expected` (None: nothing), and say whether it did: of several
         processes that swap at once, one wins."""
 
@@ -115,7 +115,7 @@ class FolderStore:
         with self.writing(key) as file:
             file.write(content)
 
-    def swap(self, key: str, expected: bytes | None, content: bytes) -> bool:
+    def compare_and_swap(self, key: str, expected: bytes | None, content: bytes) -> bool:
         """See Store. A file lock orders those who swap."""
         with self._lock(key):
             try:

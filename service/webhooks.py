@@ -17,7 +17,8 @@ from urllib.parse import urlsplit
 import httpx
 import structlog
 
-from service import targets
+from service import egress_guard
+from service.egress_guard import Answer, Sender
 from service.errors import Problem
 from service.job_schemas import Delivery, Links, State, Webhook
 from service.jobs import Jobs, Record, key
@@ -25,7 +26,6 @@ from service.schemas import Document
 from service.settings import Settings
 from service.signing import Signers
 from service.store import Store
-from service.targets import Answer, Sender
 
 log = structlog.get_logger()
 
@@ -39,7 +39,7 @@ DELAYS_S = (
 JITTER = 0.1
 MAX_RETRY_AFTER_S = HOUR_S
 # A claim is not taken over before this; longer than a try can take.
-CLAIM_S = 3 * targets.TIMEOUT_S
+CLAIM_S = 3 * egress_guard.TIMEOUT_S
 # A mark without a record is a job that is just being created; after this long, one that never was.
 ORPHAN_S = 10 * MINUTE_S
 MAX_DELIVERIES = 100  # in the log; the oldest go
@@ -110,7 +110,7 @@ class Webhooks:
         Raises:
             Problem: callback_refused.
         """
-        targets.check(url, allow_private=self._allow_private)
+        egress_guard.check(url, allow_private=self._allow_private)
 
     def get(self, record: Record) -> Webhook:
         """How the delivery of a job's message goes.
@@ -273,7 +273,9 @@ class Webhooks:
 
     def _write(self, job_id: str, expected: bytes | None, changed: _Log) -> bool:
         """Swap webhook.json; what is written beside a deletion of the job goes too."""
-        if not self._store.swap(key(job_id, "webhook.json"), expected, changed.model_dump_json().encode()):
+        if not self._store.compare_and_swap(
+            key(job_id, "webhook.json"), expected, changed.model_dump_json().encode()
+        ):
             return False
         try:
             self._jobs.get(job_id)

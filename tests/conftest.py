@@ -26,8 +26,8 @@ from model.architecture import HeadConfig
 from model.bundle import Bundle
 from model.head import ActionFormer
 from service.app import app_of
+from service.app_state import AppState
 from service.auth import Auth
-from service.desk import Desk
 from service.queue import connect
 from service.settings import Settings
 from service.store import FolderStore
@@ -233,15 +233,15 @@ def connection(redis_url: str) -> Iterator[Redis]:
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Desk:
+def app_state(tmp_path: Path) -> AppState:
     settings = Settings(
         data_dir=tmp_path, max_upload_bytes=10_000, max_batch_files=3, redis_url=f"unix://{tmp_path}/nothing"
     )
     store = FolderStore(settings.store_dir)
-    return Desk(settings, store, NotingQueue(store), Auth(settings, connect(settings, retries=0)))
+    return AppState(settings, store, NotingQueue(store), Auth(settings, connect(settings, retries=0)))
 
 
 @pytest.fixture
-def api(desk: Desk) -> Iterator[TestClient]:
-    with TestClient(app_of(desk), "http://127.0.0.1", raise_server_exceptions=False) as client:
+def api(app_state: AppState) -> Iterator[TestClient]:
+    with TestClient(app_of(app_state), "http://127.0.0.1", raise_server_exceptions=False) as client:
         yield client

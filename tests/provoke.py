@@ -14,17 +14,17 @@ from model.bundle import Bundle
 from model.detector import Detector
 from model.engines import load_engine
 from model.video import Limits
-from service import intake
+from service import submission
+from service.admission import Admission
 from service.app import app_of
+from service.app_state import AppState
 from service.auth import Auth
-from service.desk import Desk
-from service.intake import Claim
 from service.keys import OwnLimits, create, read
+from service.middleware import OVERLOADED
 from service.queue import connect
-from service.requests import OVERLOADED
-from service.room import Room
 from service.settings import Settings
 from service.store import MODEL_CARD, FolderStore
+from service.submission import Claim
 from tests import clips
 from tests.cells import faulty_sandbox, marked_bytes
 from tests.desks import VIDEO, NotingQueue, card, finished_job
@@ -45,13 +45,15 @@ class Counter:
         store = FolderStore(self.settings.store_dir)
         store.put(MODEL_CARD, card().model_dump_json().encode())
         self.connection = connect(self.settings, retries=0)
-        self.desk = Desk(self.settings, store, NotingQueue(store), Auth(self.settings, self.connection))
+        self.app_state = AppState(
+            self.settings, store, NotingQueue(store), Auth(self.settings, self.connection)
+        )
         detector = Detector(bundle, load_engine(bundle, "openvino", "cpu", folder / "cache"))
         self.bench = Bench(detector, store, self.connection, self.settings)
         # A request's id is in every problem document: the same one in examples made today and tomorrow.
         named = {"x-request-id": "interview-17"}
         self.http = TestClient(
-            app_of(self.desk), "http://127.0.0.1", raise_server_exceptions=False, headers=named
+            app_of(self.app_state), "http://127.0.0.1", raise_server_exceptions=False, headers=named
         )
 
     def send(self, content: bytes = VIDEO, **options: Any) -> Answer:
@@ -75,7 +77,7 @@ def _keyed(at: Counter, limits: OwnLimits, *calls: Callable[[dict[str, str]], An
     _, secret = create(path, "caller", limits)
     assert secret not in read(path).model_dump_json()
     keyed = at.settings.model_copy(update={"api_keys_file": path})
-    at.desk.auth = at.http.app.state.auth = Auth(keyed, at.connection)  # type: ignore[attr-defined]
+    at.app_state.auth = at.http.app.state.auth = Auth(keyed, at.connection)  # type: ignore[attr-defined]
     answer = None
     for call in calls:
         answer = call({"authorization": f"Bearer {secret}"})
@@ -97,25 +99,25 @@ def _fault(at: Counter) -> Answer:
     def broken(*_: Any) -> None:
         raise RuntimeError("a secret path")
 
-    at.desk.jobs.get = broken  # type: ignore[method-assign]
+    at.app_state.jobs.get = broken  # type: ignore[method-assign]
     return at.http.get("/jobs/0123")
 
 
 def _too_slow(at: Counter) -> Answer:
-    at.desk.settings = at.settings.model_copy(update={"upload_timeout_s": 1e-6})
+    at.app_state.settings = at.settings.model_copy(update={"upload_timeout_s": 1e-6})
     return at.send()
 
 
 def _queue_full(at: Counter) -> Answer:
     few = at.settings.model_copy(update={"max_queued_jobs": 1})
-    at.http.app.state.room = Room(at.desk.store, at.desk.jobs, few)  # type: ignore[attr-defined]
+    at.http.app.state.room = Admission(at.app_state.store, at.app_state.jobs, few)  # type: ignore[attr-defined]
     at.send()
-    at.http.app.state.room = Room(at.desk.store, at.desk.jobs, few)  # type: ignore[attr-defined]
+    at.http.app.state.room = Admission(at.app_state.store, at.app_state.jobs, few)  # type: ignore[attr-defined]
     return at.send()
 
 
 def _disk_full(at: Counter) -> Answer:
-    at.desk.store.free_bytes = lambda: 4096  # type: ignore[method-assign]
+    at.app_state.store.free_bytes = lambda: 4096  # type: ignore[method-assign]
     return at.send()
 
 
@@ -130,7 +132,7 @@ def _two_lengths(at: Counter) -> Answer:
 
 
 def _no_worker(at: Counter) -> Answer:
-    at.desk.store.delete(MODEL_CARD)
+    at.app_state.store.delete(MODEL_CARD)
     return at.http.get("/labels")
 
 
@@ -144,11 +146,11 @@ def _in_progress(at: Counter) -> Answer:
     """Another process makes the jobs of this key, and is slow."""
     key = {"idempotency-key": "interview-17"}
     at.send(headers=key)
-    [place] = at.desk.store.entries("idempotency")
-    claim = Claim.model_validate_json(at.desk.store.get(place.key))
+    [place] = at.app_state.store.entries("idempotency")
+    claim = Claim.model_validate_json(at.app_state.store.get(place.key))
     slow = claim.model_copy(update={"queued": False, "at": datetime.now(UTC)})
-    at.desk.store.put(place.key, slow.dump())
-    intake._WAIT_S = 0.1
+    at.app_state.store.put(place.key, slow.dump())
+    submission._WAIT_S = 0.1
     return at.send(headers=key)
 
 
@@ -164,8 +166,8 @@ def _deleted(at: Counter) -> Answer:
 
 
 def _expired(at: Counter) -> Answer:
-    record = at.desk.jobs.get(finished_job(at.desk))
-    at.desk.jobs.remove(record, "expired")
+    record = at.app_state.jobs.get(finished_job(at.app_state))
+    at.app_state.jobs.remove(record, "expired")
     return at.http.get(f"/jobs/{record.id}")
 
 
@@ -251,11 +253,11 @@ PROVOKED: dict[str, Callable[[Counter], Answer]] = {
     "decoder_out_of_memory": _decoder_fault("hog", Limits()),
     "job_not_found": lambda at: at.http.get("/jobs/0195c0de"),
     "job_not_finished": lambda at: at.http.get(f"/jobs/{at.job()}/result"),
-    "job_already_ended": lambda at: at.http.post(f"/jobs/{finished_job(at.desk)}/cancel"),
+    "job_already_ended": lambda at: at.http.post(f"/jobs/{finished_job(at.app_state)}/cancel"),
     "job_canceled": _canceled,
     "job_deleted": _deleted,
     "job_expired": _expired,
-    "video_not_kept": lambda at: at.http.get(f"/jobs/{finished_job(at.desk)}/video"),
+    "video_not_kept": lambda at: at.http.get(f"/jobs/{finished_job(at.app_state)}/video"),
     "no_callback": lambda at: at.http.get(f"/jobs/{at.job()}/webhook"),
     "job_timeout": _timeout,
     "key_missing": lambda at: _keyed(at, OwnLimits(), lambda _: at.http.get("/jobs")),

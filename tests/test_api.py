@@ -9,7 +9,7 @@ import yaml
 from starlette.testclient import TestClient
 
 from service.app import openapi_yaml
-from service.desk import Desk
+from service.app_state import AppState
 from service.errors import CATALOGUE
 from service.job_schemas import JobError, JobOptions, State
 from service.jobs import Upload, key, new_job_id
@@ -18,7 +18,7 @@ from tests.test_results import LABELS
 
 
 @pytest.mark.parametrize("way", ["form", "raw", "chunked", "curl --data-binary"])
-def test_an_upload_is_stored_whole_and_queued(api: TestClient, desk: Desk, way: str) -> None:
+def test_an_upload_is_stored_whole_and_queued(api: TestClient, app_state: AppState, way: str) -> None:
     match way:
         case "form":
             response = api.post(
@@ -38,15 +38,15 @@ def test_an_upload_is_stored_whole_and_queued(api: TestClient, desk: Desk, way: 
     body = response.json()
     assert body["state"] == "queued"
     assert response.headers["location"] == body["links"]["self"] == f"/jobs/{body['id']}"
-    assert desk.store.get(key(body["id"], "video")) == VIDEO
-    record = desk.jobs.get(body["id"])
+    assert app_state.store.get(key(body["id"], "video")) == VIDEO
+    record = app_state.jobs.get(body["id"])
     name = "x.mp4" if record.upload.name else None
     assert record.upload == Upload(bytes=len(VIDEO), sha256=hashlib.sha256(VIDEO).hexdigest(), name=name)
     assert record.options == JobOptions(min_score=0.25, top_k=5)
-    assert desk.queue.ids == [body["id"]]  # type: ignore[attr-defined]
+    assert app_state.queue.ids == [body["id"]]  # type: ignore[attr-defined]
 
 
-def test_a_form_in_small_pieces_is_the_same(api: TestClient, desk: Desk) -> None:
+def test_a_form_in_small_pieces_is_the_same(api: TestClient, app_state: AppState) -> None:
     boundary = "--edge"
     payload = VIDEO + b"\r\n--edg\r\n--edgx\r\n-"  # almost the boundary
     body = (
@@ -59,8 +59,8 @@ def test_a_form_in_small_pieces_is_the_same(api: TestClient, desk: Desk) -> None
             "/detect", content=pieces, headers={"content-type": "multipart/form-data; boundary=edge"}
         )
         assert response.status_code == 202, response.text
-        assert desk.store.get(key(response.json()["id"], "video")) == payload
-        assert desk.jobs.get(response.json()["id"]).options.top_k == 3
+        assert app_state.store.get(key(response.json()["id"], "video")) == payload
+        assert app_state.jobs.get(response.json()["id"]).options.top_k == 3
 
 
 REFUSED = [
@@ -101,43 +101,43 @@ REFUSED = [
 
 @pytest.mark.parametrize(("code", "words", "request_"), REFUSED)
 def test_what_is_refused_leaves_nothing(
-    api: TestClient, desk: Desk, code: str, words: str, request_: dict
+    api: TestClient, app_state: AppState, code: str, words: str, request_: dict
 ) -> None:
-    desk.store.put("model.json", card().model_dump_json().encode())
+    app_state.store.put("model.json", card().model_dump_json().encode())
     detail = assert_problem(api.post("/detect", **request_), code)
     import re
 
     assert re.search(words, detail), detail
-    assert stored_files(desk) == ["model.json"]
-    assert desk.queue.ids == []  # type: ignore[attr-defined]
+    assert stored_files(app_state) == ["model.json"]
+    assert app_state.queue.ids == []  # type: ignore[attr-defined]
 
 
-def test_a_form_that_breaks_off_is_refused(api: TestClient, desk: Desk) -> None:
+def test_a_form_that_breaks_off_is_refused(api: TestClient, app_state: AppState) -> None:
     body = b'--e\r\nContent-Disposition: form-data; name="file"\r\n\r\n' + VIDEO
     response = api.post("/detect", content=body, headers={"content-type": "multipart/form-data; boundary=e"})
     assert "before its closing boundary" in assert_problem(response, "malformed_upload")
-    assert stored_files(desk) == []
+    assert stored_files(app_state) == []
 
 
-def test_a_job_is_accepted_while_the_queue_is_away(api: TestClient, desk: Desk) -> None:
+def test_a_job_is_accepted_while_the_queue_is_away(api: TestClient, app_state: AppState) -> None:
     """It is on disk; the reconciler queues it."""
-    desk.queue.away = True  # type: ignore[attr-defined]
+    app_state.queue.away = True  # type: ignore[attr-defined]
     job = api.post("/detect", content=VIDEO).json()
     assert job["state"] == "queued"
-    assert desk.queue.ids == []  # type: ignore[attr-defined]
-    assert desk.jobs.unfinished() == [job["id"]]
+    assert app_state.queue.ids == []  # type: ignore[attr-defined]
+    assert app_state.jobs.unfinished() == [job["id"]]
     assert api.get(f"/jobs/{job['id']}").json()["queue_position"] is None
 
 
-def test_a_job_is_told_at_every_state(api: TestClient, desk: Desk) -> None:
+def test_a_job_is_told_at_every_state(api: TestClient, app_state: AppState) -> None:
     job_id = new_job_id()
-    record = desk.jobs.create(job_id, Upload(bytes=1, sha256="0"), JobOptions(), retention_s=60)
+    record = app_state.jobs.create(job_id, Upload(bytes=1, sha256="0"), JobOptions(), retention_s=60)
     queued = api.get(f"/jobs/{job_id}").json()
     assert (queued["state"], queued["stage"], queued["progress"], queued["attempt"]) == ("queued", None, 0, 0)
     response = api.get(f"/jobs/{job_id}/result")
     assert_problem(response, "job_not_finished")
     assert response.headers["retry-after"] == "1"
-    desk.jobs.change(record, State.RUNNING)
+    app_state.jobs.change(record, State.RUNNING)
     running = api.get(f"/jobs/{job_id}").json()
     assert (running["state"], running["stage"], running["progress"], running["attempt"]) == (
         "running",
@@ -145,21 +145,21 @@ def test_a_job_is_told_at_every_state(api: TestClient, desk: Desk) -> None:
         0.5,
         1,
     )
-    done = api.get(f"/jobs/{finished_job(desk)}").json()
+    done = api.get(f"/jobs/{finished_job(app_state)}").json()
     assert (done["state"], done["stage"], done["progress"]) == ("succeeded", None, 1)
-    failed = api.get(f"/jobs/{finished_job(desk, JobError(code='no_video_stream', detail='x'))}").json()
+    failed = api.get(f"/jobs/{finished_job(app_state, JobError(code='no_video_stream', detail='x'))}").json()
     assert (failed["state"], failed["error"]) == ("failed", {"code": "no_video_stream", "detail": "x"})
 
 
-def test_a_failed_jobs_result_is_its_error(api: TestClient, desk: Desk) -> None:
-    job_id = finished_job(desk, JobError(code="no_video_stream", detail="only sound"))
+def test_a_failed_jobs_result_is_its_error(api: TestClient, app_state: AppState) -> None:
+    job_id = finished_job(app_state, JobError(code="no_video_stream", detail="only sound"))
     response = api.get(f"/jobs/{job_id}/result")
     assert assert_problem(response, "no_video_stream") == "only sound"
     assert response.json()["job_id"] == job_id
 
 
-def test_other_views_of_a_result_need_no_second_run(api: TestClient, desk: Desk) -> None:
-    job_id = finished_job(desk)
+def test_other_views_of_a_result_need_no_second_run(api: TestClient, app_state: AppState) -> None:
+    job_id = finished_job(app_state)
     assert len(api.get(f"/jobs/{job_id}/result").json()["detections"]) == 4
     everything = api.get(f"/jobs/{job_id}/result?min_score=0").json()
     assert len(everything["detections"]) == 6
@@ -167,7 +167,7 @@ def test_other_views_of_a_result_need_no_second_run(api: TestClient, desk: Desk)
     assert len(api.get(f"/jobs/{job_id}/result?labels=A&min_score=0").json()["detections"]) == 2
     assert_problem(api.get(f"/jobs/{job_id}/result?labels=Q"), "invalid_parameter")
     assert_problem(api.get(f"/jobs/{job_id}/result?region=0,0,1,1"), "unknown_parameter")
-    assert desk.queue.ids == []  # type: ignore[attr-defined]
+    assert app_state.queue.ids == []  # type: ignore[attr-defined]
 
 
 def test_unknown_addresses_and_methods_are_problems(api: TestClient) -> None:
@@ -181,21 +181,21 @@ def test_unknown_addresses_and_methods_are_problems(api: TestClient) -> None:
     assert api.post("/docs").headers["allow"] == "GET, HEAD"
 
 
-def test_the_model_is_what_a_worker_said(api: TestClient, desk: Desk) -> None:
+def test_the_model_is_what_a_worker_said(api: TestClient, app_state: AppState) -> None:
     assert_problem(api.get("/model"), "no_worker_yet")
     assert_problem(api.get("/labels"), "no_worker_yet")
-    desk.store.put("model.json", card().model_dump_json().encode())
+    app_state.store.put("model.json", card().model_dump_json().encode())
     assert api.get("/model").json() == card().model_dump(mode="json")
     assert api.get("/labels").json() == LABELS.model_dump(mode="json")
 
 
-def test_labels_cannot_be_checked_before_a_worker_came(api: TestClient, desk: Desk) -> None:
+def test_labels_cannot_be_checked_before_a_worker_came(api: TestClient, app_state: AppState) -> None:
     assert_problem(api.post("/detect?labels=B1", content=VIDEO), "no_worker_yet")
-    assert stored_files(desk) == []
+    assert stored_files(app_state) == []
 
 
-def test_a_model_card_of_another_version_is_none(api: TestClient, desk: Desk) -> None:
-    desk.store.put("model.json", b'{"old": 1}')
+def test_a_model_card_of_another_version_is_none(api: TestClient, app_state: AppState) -> None:
+    app_state.store.put("model.json", b'{"old": 1}')
     assert_problem(api.get("/model"), "no_worker_yet")
     assert "mmad worker" in api.get("/readyz").json()["checks"]["model"]
 
@@ -220,12 +220,12 @@ def test_readiness_names_what_is_missing(api: TestClient) -> None:
 
 
 def test_a_fault_is_told_without_its_words(
-    api: TestClient, desk: Desk, monkeypatch: pytest.MonkeyPatch
+    api: TestClient, app_state: AppState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(_job_id: str) -> None:
         raise RuntimeError("a secret path")
 
-    monkeypatch.setattr(desk.jobs, "get", broken)
+    monkeypatch.setattr(app_state.jobs, "get", broken)
     response = api.get("/jobs/x")
     assert_problem(response, "internal_error")
     assert "secret" not in response.text

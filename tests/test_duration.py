@@ -9,7 +9,7 @@ from hypothesis import given, settings, strategies
 from starlette.testclient import TestClient
 
 from service.app import app_of
-from service.desk import Desk
+from service.app_state import AppState
 from service.duration import declared_s
 from service.settings import Settings
 from tests import clips
@@ -150,11 +150,11 @@ class _Counting(io.BytesIO):
         return found
 
 
-def test_too_long_by_its_own_word_is_refused_with_the_upload(desk: Desk) -> None:
-    desk.settings = desk.settings.model_copy(update={"max_duration_s": 7200.0})
-    api = TestClient(app_of(desk), "http://127.0.0.1")
+def test_too_long_by_its_own_word_is_refused_with_the_upload(app_state: AppState) -> None:
+    app_state.settings = app_state.settings.model_copy(update={"max_duration_s": 7200.0})
+    api = TestClient(app_of(app_state), "http://127.0.0.1")
     long, short = movie(0, 1000, 7_300_000).getvalue(), movie(0, 1000, 7_200_900).getvalue()
-    before = stored_files(desk)
+    before = stored_files(app_state)
     for request in (
         {"content": long},
         {"files": {"file": ("x.mp4", long)}},
@@ -164,7 +164,7 @@ def test_too_long_by_its_own_word_is_refused_with_the_upload(desk: Desk) -> None
         assert "lasts 7300 s, the limit is 7200 s (MMAD_MAX_DURATION_S)" in assert_problem(
             refused, "video_too_long"
         )
-    assert stored_files(desk) == before
+    assert stored_files(app_state) == before
     assert api.post("/detect", content=short).status_code == 202
     assert api.post("/detect", content=b"G" + bytes(187) + b"G" + bytes(400)).status_code == 202
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from starlette.testclient import TestClient
 
-from service.desk import Desk
+from service.app_state import AppState
 from service.encodings import Decoder
 from service.errors import Problem
 from service.jobs import key
@@ -43,35 +43,35 @@ def in_pieces(content: bytes, size: int) -> Iterator[bytes]:
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("size", [1, 100_000])
-def test_it_is_undone(api: TestClient, desk: Desk, way: str, size: int) -> None:
+def test_it_is_undone(api: TestClient, app_state: AppState, way: str, size: int) -> None:
     header, compress = WAYS[way]
     answer = api.post(
         "/detect", content=in_pieces(compress(VIDEO), size), headers={"content-encoding": header}
     )
     assert answer.status_code == 202, answer.text
     job_id = answer.json()["id"]
-    assert desk.store.get(key(job_id, "video")) == VIDEO
-    assert desk.jobs.get(job_id).upload.bytes == len(VIDEO)
+    assert app_state.store.get(key(job_id, "video")) == VIDEO
+    assert app_state.jobs.get(job_id).upload.bytes == len(VIDEO)
 
 
-def test_a_form_is_undone(api: TestClient, desk: Desk) -> None:
+def test_a_form_is_undone(api: TestClient, app_state: AppState) -> None:
     form = api.build_request("POST", "/detect", files={"file": ("a.mp4", VIDEO)}, data={"tag": "x"})
     headers = {"content-type": form.headers["content-type"], "content-encoding": "gzip"}
     answer = api.post("/detect", content=gzip.compress(form.read()), headers=headers)
-    record = desk.jobs.get(answer.json()["id"])
+    record = app_state.jobs.get(answer.json()["id"])
     assert (record.name, record.upload.bytes) == ("a.mp4", len(VIDEO))
 
 
 @pytest.mark.parametrize(
     "header", ["br", "zstd", "compress", "gzip, gzip", "deflate, gzip", "nonsense", "gzip;q=1"]
 )
-def test_others_are_refused_by_name(api: TestClient, desk: Desk, header: str) -> None:
+def test_others_are_refused_by_name(api: TestClient, app_state: AppState, header: str) -> None:
     answer = api.post("/detect", content=VIDEO, headers={"content-encoding": header})
     detail = assert_problem(answer, "unsupported_content_encoding")
     assert repr(header) in detail
     assert "gzip and deflate" in detail
     assert answer.headers["accept-encoding"] == "gzip, deflate"
-    assert "jobs" not in {name.split("/")[0] for name in stored_files(desk)}
+    assert "jobs" not in {name.split("/")[0] for name in stored_files(app_state)}
 
 
 @pytest.mark.parametrize(
@@ -87,10 +87,12 @@ def test_others_are_refused_by_name(api: TestClient, desk: Desk, header: str) ->
         ("deflate", b"\x78", "ends before its end"),
     ],
 )
-def test_a_broken_body_is_told(api: TestClient, desk: Desk, header: str, content: bytes, words: str) -> None:
+def test_a_broken_body_is_told(
+    api: TestClient, app_state: AppState, header: str, content: bytes, words: str
+) -> None:
     answer = api.post("/detect", content=content, headers={"content-encoding": header})
     assert words in assert_problem(answer, "malformed_upload")
-    assert "jobs" not in {name.split("/")[0] for name in stored_files(desk)}
+    assert "jobs" not in {name.split("/")[0] for name in stored_files(app_state)}
 
 
 def test_nothing_compressed_is_an_empty_upload(api: TestClient) -> None:
@@ -99,7 +101,7 @@ def test_nothing_compressed_is_an_empty_upload(api: TestClient) -> None:
         assert_problem(answer, "empty_upload")
 
 
-def test_limits_are_of_what_comes_out(api: TestClient, desk: Desk) -> None:
+def test_limits_are_of_what_comes_out(api: TestClient, app_state: AppState) -> None:
     bomb = gzip.compress(VIDEO + bytes(50_000_000))
     form = b'--b\r\nContent-Disposition: form-data; name="%s"\r\n\r\n%s'
     typed = {"content-encoding": "gzip", "content-type": "multipart/form-data; boundary=b"}

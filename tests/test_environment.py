@@ -129,8 +129,8 @@ def test_a_file_system_without_locks_is_not_another_mmad(
     assert locks.stat().st_mode & 0o777 == 0o700
     with (locks / "00").open("w") as file:
         assert lock(file)
-    assert store.swap("a", None, b"1")
-    assert not store.swap("a", None, b"2")
+    assert store.compare_and_swap("a", None, b"1")
+    assert not store.compare_and_swap("a", None, b"2")
     assert FolderStore(tmp_path / "data/store")._locks == locks  # another process finds the same
     assert FolderStore(tmp_path / "other")._locks != locks
 

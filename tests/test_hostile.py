@@ -16,7 +16,7 @@ from model.engines import load_engine
 from model.errors import VideoError
 from model.picture import Region
 from model.video import Limits, Media
-from service.desk import Desk
+from service.app_state import AppState
 from service.results import make_result
 from service.schemas import Options, View
 from tests.desks import VIDEO, stored_files
@@ -118,7 +118,7 @@ NAMES = [
 
 @pytest.mark.parametrize("name", NAMES, ids=range(len(NAMES)))
 def test_a_files_name_is_in_its_job_alone(
-    name: str, tmp_path: Path, desk: Desk, api: TestClient, capfd: pytest.CaptureFixture[str]
+    name: str, tmp_path: Path, app_state: AppState, api: TestClient, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Without folders and control characters, and neither in a log nor in the name of a file."""
     before = {path for path in tmp_path.rglob("*") if path.is_file()}
@@ -129,9 +129,11 @@ def test_a_files_name_is_in_its_job_alone(
         headers={"content-type": "multipart/form-data; boundary=e"},
     )
     told = capfd.readouterr()
-    elsewhere = answer.text + told.out + told.err + "".join(stored_files(desk))
+    elsewhere = answer.text + told.out + told.err + "".join(stored_files(app_state))
     elsewhere += "".join(
-        desk.store.get(key).decode("latin-1") for key in stored_files(desk) if not key.endswith("job.json")
+        app_state.store.get(key).decode("latin-1")
+        for key in stored_files(app_state)
+        if not key.endswith("job.json")
     )
     for trace in ("secret-name", "passwd", "Тайное", "Тайное".encode().decode("latin-1"), ".."):
         assert trace not in elsewhere
@@ -139,10 +141,12 @@ def test_a_files_name_is_in_its_job_alone(
     assert kept is None or (0 < len(kept) <= 255 and not set(kept) & set("/\\\0\n"))
     assert (kept is None) == (name == "" or answer.status_code != 202)
     new = {path for path in tmp_path.rglob("*") if path.is_file()} - before
-    assert all(path.is_relative_to(desk.settings.store_dir) and "secret" not in path.name for path in new)
+    assert all(
+        path.is_relative_to(app_state.settings.store_dir) and "secret" not in path.name for path in new
+    )
     assert answer.status_code in (202, 400), answer.text
     # Without a name, or with one that ends the header's line, it is no file, and nothing of it stays.
-    assert answer.status_code == 202 or stored_files(desk) == []
+    assert answer.status_code == 202 or stored_files(app_state) == []
 
 
 def test_mutations_are_the_same_each_time(tmp_path: Path) -> None:

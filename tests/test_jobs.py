@@ -9,7 +9,17 @@ import pytest
 
 from service.errors import Problem
 from service.job_schemas import ENDED, JobError, JobOptions, State
-from service.jobs import NOBODY, TRANSITIONS, Jobs, OvertakenError, Record, Upload, key, new_job_id, published
+from service.jobs import (
+    NOBODY,
+    TRANSITIONS,
+    Jobs,
+    Record,
+    StaleAttemptError,
+    Upload,
+    key,
+    new_job_id,
+    published,
+)
 from service.store import FolderStore
 
 UPLOAD = Upload(bytes=5, sha256="0" * 64)
@@ -124,7 +134,7 @@ def test_a_cancellation_wins_over_a_late_finish(jobs: Jobs, state: State) -> Non
     canceled = jobs.cancel(record.id)
     assert canceled.state is State.CANCELED
     for late in TRANSITIONS[record.state]:
-        with pytest.raises(OvertakenError, match="canceled"):
+        with pytest.raises(StaleAttemptError, match="canceled"):
             jobs.change(record, late)
     assert jobs.get(record.id) == jobs.cancel(record.id) == canceled
 
@@ -143,7 +153,7 @@ def test_of_a_finish_and_a_cancellation_at_once_one_is_true(jobs: Jobs) -> None:
     def finish(running: Record) -> State | None:
         try:
             return jobs.change(running, State.SUCCEEDED).state
-        except OvertakenError:
+        except StaleAttemptError:
             return None
 
     def cancel(running: Record) -> State | None:
@@ -171,7 +181,7 @@ def test_a_removal_leaves_a_note_and_a_receipt(jobs: Jobs) -> None:
     assert set(sizes) == {"video", "proposals", "result", "webhook", "record", "other"}
     assert (sizes["video"], sizes["proposals"], sizes["result"]) == (5, 7, 2)
     assert files(jobs.store) == {f"gone/{record.id}"}
-    with pytest.raises(OvertakenError, match="removed"):
+    with pytest.raises(StaleAttemptError, match="removed"):
         jobs.change(record, State.SUCCEEDED)
     assert files(jobs.store) == {f"gone/{record.id}"}
 

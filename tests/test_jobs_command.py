@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from mmad import jobs
 from mmad.private_redis import private_redis
-from service.desk import Desk
+from service.app_state import AppState
 from service.job_schemas import JobError, JobOptions, State
 from service.jobs import Upload, key, new_job_id
 from service.queue import lease_key
@@ -20,9 +20,9 @@ CRASHED = JobError(code="internal_error", detail="it broke")
 
 
 @pytest.fixture(autouse=True)
-def _settings(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def _settings(app_state: AppState, monkeypatch: pytest.MonkeyPatch) -> None:
     """The store is the desk's; no Redis is set."""
-    monkeypatch.setenv("MMAD_DATA_DIR", str(desk.settings.data_dir))
+    monkeypatch.setenv("MMAD_DATA_DIR", str(app_state.settings.data_dir))
     for name in ("MMAD_REDIS_URL", "REDIS_URL"):
         monkeypatch.delenv(name, raising=False)
 
@@ -38,9 +38,9 @@ def told(*arguments: str) -> Any:
     return json.loads(ask(*arguments, "--json"))
 
 
-def test_jobs_are_listed_the_newest_first(desk: Desk) -> None:
-    ids = [finished_job(desk), finished_job(desk, CRASHED), new_job_id()]
-    desk.jobs.create(ids[2], Upload(bytes=7, sha256="0"), JobOptions(), retention_s=60, owner="ada")
+def test_jobs_are_listed_the_newest_first(app_state: AppState) -> None:
+    ids = [finished_job(app_state), finished_job(app_state, CRASHED), new_job_id()]
+    app_state.jobs.create(ids[2], Upload(bytes=7, sha256="0"), JobOptions(), retention_s=60, owner="ada")
     rows = told("list")["jobs"]
     assert [row["id"] for row in rows] == ids[::-1]
     assert [(row["state"], row["attempt"], row["bytes"], row["error"]) for row in rows] == [
@@ -53,10 +53,10 @@ def test_jobs_are_listed_the_newest_first(desk: Desk) -> None:
     assert "known are queued, running" in ask("list", "--state", "lost", status=2)
 
 
-def test_a_job_is_shown(desk: Desk) -> None:
-    job_id = finished_job(desk, tag="[red]", keep_video=True)
+def test_a_job_is_shown(app_state: AppState) -> None:
+    job_id = finished_job(app_state, tag="[red]", keep_video=True)
     shown = told("show", job_id)
-    assert shown["record"] == json.loads(desk.store.get(key(job_id, "job.json")))
+    assert shown["record"] == json.loads(app_state.store.get(key(job_id, "job.json")))
     assert {"job.json", "video", "1/result.json", "1/proposals.npz"} == set(shown["files"])
     assert shown["files"]["video"] == len(VIDEO)
     assert shown["leased"] is None
@@ -66,45 +66,45 @@ def test_a_job_is_shown(desk: Desk) -> None:
     assert "no job has the id" in ask("show", "0123", status=1)
 
 
-def test_whether_a_worker_has_it_is_asked_of_the_services_own_redis(desk: Desk) -> None:
+def test_whether_a_worker_has_it_is_asked_of_the_services_own_redis(app_state: AppState) -> None:
     job_id = new_job_id()
-    record = desk.jobs.create(job_id, Upload(bytes=1, sha256="0"), JobOptions(), retention_s=60)
-    record = desk.jobs.change(record, State.RUNNING)
-    with private_redis(desk.settings.data_dir / "redis") as server:
+    record = app_state.jobs.create(job_id, Upload(bytes=1, sha256="0"), JobOptions(), retention_s=60)
+    record = app_state.jobs.change(record, State.RUNNING)
+    with private_redis(app_state.settings.data_dir / "redis") as server:
         assert told("show", job_id)["leased"] is False
         with Redis.from_url(server.url) as connection:
             connection.set(lease_key(job_id, record.attempt), "worker")
-        socket = desk.settings.data_dir / "redis/redis.sock"
+        socket = app_state.settings.data_dir / "redis/redis.sock"
         assert told("show", job_id)["leased"] is (True if socket.exists() else None)
 
 
-def test_a_job_is_canceled(desk: Desk) -> None:
+def test_a_job_is_canceled(app_state: AppState) -> None:
     job_id = new_job_id()
-    desk.jobs.create(job_id, Upload(bytes=1, sha256="0"), JobOptions(), retention_s=60)
+    app_state.jobs.create(job_id, Upload(bytes=1, sha256="0"), JobOptions(), retention_s=60)
     assert told("cancel", job_id)["state"] == "canceled"
-    assert desk.jobs.get(job_id).state is State.CANCELED
-    assert "there is nothing to cancel" in ask("cancel", finished_job(desk), status=1)
+    assert app_state.jobs.get(job_id).state is State.CANCELED
+    assert "there is nothing to cancel" in ask("cancel", finished_job(app_state), status=1)
 
 
-def test_a_failed_job_is_made_anew(desk: Desk) -> None:
-    old = finished_job(desk, CRASHED, keep_video=True, tag="a", min_score=0.2)
-    made = desk.jobs.get(ask("retry", old).strip())
-    before = desk.jobs.get(old)
+def test_a_failed_job_is_made_anew(app_state: AppState) -> None:
+    old = finished_job(app_state, CRASHED, keep_video=True, tag="a", min_score=0.2)
+    made = app_state.jobs.get(ask("retry", old).strip())
+    before = app_state.jobs.get(old)
     assert made.id != old
     assert (made.state, made.attempt, before.state) == (State.QUEUED, 0, State.FAILED)
     assert (made.owner, made.options, made.upload) == (before.owner, before.options, before.upload)
-    assert desk.store.get(key(made.id, "video")) == desk.store.get(key(old, "video")) == VIDEO
-    assert made.id in desk.jobs.unfinished()  # where the reconciler finds it
+    assert app_state.store.get(key(made.id, "video")) == app_state.store.get(key(old, "video")) == VIDEO
+    assert made.id in app_state.jobs.unfinished()  # where the reconciler finds it
     assert told("retry", old)["made_of"] == old
 
 
-def test_a_job_without_its_video_cannot_be_made_anew(desk: Desk) -> None:
-    job_id = finished_job(desk, CRASHED)
-    before = stored_files(desk)
+def test_a_job_without_its_video_cannot_be_made_anew(app_state: AppState) -> None:
+    job_id = finished_job(app_state, CRASHED)
+    before = stored_files(app_state)
     assert "has to send it again" in " ".join(ask("retry", job_id, status=1).split())
-    assert "succeeded" in ask("retry", finished_job(desk), status=1)
-    assert set(before) <= set(stored_files(desk))
-    assert desk.jobs.unfinished() == []
+    assert "succeeded" in ask("retry", finished_job(app_state), status=1)
+    assert set(before) <= set(stored_files(app_state))
+    assert app_state.jobs.unfinished() == []
 
 
 def test_a_folder_without_a_store_is_told_and_left_alone(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from starlette.testclient import TestClient
 
 from mmad import calls
 from mmad.client import Client
-from service.desk import Desk
+from service.app_state import AppState
 from service.jobs import Record
 from service.names import MAX_CHARACTERS, attachment, clean_name, disposition_name
 from tests.desks import VIDEO, assert_problem, finish
@@ -75,12 +75,12 @@ def sent(api: TestClient, file_name: str | None = None, **params: str) -> str:
     return str(answer.json()["id"])
 
 
-def test_a_name_goes_with_the_job(api: TestClient, desk: Desk) -> None:
+def test_a_name_goes_with_the_job(api: TestClient, app_state: AppState) -> None:
     with structlog.testing.capture_logs() as lines:
         job_id = sent(api, "Zoë am 3. Mai.mp4", keep_video="true")
         assert api.get(f"/jobs/{job_id}").json()["name"] == "Zoë am 3. Mai.mp4"
         assert api.get("/jobs").json()["jobs"][0]["name"] == "Zoë am 3. Mai.mp4"
-        finish(desk, job_id)
+        finish(app_state, job_id)
         table = api.get(f"/jobs/{job_id}/export?format=csv")
         assert disposition_name(table.headers["content-disposition"].encode()) == "Zoë am 3. Mai.csv"
         assert table.text.splitlines()[1].startswith("Zoë am 3. Mai,")
@@ -91,34 +91,34 @@ def test_a_name_goes_with_the_job(api: TestClient, desk: Desk) -> None:
         receipt = api.delete(f"/jobs/{job_id}")
         gone = api.get(f"/jobs/{job_id}")
     assert "Mai" not in receipt.text + gone.text + str(lines)
-    assert not [one for one in desk.store.entries("") if b"Mai" in desk.store.get(one.key)]
+    assert not [one for one in app_state.store.entries("") if b"Mai" in app_state.store.get(one.key)]
 
 
-def test_the_parameter_goes_before_the_files_name(api: TestClient, desk: Desk) -> None:
-    assert desk.jobs.get(sent(api, "file.mp4", name="asked for.mp4")).name == "asked for.mp4"
+def test_the_parameter_goes_before_the_files_name(api: TestClient, app_state: AppState) -> None:
+    assert app_state.jobs.get(sent(api, "file.mp4", name="asked for.mp4")).name == "asked for.mp4"
     form = api.post("/detect", data={"name": "in the form"}, files={"file": ("file.mp4", VIDEO)})
-    assert desk.jobs.get(form.json()["id"]).name == "in the form"
+    assert app_state.jobs.get(form.json()["id"]).name == "in the form"
     body = api.post(
         "/detect", content=VIDEO, headers={"content-disposition": 'attachment; filename="body.mkv"'}
     )
-    assert desk.jobs.get(body.json()["id"]).name == "body.mkv"
+    assert app_state.jobs.get(body.json()["id"]).name == "body.mkv"
     bare = api.post("/detect", content=VIDEO).json()["id"]
-    assert desk.jobs.get(bare).name is None
-    finish(desk, bare)
+    assert app_state.jobs.get(bare).name is None
+    finish(app_state, bare)
     table = api.get(f"/jobs/{bare}/export?format=csv")
     assert table.headers["content-disposition"] == f'attachment; filename="{bare}.csv"'
     for wrong in ("", "  ", "..", "x" * 256):
         assert_problem(api.post("/detect", content=VIDEO, params={"name": wrong}), "invalid_parameter")
 
 
-def test_each_file_of_a_batch_has_its_own(api: TestClient, desk: Desk) -> None:
+def test_each_file_of_a_batch_has_its_own(api: TestClient, app_state: AppState) -> None:
     files = [("file", ("anna.mp4", VIDEO)), ("file", ("dir\\ben.mp4", VIDEO)), ("file", VIDEO)]
     jobs = api.post("/detect", files=files).json()["jobs"]
-    names = [desk.jobs.get(job["id"]).name for job in jobs]
+    names = [app_state.jobs.get(job["id"]).name for job in jobs]
     assert names[:2] == ["anna.mp4", "ben.mp4"]
     refused = api.post("/detect", files=files, params={"name": "both"})
     assert "for a single one" in assert_problem(refused, "invalid_parameter")
-    assert len(desk.store.names("jobs")) == 3
+    assert len(app_state.store.names("jobs")) == 3
 
 
 def test_a_renamed_copy_is_the_same_request_and_another_name_is_not(api: TestClient) -> None:
@@ -130,14 +130,14 @@ def test_a_renamed_copy_is_the_same_request_and_another_name_is_not(api: TestCli
     assert_problem(other, "idempotency_conflict")
 
 
-def test_records_of_before_are_read(desk: Desk, api: TestClient) -> None:
+def test_records_of_before_are_read(app_state: AppState, api: TestClient) -> None:
     job_id = sent(api, "a.mp4")
-    stored = json.loads(desk.store.get(f"jobs/{job_id}/job.json"))
+    stored = json.loads(app_state.store.get(f"jobs/{job_id}/job.json"))
     del stored["upload"]["name"], stored["options"]["name"]
     assert Record.model_validate(stored).name is None
 
 
-def test_clients_send_it(api: TestClient, desk: Desk, tmp_path: Path) -> None:
+def test_clients_send_it(api: TestClient, app_state: AppState, tmp_path: Path) -> None:
     path = tmp_path / "Zoë.mp4"
     path.write_bytes(VIDEO)
     with Client("http://127.0.0.1") as client:
@@ -149,5 +149,5 @@ def test_clients_send_it(api: TestClient, desk: Desk, tmp_path: Path) -> None:
             names.append(client.job(client.submit(file).id).name)
         both = client.submit_many([path, VIDEO])
     assert names == ["Zoë.mp4", "Zoë.mp4", None, "given.mp4", "given.mp4", "Zoë.mp4"]
-    assert [desk.jobs.get(one.id).name for one in both.jobs] == ["Zoë.mp4", None]
+    assert [app_state.jobs.get(one.id).name for one in both.jobs] == ["Zoë.mp4", None]
     assert calls._file_name("/a/\udcff.mp4") == "?.mp4"

@@ -14,12 +14,11 @@ from redis import Redis
 from starlette.testclient import TestClient
 
 from service.app import app_of
+from service.app_state import AppState
 from service.auth import Auth
-from service.desk import Desk
 from service.job_schemas import JobOptions, State
 from service.jobs import Upload, new_job_id
 from service.keys import OwnLimits, create
-from service.lately import Lately
 from service.metrics import (
     DECODED_FRAMES,
     FAMILIES,
@@ -33,6 +32,7 @@ from service.metrics import (
 )
 from service.queue import connect
 from service.settings import Settings
+from service.ttl_cache import Lately
 from tests.conftest import wait_for
 from tests.desks import VIDEO, assert_problem
 
@@ -49,9 +49,9 @@ def meter(connection: Redis) -> Iterator[Meter]:
 
 
 @pytest.fixture
-def counted(desk: Desk, redis_url: str) -> Iterator[TestClient]:
-    desk.queue.meter = Meter(connect(Settings(redis_url=redis_url), retries=0))
-    with TestClient(app_of(desk), "http://127.0.0.1") as client:
+def counted(app_state: AppState, redis_url: str) -> Iterator[TestClient]:
+    app_state.queue.meter = Meter(connect(Settings(redis_url=redis_url), retries=0))
+    with TestClient(app_of(app_state), "http://127.0.0.1") as client:
         yield client
 
 
@@ -142,10 +142,10 @@ def test_what_another_version_counted_is_passed_over(
     assert scrape(counted)["mmad_leases_lost_total{}"] == 0
 
 
-def test_how_jobs_stand(connection: Redis, counted: TestClient, desk: Desk) -> None:
+def test_how_jobs_stand(connection: Redis, counted: TestClient, app_state: AppState) -> None:
     ids = [counted.post("/detect", content=VIDEO).json()["id"] for _ in range(3)]
-    desk.jobs.change(desk.jobs.get(ids[1]), State.RUNNING)
-    desk.jobs.cancel(ids[2])
+    app_state.jobs.change(app_state.jobs.get(ids[1]), State.RUNNING)
+    app_state.jobs.cancel(ids[2])
     connection.rpush("rq:queue:mmad", "a", "b")
 
     def stand() -> tuple[float, float]:
@@ -156,21 +156,21 @@ def test_how_jobs_stand(connection: Redis, counted: TestClient, desk: Desk) -> N
     found = scrape(counted)
     assert 0 < found["mmad_oldest_waiting_seconds{}"] < 60
     assert found["mmad_queue_depth{}"] == 2
-    assert found["mmad_workers{}"] == desk.queue.pace().workers
+    assert found["mmad_workers{}"] == app_state.queue.pace().workers
     assert found["mmad_redis_up{}"] == 1
     assert found["mmad_store_free_bytes{}"] > 0
     assert found[f"mmad_build_info{{version={version('mmad')}}}"] == 1
 
 
 def test_a_scrape_reads_a_bounded_number_of_records(
-    counted: TestClient, desk: Desk, monkeypatch: pytest.MonkeyPatch
+    counted: TestClient, app_state: AppState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.exposition._MOST_READ", 5)
+    monkeypatch.setattr("service.metrics_endpoint._MOST_READ", 5)
     for _ in range(12):
-        desk.jobs.create(new_job_id(), Upload(bytes=1, sha256="0"), JobOptions(), retention_s=60)
+        app_state.jobs.create(new_job_id(), Upload(bytes=1, sha256="0"), JobOptions(), retention_s=60)
     read: list[str] = []
-    once = desk.jobs.read
-    monkeypatch.setattr(desk.jobs, "read", lambda job_id: (read.append(job_id), once(job_id))[1])
+    once = app_state.jobs.read
+    monkeypatch.setattr(app_state.jobs, "read", lambda job_id: (read.append(job_id), once(job_id))[1])
     assert scrape(counted)["mmad_jobs{state=queued}"] == 12
     by_metrics = len(read)
     scrape(counted)
@@ -195,10 +195,10 @@ def test_requests_are_counted_by_route(counted: TestClient) -> None:
     assert found["mmad_http_requests_total{method=GET,route=/healthz,status=200}"] == 1
 
 
-def test_it_needs_a_key_where_keys_are_on(desk: Desk, counted: TestClient, tmp_path: Path) -> None:
+def test_it_needs_a_key_where_keys_are_on(app_state: AppState, counted: TestClient, tmp_path: Path) -> None:
     path = tmp_path / "keys.json"
     _, key = create(path, "prometheus", OwnLimits())
-    settings = desk.settings.model_copy(update={"api_keys_file": path})
+    settings = app_state.settings.model_copy(update={"api_keys_file": path})
     counted.app.state.auth = Auth(settings, connect(settings, retries=0))  # type: ignore[attr-defined]
     assert_problem(counted.get("/metrics"), "key_missing")
     assert scrape(counted, authorization=f"Bearer {key}")

@@ -18,7 +18,7 @@ from starlette.testclient import TestClient
 
 from mmad.client import Client
 from service.app import app_of
-from service.desk import Desk
+from service.app_state import AppState
 from service.settings import Settings
 from tests.apis import running_api
 from tests.conftest import wait_for
@@ -27,22 +27,26 @@ from tests.desks import VIDEO, card, finished_job
 PROXY = ("127.0.0.1", 5000)
 
 
-def served(desk: Desk, root_path: str = "", client: tuple[str, int] = PROXY, **headers: str) -> TestClient:
-    desk.settings = desk.settings.model_copy(update={"root_path": root_path})
-    desk.root_path = root_path
-    app = app_of(desk)
+def served(
+    app_state: AppState, root_path: str = "", client: tuple[str, int] = PROXY, **headers: str
+) -> TestClient:
+    app_state.settings = app_state.settings.model_copy(update={"root_path": root_path})
+    app_state.root_path = root_path
+    app = app_of(app_state)
     return TestClient(app, "http://127.0.0.1", client=client, headers=headers, follow_redirects=False)
 
 
 @pytest.mark.parametrize("below", ["", "/lab/mmad"], ids=["taken off", "left on"])
 @pytest.mark.parametrize("how", ["setting", "header"])
-def test_everything_that_leads_somewhere_is_under_the_prefix(desk: Desk, below: str, how: str) -> None:
+def test_everything_that_leads_somewhere_is_under_the_prefix(
+    app_state: AppState, below: str, how: str
+) -> None:
     api = (
-        served(desk, "/lab/mmad")
+        served(app_state, "/lab/mmad")
         if how == "setting"
-        else served(desk, **{"X-Forwarded-Prefix": "/lab/mmad/"})
+        else served(app_state, **{"X-Forwarded-Prefix": "/lab/mmad/"})
     )
-    desk.store.put("model.json", card().model_dump_json().encode())
+    app_state.store.put("model.json", card().model_dump_json().encode())
     sent = api.post(f"{below}/detect", content=VIDEO)
     job_id = sent.json()["id"]
     assert sent.headers["location"] == sent.json()["links"]["self"] == f"/lab/mmad/jobs/{job_id}"
@@ -69,16 +73,16 @@ def test_everything_that_leads_somewhere_is_under_the_prefix(desk: Desk, below: 
     assert api.get(f"{below}/readyz", headers={"host": "elsewhere"}).json()["checks"]["model"] == "ok"
 
 
-def test_a_bare_prefix_is_the_index(desk: Desk) -> None:
-    assert served(desk, "/mmad").get("/mmad").headers["location"] == "/mmad/docs"
-    assert served(desk, "/mmad").get("/mmadness").status_code == 404
+def test_a_bare_prefix_is_the_index(app_state: AppState) -> None:
+    assert served(app_state, "/mmad").get("/mmad").headers["location"] == "/mmad/docs"
+    assert served(app_state, "/mmad").get("/mmadness").status_code == 404
 
 
-def test_the_document_is_the_same_for_the_next_request(desk: Desk) -> None:
-    api = served(desk)
+def test_the_document_is_the_same_for_the_next_request(app_state: AppState) -> None:
+    api = served(app_state)
     assert api.get("/openapi.json", headers={"X-Forwarded-Prefix": "/a"}).json()["servers"]
     assert "servers" not in api.get("/openapi.json").json()
-    assert desk.links("x").self == "/jobs/x"
+    assert app_state.links("x").self == "/jobs/x"
 
 
 @pytest.mark.parametrize(
@@ -90,20 +94,22 @@ def test_the_document_is_the_same_for_the_next_request(desk: Desk) -> None:
         ("/\"><script>", "/set"), ("/" + "a" * 300, "/set"), ("/a\\b", "/set"), ("/é", "/set"), ("/a,//b", "/set"),
     ],
 )  # fmt: skip
-def test_only_a_plain_path_is_taken(desk: Desk, given: str, prefix: str) -> None:
+def test_only_a_plain_path_is_taken(app_state: AppState, given: str, prefix: str) -> None:
     headers = {"X-Forwarded-Prefix": given.encode("latin-1")}
-    answer = served(desk, "/set").get("/", headers=headers)  # type: ignore[arg-type]
+    answer = served(app_state, "/set").get("/", headers=headers)  # type: ignore[arg-type]
     assert answer.headers["location"] == f"{prefix}/docs"
 
 
-def test_headers_of_strangers_are_not_believed(desk: Desk) -> None:
-    stranger = served(desk, client=("192.0.2.7", 5000), **{"X-Forwarded-Prefix": "/evil"})
+def test_headers_of_strangers_are_not_believed(app_state: AppState) -> None:
+    stranger = served(app_state, client=("192.0.2.7", 5000), **{"X-Forwarded-Prefix": "/evil"})
     assert stranger.get("/").headers["location"] == "/docs"
-    desk.settings = desk.settings.model_copy(update={"forwarded_allow_ips": "192.0.2.0/24"})
-    known = TestClient(app_of(desk), "http://127.0.0.1", client=("192.0.2.7", 5000), follow_redirects=False)
+    app_state.settings = app_state.settings.model_copy(update={"forwarded_allow_ips": "192.0.2.0/24"})
+    known = TestClient(
+        app_of(app_state), "http://127.0.0.1", client=("192.0.2.7", 5000), follow_redirects=False
+    )
     assert known.get("/", headers={"X-Forwarded-Prefix": "/mmad"}).headers["location"] == "/mmad/docs"
     forged = {"X-Forwarded-Prefix": "/mmad", "X-Forwarded-For": "192.0.2.9"}
-    assert served(desk, client=PROXY).get("/", headers=forged).headers["location"] == "/docs"
+    assert served(app_state, client=PROXY).get("/", headers=forged).headers["location"] == "/docs"
 
 
 def test_a_setting_that_is_no_path_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,9 +120,9 @@ def test_a_setting_that_is_no_path_is_refused(monkeypatch: pytest.MonkeyPatch) -
         Settings()
 
 
-def test_messages_have_links_under_the_setting(desk: Desk) -> None:
-    settings = desk.settings.model_copy(update={"root_path": "/mmad"})
-    anew = Desk(settings, desk.store, desk.queue, desk.auth)
+def test_messages_have_links_under_the_setting(app_state: AppState) -> None:
+    settings = app_state.settings.model_copy(update={"root_path": "/mmad"})
+    anew = AppState(settings, app_state.store, app_state.queue, app_state.auth)
     job_id = finished_job(anew, callback_url="https://example.org/hook")
     message = anew.webhooks._message(anew.jobs.get(job_id))
     assert message.data.links.result == f"/mmad/jobs/{job_id}/result"
@@ -175,10 +181,10 @@ def test_through_a_proxy(tmp_path: Path) -> None:
         proxy.shutdown()
 
 
-def test_head_is_get_without_the_body(desk: Desk) -> None:
-    api = served(desk)
-    desk.store.put("model.json", card().model_dump_json().encode())
-    job_id = finished_job(desk, keep_video=True)
+def test_head_is_get_without_the_body(app_state: AppState) -> None:
+    api = served(app_state)
+    app_state.store.put("model.json", card().model_dump_json().encode())
+    job_id = finished_job(app_state, keep_video=True)
     paths = [
         "/", "/docs", "/openapi.json", "/static-offline-docs/swagger-ui.css", "/healthz", "/readyz", "/labels",
         "/model", "/jobs", f"/jobs/{job_id}", f"/jobs/{job_id}/result", f"/jobs/{job_id}/export?format=csv",
@@ -208,17 +214,17 @@ def test_head_is_get_without_the_body(desk: Desk) -> None:
     assert streamed.headers["content-type"].startswith("text/event-stream")
 
 
-def test_head_closes_the_video(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    job_id = finished_job(desk, keep_video=True)
-    real, files = desk.store.open, []
+def test_head_closes_the_video(app_state: AppState, monkeypatch: pytest.MonkeyPatch) -> None:
+    job_id = finished_job(app_state, keep_video=True)
+    real, files = app_state.store.open, []
 
     def opened(key: str) -> Any:
         file = real(key)
         files.append(file)
         return file
 
-    monkeypatch.setattr(desk.store, "open", opened)
-    app = app_of(desk)
+    monkeypatch.setattr(app_state.store, "open", opened)
+    app = app_of(app_state)
 
     async def ask() -> httpx.Response:
         transport = httpx.ASGITransport(app, client=PROXY)

@@ -8,10 +8,10 @@ from redis import Redis
 from redis.exceptions import RedisError, ResponseError
 
 from service import reconciler as module
-from service.job_schemas import JobOptions, State, Why
+from service.job_schemas import JobOptions, RetryReason, State
 from service.jobs import Jobs, Record, Upload, key, new_job_id
 from service.metrics import JOBS_ENDED, LEASES_LOST, RETRIES
-from service.queue import JobQueue, lease_key, put_life
+from service.queue import JobQueue, lease_key, put_heartbeat
 from service.reconciler import Reconciler
 from service.store import FolderStore
 from tests.conftest import wait_for
@@ -97,7 +97,7 @@ def test_a_job_without_a_worker_is_taken_back_and_fails_at_last(
         connection.delete("rq:queue:mmad")  # a worker takes it
     assert found.error is not None
     assert found.error.code == "worker_lost"
-    assert [change.why for change in found.changes if change.why] == [Why.WORKER_LOST] * 2
+    assert [change.why for change in found.changes if change.why] == [RetryReason.WORKER_LOST] * 2
     assert jobs.store.names(key(record.id)) == ["job.json"]
     assert jobs.unfinished() == []
     counts = queue.meter.read()[0]  # type: ignore[index]
@@ -109,12 +109,12 @@ def test_a_living_worker_keeps_its_job(
     jobs: Jobs, queue: JobQueue, reconciler: Reconciler, clock: Clock, connection: Redis
 ) -> None:
     record = jobs.change(make_job(jobs), State.RUNNING)
-    put_life(connection, "worker", lease_key(record.id, 1))
+    put_heartbeat(connection, "worker", lease_key(record.id, 1))
     pass_by(reconciler, clock, 100, times=3)
     assert jobs.get(record.id) == record
     connection.flushall()  # the lease is gone until the worker's next beat
     pass_by(reconciler, clock, 1)
-    put_life(connection, "worker", lease_key(record.id, 1))
+    put_heartbeat(connection, "worker", lease_key(record.id, 1))
     pass_by(reconciler, clock, 5)
     connection.flushall()  # once more: the time begins anew
     pass_by(reconciler, clock, 1)
@@ -128,8 +128,8 @@ def test_the_lease_of_an_earlier_attempt_counts_for_nothing(
 ) -> None:
     """A worker that was stopped, taken for dead and goes on keeps telling of the attempt that it lost."""
     first = jobs.change(make_job(jobs), State.RUNNING)
-    second = jobs.change(jobs.take_back(first, Why.WORKER_LOST, "x", "x"), State.RUNNING)
-    put_life(connection, "worker", lease_key(first.id, first.attempt))
+    second = jobs.change(jobs.take_back(first, RetryReason.WORKER_LOST, "x", "x"), State.RUNNING)
+    put_heartbeat(connection, "worker", lease_key(first.id, first.attempt))
     pass_by(reconciler, clock, 7, times=2)
     assert jobs.get(second.id).state is State.QUEUED
 
@@ -172,7 +172,7 @@ def test_a_poisonous_job_goes_behind_the_others(
 def test_what_failed_is_tried_again_after_a_while(
     jobs: Jobs, queue: JobQueue, reconciler: Reconciler, clock: Clock
 ) -> None:
-    record = jobs.take_back(jobs.change(make_job(jobs), State.RUNNING), Why.FAULT, "x", "x")
+    record = jobs.take_back(jobs.change(make_job(jobs), State.RUNNING), RetryReason.FAULT, "x", "x")
     pass_by(reconciler, clock, 1)
     pass_by(reconciler, clock, 20)
     assert queue.waiting() == set()
@@ -185,7 +185,7 @@ def test_one_job_s_trouble_is_not_all_jobs(
 ) -> None:
     """A record that may not be read, and one that cannot be written."""
     unread, unwritten, waiting = make_job(jobs), jobs.change(make_job(jobs), State.RUNNING), make_job(jobs)
-    get, swap = jobs.store.get, jobs.store.swap
+    get, swap = jobs.store.get, jobs.store.compare_and_swap
 
     def refusing_get(name: str) -> bytes:
         if unread.id in name:
@@ -198,7 +198,7 @@ def test_one_job_s_trouble_is_not_all_jobs(
         return swap(name, *contents)
 
     monkeypatch.setattr(jobs.store, "get", refusing_get)
-    monkeypatch.setattr(jobs.store, "swap", refusing_swap)
+    monkeypatch.setattr(jobs.store, "compare_and_swap", refusing_swap)
     pass_by(reconciler, clock, 7, times=2)
     assert queue.waiting() == {waiting.id}
     monkeypatch.undo()

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
 from service import events, listing
-from service.desk import Desk
+from service.app_state import AppState
 from service.exports import FORMATS
 from service.job_schemas import JobError, JobOptions, State
 from service.jobs import Upload, key, new_job_id
@@ -37,23 +37,23 @@ def walk(api: TestClient, **params: Any) -> Iterator[list[str]]:
         params["cursor"] = found["next"]
 
 
-def test_a_job_tells_its_place_and_when_it_will_end(api: TestClient, desk: Desk) -> None:
+def test_a_job_tells_its_place_and_when_it_will_end(api: TestClient, app_state: AppState) -> None:
     first, second = send(api), send(api, tag="t")
     told = api.get(f"/jobs/{second}").json()
     assert (told["queue_position"], told["estimate_s"], told["tag"]) == (1, 4 * 1.5, "t")
-    desk.queue.ids.remove(first)
-    desk.jobs.change(desk.jobs.get(first), State.RUNNING)
+    app_state.queue.ids.remove(first)
+    app_state.jobs.change(app_state.jobs.get(first), State.RUNNING)
     running = api.get(f"/jobs/{first}").json()
     assert running["queue_position"] is None
     assert 0 < running["estimate_s"] < 5  # half done: as long again as it has taken
     assert running["expires_at"] is None
-    ended = api.get(f"/jobs/{finished_job(desk)}").json()
+    ended = api.get(f"/jobs/{finished_job(app_state)}").json()
     assert (ended["queue_position"], ended["estimate_s"]) == (None, None)
     took = datetime.fromisoformat(ended["expires_at"]) - datetime.fromisoformat(ended["changes"][-1]["at"])
     assert took == timedelta(seconds=60)
 
 
-def test_a_list_goes_page_by_page_to_its_end(api: TestClient, desk: Desk) -> None:
+def test_a_list_goes_page_by_page_to_its_end(api: TestClient, app_state: AppState) -> None:
     ids = [send(api) for _ in range(5)]
     pages = list(walk(api, limit=2))
     assert [len(one) for one in pages] == [2, 2, 1]
@@ -63,12 +63,12 @@ def test_a_list_goes_page_by_page_to_its_end(api: TestClient, desk: Desk) -> Non
     assert api.get("/jobs?batch=x").json() == {"jobs": [], "next": None}
 
 
-def test_a_list_is_filtered(api: TestClient, desk: Desk) -> None:
-    plain, tagged, done = send(api), send(api, tag="red"), finished_job(desk, tag="red")
+def test_a_list_is_filtered(api: TestClient, app_state: AppState) -> None:
+    plain, tagged, done = send(api), send(api, tag="red"), finished_job(app_state, tag="red")
     assert list(walk(api, tag="red")) == [sorted([tagged, done], reverse=True)]
     assert list(walk(api, tag="red", state="succeeded")) == [[done]]
     assert set(next(walk(api, state="queued"))) == {plain, tagged}
-    middle = desk.jobs.get(done).changes[0].at
+    middle = app_state.jobs.get(done).changes[0].at
     assert list(walk(api, since=middle.isoformat())) == [[done]]
     assert set(next(walk(api, until=middle.isoformat()))) == {plain, tagged}
     for wrong in (
@@ -86,7 +86,7 @@ def test_a_list_is_filtered(api: TestClient, desk: Desk) -> None:
 
 def test_a_rare_tag_does_not_read_the_whole_store_at_a_time(
     api: TestClient,
-    desk: Desk,
+    app_state: AppState,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     rare = send(api, tag="rare")
@@ -96,9 +96,9 @@ def test_a_rare_tag_does_not_read_the_whole_store_at_a_time(
     assert list(walk(api, tag="rare")) == [[], [], [rare]]
 
 
-def test_a_list_shows_the_callers_jobs_only(api: TestClient, desk: Desk) -> None:
+def test_a_list_shows_the_callers_jobs_only(api: TestClient, app_state: AppState) -> None:
     job_id = new_job_id()
-    desk.jobs.create(job_id, Upload(bytes=1, sha256="0"), JobOptions(), retention_s=60, owner="anna")
+    app_state.jobs.create(job_id, Upload(bytes=1, sha256="0"), JobOptions(), retention_s=60, owner="anna")
     mine = send(api)
     assert list(walk(api)) == [[mine]]
     for method, path in [
@@ -106,21 +106,21 @@ def test_a_list_shows_the_callers_jobs_only(api: TestClient, desk: Desk) -> None
         ("GET", "/webhook"), ("POST", "/webhook/resend"), ("POST", "/cancel"), ("DELETE", ""),
     ]:  # fmt: skip
         assert_problem(api.request(method, f"/jobs/{job_id}{path}"), "job_not_found")
-    assert desk.jobs.get(job_id).state is State.QUEUED
+    assert app_state.jobs.get(job_id).state is State.QUEUED
 
 
-def test_a_canceled_job_leaves_the_queue_and_has_no_result(api: TestClient, desk: Desk) -> None:
+def test_a_canceled_job_leaves_the_queue_and_has_no_result(api: TestClient, app_state: AppState) -> None:
     job_id = send(api)
     canceled = api.post(f"/jobs/{job_id}/cancel").json()
     assert canceled["state"] == "canceled"
-    assert desk.queue.ids == []
+    assert app_state.queue.ids == []
     assert api.get(f"/jobs/{job_id}").json() == canceled == api.post(f"/jobs/{job_id}/cancel").json()
     assert_problem(api.get(f"/jobs/{job_id}/result"), "job_canceled")
-    assert_problem(api.post(f"/jobs/{finished_job(desk)}/cancel"), "job_already_ended")
+    assert_problem(api.post(f"/jobs/{finished_job(app_state)}/cancel"), "job_already_ended")
 
 
-def test_a_deleted_job_is_gone_and_says_so(api: TestClient, desk: Desk) -> None:
-    job_id = finished_job(desk, keep_video=True)
+def test_a_deleted_job_is_gone_and_says_so(api: TestClient, app_state: AppState) -> None:
+    job_id = finished_job(app_state, keep_video=True)
     receipt = api.delete(f"/jobs/{job_id}").json()
     assert {one["what"]: one["bytes"] for one in receipt["removed"]}["video"] == len(VIDEO)
     for path in ("", "/result", "/video", "/events", "/export?format=csv"):
@@ -128,79 +128,82 @@ def test_a_deleted_job_is_gone_and_says_so(api: TestClient, desk: Desk) -> None:
     assert_problem(api.delete(f"/jobs/{job_id}"), "job_deleted")
     queued = send(api)
     assert api.delete(f"/jobs/{queued}").status_code == 200
-    assert desk.queue.ids == []
-    assert [one.key for one in desk.store.entries("jobs")] == []
+    assert app_state.queue.ids == []
+    assert [one.key for one in app_state.store.entries("jobs")] == []
 
 
-def test_what_has_had_its_time_is_swept(api: TestClient, desk: Desk) -> None:
-    old, young, running = finished_job(desk, keep_video=True), finished_job(desk), send(api)
+def test_what_has_had_its_time_is_swept(api: TestClient, app_state: AppState) -> None:
+    old, young, running = finished_job(app_state, keep_video=True), finished_job(app_state), send(api)
     now = datetime.now(UTC)
-    desk.store.put("jobs/0123/video", b"a job whose making was cut off")
+    app_state.store.put("jobs/0123/video", b"a job whose making was cut off")
     for mark in (f"pending/open/{'0' * 32}-17", f"owners/open/{'0' * 32}", "incoming/x", "uploads/x/0"):
-        desk.store.put(mark, b"")
+        app_state.store.put(mark, b"")
     send_twice = {"idempotency-key": "k"}
     kept = api.post("/detect", content=VIDEO, headers=send_twice).json()["id"]
-    sweeper = Sweeper(desk.store, desk.jobs, 1, 3600)
+    sweeper = Sweeper(app_state.store, app_state.jobs, 1, 3600)
     assert sweeper.sweep(now) == 0
-    assert desk.store.names("jobs/0123") == ["video"]
-    record = desk.jobs.get(young)
-    desk.store.put(
+    assert app_state.store.names("jobs/0123") == ["video"]
+    record = app_state.jobs.get(young)
+    app_state.store.put(
         key(young, "job.json"),
         record.model_copy(update={"retention_s": 9_000_000_000}).model_dump_json().encode(),
     )
     assert sweeper.sweep(now + timedelta(seconds=61)) == 1
     assert_problem(api.get(f"/jobs/{old}"), "job_expired")
     assert sweeper.sweep(now + timedelta(days=2)) == 0
-    assert {*desk.store.names("jobs")} == {young, running, kept}
-    assert desk.store.names("incoming") == desk.store.names("uploads") == []
-    assert {*desk.jobs.pending("open")} == {running, kept}
-    assert {*desk.store.names("owners/open")} == {young, running, kept}
-    assert desk.store.names("idempotency/open") == []
+    assert {*app_state.store.names("jobs")} == {young, running, kept}
+    assert app_state.store.names("incoming") == app_state.store.names("uploads") == []
+    assert {*app_state.jobs.pending("open")} == {running, kept}
+    assert {*app_state.store.names("owners/open")} == {young, running, kept}
+    assert app_state.store.names("idempotency/open") == []
     assert_problem(api.get(f"/jobs/{old}"), "job_expired")
     sweeper.sweep(now + timedelta(days=40))
     assert_problem(api.get(f"/jobs/{old}"), "job_not_found")
 
 
 def test_what_a_crash_left_of_a_job_that_has_ended_is_swept(
-    api: TestClient, desk: Desk, monkeypatch: pytest.MonkeyPatch
+    api: TestClient, app_state: AppState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed between the record's last change and the rest; and an attempt that was overtaken, and killed."""
-    monkeypatch.setattr(desk.jobs, "tidy", lambda _record: None)
+    monkeypatch.setattr(app_state.jobs, "tidy", lambda _record: None)
     job_id = send(api)
-    desk.jobs.cancel(job_id)
+    app_state.jobs.cancel(job_id)
     monkeypatch.undo()
-    desk.store.put(key(job_id, "1/result.json"), b"{}")
-    assert desk.store.names(f"jobs/{job_id}") == ["1", "job.json", "video"]
-    Sweeper(desk.store, desk.jobs, 1, 3600).sweep(datetime.now(UTC))
-    assert desk.store.names(f"jobs/{job_id}") == ["job.json"]
-    assert desk.jobs.pending("open") == {}
+    app_state.store.put(key(job_id, "1/result.json"), b"{}")
+    assert app_state.store.names(f"jobs/{job_id}") == ["1", "job.json", "video"]
+    Sweeper(app_state.store, app_state.jobs, 1, 3600).sweep(datetime.now(UTC))
+    assert app_state.store.names(f"jobs/{job_id}") == ["job.json"]
+    assert app_state.jobs.pending("open") == {}
 
 
-def test_a_record_that_cannot_be_read_stops_nobody_else(api: TestClient, desk: Desk) -> None:
-    broken, old, other = send(api), finished_job(desk), send(api)
-    desk.store.put(key(broken, "job.json"), b'{"id": 1}')
-    desk.store.put(key(old, ".nfs0001"), b"x")
+def test_a_record_that_cannot_be_read_stops_nobody_else(api: TestClient, app_state: AppState) -> None:
+    broken, old, other = send(api), finished_job(app_state), send(api)
+    app_state.store.put(key(broken, "job.json"), b'{"id": 1}')
+    app_state.store.put(key(old, ".nfs0001"), b"x")
     assert list(walk(api)) == [sorted([old, other], reverse=True)]
-    assert Sweeper(desk.store, desk.jobs, 1, 3600).sweep(datetime.now(UTC) + timedelta(seconds=61)) == 1
+    assert (
+        Sweeper(app_state.store, app_state.jobs, 1, 3600).sweep(datetime.now(UTC) + timedelta(seconds=61))
+        == 1
+    )
     assert_problem(api.get(f"/jobs/{old}"), "job_expired")
 
 
-def test_a_cursor_and_a_page_know_nothing_of_other_keys(api: TestClient, desk: Desk) -> None:
+def test_a_cursor_and_a_page_know_nothing_of_other_keys(api: TestClient, app_state: AppState) -> None:
     mine = send(api)
     for _ in range(3):
-        desk.jobs.create(
+        app_state.jobs.create(
             new_job_id(), Upload(bytes=1, sha256="0"), JobOptions(), retention_s=60, owner="anna"
         )
     assert api.get("/jobs?limit=1").json()["next"] is None
     assert [job["id"] for job in api.get("/jobs").json()["jobs"]] == [mine]
 
 
-def test_the_service_sweeps_by_itself(api: TestClient, desk: Desk) -> None:
+def test_the_service_sweeps_by_itself(api: TestClient, app_state: AppState) -> None:
     stop = threading.Event()
-    sweeper = threading.Thread(target=Sweeper(desk.store, desk.jobs, 0.01, 3600).run, args=(stop,))
+    sweeper = threading.Thread(target=Sweeper(app_state.store, app_state.jobs, 0.01, 3600).run, args=(stop,))
     sweeper.start()
     job_id = send(api, retention_s=0)
-    desk.jobs.cancel(job_id)
+    app_state.jobs.cancel(job_id)
     deadline = time.monotonic() + 20
     while api.get(f"/jobs/{job_id}").status_code != 410:
         assert time.monotonic() < deadline
@@ -221,7 +224,9 @@ def stream(api: TestClient, job_id: str, last: str | None = None) -> list[tuple[
     return [(block["event"], block["id"], json.loads(block["data"])) for block in blocks if block]
 
 
-def test_events_tell_a_job_to_its_end(api: TestClient, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_events_tell_a_job_to_its_end(
+    api: TestClient, app_state: AppState, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(events, "_LOOK_EVERY_S", 0.005)
     fractions = iter([0.0, 0.25, 0.25, 0.5, 0.4, 0.9])
     job_id = send(api)
@@ -231,13 +236,13 @@ def test_events_tell_a_job_to_its_end(api: TestClient, desk: Desk, monkeypatch: 
         try:
             return Progress(None, next(fractions))
         except StopIteration:
-            record = desk.jobs.get(job_id)
+            record = app_state.jobs.get(job_id)
             if not record.ended:
-                desk.jobs.change(record, State.FAILED, JobError(code="damaged_video", detail="x"))
+                app_state.jobs.change(record, State.FAILED, JobError(code="damaged_video", detail="x"))
             return Progress(None, 0.9)
 
-    monkeypatch.setattr(desk.queue, "progress", progress)
-    desk.jobs.change(desk.jobs.get(job_id), State.RUNNING)
+    monkeypatch.setattr(app_state.queue, "progress", progress)
+    app_state.jobs.change(app_state.jobs.get(job_id), State.RUNNING)
     told = stream(api, job_id)
     assert [(kind, mark) for kind, mark, _ in told] == [
         ("state", "2.0"), ("progress", "2.250"), ("progress", "2.500"), ("progress", "2.900"), ("state", "3.0"),
@@ -250,7 +255,7 @@ def test_events_tell_a_job_to_its_end(api: TestClient, desk: Desk, monkeypatch: 
 
 
 def test_events_of_a_job_that_is_deleted_end(
-    api: TestClient, desk: Desk, monkeypatch: pytest.MonkeyPatch
+    api: TestClient, app_state: AppState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(events, "_LOOK_EVERY_S", 0.005)
     job_id = send(api)
@@ -259,15 +264,15 @@ def test_events_of_a_job_that_is_deleted_end(
     def position(_job_id: str) -> int:
         looks.append(job_id)
         if len(looks) == 3:
-            desk.jobs.remove(desk.jobs.get(job_id), "deleted")
+            app_state.jobs.remove(app_state.jobs.get(job_id), "deleted")
         return 0
 
-    monkeypatch.setattr(desk.queue, "position", position)
+    monkeypatch.setattr(app_state.queue, "position", position)
     assert [kind for kind, _, _ in stream(api, job_id)] == ["state"]
 
 
-def test_a_kept_video_comes_back_byte_for_byte(api: TestClient, desk: Desk) -> None:
-    job_id = finished_job(desk, keep_video=True)
+def test_a_kept_video_comes_back_byte_for_byte(api: TestClient, app_state: AppState) -> None:
+    job_id = finished_job(app_state, keep_video=True)
     whole = api.get(f"/jobs/{job_id}/video")
     assert (whole.status_code, whole.content) == (200, VIDEO)
     assert whole.headers["accept-ranges"] == "bytes"
@@ -277,7 +282,7 @@ def test_a_kept_video_comes_back_byte_for_byte(api: TestClient, desk: Desk) -> N
     beyond = api.get(f"/jobs/{job_id}/video", headers={"range": f"bytes={len(VIDEO)}-"})
     assert_problem(beyond, "range_not_satisfiable")
     assert beyond.headers["content-range"] == f"bytes */{len(VIDEO)}"
-    assert_problem(api.get(f"/jobs/{finished_job(desk)}/video"), "video_not_kept")
+    assert_problem(api.get(f"/jobs/{finished_job(app_state)}/video"), "video_not_kept")
 
 
 @given(st.integers(0, 20), st.none() | st.integers(0, 25), st.none() | st.integers(0, 25))
@@ -302,8 +307,8 @@ def test_other_ranges_are_passed_over(header: str | None) -> None:
 
 
 @pytest.mark.parametrize("name", list(FORMATS))
-def test_every_format_is_an_export(api: TestClient, desk: Desk, name: str) -> None:
-    job_id = finished_job(desk)
+def test_every_format_is_an_export(api: TestClient, app_state: AppState, name: str) -> None:
+    job_id = finished_job(app_state)
     response = api.get(f"/jobs/{job_id}/export", params={"format": name, "min_score": "0.3"})
     assert response.status_code == 200, response.text
     assert response.headers["content-type"].split(";")[0] == FORMATS[name].media_type.split(";")[0]
@@ -311,8 +316,8 @@ def test_every_format_is_an_export(api: TestClient, desk: Desk, name: str) -> No
     assert response.content
 
 
-def test_exports_take_filters_and_refuse_the_rest(api: TestClient, desk: Desk) -> None:
-    job_id = finished_job(desk)
+def test_exports_take_filters_and_refuse_the_rest(api: TestClient, app_state: AppState) -> None:
+    job_id = finished_job(app_state)
     export = f"/jobs/{job_id}/export"
     both = [
         len(api.get(export, params={"format": "csv", **more}).text.splitlines())
@@ -324,21 +329,25 @@ def test_exports_take_filters_and_refuse_the_rest(api: TestClient, desk: Desk) -
     assert_problem(api.get(f"{export}?format=csv&level=body"), "unknown_parameter")
 
 
-def test_scores_over_time(api: TestClient, desk: Desk) -> None:
-    frames = api.get(f"/jobs/{finished_job(desk)}/result?level=frames&rate=2").json()
+def test_scores_over_time(api: TestClient, app_state: AppState) -> None:
+    frames = api.get(f"/jobs/{finished_job(app_state)}/result?level=frames&rate=2").json()
     assert len(frames["times_s"]) == 40
     column = frames["actions"].index("B1")
     assert [row[column] for row in frames["action_scores"]][:10] == pytest.approx(
         [0, 0, *[0.9] * 4, 0, 0, 0.61, 0.61]
     )
-    assert_problem(api.get(f"/jobs/{finished_job(desk)}/result?level=frames&rate=31"), "invalid_parameter")
-    assert_problem(api.get(f"/jobs/{finished_job(desk)}/result?level=frames&top_k=3"), "unknown_parameter")
-    assert_problem(api.get(f"/jobs/{finished_job(desk)}/result?level=all"), "invalid_parameter")
+    assert_problem(
+        api.get(f"/jobs/{finished_job(app_state)}/result?level=frames&rate=31"), "invalid_parameter"
+    )
+    assert_problem(
+        api.get(f"/jobs/{finished_job(app_state)}/result?level=frames&top_k=3"), "unknown_parameter"
+    )
+    assert_problem(api.get(f"/jobs/{finished_job(app_state)}/result?level=all"), "invalid_parameter")
 
 
-def test_a_jobs_message_is_under_the_job(api: TestClient, desk: Desk) -> None:
-    assert_problem(api.get(f"/jobs/{finished_job(desk)}/webhook"), "no_callback")
-    assert_problem(api.post(f"/jobs/{finished_job(desk)}/webhook/resend"), "no_callback")
+def test_a_jobs_message_is_under_the_job(api: TestClient, app_state: AppState) -> None:
+    assert_problem(api.get(f"/jobs/{finished_job(app_state)}/webhook"), "no_callback")
+    assert_problem(api.post(f"/jobs/{finished_job(app_state)}/webhook/resend"), "no_callback")
     job_id = send(api, callback_url="https://example.org/hook")
     told = api.get(f"/jobs/{job_id}/webhook").json()
     assert (told["url"], told["state"], told["deliveries"]) == ("https://example.org/hook", "waiting", [])

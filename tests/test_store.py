@@ -76,11 +76,11 @@ def test_a_store_that_cannot_be_written_says_so(store: FolderStore, monkeypatch:
 
 
 def test_a_swap_wants_what_it_expects(store: FolderStore) -> None:
-    assert not store.swap("a/b", b"one", b"two")
-    assert store.swap("a/b", None, b"one")
-    assert not store.swap("a/b", None, b"two")
-    assert not store.swap("a/b", b"two", b"three")
-    assert store.swap("a/b", b"one", b"two")
+    assert not store.compare_and_swap("a/b", b"one", b"two")
+    assert store.compare_and_swap("a/b", None, b"one")
+    assert not store.compare_and_swap("a/b", None, b"two")
+    assert not store.compare_and_swap("a/b", b"two", b"three")
+    assert store.compare_and_swap("a/b", b"one", b"two")
     assert store.get("a/b") == b"two"
 
 
@@ -91,7 +91,7 @@ def test_of_those_who_swap_at_once_one_wins(store: FolderStore) -> None:
     def add(_turn: int) -> None:
         while True:
             found = store.get("count")
-            if store.swap("count", found, str(int(found) + 1).encode()):
+            if store.compare_and_swap("count", found, str(int(found) + 1).encode()):
                 return
 
     with ThreadPoolExecutor(8) as threads:

@@ -24,13 +24,13 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from service import webhooks as module
+from service.egress_guard import Answer
 from service.errors import Problem
 from service.job_schemas import JobError, JobOptions, Links, State, Webhook
 from service.jobs import NOBODY, Jobs, Record, Upload, key, new_job_id
 from service.settings import Settings
 from service.signing import secret
 from service.store import FolderStore
-from service.targets import Answer
 from service.webhooks import CLAIM_S, DELAYS_S, JITTER, MAX_RETRY_AFTER_S, ORPHAN_S, Post, Webhooks
 from tests.conftest import free_port, wait_for
 from tests.receivers import Receiver, receiving
@@ -442,10 +442,10 @@ def test_a_job_deleted_while_its_message_is_on_the_way_leaves_nothing(house: Hou
 
 def test_a_claim_written_beside_a_deletion_goes_too(tmp_path: Path) -> None:
     class Racing(FolderStore):
-        def swap(self, key: str, expected: bytes | None, content: bytes) -> bool:
+        def compare_and_swap(self, key: str, expected: bytes | None, content: bytes) -> bool:
             if key.endswith("webhook.json"):
                 house.jobs.remove(record, "deleted")
-            return super().swap(key, expected, content)
+            return super().compare_and_swap(key, expected, content)
 
     house = House(tmp_path, Racing(tmp_path / "store"))
     record = house.job()

@@ -24,7 +24,7 @@ from model.errors import NoVideoStreamError
 from model.picture import Region
 from model.segments import Proposals
 from model.video import Limits, Media
-from service.job_schemas import JobOptions, Stage, State, Why
+from service.job_schemas import JobOptions, RetryReason, Stage, State
 from service.jobs import Jobs, Record, Upload, key, new_job_id, published
 from service.metrics import DECODED_FRAMES, JOBS_ENDED, STAGE_SECONDS, VIDEO_SECONDS
 from service.queue import DETECT, LEASE_S, JobQueue, connect, lease_key, make_queue
@@ -147,7 +147,11 @@ def test_a_fault_of_ours_has_three_attempts(
     for attempt in (1, 2):
         bench.run(record.id)
         waiting = jobs.get(record.id)
-        assert (waiting.state, waiting.attempt, waiting.changes[-1].why) == (State.QUEUED, attempt, Why.FAULT)
+        assert (waiting.state, waiting.attempt, waiting.changes[-1].why) == (
+            State.QUEUED,
+            attempt,
+            RetryReason.FAULT,
+        )
         assert bench.queue.waiting() == set()  # the reconciler queues it, and not at once
     bench.run(record.id)
     ended = jobs.get(record.id)
@@ -215,7 +219,7 @@ def test_a_worker_that_shall_stop_hands_the_job_back(bundle: Bundle, jobs: Jobs,
         bench.run(record.id)
         waiting = jobs.get(record.id)
         assert (waiting.state, waiting.attempt, waiting.faults) == (State.QUEUED, attempt, 0)
-        assert waiting.changes[-1].why is Why.HANDED_BACK
+        assert waiting.changes[-1].why is RetryReason.HANDED_BACK
     bench = Bench(Asked(bundle, FOUND), jobs.store, connection, Settings(stop_grace_s=60))
     bench.run(record.id)
     assert jobs.get(record.id).state is State.SUCCEEDED
@@ -321,7 +325,7 @@ def test_a_worker_lets_go_of_a_job_that_is_not_wanted(
 
 def test_an_attempt_s_progress_begins_at_its_beginning(bundle: Bundle, jobs: Jobs, connection: Redis) -> None:
     record, queue = make_job(jobs), JobQueue(connection, 60)
-    queue.tell(record.id, Stage.DETECTING, 0.8)  # the attempt before this one died there
+    queue.publish_progress(record.id, Stage.DETECTING, 0.8)  # the attempt before this one died there
     seen: list[Any] = []
 
     class Looking(Obedient):
@@ -481,7 +485,7 @@ def test_a_worker_is_seen_by_readiness(connection: Redis) -> None:
 
 def test_a_redis_that_is_away_is_gone_without(tmp_path: Path) -> None:
     queue = JobQueue(connect(Settings(redis_url=f"unix://{tmp_path}/nothing"), retries=0), 60)
-    queue.offer(new_job_id())
+    queue.try_enqueue(new_job_id())
     with pytest.raises(RedisConnectionError):
         queue.waiting()
     assert queue.progress("x") == (None, 0.0)
@@ -548,7 +552,7 @@ def test_a_decoder_that_says_nothing_holds_up_neither_stop_nor_cancel(
         assert not thread.is_alive()
         ended = jobs.get(record.id)
         if end == "stop":
-            assert (ended.state, ended.changes[-1].why) == (State.QUEUED, Why.HANDED_BACK)
+            assert (ended.state, ended.changes[-1].why) == (State.QUEUED, RetryReason.HANDED_BACK)
         else:
             assert ended.state is State.CANCELED
         assert len(descendants(sandbox._keeper._process.pid)) == 0

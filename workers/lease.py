@@ -16,7 +16,7 @@ from rq.executions import Execution
 from rq.job import Job
 from rq.utils import now
 
-from service.queue import BEAT_S, DETECT, LEASE_S, put_death, put_life
+from service.queue import BEAT_S, DETECT, LEASE_S, put_death, put_heartbeat
 
 log = structlog.get_logger()
 
@@ -59,7 +59,7 @@ class Pulse:
 
     def _beat(self) -> None:
         try:
-            put_life(self._connection, self._name, self._lease)
+            put_heartbeat(self._connection, self._name, self._lease)
         except RedisError as error:
             log.warning("beat_missed", error=type(error).__name__)
 

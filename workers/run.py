@@ -14,8 +14,8 @@ from model.detections import Detections
 from model.detector import Detector
 from model.errors import VideoError
 from service.errors import Problem
-from service.job_schemas import JobError, Stage, State, Why
-from service.jobs import ATTEMPTS, Jobs, OvertakenError, Record, key, published
+from service.job_schemas import JobError, RetryReason, Stage, State
+from service.jobs import ATTEMPTS, Jobs, Record, StaleAttemptError, key, published
 from service.metrics import (
     DECODED_FRAMES,
     JOBS_ENDED,
@@ -76,7 +76,7 @@ class Bench:
                 if record is not None:
                     with self.pulse.holding(lease_key(job_id, record.attempt)):
                         self._attempt(record)
-            except OvertakenError as error:
+            except StaleAttemptError as error:
                 log.warning("attempt_overtaken", reason=str(error))
 
     def _begin(self, job_id: str) -> Record | None:
@@ -94,7 +94,7 @@ class Bench:
         ):  # delivered twice, or its worker died, which the reconciler finds out
             log.info("job_has_a_worker")
             return None
-        self.queue.tell(job_id, Stage.DECODING, 0.0)  # what an earlier attempt told is no more
+        self.queue.publish_progress(job_id, Stage.DECODING, 0.0)  # what an earlier attempt told is no more
         return self.jobs.change(record, State.RUNNING)
 
     def _attempt(self, record: Record) -> None:
@@ -106,13 +106,13 @@ class Bench:
         except JobTimeoutException:
             limit = "the job took longer than the limit (MMAD_JOB_TIMEOUT_S); send a shorter video"
             self._fail(record, "job_timeout", limit)
-        except OvertakenError:
+        except StaleAttemptError:
             raise
         except HandBackError:
-            self._take_back(record, Why.HANDED_BACK)
+            self._take_back(record, RetryReason.HANDED_BACK)
         except Exception:
             log.exception("attempt_failed", attempt=record.attempt)
-            self._take_back(record, Why.FAULT)
+            self._take_back(record, RetryReason.FAULT)
             self._faults += 1
             if self._faults >= _SICK:
                 log.error(
@@ -126,7 +126,7 @@ class Bench:
             self.meter.count(JOBS_ENDED, state=State.SUCCEEDED, code="")
             self.queue.note_time(seconds)
 
-    def _take_back(self, record: Record, why: Why) -> None:
+    def _take_back(self, record: Record, why: RetryReason) -> None:
         detail = f"the job failed {ATTEMPTS} times; the log has the reason under its id"
         changed = self.jobs.take_back(record, why, "internal_error", detail)
         if changed.ended:
@@ -134,8 +134,8 @@ class Bench:
             return
         log.info("job_queued_again", why=why)
         self.meter.count(RETRIES, why=why)
-        if why is Why.HANDED_BACK:  # after a fault the reconciler waits a while
-            self.queue.offer(record.id)
+        if why is RetryReason.HANDED_BACK:  # after a fault the reconciler waits a while
+            self.queue.try_enqueue(record.id)
 
     def _detect(self, record: Record) -> Detections:
         region = make_region(record.options)
@@ -147,7 +147,7 @@ class Bench:
             self._stop_in_time(now)
             if now - told >= _PROGRESS_EVERY_S:
                 told = now
-                self.queue.tell(record.id, Stage(stage), fraction)
+                self.queue.publish_progress(record.id, Stage(stage), fraction)
             if now - looked >= _LOOK_EVERY_S:
                 looked = now
                 self.jobs.check(record)  # canceled, deleted or overtaken: no more work for it
@@ -169,7 +169,7 @@ class Bench:
             raise
 
     def _publish(self, record: Record, found: Detections) -> None:
-        self.queue.tell(record.id, Stage.PUBLISHING, 1.0)
+        self.queue.publish_progress(record.id, Stage.PUBLISHING, 1.0)
         options = record.options.for_detector()
         context = make_context(
             found, self.detector, options, job_id=record.id, video_sha256=record.upload.sha256
@@ -192,7 +192,7 @@ class Bench:
             for name, content in files.items():
                 self.store.put(published(record, name), content)
             self.jobs.change(record, State.SUCCEEDED)
-        except OvertakenError:
+        except StaleAttemptError:
             stored = self.jobs.read(record.id)
             if stored is None or (stored.state, stored.attempt) != (State.SUCCEEDED, record.attempt):
                 self.store.delete(published(record, ""))

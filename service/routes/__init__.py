@@ -1,9 +1,9 @@
-"""The addresses of the API, each a few lines: what happens lies in the rooms below."""
+"""The routes of the API. Each is a few lines; the work is done in the modules of service."""
 
 from fastapi import APIRouter
 
 from service.routes import about, detect, jobs, results
 
 router = APIRouter()
-for room in (detect, jobs, results, about):
-    router.include_router(room.router)
+for module in (detect, jobs, results, about):
+    router.include_router(module.router)

@@ -3,11 +3,10 @@
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import RedirectResponse
 
-from service.desk import CallerOf, DeskOf, problems
+from service.app_state import AppStateDep, CallerDep, problems
 from service.errors import Problem
-from service.exposition import MEDIA_TYPE, Exposition
 from service.job_schemas import Health, Readiness
-from service.room import Room
+from service.metrics_endpoint import MEDIA_TYPE
 from service.schemas import Labels, ModelCard
 from service.store import SANDBOX, Store
 
@@ -17,15 +16,15 @@ _MODEL = problems("no_worker_yet", "key_missing", "key_unknown", "rate_limited",
 
 
 @router.get("/labels", summary="All classes, both levels", tags=["model"], responses=_MODEL)
-def get_labels(desk: DeskOf, _caller: CallerOf) -> Labels:
+def get_labels(app_state: AppStateDep, _caller: CallerDep) -> Labels:
     """Actions and body parts of the model the workers have loaded."""
-    return desk.model_card().labels
+    return app_state.model_card().labels
 
 
 @router.get("/model", summary="The model", tags=["model"], responses=_MODEL)
-def get_model(desk: DeskOf, _caller: CallerOf) -> ModelCard:
+def get_model(app_state: AppStateDep, _caller: CallerDep) -> ModelCard:
     """What the workers have loaded, what it was trained on, and what to be warned of."""
-    return desk.model_card()
+    return app_state.model_card()
 
 
 @router.get("/healthz", summary="Is the process up", tags=["operations"])
@@ -38,18 +37,17 @@ async def healthz() -> Health:  # on the event loop: answers even when every thr
     "/readyz", summary="Would a video be analysed now", tags=["operations"],
     responses={503: {"model": Readiness, "description": "Not now; the checks say why"}},
 )  # fmt: skip
-def readyz(request: Request, response: Response, desk: DeskOf) -> Readiness:
+def readyz(response: Response, app_state: AppStateDep) -> Readiness:
     """Checks store, Redis, workers and model. How a worker's decoder is shut in is told too, and decides nothing."""
-    room: Room = request.app.state.room
-    checks = {"store": room.trouble() or "ok", **desk.queue.check()}
+    checks = {"store": app_state.admission.trouble() or "ok", **app_state.queue.check()}
     try:
-        desk.model_card()
+        app_state.model_card()
         checks["model"] = "ok"
     except Problem as problem:
         checks["model"] = problem.detail
     ready = all(check == "ok" for check in checks.values())
     response.status_code = 200 if ready else 503
-    return Readiness(ready=ready, checks=checks | _sandbox(desk.store))
+    return Readiness(ready=ready, checks=checks | _sandbox(app_state.store))
 
 
 def _sandbox(store: Store) -> dict[str, str]:
@@ -68,10 +66,9 @@ def _sandbox(store: Store) -> dict[str, str]:
         **problems("key_missing", "key_unknown", "rate_limited", "internal_error"),
     },
 )  # fmt: skip
-def get_metrics(request: Request, _caller: CallerOf) -> Response:
+def get_metrics(app_state: AppStateDep, _caller: CallerDep) -> Response:
     """Jobs, queue, stages, workers and requests. Needs a key where the service asks for keys."""
-    exposition: Exposition = request.app.state.exposition
-    return Response(exposition.render(), media_type=MEDIA_TYPE)
+    return Response(app_state.metrics_endpoint.render(), media_type=MEDIA_TYPE)
 
 
 @router.get("/", include_in_schema=False)

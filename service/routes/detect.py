@@ -5,15 +5,14 @@ from typing import Any
 from anyio import CancelScope, to_thread
 from fastapi import APIRouter, Request, Response
 
+from service.app_state import AppState, AppStateDep, CallerDep, problems
 from service.auth import Caller
-from service.desk import CallerOf, Desk, DeskOf, problems
 from service.encodings import ACCEPTED
 from service.errors import Problem
 from service.events import ended_within
-from service.intake import MAX_WAIT_S, Intake, Taken, idempotency_key, preferred_wait_s
 from service.job_schemas import Accepted, Batch, BatchLinks, State
-from service.room import Room
 from service.routes.parameters import UPLOAD, VIEW
+from service.submission import MAX_WAIT_S, Submission, Submitted, idempotency_key, preferred_wait_s
 from service.uploads import FILE_FIELD, Limits, receive
 
 router = APIRouter(tags=["detect"])
@@ -83,67 +82,68 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {
         "no_worker_yet", "internal_error",
     ),
 )  # fmt: skip
-async def detect(request: Request, response: Response, desk: DeskOf, caller: CallerOf) -> Any:
+async def detect(request: Request, response: Response, app_state: AppStateDep, caller: CallerDep) -> Any:
     """Accept a video, or several. Every job is on disk before this answers; poll it, then fetch its result."""
     query = dict(request.query_params)
-    intake = Intake(desk, caller, idempotency_key(request.headers.get("idempotency-key")))
-    intake.options(query)  # refused before the body is read
-    room: Room = request.app.state.room
-    await to_thread.run_sync(_admit, desk, room, caller, intake, _declared_bytes(request))
+    submission = Submission(app_state, caller, idempotency_key(request.headers.get("idempotency-key")))
+    submission.options(query)  # refused before the body is read
+    await to_thread.run_sync(_admit, app_state, caller, submission, _declared_bytes(request))
     try:
         received = await receive(
             request,
-            desk.store,
-            intake.video_key,
-            Limits.of(desk.settings),
-            lambda fields: intake.options({**query, **fields}),
-            room.check_disk,
+            app_state.store,
+            submission.video_key,
+            Limits.of(app_state.settings),
+            lambda fields: submission.options({**query, **fields}),
+            app_state.admission.check_disk,
         )
-        taken = await to_thread.run_sync(intake.take, received, query)
+        taken = await to_thread.run_sync(submission.take, received, query)
     finally:
         with CancelScope(shield=True):
-            await to_thread.run_sync(intake.close)
+            await to_thread.run_sync(submission.close)
     if taken.replayed:
         response.headers["Idempotency-Replayed"] = "true"
     if len(taken.records) > 1:
-        return _batch(taken, desk, response)
-    return await _single(taken, desk, caller.owner, request, response)
+        return _batch(taken, app_state, response)
+    return await _single(taken, app_state, caller.owner, request, response)
 
 
 async def _single(
-    taken: Taken, desk: Desk, owner: str, request: Request, response: Response
+    taken: Submitted, app_state: AppState, owner: str, request: Request, response: Response
 ) -> Accepted | Response:
     record = taken.records[0]
-    answer = desk.accepted(record)
+    answer = app_state.accepted(record)
     response.headers["Location"] = answer.links.self
     wait_s = preferred_wait_s(request.headers.get("prefer"))
-    if wait_s is None or not await ended_within(desk, record.id, wait_s):
+    if wait_s is None or not await ended_within(app_state, record.id, wait_s):
         return answer
     try:
-        record = await to_thread.run_sync(desk.jobs.get, record.id, owner)
+        record = await to_thread.run_sync(app_state.jobs.get, record.id, owner)
         if record.state is not State.SUCCEEDED:
-            return desk.accepted(record)
-        content = await to_thread.run_sync(desk.read, record, "result.json")
+            return app_state.accepted(record)
+        content = await to_thread.run_sync(app_state.read, record, "result.json")
     except Problem:  # removed meanwhile: the job tells
         return answer
     headers = {**response.headers, "Preference-Applied": f"wait={wait_s}"}
     return Response(content, media_type="application/json", headers=headers)
 
 
-def _batch(taken: Taken, desk: Desk, response: Response) -> Batch:
+def _batch(taken: Submitted, app_state: AppState, response: Response) -> Batch:
     batch = str(taken.records[0].batch)
-    where = f"{desk.root_path}/jobs?batch={batch}"
+    where = f"{app_state.root_path}/jobs?batch={batch}"
     response.headers["Location"] = where
     return Batch(
-        batch=batch, jobs=[desk.accepted(record) for record in taken.records], links=BatchLinks(jobs=where)
+        batch=batch,
+        jobs=[app_state.accepted(record) for record in taken.records],
+        links=BatchLinks(jobs=where),
     )
 
 
-def _admit(desk: Desk, room: Room, caller: Caller, intake: Intake, declared_bytes: int) -> None:
-    if not intake.may_replay:
+def _admit(app_state: AppState, caller: Caller, submission: Submission, declared_bytes: int) -> None:
+    if not submission.may_replay:
         # For what is larger than any video may be, waiting does not help: `receive` says so.
-        room.check(min(declared_bytes, desk.settings.max_upload_bytes))
-        desk.auth.admit(caller, desk.jobs, declared_bytes, 1)
+        app_state.admission.check(min(declared_bytes, app_state.settings.max_upload_bytes))
+        app_state.auth.admit(caller, app_state.jobs, declared_bytes, 1)
 
 
 def _declared_bytes(request: Request) -> int:

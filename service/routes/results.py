@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from service.desk import CallerOf, Desk, DeskOf, problems
+from service.app_state import AppState, AppStateDep, CallerDep, problems
 from service.errors import Problem
 from service.exports import FORMATS, Analysed, find_format
 from service.jobs import Record, key
@@ -60,18 +60,18 @@ _VIDEO: dict[int | str, dict[str, Any]] = {
     openapi_extra={"parameters": [*VIEW, *STRETCH, _LEVEL, _RATE]},
     responses=problems(*_FINISHED),
 )
-def get_result(job_id: str, request: Request, desk: DeskOf, caller: CallerOf) -> Response:
+def get_result(job_id: str, request: Request, app_state: AppStateDep, caller: CallerDep) -> Response:
     """The result; other parameters than the upload's give another view of the same proposals, without a second run."""
     values = dict(request.query_params)
     if values.get("level") == "frames":
         wanted = parse_parameters(FramesView, values)
-        stored = desk.proposals(desk.succeeded(job_id, caller.owner))
+        stored = app_state.proposals(app_state.succeeded(job_id, caller.owner))
         return JSONResponse(make_frame_scores(stored, wanted.rate).model_dump(mode="json"))
     view = parse_parameters(ResultView, values)
-    record = desk.succeeded(job_id, caller.owner)
+    record = app_state.succeeded(job_id, caller.owner)
     if not values:
-        return Response(desk.read(record, "result.json"), media_type="application/json")
-    stored = desk.proposals(record)
+        return Response(app_state.read(record, "result.json"), media_type="application/json")
+    stored = app_state.proposals(record)
     return JSONResponse(make_result(stored, with_defaults(stored, view)).model_dump(mode="json"))
 
 
@@ -82,12 +82,12 @@ def get_result(job_id: str, request: Request, desk: DeskOf, caller: CallerOf) ->
     openapi_extra={"parameters": [_FORMAT, *VIEW, *STRETCH, _RATE, _EAF_SCORES]},
     responses=_FILE | problems(*_FINISHED),
 )
-def export(job_id: str, request: Request, desk: DeskOf, caller: CallerOf) -> Response:
+def export(job_id: str, request: Request, app_state: AppStateDep, caller: CallerDep) -> Response:
     """For ELAN, BORIS, Label Studio, spreadsheets, players, and the challenge."""
     view = parse_parameters(ExportView, dict(request.query_params))
     chosen = find_format(view.format)
-    record = desk.succeeded(job_id, caller.owner)
-    stored = desk.proposals(record)
+    record = app_state.succeeded(job_id, caller.owner)
+    stored = app_state.proposals(record)
     result = make_result(stored, with_defaults(stored, view))
     name = PurePath(record.name).stem if record.name else job_id
     analysed = Analysed(name, result, stored, record.name or "", view.rate, view.eaf_scores)
@@ -106,10 +106,10 @@ def export(job_id: str, request: Request, desk: DeskOf, caller: CallerOf) -> Res
     },
     responses=_VIDEO | problems("video_not_kept", "range_not_satisfiable", *KNOWN),
 )  # fmt: skip
-def get_video(job_id: str, request: Request, desk: DeskOf, caller: CallerOf) -> Response:
+def get_video(job_id: str, request: Request, app_state: AppStateDep, caller: CallerDep) -> Response:
     """Until the job has ended; with keep_video as long as the result."""
-    record = desk.jobs.get(job_id, caller.owner)
-    file, length = _open(desk, record)
+    record = app_state.jobs.get(job_id, caller.owner)
+    file, length = _open(app_state, record)
     wanted = parse_range(request.headers.get("range"), length)
     if wanted is None:
         file.close()
@@ -142,10 +142,10 @@ class _FileResponse(StreamingResponse):
             self._file.close()
 
 
-def _open(desk: Desk, record: Record) -> tuple[BinaryIO, int]:
+def _open(app_state: AppState, record: Record) -> tuple[BinaryIO, int]:
     """The video's file and its length in bytes."""
     try:
-        file = desk.store.open(key(record.id, "video"))
+        file = app_state.store.open(key(record.id, "video"))
     except KeyError as error:
         raise Problem(
             "video_not_kept", "the video was removed when it had been analysed; send it with keep_video=true"

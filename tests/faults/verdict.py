@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import redis
 
-from service.job_schemas import ENDED, State, Why
+from service.job_schemas import ENDED, RetryReason, State
 from service.queue import LEASE_S
 from tests.faults.ground import Ground
 from tests.faults.load import Ledger, Promise, comparable, persist
@@ -74,7 +74,7 @@ def judge(ground: Ground, ledger: Ledger, answers: dict[str, Any]) -> Verdict:
 def _again_s(changes: list[dict[str, Any]], kills: list[datetime]) -> Iterator[float]:
     """For each attempt that lost its worker and was followed by another, how long that took since the last kill in it."""
     for running, lost, again in zip(changes, changes[1:], changes[2:], strict=False):
-        if lost.get("why") == Why.WORKER_LOST:
+        if lost.get("why") == RetryReason.WORKER_LOST:
             began, taken, until = (datetime.fromisoformat(one["at"]) for one in (running, lost, again))
             amid = [kill for kill in kills if began <= kill <= taken]
             if amid and again["state"] == State.RUNNING:

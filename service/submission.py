@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from uuid import uuid4
 
+from service.admission import check_queue
+from service.app_state import AppState
 from service.auth import Caller
-from service.desk import Desk
 from service.duration import declared_s
 from service.errors import Problem
 from service.job_schemas import JobOptions
 from service.jobs import Record, Upload, key, new_job_id
 from service.parameters import parse_parameters
 from service.results import chosen_actions
-from service.room import check_queue
 from service.schemas import Document
 from service.uploads import Received
 
@@ -53,18 +53,18 @@ class Claim(Document):
 
 
 @dataclass(frozen=True)
-class Taken:
+class Submitted:
     """The jobs of a request; `replayed` where they were made by an earlier one with the same key."""
 
     records: list[Record]
     replayed: bool = False
 
 
-class Intake:
+class Submission:
     """One request that sends videos: they wait under names of its own until they belong to jobs."""
 
-    def __init__(self, desk: Desk, caller: Caller, idempotency_key: str | None) -> None:
-        self._desk, self._caller, self._key = desk, caller, idempotency_key
+    def __init__(self, app_state: AppState, caller: Caller, idempotency_key: str | None) -> None:
+        self._app_state, self._caller, self._key = app_state, caller, idempotency_key
         self._name = uuid4().hex
         self._claim: Claim | None = None
 
@@ -81,8 +81,8 @@ class Intake:
         """What the jobs are asked for; raises Problem for what does not fit."""
         options = parse_parameters(JobOptions, values)
         if options.callback_url:
-            self._desk.webhooks.check(options.callback_url)
-        limit = self._desk.settings.max_retention_s
+            self._app_state.webhooks.check(options.callback_url)
+        limit = self._app_state.settings.max_retention_s
         if options.retention_s is not None and options.retention_s > limit:
             raise Problem(
                 "invalid_parameter",
@@ -90,7 +90,7 @@ class Intake:
             )
         return options
 
-    def take(self, received: Received, query: dict[str, str]) -> Taken:
+    def take(self, received: Received, query: dict[str, str]) -> Submitted:
         """Make the jobs and queue them, or find those that an earlier request made; waits for disk and Redis."""
         options = self.options({**query, **received.fields})
         if options.name is not None and len(received.uploads) > 1:
@@ -101,29 +101,29 @@ class Intake:
             )
         self._check_durations(len(received.uploads))
         if options.labels is not None:
-            chosen_actions(self._desk.model_card().labels, options.labels)
+            chosen_actions(self._app_state.model_card().labels, options.labels)
         ids = [new_job_id() for _ in received.uploads]
         if earlier := self._claim_key(Claim(
             fingerprint=_fingerprint(received.uploads, options), jobs=ids, at=datetime.now(UTC)
         )):  # fmt: skip
-            return Taken(earlier, replayed=True)
+            return Submitted(earlier, replayed=True)
         try:
             records = self._make(ids, received.uploads, options)
         except BaseException:
             for job_id in ids:
                 with suppress(Problem):
-                    self._desk.jobs.forget(self._desk.jobs.get(job_id))
-                self._desk.store.delete(key(job_id))
+                    self._app_state.jobs.forget(self._app_state.jobs.get(job_id))
+                self._app_state.store.delete(key(job_id))
             self._give_key_back()
             raise
         self._confirm()
-        return Taken(records)
+        return Submitted(records)
 
     def _check_durations(self, count: int) -> None:
         """Refuse videos whose declared duration exceeds the limit; the worker checks the others."""
-        limit_s = self._desk.settings.max_duration_s
+        limit_s = self._app_state.settings.max_duration_s
         for place in range(count):
-            with self._desk.store.open(self.video_key(place)) as file:
+            with self._app_state.store.open(self.video_key(place)) as file:
                 found_s = declared_s(file)
             if found_s is not None and found_s > limit_s + _DECLARED_SLACK_S:
                 raise Problem(
@@ -134,28 +134,28 @@ class Intake:
 
     def close(self) -> None:
         """What waits and belongs to no job goes."""
-        self._desk.store.delete(f"uploads/{self._name}")
+        self._app_state.store.delete(f"uploads/{self._name}")
 
     def _make(self, ids: list[str], uploads: list[Upload], options: JobOptions) -> list[Record]:
-        jobs, retention_s = self._desk.jobs, options.retention_s
+        jobs, retention_s = self._app_state.jobs, options.retention_s
         sizes = [upload.bytes for upload in uploads]
-        self._desk.auth.admit(self._caller, jobs, sum(sizes), len(sizes))
-        check_queue(len(jobs.unfinished()), len(sizes), self._desk.settings.max_queued_jobs)
+        self._app_state.auth.admit(self._caller, jobs, sum(sizes), len(sizes))
+        check_queue(len(jobs.unfinished()), len(sizes), self._app_state.settings.max_queued_jobs)
         for place, job_id in enumerate(ids):
-            self._desk.store.move(self.video_key(place), key(job_id, "video"))
+            self._app_state.store.move(self.video_key(place), key(job_id, "video"))
         records = [
             jobs.create(
                 job_id,
                 upload,
                 options,
-                retention_s=self._desk.settings.retention_s if retention_s is None else retention_s,
+                retention_s=self._app_state.settings.retention_s if retention_s is None else retention_s,
                 owner=self._caller.owner,
                 batch=ids[0] if len(ids) > 1 else None,
             )
             for job_id, upload in zip(ids, uploads, strict=True)
         ]
         for record in records:  # what Redis is away for is queued by the reconciler
-            self._desk.queue.offer(record.id)
+            self._app_state.queue.try_enqueue(record.id)
         return records
 
     def _claim_key(self, mine: Claim) -> list[Record] | None:
@@ -183,13 +183,13 @@ class Intake:
                         f"a request with the Idempotency-Key {self._key!r} is being taken; send it again in a moment",
                     )
                 time.sleep(0.05)
-            elif self._desk.store.swap(self._claim_place, found, mine.dump()):
+            elif self._app_state.store.compare_and_swap(self._claim_place, found, mine.dump()):
                 self._claim = mine
                 return None
 
     def _records_of(self, claim: Claim) -> list[Record] | None:
         try:
-            return [self._desk.jobs.get(job_id, self._caller.owner) for job_id in claim.jobs]
+            return [self._app_state.jobs.get(job_id, self._caller.owner) for job_id in claim.jobs]
         except Problem:  # deleted, expired or never made: the key is free
             return None
 
@@ -203,15 +203,15 @@ class Intake:
     def _confirm(self) -> None:
         if self._claim:
             queued = self._claim.model_copy(update={"queued": True})
-            self._desk.store.swap(self._claim_place, self._claim.dump(), queued.dump())
+            self._app_state.store.compare_and_swap(self._claim_place, self._claim.dump(), queued.dump())
 
     def _give_key_back(self) -> None:
         if self._claim and self._stored_claim() == self._claim.dump():
-            self._desk.store.delete(self._claim_place)
+            self._app_state.store.delete(self._claim_place)
 
     def _stored_claim(self) -> bytes | None:
         try:
-            return self._desk.store.get(self._claim_place) if self._key else None
+            return self._app_state.store.get(self._claim_place) if self._key else None
         except KeyError:
             return None
 

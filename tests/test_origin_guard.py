@@ -14,11 +14,11 @@ from starlette.testclient import TestClient
 
 from service import keys
 from service.app import app_of, openapi_yaml
+from service.app_state import AppState
 from service.auth import Auth
-from service.browsers import hosts_of
-from service.desk import Desk
 from service.jobs import JobOptions, Upload, new_job_id
 from service.keys import OwnLimits
+from service.origin_guard import hosts_of
 from service.queue import connect
 from service.settings import Settings
 from tests.conftest import Service
@@ -28,16 +28,16 @@ HERE = "http://127.0.0.1:8000"
 
 
 @contextmanager
-def serving(desk: Desk, base_url: str = HERE, **changed: Any) -> Iterator[TestClient]:
+def serving(app_state: AppState, base_url: str = HERE, **changed: Any) -> Iterator[TestClient]:
     """As create_app puts it together."""
-    desk.settings = desk.settings.model_copy(update=changed)
-    with TestClient(app_of(desk), base_url, raise_server_exceptions=False) as client:
+    app_state.settings = app_state.settings.model_copy(update=changed)
+    with TestClient(app_of(app_state), base_url, raise_server_exceptions=False) as client:
         yield client
 
 
 @pytest.fixture
-def here(desk: Desk) -> Iterator[TestClient]:
-    with serving(desk) as client:
+def here(app_state: AppState) -> Iterator[TestClient]:
+    with serving(app_state) as client:
         yield client
 
 
@@ -84,12 +84,12 @@ def test_health_is_told_under_any_name(here: TestClient, path: str) -> None:
     assert_problem(here.get(path + "/", headers={"host": "10.1.2.3:8000"}), "host_refused")
 
 
-def test_names_of_the_setting_are_allowed_and_any_with_a_star(desk: Desk) -> None:
-    with serving(desk, allowed_hosts=["Api", "[2001:db8::1]"]) as client:
+def test_names_of_the_setting_are_allowed_and_any_with_a_star(app_state: AppState) -> None:
+    with serving(app_state, allowed_hosts=["Api", "[2001:db8::1]"]) as client:
         for host in ("api:8000", "API", "[2001:DB8::1]:8000", HERE[7:]):
             assert client.get("/jobs", headers={"host": host}).status_code == 200, host
         assert_problem(client.get("/jobs", headers={"host": "localhost"}), "host_refused")
-    with serving(desk, allowed_hosts=["*"]) as client:
+    with serving(app_state, allowed_hosts=["*"]) as client:
         assert client.get("/jobs", headers={"host": "rebound.example"}).status_code == 200
         assert client.post("/detect", content=VIDEO, headers={"host": "["}).status_code == 202
         crossing = client.post("/detect", content=VIDEO, headers={"host": "[", "origin": "http://["})
@@ -118,9 +118,9 @@ def test_what_is_no_host_is_refused_at_the_start(wrong: str, monkeypatch: pytest
         Settings()
 
 
-def queued_job(desk: Desk) -> str:
+def queued_job(app_state: AppState) -> str:
     job_id = new_job_id()
-    desk.jobs.create(job_id, Upload(bytes=1, sha256="0"), JobOptions(), retention_s=60)
+    app_state.jobs.create(job_id, Upload(bytes=1, sha256="0"), JobOptions(), retention_s=60)
     return job_id
 
 
@@ -131,9 +131,9 @@ FOREIGN = [
 
 
 @pytest.mark.parametrize("origin", FOREIGN)
-def test_a_page_of_another_origin_changes_nothing(here: TestClient, desk: Desk, origin: str) -> None:
-    job_id = queued_job(desk)
-    before = stored_files(desk)
+def test_a_page_of_another_origin_changes_nothing(here: TestClient, app_state: AppState, origin: str) -> None:
+    job_id = queued_job(app_state)
+    before = stored_files(app_state)
     headers = {"origin": origin}
     form = here.post("/detect", files={"file": ("x.mp4", VIDEO)}, headers=headers)
     detail = assert_problem(form, "origin_refused")
@@ -146,8 +146,8 @@ def test_a_page_of_another_origin_changes_nothing(here: TestClient, desk: Desk, 
         ("PUT", "/jobs"),
     ):
         assert_problem(here.request(method, path, headers=headers), "origin_refused")
-    assert stored_files(desk) == before
-    assert desk.jobs.get(job_id).state == "queued"
+    assert stored_files(app_state) == before
+    assert app_state.jobs.get(job_id).state == "queued"
 
 
 def test_reading_is_kept_by_the_browser_itself(here: TestClient) -> None:
@@ -167,8 +167,8 @@ def test_own_pages_and_programs_may(here: TestClient) -> None:
     assert_problem(here.post("/detect", content=VIDEO, headers=two), "origin_refused")
 
 
-def test_own_pages_behind_tls(desk: Desk) -> None:
-    with serving(desk, "https://lab.example.org", allowed_hosts=["lab.example.org"]) as client:
+def test_own_pages_behind_tls(app_state: AppState) -> None:
+    with serving(app_state, "https://lab.example.org", allowed_hosts=["lab.example.org"]) as client:
         for origin in ("https://lab.example.org", None):
             headers = {"origin": origin} if origin else {}
             assert client.post("/detect", content=VIDEO, headers=headers).status_code == 202
@@ -176,10 +176,10 @@ def test_own_pages_behind_tls(desk: Desk) -> None:
             assert_problem(client.post("/detect", headers={"origin": origin}), "origin_refused")
 
 
-def test_pages_of_the_setting_may_and_are_asked_first(desk: Desk) -> None:
+def test_pages_of_the_setting_may_and_are_asked_first(app_state: AppState) -> None:
     page = {"origin": "https://app.example.org"}
     asking = {"access-control-request-method": "POST", "access-control-request-headers": "prefer"}
-    with serving(desk, cors_origins=[page["origin"]]) as client:
+    with serving(app_state, cors_origins=[page["origin"]]) as client:
         asked = client.options("/detect", headers=page | asking)
         assert asked.status_code == 200
         assert asked.headers["access-control-allow-origin"] == page["origin"]
@@ -193,31 +193,31 @@ def test_pages_of_the_setting_may_and_are_asked_first(desk: Desk) -> None:
         )
         other = client.post("/detect", content=VIDEO, headers={"origin": "https://page.example"})
         assert_problem(other, "origin_refused")
-    with serving(desk, cors_origins=["*"]) as client:
+    with serving(app_state, cors_origins=["*"]) as client:
         for origin in ("https://page.example", "null"):
             assert client.post("/detect", content=VIDEO, headers={"origin": origin}).status_code == 202
 
 
-def test_where_keys_are_on_the_key_decides(desk: Desk, tmp_path: Path) -> None:
+def test_where_keys_are_on_the_key_decides(app_state: AppState, tmp_path: Path) -> None:
     path = tmp_path / "keys.json"
     _, key = keys.create(path, "alice", OwnLimits())
-    keyed = desk.settings.model_copy(update={"api_keys_file": path})
-    desk.auth = Auth(keyed, connect(keyed, retries=0))
+    keyed = app_state.settings.model_copy(update={"api_keys_file": path})
+    app_state.auth = Auth(keyed, connect(keyed, retries=0))
     headers = {"host": "mmad.example.org", "origin": "https://page.example"}
-    with serving(desk, api_keys_file=path) as client:
+    with serving(app_state, api_keys_file=path) as client:
         assert_problem(client.post("/detect", content=VIDEO, headers=headers), "key_missing")
         sent = client.post("/detect", content=VIDEO, headers=headers | {"authorization": f"Bearer {key}"})
         assert sent.status_code == 202
 
 
-def test_a_service_open_on_all_addresses_is_kept_too(desk: Desk) -> None:
-    with serving(desk, host="0.0.0.0", allow_open=True) as client:
+def test_a_service_open_on_all_addresses_is_kept_too(app_state: AppState) -> None:
+    with serving(app_state, host="0.0.0.0", allow_open=True) as client:
         assert client.get("/jobs").status_code == 200
         assert_problem(client.get("/jobs", headers={"host": "0.0.0.0:8000"}), "host_refused")
         assert_problem(client.get("/jobs", headers={"host": "rebound.example"}), "host_refused")
 
 
-def test_containers_reach_the_api_by_its_name(desk: Desk) -> None:
+def test_containers_reach_the_api_by_its_name(app_state: AppState) -> None:
     compose = yaml.safe_load((Path(__file__).parents[1] / "docker-compose.yml").read_text())
     hosts = json.loads(compose["services"]["api"]["environment"]["MMAD_ALLOWED_HOSTS"])
     assert hosts == [*Settings.model_fields["allowed_hosts"].default, "api"]

@@ -1,4 +1,4 @@
-"""What every route works with, and what several of them say."""
+"""State shared by all routes, and helpers for common responses."""
 
 from copy import copy
 from datetime import UTC, datetime
@@ -8,11 +8,13 @@ from anyio import CapacityLimiter
 from fastapi import Depends, Request
 from pydantic import ValidationError
 
+from service.admission import Admission
 from service.auth import Auth, Caller, get_caller
 from service.errors import CATALOGUE, RETRY_AFTER_S, Problem
 from service.job_schemas import Accepted, Job, Links, State
 from service.jobs import Jobs, Record, published
 from service.metrics import JOBS_ENDED
+from service.metrics_endpoint import MetricsEndpoint
 from service.queue import JobQueue, Progress
 from service.results import StoredProposals
 from service.schemas import ModelCard
@@ -20,11 +22,11 @@ from service.settings import Settings
 from service.store import MODEL_CARD, Store
 from service.webhooks import Webhooks
 
-_LOOKERS = 8
+_POLLING_THREADS = 8
 
 
-class Desk:
-    """Store, queue and what is made of them."""
+class AppState:
+    """The store, the queue and everything built on them; one per API process."""
 
     def __init__(self, settings: Settings, store: Store, queue: JobQueue, auth: Auth) -> None:
         self.settings = settings
@@ -32,20 +34,22 @@ class Desk:
         self.jobs = Jobs(store)
         self.queue = queue
         self.auth = auth
-        # Threads for those who follow and wait, so that they never take those of uploads and answers.
-        self.lookers = CapacityLimiter(_LOOKERS)
+        self.admission = Admission(store, self.jobs, settings)
+        self.metrics_endpoint = MetricsEndpoint(store, self.jobs, queue, self.admission)
+        # Event streams and waiting requests poll in threads of their own, so that uploads always find a free thread.
+        self.polling_limiter = CapacityLimiter(_POLLING_THREADS)
         # Path prefix of all links; `under` makes a copy with the prefix of one request's proxy.
         self.root_path = settings.root_path
         self.webhooks = Webhooks(store, self.jobs, settings, self.links)
 
-    def under(self, root_path: str) -> "Desk":
-        """A copy whose links have another path prefix."""
+    def under(self, root_path: str) -> "AppState":
+        """Return a copy whose links start with another path prefix."""
         other = copy(self)
         other.root_path = root_path
         return other
 
     def links(self, job_id: str) -> Links:
-        """Where to go from a job."""
+        """The addresses of a job."""
         self_ = f"{self.root_path}/jobs/{job_id}"
         return Links(
             self=self_,
@@ -56,11 +60,11 @@ class Desk:
         )
 
     def accepted(self, record: Record) -> Accepted:
-        """The answer to an upload."""
+        """The response to an upload."""
         return Accepted(id=record.id, state=record.state, error=record.error, links=self.links(record.id))
 
     def model_card(self) -> ModelCard:
-        """The model the workers have loaded; raises Problem no_worker_yet."""
+        """The model that the workers have loaded; raises Problem no_worker_yet."""
         try:
             return ModelCard.model_validate_json(self.store.get(MODEL_CARD))
         except (KeyError, ValidationError) as error:
@@ -69,10 +73,10 @@ class Desk:
             ) from error
 
     def succeeded(self, job_id: str, owner: str) -> Record:
-        """A job whose result is there.
+        """Return the record of a job that has a result.
 
         Raises:
-            Problem: job_not_found, job_deleted, job_expired, job_not_finished, job_canceled, or what the job failed of.
+            Problem: job_not_found, job_deleted, job_expired, job_not_finished, job_canceled, or the job's own.
         """
         record = self.jobs.get(job_id, owner)
         if record.error is not None:
@@ -87,7 +91,7 @@ class Desk:
         return record
 
     def cancel(self, job_id: str, owner: str) -> Record:
-        """End a job that has not ended; see Jobs.cancel."""
+        """Cancel a job; see Jobs.cancel."""
         had_ended = self.jobs.get(job_id, owner).ended
         record = self.jobs.cancel(job_id, owner)
         self.queue.forget(job_id)
@@ -96,19 +100,19 @@ class Desk:
         return record
 
     def read(self, record: Record, name: str) -> bytes:
-        """What a job published; raises Problem job_deleted if it goes at this moment."""
+        """Read a file that a job published; raises Problem job_deleted if the job was removed in the meantime."""
         try:
             return self.store.get(published(record, name))
         except KeyError:
-            self.jobs.get(record.id)  # says how it went
+            self.jobs.get(record.id)  # raises the Problem that says why
             raise
 
     def proposals(self, record: Record) -> StoredProposals:
-        """All that the detector proposed."""
+        """All proposals of the detector."""
         return StoredProposals.from_bytes(self.read(record, "proposals.npz"))
 
     def describe(self, record: Record) -> Job:
-        """A job as its caller sees it."""
+        """The public view of a job."""
         live = self.queue.progress(record.id) if record.state is State.RUNNING else Progress(None, 0.0)
         position = self.queue.position(record.id) if record.state is State.QUEUED else None
         return Job(
@@ -138,18 +142,18 @@ class Desk:
         return pace.running_s(live.fraction, elapsed_s)
 
 
-def get_desk(request: Request) -> Desk:
-    """The desk of this application, with links as the request's caller can follow them."""
-    desk: Desk = request.app.state.desk
-    return desk.under(request.scope.get("root_path", ""))
+def get_app_state(request: Request) -> AppState:
+    """FastAPI dependency: the application's state, whose links carry the prefix under which the caller reached it."""
+    app_state: AppState = request.app.state.app_state
+    return app_state.under(request.scope.get("root_path", ""))
 
 
-DeskOf = Annotated[Desk, Depends(get_desk)]
-CallerOf = Annotated[Caller, Depends(get_caller)]
+AppStateDep = Annotated[AppState, Depends(get_app_state)]
+CallerDep = Annotated[Caller, Depends(get_caller)]
 
 
 def problems(*codes: str) -> dict[int | str, dict[str, Any]]:
-    """The problem documents a route may answer with, for the OpenAPI document."""
+    """The OpenAPI `responses` of a route that may fail with these problem codes."""
     by_status: dict[int | str, dict[str, Any]] = {}
     for code in codes:
         kind = CATALOGUE[code]

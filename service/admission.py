@@ -2,14 +2,14 @@
 
 from service.errors import Problem
 from service.jobs import Jobs
-from service.lately import Lately
 from service.settings import Settings
 from service.store import Store
+from service.ttl_cache import Lately
 
 _GOOD_FOR_S = 1.0
 
 
-class Room:
+class Admission:
     """What all callers together may fill; one in each API process."""
 
     def __init__(self, store: Store, jobs: Jobs, settings: Settings) -> None:
@@ -28,7 +28,7 @@ class Room:
     def check(self, coming_bytes: int) -> None:
         """Whether one more video may come; to be asked before its bytes do.
 
-        Uploads that are under way are not among them: asked again when their bytes are there, see service.intake.
+        Uploads that are under way are not among them: asked again when their bytes are there, see service.submission.
 
         Args:
             coming_bytes: as declared; 0 where that is not known.

@@ -7,21 +7,21 @@ import pytest
 import structlog
 from starlette.testclient import TestClient
 
+from service.admission import Admission
 from service.app import app_of
-from service.desk import Desk
-from service.room import Room
+from service.app_state import AppState
 from tests.desks import VIDEO, assert_problem, card, stored_files
 
 PAGE = "https://app.example.org"
 
 
 @pytest.fixture
-def broken(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> Desk:
+def broken(app_state: AppState, monkeypatch: pytest.MonkeyPatch) -> AppState:
     def fail(*_: Any) -> None:
         raise RuntimeError("a secret path")
 
-    monkeypatch.setattr(desk.jobs, "get", fail)
-    return desk
+    monkeypatch.setattr(app_state.jobs, "get", fail)
+    return app_state
 
 
 @pytest.mark.parametrize("given", ["a", "interview-17", "A.b_c-9" * 9, "x" * 64])
@@ -43,7 +43,7 @@ def test_every_answer_has_an_id_of_its_own(api: TestClient) -> None:
     assert len(set(ids)) == len(paths)
 
 
-def test_pages_may_read_that_something_went_wrong(broken: Desk) -> None:
+def test_pages_may_read_that_something_went_wrong(broken: AppState) -> None:
     broken.settings = broken.settings.model_copy(update={"cors_origins": [PAGE]})
     with TestClient(app_of(broken), "http://127.0.0.1", raise_server_exceptions=False) as api:
         response = api.get("/jobs/x", headers={"origin": PAGE, "x-request-id": "seen"})
@@ -75,7 +75,7 @@ def test_a_line_tells_of_a_request_and_of_nothing_that_its_caller_chose(api: Tes
     assert "secret" not in str(lines).lower()
 
 
-def test_what_is_logged_meanwhile_has_the_requests_id(broken: Desk) -> None:
+def test_what_is_logged_meanwhile_has_the_requests_id(broken: AppState) -> None:
     app = app_of(broken)
     with structlog.testing.capture_logs([structlog.contextvars.merge_contextvars]) as lines:
         TestClient(app, "http://127.0.0.1").get("/jobs/x", headers={"x-request-id": "one"})
@@ -86,11 +86,13 @@ def test_what_is_logged_meanwhile_has_the_requests_id(broken: Desk) -> None:
     ]  # fmt: skip
 
 
-def test_a_full_disk_anywhere_is_told(api: TestClient, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_anywhere_is_told(
+    api: TestClient, app_state: AppState, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device", "/a/secret/path")
 
-    monkeypatch.setattr(desk.jobs.store, "swap", full)
+    monkeypatch.setattr(app_state.jobs.store, "compare_and_swap", full)
     job_id = api.post("/detect", content=VIDEO).json()["id"]
     response = api.post(f"/jobs/{job_id}/cancel")
     assert_problem(response, "disk_full")
@@ -99,28 +101,28 @@ def test_a_full_disk_anywhere_is_told(api: TestClient, desk: Desk, monkeypatch: 
 
 
 def test_another_fault_of_the_disk_is_a_fault(
-    api: TestClient, desk: Desk, monkeypatch: pytest.MonkeyPatch
+    api: TestClient, app_state: AppState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: Any) -> None:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(desk.jobs, "get", broken)
+    monkeypatch.setattr(app_state.jobs, "get", broken)
     assert_problem(api.get("/jobs/x"), "internal_error")
 
 
-def test_a_full_queue_takes_nothing_more_until_a_job_has_ended(api: TestClient, desk: Desk) -> None:
+def test_a_full_queue_takes_nothing_more_until_a_job_has_ended(api: TestClient, app_state: AppState) -> None:
     def look_anew() -> None:
-        few = desk.settings.model_copy(update={"max_queued_jobs": 2})
-        api.app.state.room = Room(desk.store, desk.jobs, few)  # type: ignore[attr-defined]
+        few = app_state.settings.model_copy(update={"max_queued_jobs": 2})
+        api.app.state.room = Admission(app_state.store, app_state.jobs, few)  # type: ignore[attr-defined]
 
     first = api.post("/detect", content=VIDEO, headers={"idempotency-key": "a"}).json()["id"]
     api.post("/detect", content=VIDEO)
-    before = stored_files(desk)
+    before = stored_files(app_state)
     look_anew()
     refused = api.post("/detect", content=VIDEO)
     assert "MMAD_MAX_QUEUED_JOBS" in assert_problem(refused, "queue_full")
     assert refused.headers["retry-after"] == "10"
-    assert stored_files(desk) == before
+    assert stored_files(app_state) == before
     replayed = api.post("/detect", content=VIDEO, headers={"idempotency-key": "a"})
     assert (replayed.status_code, replayed.json()["id"]) == (202, first)
     api.post(f"/jobs/{first}/cancel")
@@ -129,26 +131,26 @@ def test_a_full_queue_takes_nothing_more_until_a_job_has_ended(api: TestClient, 
 
 
 def test_readiness_writes_to_the_disk_once_a_second(
-    api: TestClient, desk: Desk, monkeypatch: pytest.MonkeyPatch
+    api: TestClient, app_state: AppState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looks: list[None] = []
-    monkeypatch.setattr(desk.store, "check", lambda: looks.append(None))
+    monkeypatch.setattr(app_state.store, "check", lambda: looks.append(None))
     for _ in range(20):
         api.get("/readyz")
     assert 1 <= len(looks) < 20
 
 
 def test_readiness_tells_how_the_decoder_is_shut_in(
-    api: TestClient, desk: Desk, monkeypatch: pytest.MonkeyPatch
+    api: TestClient, app_state: AppState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(desk.queue, "check", lambda: {"redis": "ok", "workers": "ok"})
-    desk.store.put("model.json", card().model_dump_json().encode())
+    monkeypatch.setattr(app_state.queue, "check", lambda: {"redis": "ok", "workers": "ok"})
+    app_state.store.put("model.json", card().model_dump_json().encode())
     assert "sandbox" not in api.get("/readyz").json()["checks"]
     for told, shown in (
         ("full: Landlock 7", "full: Landlock 7"),
         ("partial: no Landlock", "partial: no Landlock"),
     ):
-        desk.store.put("sandbox", told.encode())
+        app_state.store.put("sandbox", told.encode())
         response = api.get("/readyz")
         assert response.json()["checks"]["sandbox"] == shown
         assert response.status_code == 200

@@ -14,8 +14,8 @@ import httpcore
 import httpx
 import pytest
 
+from service.egress_guard import Answer, Sender, check, is_public
 from service.errors import Problem
-from service.targets import Answer, Sender, check, is_public
 from tests.receivers import Receiver, receiving
 
 PUBLIC = "93.184.215.14"

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from service.desk import Desk
+from service.app_state import AppState
 from service.errors import CATALOGUE
 from service.job_schemas import JobError, JobOptions, Stage, State
 from service.jobs import Jobs, Upload, key, new_job_id, published
@@ -24,7 +24,7 @@ class NotingQueue(JobQueue):
         self.ids: list[str] = []
         self.away = False
 
-    def offer(self, job_id: str) -> None:
+    def try_enqueue(self, job_id: str) -> None:
         # A worker may take it at once: all that it needs must be there.
         assert Jobs(self.store).get(job_id).state is State.QUEUED
         assert self.store.get(key(job_id, "video"))
@@ -48,8 +48,8 @@ class NotingQueue(JobQueue):
         return {"redis": "ok", "workers": "none is running"}
 
 
-def stored_files(desk: Desk) -> list[str]:
-    return [entry.key for entry in desk.store.entries("") if not entry.key.startswith("locks/")]
+def stored_files(app_state: AppState) -> list[str]:
+    return [entry.key for entry in app_state.store.entries("") if not entry.key.startswith("locks/")]
 
 
 def assert_problem(response: object, code: str) -> str:
@@ -61,22 +61,22 @@ def assert_problem(response: object, code: str) -> str:
     return str(body["detail"])
 
 
-def finish(desk: Desk, job_id: str, error: JobError | None = None) -> None:
+def finish(app_state: AppState, job_id: str, error: JobError | None = None) -> None:
     """As a worker does it."""
-    record = desk.jobs.change(desk.jobs.get(job_id), State.RUNNING)
+    record = app_state.jobs.change(app_state.jobs.get(job_id), State.RUNNING)
     if error is None:
-        desk.store.put(published(record, "proposals.npz"), EXAMPLE.to_bytes())
+        app_state.store.put(published(record, "proposals.npz"), EXAMPLE.to_bytes())
         result = make_result(EXAMPLE, View()).model_dump_json()
-        desk.store.put(published(record, "result.json"), result.encode())
-    desk.jobs.change(record, State.FAILED if error else State.SUCCEEDED, error)
+        app_state.store.put(published(record, "result.json"), result.encode())
+    app_state.jobs.change(record, State.FAILED if error else State.SUCCEEDED, error)
 
 
-def finished_job(desk: Desk, error: JobError | None = None, **options: Any) -> str:
+def finished_job(app_state: AppState, error: JobError | None = None, **options: Any) -> str:
     job_id = new_job_id()
-    desk.store.put(key(job_id, "video"), VIDEO)
+    app_state.store.put(key(job_id, "video"), VIDEO)
     upload = Upload(bytes=len(VIDEO), sha256="0")
-    desk.jobs.create(job_id, upload, JobOptions(**options), retention_s=60)
-    finish(desk, job_id, error)
+    app_state.jobs.create(job_id, upload, JobOptions(**options), retention_s=60)
+    finish(app_state, job_id, error)
     return job_id
 
 

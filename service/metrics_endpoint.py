@@ -11,12 +11,13 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.metrics import disable_created_metrics
 from prometheus_client.registry import Collector
 
-from service.desk import Desk
+from service.admission import Admission
 from service.job_schemas import State
-from service.lately import Lately
-from service.metrics import FAMILIES, Counts, Histograms, Meter
-from service.queue import make_queue
-from service.room import Room
+from service.jobs import Jobs
+from service.metrics import FAMILIES, Counts, Histograms
+from service.queue import JobQueue, make_queue
+from service.store import Store
+from service.ttl_cache import Lately
 
 MEDIA_TYPE = CONTENT_TYPE_LATEST
 _GOOD_FOR_S = 1.0
@@ -28,11 +29,11 @@ _HTTP_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 
-class Exposition(Collector):
+class MetricsEndpoint(Collector):
     """All metrics of a service; those of HTTP are this process' own, the others are the same in every API process."""
 
-    def __init__(self, desk: Desk, room: Room, meter: Meter) -> None:
-        self._desk, self._room, self._meter = desk, room, meter
+    def __init__(self, store: Store, jobs: Jobs, queue: JobQueue, admission: Admission) -> None:
+        self._store, self._jobs, self._queue, self._admission = store, jobs, queue, admission
         registry = CollectorRegistry()
         self._requests = HttpCounter(
             "mmad_http_requests", "Requests answered by this process.", ["route", "method", "status"],
@@ -50,7 +51,7 @@ class Exposition(Collector):
         return self._rendered.get()
 
     def note_request(self, route: str, method: str, status: int, seconds: float) -> None:
-        """Count an answered request; see service.requests.Note."""
+        """Count an answered request; see service.middleware.Note."""
         self._requests.labels(route, method, str(status)).inc()
         self._request_seconds.labels(route, method).observe(seconds)
 
@@ -60,31 +61,31 @@ class Exposition(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Prometheus' collector: what is counted together, then how things stand."""
-        sums = self._meter.read()
+        sums = self._queue.meter.read()
         if sums is not None:
             yield from _counted(*sums)
-            yield from self._queue()
+            yield from self._queue_metrics()
         yield GaugeMetricFamily(
             "mmad_redis_up", "Whether Redis answers this process.", value=float(sums is not None)
         )
-        yield from self._jobs()
+        yield from self._job_metrics()
         yield GaugeMetricFamily(
-            "mmad_store_free_bytes", "Room on the store's disk.", value=self._desk.store.free_bytes()
+            "mmad_store_free_bytes", "Room on the store's disk.", value=self._store.free_bytes()
         )
         build = GaugeMetricFamily("mmad_build_info", "1, with the version as a label.", labels=["version"])
         build.add_metric([version("mmad")], 1.0)
         yield build
 
-    def _queue(self) -> Iterator[Metric]:
-        depth = self._meter.ask(lambda redis: make_queue(redis).count)
+    def _queue_metrics(self) -> Iterator[Metric]:
+        depth = self._queue.meter.ask(lambda redis: make_queue(redis).count)
         if depth is not None:
             yield GaugeMetricFamily("mmad_queue_depth", "Deliveries that wait in Redis.", value=depth)
-        workers = self._desk.queue.pace().workers
+        workers = self._queue.pace().workers
         yield GaugeMetricFamily("mmad_workers", "Workers that were heard of lately.", value=workers)
 
-    def _jobs(self) -> Iterator[Metric]:
-        ids = self._room.unfinished()
-        read = [record for job_id in ids[:_MOST_READ] if (record := self._desk.jobs.read(job_id))]
+    def _job_metrics(self) -> Iterator[Metric]:
+        ids = self._admission.unfinished()
+        read = [record for job_id in ids[:_MOST_READ] if (record := self._jobs.read(job_id))]
         running = sum(record.state is State.RUNNING for record in read)
         since = [record.changes[-1].at for record in read if record.state is State.QUEUED]
         jobs = GaugeMetricFamily("mmad_jobs", "Jobs of the store that have not ended.", labels=["state"])

@@ -10,7 +10,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.browsers import HEALTH_PATHS
+from service.origin_guard import HEALTH_PATHS
 from service.prefix import path_below
 from service.problems import CLOSE, name_request, no_room, problem_response
 
