@@ -31,7 +31,7 @@ from service.auth import Auth
 from service.queue import connect
 from service.settings import Settings
 from service.store import FolderStore
-from tests.desks import NotingQueue
+from tests.fake_service import RecordingQueue
 from tests.untrained import make_bundle
 
 
@@ -238,7 +238,7 @@ def app_state(tmp_path: Path) -> AppState:
         data_dir=tmp_path, max_upload_bytes=10_000, max_batch_files=3, redis_url=f"unix://{tmp_path}/nothing"
     )
     store = FolderStore(settings.store_dir)
-    return AppState(settings, store, NotingQueue(store), Auth(settings, connect(settings, retries=0)))
+    return AppState(settings, store, RecordingQueue(store), Auth(settings, connect(settings, retries=0)))
 
 
 @pytest.fixture

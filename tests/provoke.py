@@ -27,7 +27,7 @@ from service.store import MODEL_CARD, FolderStore
 from service.submission import Claim
 from tests import clips
 from tests.cells import faulty_sandbox, marked_bytes
-from tests.desks import VIDEO, NotingQueue, card, finished_job
+from tests.fake_service import VIDEO, RecordingQueue, card, finished_job
 from workers.run import Bench
 
 Answer = Any
@@ -46,7 +46,7 @@ class Counter:
         store.put(MODEL_CARD, card().model_dump_json().encode())
         self.connection = connect(self.settings, retries=0)
         self.app_state = AppState(
-            self.settings, store, NotingQueue(store), Auth(self.settings, self.connection)
+            self.settings, store, RecordingQueue(store), Auth(self.settings, self.connection)
         )
         detector = Detector(bundle, load_engine(bundle, "openvino", "cpu", folder / "cache"))
         self.bench = Bench(detector, store, self.connection, self.settings)

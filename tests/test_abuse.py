@@ -15,7 +15,7 @@ import pytest
 from service.errors import CATALOGUE
 from tests.apis import Answer, Api, read, running_api
 from tests.conftest import wait_for
-from tests.desks import VIDEO
+from tests.fake_service import VIDEO
 
 PATIENCE = {"upload_stall_s": 0.6, "upload_timeout_s": 2, "header_timeout_s": 1}
 POST = b"POST /detect HTTP/1.1\r\nHost: 127.0.0.1\r\n"

@@ -13,7 +13,7 @@ from service.app_state import AppState
 from service.errors import CATALOGUE
 from service.job_schemas import JobError, JobOptions, State
 from service.jobs import Upload, key, new_job_id
-from tests.desks import VIDEO, assert_problem, card, finished_job, stored_files
+from tests.fake_service import VIDEO, assert_problem, card, finished_job, stored_files
 from tests.test_results import LABELS
 
 

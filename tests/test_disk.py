@@ -10,7 +10,7 @@ import pytest
 
 from tests.apis import Api, running_api
 from tests.conftest import wait_for
-from tests.desks import VIDEO
+from tests.fake_service import VIDEO
 
 MIB = 1024**2
 CHUNKED = (

@@ -13,7 +13,7 @@ from service.app_state import AppState
 from service.duration import declared_s
 from service.settings import Settings
 from tests import clips
-from tests.desks import assert_problem, stored_files
+from tests.fake_service import assert_problem, stored_files
 
 FORMS = {
     "mp4": ("x.mp4", ()),

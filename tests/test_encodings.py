@@ -12,7 +12,7 @@ from service.app_state import AppState
 from service.encodings import Decoder
 from service.errors import Problem
 from service.jobs import key
-from tests.desks import VIDEO, assert_problem, stored_files
+from tests.fake_service import VIDEO, assert_problem, stored_files
 
 
 def _raw(content: bytes) -> bytes:

@@ -8,7 +8,7 @@ import yaml
 from model.bundle import Bundle
 from service.app import openapi_yaml
 from service.errors import CATALOGUE, RETRY_AFTER_S
-from tests.desks import assert_problem
+from tests.fake_service import assert_problem
 from tests.provoke import PROVOKED, Counter
 
 

@@ -19,7 +19,7 @@ from model.video import Limits, Media
 from service.app_state import AppState
 from service.results import make_result
 from service.schemas import Options, View
-from tests.desks import VIDEO, stored_files
+from tests.fake_service import VIDEO, stored_files
 from tests.hostile import CASES, PARTIAL, SUCCEEDED, Case, mutations, run
 from tests.measured import MeasuredSandbox, measured_sandbox
 from workers.documents import make_context, store_proposals

@@ -14,7 +14,7 @@ from service.app_state import AppState
 from service.job_schemas import JobError, JobOptions, State
 from service.jobs import Upload, key, new_job_id
 from service.queue import lease_key
-from tests.desks import VIDEO, finished_job, stored_files
+from tests.fake_service import VIDEO, finished_job, stored_files
 
 CRASHED = JobError(code="internal_error", detail="it broke")
 

@@ -12,7 +12,7 @@ from mmad import logs
 from service.keys import OwnLimits, create
 from tests.apis import running_api
 from tests.conftest import wait_for
-from tests.desks import VIDEO
+from tests.fake_service import VIDEO
 
 SECRETS = ("secret-name", "secret-tag", "secret-address", "secret-query", "SECRETBYTES")
 

@@ -10,7 +10,7 @@ from starlette.testclient import TestClient
 from service.admission import Admission
 from service.app import app_of
 from service.app_state import AppState
-from tests.desks import VIDEO, assert_problem, card, stored_files
+from tests.fake_service import VIDEO, assert_problem, card, stored_files
 
 PAGE = "https://app.example.org"
 

@@ -13,7 +13,7 @@ from mmad.client import Client
 from service.app_state import AppState
 from service.jobs import Record
 from service.names import MAX_CHARACTERS, attachment, clean_name, disposition_name
-from tests.desks import VIDEO, assert_problem, finish
+from tests.fake_service import VIDEO, assert_problem, finish
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ from service.queue import connect
 from service.settings import Settings
 from service.ttl_cache import Lately
 from tests.conftest import wait_for
-from tests.desks import VIDEO, assert_problem
+from tests.fake_service import VIDEO, assert_problem
 
 DOCUMENT = Path(__file__).parents[1] / "docs/operations.md"
 # What Prometheus makes of a counter and of a histogram.

@@ -22,7 +22,7 @@ from service.origin_guard import hosts_of
 from service.queue import connect
 from service.settings import Settings
 from tests.conftest import Service
-from tests.desks import VIDEO, assert_problem, stored_files
+from tests.fake_service import VIDEO, assert_problem, stored_files
 
 HERE = "http://127.0.0.1:8000"
 

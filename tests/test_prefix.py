@@ -22,7 +22,7 @@ from service.app_state import AppState
 from service.settings import Settings
 from tests.apis import running_api
 from tests.conftest import wait_for
-from tests.desks import VIDEO, card, finished_job
+from tests.fake_service import VIDEO, card, finished_job
 
 PROXY = ("127.0.0.1", 5000)
 

@@ -20,7 +20,7 @@ from service.jobs import Upload, key, new_job_id
 from service.queue import Progress
 from service.ranges import parse_range
 from service.sweeper import Sweeper
-from tests.desks import VIDEO, assert_problem, finished_job
+from tests.fake_service import VIDEO, assert_problem, finished_job
 
 
 def send(api: TestClient, **params: Any) -> str:

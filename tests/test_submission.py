@@ -17,7 +17,7 @@ from service.job_schemas import JobError, State
 from service.jobs import Jobs, key
 from service.submission import preferred_wait_s
 from tests.conftest import wait_for
-from tests.desks import VIDEO, assert_problem, finish, stored_files
+from tests.fake_service import VIDEO, assert_problem, finish, stored_files
 
 OTHER = VIDEO + b"other"
 

@@ -16,7 +16,7 @@ from tests.test_results import EXAMPLE, LABELS
 VIDEO = b"\0\0\0\x18ftypisom" + bytes(3000)
 
 
-class NotingQueue(JobQueue):
+class RecordingQueue(JobQueue):
     def __init__(self, store: FolderStore) -> None:
         # What it does not do itself has no Redis to ask.
         super().__init__(connect(Settings(redis_url="unix:///nowhere/redis.sock"), retries=0), 60)
