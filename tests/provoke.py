@@ -77,7 +77,7 @@ def _keyed(at: Counter, limits: OwnLimits, *calls: Callable[[dict[str, str]], An
     _, secret = create(path, "caller", limits)
     assert secret not in read(path).model_dump_json()
     keyed = at.settings.model_copy(update={"api_keys_file": path})
-    at.app_state.auth = at.http.app.state.auth = Auth(keyed, at.connection)  # type: ignore[attr-defined]
+    at.app_state.auth = Auth(keyed, at.connection)
     answer = None
     for call in calls:
         answer = call({"authorization": f"Bearer {secret}"})
@@ -110,9 +110,9 @@ def _too_slow(at: Counter) -> Answer:
 
 def _queue_full(at: Counter) -> Answer:
     few = at.settings.model_copy(update={"max_queued_jobs": 1})
-    at.http.app.state.room = Admission(at.app_state.store, at.app_state.jobs, few)  # type: ignore[attr-defined]
+    at.app_state.admission = Admission(at.app_state.store, at.app_state.jobs, few)
     at.send()
-    at.http.app.state.room = Admission(at.app_state.store, at.app_state.jobs, few)  # type: ignore[attr-defined]
+    at.app_state.admission = Admission(at.app_state.store, at.app_state.jobs, few)
     return at.send()
 
 

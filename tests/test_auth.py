@@ -4,6 +4,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Annotated, Any
 
 import pytest
@@ -33,7 +34,7 @@ def settings(tmp_path: Path) -> Settings:
 def make_app(settings: Settings, connection: Redis) -> FastAPI:
     """As the service wires it, with routes that answer in each of the ways a route can."""
     app = FastAPI()
-    app.state.auth = Auth(settings, connection)
+    app.state.app_state = SimpleNamespace(auth=Auth(settings, connection))
     app.add_middleware(RateLimitHeaders)
     add_cors(app, settings)
 

@@ -113,7 +113,7 @@ def test_another_fault_of_the_disk_is_a_fault(
 def test_a_full_queue_takes_nothing_more_until_a_job_has_ended(api: TestClient, app_state: AppState) -> None:
     def look_anew() -> None:
         few = app_state.settings.model_copy(update={"max_queued_jobs": 2})
-        api.app.state.room = Admission(app_state.store, app_state.jobs, few)  # type: ignore[attr-defined]
+        app_state.admission = Admission(app_state.store, app_state.jobs, few)
 
     first = api.post("/detect", content=VIDEO, headers={"idempotency-key": "a"}).json()["id"]
     api.post("/detect", content=VIDEO)

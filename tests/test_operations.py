@@ -199,7 +199,7 @@ def test_it_needs_a_key_where_keys_are_on(app_state: AppState, counted: TestClie
     path = tmp_path / "keys.json"
     _, key = create(path, "prometheus", OwnLimits())
     settings = app_state.settings.model_copy(update={"api_keys_file": path})
-    counted.app.state.auth = Auth(settings, connect(settings, retries=0))  # type: ignore[attr-defined]
+    app_state.auth = Auth(settings, connect(settings, retries=0))
     assert_problem(counted.get("/metrics"), "key_missing")
     assert scrape(counted, authorization=f"Bearer {key}")
 
