@@ -278,7 +278,7 @@ def _options(loaded: "Bundle", **given: object) -> "Options":
     from service.parameters import parse_parameters
     from service.results import chosen_actions
     from service.schemas import Options
-    from workers.documents import make_labels
+    from workers.serialization import make_labels
 
     try:
         options = parse_parameters(
@@ -294,7 +294,7 @@ def _options(loaded: "Bundle", **given: object) -> "Options":
 def _limits(settings: "Settings") -> "Limits":
     """Decoder limits from the settings; length and CPU time are unlimited unless they are set."""
     from model.video import UNLIMITED
-    from workers.documents import make_limits
+    from workers.serialization import make_limits
 
     limits = make_limits(settings)
     if "max_duration_s" not in settings.model_fields_set:
@@ -315,7 +315,7 @@ def _detect_file(
     from model.bundle import sha256
     from service.exports import Analysed
     from service.results import make_result
-    from workers.documents import make_context, make_region, store_proposals
+    from workers.serialization import make_context, make_region, store_proposals
 
     with video.path.open("rb") as file:
         found = detector.detect(

@@ -1,4 +1,4 @@
-"""A sandbox that notes how much memory each of its processes took at most; tests start it in the place of model.sandbox.keeper.
+"""A sandbox that notes how much memory each of its processes took at most; tests start it in the place of model.sandbox.forkserver.
 
 python -m tests.measured NOTES CONTROL
 """
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from model.sandbox import keeper, sandbox
+from model.sandbox import forkserver, sandbox
 from model.sandbox.sandbox import Sandbox
 
 _wait4 = os.wait4
@@ -51,8 +51,8 @@ def main() -> None:
             file.write(f"{ended[2].ru_maxrss}\n")
         return ended
 
-    keeper.os.wait4 = wait4
-    keeper.main()
+    forkserver.os.wait4 = wait4
+    forkserver.main()
 
 
 if __name__ == "__main__":

@@ -26,9 +26,9 @@ from service.settings import Settings
 from service.store import MODEL_CARD, FolderStore
 from service.submission import Claim
 from tests import clips
-from tests.cells import faulty_sandbox, marked_bytes
 from tests.fake_service import VIDEO, RecordingQueue, card, finished_job
-from workers.run import Bench
+from tests.faulty_forkserver import faulty_sandbox, marked_bytes
+from workers.run import WorkerContext
 
 Answer = Any
 
@@ -49,7 +49,7 @@ class Counter:
             self.settings, store, RecordingQueue(store), Auth(self.settings, self.connection)
         )
         detector = Detector(bundle, load_engine(bundle, "openvino", "cpu", folder / "cache"))
-        self.bench = Bench(detector, store, self.connection, self.settings)
+        self.context = WorkerContext(detector, store, self.connection, self.settings)
         # A request's id is in every problem document: the same one in examples made today and tomorrow.
         named = {"x-request-id": "interview-17"}
         self.http = TestClient(
@@ -67,7 +67,7 @@ class Counter:
     def result_of(self, path: Path) -> Answer:
         """What a video's result says when its job has been worked off."""
         job_id = self.job(path.read_bytes())
-        self.bench.run(job_id)
+        self.context.run(job_id)
         return self.http.get(f"/jobs/{job_id}/result")
 
 
@@ -90,8 +90,8 @@ def _timeout(at: Counter) -> Answer:
     def slow(*_: Any, **__: Any) -> None:
         raise JobTimeoutException
 
-    at.bench.detector.detect = slow  # type: ignore[assignment, method-assign]
-    at.bench.run(job_id)
+    at.context.detector.detect = slow  # type: ignore[assignment, method-assign]
+    at.context.run(job_id)
     return at.http.get(f"/jobs/{job_id}/result")
 
 
@@ -209,8 +209,8 @@ def _decoder_fault(fault: str, limits: Limits) -> Callable[[Counter], Answer]:
     def provoke(at: Counter) -> Answer:
         path = clips.pattern(at.folder / "plain.mp4", size="64x36", seconds=0.5)
         path.write_bytes(marked_bytes(path.read_bytes(), fault))
-        at.bench.limits = limits
-        with closing(faulty_sandbox()) as at.bench.detector.decoder:
+        at.context.limits = limits
+        with closing(faulty_sandbox()) as at.context.detector.decoder:
             return at.result_of(path)
 
     return provoke

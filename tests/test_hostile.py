@@ -22,7 +22,7 @@ from service.schemas import Options, View
 from tests.fake_service import VIDEO, stored_files
 from tests.hostile import CASES, PARTIAL, SUCCEEDED, Case, mutations, run
 from tests.measured import MeasuredSandbox, measured_sandbox
-from workers.documents import make_context, store_proposals
+from workers.serialization import make_context, store_proposals
 
 # The process itself takes 40 MiB, a picture of 8K decoded by two threads some 170 more.
 MOST_MIB = 400

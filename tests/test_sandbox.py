@@ -29,15 +29,15 @@ from model.errors import (
     VideoError,
 )
 from model.picture import Region
-from model.sandbox import sandbox, sandboxed
+from model.sandbox import client, sandbox
+from model.sandbox.client import SandboxedVideo
 from model.sandbox.confine import Confinement
+from model.sandbox.ipc import IpcError
 from model.sandbox.sandbox import Sandbox, make_decoder
-from model.sandbox.sandboxed import SandboxedVideo
-from model.sandbox.wire import WireError
 from model.video import Limits, Media, Video
 from tests import clips
-from tests.cells import ATTEMPTS, FAULTS, faulty_sandbox, marked_bytes
 from tests.conftest import descendants, wait_for
+from tests.faulty_forkserver import ATTEMPTS, FAULTS, faulty_sandbox, marked_bytes
 from tests.test_detector import WhiteSpotter
 
 # As long as a test waits for something that does not come on purpose.
@@ -70,7 +70,7 @@ def taken(video: Opened, size: tuple[int, int] = (64, 36)) -> list[np.ndarray]:
 
 
 def fail(made: Sandbox, small: Path, fault: str, limits: Limits = Limits()) -> NoReturn:
-    """Decode a video that makes its cell go wrong; it raises."""
+    """Decode a video that makes its decoder go wrong; it raises."""
     taken(made.open(marked(small, fault), limits))
     pytest.fail(f"{fault} raised nothing")
 
@@ -79,7 +79,7 @@ def marked(small: Path, fault: str) -> io.BytesIO:
     return io.BytesIO(marked_bytes(small.read_bytes(), fault))
 
 
-def keeper_of(made: Sandbox) -> int:
+def forkserver_of(made: Sandbox) -> int:
     return made._keeper._process.pid
 
 
@@ -89,7 +89,7 @@ def assert_well(made: Sandbox, small: Path) -> None:
         np.testing.assert_array_equal(
             taken(made.open(file, Limits())), taken(InProcess().open(same, Limits()))
         )
-    assert descendants(keeper_of(made)) == []
+    assert descendants(forkserver_of(made)) == []
 
 
 VARIABLE = "setpts='N/(30*TB)+floor(N/10)*0.3/TB'"
@@ -217,8 +217,8 @@ def test_a_cell_has_limits_and_nothing_of_the_worker(small: Path, monkeypatch: p
         limits = Limits(max_memory_bytes=1024**3, max_cpu_s=9.5)
         frames = made.open(marked(small, "hang amid"), limits).frames(15, 64, 36)
         next(frames)
-        [cell] = descendants(keeper_of(made))
-        place = Path(f"/proc/{cell}")
+        [decoder] = descendants(forkserver_of(made))
+        place = Path(f"/proc/{decoder}")
         told = {
             line[:25].strip(): line[25:].split()[:2] for line in (place / "limits").read_text().splitlines()
         }
@@ -355,8 +355,8 @@ def sample_bomb(samples: int = 80_000_000) -> bytes:
 def test_a_cell_killed_from_outside_is_no_fault_of_the_video(faulty: Sandbox, small: Path) -> None:
     frames = faulty.open(marked(small, "hang amid"), Limits()).frames(15, 64, 36)
     next(frames)
-    [cell] = descendants(keeper_of(faulty))
-    os.kill(cell, signal.SIGKILL)
+    [decoder] = descendants(forkserver_of(faulty))
+    os.kill(decoder, signal.SIGKILL)
     with pytest.raises(DecoderKilledError) as told:
         next(frames)
     assert not isinstance(told.value, VideoError)
@@ -367,20 +367,20 @@ def test_a_cell_killed_from_outside_is_no_fault_of_the_video(faulty: Sandbox, sm
 def test_a_keeper_that_is_gone_takes_its_cells_along_and_is_started_again(
     small: Path, how: signal.Signals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sandboxed, "_END_S", 1.0)
+    monkeypatch.setattr(client, "_END_S", 1.0)
     with closing(faulty_sandbox()) as made:
         frames = made.open(marked(small, "hang amid"), SHORT).frames(15, 64, 36)
         next(frames)
-        keeper = keeper_of(made)
-        [cell] = descendants(keeper)
-        os.kill(keeper, how)
+        forkserver = forkserver_of(made)
+        [decoder] = descendants(forkserver)
+        os.kill(forkserver, how)
         with pytest.raises(DecoderKilledError):
             next(frames)
-        wait_for(lambda: not Path(f"/proc/{cell}").exists(), seconds=10)
+        wait_for(lambda: not Path(f"/proc/{decoder}").exists(), seconds=10)
         with capture_logs() as logs:
             assert_well(made, small)
         assert [entry["event"] for entry in logs] == ["decoder_started_again"]
-        assert keeper_of(made) != keeper
+        assert forkserver_of(made) != forkserver
 
 
 def test_a_worker_that_is_killed_leaves_no_process(small: Path, tmp_path: Path) -> None:
@@ -390,7 +390,7 @@ def test_a_worker_that_is_killed_leaves_no_process(small: Path, tmp_path: Path) 
         "made = faulty_sandbox()\n"
         "frames = made.open(marked(Path(sys.argv[1]), 'hang amid'), Limits()).frames(15, 64, 36)\n"
         "next(frames)\n"
-        "print(keeper_of(made), *descendants(keeper_of(made)), flush=True)\n"
+        "print(forkserver_of(made), *descendants(forkserver_of(made)), flush=True)\n"
         "next(frames)\n"
     )
     with subprocess.Popen([sys.executable, "-c", program, str(small)], stdout=subprocess.PIPE) as worker:
@@ -417,7 +417,7 @@ def test_an_alarm_amid_waiting_ends_the_cell(faulty: Sandbox, small: Path) -> No
             signal.setitimer(signal.ITIMER_REAL, 0.5)
             with pytest.raises(AlarmError):
                 fail(faulty, small, fault)
-            assert descendants(keeper_of(faulty)) == []
+            assert descendants(forkserver_of(faulty)) == []
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
@@ -428,11 +428,11 @@ def test_nothing_is_left_over_after_many_videos(faulty: Sandbox, small: Path) ->
     """Finished, abandoned before and amid the frames, broken, crashed."""
 
     def left() -> tuple[int, int, int]:
-        keeper = keeper_of(faulty)
+        forkserver = forkserver_of(faulty)
         return (
             len(list(Path("/proc/self/fd").iterdir())),
-            len(list(Path(f"/proc/{keeper}/fd").iterdir())),
-            len(descendants(keeper)),
+            len(list(Path(f"/proc/{forkserver}/fd").iterdir())),
+            len(descendants(forkserver)),
         )
 
     assert_well(faulty, small)
@@ -464,13 +464,13 @@ def test_two_videos_at_a_time(box: Sandbox, small: Path) -> None:
 
 
 def test_a_slow_worker_holds_its_cell_up_and_loses_nothing(box: Sandbox, small: Path) -> None:
-    """Frames so large that there is room for two; each is taken once the cell waits for room."""
+    """Frames so large that there is room for two; each is taken once the decoder waits for room."""
     size = (2048, 1400)
     with small.open("rb") as file, small.open("rb") as same, closing(box.open(file, Limits())) as video:
         frames = video.frames(10, *size)
         found = [next(frames)]
-        [cell] = descendants(keeper_of(box))
-        state = Path(f"/proc/{cell}/stat")
+        [decoder] = descendants(forkserver_of(box))
+        state = Path(f"/proc/{decoder}/stat")
         with closing(InProcess().open(same, Limits())) as expected:
             for place, frame in enumerate(expected.frames(10, *size)):
                 if place < 7:  # later there may be no more to wait for
@@ -510,7 +510,7 @@ def test_progress_of_a_video_of_no_declared_length(box: Sandbox, bundle: Bundle,
 def test_what_is_missing_is_told_and_require_refuses(
     small: Path, without: str, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sandbox, "PROGRAM", ("-P", "-m", "tests.cells", without))
+    monkeypatch.setattr(sandbox, "PROGRAM", ("-P", "-m", "tests.faulty_forkserver", without))
     with capture_logs() as logs, closing(make_decoder("auto")) as made:
         assert made.describe().startswith("partial: ")
         assert words in made.describe()
@@ -568,7 +568,7 @@ def test_what_a_process_says_of_a_video_is_bounded(lie: dict[str, Any]) -> None:
     video._limits = Limits(max_duration_s=60)
     media = Media(5.0, 64, 48, 75, 15.0, False, 0, 1.0, ((1.0, 2.0), (3.0, 5.0)))
     assert video._checked(media) == media
-    with pytest.raises(WireError):
+    with pytest.raises(IpcError):
         video._checked(replace(media, **lie))
 
 
@@ -585,5 +585,5 @@ def test_whoever_waits_may_stop_waiting(small: Path, fault: str) -> None:
     with closing(faulty_sandbox()) as made:
         with pytest.raises(KeyboardInterrupt):
             taken(made.open(marked(small, fault), Limits(max_stall_s=250), waiting))
-        wait_for(lambda: descendants(keeper_of(made)) == [], seconds=20)
+        wait_for(lambda: descendants(forkserver_of(made)) == [], seconds=20)
     assert len(calls) == 2

@@ -17,7 +17,7 @@ from training.people.camera.footage import write_video
 from training.people.choices import Mix, Storage
 from training.people.film import Recipe
 from training.people.studio import Order, produce
-from workers.documents import make_context, make_model_card, make_warnings, store_proposals
+from workers.serialization import make_context, make_model_card, make_warnings, store_proposals
 
 
 @pytest.fixture(scope="module")

@@ -31,11 +31,11 @@ from service.queue import DETECT, LEASE_S, JobQueue, connect, lease_key, make_qu
 from service.schemas import Region as RegionDocument
 from service.settings import Settings
 from service.store import FolderStore
-from tests.cells import faulty_sandbox, marked_bytes
 from tests.conftest import descendants, wait_for
-from workers import lease, run
-from workers.lease import ModelWorker, Pulse
-from workers.run import Bench
+from tests.faulty_forkserver import faulty_sandbox, marked_bytes
+from workers import heartbeat, run
+from workers.heartbeat import Heartbeat, ModelWorker
+from workers.run import WorkerContext
 
 MEDIA = Media(2.0, 640, 480, 60, 30.0, False, 0, 1.0)
 
@@ -66,11 +66,13 @@ def jobs(tmp_path: Path) -> Jobs:
     return Jobs(FolderStore(tmp_path / "store"))
 
 
-def make_bench(
+def make_context(
     bundle: Bundle, jobs: Jobs, connection: Redis, answer: Detections | BaseException
-) -> tuple[Bench, Obedient]:
+) -> tuple[WorkerContext, Obedient]:
     detector = Obedient(bundle, answer)
-    return Bench(detector, jobs.store, connection, Settings(max_duration_s=99, max_pixels=1234)), detector
+    return WorkerContext(
+        detector, jobs.store, connection, Settings(max_duration_s=99, max_pixels=1234)
+    ), detector
 
 
 def make_job(jobs: Jobs, **options: Any) -> Record:
@@ -80,9 +82,9 @@ def make_job(jobs: Jobs, **options: Any) -> Record:
 
 
 def test_a_job_is_published_and_its_video_removed(bundle: Bundle, jobs: Jobs, connection: Redis) -> None:
-    bench, detector = make_bench(bundle, jobs, connection, FOUND)
+    context, detector = make_context(bundle, jobs, connection, FOUND)
     record = make_job(jobs, region=RegionDocument(x=0, y=0, width=0.5, height=1))
-    bench.run(record.id)
+    context.run(record.id)
     assert jobs.get(record.id).state is State.SUCCEEDED
     content, options = detector.asked[0]
     assert content == b"bytes"
@@ -92,7 +94,7 @@ def test_a_job_is_published_and_its_video_removed(bundle: Bundle, jobs: Jobs, co
     with pytest.raises(KeyError):
         jobs.store.get(key(record.id, "video"))
     assert JobQueue(connection, 1).progress(record.id) == (Stage.PUBLISHING, 1.0)
-    bench.run(record.id)  # delivered twice: nothing happens
+    context.run(record.id)  # delivered twice: nothing happens
     assert len(detector.asked) == 1
 
 
@@ -106,9 +108,9 @@ def test_a_job_is_published_and_its_video_removed(bundle: Bundle, jobs: Jobs, co
 def test_what_is_wrong_with_the_video_ends_the_job(
     bundle: Bundle, jobs: Jobs, connection: Redis, error: Exception, code: str, words: str
 ) -> None:
-    bench, _ = make_bench(bundle, jobs, connection, error)
+    context, _ = make_context(bundle, jobs, connection, error)
     record = make_job(jobs)
-    bench.run(record.id)
+    context.run(record.id)
     ended = jobs.get(record.id)
     assert ended.state is State.FAILED
     assert ended.error is not None
@@ -120,12 +122,12 @@ def test_what_is_wrong_with_the_video_ends_the_job(
 
 def test_what_it_does_is_counted(bundle: Bundle, jobs: Jobs, connection: Redis, clip: Path) -> None:
     answer = clip.read_bytes()
-    bench = Bench(Detector(bundle, load_engine(bundle, "openvino", "cpu", clip.parent / "cache")), jobs.store, connection, Settings())  # fmt: skip
+    context = WorkerContext(Detector(bundle, load_engine(bundle, "openvino", "cpu", clip.parent / "cache")), jobs.store, connection, Settings())  # fmt: skip
     good, bad = make_job(jobs), make_job(jobs)
     jobs.store.put(key(good.id, "video"), answer)
     for record in (good, bad):
-        bench.run(record.id)
-    told = bench.meter.read()
+        context.run(record.id)
+    told = context.meter.read()
     assert told is not None
     counts, histograms = told
     assert counts[JOBS_ENDED] == {("succeeded", ""): 1, ("failed", "not_a_video"): 1}
@@ -141,19 +143,19 @@ def test_what_it_does_is_counted(bundle: Bundle, jobs: Jobs, connection: Redis, 
 def test_a_fault_of_ours_has_three_attempts(
     bundle: Bundle, jobs: Jobs, connection: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bench, detector = make_bench(bundle, jobs, connection, RuntimeError("a secret"))
-    monkeypatch.setattr(bench, "end_worker", lambda: None)
+    context, detector = make_context(bundle, jobs, connection, RuntimeError("a secret"))
+    monkeypatch.setattr(context, "end_worker", lambda: None)
     record = make_job(jobs)
     for attempt in (1, 2):
-        bench.run(record.id)
+        context.run(record.id)
         waiting = jobs.get(record.id)
         assert (waiting.state, waiting.attempt, waiting.changes[-1].why) == (
             State.QUEUED,
             attempt,
             RetryReason.FAULT,
         )
-        assert bench.queue.waiting() == set()  # the reconciler queues it, and not at once
-    bench.run(record.id)
+        assert context.queue.waiting() == set()  # the reconciler queues it, and not at once
+    context.run(record.id)
     ended = jobs.get(record.id)
     assert ended.state is State.FAILED
     assert ended.error is not None
@@ -168,8 +170,8 @@ def test_a_worker_that_cannot_do_anything_ends(
 ) -> None:
     """Whatever is wrong with it would fail all jobs; one that succeeds, or is a video's fault, begins the count anew."""
     ended: list[int] = []
-    bench, detector = make_bench(bundle, jobs, connection, RuntimeError())
-    monkeypatch.setattr(bench, "end_worker", lambda: ended.append(1))
+    context, detector = make_context(bundle, jobs, connection, RuntimeError())
+    monkeypatch.setattr(context, "end_worker", lambda: ended.append(1))
     for answer, so_far in (
         (RuntimeError(), 0),
         (RuntimeError(), 0),
@@ -180,16 +182,16 @@ def test_a_worker_that_cannot_do_anything_ends(
         (RuntimeError(), 0),
     ):
         detector.answer = answer
-        bench.run(make_job(jobs).id)
+        context.run(make_job(jobs).id)
         assert len(ended) == so_far
-    bench.run(make_job(jobs).id)
+    context.run(make_job(jobs).id)
     assert ended == [1]
 
 
 def test_a_result_is_not_thrown_away_when_tidying_fails(
     bundle: Bundle, jobs: Jobs, connection: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bench, _ = make_bench(bundle, jobs, connection, FOUND)
+    context, _ = make_context(bundle, jobs, connection, FOUND)
     record, refused = make_job(jobs), []
 
     def full(_prefix: str) -> None:
@@ -197,7 +199,7 @@ def test_a_result_is_not_thrown_away_when_tidying_fails(
         raise OSError(errno.EDQUOT, "Disk quota exceeded")
 
     monkeypatch.setattr(jobs.store, "delete", full)
-    bench.run(record.id)
+    context.run(record.id)
     monkeypatch.undo()
     ended = jobs.get(record.id)
     assert (ended.state, len(refused)) == (State.SUCCEEDED, 1)
@@ -209,26 +211,26 @@ def test_a_worker_that_shall_stop_hands_the_job_back(bundle: Bundle, jobs: Jobs,
 
     class Asked(Obedient):
         def detect(self, file: Any, **options: Any) -> Detections:
-            bench.stop_soon()
+            context.stop_soon()
             return super().detect(file, **options)
 
     settings = Settings(stop_grace_s=0)
     record = make_job(jobs)
     for attempt in range(1, 6):
-        bench = Bench(Asked(bundle, FOUND), jobs.store, connection, settings)
-        bench.run(record.id)
+        context = WorkerContext(Asked(bundle, FOUND), jobs.store, connection, settings)
+        context.run(record.id)
         waiting = jobs.get(record.id)
         assert (waiting.state, waiting.attempt, waiting.faults) == (State.QUEUED, attempt, 0)
         assert waiting.changes[-1].why is RetryReason.HANDED_BACK
-    bench = Bench(Asked(bundle, FOUND), jobs.store, connection, Settings(stop_grace_s=60))
-    bench.run(record.id)
+    context = WorkerContext(Asked(bundle, FOUND), jobs.store, connection, Settings(stop_grace_s=60))
+    context.run(record.id)
     assert jobs.get(record.id).state is State.SUCCEEDED
 
 
 def test_a_job_that_another_has_is_let_alone(bundle: Bundle, jobs: Jobs, connection: Redis) -> None:
-    bench, detector = make_bench(bundle, jobs, connection, FOUND)
+    context, detector = make_context(bundle, jobs, connection, FOUND)
     running = jobs.change(make_job(jobs), State.RUNNING)
-    bench.run(running.id)
+    context.run(running.id)
     assert detector.asked == []
     assert jobs.get(running.id) == running
 
@@ -238,7 +240,7 @@ def test_a_full_disk_is_waited_for(
 ) -> None:
     """The work is done; it is published when there is room again."""
     monkeypatch.setattr(run, "_ROOM_EVERY_S", 0.01)
-    bench, detector = make_bench(bundle, jobs, connection, FOUND)
+    context, detector = make_context(bundle, jobs, connection, FOUND)
     record = make_job(jobs)
     put, refused = jobs.store.put, []
 
@@ -249,7 +251,7 @@ def test_a_full_disk_is_waited_for(
         put(name, content)
 
     monkeypatch.setattr(jobs.store, "put", full)
-    bench.run(record.id)
+    context.run(record.id)
     ended = jobs.get(record.id)
     assert (ended.state, ended.attempt, len(refused), len(detector.asked)) == (State.SUCCEEDED, 1, 3, 1)
 
@@ -271,7 +273,7 @@ def test_an_attempt_that_was_overtaken_changes_nothing(
                 raise ending
             return FOUND
 
-    Bench(Slow(bundle, FOUND), jobs.store, connection, Settings()).run(record.id)
+    WorkerContext(Slow(bundle, FOUND), jobs.store, connection, Settings()).run(record.id)
     after = jobs.get(record.id)
     assert after.state is (State.SUCCEEDED if done else State.RUNNING)
     assert after.attempt == 2
@@ -315,7 +317,7 @@ def test_a_worker_lets_go_of_a_job_that_is_not_wanted(
                 stop()
 
         monkeypatch.setattr(jobs.store, "put", putting)
-    Bench(Busy(bundle, FOUND), jobs.store, connection, Settings()).run(record.id)
+    WorkerContext(Busy(bundle, FOUND), jobs.store, connection, Settings()).run(record.id)
     assert went_on == ([True] if late else [])
     left = {one.key for one in jobs.store.entries(key(record.id))}
     assert left == ({key(record.id, "job.json")} if end == "cancel" else set())
@@ -333,20 +335,20 @@ def test_an_attempt_s_progress_begins_at_its_beginning(bundle: Bundle, jobs: Job
             seen.append(queue.progress(record.id))
             return FOUND
 
-    Bench(Looking(bundle, FOUND), jobs.store, connection, Settings()).run(record.id)
+    WorkerContext(Looking(bundle, FOUND), jobs.store, connection, Settings()).run(record.id)
     assert seen == [(Stage.DECODING, 0.0)]
 
 
 def test_a_job_that_was_ended_and_not_tidied_is_tidied(
     bundle: Bundle, jobs: Jobs, connection: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bench, detector = make_bench(bundle, jobs, connection, FOUND)
+    context, detector = make_context(bundle, jobs, connection, FOUND)
     record = make_job(jobs)
-    monkeypatch.setattr(bench.jobs, "tidy", lambda _record: None)  # killed before that
-    bench.run(record.id)
+    monkeypatch.setattr(context.jobs, "tidy", lambda _record: None)  # killed before that
+    context.run(record.id)
     monkeypatch.undo()
     assert "video" in jobs.store.names(key(record.id))
-    bench.run(record.id)  # rq delivers again what was not acknowledged
+    context.run(record.id)  # rq delivers again what was not acknowledged
     assert "video" not in jobs.store.names(key(record.id))
     assert jobs.pending("open") == {}
     assert len(detector.asked) == 1
@@ -376,13 +378,13 @@ def test_times_of_jobs_make_estimates(bundle: Bundle, jobs: Jobs, connection: Re
     queue = JobQueue(connection, 60)
     assert queue.pace() == (None, 0)
     assert queue.pace().queued_s(3) is None
-    bench, _ = make_bench(bundle, jobs, connection, FOUND)
-    bench.run(make_job(jobs).id)
+    context, _ = make_context(bundle, jobs, connection, FOUND)
+    context.run(make_job(jobs).id)
     assert connection.llen("mmad:times") == 1
     connection.delete("mmad:times", "mmad:workers")
     for seconds in (1, 8, 2):
         queue.note_time(seconds)
-    with Pulse(connection):
+    with Heartbeat(connection):
         wait_for(lambda: JobQueue(connection, 60).pace().workers, seconds=10)
         pace = JobQueue(connection, 60).pace()
     assert pace == (2.0, 1)
@@ -410,8 +412,8 @@ def test_a_place_in_the_queue_is_told_and_left(jobs: Jobs, connection: Redis) ->
 def test_the_queue_carries_json_and_a_worker_runs_it(
     bundle: Bundle, jobs: Jobs, connection: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bench, _ = make_bench(bundle, jobs, connection, FOUND)
-    monkeypatch.setattr(run, "_bench", bench)
+    context, _ = make_context(bundle, jobs, connection, FOUND)
+    monkeypatch.setattr(run, "_context", context)
     record = make_job(jobs)
     JobQueue(connection, 60).deliver(record.id)
     (delivery,) = connection.scan_iter(f"rq:job:{record.id}*")
@@ -429,7 +431,7 @@ def test_a_worker_keeps_its_lease_while_native_code_runs(
     bundle: Bundle, jobs: Jobs, connection: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also when Redis is emptied meanwhile."""
-    monkeypatch.setattr(lease, "BEAT_S", 0.05)
+    monkeypatch.setattr(heartbeat, "BEAT_S", 0.05)
     record, queue = make_job(jobs), JobQueue(connection, 60)
     left_s: list[int] = []
 
@@ -442,10 +444,10 @@ def test_a_worker_keeps_its_lease_while_native_code_runs(
             left_s.append(connection.ttl(lease_key(record.id, 1)))
             return FOUND
 
-    bench = Bench(Slow(bundle, FOUND), jobs.store, connection, Settings())
-    monkeypatch.setattr(run, "_bench", bench)
+    context = WorkerContext(Slow(bundle, FOUND), jobs.store, connection, Settings())
+    monkeypatch.setattr(run, "_context", context)
     queue.deliver(record.id)
-    with bench.pulse:
+    with context.heartbeat:
         ModelWorker(make_queue(connection)).work(burst=True, logging_level="ERROR")
     assert jobs.get(record.id).state is State.SUCCEEDED
     assert 0 < left_s[0] <= LEASE_S
@@ -494,15 +496,15 @@ def test_a_redis_that_is_away_is_gone_without(tmp_path: Path) -> None:
 
 def test_progress_that_cannot_be_told_stops_no_job(bundle: Bundle, jobs: Jobs, tmp_path: Path) -> None:
     nowhere = connect(Settings(redis_url=f"unix://{tmp_path}/nothing"), retries=0)
-    bench, _ = make_bench(bundle, jobs, nowhere, FOUND)
+    context, _ = make_context(bundle, jobs, nowhere, FOUND)
     record = make_job(jobs)
-    bench.run(record.id)
+    context.run(record.id)
     assert jobs.get(record.id).state is State.SUCCEEDED
 
 
 def test_a_job_whose_record_is_gone_is_passed_over(bundle: Bundle, jobs: Jobs, connection: Redis) -> None:
-    bench, detector = make_bench(bundle, jobs, connection, FOUND)
-    bench.run(new_job_id())
+    context, detector = make_context(bundle, jobs, connection, FOUND)
+    context.run(new_job_id())
     assert detector.asked == []
 
 
@@ -538,14 +540,16 @@ def test_a_decoder_that_says_nothing_holds_up_neither_stop_nor_cancel(
         detector = Detector(
             bundle, load_engine(bundle, "openvino", "cpu", clip.parent / "cache"), decoder=sandbox
         )
-        bench = Bench(detector, jobs.store, connection, Settings(stop_grace_s=0, decoder_stall_s=250))
+        context = WorkerContext(
+            detector, jobs.store, connection, Settings(stop_grace_s=0, decoder_stall_s=250)
+        )
         record = make_job(jobs)
         jobs.store.put(key(record.id, "video"), marked_bytes(clip.read_bytes(), "hang"))
-        thread = threading.Thread(target=bench.run, args=(record.id,))
+        thread = threading.Thread(target=context.run, args=(record.id,))
         thread.start()
         wait_for(lambda: jobs.get(record.id).state is State.RUNNING, seconds=20)
         if end == "stop":
-            bench.stop_soon()
+            context.stop_soon()
         else:
             jobs.cancel(record.id)
         thread.join(60)

@@ -15,9 +15,9 @@ from model.sandbox.sandbox import make_decoder
 from service.queue import connect, make_queue
 from service.settings import Settings
 from service.store import MODEL_CARD, SANDBOX, FolderStore, StoreError
-from workers.documents import make_model_card
-from workers.lease import ModelWorker
-from workers.run import Bench, set_bench
+from workers.heartbeat import ModelWorker
+from workers.run import WorkerContext, set_context
+from workers.serialization import make_model_card
 
 log = structlog.get_logger()
 
@@ -38,9 +38,9 @@ def main(settings: Settings, bundle: Bundle) -> None:
     except OSError as error:
         decoder.close()
         raise StoreError(f"cannot write in {settings.store_dir} ({error.strerror}): give it room") from error
-    bench = Bench(Detector(bundle, engine, decoder=decoder), store, connection, settings)
-    set_bench(bench)
-    with closing(decoder), bench.pulse:
+    context = WorkerContext(Detector(bundle, engine, decoder=decoder), store, connection, settings)
+    set_context(context)
+    with closing(decoder), context.heartbeat:
         log.info(
             "worker_ready",
             bundle=bundle.manifest.name,
@@ -48,15 +48,15 @@ def main(settings: Settings, bundle: Bundle) -> None:
             trained=bool(bundle.manifest.trained_on),
         )
         with suppress(StopRequested):  # also raised in the pause: rq's handlers stay
-            while not _work(bench, settings):
+            while not _work(context, settings):
                 time.sleep(_AGAIN_AFTER_S)
     log.info("worker_stopped")
 
 
-def _work(bench: Bench, settings: Settings) -> bool:
+def _work(context: WorkerContext, settings: Settings) -> bool:
     """Take jobs until asked to stop; False where Redis, or what rq found in it, ended that before."""
     with connect(settings, retries=_REDIS_RETRIES) as connection:
-        worker = ModelWorker(make_queue(connection), bench.stop_soon)
+        worker = ModelWorker(make_queue(connection), context.stop_soon)
         try:
             worker.work(logging_level=logging.WARNING)  # type: ignore[arg-type]
         except RedisError as error:

@@ -27,8 +27,8 @@ from service.queue import JobQueue, lease_key
 from service.results import make_result
 from service.settings import Settings
 from service.store import Store
-from workers.documents import make_context, make_limits, make_region, store_proposals
-from workers.lease import Pulse
+from workers.heartbeat import Heartbeat
+from workers.serialization import make_context, make_limits, make_region, store_proposals
 
 log = structlog.get_logger()
 
@@ -44,7 +44,7 @@ class HandBackError(Exception):
     """The worker was asked to stop, and its grace is over: the job is another's."""
 
 
-class Bench:
+class WorkerContext:
     """What a worker works with; made once, with the model loaded."""
 
     def __init__(self, detector: Detector, store: Store, connection: Redis, settings: Settings) -> None:
@@ -54,7 +54,7 @@ class Bench:
         self.jobs = Jobs(store)
         self.queue = JobQueue(connection, settings.job_timeout_s)
         self.meter = self.queue.meter
-        self.pulse = Pulse(connection)
+        self.heartbeat = Heartbeat(connection)
         self.limits = make_limits(settings)
         self._stop_grace_s = settings.stop_grace_s
         self._stop_at_s: float | None = None
@@ -74,7 +74,7 @@ class Bench:
             try:
                 record = self._begin(job_id)
                 if record is not None:
-                    with self.pulse.holding(lease_key(job_id, record.attempt)):
+                    with self.heartbeat.holding(lease_key(job_id, record.attempt)):
                         self._attempt(record)
             except StaleAttemptError as error:
                 log.warning("attempt_overtaken", reason=str(error))
@@ -218,17 +218,17 @@ class Bench:
             raise HandBackError
 
 
-_bench: Bench | None = None
+_context: WorkerContext | None = None
 
 
-def set_bench(bench: Bench) -> None:
+def set_context(context: WorkerContext) -> None:
     """Called once, before the first job."""
-    global _bench
-    _bench = bench
+    global _context
+    _context = context
 
 
 def detect(job_id: str) -> None:
     """What the queue names; see service.queue.DETECT."""
-    if _bench is None:
+    if _context is None:
         raise RuntimeError("no model is loaded: jobs run in mmad worker only")
-    _bench.run(job_id)
+    _context.run(job_id)

@@ -18,9 +18,9 @@ import structlog
 
 from model.decoder import Decoder, InProcess, Waiting
 from model.errors import SandboxError
-from model.sandbox import wire
+from model.sandbox import ipc
+from model.sandbox.client import SandboxedVideo
 from model.sandbox.confine import Confinement
-from model.sandbox.sandboxed import SandboxedVideo
 from model.video import Limits
 
 log = structlog.get_logger()
@@ -28,7 +28,7 @@ log = structlog.get_logger()
 Mode = Literal["auto", "require", "off"]
 
 # What python runs as the keeper; the number of its control line comes after it.
-PROGRAM = ("-P", "-m", "model.sandbox.keeper")
+PROGRAM = ("-P", "-m", "model.sandbox.forkserver")
 _START_S = 60.0
 _END_S = 10.0
 
@@ -58,12 +58,12 @@ class Sandbox:
         """
         self._required = required
         self._lock = threading.Lock()
-        self._keeper = self._start()
+        self._forkserver = self._start()
 
     @property
     def confinement(self) -> Confinement:
         """What is taken from the processes that decode."""
-        return self._keeper.confinement
+        return self._forkserver.confinement
 
     def describe(self) -> str:
         """See Decoder."""
@@ -76,33 +76,33 @@ class Sandbox:
             DecoderKilledError: the process was ended from outside.
         """
         with self._lock:
-            if not self._keeper.alive:
+            if not self._forkserver.alive:
                 log.warning("decoder_started_again")
-                self._keeper.end()
-                self._keeper = self._start()
-            keeper = self._keeper
-        return SandboxedVideo(keeper, file, limits, waiting)
+                self._forkserver.end()
+                self._forkserver = self._start()
+            forkserver = self._forkserver
+        return SandboxedVideo(forkserver, file, limits, waiting)
 
     def close(self) -> None:
         """End the keeper, and with it what it decodes."""
-        self._keeper.end()
+        self._forkserver.end()
 
     def _start(self) -> "_Keeper":
-        keeper = _Keeper()
-        missing = keeper.confinement.missing
+        forkserver = _Keeper()
+        missing = forkserver.confinement.missing
         if self._required and missing:
-            keeper.end()
+            forkserver.end()
             raise SandboxError(
                 f"videos cannot be decoded as MMAD_SANDBOX=require asks: there is no {'; and no '.join(missing)}"
             )
-        return keeper
+        return forkserver
 
 
 class _Keeper:
     """The warm process and the line to it. It is ended with this object, at the latest with this process."""
 
     def __init__(self) -> None:
-        self.control, theirs = wire.pair()
+        self.control, theirs = ipc.pair()
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, *PROGRAM, str(theirs.fileno())],
@@ -115,8 +115,8 @@ class _Keeper:
         self.end = weakref.finalize(self, _end, self._process, self.control)
         self.control.settimeout(_START_S)
         try:
-            message = wire.receive(self.control)
-        except (OSError, wire.WireError):
+            message = ipc.receive(self.control)
+        except (OSError, ipc.IpcError):
             message = None
         if message is None:
             self.end()

@@ -25,7 +25,7 @@ _SHARED_BYTES = 16 * 1024**2
 Message = dict[str, Any]
 
 
-class WireError(Exception):
+class IpcError(Exception):
     """What came is no message of ours."""
 
 
@@ -67,12 +67,12 @@ def send(line: socket.socket, message: Message, files: Sequence[int] = ()) -> No
     """One message, with open files that the other side gets copies of.
 
     Raises:
-        WireError: the message is too long.
+        IpcError: the message is too long.
         OSError: the other side has gone.
     """
     content = json.dumps(message, allow_nan=False).encode()
     if len(content) > MESSAGE_BYTES:
-        raise WireError(f"a message of {len(content)} bytes, the limit is {MESSAGE_BYTES}")
+        raise IpcError(f"a message of {len(content)} bytes, the limit is {MESSAGE_BYTES}")
     if files:
         socket.send_fds(line, [content], files)
     else:
@@ -83,7 +83,7 @@ def receive(line: socket.socket) -> Message | None:
     """The next message; None where the other side has gone.
 
     Raises:
-        WireError: it is none, or too long.
+        IpcError: it is none, or too long.
         TimeoutError: after the line's own timeout.
     """
     try:
@@ -101,7 +101,7 @@ def receive_with_files(line: socket.socket, count: int) -> tuple[Message, list[i
     if len(files) != count:
         for number in files:
             os.close(number)
-        raise WireError(f"{len(files)} files came, {count} were to")
+        raise IpcError(f"{len(files)} files came, {count} were to")
     return _parse(content), files
 
 
@@ -109,10 +109,10 @@ def whole(value: object, least: int, most: int = 2**53) -> int:
     """A whole number within bounds (inclusive).
 
     Raises:
-        WireError: it is something else.
+        IpcError: it is something else.
     """
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        raise WireError(f"no whole number from {least} to {most}")
+        raise IpcError(f"no whole number from {least} to {most}")
     return value
 
 
@@ -120,17 +120,17 @@ def finite(value: object) -> float:
     """A number from zero on; larger than any time or rate there can be is none.
 
     Raises:
-        WireError: it is something else.
+        IpcError: it is something else.
     """
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e12:
-        raise WireError("no number from zero on")
+        raise IpcError("no number from zero on")
     return float(value)
 
 
 def text(value: object, letters: int) -> str:
     """At most so many letters, and none that a terminal or a JSON document would stumble over."""
     if not isinstance(value, str):
-        raise WireError("no text")
+        raise IpcError("no text")
     return "".join(letter if letter.isprintable() else "?" for letter in value[:letters])
 
 
@@ -138,10 +138,10 @@ def media_of(values: object) -> Media:
     """What dataclasses.asdict made of a Media, and JSON of that.
 
     Raises:
-        WireError: a field is missing, unknown or of another type.
+        IpcError: a field is missing, unknown or of another type.
     """
     if not isinstance(values, dict) or set(values) != {field.name for field in fields(Media)}:
-        raise WireError("not the fields of Media")
+        raise IpcError("not the fields of Media")
     return Media(**{field.name: _typed(values[field.name], field.type) for field in fields(Media)})
 
 
@@ -152,22 +152,22 @@ def _typed(value: object, kind: object) -> Any:
         return whole(value, 0)
     if kind is bool:
         if not isinstance(value, bool):
-            raise WireError("neither true nor false")
+            raise IpcError("neither true nor false")
         return value
     if not isinstance(value, list) or not all(isinstance(one, list) and len(one) == 2 for one in value):
-        raise WireError("no list of pairs")
+        raise IpcError("no list of pairs")
     return tuple((finite(start), finite(end)) for start, end in value)
 
 
 def _parse(content: bytes) -> Message:
     if len(content) > MESSAGE_BYTES:
-        raise WireError(f"a message of more than {MESSAGE_BYTES} bytes")
+        raise IpcError(f"a message of more than {MESSAGE_BYTES} bytes")
     try:
         message = json.loads(content.decode(), parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
-        raise WireError("a packet that is no JSON") from error
+        raise IpcError("a packet that is no JSON") from error
     if not isinstance(message, dict):
-        raise WireError("a message that is no object")
+        raise IpcError("a message that is no object")
     return message
 
 

@@ -33,8 +33,8 @@ from model.errors import (
     VideoError,
 )
 from model.picture import Region
-from model.sandbox import cell, wire
-from model.sandbox.wire import Message, Order, WireError
+from model.sandbox import decode_process, ipc
+from model.sandbox.ipc import IpcError, Message, Order
 from model.video import Limits, Media
 from model.windows import Frame
 
@@ -51,7 +51,7 @@ _KINDS: tuple[type[DetectorError], ...] = (*VideoError.__subclasses__(), Sandbox
 _CODES = {kind.code: kind for kind in _KINDS}
 
 
-class Keeper(Protocol):
+class ForkServer(Protocol):
     """The process that forks the one that decodes; see model.sandbox."""
 
     control: socket.socket
@@ -70,22 +70,22 @@ class SandboxedVideo:
     """
 
     def __init__(
-        self, keeper: Keeper, file: BinaryIO, limits: Limits, waiting: Waiting = lambda: None
+        self, forkserver: ForkServer, file: BinaryIO, limits: Limits, waiting: Waiting = lambda: None
     ) -> None:
-        self._keeper, self._limits, self._waiting = keeper, limits, waiting
+        self._forkserver, self._limits, self._waiting = forkserver, limits, waiting
         self._at = 0
         self.media: Media | None = None
         self.declared_duration_s: float | None = None
         with ExitStack() as made:
-            self._line, theirs = (made.enter_context(end) for end in wire.pair())
-            self._leash, held = (made.enter_context(end) for end in wire.pair())
+            self._line, theirs = (made.enter_context(end) for end in ipc.pair())
+            self._supervision, held = (made.enter_context(end) for end in ipc.pair())
             self._room = made.enter_context(_new_room())
             video = made.enter_context(_own_view(file))
             self._line.settimeout(limits.max_stall_s)
-            self._leash.settimeout(_END_S)
+            self._supervision.settimeout(_END_S)
             given = [video.fileno(), theirs.fileno(), self._room.fileno(), held.fileno()]
             try:
-                wire.send(keeper.control, asdict(limits), given)
+                ipc.send(forkserver.control, asdict(limits), given)
             except OSError as error:
                 raise _killed() from error
             for end in (video, theirs, held):
@@ -93,7 +93,7 @@ class SandboxedVideo:
             made.callback(self.close)
             with self._judging():
                 declared_s = self._receive().get("declared_duration_s")
-                self.declared_duration_s = None if declared_s is None else wire.finite(declared_s)
+                self.declared_duration_s = None if declared_s is None else ipc.finite(declared_s)
             made.pop_all()
 
     def frames(self, fps: float, width: int, height: int, region: Region = Region()) -> Iterator[Frame]:
@@ -110,8 +110,8 @@ class SandboxedVideo:
 
     def close(self) -> None:
         """End the process, if it has not ended, and wait until it is gone."""
-        if self._leash.fileno() >= 0:
-            with self._line, self._leash, self._room:
+        if self._supervision.fileno() >= 0:
+            with self._line, self._supervision, self._room:
                 self._end()
 
     def _take(self, order: Order) -> Iterator[Frame]:
@@ -135,9 +135,9 @@ class SandboxedVideo:
         """The next frame, which may be the last one once more; None where the video has ended."""
         message = self._receive()
         if "media" in message:
-            self.media = self._checked(wire.media_of(message["media"]))
+            self.media = self._checked(ipc.media_of(message["media"]))
             return None
-        self._at = wire.whole(message.get("at"), 0)
+        self._at = ipc.whole(message.get("at"), 0)
         if last is not None and "again" in message:
             return last
         return self._copy(order, message, last)
@@ -154,34 +154,34 @@ class SandboxedVideo:
             or edges != sorted(edges)
             or (edges and not (edges[0] >= 0 and edges[-1] <= media.duration_s + 1e-6))
         ):
-            raise WireError("a length, a size or a number of frames that cannot be")
+            raise IpcError("a length, a size or a number of frames that cannot be")
         return media
 
     def _copy(self, order: Order, message: Message, last: Frame | None) -> Frame:
         """A frame out of its slot, which is the process's again then."""
-        slot = wire.whole(message.get("slot"), 0, order.slots - 1)
-        height = wire.whole(message.get("height"), 1, order.height)
-        width = wire.whole(message.get("width"), 1, order.width)
+        slot = ipc.whole(message.get("slot"), 0, order.slots - 1)
+        height = ipc.whole(message.get("height"), 1, order.height)
+        width = ipc.whole(message.get("width"), 1, order.width)
         expected = (order.height, order.width) if order.region is not None else (height, width)
         if last is not None:
             expected = last.shape[:2]
         if (height, width) != expected:
-            raise WireError(f"a frame of {width} x {height}")
+            raise IpcError(f"a frame of {width} x {height}")
         picture = np.empty((height, width, 3), np.uint8)
         # Read and not mapped: nothing that is done to the file on the other side can hurt here.
         if os.preadv(self._room.fileno(), [picture.data], slot * order.slot_bytes) != picture.nbytes:
-            raise WireError("a frame that is not all there")
+            raise IpcError("a frame that is not all there")
         self._send({"free": slot})
         return picture
 
     def _send(self, message: Message) -> None:
         # A process that has ended may have left messages: they tell more than this does.
         with suppress(BrokenPipeError, ConnectionResetError):
-            wire.send(self._line, message)
+            ipc.send(self._line, message)
 
     def _receive(self) -> Message:
         self._wait()
-        message = wire.receive(self._line)
+        message = ipc.receive(self._line)
         if message is None:
             raise self._why_ended()
         if "error" in message:
@@ -203,7 +203,7 @@ class SandboxedVideo:
         """What goes wrong on the line, by whose fault it is."""
         try:
             yield
-        except WireError as error:
+        except IpcError as error:
             raise self._crashed(str(error)) from error
         except TimeoutError as error:
             # A keeper that does not end it either is stopped, or the whole machine is.
@@ -212,11 +212,11 @@ class SandboxedVideo:
     def _end(self) -> Message | None:
         """End the process. What the keeper says of it: None where the keeper ended too, or was asked before."""
         with suppress(OSError):
-            self._leash.shutdown(socket.SHUT_WR)
+            self._supervision.shutdown(socket.SHUT_WR)
         try:
-            return wire.receive(self._leash)
+            return ipc.receive(self._supervision)
         except TimeoutError:
-            self._keeper.kill()
+            self._forkserver.kill()
             return None
 
     def _why_ended(self) -> DetectorError:
@@ -232,7 +232,7 @@ class SandboxedVideo:
             return self._out_of_time()
         if status == -signal.SIGKILL:
             return _killed()
-        if status == cell.OUT_OF_MEMORY:
+        if status == decode_process.OUT_OF_MEMORY:
             return self._out_of_memory()
         return self._crashed(signal.Signals(-status).name if status < 0 else f"exit status {status}")
 
@@ -240,8 +240,8 @@ class SandboxedVideo:
         """The error that the process met."""
         if "fault" in message:
             log.warning("decoder_fault", fault=str(message["fault"])[-_FAULT_LETTERS:])
-        kind = _CODES.get(wire.text(message["error"], _DETAIL_LETTERS), DecoderCrashedError)
-        detail = wire.text(message.get("detail"), _DETAIL_LETTERS)
+        kind = _CODES.get(ipc.text(message["error"], _DETAIL_LETTERS), DecoderCrashedError)
+        detail = ipc.text(message.get("detail"), _DETAIL_LETTERS)
         return kind(detail) if detail else self._crashed("an unexpected error")
 
     def _crashed(self, how: str) -> DecoderCrashedError:

@@ -20,7 +20,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from model.sandbox import cell, wire
+from model.sandbox import decode_process, ipc
 from model.sandbox.confine import Confinement, probe
 from model.video import Limits, Video
 
@@ -41,10 +41,10 @@ def main() -> None:
     parts = probe()
     control = socket.socket(fileno=int(sys.argv[1]))
     try:
-        wire.send(control, asdict(parts))
+        ipc.send(control, asdict(parts))
     except BrokenPipeError:  # the worker has ended meanwhile
         return
-    Keeper(control, parts).serve()
+    ForkServer(control, parts).serve()
 
 
 def warm_up() -> None:
@@ -73,7 +73,7 @@ def _decode_once() -> None:
     for region in ((0.0, 0.0, 1.0, 1.0), None):
         buffer.seek(0)
         with closing(Video(buffer)) as video:
-            for _ in wire.Order(15.0, 32, 32, region).take(video):
+            for _ in ipc.Order(15.0, 32, 32, region).take(video):
                 pass
 
 
@@ -83,16 +83,16 @@ class _Child:
 
     pid: int
     handle: int
-    leash: socket.socket
+    supervision: socket.socket
 
 
-class Keeper:
+class ForkServer:
     """The children that are there, each watched by its process handle, and by its leash."""
 
     def __init__(self, control: socket.socket, parts: Confinement) -> None:
         self._control, self._parts = control, parts
         self._handles: dict[int, _Child] = {}
-        self._leashes: dict[int, _Child] = {}
+        self._supervisions: dict[int, _Child] = {}
         self._poll = select.poll()
         self._poll.register(control, select.POLLIN)
 
@@ -107,50 +107,50 @@ class Keeper:
             elif number in self._handles:
                 self._bury(self._handles[number])
             else:
-                self._kill(self._leashes[number])
+                self._kill(self._supervisions[number])
 
     def _take_in(self) -> bool:
         """The next video; whether there was one."""
-        came = wire.receive_with_files(self._control, 4)
+        came = ipc.receive_with_files(self._control, 4)
         if came is None:
             return False
-        message, (video, line, room, leash) = came
-        held = socket.socket(fileno=leash)
+        message, (video, line, room, supervision) = came
+        held = socket.socket(fileno=supervision)
         limits = Limits(**message)
-        keeper = os.getpid()
+        forkserver = os.getpid()
         try:
             pid = os.fork()
         except OSError:  # no room for a process: an end of the leash without a word tells the worker
             held.close()
         else:
             if pid == 0:
-                cell.live(cell.Given(video, line, room), limits, self._parts, keeper)
+                decode_process.live(decode_process.Given(video, line, room), limits, self._parts, forkserver)
             self._watch(_Child(pid, os.pidfd_open(pid), held))
         for number in (video, line, room):
             os.close(number)
         return True
 
     def _watch(self, child: _Child) -> None:
-        self._handles[child.handle] = self._leashes[child.leash.fileno()] = child
+        self._handles[child.handle] = self._supervisions[child.supervision.fileno()] = child
         self._poll.register(child.handle, select.POLLIN)
-        self._poll.register(child.leash, select.POLLIN)
+        self._poll.register(child.supervision, select.POLLIN)
 
     def _kill(self, child: _Child) -> None:
         """The worker has no more use for it."""
-        self._poll.unregister(child.leash)
+        self._poll.unregister(child.supervision)
         signal.pidfd_send_signal(child.handle, signal.SIGKILL)
 
     def _bury(self, child: _Child) -> None:
         """Tell the worker how it ended, if it still listens."""
         _, status, used = os.wait4(child.pid, 0)
-        del self._handles[child.handle], self._leashes[child.leash.fileno()]
+        del self._handles[child.handle], self._supervisions[child.supervision.fileno()]
         self._poll.unregister(child.handle)
         with suppress(KeyError):
-            self._poll.unregister(child.leash)
+            self._poll.unregister(child.supervision)
         os.close(child.handle)
-        with child.leash, suppress(OSError):
-            wire.send(
-                child.leash,
+        with child.supervision, suppress(OSError):
+            ipc.send(
+                child.supervision,
                 {"status": os.waitstatus_to_exitcode(status), "cpu_s": used.ru_utime + used.ru_stime},
             )
 

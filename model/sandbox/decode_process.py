@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.errors import SandboxError, VideoError
-from model.sandbox import wire
+from model.sandbox import ipc
 from model.sandbox.confine import Confinement, confine
-from model.sandbox.wire import Order
+from model.sandbox.ipc import Order
 from model.video import Limits, Video
 from model.windows import Frame
 
@@ -62,9 +62,9 @@ def _live(line: socket.socket, given: Given, limits: Limits, parts: Confinement,
     except BaseException as error:
         if is_out_of_memory(error):
             return OUT_OF_MEMORY
-        wire.send(line, _last_words(error))
+        ipc.send(line, _last_words(error))
     # Until the worker has gone, for what it says at the same time would make it lose what it has not read yet.
-    while wire.receive(line) is not None:
+    while ipc.receive(line) is not None:
         pass
     return 0
 
@@ -80,7 +80,7 @@ def is_out_of_memory(error: BaseException | None) -> bool:
     return False
 
 
-def _last_words(error: BaseException) -> wire.Message:
+def _last_words(error: BaseException) -> ipc.Message:
     if isinstance(error, VideoError | SandboxError):
         return {"error": error.code, "detail": str(error)[:_DETAIL_LETTERS]}
     fault = "".join(traceback.format_exception(error))[-_FAULT_LETTERS:]
@@ -100,19 +100,19 @@ def _leave_open(given: Given) -> None:
 
 def _decode(line: socket.socket, given: Given, limits: Limits) -> None:
     video = Video(io.FileIO(given.video, closefd=False), limits)
-    wire.send(line, {"declared_duration_s": video.declared_duration_s})
-    message = wire.receive(line)
+    ipc.send(line, {"declared_duration_s": video.declared_duration_s})
+    message = ipc.receive(line)
     if message is None:
         return
     room = _Room(line, given.room, Order(**message))
     last: Frame | None = None
     for picture in room.order.take(video):
         what = {"again": True} if picture is last else room.put(picture)
-        wire.send(line, what | {"at": os.lseek(given.video, 0, os.SEEK_CUR)})
+        ipc.send(line, what | {"at": os.lseek(given.video, 0, os.SEEK_CUR)})
         last = picture
     if video.media is None:
         raise RuntimeError("the frames ended and nothing is known of them")
-    wire.send(line, {"media": asdict(video.media)})
+    ipc.send(line, {"media": asdict(video.media)})
 
 
 class _Room:
@@ -126,10 +126,10 @@ class _Room:
         )
         self._free = list(range(order.slots))
 
-    def put(self, picture: Frame) -> wire.Message:
+    def put(self, picture: Frame) -> ipc.Message:
         """Waits for a free slot."""
         while not self._free:
-            message = wire.receive(self._line)
+            message = ipc.receive(self._line)
             if message is None:
                 os._exit(0)  # the worker wants no more
             self._free.append(message["free"])

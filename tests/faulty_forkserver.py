@@ -1,6 +1,6 @@
-"""A keeper whose cells go wrong where a video says so in its last bytes; tests start it in the place of model.sandbox.keeper.
+"""A keeper whose cells go wrong where a video says so in its last bytes; tests start it in the place of model.sandbox.forkserver.
 
-    python -m tests.cells [without_landlock] [without_seccomp] [root_only] CONTROL
+    python -m tests.faulty_forkserver [without_landlock] [without_seccomp] [root_only] CONTROL
 
 All of it happens behind the confinement that a cell takes on by itself: nothing here could be done in production.
 """
@@ -23,20 +23,20 @@ from typing import Any
 import pyseccomp
 
 from model.errors import DamagedVideoError
-from model.sandbox import cell, confine, keeper, sandbox, wire
-from model.sandbox.cell import Given
+from model.sandbox import confine, decode_process, forkserver, ipc, sandbox
+from model.sandbox.decode_process import Given
 from model.sandbox.sandbox import Sandbox
 from model.video import Limits
 
 MARK = b"fault:"
 _TRAILER_BYTES = 40
-_decode = cell._decode
+_decode = decode_process._decode
 
 
 def faulty_sandbox(*without: str) -> Sandbox:
     """With cells that go wrong, and without parts of their confinement: as on machines that have none of them."""
     program = sandbox.PROGRAM
-    sandbox.PROGRAM = ("-P", "-m", "tests.cells", *without)
+    sandbox.PROGRAM = ("-P", "-m", "tests.faulty_forkserver", *without)
     try:
         return Sandbox()
     finally:
@@ -53,9 +53,9 @@ def main() -> None:
     *without, control = sys.argv[1:]
     for name in without:
         _TAKEN_AWAY[name]()
-    sys.argv = ["tests.cells", control]
-    cell._decode = _decode_or_fail
-    keeper.main()
+    sys.argv = ["tests.faulty_forkserver", control]
+    decode_process._decode = _decode_or_fail
+    forkserver.main()
 
 
 def _without_landlock() -> None:
@@ -90,15 +90,15 @@ def _decode_or_fail(line: socket.socket, given: Given, limits: Limits) -> None:
         _decode(line, given, limits)
 
 
-def _opened(line: socket.socket) -> wire.Order:
-    wire.send(line, {"declared_duration_s": 1.0})
-    message = wire.receive(line)
+def _opened(line: socket.socket) -> ipc.Order:
+    ipc.send(line, {"declared_duration_s": 1.0})
+    message = ipc.receive(line)
     assert message is not None
-    return wire.Order(**message)
+    return ipc.Order(**message)
 
 
 def _frame(line: socket.socket, **changes: Any) -> None:
-    wire.send(line, {"slot": 0, "height": 36, "width": 64, "at": 0} | changes)
+    ipc.send(line, {"slot": 0, "height": 36, "width": 64, "at": 0} | changes)
 
 
 def _after_a_frame(then: Callable[[], Any]) -> Callable[[socket.socket], None]:
@@ -139,7 +139,7 @@ def _ending(**changes: Any) -> Callable[[socket.socket], None]:
     def fault(line: socket.socket) -> None:
         _opened(line)
         _frame(line)
-        wire.send(
+        ipc.send(
             line, {"media": {name: value for name, value in (media | changes).items() if value != "gone"}}
         )
 
@@ -150,12 +150,12 @@ def _endless(line: socket.socket) -> None:
     _opened(line)
     _frame(line)
     while True:
-        wire.send(line, {"again": True, "at": 0})
+        ipc.send(line, {"again": True, "at": 0})
 
 
 def _repeating(line: socket.socket) -> None:
     _opened(line)
-    wire.send(line, {"again": True, "at": 0})
+    ipc.send(line, {"again": True, "at": 0})
 
 
 def _spin() -> None:

@@ -21,7 +21,7 @@ from service.queue import BEAT_S, DETECT, LEASE_S, put_death, put_heartbeat
 log = structlog.get_logger()
 
 
-class Pulse:
+class Heartbeat:
     """Tells Redis in a thread of its own that this process lives, and which attempt it is at."""
 
     def __init__(self, connection: Redis) -> None:
@@ -30,9 +30,9 @@ class Pulse:
         self._name = uuid4().hex
         self._lease: str | None = None
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="pulse", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
-    def __enter__(self) -> "Pulse":
+    def __enter__(self) -> "Heartbeat":
         self._thread.start()
         return self
 
