@@ -11,8 +11,11 @@ import anyio
 import httpx
 from anyio import to_thread
 
-from mmad import calls
-from mmad.answers import (
+from mmad import endpoints
+from mmad.connection import make_http
+from mmad.endpoints import Call, ExportFilters, JobFilters, ResultFilters, SubmitOptions, Video
+from mmad.errors import EventsUnavailable, ServiceError, Tries, Watch, error_of, told_apart
+from mmad.models import (
     Accepted,
     Batch,
     FrameScores,
@@ -23,10 +26,7 @@ from mmad.answers import (
     Result,
     Webhook,
 )
-from mmad.calls import Call, ExportFilters, JobFilters, ResultFilters, SubmitOptions, Video
-from mmad.connection import make_http
-from mmad.failures import EventsUnavailable, ServiceError, Tries, Watch, error_of, told_apart
-from mmad.listening import SILENCE_S, Event, Listener, is_late
+from mmad.sse import SILENCE_S, Event, Listener, is_late
 
 T = TypeVar("T")
 
@@ -64,11 +64,11 @@ class AsyncClient:
 
     async def submit(self, video: Video, **options: Unpack[SubmitOptions]) -> Accepted:
         """Send a video; see Client.submit."""
-        return await self._ask(calls.submit(video, options))
+        return await self._ask(endpoints.submit(video, options))
 
     async def submit_many(self, videos: Sequence[Video], **options: Unpack[SubmitOptions]) -> Batch:
         """Send two videos or more in one request; see Client.submit_many."""
-        return await self._ask(calls.submit_many(videos, options))
+        return await self._ask(endpoints.submit_many(videos, options))
 
     async def detect(
         self,
@@ -84,13 +84,13 @@ class AsyncClient:
 
     async def job(self, job_id: str) -> Job:
         """Where a job stands."""
-        return await self._ask(calls.job(job_id))
+        return await self._ask(endpoints.job(job_id))
 
     async def jobs(self, **filters: Unpack[JobFilters]) -> AsyncIterator[Job]:
         """All jobs, the newest first; see Client.jobs."""
         cursor: str | None = None
         while True:
-            page = await self._ask(calls.jobs(filters, cursor))
+            page = await self._ask(endpoints.jobs(filters, cursor))
             for job in page.jobs:
                 yield job
             if (cursor := page.next) is None:
@@ -98,11 +98,11 @@ class AsyncClient:
 
     async def cancel(self, job_id: str) -> Job:
         """Stop a job; see Client.cancel."""
-        return await self._ask(calls.cancel(job_id))
+        return await self._ask(endpoints.cancel(job_id))
 
     async def delete(self, job_id: str) -> Receipt:
         """Remove a job and all that is kept of it; see Client.delete."""
-        return await self._ask(calls.delete(job_id))
+        return await self._ask(endpoints.delete(job_id))
 
     def events(self, job_id: str) -> AsyncGenerator[Event, None]:
         """A job's moments as they come; see Client.events."""
@@ -126,37 +126,37 @@ class AsyncClient:
 
     async def result(self, job_id: str, **filters: Unpack[ResultFilters]) -> Result:
         """A finished job's result; see Client.result."""
-        return await self._ask(calls.result(job_id, filters))
+        return await self._ask(endpoints.result(job_id, filters))
 
     async def frames(self, job_id: str, rate: float | None = None) -> FrameScores:
         """The score of every class over time, `rate` times a second."""
-        return await self._ask(calls.frames(job_id, rate))
+        return await self._ask(endpoints.frames(job_id, rate))
 
     async def export(
         self, job_id: str, form: str, path: str | Path, **filters: Unpack[ExportFilters]
     ) -> Path:
         """Write a result as a file that other programs read; see Client.export."""
-        return await self._download(calls.export(job_id, form, filters), Path(path))
+        return await self._download(endpoints.export(job_id, form, filters), Path(path))
 
     async def video(self, job_id: str, path: str | Path) -> Path:
         """Write a job's video to a file; see Client.video."""
-        return await self._download(calls.video(job_id), Path(path))
+        return await self._download(endpoints.video(job_id), Path(path))
 
     async def labels(self) -> Labels:
         """All classes of the model, both levels."""
-        return await self._ask(calls.labels())
+        return await self._ask(endpoints.labels())
 
     async def model(self) -> ModelCard:
         """The model that the workers have loaded."""
-        return await self._ask(calls.model())
+        return await self._ask(endpoints.model())
 
     async def webhook(self, job_id: str) -> Webhook:
         """How the delivery of a job's message went; see Client.webhook."""
-        return await self._ask(calls.webhook(job_id))
+        return await self._ask(endpoints.webhook(job_id))
 
     async def resend_webhook(self, job_id: str) -> Webhook:
         """Send a job's message again, under the same id."""
-        return await self._ask(calls.resend_webhook(job_id))
+        return await self._ask(endpoints.resend_webhook(job_id))
 
     async def _ask(self, call: Call[T]) -> T:
         async def take(response: httpx.Response) -> T:
@@ -167,8 +167,8 @@ class AsyncClient:
 
     async def _download(self, call: Call[None], path: Path) -> Path:
         async def take(response: httpx.Response) -> Path:
-            with calls.written_aside(path) as file:
-                async for piece in response.aiter_bytes(calls.PIECE_BYTES):
+            with endpoints.written_aside(path) as file:
+                async for piece in response.aiter_bytes(endpoints.PIECE_BYTES):
                     await to_thread.run_sync(file.write, piece)
             return path
 
@@ -216,7 +216,7 @@ class AsyncClient:
         """The events to the final one, or to a moment of the monotonic clock."""
         listener = Listener(self._retries)
         while not listener.done and not is_late(until):
-            call = calls.events(job_id, listener.headers, SILENCE_S)
+            call = endpoints.events(job_id, listener.headers, SILENCE_S)
             try:
                 async with self._answered(call) as response:
                     listener.opened(response)

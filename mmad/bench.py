@@ -18,8 +18,8 @@ from model.decoder import Decoder, InProcess
 from model.detector import Detector
 from model.engines import EngineName, load_engine
 from model.errors import EngineError
-from model.picture import Region
 from model.sandbox.sandbox import make_decoder
+from model.transforms import Region
 from model.video import UNLIMITED, Video
 
 DECODE = "decode alone"

@@ -12,20 +12,9 @@ from typing import Any, Self, TypeVar, Unpack
 
 import httpx
 
-from mmad import calls
-from mmad.answers import (
-    Accepted,
-    Batch,
-    FrameScores,
-    Job,
-    Json,
-    Labels,
-    ModelCard,
-    Receipt,
-    Result,
-    Webhook,
-)
-from mmad.calls import (
+from mmad import endpoints
+from mmad.connection import make_http
+from mmad.endpoints import (
     DEFAULT_URL,
     Call,
     ExportFilters,
@@ -34,8 +23,7 @@ from mmad.calls import (
     SubmitOptions,
     Video,
 )
-from mmad.connection import make_http
-from mmad.failures import (
+from mmad.errors import (
     EventsUnavailable,
     JobCanceled,
     JobFailed,
@@ -47,7 +35,19 @@ from mmad.failures import (
     error_of,
     told_apart,
 )
-from mmad.listening import SILENCE_S, Event, Listener, is_late
+from mmad.models import (
+    Accepted,
+    Batch,
+    FrameScores,
+    Job,
+    Json,
+    Labels,
+    ModelCard,
+    Receipt,
+    Result,
+    Webhook,
+)
+from mmad.sse import SILENCE_S, Event, Listener, is_late
 
 __all__ = [
     "DEFAULT_URL",
@@ -114,11 +114,11 @@ class Client:
             ServiceError: the service refused it.
             OSError: the file cannot be read.
         """
-        return self._ask(calls.submit(video, options))
+        return self._ask(endpoints.submit(video, options))
 
     def submit_many(self, videos: Sequence[Video], **options: Unpack[SubmitOptions]) -> Batch:
         """Send two videos or more in one request; the answer has a job for each, in their order. See submit."""
-        return self._ask(calls.submit_many(videos, options))
+        return self._ask(endpoints.submit_many(videos, options))
 
     def detect(
         self,
@@ -133,20 +133,20 @@ class Client:
 
     def job(self, job_id: str) -> Job:
         """Where a job stands."""
-        return self._ask(calls.job(job_id))
+        return self._ask(endpoints.job(job_id))
 
     def jobs(self, **filters: Unpack[JobFilters]) -> Iterator[Job]:
         """All jobs, the newest first; asked for page by page as they are taken. See JobFilters."""
         cursor: str | None = None
         while True:
-            page = self._ask(calls.jobs(filters, cursor))
+            page = self._ask(endpoints.jobs(filters, cursor))
             yield from page.jobs
             if (cursor := page.next) is None:
                 return
 
     def cancel(self, job_id: str) -> Job:
         """Stop a job; raises ServiceError job_already_ended where there is nothing to stop."""
-        return self._ask(calls.cancel(job_id))
+        return self._ask(endpoints.cancel(job_id))
 
     def delete(self, job_id: str) -> Receipt:
         """Remove a job and all that is kept of it; the receipt says what was there.
@@ -155,7 +155,7 @@ class Client:
             NotFound: also where the connection broke off after the deletion and the next try found it done
                 (job_deleted).
         """
-        return self._ask(calls.delete(job_id))
+        return self._ask(endpoints.delete(job_id))
 
     def events(self, job_id: str) -> Generator[Event, None, None]:
         """A job's moments as they come, to that of its final state; a lost connection is taken up where it broke off.
@@ -194,11 +194,11 @@ class Client:
 
     def result(self, job_id: str, **filters: Unpack[ResultFilters]) -> Result:
         """A finished job's result; filters give another view of the same proposals. See ResultFilters."""
-        return self._ask(calls.result(job_id, filters))
+        return self._ask(endpoints.result(job_id, filters))
 
     def frames(self, job_id: str, rate: float | None = None) -> FrameScores:
         """The score of every class over time, `rate` times a second."""
-        return self._ask(calls.frames(job_id, rate))
+        return self._ask(endpoints.frames(job_id, rate))
 
     def export(self, job_id: str, form: str, path: str | Path, **filters: Unpack[ExportFilters]) -> Path:
         """Write a result as a file that other programs read.
@@ -212,27 +212,27 @@ class Client:
         Raises:
             OSError: the file cannot be written.
         """
-        return self._download(calls.export(job_id, form, filters), Path(path))
+        return self._download(endpoints.export(job_id, form, filters), Path(path))
 
     def video(self, job_id: str, path: str | Path) -> Path:
         """Write a job's video to a file, while the service keeps it; raises NotFound, OSError."""
-        return self._download(calls.video(job_id), Path(path))
+        return self._download(endpoints.video(job_id), Path(path))
 
     def labels(self) -> Labels:
         """All classes of the model, both levels."""
-        return self._ask(calls.labels())
+        return self._ask(endpoints.labels())
 
     def model(self) -> ModelCard:
         """The model that the workers have loaded."""
-        return self._ask(calls.model())
+        return self._ask(endpoints.model())
 
     def webhook(self, job_id: str) -> Webhook:
         """How the delivery of a job's message went; raises NotFound (no_callback)."""
-        return self._ask(calls.webhook(job_id))
+        return self._ask(endpoints.webhook(job_id))
 
     def resend_webhook(self, job_id: str) -> Webhook:
         """Send a job's message again, under the same id."""
-        return self._ask(calls.resend_webhook(job_id))
+        return self._ask(endpoints.resend_webhook(job_id))
 
     def _ask(self, call: Call[T]) -> T:
         def take(response: httpx.Response) -> T:
@@ -243,8 +243,8 @@ class Client:
 
     def _download(self, call: Call[None], path: Path) -> Path:
         def take(response: httpx.Response) -> Path:
-            with calls.written_aside(path) as file:
-                for piece in response.iter_bytes(calls.PIECE_BYTES):
+            with endpoints.written_aside(path) as file:
+                for piece in response.iter_bytes(endpoints.PIECE_BYTES):
                     file.write(piece)
             return path
 
@@ -293,7 +293,7 @@ class Client:
         """The events to the final one, or to a moment of the monotonic clock."""
         listener = Listener(self._retries)
         while not listener.done and not is_late(until):
-            call = calls.events(job_id, listener.headers, SILENCE_S)
+            call = endpoints.events(job_id, listener.headers, SILENCE_S)
             try:
                 with self._answered(call) as response:
                     listener.opened(response)

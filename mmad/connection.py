@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 
 import httpx
 
-from mmad.calls import DEFAULT_URL
-from mmad.failures import ServiceError
+from mmad.endpoints import DEFAULT_URL
+from mmad.errors import ServiceError
 
 HttpT = TypeVar("HttpT", httpx.Client, httpx.AsyncClient)
 

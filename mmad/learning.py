@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from model.bundle import Bundle, Manifest
     from model.network import Network
     from model.taxonomy import Taxonomy
-    from training.corpus import Corpus, Item, Source
+    from training.dataset import Corpus, Item, Source
     from training.joints import Finder
     from training.recipe import Given, Recipe
     from training.run import Run
@@ -39,7 +39,7 @@ def train(
 ) -> None:  # fmt: skip
     """Train a network: checkpoint, bundle and report in the folder of the run."""
     from model.errors import DetectorError
-    from training.corpus import CorpusError
+    from training.dataset import CorpusError
     from training.recipe import RecipeError, load_recipe
     from training.report import conclude
     from training.run import Run, TrainingError, make_manifest
@@ -92,9 +92,9 @@ def fine_tune(
     """Go on training a bundle on one's own annotated videos; a bundle and a report in the folder of the run."""
     from model.errors import DetectorError
     from training.annotated import read_annotated
-    from training.corpus import CorpusError
-    from training.found import as_read, finds_only
+    from training.dataset import CorpusError
     from training.joints import Finder
+    from training.keypoint_cache import as_read, finds_only
     from training.marks import AnnotationError
     from training.recipe import RecipeError, load_recipe
     from training.report import conclude
@@ -152,9 +152,9 @@ def _framed(items: "Sequence[Item]", start: "Bundle", recipe: "Recipe", out_dir:
 
 
 def _found(corpus: "Corpus", looks: int, finder: "Finder", recipe: "Recipe", out_dir: Path) -> "Corpus":
-    """Joints that are found in them; looks as training.found.keep has it."""
-    from training.corpus import load_corpus
-    from training.found import TRAIN, VAL, claim_of, keep
+    """Joints that are found in them; looks as training.keypoint_cache.keep has it."""
+    from training.dataset import load_corpus
+    from training.keypoint_cache import TRAIN, VAL, claim_of, keep
 
     folder = out_dir / "frames" / f"joints-{claim_of(finder, corpus, recipe, looks)[:12]}"
     with bar("joints") as show:
@@ -166,7 +166,7 @@ def _sources(
     recipe: "Recipe", taxonomy: "Taxonomy", data: list[Path], out_dir: Path
 ) -> "tuple[Source, Corpus, str]":
     """Videos to train on, videos to measure on, and what the first are."""
-    from training.corpus import load_corpus
+    from training.dataset import load_corpus
 
     if recipe.render is None and not data:
         fail(

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from model import engines
     from model.bundle import Bundle
     from model.taxonomy import Action, Body, Taxonomy
-    from training.control import Level, Seen
+    from training.frozen_frame_test import Level, Seen
 
 app = typer.Typer()
 
@@ -49,7 +49,7 @@ def measure(
     from training import findings
     from training.analyze import analyze
     from training.analyze import to_document as errors_document
-    from training.corpus import CorpusError
+    from training.dataset import CorpusError
     from training.evaluate import to_document
     from training.measure import MeasureError, load_items, read_prior, record_metrics
     from training.measure import measure as measure_bundle
@@ -108,8 +108,8 @@ def control(
 ) -> None:  # fmt: skip
     """On clips of one action: its rank among all classes, and without what a still picture of it scores."""
     from model.errors import DetectorError
-    from training.control import ControlError, label_of, to_document
-    from training.control import control as run_control
+    from training.frozen_frame_test import ControlError, label_of, to_document
+    from training.frozen_frame_test import control as run_control
 
     with failing_on(ControlError, DetectorError, OSError):
         loaded, runner = _load(bundle, engine, device)

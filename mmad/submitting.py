@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from mmad.answers import Accepted, Result
 from mmad.client import DEFAULT_URL, Client, ServiceError
+from mmad.models import Accepted, Result
 from mmad.options import AsJson, Format, RegionOption
 from mmad.terminal import bar, fail, failing_on, out, print_result, tell, write
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from mmad.terminal import bar, fail, failing_on, out, tell
-from training.people.choices import Crop, Device, Mix, Storage
+from training.people.options import Crop, Device, Mix, Storage
 
 app = typer.Typer()
 

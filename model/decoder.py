@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import BinaryIO, Protocol
 
-from model.picture import Region
+from model.transforms import Region
 from model.video import Limits, Media, Video
 from model.windows import Frame
 

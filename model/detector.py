@@ -10,17 +10,17 @@ from typing import BinaryIO, Literal
 import numpy as np
 
 from model.bundle import Bundle
-from model.damage import Stretches
+from model.corruption import Stretches
 from model.decoder import Decoder, InProcess, Opened
 from model.detections import Detections, Notice
 from model.engines import Engine
 from model.errors import DamagedVideoError
-from model.framing import LONGEST, Framer, Seen, coverage, damage_notice, late_notice, notices
 from model.locator import Locator, load_locator
 from model.nms import suppress
-from model.picture import Region
+from model.person_crop import LONGEST, Framer, Seen, coverage, damage_notice, late_notice, notices
 from model.seams import Seam, join_at_seam
 from model.segments import Proposals, calibrate, decode_points, to_seconds
+from model.transforms import Region
 from model.video import Limits, Media
 from model.windows import Frame, Window, windows
 

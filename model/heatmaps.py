@@ -5,7 +5,7 @@ from torch import Tensor
 
 from model.architecture import AdapterConfig, BackboneConfig
 from model.backbone import Backbone
-from model.finder import JointFinder, JointReader, moves
+from model.pose_estimator import JointFinder, JointReader, moves
 
 _SPREAD = 0.6  # standard deviation of a joint, in places of the grid
 

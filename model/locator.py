@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from model.bundle import LOCATOR, Bundle, LocatorConfig
 from model.errors import EngineError
 from model.openvino_core import CONFIG, openvino_core
-from model.picture import Box, cut
+from model.transforms import Box, cut
 
 Floats = NDArray[np.float32]
 Pictures = NDArray[np.uint8]

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from model.architecture import PoseConfig
-from model.finder import JointFinder, JointReader, moves
+from model.pose_estimator import JointFinder, JointReader, moves
 from model.shift import TemporalBlock
 
 # Set by hand: on synthetic people the sd is then .74 of places, and .08 and .13 of moves at lags 1 and 4 times 20.

@@ -15,7 +15,7 @@ from typing import BinaryIO, NamedTuple
 import av
 from av.video.stream import VideoStream
 
-from model.damage import Damage, Stretches, declared_end
+from model.corruption import Damage, Stretches, declared_end
 from model.errors import (
     DamagedVideoError,
     FrameRateTooHighError,
@@ -26,9 +26,9 @@ from model.errors import (
     VideoTooLongError,
 )
 from model.packets import Packets, exact, out_of_memory
-from model.picture import Orientation, Region, Scaler, whole_size
 from model.source import open_container
 from model.timing import Clock, Shown, resample
+from model.transforms import Orientation, Region, Scaler, whole_size
 from model.truncation import is_cut_off
 from model.windows import Frame
 

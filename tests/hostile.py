@@ -21,7 +21,7 @@ from model.bundle import Bundle
 from model.detector import Detector
 from model.engines import load_engine
 from model.errors import VideoError
-from model.picture import Region
+from model.transforms import Region
 from tests.clips import ffmpeg, silence
 from tests.measured import MeasuredSandbox, measured_sandbox
 

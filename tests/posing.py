@@ -6,9 +6,9 @@ import torch
 
 from model.export import export_bundle, save_checkpoint
 from model.network import Network
-from training.corpus import load_corpus
-from training.people.choices import Mix, Storage
+from training.dataset import load_corpus
 from training.people.film import Recipe as People
+from training.people.options import Mix, Storage
 from training.people.studio import Order, produce
 from training.recipe import load_recipe
 from training.run import Run, make_manifest

@@ -6,8 +6,8 @@ import sys
 import pytest
 
 from training import ablation
-from training.people.choices import Mix, Storage
 from training.people.film import Recipe as People
+from training.people.options import Mix, Storage
 from training.people.studio import Order, produce
 from training.recipe import load_recipe
 from training.run import make_manifest

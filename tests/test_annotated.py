@@ -19,7 +19,7 @@ from tests.clips import ffmpeg, pattern
 from tests.test_exports import TAXONOMY, analysed, late
 from tests.test_results import stored
 from training.annotated import read_annotated
-from training.corpus import Item
+from training.dataset import Item
 from training.elan import Elan
 from training.marks import AnnotationError
 from training.split import divide

@@ -14,7 +14,7 @@ from model.bundle import Manifest
 from tests.untrained import demo_manifest
 from training.augment import Example
 from training.batches import load_batches, naming_workers
-from training.corpus import CorpusError
+from training.dataset import CorpusError
 from training.run import TrainingError
 
 MANIFEST = demo_manifest()

@@ -22,8 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from mmad import answers
-from mmad.answers import Answer, AnswerError, Job, Json
+from mmad import models
 from mmad.async_client import AsyncClient
 from mmad.client import (
     Client,
@@ -35,8 +34,9 @@ from mmad.client import (
     ServiceError,
     Unreachable,
 )
-from mmad.failures import Tries
-from mmad.listening import Message, Parser
+from mmad.errors import Tries
+from mmad.models import Answer, AnswerError, Job, Json
+from mmad.sse import Message, Parser
 from service import job_schemas, schemas
 from tests import clips
 from tests.conftest import Service
@@ -184,13 +184,13 @@ def mirror_of(annotation: Any) -> Any:
     if isinstance(annotation, type) and issubclass(annotation, Enum):
         return str
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return getattr(answers, annotation.__name__)
+        return getattr(models, annotation.__name__)
     return annotation
 
 
 MIRRORED = [
     kind
-    for kind in vars(answers).values()
+    for kind in vars(models).values()
     if isinstance(kind, type) and issubclass(kind, Answer) and kind is not Answer
 ]
 
@@ -211,9 +211,9 @@ def test_the_answers_are_those_of_the_service(kind: type[Answer]) -> None:
 
 def test_nothing_that_routes_answer_with_is_missing() -> None:
     for name in ("Result", "FrameScores", "ModelCard", "Labels"):
-        assert model_of(getattr(answers, name)) is getattr(schemas, name)
+        assert model_of(getattr(models, name)) is getattr(schemas, name)
     for name in ("Job", "JobPage", "Accepted", "Batch", "Receipt", "Webhook"):
-        assert model_of(getattr(answers, name)) is getattr(job_schemas, name)
+        assert model_of(getattr(models, name)) is getattr(job_schemas, name)
 
 
 def test_a_document_is_read_and_kept() -> None:
@@ -221,7 +221,7 @@ def test_a_document_is_read_and_kept() -> None:
         "failed", error={"code": "job_timeout", "detail": "too long"}, expires_at=NOW, tag="a", news=[1]
     )
     read = Job.from_json(document)
-    assert read.error == answers.JobError("job_timeout", "too long")
+    assert read.error == models.JobError("job_timeout", "too long")
     assert read.expires_at == datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
     assert (read.tag, read.batch, read.queue_position) == ("a", None, None)
     assert read.links.self == "/jobs/j1/self"
@@ -719,12 +719,12 @@ def test_the_client_needs_httpx_only() -> None:
 
 
 @pytest.fixture(scope="module")
-def ended(service: Service, clip: Path) -> answers.Result:
+def ended(service: Service, clip: Path) -> models.Result:
     with Client(service.url) as client:
         return client.detect(clip, keep_video=True, tag="test_client", retention_s=3600)
 
 
-def test_live_documents_are_read_whole(service: Service, ended: answers.Result) -> None:
+def test_live_documents_are_read_whole(service: Service, ended: models.Result) -> None:
     """What the client reads, written as JSON again, is what the service wrote."""
     job_id = str(ended.job_id)
     with Client(service.url) as client:
@@ -771,7 +771,7 @@ def test_live_keys_make_one_job(service: Service, clip: Path) -> None:
             client.submit(clip, idempotency_key="once", tag="another")
 
 
-def test_live_files(service: Service, ended: answers.Result, clip: Path, tmp_path: Path) -> None:
+def test_live_files(service: Service, ended: models.Result, clip: Path, tmp_path: Path) -> None:
     job_id = str(ended.job_id)
     with Client(service.url) as client:
         rows = client.export(job_id, "csv", tmp_path / "a.csv", min_score=0, top_k=7).read_text().splitlines()
@@ -804,7 +804,7 @@ def test_live_jobs_of_a_batch_are_found_canceled_and_deleted(service: Service, t
             client.job(last)
 
 
-def test_live_async(service: Service, clip: Path, ended: answers.Result, tmp_path: Path) -> None:
+def test_live_async(service: Service, clip: Path, ended: models.Result, tmp_path: Path) -> None:
     async def run() -> list[Any]:
         async with AsyncClient(service.url) as client:
             results: list[Any] = [None, None]

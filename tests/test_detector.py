@@ -11,8 +11,8 @@ from model.bundle import Bundle
 from model.detections import Detections
 from model.detector import Detector
 from model.engines import RawPoints, load_engine
-from model.picture import Region
 from model.segments import point_grid
+from model.transforms import Region
 from model.video import Limits
 from tests import clips
 

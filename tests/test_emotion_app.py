@@ -28,7 +28,7 @@ from examples.emotion_app.features import (
 )
 from examples.emotion_app.plot import draw
 from examples.emotion_app.receiver import Receiver, listening
-from mmad.answers import ActionLabel, Label, Labels, Result
+from mmad.models import ActionLabel, Label, Labels, Result
 from model.bundle import Bundle
 from tests.conftest import start_service
 from tests.test_client import RESULT

@@ -18,16 +18,16 @@ from model.bundle import Bundle, Calibration, LocatorConfig, Thresholds, Trainin
 from model.detector import Detector
 from model.engines import load_engine
 from model.network import Network
-from model.picture import Region
+from model.transforms import Region
 from model.video import Video
 from tests.clips import pattern
-from training import framed, stopping, train
+from training import early_stopping, framed, train
 from training.annotated import AnnotationError, make_corpus, read_annotated
-from training.corpus import Item, read_frames
+from training.dataset import Item, read_frames
 from training.evaluate import evaluate
 from training.instances import Instances
-from training.people.choices import Mix, Storage
 from training.people.film import Recipe as People
+from training.people.options import Mix, Storage
 from training.people.studio import Order, produce
 from training.recipe import LOCATOR_FILE, RecipeError, load_recipe
 from training.run import CHECKPOINT, HISTORY, RECIPE, Run, TrainingError, make_manifest
@@ -288,7 +288,7 @@ def test_training_stops_and_keeps_the_best(videos, tmp_path):
     best = min(losses, key=losses.__getitem__)
     assert max(losses) == best + 3 * 2 < 30
     assert losses[max(losses)] > losses[best] + 0.05
-    held_out = stopping.HeldOut(run.manifest, run.held_out, run.recipe, torch.device("cpu"))
+    held_out = early_stopping.HeldOut(run.manifest, run.held_out, run.recipe, torch.device("cpu"))
     assert held_out.loss(network.state_dict()) == pytest.approx(losses[best], rel=1e-6)
     assert (seen[-1].best.step, seen[-1].best.loss) == (best, losses[best])
     assert seen[-1].best.missed == 3
@@ -353,11 +353,11 @@ def test_the_loss_of_held_out_videos_is_of_all_windows(videos, tmp_path):
     run = make_run(videos, tmp_path / "run")
     network = Network(run.manifest)
     one, two = (replace(run.held_out, items=run.held_out.items[place : place + 1]) for place in (0, 1))
-    values = [stopping.HeldOut(run.manifest, corpus, run.recipe, torch.device("cpu")).loss(network.state_dict())
+    values = [early_stopping.HeldOut(run.manifest, corpus, run.recipe, torch.device("cpu")).loss(network.state_dict())
               for corpus in (one, two, run.held_out)]  # fmt: skip
     assert min(values[:2]) < values[2] < max(values[:2])
     segments = np.array([[0.0, 10.0], [95.0, 105.0], [180.0, 400.0], [99.0, 130.0]])
-    cut, kept = stopping._inside(segments, 96, 192)
+    cut, kept = early_stopping._inside(segments, 96, 192)
     assert kept.tolist() == [False, True, False, True]
     np.testing.assert_allclose(cut, [[0.0, 9.0], [3.0, 34.0]])
 

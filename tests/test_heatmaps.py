@@ -13,13 +13,13 @@ from model.network import Network
 from tests.posing import SETTINGS as POSE
 from tests.posing import TAXONOMY, make_people
 from tests.untrained import demo_manifest, demo_network
-from training.corpus import CorpusError, load_corpus
+from training.dataset import CorpusError, load_corpus
+from training.distillation import Teacher
+from training.keypoint_noise import as_found, features_of
 from training.objectives import Trainee, collate
-from training.people.choices import Storage
+from training.people.options import Storage
 from training.recipe import RecipeError, load_recipe
 from training.run import Examples, Run, TrainingError, make_manifest
-from training.skeletons import as_found, features_of
-from training.teacher import Teacher
 from training.train import train
 from training.tuning import set_trainable
 

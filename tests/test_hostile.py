@@ -14,7 +14,7 @@ from model.bundle import Bundle
 from model.detector import Detector
 from model.engines import load_engine
 from model.errors import VideoError
-from model.picture import Region
+from model.transforms import Region
 from model.video import Limits, Media
 from service.app_state import AppState
 from service.results import make_result

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from tests.posing import TAXONOMY, make_people
-from training.corpus import load_corpus, read_frames, read_joints
+from training.dataset import load_corpus, read_frames, read_joints
 from training.joints import Finder, _squares, main, measure
+from training.keypoint_noise import as_found, misfound
 from training.people.camera.footage import write_video
-from training.skeletons import as_found, misfound
 
 
 @pytest.fixture(scope="module")

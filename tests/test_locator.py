@@ -15,8 +15,8 @@ from model.bundle import LOCATOR, Bundle, LocatorConfig, sha256
 from model.detector import Detector
 from model.errors import BundleError, EngineError
 from model.export import export_bundle, read_locator, save_checkpoint
-from model.framing import choose, count, looks
 from model.locator import GraphLocator, Locator, _onnxruntime, _openvino, iou, letterbox, load_locator, people
+from model.person_crop import choose, count, looks
 from tests.test_detector import WhiteSpotter
 from tests.untrained import demo_manifest, demo_network
 from training import locate, locate_network

@@ -8,7 +8,7 @@ import pytest
 import structlog
 from starlette.testclient import TestClient
 
-from mmad import calls
+from mmad import endpoints
 from mmad.client import Client
 from service.app_state import AppState
 from service.jobs import Record
@@ -150,4 +150,4 @@ def test_clients_send_it(api: TestClient, app_state: AppState, tmp_path: Path) -
         both = client.submit_many([path, VIDEO])
     assert names == ["Zoë.mp4", "Zoë.mp4", None, "given.mp4", "given.mp4", "Zoë.mp4"]
     assert [app_state.jobs.get(one.id).name for one in both.jobs] == ["Zoë.mp4", None]
-    assert calls._file_name("/a/\udcff.mp4") == "?.mp4"
+    assert endpoints._file_name("/a/\udcff.mp4") == "?.mp4"

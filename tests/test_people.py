@@ -9,12 +9,12 @@ import pytest
 
 from training.people.actions import ACTIONS, BY_CODE, Course, held
 from training.people.body import CACHE, Part, load_anatomy
-from training.people.choices import Crop
 from training.people.film import JOINT_NAMES, PARTS, Recipe, make_film, person_of
+from training.people.hand_targets import AT_REST, PLACES
 from training.people.hands import MOTIONS
+from training.people.options import Crop
 from training.people.performance import perform
 from training.people.person import draw_person, make_mesh
-from training.people.places import AT_REST, PLACES
 from training.people.scene import Framing
 from training.people.schedules.schedule import Event, Schedule
 from training.people.skeleton import Skeleton
@@ -217,7 +217,7 @@ def test_steps_stay(anatomy):
 
 def test_how_somebody_sits_tells_little_of_what_follows():
     """Of videos that begin with such a posture, most go on without the action that starts from it."""
-    from training.people.choices import Mix
+    from training.people.options import Mix
     from training.people.schedules.schedule import sample_schedule
 
     begun, followed = Counter(), Counter()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from training import pixels
-from training.corpus import _mapped
+from training.dataset import _mapped
 
 
 @pytest.fixture

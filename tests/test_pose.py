@@ -8,14 +8,14 @@ import torch
 
 from model.architecture import Architecture, PoseConfig
 from model.export import export_bundle, save_checkpoint
-from model.finder import JointFinder, _mean_place
 from model.network import Network
 from model.pose import PoseBackbone
+from model.pose_estimator import JointFinder, _mean_place
 from tests.posing import SETTINGS, make_people, make_run
 from tests.test_train import PLAIN
 from tests.untrained import demo_manifest, demo_network
 from training.augment import make_example
-from training.corpus import Corpus, CorpusError, Joints
+from training.dataset import Corpus, CorpusError, Joints
 from training.joints import Finder
 from training.objectives import Trainee, collate
 from training.recipe import RecipeError, load_recipe

@@ -13,12 +13,12 @@ import pytest
 
 from training.people.body import load_anatomy
 from training.people.film import Recipe, make_film
+from training.people.props import Shape
 from training.people.render import cpu, raster, room
 from training.people.render.materials import DRESS_SIZE
 from training.people.render.pixels import encode
 from training.people.render.raster import closeness_of
 from training.people.render.shot import SHADOW_SIZE, SUPERSAMPLING, Mesh, Shot
-from training.people.things import Shape
 
 RED, GREEN, GREY = (0.7, 0.05, 0.05), (0.05, 0.7, 0.05), (0.5, 0.5, 0.5)
 EYE = np.array([0.0, -4.0, 1.0])

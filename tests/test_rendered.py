@@ -9,9 +9,9 @@ from typer.testing import CliRunner
 
 from mmad.cli import app
 from training import rendered
-from training.corpus import read_frames
-from training.people.choices import Mix, Storage, Subset
+from training.dataset import read_frames
 from training.people.film import Recipe, person_of, subset_of
+from training.people.options import Mix, Storage, Subset
 from training.people.studio import Order, produce
 from training.recipe import RenderConfig, load_recipe
 from training.rendered import Rendered, film_number

@@ -28,12 +28,12 @@ from model.errors import (
     SandboxError,
     VideoError,
 )
-from model.picture import Region
 from model.sandbox import client, sandbox
 from model.sandbox.client import SandboxedVideo
 from model.sandbox.confine import Confinement
 from model.sandbox.ipc import IpcError
 from model.sandbox.sandbox import Sandbox, make_decoder
+from model.transforms import Region
 from model.video import Limits, Media, Video
 from tests import clips
 from tests.conftest import descendants, wait_for

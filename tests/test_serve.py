@@ -12,10 +12,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from mmad.answers import Job
-from mmad.answers import Result as Answered
 from mmad.bench import write_clip
 from mmad.client import Client, Json, ServiceError
+from mmad.models import Job
+from mmad.models import Result as Answered
 from mmad.private_redis import private_redis
 from service.schemas import ModelCard, Result
 from tests import clips

@@ -14,8 +14,8 @@ from model.engines import load_engine
 from service.results import make_result
 from service.schemas import Options, View
 from training.people.camera.footage import write_video
-from training.people.choices import Mix, Storage
 from training.people.film import Recipe
+from training.people.options import Mix, Storage
 from training.people.studio import Order, produce
 from workers.serialization import make_context, make_model_card, make_warnings, store_proposals
 

@@ -9,9 +9,9 @@ import pytest
 from training.people.actions import ACTIONS, BY_CODE
 from training.people.arms import Arms
 from training.people.body import load_anatomy
+from training.people.hand_targets import AT_REST, PLACES, Contact
 from training.people.hands import Motion, Visit, move_arms, sharing
 from training.people.performance import perform
-from training.people.places import AT_REST, PLACES, Contact
 from training.people.rotations import (
     about,
     apply,

@@ -19,8 +19,8 @@ from typer.testing import CliRunner
 from mmad.cli import app
 from training.people.annotations import name_of
 from training.people.body import load_anatomy
-from training.people.choices import Crop, Device, Mix, Storage, Subset
 from training.people.film import Recipe
+from training.people.options import Crop, Device, Mix, Storage, Subset
 from training.people.person import draw_person
 from training.people.studio import Order, StudioError, produce
 from training.people.timing import TEST_STYLES

@@ -20,16 +20,16 @@ from mmad.cli import app
 from model.bundle import Bundle, Thresholds
 from model.network import Network
 from training.augment import make_example
-from training.corpus import Corpus, CorpusError, Joints, load_corpus, read_frames
+from training.dataset import Corpus, CorpusError, Joints, load_corpus, read_frames
+from training.distillation import Teacher, _scaled, unlike
 from training.instances import Instances
 from training.objectives import Trainee, collate
-from training.people.choices import Mix, Storage
 from training.people.film import Recipe as People
+from training.people.options import Mix, Storage
 from training.people.studio import Order, produce
 from training.recipe import AugmentConfig, RecipeError, load_recipe, shipped
 from training.run import CHECKPOINT, HISTORY, Examples, Run, TrainingError, make_manifest
 from training.tables import standard_labels
-from training.teacher import Teacher, _scaled, unlike
 from training.train import train
 from training.validate import choose_thresholds
 

@@ -17,10 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model import errors, packets
-from model.damage import Damage, declared_end
+from model.corruption import Damage, declared_end
 from model.packets import Given, Packets
-from model.picture import Box, Orientation, Region, crop_box
 from model.timing import Clock, Shown, resample
+from model.transforms import Box, Orientation, Region, crop_box
 from model.video import Limits, Media, Video
 from model.windows import windows
 from tests import clips

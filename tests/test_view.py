@@ -5,7 +5,7 @@ import pytest
 
 from model.bundle import InputConfig
 from training.augment import make_example
-from training.corpus import Joints
+from training.dataset import Joints
 from training.people.film import JOINT_NAMES
 from training.recipe import AugmentConfig
 from training.tables import standard_labels

@@ -21,8 +21,8 @@ from model.detections import Detections, Stretch
 from model.detector import Detector
 from model.engines import load_engine
 from model.errors import NoVideoStreamError
-from model.picture import Region
 from model.segments import Proposals
+from model.transforms import Region
 from model.video import Limits, Media
 from service.job_schemas import JobOptions, RetryReason, Stage, State
 from service.jobs import Jobs, Record, Upload, key, new_job_id, published

@@ -19,7 +19,7 @@ import numpy as np
 from model.export import save_checkpoint
 from model.network import Network
 from model.taxonomy import Taxonomy
-from training.corpus import load_corpus
+from training.dataset import load_corpus
 from training.recipe import Recipe, load_recipe
 from training.run import BACKBONE, CHECKPOINT, HISTORY, Run, make_manifest
 from training.tables import standard_labels

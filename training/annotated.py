@@ -10,7 +10,7 @@ from model.errors import VideoError
 from model.source import VIDEO_ENDINGS
 from model.taxonomy import Taxonomy
 from model.video import Limits, extent
-from training.corpus import Corpus, Item, rarity
+from training.dataset import Corpus, Item, rarity
 from training.files import composed, find_files
 from training.instances import Fault, Row, find_fault
 from training.marks import AnnotationError, Mark, Reading, read_marks

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from model.bundle import InputConfig
 from training import pixels
-from training.corpus import Joints
+from training.dataset import Joints
 from training.recipe import AugmentConfig
 from training.view import close_up, in_view
 

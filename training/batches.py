@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from model.bundle import Manifest
 from model.errors import DetectorError
 from training.augment import Example
-from training.corpus import CorpusError
+from training.dataset import CorpusError
 from training.objectives import Batch, collate
 from training.run import TrainingError
 

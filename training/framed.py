@@ -13,11 +13,11 @@ import numpy as np
 
 from model.bundle import Bundle, LocatorConfig
 from model.errors import VideoError
-from model.framing import LONGEST, choose
 from model.locator import Locator, load_locator
-from model.picture import Region, crop_around
+from model.person_crop import LONGEST, choose
+from model.transforms import Region, crop_around
 from model.video import Limits, Video
-from training.corpus import CorpusError, Frames, Item
+from training.dataset import CorpusError, Frames, Item
 from training.recipe import Recipe
 
 _LOOKS_PER_S = 1.0

@@ -18,13 +18,13 @@ import torch
 from numpy.typing import NDArray
 
 from model.bundle import Bundle
-from model.finder import JointReader
 from model.locator import load_locator
 from model.network import Network
-from model.picture import Region
+from model.pose_estimator import JointReader
+from model.transforms import Region
 from model.video import Limits, Video
 from training.augment import plain_example
-from training.corpus import CorpusError, Frames, load_corpus, read_frames, read_joints
+from training.dataset import CorpusError, Frames, load_corpus, read_frames, read_joints
 from training.framed import around_person
 from training.recipe import StageConfig, load_recipe
 from training.start import start_network

@@ -19,7 +19,7 @@ from model.network import Network
 from model.taxonomy import Taxonomy
 from model.video import Limits
 from training.calibration import expected_error, right
-from training.corpus import Item, load_corpus
+from training.dataset import Item, load_corpus
 from training.evaluate import LevelReport, average_precision, evaluate, without_duplicates
 from training.findings import versions
 from training.instances import Instances

@@ -11,12 +11,12 @@ from model.backbone import Backbone
 from model.bundle import Manifest
 from model.network import Network
 from training.augment import Example
+from training.distillation import Teacher, unlike
+from training.keypoint_noise import as_found, features_of, misfound, reader_of
 from training.losses import DetectionLoss
 from training.masked import Decoder, masked_loss
 from training.recipe import StageConfig
-from training.skeletons import as_found, features_of, misfound, reader_of
 from training.targets import Targets, assign, make_grid
-from training.teacher import Teacher, unlike
 
 _POSITIVE_WEIGHT = 3.0  # actions are rare at any one step
 _MOVES = 4.0  # how much a joint's way about its mean place counts against the place itself

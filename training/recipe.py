@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from model.architecture import Architecture
 from model.bundle import MANIFEST, InputConfig, PostprocessingConfig, check_fit, read_manifest
 from model.errors import BundleError
-from training.people.choices import Crop, Mix
+from training.people.options import Crop, Mix
 from training.tuning import Tuning
 
 CONFIGS = resources.files("training") / "configs"
@@ -104,7 +104,7 @@ class StageConfig(Section):
             (where a backbone that reads them finds them, in frames from all over a video), or masked (autoencoding of a
             VideoMAE without adapters).
         given: what such a backbone is given: pictures, or the joints of the sidecars as if it had found them there.
-        joint_error: of such joints, see training/skeletons.py.
+        joint_error: of such joints, see training/keypoint_noise.py.
         tuning: what moves: the head, the head and adapters, all but what finds joints (reader), all; auto is adapters
             where there are some, else the reader of a backbone that finds joints, else all.
         steps: of the optimiser.

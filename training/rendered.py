@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from model.taxonomy import Taxonomy
-from training.corpus import Corpus, Item, rarity
+from training.dataset import Corpus, Item, rarity
 from training.people.annotations import name_of
-from training.people.choices import Storage, Subset
 from training.people.film import JOINT_NAMES, VALIDATION_EVERY, VIDEOS_PER_PERSON, Recipe
+from training.people.options import Storage, Subset
 from training.people.studio import Order, make_video
 from training.recipe import RenderConfig
 

@@ -10,7 +10,7 @@ from model.architecture import Architecture, BackboneConfig
 from model.bundle import Bundle, InputConfig, Manifest, Thresholds, Training
 from model.taxonomy import Taxonomy
 from training.augment import Example, make_example
-from training.corpus import Corpus, CorpusError, Frames, Item, Source, read_frames, read_joints
+from training.dataset import Corpus, CorpusError, Frames, Item, Source, read_frames, read_joints
 from training.recipe import Recipe, StageConfig
 from training.start import tuned_manifest
 from training.weights import WeightsError, load_backbone

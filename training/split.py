@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from training.corpus import Item
+from training.dataset import Item
 from training.files import Names, decode
 
 _NOTHING = -1  # stands for the class of videos without any action

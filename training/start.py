@@ -10,8 +10,8 @@ from model.bundle import LOCATOR, WEIGHTS, Bundle, Manifest, Training
 from model.errors import BundleError
 from model.network import Network
 from training.calibration import expected_error, right
+from training.keypoint_noise import reader_of
 from training.recipe import LOCATOR_FILE, Recipe
-from training.skeletons import reader_of
 from training.validate import Measured, calibrated
 
 # Annotated actions in the half of the held-out videos that calibration and thresholds are fitted on.

@@ -19,15 +19,15 @@ from lightning_fabric.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from model.finder import JointReader
 from model.network import Network
+from model.pose_estimator import JointReader
 from training.batches import load_batches, naming_workers
+from training.distillation import Teacher
+from training.early_stopping import Best, HeldOut
 from training.objectives import Batch, Trainee
 from training.recipe import Recipe, RecipeError, StageConfig, parse_recipe
 from training.run import BACKBONE, CHECKPOINT, HISTORY, RECIPE, Examples, Run, TrainingError
 from training.start import start_finder, start_network
-from training.stopping import Best, HeldOut
-from training.teacher import Teacher
 from training.tuning import chosen, recompute_blocks, set_trainable
 from training.weights import WeightsError, save_backbone, start_backbone
 

@@ -17,11 +17,11 @@ from model.segments import Proposals, calibrate
 from model.windows import windows
 from training.augment import plain_example
 from training.calibration import expected_error, fit, right
-from training.corpus import Corpus, CorpusError, Frames, Item, read_frames, read_joints
+from training.dataset import Corpus, CorpusError, Frames, Item, read_frames, read_joints
 from training.evaluate import LevelReport, evaluate, match
 from training.instances import Instances
+from training.keypoint_noise import as_found, features_of
 from training.recipe import Given, Recipe
-from training.skeletons import as_found, features_of
 
 Floats = NDArray[np.float64]
 

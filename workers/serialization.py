@@ -10,7 +10,7 @@ from model.bundle import MANIFEST, Bundle, sha256
 from model.detections import Detections
 from model.detector import Detector
 from model.engines import Engine
-from model.picture import Region
+from model.transforms import Region
 from model.video import Limits
 from service.results import Context, StoredProposals
 from service.schemas import (

@@ -12,8 +12,8 @@ from pathlib import Path
 from examples.emotion_app.features import Group, Window, compute, make_groups
 from examples.emotion_app.plot import draw
 from examples.emotion_app.receiver import Receiver, listening
-from mmad.answers import Result
 from mmad.client import Client, ServiceError
+from mmad.models import Result
 
 LIMITS = (
     "Micro-actions are movements. Neither this program nor its model shows that one of them, or many, means an "

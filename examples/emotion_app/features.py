@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from mmad.answers import Detection, Labels, Result
+from mmad.models import Detection, Labels, Result
 
 Interval = tuple[float, float]
 

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from examples.emotion_app.features import Group, Window, episodes
-from mmad.answers import Result
+from mmad.models import Result
 
 # Okabe and Ito's colours, which most people can tell apart.
 _COLOURS = {"self_touch": "#D55E00", "head": "#0072B2", "legs": "#009E73"}

@@ -32,9 +32,9 @@ from model.errors import (
     SandboxError,
     VideoError,
 )
-from model.picture import Region
 from model.sandbox import decode_process, ipc
 from model.sandbox.ipc import IpcError, Message, Order
+from model.transforms import Region
 from model.video import Limits, Media
 from model.windows import Frame
 

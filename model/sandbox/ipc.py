@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from typing import Any, NoReturn
 
 from model.decoder import Pictures
-from model.picture import Region
+from model.transforms import Region
 from model.video import Media
 from model.windows import Frame
 

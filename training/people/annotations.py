@@ -10,8 +10,8 @@ import numpy as np
 
 from model.taxonomy import Taxonomy
 from training.people.camera.footage import aside_of
-from training.people.choices import Subset
 from training.people.film import JOINT_NAMES, PARTS, Film
+from training.people.options import Subset
 from training.people.schedules.schedule import Event
 
 Record = dict[str, Any]

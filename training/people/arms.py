@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from training.people.places import Contact, Place
+from training.people.hand_targets import Contact, Place
 from training.people.rotations import (
     about,
     apply,

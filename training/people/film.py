@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 from training.people.actions import BY_CODE
 from training.people.body import Anatomy, Part
 from training.people.camera.effects import Look, draw_look, occlude
-from training.people.choices import Crop, Mix, Subset
 from training.people.hands import move_arms
+from training.people.options import Crop, Mix, Subset
 from training.people.performance import Performance, perform
 from training.people.person import Person, draw_colour, draw_person, draw_seat_colour, make_mesh
+from training.people.props import TOYS, Shape, make_glasses, make_seat, make_toy
 from training.people.render import raster
 from training.people.render.cpu import deform
 from training.people.render.shot import SUPERSAMPLING, Mesh, Shot, join
@@ -20,7 +21,6 @@ from training.people.rotations import about, apply
 from training.people.scene import Framing, aim, draw_framing, draw_scene
 from training.people.schedules.schedule import Event, Schedule, sample_schedule
 from training.people.skeleton import Pose, Skeleton
-from training.people.things import TOYS, Shape, make_glasses, make_seat, make_toy
 from training.people.timing import STYLES, TRAINING_STYLES, Floats, wander
 
 Array = NDArray[Any]

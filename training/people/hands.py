@@ -7,7 +7,7 @@ import numpy as np
 
 from training.people.actions import Hand
 from training.people.arms import Arms, Wrist
-from training.people.places import PLACES
+from training.people.hand_targets import PLACES
 from training.people.rotations import apply, rotation_vector, steadied, transposed, unit
 from training.people.skeleton import LETTER, SIDES, Pose, Skeleton
 from training.people.timing import Floats, Span, Style, cycled, held, wander

@@ -4,12 +4,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from training.people import idle
+from training.people import ambient_motion
 from training.people.actions import BY_CODE, Action, Course
 from training.people.actions import held as resources_of
+from training.people.ambient_motion import Channels, add
+from training.people.hand_targets import AT_REST, PLACES
 from training.people.hands import Doing, Visit, make_motion, rest_motion, sharing
-from training.people.idle import Channels, add
-from training.people.places import AT_REST, PLACES
 from training.people.schedules.schedule import Event, Schedule
 from training.people.skeleton import OTHER, SIDES
 from training.people.timing import Floats, Span, Style, Track, cycled, held, stepped
@@ -81,17 +81,17 @@ class _Stage:
     def sit(self) -> None:
         """Posture, places of rest, and life."""
         frames = len(self.times_s)
-        idle.sit_somehow(self.rng, self.channels, frames)
+        ambient_motion.sit_somehow(self.rng, self.channels, frames)
         for event in self.schedule.events:  # whose heel goes up does not sit on tiptoe before
             for side in event.sides if event.code in ("D1", "D3") else ():
                 self.channels.pop(f"heel.{side}", None)
         self._make_room()
-        idle.breathe(self.rng, self.times_s, self.channels, self.rng.uniform(0.6, 1.4))
-        idle.sway(
+        ambient_motion.breathe(self.rng, self.times_s, self.channels, self.rng.uniform(0.6, 1.4))
+        ambient_motion.sway(
             self.rng, self.times_s, self.channels, self.style.idle * float(np.exp(self.rng.normal(0, 0.4)))
         )
-        idle.begin_things(self.rng, self.times_s, self.channels, self.style, self.busy)
-        self.faces = idle.make_faces(self.rng, self.times_s, self.channels)
+        ambient_motion.begin_things(self.rng, self.times_s, self.channels, self.style, self.busy)
+        self.faces = ambient_motion.make_faces(self.rng, self.times_s, self.channels)
         chosen = str(self.rng.choice(AT_REST, p=self._rest_odds()))
         places = dict.fromkeys(SIDES, chosen)
         if chosen not in _JOINED_REST and self.rng.random() < 0.3:
@@ -132,9 +132,9 @@ class _Stage:
         """A posture from which the first steps of the schedule can be made; others sit like that by chance."""
         first = {event.code: event for event in reversed(self.schedule.events)}
         if "A3" in first and self.channels["slump"][0] < 0.5:
-            self.channels["slump"][:] = idle.draw_slump(self.rng)
+            self.channels["slump"][:] = ambient_motion.draw_slump(self.rng)
         closes = "D5" in first and ("D6" not in first or first["D5"].start_s < first["D6"].start_s)
-        apart, forward = idle.draw_apart(self.rng), idle.draw_forward(self.rng)
+        apart, forward = ambient_motion.draw_apart(self.rng), ambient_motion.draw_forward(self.rng)
         for side in SIDES:
             knee, foot = self.channels[f"knee_out.{side}"], self.channels[f"foot_back.{side}"]
             if closes and knee[0] < 0.45:

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.people.body import Anatomy, Part
-from training.people.choices import Subset
+from training.people.options import Subset
 from training.people.render import materials as m
 from training.people.render.cpu import compute_normals
 from training.people.render.shot import Mesh

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.people.body import Anatomy
-from training.people.places import Place
+from training.people.hand_targets import Place
 from training.people.rotations import (
     X,
     Y,

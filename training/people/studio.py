@@ -31,8 +31,8 @@ from training.people.annotations import Record, describe, name_of, write_json, w
 from training.people.body import load_anatomy
 from training.people.camera.effects import develop, mask_faces, occlude
 from training.people.camera.footage import write_frames, write_video
-from training.people.choices import Device, Storage
 from training.people.film import EFFECTS, Film, Recipe, generator, make_film
+from training.people.options import Device, Storage
 from training.people.render import cpu
 from training.people.render.shot import Shot
 from training.tables import standard_labels

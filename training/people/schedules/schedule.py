@@ -22,7 +22,7 @@ import numpy as np
 from model.taxonomy import Taxonomy
 from training.instances import Floats, Instances, Integers, Row, collect
 from training.people.actions import BY_CODE, Sides
-from training.people.choices import Mix
+from training.people.options import Mix
 from training.people.schedules.placement import MARGIN_S, SIDES, Drafts, Placement, place
 from training.people.schedules.table import (
     BANDS,

@@ -14,7 +14,7 @@ import numpy as np
 from model.taxonomy import Taxonomy
 from training.instances import Floats, Instances, Integers
 from training.people.actions import BY_CODE
-from training.people.choices import Mix
+from training.people.options import Mix
 from training.people.schedules.schedule import sample_schedule, to_instances
 from training.people.schedules.table import (
     AT_END_S,

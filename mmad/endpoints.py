@@ -12,7 +12,7 @@ from uuid import uuid4
 
 import httpx
 
-from mmad.answers import (
+from mmad.models import (
     Accepted,
     Answer,
     AnswerError,

@@ -8,8 +8,8 @@ from torch.nn import functional as F
 
 from model.bundle import Bundle, InputConfig
 from model.network import Network
+from training.keypoint_noise import features_of
 from training.run import TrainingError
-from training.skeletons import features_of
 from training.start import start_network
 
 # What must be alike for both to be given the same moments; pictures of another size are scaled for the teacher, and one

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from model.finder import JointReader
 from model.network import Network
+from model.pose_estimator import JointReader
 
 # As training/joints.py measures the shipped finder: drifting and fresh against lasting errors, and how uneven they are.
 _SLOW = 8  # steps from one slow error to the next

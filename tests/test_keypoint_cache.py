@@ -18,15 +18,15 @@ from model.network import Network
 from tests.posing import SETTINGS, TAXONOMY, make_people, make_run
 from tests.test_train import PLAIN
 from training import found as module
-from training.corpus import Corpus, CorpusError, load_corpus, read_frames, read_joints
-from training.found import as_read, claim_of, finds_only, keep
-from training.found import main as find_all
+from training.dataset import Corpus, CorpusError, load_corpus, read_frames, read_joints
+from training.early_stopping import HeldOut
 from training.joints import Finder
-from training.people.choices import Storage
+from training.keypoint_cache import as_read, claim_of, finds_only, keep
+from training.keypoint_cache import main as find_all
+from training.people.options import Storage
 from training.recipe import load_recipe
 from training.run import HISTORY, RECIPE, Examples, make_manifest
 from training.start import start_network
-from training.stopping import HeldOut
 from training.validate import measure
 
 

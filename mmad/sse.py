@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import httpx
 
-from mmad.answers import Job
-from mmad.failures import EventsUnavailable, ServiceError, Tries
+from mmad.errors import EventsUnavailable, ServiceError, Tries
+from mmad.models import Job
 
 # The service says something every 15 s: after twice as long nobody is there.
 SILENCE_S = 35.0

@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 
-from mmad.answers import AnswerError, Job
+from mmad.models import AnswerError, Job
 
 # Too many requests, and what a proxy or a service that is starting says.
 _PASSING = frozenset({429, 502, 503, 504})

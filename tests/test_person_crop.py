@@ -11,8 +11,8 @@ from model.bundle import Bundle, InputConfig, LocatorConfig
 from model.detections import Detections, Stretch
 from model.detector import Detector
 from model.engines import RawPoints
-from model.framing import LOOKS, Framer, Seen, choose, count, coverage, damage_notice, looks, notices
-from model.picture import Box, Region, crop_around, cut
+from model.person_crop import LOOKS, Framer, Seen, choose, count, coverage, damage_notice, looks, notices
+from model.transforms import Box, Region, crop_around, cut
 from tests import clips
 from tests.test_detector import WhiteSpotter
 

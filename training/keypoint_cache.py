@@ -1,6 +1,6 @@
 """Joints as a bundle finds them in a data set's pictures, kept as a data set of their own.
 
-    python -m training.found --bundle BUNDLE --data FOLDER... --out FOLDER [--looks 4] [--seed 0] [--set key=value]...
+    python -m training.keypoint_cache --bundle BUNDLE --data FOLDER... --out FOLDER [--looks 4] [--seed 0] [--set key=value]...
 
 What reads joints then learns from their true errors, `given: joints, joint_error: 0`, without looking at a picture
 again: a step costs a tenth. Every look at a video changes its pictures anew, as the recipe's `augment` says; mirror
@@ -20,7 +20,7 @@ import numpy as np
 
 from model.bundle import InputConfig
 from training.augment import Example, make_example, plain_example
-from training.corpus import (
+from training.dataset import (
     Corpus,
     CorpusError,
     Floats,

@@ -15,7 +15,7 @@ from model.bundle import Bundle
 from model.engines import RawPoints, load_engine
 from model.segments import point_grid
 from tests import clips
-from training.control import (
+from training.frozen_frame_test import (
     ControlError,
     Listener,
     chance,

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.bundle import InputConfig
-from model.damage import Stretches
+from model.corruption import Stretches
 from model.detections import Notice, Stretch
 from model.locator import Floats, Locator, apart, area, iou
-from model.picture import crop_around, cut
+from model.transforms import crop_around, cut
 from model.windows import Frame, Window, runs
 
 LOOKS = 5

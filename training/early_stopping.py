@@ -20,11 +20,11 @@ from model.head import Points
 from model.network import Network
 from model.windows import windows
 from training.augment import Example
-from training.corpus import Corpus, Item
+from training.dataset import Corpus, Item
+from training.keypoint_noise import features_of
 from training.losses import DetectionLoss
 from training.objectives import Batch, collate, found_joints
 from training.recipe import Recipe
-from training.skeletons import features_of
 from training.targets import Targets, make_grid
 from training.validate import given_joints, plain_pictures
 
