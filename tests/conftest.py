@@ -19,7 +19,7 @@ import torch
 from redis import Redis
 from starlette.testclient import TestClient
 
-from mmad.bench import write_clip
+from mmad.benchmark import write_clip
 from mmad.client import Client
 from mmad.private_redis import private_redis
 from model.architecture import HeadConfig

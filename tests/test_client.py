@@ -643,7 +643,7 @@ def test_waiting_tells_how_it_ended(make: Make) -> None:
 def test_waiting_has_an_end(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """A clock that moves on with every look at it."""
     now = iter(range(1000))
-    for module in ("failures", "listening"):
+    for module in ("errors", "sse"):
         monkeypatch.setattr(f"mmad.{module}.time.monotonic", lambda: float(next(now)))
     script = Script(*[answer(job()) for _ in range(10)])
     with pytest.raises(TimeoutError, match="j1 is still running after 5 s"):

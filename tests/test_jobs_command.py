@@ -8,7 +8,7 @@ import pytest
 from redis import Redis
 from typer.testing import CliRunner
 
-from mmad import jobs
+from mmad.commands import jobs
 from mmad.private_redis import private_redis
 from service.app_state import AppState
 from service.job_schemas import JobError, JobOptions, State

@@ -12,7 +12,7 @@ import pytest
 from pydantic import ValidationError
 from typer.testing import CliRunner, Result
 
-from mmad.keys import app
+from mmad.commands.keys import app
 from mmad.local import StartError, serve
 from service import keys, signing
 from service.keys import KeyRing, KeysError, OwnLimits

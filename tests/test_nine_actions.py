@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mmad.bench import write_clip
+from mmad.benchmark import write_clip
 from model import export
 from tests.test_export import random_network, small_manifest
 

@@ -49,17 +49,21 @@ def test_everything_that_leads_somewhere_is_under_the_prefix(
     app_state.store.put("model.json", card().model_dump_json().encode())
     sent = api.post(f"{below}/detect", content=VIDEO)
     job_id = sent.json()["id"]
-    assert sent.headers["location"] == sent.json()["links"]["self"] == f"/lab/mmad/jobs/{job_id}"
+    assert sent.headers["location"] == sent.json()["links"]["self"] == f"/lab/mmad/commands/jobs/{job_id}"
     batch = api.post(f"{below}/detect", files=[("file", VIDEO), ("file", VIDEO)])
     assert batch.headers["location"] == batch.json()["links"]["jobs"]
     assert batch.headers["location"].startswith("/lab/mmad/jobs?batch=")
-    assert batch.json()["jobs"][1]["links"]["events"].startswith("/lab/mmad/jobs/")
+    assert batch.json()["jobs"][1]["links"]["events"].startswith("/lab/mmad/commands/jobs/")
     links = api.get(f"{below}/jobs/{job_id}").json()["links"].values()
-    assert all(link.startswith(f"/lab/mmad/jobs/{job_id}") for link in links)
-    assert api.get(f"{below}/jobs?limit=1").json()["jobs"][0]["links"]["self"].startswith("/lab/mmad/jobs/")
-    assert f"/lab/mmad/jobs/{job_id} " in api.get(f"{below}/jobs/{job_id}/result").json()["detail"]
+    assert all(link.startswith(f"/lab/mmad/commands/jobs/{job_id}") for link in links)
+    assert (
+        api.get(f"{below}/jobs?limit=1")
+        .json()["jobs"][0]["links"]["self"]
+        .startswith("/lab/mmad/commands/jobs/")
+    )
+    assert f"/lab/mmad/commands/jobs/{job_id} " in api.get(f"{below}/jobs/{job_id}/result").json()["detail"]
     api.post(f"{below}/jobs/{job_id}/cancel")
-    assert f'"self":"/lab/mmad/jobs/{job_id}"' in api.get(f"{below}/jobs/{job_id}/events").text
+    assert f'"self":"/lab/mmad/commands/jobs/{job_id}"' in api.get(f"{below}/jobs/{job_id}/events").text
     assert api.get(f"{below}/").headers["location"] == "/lab/mmad/docs"
     page = api.get(f"{below}/docs").text
     asked = [one for one in re.findall(r"(?:href|src|url)[=:] ?[\"'](/[^\"']*)", page) if "oauth" not in one]
@@ -125,7 +129,7 @@ def test_messages_have_links_under_the_setting(app_state: AppState) -> None:
     anew = AppState(settings, app_state.store, app_state.queue, app_state.auth)
     job_id = finished_job(anew, callback_url="https://example.org/hook")
     message = anew.webhooks._message(anew.jobs.get(job_id))
-    assert message.data.links.result == f"/mmad/jobs/{job_id}/result"
+    assert message.data.links.result == f"/mmad/commands/jobs/{job_id}/result"
 
 
 class _Proxy(BaseHTTPRequestHandler):

@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from mmad.bench import write_clip
+from mmad.benchmark import write_clip
 from mmad.client import Client, Json, ServiceError
 from mmad.models import Job
 from mmad.models import Result as Answered

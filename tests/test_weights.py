@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
-from mmad.bench import write_clip
+from mmad.benchmark import write_clip
 from model import export
 from model.architecture import AdapterConfig, BackboneConfig, ShiftConfig
 from model.backbone import Backbone

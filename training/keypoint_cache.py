@@ -1,6 +1,7 @@
 """Joints as a bundle finds them in a data set's pictures, kept as a data set of their own.
 
-    python -m training.keypoint_cache --bundle BUNDLE --data FOLDER... --out FOLDER [--looks 4] [--seed 0] [--set key=value]...
+    python -m training.keypoint_cache --bundle BUNDLE --data FOLDER... --out FOLDER [--looks 4] [--seed 0]
+        [--set key=value]...
 
 What reads joints then learns from their true errors, `given: joints, joint_error: 0`, without looking at a picture
 again: a step costs a tenth. Every look at a video changes its pictures anew, as the recipe's `augment` says; mirror

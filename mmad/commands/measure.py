@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
+from mmad.commands.evaluate import print_evaluation
 from mmad.options import DETECTING, AsJson, BundleDir, Device, Engine, load_bundle, settings_with
-from mmad.research import print_evaluation
 from mmad.terminal import bar, failing_on, out, print_table, tell, write
 
 if TYPE_CHECKING:

@@ -1,0 +1,91 @@
+"""`mmad labels`, `mmad export` and `mmad bundle`: what a bundle holds, and how one is made."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from mmad.options import AsJson, BundleDir, Weights, load_bundle, settings_with
+from mmad.terminal import failing_on, out, print_table, write
+
+app = typer.Typer()
+group = typer.Typer(help="Look at a bundle.", no_args_is_help=True)
+
+
+@app.command()
+def labels(bundle: BundleDir = None, as_json: AsJson = False) -> None:
+    """List the classes of a bundle, both levels."""
+    taxonomy = load_bundle(settings_with({"bundle"}, bundle=bundle).bundle).manifest.taxonomy
+    if as_json:
+        write(json.dumps(taxonomy.model_dump(), ensure_ascii=False, indent=1), None)
+        return
+    table = Table("id", "code", "action", "body part")
+    for action in taxonomy.actions:
+        table.add_row(str(action.id), action.code, action.name, taxonomy.bodies[action.body_id].name)
+    print_table(table)
+
+
+@app.command()
+def export(
+    checkpoint: Annotated[Path, typer.Option(help="Checkpoint from training.")],
+    out_dir: Annotated[Path, typer.Option("--out", help="Bundle folder to make.")],
+    weights: Annotated[
+        Weights, typer.Option(help="How they are stored; fp16 halves the bundle, computation stays fp32.")
+    ] = Weights.FP32,
+    locator: Annotated[
+        Path | None, typer.Option(help="File of python -m training.locate, to frame people by.")
+    ] = None,
+) -> None:
+    """Make a bundle of a checkpoint: weights, ONNX graph, hashes; and check the engines against torch."""
+    from model.errors import DetectorError
+    from model.export import Agreement, export_bundle
+
+    def say(agreement: Agreement) -> None:
+        out.print(
+            f"{agreement.engine}: max abs error against torch {agreement.max_abs_error:.2e}", highlight=False
+        )
+
+    with failing_on(DetectorError, OSError):
+        bundle = export_bundle(checkpoint, out_dir, say, weights.value, locator)
+    out.print(f"{bundle.folder}: {bundle.manifest.name} {bundle.manifest.version}", highlight=False)
+
+
+@group.command("show")
+def bundle_show(
+    folder: Annotated[Path, typer.Argument(help="Bundle folder.")], as_json: AsJson = False
+) -> None:
+    """What a bundle is, what it was trained on, how well it does."""
+    manifest = load_bundle(folder).manifest
+    if as_json:
+        write(manifest.to_json().rstrip(), None)
+        return
+    seen, parts = manifest.input, manifest.architecture
+    trained = manifest.trained_on.data if manifest.trained_on else "nothing: its answers have no meaning"
+    table = Table(show_header=False)
+    for name, value in (
+        ("name", f"{manifest.name} {manifest.version}"),
+        ("trained on", trained),
+        ("licence", manifest.licence),
+        ("classes", f"{len(manifest.taxonomy.actions)} actions, {len(manifest.taxonomy.bodies)} body parts"),
+        (
+            "input",
+            f"{seen.width} x {seen.height} at {seen.fps:g} fps, windows of {seen.window_frames} frames",
+        ),
+        (
+            "backbone",
+            f"width {parts.backbone.embed_dim}, {parts.backbone.depth} blocks, adapter {parts.adapter.kind}",
+        ),
+        ("metrics", json.dumps(manifest.metrics)),
+        *((name, digest) for name, digest in manifest.files.items()),
+    ):
+        table.add_row(name, value)
+    print_table(table)
+
+
+@group.command("verify")
+def bundle_verify(folder: Annotated[Path, typer.Argument(help="Bundle folder.")]) -> None:
+    """Check a bundle's schema and the hash of every file."""
+    bundle = load_bundle(folder)
+    out.print(f"{folder}: {bundle.manifest.name} {bundle.manifest.version}, all files fit", highlight=False)
