@@ -1,14 +1,14 @@
-# Every target sets up what it needs in .venv, from the lock in requirements/; PYTHON chooses the interpreter.
+# Every target installs its requirements in .venv from the lock files in requirements/. PYTHON is the interpreter.
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
 .PHONY: serve test check faults soak bench openapi lock lock-check newest matrix dist clean
 
-serve: .venv/serve.stamp  ## everything on this machine, at http://127.0.0.1:8000
+serve: .venv/serve.stamp  ## run the service on this machine, at http://127.0.0.1:8000
 	@exec $(BIN)/mmad serve $(ARGS)
 
-test: .venv/dev.stamp  ## all tests, in two processes
+test: .venv/dev.stamp  ## run all tests, in two processes
 	$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
 
 check: .venv/dev.stamp  ## format, lint, types, import rules, Dockerfiles
@@ -18,34 +18,34 @@ check: .venv/dev.stamp  ## format, lint, types, import rules, Dockerfiles
 	$(BIN)/lint-imports
 	$(BIN)/hadolint docker/Dockerfile.*
 
-faults: .venv/dev.stamp  ## 200 faults while callers work, and what became of every accepted job (half an hour or more)
+faults: .venv/dev.stamp  ## inject 200 faults under load and check every accepted job (half an hour or more)
 	@$(BIN)/python -m tests.faults $(ARGS)
 
-soak: .venv/dev.stamp  ## half an hour of load, and whether any process grows
+soak: .venv/dev.stamp  ## half an hour of load; checks that no process leaks memory or file descriptors
 	@$(BIN)/python -m tests.soak $(ARGS)
 
-bench: .venv/dev.stamp  ## the whole way on a generated clip, engine against engine
+bench: .venv/dev.stamp  ## compare the speed of the engines on a generated clip
 	$(BIN)/mmad bench $(ARGS)
 
 openapi: .venv/dev.stamp  ## write openapi.yaml from the code
 	$(BIN)/python -m service.app > openapi.yaml
 
-lock: .venv/python.stamp  ## resolve requirements/ anew; ARGS=--upgrade takes the newest releases
+lock: .venv/python.stamp  ## update requirements/; ARGS=--upgrade takes the newest releases
 	$(PIP) install uv
 	$(BIN)/python scripts/lock.py $(ARGS)
 
-lock-check: .venv/dev.stamp  ## does the lock fit pyproject.toml, and has every extra wheels for every Python?
+lock-check: .venv/dev.stamp  ## check that requirements/ matches pyproject.toml and every extra has wheels for every Python
 	$(BIN)/python scripts/lock.py --check
 
-newest: .venv/python.stamp  ## all tests with the newest releases in place of the locked ones
+newest: .venv/python.stamp  ## run all tests with the newest releases instead of the locked ones
 	$(PYTHON) -m venv --clear .venv/newest
 	.venv/newest/bin/python -m pip --disable-pip-version-check install --quiet -e '.[dev]'
 	.venv/newest/bin/pytest -n 2 --dist loadfile $(ARGS)
 
-matrix: .venv/python.stamp  ## fresh installs on every supported Python found here; ARGS="--python 3.12" for one
+matrix: .venv/python.stamp  ## test fresh installations on every supported Python found; ARGS="--python 3.12" for one
 	$(BIN)/python scripts/installs.py matrix $(ARGS)
 
-dist: .venv/dev.stamp  ## wheel and sdist in dist/, each installed in an empty environment and tried
+dist: .venv/dev.stamp  ## build wheel and sdist in dist/ and test each in an empty environment
 	$(BIN)/python scripts/installs.py dist
 
 clean:
@@ -62,7 +62,7 @@ clean:
 	$(PIP) install --no-deps -e .
 	@touch $@
 
-# The last line adds torch, as pinned in pyproject.toml, in whichever build this machine's pip finds.
+# The second install adds torch, pinned in pyproject.toml, in the build that pip selects for this machine.
 .venv/dev.stamp: .venv/python.stamp pyproject.toml requirements/dev.txt
 	$(PIP) install --require-hashes --no-deps -r requirements/dev.txt
 	$(PIP) install -e '.[dev]'

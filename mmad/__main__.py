@@ -1,10 +1,10 @@
-"""Entry point of the `mmad` command, and of `python -m mmad`."""
+"""Entry point of the `mmad` command and of `python -m mmad`."""
 
 import sys
 
 
 def main() -> None:
-    """Run the command; Ctrl-C ends it with status 130, also while it is being loaded."""
+    """Run the command. Ctrl-C exits with status 130, also during the imports."""
     try:
         from mmad.cli import main as run
 

@@ -1,4 +1,4 @@
-"""The client for async code, on asyncio or trio: the methods of `mmad.client.Client`, to be awaited."""
+"""Async client of the API for asyncio and trio, with the methods of `mmad.client.Client`."""
 
 import inspect
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
@@ -14,7 +14,14 @@ from anyio import to_thread
 from mmad import endpoints
 from mmad.connection import make_http
 from mmad.endpoints import Call, ExportFilters, JobFilters, ResultFilters, SubmitOptions, Video
-from mmad.errors import EventsUnavailable, ServiceError, Tries, Watch, error_of, told_apart
+from mmad.errors import (
+    EventsUnavailable,
+    PollSchedule,
+    RetryDelays,
+    ServiceError,
+    parse_error,
+    translate_errors,
+)
 from mmad.models import (
     Accepted,
     Batch,
@@ -26,13 +33,13 @@ from mmad.models import (
     Result,
     Webhook,
 )
-from mmad.sse import SILENCE_S, Event, Listener, is_late
+from mmad.sse import READ_TIMEOUT_S, Event, EventStream, has_passed
 
 T = TypeVar("T")
 
 
 class AsyncClient:
-    """Talks to one service; see mmad.client.Client for arguments, retries and errors.
+    """Async client of one service. See mmad.client.Client for arguments, retries and errors.
 
     Example: `async with AsyncClient() as client: result = await client.detect("interview.mp4")`.
     """
@@ -63,12 +70,12 @@ class AsyncClient:
         await self._http.aclose()
 
     async def submit(self, video: Video, **options: Unpack[SubmitOptions]) -> Accepted:
-        """Send a video; see Client.submit."""
-        return await self._ask(endpoints.submit(video, options))
+        """Submit a video. See Client.submit."""
+        return await self._request(endpoints.submit(video, options))
 
     async def submit_many(self, videos: Sequence[Video], **options: Unpack[SubmitOptions]) -> Batch:
-        """Send two videos or more in one request; see Client.submit_many."""
-        return await self._ask(endpoints.submit_many(videos, options))
+        """Submit two or more videos in one request. See Client.submit_many."""
+        return await self._request(endpoints.submit_many(videos, options))
 
     async def detect(
         self,
@@ -78,34 +85,34 @@ class AsyncClient:
         wait_timeout_s: float = float("inf"),
         **options: Unpack[SubmitOptions],
     ) -> Result:
-        """Send a video and wait for its result; see Client.detect."""
+        """Submit a video and wait for its result. See Client.detect."""
         accepted = await self.submit(video, **options)
         return await self.wait(accepted.id, on_progress, wait_timeout_s)
 
     async def job(self, job_id: str) -> Job:
-        """Where a job stands."""
-        return await self._ask(endpoints.job(job_id))
+        """Return the current state of a job."""
+        return await self._request(endpoints.job(job_id))
 
     async def jobs(self, **filters: Unpack[JobFilters]) -> AsyncIterator[Job]:
-        """All jobs, the newest first; see Client.jobs."""
+        """Iterate over all jobs, newest first. See Client.jobs."""
         cursor: str | None = None
         while True:
-            page = await self._ask(endpoints.jobs(filters, cursor))
+            page = await self._request(endpoints.jobs(filters, cursor))
             for job in page.jobs:
                 yield job
             if (cursor := page.next) is None:
                 return
 
     async def cancel(self, job_id: str) -> Job:
-        """Stop a job; see Client.cancel."""
-        return await self._ask(endpoints.cancel(job_id))
+        """Cancel a job. See Client.cancel."""
+        return await self._request(endpoints.cancel(job_id))
 
     async def delete(self, job_id: str) -> Receipt:
-        """Remove a job and all that is kept of it; see Client.delete."""
-        return await self._ask(endpoints.delete(job_id))
+        """Delete a job and all its files. See Client.delete."""
+        return await self._request(endpoints.delete(job_id))
 
     def events(self, job_id: str) -> AsyncGenerator[Event, None]:
-        """A job's moments as they come; see Client.events."""
+        """Iterate over the events of a job. See Client.events."""
         return self._events(job_id, float("inf"))
 
     async def wait(
@@ -114,95 +121,95 @@ class AsyncClient:
         on_progress: Callable[[Job], Awaitable[object] | object] | None = None,
         timeout_s: float = float("inf"),
     ) -> Result:
-        """Wait until a job has succeeded, and take its result; `on_progress` may be async. See Client.wait."""
-        watch = Watch(job_id, timeout_s)
-        async with aclosing(self._moments(job_id, watch)) as moments:
-            async for job in moments:
-                if on_progress is not None and inspect.isawaitable(said := on_progress(job)):
-                    await said
-                if watch.succeeded(job):
+        """Wait for a job and return its result. `on_progress` may be async. See Client.wait."""
+        schedule = PollSchedule(job_id, timeout_s)
+        async with aclosing(self._updates(job_id, schedule)) as updates:
+            async for job in updates:
+                if on_progress is not None and inspect.isawaitable(outcome := on_progress(job)):
+                    await outcome
+                if schedule.succeeded(job):
                     break
         return await self.result(job_id)
 
     async def result(self, job_id: str, **filters: Unpack[ResultFilters]) -> Result:
-        """A finished job's result; see Client.result."""
-        return await self._ask(endpoints.result(job_id, filters))
+        """Return the result of a succeeded job. See Client.result."""
+        return await self._request(endpoints.result(job_id, filters))
 
     async def frames(self, job_id: str, rate: float | None = None) -> FrameScores:
-        """The score of every class over time, `rate` times a second."""
-        return await self._ask(endpoints.frames(job_id, rate))
+        """Return the score of every class over time, `rate` samples per second."""
+        return await self._request(endpoints.frames(job_id, rate))
 
     async def export(
         self, job_id: str, form: str, path: str | Path, **filters: Unpack[ExportFilters]
     ) -> Path:
-        """Write a result as a file that other programs read; see Client.export."""
+        """Download a result in an export format. See Client.export."""
         return await self._download(endpoints.export(job_id, form, filters), Path(path))
 
     async def video(self, job_id: str, path: str | Path) -> Path:
-        """Write a job's video to a file; see Client.video."""
+        """Download the video of a job. See Client.video."""
         return await self._download(endpoints.video(job_id), Path(path))
 
     async def labels(self) -> Labels:
-        """All classes of the model, both levels."""
-        return await self._ask(endpoints.labels())
+        """Return all classes of the model: actions and body parts."""
+        return await self._request(endpoints.labels())
 
     async def model(self) -> ModelCard:
-        """The model that the workers have loaded."""
-        return await self._ask(endpoints.model())
+        """Return a description of the model that the workers have loaded."""
+        return await self._request(endpoints.model())
 
     async def webhook(self, job_id: str) -> Webhook:
-        """How the delivery of a job's message went; see Client.webhook."""
-        return await self._ask(endpoints.webhook(job_id))
+        """Return the delivery status of a job's webhook. See Client.webhook."""
+        return await self._request(endpoints.webhook(job_id))
 
     async def resend_webhook(self, job_id: str) -> Webhook:
-        """Send a job's message again, under the same id."""
-        return await self._ask(endpoints.resend_webhook(job_id))
+        """Deliver a job's webhook again, with the same message id."""
+        return await self._request(endpoints.resend_webhook(job_id))
 
-    async def _ask(self, call: Call[T]) -> T:
-        async def take(response: httpx.Response) -> T:
+    async def _request(self, call: Call[T]) -> T:
+        async def read(response: httpx.Response) -> T:
             await response.aread()
-            return call.take(response)
+            return call.parse(response)
 
-        return await self._try(call, take)
+        return await self._retry(call, read)
 
     async def _download(self, call: Call[None], path: Path) -> Path:
-        async def take(response: httpx.Response) -> Path:
-            with endpoints.written_aside(path) as file:
-                async for piece in response.aiter_bytes(endpoints.PIECE_BYTES):
-                    await to_thread.run_sync(file.write, piece)
+        async def save(response: httpx.Response) -> Path:
+            with endpoints.atomic_write(path) as file:
+                async for chunk in response.aiter_bytes(endpoints.CHUNK_BYTES):
+                    await to_thread.run_sync(file.write, chunk)
             return path
 
-        return await self._try(call, take)
+        return await self._retry(call, save)
 
-    async def _try(self, call: Call[Any], take: Callable[[httpx.Response], Awaitable[T]]) -> T:
-        tries = Tries(self._retries if call.repeatable else 0)
+    async def _retry(self, call: Call[Any], consume: Callable[[httpx.Response], Awaitable[T]]) -> T:
+        delays = RetryDelays(self._retries if call.repeatable else 0)
         while True:
             try:
-                async with self._answered(call) as response:
-                    return await take(response)
+                async with self._send(call) as response:
+                    return await consume(response)
             except ServiceError as error:
-                delay_s = tries.delay_s(error)
+                delay_s = delays.delay_s(error)
             await anyio.sleep(delay_s)
 
     @asynccontextmanager
-    async def _answered(self, call: Call[Any]) -> AsyncIterator[httpx.Response]:
-        """One try: a response that is a success, its body still to be read. Raises ServiceError."""
-        with told_apart(self._http.base_url), call.request(self._http) as request:
+    async def _send(self, call: Call[Any]) -> AsyncIterator[httpx.Response]:
+        """Send one attempt and yield the unread successful response; raises ServiceError."""
+        with translate_errors(self._http.base_url), call.request(self._http) as request:
             if call.videos:
-                request.stream = _InThread(request.stream)
+                request.stream = _ThreadedBody(request.stream)
             response = await self._http.send(request, stream=True)
             try:
                 if not response.is_success:
                     await response.aread()
-                    raise error_of(response)
+                    raise parse_error(response)
                 yield response
             finally:
                 await response.aclose()
 
-    async def _moments(self, job_id: str, watch: Watch) -> AsyncGenerator[Job, None]:
-        """The job as it moves on; see Client._moments."""
+    async def _updates(self, job_id: str, schedule: PollSchedule) -> AsyncGenerator[Job, None]:
+        """Yield the job at every change. See Client._updates."""
         try:
-            async with aclosing(self._events(job_id, watch.deadline - SILENCE_S)) as events:
+            async with aclosing(self._events(job_id, schedule.deadline - READ_TIMEOUT_S)) as events:
                 async for event in events:
                     yield event.job
         except EventsUnavailable:
@@ -210,34 +217,34 @@ class AsyncClient:
         while True:
             job = await self.job(job_id)
             yield job
-            await anyio.sleep(watch.delay_s(job))
+            await anyio.sleep(schedule.delay_s(job))
 
     async def _events(self, job_id: str, until: float) -> AsyncGenerator[Event, None]:
-        """The events to the final one, or to a moment of the monotonic clock."""
-        listener = Listener(self._retries)
-        while not listener.done and not is_late(until):
-            call = endpoints.events(job_id, listener.headers, SILENCE_S)
+        """Yield events up to the final one, or until a time of the monotonic clock."""
+        stream = EventStream(self._retries)
+        while not stream.done and not has_passed(until):
+            call = endpoints.events(job_id, stream.headers, READ_TIMEOUT_S)
             try:
-                async with self._answered(call) as response:
-                    listener.opened(response)
-                    async for piece in response.aiter_bytes():
-                        for event in listener.feed(piece):
+                async with self._send(call) as response:
+                    stream.check_response(response)
+                    async for chunk in response.aiter_bytes():
+                        for event in stream.feed(chunk):
                             yield event
-                        if listener.done or is_late(until):
+                        if stream.done or has_passed(until):
                             return
-                delay_s = listener.delay_s()
+                delay_s = stream.delay_s()
             except ServiceError as error:
-                delay_s = listener.delay_s(error)
+                delay_s = stream.delay_s(error)
             await anyio.sleep(delay_s)
 
 
-class _InThread(httpx.AsyncByteStream):
-    """A body that is read from files in a thread, so that a slow disk stops nobody else."""
+class _ThreadedBody(httpx.AsyncByteStream):
+    """A request body read in a thread, so that slow files do not block the event loop."""
 
     def __init__(self, body: Any) -> None:
         self._body = body
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        pieces = iter(self._body)
-        while (piece := await to_thread.run_sync(next, pieces, None)) is not None:
-            yield piece
+        chunks = iter(self._body)
+        while (chunk := await to_thread.run_sync(next, chunks, None)) is not None:
+            yield chunk

@@ -1,4 +1,4 @@
-"""How fast the whole way is here: engine against engine on a generated clip, interleaved, medians and ratios."""
+"""Benchmark of decoding and of every installed engine on one clip: interleaved runs, medians and ratios."""
 
 import os
 import platform
@@ -14,7 +14,7 @@ import av
 import numpy as np
 
 from model.bundle import Bundle
-from model.decoder import Decoder, InProcess
+from model.decoder import Decoder, InProcessDecoder
 from model.detector import Detector
 from model.engines import EngineName, load_engine
 from model.errors import EngineError
@@ -29,7 +29,7 @@ ENGINES: tuple[EngineName, ...] = ("openvino", "onnx", "torch")
 
 @dataclass(frozen=True)
 class Row:
-    """One thing measured; `ratio` is its median over the first engine's."""
+    """Times of one candidate in seconds; `ratio` is its median divided by the first engine's."""
 
     name: str
     median_s: float
@@ -41,7 +41,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Report:
-    """Rows, and what they were measured on."""
+    """The measurements, and the clip, bundle and machine they were made with."""
 
     clip: str
     rounds: int
@@ -51,14 +51,14 @@ class Report:
     rows: list[Row]
 
     def to_json(self) -> dict[str, object]:
-        """As plain values."""
+        """Return the report as plain values."""
         return asdict(self)
 
 
 def write_clip(
     path: Path, *, seconds: float, width: int = 1080, height: int = 1296, fps: int = 30, seed: int = 0
 ) -> None:
-    """A clip of a bright square that wanders over grainy noise, in MPEG-4: every frame has something to decode."""
+    """Write an MPEG-4 clip of a bright square moving over noise, so that every frame costs decoding time."""
     generator = np.random.default_rng(seed)
     grain = generator.integers(0, 60, (height, width, 3), np.uint8)
     side = min(width, height) // 4
@@ -66,50 +66,51 @@ def write_clip(
         stream = container.add_stream("mpeg4", rate=Fraction(fps))
         stream.width, stream.height, stream.pix_fmt, stream.bit_rate = width, height, "yuv420p", 8_000_000
         for index in range(round(seconds * fps)):
-            picture = np.roll(grain, index * 7, axis=index % 2)
+            frame = np.roll(grain, index * 7, axis=index % 2)
             x, y = (
-                round((1 + np.sin(index / fps * speed)) / 2 * room)
-                for speed, room in ((2.1, width - side), (1.3, height - side))
+                round((1 + np.sin(index / fps * speed)) / 2 * span)
+                for speed, span in ((2.1, width - side), (1.3, height - side))
             )
-            picture[y : y + side, x : x + side] = 220
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            frame[y : y + side, x : x + side] = 220
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
 
 
 def run(
-    bundle: Bundle, clip: Path, rounds: int, say: Callable[[str], None], show: Callable[[str, float], None]
+    bundle: Bundle, clip: Path, rounds: int, notify: Callable[[str], None], show: Callable[[str, float], None]
 ) -> Report:
-    """Time decoding alone, here and in the sandbox, and the whole way with every engine installed.
+    """Time decoding, in this process and in the sandbox, and detection with every installed engine.
 
-    In turn, `rounds` times, after a warm-up.
+    The candidates take turns for `rounds` rounds, after a warm-up round.
 
     Args:
-        bundle: whose input and network are timed. clip: what is decoded.
-        rounds: how often each is timed.
-        say: called with a note for each engine that is not installed.
+        bundle: bundle to measure.
+        clip: video to decode.
+        rounds: number of measurements of each candidate.
+        notify: called with a message for each engine that is not installed.
         show: called with the current round and the fraction done, 0..1.
     """
     with clip.open("rb") as file, closing(Video(file, UNLIMITED)) as video:
         duration_s = video.declared_duration_s or 0.0
-    ways: dict[str, Callable[[], None]] = {DECODE: lambda: _decode(bundle, clip, InProcess())}
+    candidates: dict[str, Callable[[], None]] = {DECODE: lambda: _decode(bundle, clip, InProcessDecoder())}
     sandbox = make_decoder("auto")
-    ways[SANDBOXED] = lambda: _decode(bundle, clip, sandbox)
+    candidates[SANDBOXED] = lambda: _decode(bundle, clip, sandbox)
     for engine in ENGINES:
         try:
             detector = Detector(bundle, load_engine(bundle, engine))
         except EngineError as error:
-            say(str(error))
+            notify(str(error))
             continue
-        ways[f"whole way, {engine}"] = lambda detector=detector: _detect(detector, clip)  # type: ignore[misc]
-    times: dict[str, list[float]] = {name: [] for name in ways}
+        candidates[f"whole way, {engine}"] = lambda detector=detector: _detect(detector, clip)  # type: ignore[misc]
+    times: dict[str, list[float]] = {name: [] for name in candidates}
     for turn in range(rounds + 1):
-        for place, (name, way) in enumerate(ways.items()):
-            words = f"round {turn} of {rounds}" if turn else "warm-up"
-            show(f"{words}, {name}", (turn + place / len(ways)) / (rounds + 1))
-            began = time.perf_counter()
-            way()
+        for index, (name, run_once) in enumerate(candidates.items()):
+            stage = f"round {turn} of {rounds}" if turn else "warm-up"
+            show(f"{stage}, {name}", (turn + index / len(candidates)) / (rounds + 1))
+            start = time.perf_counter()
+            run_once()
             if turn:
-                times[name].append(time.perf_counter() - began)
+                times[name].append(time.perf_counter() - start)
     sandbox.close()
     medians = {name: statistics.median(taken) for name, taken in times.items()}
     first = next(median for name, median in medians.items() if name not in (DECODE, SANDBOXED))
@@ -129,14 +130,13 @@ def run(
 
 
 def _decode(bundle: Bundle, clip: Path, decoder: Decoder) -> None:
-    seen = bundle.manifest.input
+    config = bundle.manifest.input
     with clip.open("rb") as file, closing(decoder.open(file, UNLIMITED)) as video:
-        for _ in video.frames(seen.fps, seen.width, seen.height):
+        for _ in video.frames(config.fps, config.width, config.height):
             pass
 
 
 def _detect(detector: Detector, clip: Path) -> None:
     with clip.open("rb") as file:
-        detector.detect(
-            file, region=Region(), limits=UNLIMITED
-        )  # the clip shows nobody, whom a locator would miss
+        # A region, because the locator would find no person in a generated clip.
+        detector.detect(file, region=Region(), limits=UNLIMITED)

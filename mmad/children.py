@@ -1,4 +1,4 @@
-"""Processes of ours, kept running for as long as we are."""
+"""Child processes that are restarted when they end and that end with their parent."""
 
 import ctypes
 import os
@@ -12,21 +12,21 @@ import structlog
 
 log = structlog.get_logger()
 
-# What ends sooner than this after its start will probably end again.
-_SOON_S = 10.0
+# A process that ends sooner after its start counts as an early exit.
+_EARLY_EXIT_S = 10.0
 _FIRST_PAUSE_S = 0.5
 _LONGEST_PAUSE_S = 5.0
-# So many times in a row, and it is no accident, even where a signal ended it.
-_EARLY_ENDS = 5
+# Early exits in a row after which `repair` is called even if a signal ended the process.
+_EARLY_EXITS_TO_REPAIR = 5
 _PR_SET_PDEATHSIG = 1
 
 
 class StartError(Exception):
-    """A part could not be started; the text says which, and what to do."""
+    """A part of the service could not be started; the message says which, and the remedy."""
 
 
 class Child:
-    """A process of ours. It dies with us, even if we are killed."""
+    """A child process. On Linux it is killed when its parent dies."""
 
     def __init__(
         self,
@@ -35,69 +35,69 @@ class Child:
         environment: dict[str, str],
         repair: Callable[[int], object] = lambda _status: None,
     ) -> None:
-        """Start it.
+        """Start the process.
 
         Args:
-            name: for the log.
+            name: name in the log.
             command: program and arguments.
-            environment: beside our own.
-            repair: told the exit status before it is started again after it ended by itself soon after its start.
+            environment: variables added to this process's environment.
+            repair: called with the exit status before a restart, if the process failed soon after its start.
         """
         self.name, self._command, self._environment, self._repair = name, command, environment, repair
-        self._pause_s, self._early_ends = _FIRST_PAUSE_S, 0
+        self._pause_s, self._early_exits = _FIRST_PAUSE_S, 0
         self._process, self._started_s, self._ended_s = self._start()
 
     @property
     def pid(self) -> int:
-        """Of the process that runs now, or ran last."""
+        """Id of the running or last process."""
         return self._process.pid
 
     def exit_code(self) -> int | None:
-        """None while it runs."""
+        """Return the exit status, or None while the process runs."""
         return self._process.poll()
 
-    def keep_up(self) -> None:
-        """Start it again if it has ended, after a pause that grows while it ends soon after each start."""
+    def restart_if_ended(self) -> None:
+        """Restart the process if it has ended, after a pause that grows with early exits."""
         status = self.exit_code()
         if status is None:
             return
         now_s = time.monotonic()
         if self._ended_s is None:
             self._ended_s = now_s
-            soon = now_s - self._started_s < _SOON_S
-            self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S) if soon else _FIRST_PAUSE_S
-            self._early_ends = self._early_ends + 1 if soon else 0
+            early = now_s - self._started_s < _EARLY_EXIT_S
+            self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S) if early else _FIRST_PAUSE_S
+            self._early_exits = self._early_exits + 1 if early else 0
             log.warning("process_ended", process=self.name, status=status, again_after_s=self._pause_s)
-            if soon and (status > 0 or self._early_ends % _EARLY_ENDS == 0):
-                self._try_to(lambda: self._repair(status))
+            if early and (status > 0 or self._early_exits % _EARLY_EXITS_TO_REPAIR == 0):
+                self._try(lambda: self._repair(status))
         if now_s - self._ended_s >= self._pause_s:
-            self._try_to(self.restart)
+            self._try(self.restart)
 
-    def _try_to(self, act: Callable[[], object]) -> None:
-        """What the machine refuses now it may grant after the next pause."""
+    def _try(self, action: Callable[[], object]) -> None:
+        """Call `action`; if the operating system refuses, wait for the next pause and retry."""
         try:
-            act()
+            action()
         except (OSError, subprocess.SubprocessError) as error:
             log.error("process_not_mended", process=self.name, error=str(error))
             self._ended_s = time.monotonic()
 
     def restart(self) -> None:
-        """Start it again after it has ended."""
+        """Start the process again after it has ended."""
         self._process, self._started_s, self._ended_s = self._start()
         log.info("process_restarted", process=self.name)
 
-    def ask_to_end(self) -> None:
+    def terminate(self) -> None:
         """Send SIGTERM."""
         if self._process.poll() is None:
             self._process.terminate()
 
     def stop(self, grace_s: float) -> None:
-        """Ask it to end; kill it when the grace is over."""
-        self.ask_to_end()
+        """Send SIGTERM, and SIGKILL after the grace period."""
+        self.terminate()
         self.wait_or_kill(grace_s)
 
     def wait_or_kill(self, grace_s: float) -> None:
-        """Wait for its end; kill it when the grace is over."""
+        """Wait for the process to end; send SIGKILL after the grace period."""
         try:
             self._process.wait(grace_s)
         except subprocess.TimeoutExpired:
@@ -106,8 +106,8 @@ class Child:
             self._process.wait()
 
     def _start(self) -> tuple["subprocess.Popen[bytes]", float, float | None]:
-        """The process, when it was started, and when it ended."""
-        # A session of its own: Ctrl-C reaches us alone, and we stop the children in order.
+        """Return the process, its start time and None for its end time."""
+        # A new session: Ctrl-C reaches only the parent, which stops the children in order.
         process = subprocess.Popen(
             self._command,
             env=os.environ | self._environment,
@@ -119,14 +119,18 @@ class Child:
 
 
 def stop_all(children: Sequence[Child], grace_s: float) -> None:
-    """Ask all at once, so that no worker takes a job that another lets go; and once: asked twice, it drops its job."""
+    """Stop all children.
+
+    SIGTERM goes to all at once, so that no worker takes a job that another hands back, and only once: a second SIGTERM
+    makes a worker abandon its job.
+    """
     for child in children:
-        child.ask_to_end()
+        child.terminate()
     deadline = time.monotonic() + grace_s
     for child in children:
         child.wait_or_kill(max(0.0, deadline - time.monotonic()))
 
 
 def _die_with_parent() -> None:
-    # At once: a worker that is asked to end tells Redis, and would wait for one that has just died too.
+    # SIGKILL and not SIGTERM: a worker would report its end to Redis, which has just been killed too.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

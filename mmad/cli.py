@@ -1,4 +1,4 @@
-"""The command line: commands of mmad.commands under one application, and its entry point."""
+"""The command line application: the commands of mmad.commands and the entry point."""
 
 import logging
 import os
@@ -12,23 +12,26 @@ from typer.core import TyperGroup
 
 from mmad import logs
 from mmad.commands import bench, bundle, detect, evaluate, jobs, keys, measure, serve, submit, synth, train
-from mmad.terminal import escape_unencodable, tell, write
+from mmad.terminal import escape_unencodable, print_status, write
 
-_KEEPS_VIDEOS = ("serve", "api", "worker", "jobs")
+# Commands that write videos to the store.
+_STORING_COMMANDS = ("serve", "api", "worker", "jobs")
 
 
 class _Commands(TyperGroup):
-    """Commands whose errors name the value that was given."""
+    """Command group whose usage errors name the invalid value."""
 
     def invoke(self, ctx: Any) -> Any:
-        """See typer; raises BadParameter."""
+        """Invoke a command; raises BadParameter with the invalid value in its message."""
         try:
             return super().invoke(ctx)
         except typer.BadParameter as error:
             if isinstance(error.__cause__, ValidationError):
                 given = repr(error.__cause__.errors()[0]["input"])
-                words = error.message.removeprefix("Value error, ")
-                error.message = words if given in words else f"{given}: {words[:1].lower()}{words[1:]}"
+                message = error.message.removeprefix("Value error, ")
+                error.message = (
+                    message if given in message else f"{given}: {message[:1].lower()}{message[1:]}"
+                )
             raise
 
 
@@ -46,8 +49,8 @@ app.add_typer(jobs.app, name="jobs")
 app.add_typer(keys.app, name="keys")
 
 
-def _print_version(asked: bool) -> None:
-    if asked:
+def _print_version(value: bool) -> None:
+    if value:
         write(f"mmad {version('mmad')}", None)
         raise typer.Exit
 
@@ -59,19 +62,19 @@ def options(
         typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
     ] = False,
 ) -> None:
-    """Finds every micro-action in a video of a person: what, when, several at once."""
+    """Find every micro-action in a video of a person: its class, start and end, several at once."""
 
 
 def main() -> None:
     """Entry point of the `mmad` command."""
-    if sys.argv[1:2] and sys.argv[1] in _KEEPS_VIDEOS:
-        os.umask(0o077)  # people's videos are for the service's own eyes
+    if sys.argv[1:2] and sys.argv[1] in _STORING_COMMANDS:
+        os.umask(0o077)  # only this user may read the videos
     escape_unencodable()
-    logs.configure("text", logging.WARNING)  # services log more, once they have read their settings
+    logs.configure("text", logging.WARNING)  # commands that run services set their own level
     try:
         app()
     except ImportError as error:
-        tell(
+        print_status(
             f"this command needs more than is installed ({error}): pip install 'mmad[serve]', [synth] for synth, "
             "[train] for training and export",
             "red",

@@ -1,4 +1,4 @@
-"""The client of the API: send a video, wait, take the result. Needs httpx and nothing else.
+"""Client of the API: submit a video, wait, get the result.
 
 `mmad.async_client.AsyncClient` has the same methods for async code.
 """
@@ -28,12 +28,12 @@ from mmad.errors import (
     JobCanceled,
     JobFailed,
     NotFound,
+    PollSchedule,
+    RetryDelays,
     ServiceError,
-    Tries,
     Unreachable,
-    Watch,
-    error_of,
-    told_apart,
+    parse_error,
+    translate_errors,
 )
 from mmad.models import (
     Accepted,
@@ -47,7 +47,7 @@ from mmad.models import (
     Result,
     Webhook,
 )
-from mmad.sse import SILENCE_S, Event, Listener, is_late
+from mmad.sse import READ_TIMEOUT_S, Event, EventStream, has_passed
 
 __all__ = [
     "DEFAULT_URL",
@@ -66,21 +66,21 @@ T = TypeVar("T")
 
 
 class Client:
-    """Talks to one service.
+    """Client of one service.
 
-    Requests that do no harm if they arrive twice are sent again where a connection breaks off and where the service
-    says 429, 502, 503 or 504: after a delay that doubles, or the one it asks for. Uploads are among them, thanks to
-    their idempotency key. All methods raise ServiceError, or its subclasses NotFound and Unreachable.
+    Idempotent requests are retried when the connection fails and on status 429, 502, 503 and 504, after an
+    exponentially growing delay or the one in Retry-After. Uploads carry an idempotency key and are retried too. All
+    methods raise ServiceError, or its subclasses NotFound and Unreachable.
 
     Example: `with Client() as client: result = client.detect("interview.mp4")`.
 
     Args:
-        url: address of the service; MMAD_URL, or a service on this machine, if not given. The environment's proxies
-            are used for other machines only.
-        api_key: where the service wants one; MMAD_API_KEY if not given.
-        timeout_s: the longest silence of a connection before it counts as broken.
-        retries: how often a request is sent again.
-        transport: of httpx, in place of the network.
+        url: address of the service; MMAD_URL or DEFAULT_URL by default. Proxies from the environment are used for
+            other machines only.
+        api_key: API key; MMAD_API_KEY by default.
+        timeout_s: httpx timeout in seconds: for connecting, and between two reads or writes.
+        retries: maximum number of retries of a request.
+        transport: httpx transport to use instead of the network.
     """
 
     def __init__(
@@ -103,22 +103,22 @@ class Client:
         self._http.close()
 
     def submit(self, video: Video, **options: Unpack[SubmitOptions]) -> Accepted:
-        """Send a video; the answer has the job's id.
+        """Submit a video and return the accepted job with its id.
 
         Args:
-            video: path, bytes, or a binary file, which is sent from its beginning. Sent piece by piece. A pipe, which
-                cannot be read twice, is sent once, without another try.
+            video: path, bytes, or a binary file, which is sent from its beginning. The upload is streamed. A file that
+                cannot seek, such as a pipe, is sent without retries.
             options: see SubmitOptions.
 
         Raises:
-            ServiceError: the service refused it.
+            ServiceError: the service refused the video.
             OSError: the file cannot be read.
         """
-        return self._ask(endpoints.submit(video, options))
+        return self._request(endpoints.submit(video, options))
 
     def submit_many(self, videos: Sequence[Video], **options: Unpack[SubmitOptions]) -> Batch:
-        """Send two videos or more in one request; the answer has a job for each, in their order. See submit."""
-        return self._ask(endpoints.submit_many(videos, options))
+        """Submit two or more videos in one request; returns one job each, in the same order. See submit."""
+        return self._request(endpoints.submit_many(videos, options))
 
     def detect(
         self,
@@ -128,40 +128,40 @@ class Client:
         wait_timeout_s: float = float("inf"),
         **options: Unpack[SubmitOptions],
     ) -> Result:
-        """Send a video and wait for its result. See submit and wait."""
+        """Submit a video and wait for its result. See submit and wait."""
         return self.wait(self.submit(video, **options).id, on_progress, wait_timeout_s)
 
     def job(self, job_id: str) -> Job:
-        """Where a job stands."""
-        return self._ask(endpoints.job(job_id))
+        """Return the current state of a job."""
+        return self._request(endpoints.job(job_id))
 
     def jobs(self, **filters: Unpack[JobFilters]) -> Iterator[Job]:
-        """All jobs, the newest first; asked for page by page as they are taken. See JobFilters."""
+        """Iterate over all jobs, newest first; pages are requested as needed. See JobFilters."""
         cursor: str | None = None
         while True:
-            page = self._ask(endpoints.jobs(filters, cursor))
+            page = self._request(endpoints.jobs(filters, cursor))
             yield from page.jobs
             if (cursor := page.next) is None:
                 return
 
     def cancel(self, job_id: str) -> Job:
-        """Stop a job; raises ServiceError job_already_ended where there is nothing to stop."""
-        return self._ask(endpoints.cancel(job_id))
+        """Cancel a job; raises ServiceError (job_already_ended) if it has ended."""
+        return self._request(endpoints.cancel(job_id))
 
     def delete(self, job_id: str) -> Receipt:
-        """Remove a job and all that is kept of it; the receipt says what was there.
+        """Delete a job and all its files; the receipt lists what was deleted.
 
         Raises:
-            NotFound: also where the connection broke off after the deletion and the next try found it done
-                (job_deleted).
+            NotFound: there is no such job. Also raised (job_deleted) when the connection failed after the deletion, so
+                that the retry found the job deleted.
         """
-        return self._ask(endpoints.delete(job_id))
+        return self._request(endpoints.delete(job_id))
 
     def events(self, job_id: str) -> Generator[Event, None, None]:
-        """A job's moments as they come, to that of its final state; a lost connection is taken up where it broke off.
+        """Iterate over the events of a job, up to its final state. Lost connections are resumed (Last-Event-ID).
 
         Raises:
-            EventsUnavailable: what answers there has no stream of events.
+            EventsUnavailable: the server has no event stream.
         """
         return self._events(job_id, float("inf"))
 
@@ -171,42 +171,42 @@ class Client:
         on_progress: Callable[[Job], object] | None = None,
         timeout_s: float = float("inf"),
     ) -> Result:
-        """Wait until a job has succeeded, and take its result.
+        """Wait until a job has succeeded and return its result.
 
         Args:
-            job_id: of submit's answer.
-            on_progress: called with the job whenever it has moved on.
-            timeout_s: how long to wait.
+            job_id: as returned by submit.
+            on_progress: called with the job after every change.
+            timeout_s: how long to wait, in seconds.
 
         Raises:
-            JobFailed: with the code and the detail of what went wrong.
-            JobCanceled: somebody canceled it.
-            TimeoutError: it has not ended after `timeout_s`; it goes on all the same.
+            JobFailed: the job failed; has the code and detail of the error.
+            JobCanceled: the job was canceled.
+            TimeoutError: the job has not ended after `timeout_s`. It continues to run.
         """
-        watch = Watch(job_id, timeout_s)
-        with closing(self._moments(job_id, watch)) as moments:
-            for job in moments:
+        schedule = PollSchedule(job_id, timeout_s)
+        with closing(self._updates(job_id, schedule)) as updates:
+            for job in updates:
                 if on_progress is not None:
                     on_progress(job)
-                if watch.succeeded(job):
+                if schedule.succeeded(job):
                     break
         return self.result(job_id)
 
     def result(self, job_id: str, **filters: Unpack[ResultFilters]) -> Result:
-        """A finished job's result; filters give another view of the same proposals. See ResultFilters."""
-        return self._ask(endpoints.result(job_id, filters))
+        """Return the result of a succeeded job, filtered from its stored proposals. See ResultFilters."""
+        return self._request(endpoints.result(job_id, filters))
 
     def frames(self, job_id: str, rate: float | None = None) -> FrameScores:
-        """The score of every class over time, `rate` times a second."""
-        return self._ask(endpoints.frames(job_id, rate))
+        """Return the score of every class over time, `rate` samples per second."""
+        return self._request(endpoints.frames(job_id, rate))
 
     def export(self, job_id: str, form: str, path: str | Path, **filters: Unpack[ExportFilters]) -> Path:
-        """Write a result as a file that other programs read.
+        """Download a result in an export format.
 
         Args:
-            job_id: of a job that has succeeded.
-            form: csv, vtt, eaf and so on, as the service knows them.
-            path: where to; it is there when all of it is.
+            job_id: id of a succeeded job.
+            form: csv, vtt, eaf or another format of the service.
+            path: file to write; it is created only when the download is complete.
             filters: see ExportFilters.
 
         Raises:
@@ -215,71 +215,71 @@ class Client:
         return self._download(endpoints.export(job_id, form, filters), Path(path))
 
     def video(self, job_id: str, path: str | Path) -> Path:
-        """Write a job's video to a file, while the service keeps it; raises NotFound, OSError."""
+        """Download the video of a job, if the service still stores it; raises NotFound, OSError."""
         return self._download(endpoints.video(job_id), Path(path))
 
     def labels(self) -> Labels:
-        """All classes of the model, both levels."""
-        return self._ask(endpoints.labels())
+        """Return all classes of the model: actions and body parts."""
+        return self._request(endpoints.labels())
 
     def model(self) -> ModelCard:
-        """The model that the workers have loaded."""
-        return self._ask(endpoints.model())
+        """Return a description of the model that the workers have loaded."""
+        return self._request(endpoints.model())
 
     def webhook(self, job_id: str) -> Webhook:
-        """How the delivery of a job's message went; raises NotFound (no_callback)."""
-        return self._ask(endpoints.webhook(job_id))
+        """Return the delivery status of a job's webhook; raises NotFound (no_callback)."""
+        return self._request(endpoints.webhook(job_id))
 
     def resend_webhook(self, job_id: str) -> Webhook:
-        """Send a job's message again, under the same id."""
-        return self._ask(endpoints.resend_webhook(job_id))
+        """Deliver a job's webhook again, with the same message id."""
+        return self._request(endpoints.resend_webhook(job_id))
 
-    def _ask(self, call: Call[T]) -> T:
-        def take(response: httpx.Response) -> T:
+    def _request(self, call: Call[T]) -> T:
+        def read(response: httpx.Response) -> T:
             response.read()
-            return call.take(response)
+            return call.parse(response)
 
-        return self._try(call, take)
+        return self._retry(call, read)
 
     def _download(self, call: Call[None], path: Path) -> Path:
-        def take(response: httpx.Response) -> Path:
-            with endpoints.written_aside(path) as file:
-                for piece in response.iter_bytes(endpoints.PIECE_BYTES):
-                    file.write(piece)
+        def save(response: httpx.Response) -> Path:
+            with endpoints.atomic_write(path) as file:
+                for chunk in response.iter_bytes(endpoints.CHUNK_BYTES):
+                    file.write(chunk)
             return path
 
-        return self._try(call, take)
+        return self._retry(call, save)
 
-    def _try(self, call: Call[Any], take: Callable[[httpx.Response], T]) -> T:
-        tries = Tries(self._retries if call.repeatable else 0)
+    def _retry(self, call: Call[Any], consume: Callable[[httpx.Response], T]) -> T:
+        delays = RetryDelays(self._retries if call.repeatable else 0)
         while True:
             try:
-                with self._answered(call) as response:
-                    return take(response)
+                with self._send(call) as response:
+                    return consume(response)
             except ServiceError as error:
-                delay_s = tries.delay_s(error)
+                delay_s = delays.delay_s(error)
             time.sleep(delay_s)
 
     @contextmanager
-    def _answered(self, call: Call[Any]) -> Iterator[httpx.Response]:
-        """One try: a response that is a success, its body still to be read. Raises ServiceError."""
+    def _send(self, call: Call[Any]) -> Iterator[httpx.Response]:
+        """Send one attempt and yield the unread successful response; raises ServiceError."""
         with (
-            told_apart(self._http.base_url),
+            translate_errors(self._http.base_url),
             call.request(self._http) as request,
             closing(self._http.send(request, stream=True)) as response,
         ):
             if not response.is_success:
                 response.read()
-                raise error_of(response)
+                raise parse_error(response)
             yield response
 
-    def _moments(self, job_id: str, watch: Watch) -> Generator[Job, None, None]:
-        """The job as it moves on: told of where there are events, asked for where there are none.
+    def _updates(self, job_id: str, schedule: PollSchedule) -> Generator[Job, None, None]:
+        """Yield the job at every change: from the event stream, or by polling where there is none.
 
-        Also asked for when there is less time left than a stream may be silent: a read cannot be cut short.
+        Polls too when less time is left than the stream's read timeout, as a blocking read cannot be interrupted.
         """
         try:
-            with closing(self._events(job_id, watch.deadline - SILENCE_S)) as events:
+            with closing(self._events(job_id, schedule.deadline - READ_TIMEOUT_S)) as events:
                 for event in events:
                     yield event.job
         except EventsUnavailable:
@@ -287,21 +287,21 @@ class Client:
         while True:
             job = self.job(job_id)
             yield job
-            time.sleep(watch.delay_s(job))
+            time.sleep(schedule.delay_s(job))
 
     def _events(self, job_id: str, until: float) -> Generator[Event, None, None]:
-        """The events to the final one, or to a moment of the monotonic clock."""
-        listener = Listener(self._retries)
-        while not listener.done and not is_late(until):
-            call = endpoints.events(job_id, listener.headers, SILENCE_S)
+        """Yield events up to the final one, or until a time of the monotonic clock."""
+        stream = EventStream(self._retries)
+        while not stream.done and not has_passed(until):
+            call = endpoints.events(job_id, stream.headers, READ_TIMEOUT_S)
             try:
-                with self._answered(call) as response:
-                    listener.opened(response)
-                    for piece in response.iter_bytes():
-                        yield from listener.feed(piece)
-                        if listener.done or is_late(until):
+                with self._send(call) as response:
+                    stream.check_response(response)
+                    for chunk in response.iter_bytes():
+                        yield from stream.feed(chunk)
+                        if stream.done or has_passed(until):
                             return
-                delay_s = listener.delay_s()
+                delay_s = stream.delay_s()
             except ServiceError as error:
-                delay_s = listener.delay_s(error)
+                delay_s = stream.delay_s(error)
             time.sleep(delay_s)

@@ -1,4 +1,4 @@
-"""The HTTP connection of a client: to this machine directly, to others through the environment's proxies."""
+"""httpx clients for the API clients: direct to this machine, through the environment's proxies to others."""
 
 import ipaddress
 import os
@@ -22,18 +22,18 @@ def make_http(
     timeout_s: float,
     transport: Any,
 ) -> HttpT:
-    """An httpx client. What is not given comes from the environment, whose proxies serve other machines only.
+    """Make an httpx client. Defaults come from the environment, whose proxies are used for other machines only.
 
     Args:
         make: httpx.Client or httpx.AsyncClient.
-        direct: makes the transport of that kind that uses no proxy.
-        url: address of the service.
-        api_key: where the service wants one.
-        timeout_s: the longest silence of a connection.
-        transport: in place of the network.
+        direct: makes a transport without proxy for that client.
+        url: address of the service; MMAD_URL or DEFAULT_URL by default.
+        api_key: API key; MMAD_API_KEY by default.
+        timeout_s: httpx timeout in seconds: for connecting, and between two reads or writes.
+        transport: httpx transport to use instead of the network.
 
     Raises:
-        ServiceError: the address or a proxy of the environment cannot be used.
+        ServiceError: the address or a proxy from the environment is invalid.
     """
     address = url or os.environ.get("MMAD_URL") or DEFAULT_URL
     secret = api_key or os.environ.get("MMAD_API_KEY")
@@ -63,7 +63,7 @@ def make_http(
 
 
 def is_this_machine(host: str) -> bool:
-    """Whether a host is this machine: localhost, its host name or one of its addresses. Makes no DNS query."""
+    """Return whether a host is this machine: localhost, its host name or one of its addresses. Makes no DNS query."""
     name = host.lower().rstrip(".").strip("[]")
     if name == "localhost" or name.endswith(".localhost") or name == socket.gethostname().lower():
         return True
@@ -71,11 +71,11 @@ def is_this_machine(host: str) -> bool:
         address = ipaddress.ip_address(name)
     except ValueError:
         return False
-    return address.is_loopback or address.is_unspecified or _is_own(address)
+    return address.is_loopback or address.is_unspecified or _is_own_address(address)
 
 
-def _is_own(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
-    """Whether an address belongs to this machine, tested by binding a socket to it."""
+def _is_own_address(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    """Return whether an address belongs to this machine, by binding a socket to it."""
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
     try:
         with socket.socket(family, socket.SOCK_DGRAM) as probe:

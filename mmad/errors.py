@@ -1,4 +1,4 @@
-"""What can go wrong between a client and the service, and which of it passes if one tries again."""
+"""Errors of the clients, retry delays and the waiting for a job."""
 
 import json
 import random
@@ -13,22 +13,22 @@ import httpx
 
 from mmad.models import AnswerError, Job
 
-# Too many requests, and what a proxy or a service that is starting says.
-_PASSING = frozenset({429, 502, 503, 504})
+# Too many requests, and the statuses of proxies and of a service that is starting.
+_RETRIED_STATUSES = frozenset({429, 502, 503, 504})
 _FIRST_DELAY_S = 0.5
 _LONGEST_DELAY_S = 20.0
-# A service that wants a longer pause is told of instead of waited for.
-_MOST_PATIENCE_S = 120.0
+# A Retry-After above this raises the error instead.
+_LONGEST_RETRY_AFTER_S = 120.0
 
 
 class ServiceError(Exception):
-    """The service refused, a job did not succeed, or nobody answered.
+    """The service refused a request or could not be reached, or a job did not succeed.
 
     Attributes:
         code: the service's stable code, or `unreachable`, `not_mmad`.
-        detail: a sentence for people.
-        status: the HTTP status; None where none came.
-        retry_after_s: how long the service asks to wait.
+        detail: human-readable sentence.
+        status: HTTP status; None without a response.
+        retry_after_s: value of Retry-After in seconds.
     """
 
     def __init__(
@@ -42,19 +42,19 @@ class ServiceError(Exception):
 
 
 class NotFound(ServiceError):  # noqa: N818 - named as HTTP does
-    """There is no such job, or no longer (job_deleted, job_expired), or it has not what was asked for."""
+    """The job does not exist, no longer exists (job_deleted, job_expired), or lacks the requested resource."""
 
 
 class Unreachable(ServiceError):  # noqa: N818 - as above
-    """Nobody answers there, or the connection broke off."""
+    """The service cannot be reached, or the connection failed."""
 
 
 class EventsUnavailable(ServiceError):  # noqa: N818 - as above
-    """Something answers, but with no stream of events."""
+    """The server responds, but has no event stream."""
 
 
-class JobFailed(ServiceError):  # noqa: N818 - what became of the job
-    """The job ended with an error, whose code and detail these are. `job` has the rest."""
+class JobFailed(ServiceError):  # noqa: N818 - as above
+    """The job failed, with its error's code and detail. `job` is the whole job."""
 
     def __init__(self, job: Job) -> None:
         code, detail = (job.error.code, job.error.detail) if job.error else ("unknown", "no reason is given")
@@ -62,39 +62,41 @@ class JobFailed(ServiceError):  # noqa: N818 - what became of the job
         self.job = job
 
 
-class JobCanceled(ServiceError):  # noqa: N818 - what became of the job
-    """The job was canceled: there will be no result."""
+class JobCanceled(ServiceError):  # noqa: N818 - as above
+    """The job was canceled and has no result."""
 
 
-class Tries:
-    """Counts the tries of one request, and says when the next may be."""
+class RetryDelays:
+    """Computes the delays between the attempts of one request."""
 
     def __init__(self, retries: int) -> None:
         self._retries = retries
-        self._made = 0
+        self._attempts = 0
 
-    def begin_anew(self) -> None:
-        """The service answered as it should: what follows is another trouble."""
-        self._made = 0
+    def reset(self) -> None:
+        """Start counting anew, after a success."""
+        self._attempts = 0
 
     def delay_s(self, error: ServiceError) -> float:
-        """Seconds to wait before the next try; raises the error where there is to be none.
+        """Return seconds to wait before the next attempt; raises `error` if there is no further attempt.
 
-        Doubles with every try. A random part keeps callers that failed together from coming back together.
+        Exponential backoff with jitter, so that clients that failed together do not retry together.
         """
-        passing = isinstance(error, Unreachable) or error.status in _PASSING
-        asked_s = error.retry_after_s or 0.0
-        if not passing or self._made >= self._retries or asked_s > _MOST_PATIENCE_S:
+        retryable = isinstance(error, Unreachable) or error.status in _RETRIED_STATUSES
+        retry_after_s = error.retry_after_s or 0.0
+        if not retryable or self._attempts >= self._retries or retry_after_s > _LONGEST_RETRY_AFTER_S:
             raise error
-        own_s = min(_LONGEST_DELAY_S, _FIRST_DELAY_S * 2**self._made)
-        self._made += 1
-        # At least as long as was asked for; of the own delay, at least half.
-        return asked_s + random.uniform(0, own_s / 2) if asked_s else random.uniform(own_s / 2, own_s)
+        backoff_s = min(_LONGEST_DELAY_S, _FIRST_DELAY_S * 2**self._attempts)
+        self._attempts += 1
+        # Never shorter than Retry-After, or half the backoff.
+        if retry_after_s:
+            return retry_after_s + random.uniform(0, backoff_s / 2)
+        return random.uniform(backoff_s / 2, backoff_s)
 
 
 @contextmanager
-def told_apart(url: httpx.URL) -> Iterator[None]:
-    """What the transport raises, as ServiceError; without a password that the address may hold."""
+def translate_errors(url: httpx.URL) -> Iterator[None]:
+    """Translate errors of httpx and of parsing into ServiceError, without the password of the URL."""
     url = url.copy_with(userinfo=b"")
     try:
         yield
@@ -109,8 +111,8 @@ def told_apart(url: httpx.URL) -> Iterator[None]:
         raise ServiceError("not_mmad", f"{url} answers otherwise than mmad: {error}") from error
 
 
-def error_of(response: httpx.Response) -> ServiceError:
-    """What a response that is no success says; its body has been read."""
+def parse_error(response: httpx.Response) -> ServiceError:
+    """Make a ServiceError from an unsuccessful response whose body has been read."""
     try:
         problem: Any = response.json()
     except ValueError:
@@ -124,11 +126,11 @@ def error_of(response: httpx.Response) -> ServiceError:
         kind = JobCanceled
     elif response.status_code in (404, 410):
         kind = NotFound
-    return kind(code, detail, response.status_code, _retry_after_s(response.headers.get("Retry-After")))
+    return kind(code, detail, response.status_code, _parse_retry_after(response.headers.get("Retry-After")))
 
 
-def _retry_after_s(value: str | None) -> float | None:
-    """RFC 9110 section 10.2.3: seconds, or a date."""
+def _parse_retry_after(value: str | None) -> float | None:
+    """Parse Retry-After (RFC 9110 section 10.2.3): seconds or a date."""
     if value is None:
         return None
     if value.isdecimal():
@@ -140,8 +142,8 @@ def _retry_after_s(value: str | None) -> float | None:
     return max(0.0, (when - datetime.now(UTC)).total_seconds()) if when.tzinfo else None
 
 
-class Watch:
-    """A job that is waited for: when to give up, and what its end means."""
+class PollSchedule:
+    """Decides when to poll a job again and when to stop waiting."""
 
     def __init__(self, job_id: str, timeout_s: float) -> None:
         self._job_id, self._timeout_s = job_id, timeout_s
@@ -149,7 +151,7 @@ class Watch:
         self._delay_s = 0.1
 
     def succeeded(self, job: Job) -> bool:
-        """Whether the result is there; raises JobFailed or JobCanceled where there will be none."""
+        """Return whether the job has succeeded; raises JobFailed or JobCanceled."""
         if job.state == "failed":
             raise JobFailed(job)
         if job.state == "canceled":
@@ -157,7 +159,7 @@ class Watch:
         return job.state == "succeeded"
 
     def delay_s(self, job: Job) -> float:
-        """Seconds to the next look, more each time; raises TimeoutError when the time is over."""
+        """Return seconds until the next poll, increasing each time; raises TimeoutError after the deadline."""
         left_s = self.deadline - time.monotonic()
         if left_s <= 0:
             raise TimeoutError(

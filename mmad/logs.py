@@ -1,7 +1,6 @@
-"""How the log is written: structlog's events and those of libraries the same way, to standard error.
+"""Logging configuration: structlog's events and those of libraries in one format, to standard error.
 
-Text for people, or JSON, a document a line. Exceptions are text without local variables: those hold pieces of people's
-videos.
+The format is text or JSON lines. Tracebacks are written without local variables, which may hold frames of videos.
 """
 
 import logging
@@ -21,9 +20,9 @@ _COMMON: list[Processor] = [
 
 
 class _StandardError:
-    """Writes to what sys.stderr is at the time: while a progress bar is shown, that prints above the bar.
+    """Writes to the current sys.stderr, which rich replaces to print above a progress bar.
 
-    Not a file of io's: Python flushes those when it ends, at a time when there is no sys any more.
+    Not a subclass of io.IOBase: Python flushes those at exit, when the sys module may be gone.
     """
 
     def write(self, text: str) -> int:
@@ -34,8 +33,8 @@ class _StandardError:
 
 
 def configure(form: Format, level: int = logging.INFO) -> None:
-    """Set up both; may be called again. Events below `level` are dropped; libraries log from WARNING on."""
-    render = _renderers(form)
+    """Configure structlog and logging; may be called again. `level` is structlog's, libraries log from WARNING."""
+    render = _make_renderers(form)
     structlog.configure(
         processors=[*_COMMON, *render],
         wrapper_class=structlog.make_filtering_bound_logger(level),
@@ -49,11 +48,11 @@ def configure(form: Format, level: int = logging.INFO) -> None:
         )
     )
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
-    # Matplotlib warns at every start if the home directory is not writable; its temporary cache works all the same.
+    # Matplotlib warns at every import if the home directory is not writable, and then uses a temporary cache.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
 
 
-def _renderers(form: Format) -> list[Processor]:
+def _make_renderers(form: Format) -> list[Processor]:
     if form == "json":
         return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     plain = structlog.dev.plain_traceback

@@ -1,4 +1,4 @@
-"""What commands have in common: options, settings, the bundle."""
+"""Options shared by commands, and loading of settings and bundles."""
 
 import os
 from collections.abc import Collection
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mmad.terminal import fail, failing_on
+from mmad.terminal import exit_on, fail
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Engine(StrEnum):
-    """What runs the network."""
+    """Inference engine."""
 
     AUTO = "auto"
     OPENVINO = "openvino"
@@ -28,28 +28,28 @@ class Engine(StrEnum):
 
 
 class Device(StrEnum):
-    """Where the network runs."""
+    """Device of the inference engine."""
 
     CPU = "cpu"
     CUDA = "cuda"
 
 
 class Weights(StrEnum):
-    """How a bundle stores weights."""
+    """Floating point type of stored weights."""
 
     FP32 = "fp32"
     FP16 = "fp16"
 
 
 class EafScores(StrEnum):
-    """Where an ELAN file has scores."""
+    """Place of scores in an ELAN file."""
 
     TIER = "tier"
     VALUE = "value"
 
 
 class Format(StrEnum):
-    """How results are written, as service.exports lists them: that needs NumPy, and the client alone has none."""
+    """Formats of results: the same as in service.exports, which needs NumPy and so cannot be imported by the client."""
 
     JSON = "json"
     JSONL = "jsonl"
@@ -78,8 +78,8 @@ BundleDir = Annotated[
 ]
 
 
-# Settings that commands without a service read.
-DETECTING = frozenset(
+# Settings that detection without a service reads.
+DETECT_SETTINGS = frozenset(
     {
         "bundle", "engine", "device", "sandbox", "max_duration_s", "max_pixels", "max_fps",
         "decoder_memory_bytes", "decoder_cpu_s", "decoder_stall_s",
@@ -87,12 +87,13 @@ DETECTING = frozenset(
 )  # fmt: skip
 
 
-def settings_with(needs: Collection[str] | None = None, **given: object) -> "Settings":
-    """The environment's settings with the options given; wrong ones end the command with status 2.
+def load_settings(needs: Collection[str] | None = None, **given: object) -> "Settings":
+    """Load settings from the environment and the command's options; invalid ones exit with status 2.
 
     Args:
-        needs: the settings that the command reads; a wrong one that is not among them has its default. None: all.
-        given: options by their settings' names; None where an option was not given.
+        needs: names of the settings that the command reads; None for all. Other settings fall back to their defaults
+            if they are invalid.
+        given: options by the names of their settings; None for options that were not given.
     """
     from pydantic import ValidationError
     from pydantic_settings import SettingsError
@@ -105,24 +106,24 @@ def settings_with(needs: Collection[str] | None = None, **given: object) -> "Set
     except SettingsError as error:
         fail(f"a setting that is a list is not JSON: {error}", status=2)
     except ValidationError as error:
-        wrong = {str(one["loc"][0]).removeprefix("MMAD_").lower(): one for one in error.errors()}
-        for name, one in wrong.items():
+        invalid = {str(one["loc"][0]).removeprefix("MMAD_").lower(): one for one in error.errors()}
+        for name, one in invalid.items():
             if needs is None or name in needs:
                 fail(f"MMAD_{name.upper()}={one.get('input')!r}: {one['msg']}", status=2)
-        settings = Settings(**{name: _default_of(Settings.model_fields[name]) for name in wrong} | values)
+        settings = Settings(**{name: _get_default(Settings.model_fields[name]) for name in invalid} | values)
     if (needs is None or "data_dir" in needs) and settings.data_dir.is_relative_to(NO_HOME):
         fail(f"user id {os.getuid()} has no home directory: set MMAD_DATA_DIR to a folder for mmad's data")
     return settings
 
 
-def _default_of(field: "FieldInfo") -> Any:
+def _get_default(field: "FieldInfo") -> Any:
     return field.get_default(call_default_factory=True, validated_data={})
 
 
 def load_bundle(folder: Path | None) -> "Bundle":
-    """A bundle, the shipped one where none is named; one that does not fit ends the command."""
+    """Load a bundle, the shipped one by default; an invalid bundle exits with status 1."""
     from model.bundle import Bundle
     from model.errors import BundleError
 
-    with failing_on(BundleError):
+    with exit_on(BundleError):
         return Bundle.load(folder or Path(str(files("bundles") / "demo")))

@@ -1,4 +1,4 @@
-"""A Redis of our own, for those who have none."""
+"""The private Redis server of `mmad serve`."""
 
 import re
 import shutil
@@ -19,14 +19,14 @@ log = structlog.get_logger()
 
 START_TIMEOUT_S = 60.0
 _STOP_GRACE_S = 10.0
-# Linux refuses longer paths of unix sockets.
+# Linux limits the length of unix socket paths.
 _MAX_SOCKET_PATH = 100
-# Where Redis keeps what it has; 7 and later have a folder.
-_APPENDED = ("appendonly.aof", "appendonlydir")
+# The append-only file; a folder since Redis 7.
+_AOF_NAMES = ("appendonly.aof", "appendonlydir")
 
 
 class PrivateRedis(NamedTuple):
-    """Where it listens, and its process."""
+    """URL and process of a Redis server."""
 
     url: str
     child: Child
@@ -34,10 +34,10 @@ class PrivateRedis(NamedTuple):
 
 @contextmanager
 def private_redis(folder: Path) -> Iterator[PrivateRedis]:
-    """A Redis on a unix socket, its append-only file in `folder`; raises StartError.
+    """Run a Redis server on a unix socket with its append-only file in `folder`; raises StartError.
 
-    The file is synced each second and not at each write: then a full disk makes writes fail and not the server, and
-    what a crash of the machine takes of the last second the store brings back.
+    The file is synced every second, not at every write: with a full disk, writes fail but the server continues. Writes
+    that a crash of the machine loses are restored from the store.
     """
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
@@ -56,23 +56,25 @@ def private_redis(folder: Path) -> Iterator[PrivateRedis]:
             "logfile": str(folder / "redis.log"),
         }
         flags = [word for name, value in options.items() for word in (f"--{name}", value)]
-        child = Child("redis", [find_redis_server(folder), *flags], {}, lambda _status: set_aside(folder))
+        child = Child(
+            "redis", [find_redis_server(folder), *flags], {}, lambda _status: move_data_aside(folder)
+        )
         try:
-            _wait_for(child, path, folder)
+            _wait_until_ready(child, path, folder)
             yield PrivateRedis(f"unix://{path}", child)
         finally:
             child.stop(_STOP_GRACE_S)
 
 
-def set_aside(folder: Path) -> bool:
-    """Take what Redis cannot read out of its way, and say whether there was anything: the store has all jobs."""
-    found = [folder / name for name in _APPENDED if (folder / name).exists()]
-    if not found:
+def move_data_aside(folder: Path) -> bool:
+    """Move an unreadable append-only file to `broken/`; returns False if there is none. The store has all jobs."""
+    damaged = [folder / name for name in _AOF_NAMES if (folder / name).exists()]
+    if not damaged:
         return False
     broken = folder / "broken"
-    shutil.rmtree(broken, ignore_errors=True)  # one of them is enough to look into
+    shutil.rmtree(broken, ignore_errors=True)  # only the latest is needed for a diagnosis
     broken.mkdir()
-    for path in found:
+    for path in damaged:
         path.rename(broken / path.name)
     log.error("redis_begins_anew", kept=str(broken), reason="it did not start with what it had appended")
     return True
@@ -81,7 +83,7 @@ def set_aside(folder: Path) -> bool:
 @contextmanager
 def _socket_path(folder: Path) -> Iterator[Path]:
     path = folder / "redis.sock"
-    # Redis' own list of clients, which rq reads, is split at spaces.
+    # rq splits the output of CLIENT LIST, which has the path, at spaces.
     if len(str(path)) <= _MAX_SOCKET_PATH and re.fullmatch(r"[\w./-]+", str(path), re.ASCII):
         yield path
         return
@@ -89,18 +91,18 @@ def _socket_path(folder: Path) -> Iterator[Path]:
         yield Path(short) / "redis.sock"
 
 
-def _wait_for(child: Child, path: Path, folder: Path) -> None:
-    words = folder / "redis.log"
+def _wait_until_ready(child: Child, path: Path, folder: Path) -> None:
+    log_file = folder / "redis.log"
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline:
         if status := child.exit_code():
-            if not set_aside(folder):
-                raise StartError(f"the private Redis ended at once with status {status}; {words} says why")
+            if not move_data_aside(folder):
+                raise StartError(f"the private Redis ended at once with status {status}; {log_file} says why")
             child.restart()
         try:
             with redis.Redis(unix_socket_path=str(path)) as client:
                 client.ping()
             return
-        except redis.RedisError:  # not there yet, or reading its file
+        except redis.RedisError:  # not listening yet, or loading its file
             time.sleep(0.02)
-    raise StartError(f"the private Redis did not answer within {START_TIMEOUT_S:.0f} s; {words} says why")
+    raise StartError(f"the private Redis did not answer within {START_TIMEOUT_S:.0f} s; {log_file} says why")

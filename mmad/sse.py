@@ -1,10 +1,9 @@
-"""A stream of server-sent events, from bytes to events, through as many connections as it takes.
+"""Parser of server-sent events, and the event stream of a job across reconnections.
 
-After the section "Server-sent events" of the WHATWG HTML standard. httpx and other readers of lines also break them at
-U+2028 and its like, which JSON may hold; here only CR, LF and CRLF end a line.
+Follows the section "Server-sent events" of the WHATWG HTML standard: only CR, LF and CRLF end a line. The line decoder
+of httpx also splits at U+2028 and similar characters, which JSON strings may contain.
 """
 
-import json
 import re
 import time
 from collections.abc import Iterator
@@ -12,12 +11,12 @@ from dataclasses import dataclass
 
 import httpx
 
-from mmad.errors import EventsUnavailable, ServiceError, Tries
-from mmad.models import Job
+from mmad.errors import EventsUnavailable, RetryDelays, ServiceError
+from mmad.models import Job, parse
 
-# The service says something every 15 s: after twice as long nobody is there.
-SILENCE_S = 35.0
-_DELAY_S = 1.0
+# The service sends a keepalive every 15 s: two of them are missing.
+READ_TIMEOUT_S = 35.0
+_RECONNECT_DELAY_S = 1.0
 _BOM = b"\xef\xbb\xbf"
 _LINE = re.compile(rb"\r\n|\n|\r")
 
@@ -33,7 +32,7 @@ class Message:
 
 @dataclass(frozen=True)
 class Event:
-    """A moment of a job: `state` where it came into another state, `progress` where it moved on in it."""
+    """A change of a job; `type` is "state" for a new state, "progress" for progress within a state."""
 
     type: str
     id: str
@@ -41,36 +40,36 @@ class Event:
 
 
 class Parser:
-    """Takes a stream piece by piece and gives the events that are complete. One for each connection."""
+    """Incremental parser of one connection's stream."""
 
     def __init__(self, last_event_id: str = "") -> None:
         self.last_event_id = last_event_id
         self.retry_s: float | None = None
-        self._held = b""
-        self._begun = False
+        self._buffer = b""
+        self._started = False
         self._type = ""
         self._data: list[str] = []
         self._id = last_event_id
 
-    def feed(self, piece: bytes) -> Iterator[Message]:
-        """The events that end in this piece."""
-        self._held += piece
-        if not self._begun:
-            if len(self._held) < len(_BOM) and _BOM.startswith(self._held):
+    def feed(self, chunk: bytes) -> Iterator[Message]:
+        """Parse a chunk and yield the messages that it completes."""
+        self._buffer += chunk
+        if not self._started:
+            if len(self._buffer) < len(_BOM) and _BOM.startswith(self._buffer):
                 return
-            self._held, self._begun = self._held.removeprefix(_BOM), True
-        while (end := _LINE.search(self._held)) and not self._may_go_on(end):
-            line, self._held = self._held[: end.start()], self._held[end.end() :]
+            self._buffer, self._started = self._buffer.removeprefix(_BOM), True
+        while (end := _LINE.search(self._buffer)) and not self._may_be_crlf(end):
+            line, self._buffer = self._buffer[: end.start()], self._buffer[end.end() :]
             if line:
-                self._take(line.decode("utf-8", "replace"))
+                self._process_line(line.decode("utf-8", "replace"))
             elif message := self._dispatch():
                 yield message
 
-    def _may_go_on(self, end: re.Match[bytes]) -> bool:
-        """A CR is the last byte that came: an LF that belongs to it may follow."""
-        return end[0] == b"\r" and end.end() == len(self._held)
+    def _may_be_crlf(self, end: re.Match[bytes]) -> bool:
+        """Return whether a CR is the last byte received, so that the LF of a CRLF may follow."""
+        return end[0] == b"\r" and end.end() == len(self._buffer)
 
-    def _take(self, line: str) -> None:
+    def _process_line(self, line: str) -> None:
         name, _, value = line.partition(":")
         value = value.removeprefix(" ")
         if name == "data":
@@ -88,26 +87,26 @@ class Parser:
         return Message(kind or "message", "\n".join(data), self._id) if data else None
 
 
-class Listener:
-    """Follows one job through its event stream: what to ask with, what came, when to come back."""
+class EventStream:
+    """The event stream of one job, resumed by later connections: request headers, events and reconnection delays."""
 
     def __init__(self, retries: int) -> None:
-        self._tries = Tries(retries)
+        self._delays = RetryDelays(retries)
         self._parser = Parser()
-        self._delay_s = _DELAY_S
+        self._delay_s = _RECONNECT_DELAY_S
         self.done = False
 
     @property
     def headers(self) -> dict[str, str]:
-        """Of the next connection."""
-        # Compressed pieces would be held back by what decompresses them.
-        asked = {"Accept": "text/event-stream", "Accept-Encoding": "identity", "Cache-Control": "no-store"}
+        """Request headers of the next connection."""
+        # Decompression would buffer events.
+        headers = {"Accept": "text/event-stream", "Accept-Encoding": "identity", "Cache-Control": "no-store"}
         if last := self._parser.last_event_id:
-            asked["Last-Event-ID"] = last
-        return asked
+            headers["Last-Event-ID"] = last
+        return headers
 
-    def opened(self, response: httpx.Response) -> None:
-        """A connection is there; raises EventsUnavailable if it brings something else than events."""
+    def check_response(self, response: httpx.Response) -> None:
+        """Start parsing a new connection; raises EventsUnavailable if it is not an event stream."""
         kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
         if response.status_code != 200 or kind != "text/event-stream":
             raise EventsUnavailable(
@@ -115,19 +114,19 @@ class Listener:
                 f"{response.url} answers {response.status_code} with {kind or 'nothing'}, no events",
             )
         self._parser = Parser(self._parser.last_event_id)
-        self._tries.begin_anew()
+        self._delays.reset()
 
-    def feed(self, piece: bytes) -> Iterator[Event]:
-        """The events in a piece; `done` is true after that of the final state."""
-        for message in self._parser.feed(piece):
-            if message.type not in ("state", "progress"):  # a newer service says more
+    def feed(self, chunk: bytes) -> Iterator[Event]:
+        """Parse a chunk and yield its events. `done` is true after the event of a final state."""
+        for message in self._parser.feed(chunk):
+            if message.type not in ("state", "progress"):  # of a newer service
                 continue
-            job = Job.from_json(json.loads(message.data))
+            job = parse(Job, message.data)
             self.done = self.done or job.ended
             yield Event(message.type, message.id, job)
 
     def delay_s(self, error: ServiceError | None = None) -> float:
-        """Seconds before the next connection; raises the error where it does not pass."""
+        """Return seconds before the next connection; raises errors that are not retried, and EventsUnavailable."""
         if self._parser.retry_s is not None:
             self._delay_s = self._parser.retry_s
         if error is None:
@@ -136,9 +135,9 @@ class Listener:
             error.status == 404 and error.code in ("not_found", "not_mmad")
         ):
             raise EventsUnavailable(error.code, error.detail, error.status) from error
-        return self._tries.delay_s(error)
+        return self._delays.delay_s(error)
 
 
-def is_late(until: float) -> bool:
-    """Whether a moment of the monotonic clock has passed."""
+def has_passed(until: float) -> bool:
+    """Return whether a time of the monotonic clock has passed."""
     return time.monotonic() >= until

@@ -1,4 +1,4 @@
-"""What people see: documents on standard output; notes, errors and progress on standard error."""
+"""Terminal output: documents and tables on standard output; notes, errors and progress on standard error."""
 
 import io
 import os
@@ -22,54 +22,54 @@ from rich.text import Text
 
 from mmad.client import Json
 
-# Names of files and actions are printed as they are: [red] and :smile: in them mean nothing.
+# No markup or emoji: file names may contain [red] or :smile:.
 out = Console(markup=False, emoji=False, highlight=False)
 notes = Console(stderr=True, markup=False, emoji=False, highlight=False)
 
-# Where there is no terminal, progress is a line after the first of these times and then after each of the second.
+# Without a terminal: seconds before the first line of progress, and between further lines.
 _FIRST_LINE_S, _EACH_LINE_S = 3.0, 5.0
-# Columns of a table where there is no terminal to fit; more than any table has.
-_PIPE_WIDTH, _WIDEST = 120, 10_000
-# Columns of the bar, and of the times beside it.
-_BAR, _TIMES = 20, 35
-# Progress is not steady: the time left is estimated from the last five minutes.
+# Columns of a table without a terminal; an upper bound for measuring.
+_PIPE_WIDTH, _UNLIMITED_WIDTH = 120, 10_000
+# Columns of the progress bar and of the times beside it.
+_BAR_WIDTH, _TIMES_WIDTH = 20, 35
+# The remaining time is estimated from the last five minutes, as progress is uneven.
 _ESTIMATE_S = 300.0
 
 Show = Callable[[str, float], None]
 
 
 @contextmanager
-def bar(name: str) -> Iterator[Show]:
-    """Progress on standard error: a bar in a terminal, a line every few seconds elsewhere.
+def progress_bar(name: str) -> Iterator[Show]:
+    """Show progress on standard error: a bar in a terminal, otherwise a line every few seconds.
 
-    Yields a function that takes the stage and the fraction done, 0..1.
+    Yields a function to call with the current stage and the fraction done, 0..1.
     """
     columns = (
         TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=_BAR),
+        BarColumn(bar_width=_BAR_WIDTH),
         TextColumn("{task.percentage:>3.0f} %"),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    shown = notes.is_interactive and sys.stderr.isatty()
+    is_terminal = notes.is_interactive and sys.stderr.isatty()
     progress = Progress(
-        *columns, console=notes, transient=True, disable=not shown, speed_estimate_period=_ESTIMATE_S
+        *columns, console=notes, transient=True, disable=not is_terminal, speed_estimate_period=_ESTIMATE_S
     )
-    number = progress.add_task(name, total=1.0)
+    task_id = progress.add_task(name, total=1.0)
 
     def show(stage: str, fraction: float) -> None:
-        words = f"{name}: {stage}"
-        if shown:
-            words = _shortened(name, stage, max(notes.width - _BAR - _TIMES, _BAR))
-        progress.update(number, description=words, completed=fraction)
+        description = f"{name}: {stage}"
+        if is_terminal:
+            description = _shorten(name, stage, max(notes.width - _BAR_WIDTH - _TIMES_WIDTH, _BAR_WIDTH))
+        progress.update(task_id, description=description, completed=fraction)
 
-    with progress if shown else _lines(progress.tasks[0]):
+    with progress if is_terminal else _print_periodically(progress.tasks[0]):
         yield show
 
 
-def _shortened(name: str, stage: str, width: int) -> str:
-    """Name and stage, shortened to a number of columns."""
+def _shorten(name: str, stage: str, width: int) -> str:
+    """Join name and stage, shortened to `width` columns."""
     short = Text(name)
     short.truncate(max(width - cell_len(stage) - 2, width // 2), overflow="ellipsis")
     both = Text(f"{short.plain}: {stage}")
@@ -78,14 +78,14 @@ def _shortened(name: str, stage: str, width: int) -> str:
 
 
 @contextmanager
-def _lines(task: Task) -> Iterator[None]:
-    """Print a task's progress now and then, from a thread: the work may be silent for long."""
+def _print_periodically(task: Task) -> Iterator[None]:
+    """Print a task's progress every few seconds, from a thread, as the work may not report progress for a while."""
     ended = threading.Event()
 
     def print_lines() -> None:
         wait_s = _FIRST_LINE_S
         while not ended.wait(wait_s):
-            tell(_line(task))
+            print_status(_format_progress(task))
             wait_s = _EACH_LINE_S
 
     printer = threading.Thread(target=print_lines, daemon=True)
@@ -97,39 +97,39 @@ def _lines(task: Task) -> Iterator[None]:
         printer.join()
 
 
-def _line(task: Task) -> str:
-    """For example "film.mp4: detecting, 40 %, 1:20 left"."""
+def _format_progress(task: Task) -> str:
+    """Format progress like "film.mp4: detecting, 40 %, 1:20 left"."""
     left_s = task.time_remaining
-    left = "" if left_s is None else f", {_clock(left_s)} left"
+    left = "" if left_s is None else f", {_format_clock(left_s)} left"
     return f"{task.description}, {task.percentage:.0f} %{left}"
 
 
-def _clock(seconds: float) -> str:
+def _format_clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 def print_table(table: Table) -> None:
-    """Print a table without cutting words, wider than the terminal if necessary."""
+    """Print a table without cutting words; it may be wider than the terminal."""
     table.box, table.show_edge, table.pad_edge, table.collapse_padding = box.SIMPLE_HEAD, False, False, True
-    wide = out.options.update(max_width=_WIDEST, width=_WIDEST)
+    wide = out.options.update(max_width=_UNLIMITED_WIDTH, width=_UNLIMITED_WIDTH)
     sizes = [measure_renderables(out, wide, [one.header, *one.cells]) for one in table.columns]
     widths = [size.maximum for size in sizes]
-    beside = Measurement.get(out, wide, table).maximum - sum(widths)
-    least = [size.minimum for size in sizes]
-    most = out.width if out.is_terminal or "COLUMNS" in os.environ else _PIPE_WIDTH
-    while sum(widths) + beside > most and widths != least:
-        _, widest = max((width, place) for place, width in enumerate(widths) if width > least[place])
+    padding = Measurement.get(out, wide, table).maximum - sum(widths)
+    minima = [size.minimum for size in sizes]
+    limit = out.width if out.is_terminal or "COLUMNS" in os.environ else _PIPE_WIDTH
+    while sum(widths) + padding > limit and widths != minima:
+        _, widest = max((width, index) for index, width in enumerate(widths) if width > minima[index])
         widths[widest] -= 1
     for column, width in zip(table.columns, widths, strict=True):
         column.width = width
-    table.width = sum(widths) + beside
+    table.width = sum(widths) + padding
     out.print(table, crop=False)
 
 
 def print_result(video: str, result: Json) -> None:
-    """A result document as a table of its detections."""
+    """Print a result document as a table of its detections."""
     out.print(video, soft_wrap=True)
     table = Table("start", "end", "score", "code", "action", "body part")
     for one in result["detections"]:
@@ -144,35 +144,37 @@ def print_result(video: str, result: Json) -> None:
         f"{model['bundle']} {model['version']} on {model['engine']}",
         soft_wrap=True,
     )
-    tell_hidden(result)
+    print_hidden(result)
     for warning in result["warnings"]:
-        tell(f"{warning['code']}: {warning['detail']}", "yellow")
+        print_status(f"{warning['code']}: {warning['detail']}", "yellow")
 
 
-def tell_hidden(result: Json) -> None:
-    """Print to standard error how many detections a result hides, the best of them, and how to show them."""
+def print_hidden(result: Json) -> None:
+    """Print to standard error how many detections a result hides, the best one, and how to show them."""
     hidden = result["hidden"]
     if hidden["cut_by_top_k"]:
-        tell(f"Left out by top_k={result['settings']['top_k']}: {_detections(hidden['cut_by_top_k'])}.")
+        print_status(
+            f"Left out by top_k={result['settings']['top_k']}: {_count_detections(hidden['cut_by_top_k'])}."
+        )
     if not hidden["count"]:
         return
-    best, job_id, least = hidden["best"][0], result["job_id"], f"{hidden['from_score']:g}"
-    remedy = f"/jobs/{job_id}/result?min_score={least}" if job_id else f"--min-score {least}"
-    tell(
-        f"Hidden: {_detections(hidden['count'])} with scores from {least} up to their thresholds. The best: "
+    best, job_id, min_score = hidden["best"][0], result["job_id"], f"{hidden['from_score']:g}"
+    remedy = f"/jobs/{job_id}/result?min_score={min_score}" if job_id else f"--min-score {min_score}"
+    print_status(
+        f"Hidden: {_count_detections(hidden['count'])} with scores from {min_score} up to their thresholds. The best: "
         f"{best['action']['name']} ({best['action']['code']}) {best['score']:.2f} at {best['start_s']:.1f}-"
         f"{best['end_s']:.1f} s, shown from {best['threshold']:.2f} on. To see them: {remedy}"
     )
 
 
-def _detections(count: int) -> str:
+def _count_detections(count: int) -> str:
     return f"{count} detection{'s' * (count != 1)}"
 
 
 def write(text: str, path: Path | None) -> None:
-    """A document to a file, or alone to standard output: UTF-8, whatever the terminal's encoding is.
+    """Write a document to a file, or to standard output if `path` is None; always in UTF-8.
 
-    What stands for bytes of a file name that are not UTF-8 is escaped as in JSON (\\udcff).
+    Surrogates, which stand for bytes of file names that are not UTF-8, are escaped as in JSON (\\udcff).
     """
     content = f"{text}\n".encode("utf-8", "backslashreplace")
     if path is None:
@@ -184,75 +186,75 @@ def write(text: str, path: Path | None) -> None:
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Write a file as a whole or not at all: under another name first, then renamed.
+    """Write a file atomically: under a temporary name first, then renamed.
 
-    What is no file, such as a pipe or /dev/null, is written to as it is.
+    A path that is not a regular file, such as a pipe or /dev/null, is written to directly.
     """
     if path.exists() and not path.is_file():
         path.write_bytes(content)
         return
-    with _aside(path) as (aside, target):
-        aside.write_bytes(content)
+    with _temporary_name(path) as (temporary, target):
+        temporary.write_bytes(content)
         if target.exists():
-            aside.chmod(target.stat().st_mode & 0o777)
-        aside.replace(target)
+            temporary.chmod(target.stat().st_mode & 0o777)
+        temporary.replace(target)
 
 
 def check_writable(path: Path) -> None:
-    """Whether write_file could write there; raises OSError if not."""
+    """Raise OSError if write_file could not write this file."""
     if path.exists() and not path.is_file():
         path.open("ab").close()
         return
-    with _aside(path) as (aside, _):
-        aside.touch()
+    with _temporary_name(path) as (temporary, _):
+        temporary.touch()
 
 
 @contextmanager
-def _aside(path: Path) -> Iterator[tuple[Path, Path]]:
-    """A temporary name in the folder of a file, and the file with links resolved; errors name the file."""
+def _temporary_name(path: Path) -> Iterator[tuple[Path, Path]]:
+    """Yield a temporary path in the folder of a file, and the file with links resolved; errors name the file."""
     target = path.resolve()
-    aside = target.with_name(f".mmad-{uuid4().hex[:12]}")  # short, as the length of names is limited
+    temporary = target.with_name(f".mmad-{uuid4().hex[:12]}")  # short: file systems limit names
     try:
         if not target.parent.is_dir():
             raise FileNotFoundError(ENOENT, f"there is no folder {target.parent}")
-        yield aside, target
+        yield temporary, target
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         with suppress(OSError):
-            aside.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
 
 
 def escape_unencodable() -> None:
-    """Make both standard streams escape characters that the terminal's encoding lacks."""
+    """Make standard output and error escape characters that the terminal's encoding lacks."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
 @contextmanager
-def failing_on(*kinds: type[Exception]) -> Iterator[None]:
-    """Expected errors end the command with status 1 and their own sentence."""
+def exit_on(*error_types: type[Exception]) -> Iterator[None]:
+    """Exit with status 1 and the error's message when an error of these error_types is raised."""
     try:
         yield
-    except kinds as error:
-        fail(reason(error))
+    except error_types as error:
+        fail(format_error(error))
 
 
-def reason(error: Exception, about: Path | None = None) -> str:
-    """An error as a sentence: without the error number and file name of an OSError."""
+def format_error(error: Exception, about: Path | None = None) -> str:
+    """Return the message of an error. That of an OSError lacks the number, and the file name if it is `about`."""
     if isinstance(error, OSError) and error.strerror:
         named = error.filename is not None and str(error.filename) != str(about)
         return f"{error.filename}: {error.strerror}" if named else error.strerror
     return str(error) or type(error).__name__
 
 
-def tell(message: str, style: str = "") -> None:
-    """A note to standard error."""
+def print_status(message: str, style: str = "") -> None:
+    """Print a message to standard error."""
     notes.print(message, style=style, soft_wrap=True)
 
 
 def fail(message: str, status: int = 1) -> NoReturn:
-    """End the command."""
-    tell(message, "red")
+    """Print a message in red and exit."""
+    print_status(message, "red")
     raise typer.Exit(status)

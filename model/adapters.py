@@ -1,7 +1,7 @@
-"""Adapters: small trainable layers behind each frozen block of the backbone.
+"""Adapters: small trainable layers after each frozen block of the backbone.
 
-Tokens are (windows * clips, time * height * width, channels): every clip is a row of its own. The temporal
-convolutions join the clips of a window first, so they reach across clip borders.
+Tokens are (windows * clips, time * height * width, channels): each clip is one row. Temporal convolutions run on the
+concatenated clips of a window, so that they reach across clip borders.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from model.architecture import AdapterConfig
 
 @dataclass(frozen=True)
 class Grid:
-    """How tokens lie in space and time: clips a window, and time, height, width of one clip in tokens."""
+    """The layout of tokens: clips per window, and time, height and width of one clip in tokens."""
 
     clips: int
     time: int
@@ -23,28 +23,28 @@ class Grid:
     width: int
 
     def to_temporal(self, x: Tensor) -> Tensor:
-        """(B*clips, t*h*w, C) -> (B*h*w, C, clips*t): one sequence for every place of the picture."""
+        """Reshape (B*clips, t*h*w, C) to (B*h*w, C, clips*t): one sequence per spatial position."""
         channels = x.shape[-1]
         x = x.reshape(-1, self.clips * self.time, self.height * self.width, channels)
         return x.permute(0, 2, 3, 1).reshape(-1, channels, self.clips * self.time)
 
     def from_temporal(self, x: Tensor) -> Tensor:
-        """The inverse of to_temporal."""
+        """Invert to_temporal."""
         channels = x.shape[1]
         x = x.reshape(-1, self.height * self.width, channels, self.clips * self.time)
         return x.permute(0, 3, 1, 2).reshape(-1, self.time * self.height * self.width, channels)
 
     def to_spatial(self, x: Tensor) -> Tensor:
-        """(B*clips, t*h*w, C) -> (B*clips*t, C, h, w): one picture for every time."""
+        """Reshape (B*clips, t*h*w, C) to (B*clips*t, C, h, w): one feature map per time step."""
         return x.reshape(-1, self.height, self.width, x.shape[-1]).permute(0, 3, 1, 2)
 
     def from_spatial(self, x: Tensor) -> Tensor:
-        """The inverse of to_spatial."""
+        """Invert to_spatial."""
         return x.permute(0, 2, 3, 1).reshape(-1, self.time * self.height * self.width, x.shape[1])
 
 
 class StandardAdapter(nn.Module):
-    """x + gamma * up(GELU(down(x))); down and up change the width only."""
+    """The standard adapter, x + gamma * up(GELU(down(x))), without convolutions."""
 
     def __init__(self, dim: int, config: AdapterConfig) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class StandardAdapter(nn.Module):
         _start_as_identity(self.down_proj, self.up_proj)
 
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
-        """(B*clips, tokens, dim) -> the same shape."""
+        """Apply to tokens (B*clips, tokens, dim)."""
         update: Tensor = self.up_proj(F.gelu(self.down_proj(x)))
         return x + self.gamma * update
 
@@ -76,7 +76,7 @@ class TemporalInformativeAdapter(nn.Module):
         nn.init.zeros_(self.conv.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
-        """(B*clips, tokens, dim) -> the same shape."""
+        """Apply to tokens (B*clips, tokens, dim)."""
         h = F.gelu(self.down_proj(x))
         h = h + grid.from_temporal(self.conv(self.dwconv(grid.to_temporal(h))))
         update: Tensor = self.up_proj(h)
@@ -84,7 +84,7 @@ class TemporalInformativeAdapter(nn.Module):
 
 
 class DualPathAdapter(nn.Module):
-    """DSTA (MMAD, ICCV 2025): a spatial and a temporal path side by side.
+    """DSTA (MMAD, ICCV 2025): parallel spatial and temporal paths.
 
     h = GELU(down(x)), s = SDWConv2d(h) + h, t = TDWConv1d(h) + h,
     out = x + alpha * up([beta * s ; gamma * t]), with alpha, beta and gamma learned.
@@ -105,7 +105,7 @@ class DualPathAdapter(nn.Module):
         nn.init.zeros_(self.spatial_dwconv.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
-        """(B*clips, tokens, dim) -> the same shape."""
+        """Apply to tokens (B*clips, tokens, dim)."""
         h = F.gelu(self.down_proj(x))
         spatial = h + grid.from_spatial(self.spatial_dwconv(grid.to_spatial(h)))
         temporal = h + grid.from_temporal(self.temporal_dwconv(grid.to_temporal(h)))
@@ -114,11 +114,11 @@ class DualPathAdapter(nn.Module):
 
 
 class TwoDownAdapter(nn.Module):
-    """A variant of DSTA with a down-projection for each path and convolutions without biases.
+    """A variant of DSTA with one down-projection per path and convolutions without biases.
 
     a = GELU(down_s(x)), s = PW(SDWConv2d(a)) + a, b = GELU(down_t(x)), t = TDWConv1d(b) + b,
-    out = x + alpha * up([beta * s ; gamma * t]); PW is point-wise. With a spatial kernel of 1, as the paper's text
-    has it, this is the reading whose number of weights comes nearest to the paper's table 4 (docs/adapters.md).
+    out = x + alpha * up([beta * s ; gamma * t]); PW is a point-wise convolution. With a spatial kernel of 1, as in the
+    paper's text, its number of parameters is the closest to that in the paper's table 4 (docs/adapters.md).
     """
 
     def __init__(self, dim: int, config: AdapterConfig) -> None:
@@ -141,7 +141,7 @@ class TwoDownAdapter(nn.Module):
         nn.init.normal_(self.spatial_conv.weight, std=(2 / hidden) ** 0.5)
 
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
-        """(B*clips, tokens, dim) -> the same shape."""
+        """Apply to tokens (B*clips, tokens, dim)."""
         a, b = F.gelu(self.spatial_down_proj(x)), F.gelu(self.temporal_down_proj(x))
         spatial = a + grid.from_spatial(self.spatial_conv(self.spatial_dwconv(grid.to_spatial(a))))
         temporal = b + grid.from_temporal(self.temporal_dwconv(grid.to_temporal(b)))
@@ -149,7 +149,7 @@ class TwoDownAdapter(nn.Module):
         return x + self.alpha * update
 
 
-KINDS: dict[str, type[nn.Module]] = {
+ADAPTERS: dict[str, type[nn.Module]] = {
     "standard": StandardAdapter,
     "tia": TemporalInformativeAdapter,
     "dsta": DualPathAdapter,
@@ -166,7 +166,7 @@ def _temporal_depthwise(channels: int, kernel: int, *, bias: bool = True) -> nn.
 
 
 def _start_as_identity(down: nn.Linear, up: nn.Linear) -> None:
-    # A zero up-projection: a fresh adapter leaves the pretrained features as they are.
+    # With a zero up-projection, an untrained adapter does not change the pretrained features.
     nn.init.trunc_normal_(down.weight, std=0.02)
     nn.init.zeros_(down.bias)
     nn.init.zeros_(up.weight)

@@ -1,21 +1,20 @@
-"""What a network is built of, as numbers. Read without torch: a bundle carries it."""
+"""Configuration of a network's architecture, as stored in a bundle. Does not import torch."""
 
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 
-class Part(BaseModel):
-    """Frozen and strict: a misspelt setting fails at load."""
+class ConfigSection(BaseModel):
+    """Base class of the configuration. Frozen and strict: an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
-class BackboneBase(Part):
-    """What every kind of backbone has: it sees RGB, or RGB and how grey differs from `lags` frames before."""
+class BackboneBase(ConfigSection):
+    """Settings of all backbones. `lags` are the distances in frames over which displacements of joints are computed."""
 
     kind: str
-    inputs: Literal["rgb", "rgb_differences"] = "rgb"
     lags: tuple[int, ...] = (1, 4)
     tubelet_size: int = Field(default=2, gt=0)
 
@@ -25,17 +24,13 @@ class BackboneBase(Part):
             raise ValueError(f"lags must be ascending numbers of frames from 1 on, not {self.lags}")
         return self
 
-    @property
-    def channels(self) -> int:
-        """Channels of a picture with what `inputs` adds."""
-        return 3 + (len(self.lags) if self.inputs == "rgb_differences" else 0)
 
+class FinderConfig(ConfigSection):
+    """The pose estimator: a convolutional feature pyramid that finds joints in every frame.
 
-class FinderConfig(Part):
-    """What finds joints in every picture: a pyramid of convolutions, and what their movements count.
-
-    `widths` has the stem's channels and each stage's; every one halves the picture. Heatmaps have `fused` channels
-    before them and the first stage's size. `moves` is the factor of joints' movements.
+    `widths` are the channels of the stem and of each stage; each of them halves the resolution. `fused` is the number
+    of channels before the heatmaps, which have the resolution of the first stage. `moves` is the factor on the
+    displacements of joints.
     """
 
     joints: int = Field(default=25, gt=0)
@@ -53,10 +48,10 @@ class FinderConfig(Part):
 class BackboneConfig(BackboneBase):
     """VideoMAE's vision transformer.
 
-    `stem` makes patches to tokens: one linear map, as pretrained weights have it; strided 3 x 3 convolutions; or
-    heatmaps of the joints that `finder` finds, with how they moved since `lags` frames before.
-    `position_grid` is the patch grid the sinusoid position table is made for; another input grid takes
-    it resized bicubically, as weights pretrained at 224 pixels (a 14 x 14 grid) expect.
+    `stem` turns patches into tokens: a linear map, as in pretrained weights, or heatmaps of the joints that `finder`
+    finds and of their displacements over `lags` frames.
+    `position_grid` is the side of the patch grid that the sinusoidal position table is made for. For another grid the
+    table is resized bicubically, as weights pretrained at 224 pixels (a 14 x 14 grid) expect.
     `final_norm` is off for weights fine-tuned with mean pooling, which normalise after the mean.
     """
 
@@ -66,7 +61,7 @@ class BackboneConfig(BackboneBase):
     heads: int = Field(gt=0)
     mlp_ratio: float = Field(default=4.0, gt=0)
     patch_size: int = Field(default=16, gt=0)
-    stem: Literal["linear", "convolutions", "heatmaps"] = "linear"
+    stem: Literal["linear", "heatmaps"] = "linear"
     finder: FinderConfig | None = None
     position_grid: int = Field(default=14, gt=0)
     norm_eps: float = Field(default=1e-6, gt=0)
@@ -82,81 +77,28 @@ class BackboneConfig(BackboneBase):
     def _heatmaps_have_a_finder(self) -> Self:
         if (self.stem == "heatmaps") != (self.finder is not None):
             raise ValueError("a stem of heatmaps needs a finder, and no other stem has one: write finder: {}")
-        if self.stem == "heatmaps" and self.inputs != "rgb":
-            raise ValueError(f"a stem of heatmaps finds joints in RGB: inputs must be rgb, not {self.inputs}")
         return self
-
-    @model_validator(mode="after")
-    def _stem_reaches_the_grid(self) -> Self:
-        size = self.patch_size
-        if self.stem == "convolutions" and (size < 2 or size & (size - 1) or self.embed_dim % (size // 2)):
-            raise ValueError(
-                "a stem of convolutions halves the picture down to patch_size and doubles its width up to embed_dim: "
-                f"patch_size {size} must be a power of 2, and embed_dim {self.embed_dim} a multiple of half of it"
-            )
-        return self
-
-
-class ShiftConfig(BackboneBase):
-    """2-D residual stages on each tubelet, with a temporal shift: a convolutional control for the transformer.
-
-    `widths` has the stem's channels and each stage's; every one halves the picture. `blocks` has one number a stage.
-    `shift_fraction` of the channels is taken from the tubelet after, and as much from the one before.
-    Places are pooled by `queries` learned attentions of `query_width` values each, to `embed_dim` features;
-    `position_grid` is the grid its positions are learned on. Behind that, temporal blocks of these `dilations`,
-    in tubelets.
-    """
-
-    kind: Literal["shift"]
-    widths: tuple[Annotated[int, Field(gt=0)], ...] = (24, 48, 96, 160)
-    blocks: tuple[Annotated[int, Field(gt=0)], ...] = (2, 2, 2)
-    shift_fraction: float = Field(default=0.125, ge=0, le=0.5)
-    queries: int = Field(default=6, gt=0)
-    query_width: int = Field(default=64, gt=0)
-    position_grid: int = Field(default=7, gt=0)
-    embed_dim: int = Field(default=192, gt=0)
-    dilations: tuple[Annotated[int, Field(gt=0)], ...] = (1, 2, 4, 1)
-
-    @model_validator(mode="after")
-    def _stages_fit(self) -> Self:
-        if not self.blocks or len(self.widths) != len(self.blocks) + 1:
-            raise ValueError(
-                f"widths has {len(self.widths)} values for {len(self.blocks)} stages: "
-                "it takes the stem's and each stage's"
-            )
-        return self
-
-    @property
-    def patch_size(self) -> int:
-        """Pixels from one place of the last stage to the next."""
-        return int(2 ** len(self.widths))
-
-    @property
-    def depth(self) -> int:
-        """Residual blocks of all stages."""
-        return sum(self.blocks)
 
 
 class PoseConfig(FinderConfig, BackboneBase):
-    """Joints of every frame as FinderConfig says, and temporal blocks that read them: no picture goes further.
+    """A backbone of joints only: the pose estimator of FinderConfig, then temporal blocks on the joints.
 
-    `lags` say since when movements of joints are told; the factor of places is 4.
+    `dilations` has one temporal block per entry, in steps. Positions of joints are scaled by a factor of 4.
     """
 
     kind: Literal["pose"]
-    inputs: Literal["rgb"] = "rgb"
     tubelet_size: Literal[1] = 1
     embed_dim: int = Field(default=192, gt=0)
     dilations: tuple[Annotated[int, Field(gt=0)], ...] = (1, 2, 4, 8, 16, 1)
 
     @property
     def patch_size(self) -> int:
-        """Pixels from one place of the last stage to the next."""
+        """Pixels per position of the last stage."""
         return int(2 ** len(self.widths))
 
     @property
     def depth(self) -> int:
-        """Temporal blocks."""
+        """Number of temporal blocks."""
         return len(self.dilations)
 
 
@@ -169,8 +111,8 @@ SIZES = {
 }
 
 
-class AdapterConfig(Part):
-    """What sits behind every block; hidden width is `embed_dim * ratio`."""
+class AdapterConfig(ConfigSection):
+    """The adapter after every block of the backbone; its hidden width is `embed_dim * ratio`."""
 
     kind: Literal["none", "standard", "tia", "dsta", "dsta_two_down"] = "dsta"
     ratio: float = Field(default=0.25, gt=0)
@@ -185,14 +127,14 @@ class AdapterConfig(Part):
         return self
 
 
-class HeadConfig(Part):
+class HeadConfig(ConfigSection):
     """ActionFormer: embedding convolutions, transformer stem and branch, and the shared head.
 
     The pyramid has `1 + branch_blocks` levels with strides 1, 2, 4 ... in steps of the window.
     `path_dropout` above 0 adds ActionFormer's learned scale to each residual path.
-    `attention_window` above 1 lets a step attend to half as many steps on either side, of its own level; one number
-    for all levels, or one for each, the stem's first; -1 or 0 is full attention.
-    `position_steps` above 0 adds a table of sinusoids made for that many steps.
+    `attention_window` is the number of steps of its own level that a step attends to, half on either side: one number
+    for all levels, or one per level, starting with the stem; -1, 0 or 1 is full attention.
+    `position_steps` above 0 adds sinusoidal position encodings made for that many steps.
     """
 
     channels: int = Field(default=256, gt=0)
@@ -219,37 +161,35 @@ class HeadConfig(Part):
             )
         return self
 
-    def window_of(self, level: int) -> int:
-        """The attention window of a level, the finest being 0."""
+    def get_attention_window(self, level: int) -> int:
+        """Return the attention window of a level; level 0 is the finest."""
         window = self.attention_window
         return window[level] if isinstance(window, tuple) else window
 
     @property
     def strides(self) -> tuple[int, ...]:
-        """Steps between the points of each level."""
+        """Number of steps between points, for each level."""
         return tuple(2**level for level in range(self.branch_blocks + 1))
 
 
-def _kind_of(backbone: Any) -> Any:
+def _get_kind(backbone: Any) -> Any:
     if isinstance(backbone, dict):
         return backbone.get("kind", "videomae")
     return getattr(backbone, "kind", None)
 
 
 AnyBackbone = Annotated[
-    Annotated[BackboneConfig, Tag("videomae")]
-    | Annotated[ShiftConfig, Tag("shift")]
-    | Annotated[PoseConfig, Tag("pose")],
+    Annotated[BackboneConfig, Tag("videomae")] | Annotated[PoseConfig, Tag("pose")],
     Discriminator(
-        _kind_of,
+        _get_kind,
         custom_error_type="backbone_kind",
-        custom_error_message="a backbone is of kind 'videomae', 'shift' or 'pose'",
+        custom_error_message="a backbone is of kind 'videomae' or 'pose'",
     ),
 ]
 
 
-class Architecture(Part):
-    """The whole network. A backbone that does not say its kind is VideoMAE's, as bundles had none other once."""
+class Architecture(ConfigSection):
+    """The whole network. A backbone without a kind is VideoMAE's, for compatibility with older bundles."""
 
     backbone: AnyBackbone
     adapter: AdapterConfig = AdapterConfig()
@@ -267,5 +207,5 @@ class Architecture(Part):
 
     @property
     def finds_joints(self) -> bool:
-        """Whether the backbone reads joints that it finds in the pictures, and nothing else."""
+        """Whether the backbone's only input are the joints that it finds in the frames."""
         return self.backbone.kind == "pose" or getattr(self.backbone, "stem", None) == "heatmaps"

@@ -1,18 +1,17 @@
-"""VideoMAE's vision transformer, an adapter behind every block. Clips in, one feature vector a tubelet out."""
+"""VideoMAE's vision transformer with an adapter after every block: one feature vector per tubelet of a clip."""
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.adapters import KINDS, Grid
+from model.adapters import ADAPTERS, Grid
 from model.architecture import AdapterConfig, BackboneConfig
-from model.inputs import with_channels
 from model.sinusoids import sinusoid_table
 from model.stem import STEMS
 
 
 def position_table(config: BackboneConfig, time: int, height: int, width: int) -> Tensor:
-    """(time*height*width, dim): made for the pretrained square grid, resized bicubically in space."""
+    """Return position encodings (time*height*width, dim), resized bicubically from the pretrained square grid."""
     side = config.position_grid
     table = sinusoid_table(time * side * side, config.embed_dim)
     if (height, width) == (side, side):
@@ -23,7 +22,7 @@ def position_table(config: BackboneConfig, time: int, height: int, width: int) -
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention within a clip; q and v have biases, k has none, as VideoMAE's weights do."""
+    """Multi-head self-attention within a clip; q and v have biases, k has none, as in VideoMAE's weights."""
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
@@ -34,7 +33,7 @@ class Attention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, tokens, dim) -> the same shape."""
+        """Apply to tokens (B, tokens, dim)."""
         bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
         qkv = F.linear(x, self.qkv.weight, bias)
         q, k, v = (
@@ -45,7 +44,7 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Two linear layers with GELU between."""
+    """Two linear layers with a GELU in between."""
 
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
@@ -53,7 +52,7 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, tokens, dim) -> the same shape."""
+        """Apply to tokens (B, tokens, dim)."""
         return self.fc2(F.gelu(self.fc1(x)))  # type: ignore[no-any-return]
 
 
@@ -67,17 +66,17 @@ class Block(nn.Module):
         self.attn = Attention(dim, config.heads)
         self.norm2 = nn.LayerNorm(dim, eps=config.norm_eps)
         self.mlp = Mlp(dim, int(dim * config.mlp_ratio))
-        self.adapter = KINDS[adapter.kind](dim, adapter) if adapter.kind != "none" else None
+        self.adapter = ADAPTERS[adapter.kind](dim, adapter) if adapter.kind != "none" else None
 
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
-        """(B*clips, tokens, dim) -> the same shape."""
+        """Apply to tokens (B*clips, tokens, dim)."""
         x = x + self.attn(self.norm1(x))
         x = x + self.mlp(self.norm2(x))
         return x if self.adapter is None else self.adapter(x, grid)
 
 
 class Backbone(nn.Module):
-    """Every clip through the transformer by itself; only adapters see the whole window."""
+    """The vision transformer, applied to each clip separately; only adapters connect the clips of a window."""
 
     positions: Tensor
 
@@ -98,31 +97,39 @@ class Backbone(nn.Module):
         self.apply(_initialise_linear)
 
     def forward(self, clips: Tensor) -> Tensor:
-        """Normalised pictures to features.
+        """Compute features from normalised clips.
 
         Args:
             clips: (B, clips, 3, frames, height, width) float.
 
         Returns:
-            (B, dim, clips * frames / tubelet): the mean over the picture, in time order.
+            (B, dim, clips * frames / tubelet): means over space, in time order.
         """
-        x = with_channels(clips, self.config).flatten(0, 1)  # (B*clips, channels, frames, height, width)
+        x = clips.flatten(0, 1)  # (B*clips, channels, frames, height, width)
         return self.encode(self.patch_embed(x), clips.shape[1])
 
-    def encode(self, patches: Tensor, count: int) -> Tensor:
-        """(B*clips, dim, time, height, width), so many clips a window -> (B, dim, clips * time)."""
-        grid = Grid(count, self.time, self.height, self.width)
+    def encode(self, patches: Tensor, clips: int) -> Tensor:
+        """Apply the transformer to patch embeddings.
+
+        Args:
+            patches: (B*clips, dim, time, height, width).
+            clips: number of clips per window.
+
+        Returns:
+            (B, dim, clips * time): means over space.
+        """
+        grid = Grid(clips, self.time, self.height, self.width)
         x = patches.flatten(2).transpose(1, 2) + self.positions  # (B*clips, tokens, dim)
         for block in self.blocks:
             x = block(x, grid)
         tokens: Tensor = self.norm(x)
         # (B*clips, time*height*width, dim) -> (B, clips*time, height*width, dim)
-        pictures = tokens.reshape(-1, count * self.time, self.height * self.width, self.config.embed_dim)
-        return pictures.mean(dim=2).transpose(1, 2)
+        maps = tokens.reshape(-1, clips * self.time, self.height * self.width, self.config.embed_dim)
+        return maps.mean(dim=2).transpose(1, 2)
 
 
 def _initialise_linear(module: nn.Module) -> None:
-    # Adapters initialise themselves; a Linear inside Attention and Mlp follows VideoMAE.
+    # Linear layers of Attention and Mlp are initialised as in VideoMAE; adapters initialise themselves.
     if isinstance(module, Attention | Mlp):
         for child in module.children():
             if isinstance(child, nn.Linear):

@@ -1,4 +1,4 @@
-"""A bundle: the folder that holds a checkpoint, its exported graph, and all that must be known to use them."""
+"""Bundles: folders with the weights of a network, its exported graph, and a manifest."""
 
 import hashlib
 import json
@@ -24,13 +24,13 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 class Section(BaseModel):
-    """Frozen and strict: an unknown or misspelt key fails at load."""
+    """Base class of the manifest's sections. Frozen and strict: an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class InputConfig(Section):
-    """What the network looks at. A window is `window_frames` long, cut into clips of `clip_frames`."""
+    """The network's input. A window has `window_frames` frames and is split into clips of `clip_frames`."""
 
     height: int = Field(gt=0)
     width: int = Field(gt=0)
@@ -51,10 +51,11 @@ class InputConfig(Section):
 
 
 class PostprocessingConfig(Section):
-    """From points to proposals: candidates before non-maximum suppression, its kind, and what it keeps.
+    """Post-processing of points to proposals.
 
-    Soft-NMS uses the sigma, hard NMS the tIoU. Segment voting (a tIoU above 0) goes with class_agnostic alone:
-    within one action there is too little to vote.
+    `candidate_score` and `candidates` limit the input of NMS, `proposal_score` and `proposals` its output. Soft-NMS
+    uses the sigma, hard NMS the tIoU. Segment voting (a tIoU above 0) only applies with class_agnostic: a single
+    action has too few candidates.
     """
 
     candidate_score: Fraction = 0.001
@@ -69,7 +70,7 @@ class PostprocessingConfig(Section):
 
 
 class LocatorConfig(Section):
-    """How locator.onnx is used: the side of the square it sees, the least score, and the room around a person."""
+    """Configuration of locator.onnx: side of its square input, minimum score, and margin around a person."""
 
     size: int = Field(gt=0)
     threshold: Fraction
@@ -77,9 +78,9 @@ class LocatorConfig(Section):
 
 
 class Thresholds(Section):
-    """Display thresholds: calibrated scores from which a detection is shown; `per_class` has one for each action.
+    """Display thresholds: minimum calibrated scores of detections to show; `per_class` has one for each action.
 
-    They balance misses and false alarms, and do not change scores; how sure a score is, `calibration` says.
+    They balance misses and false alarms and do not change scores; `calibration` turns scores into probabilities.
     """
 
     default: Fraction
@@ -87,9 +88,10 @@ class Thresholds(Section):
 
 
 class Calibration(Section):
-    """From the network's scores to how often a proposal with such a score is right, linear between these points.
+    """Piecewise linear map from the network's scores to the probability that a proposal is correct.
 
-    Right: at a tIoU of at least 0.5 with an action of its kind. Ascending, so that the order of proposals stays.
+    A proposal is correct if it has a tIoU of at least 0.5 with an action of the same label. Both lists are strictly
+    ascending, so that calibration does not change the order of proposals.
     """
 
     scores: tuple[Fraction, ...] = Field(min_length=2)
@@ -106,7 +108,7 @@ class Calibration(Section):
 
 
 class Training(Section):
-    """What the weights were trained on."""
+    """The data that the weights were trained on."""
 
     data: str
     synthetic: bool
@@ -114,7 +116,11 @@ class Training(Section):
 
 
 def check_fit(config: InputConfig, parts: Architecture) -> None:
-    """Raises ValueError where pictures, clips or windows do not divide as the network divides them."""
+    """Check that frames, clips and windows are divisible by the network's strides.
+
+    Raises:
+        ValueError: they are not.
+    """
     backbone, head = parts.backbone, parts.head
     for name, value, divisor in (
         ("height", config.height, backbone.patch_size),
@@ -127,7 +133,7 @@ def check_fit(config: InputConfig, parts: Architecture) -> None:
 
 
 class Manifest(Section):
-    """bundle.json. `trained_on` is null for weights that were never trained, `locator` where nobody is looked for."""
+    """The content of bundle.json. `trained_on` is null for untrained weights, `locator` if people are not located."""
 
     schema_version: Literal[1] = 1
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
@@ -155,25 +161,29 @@ class Manifest(Section):
         return self
 
     def to_json(self) -> str:
-        """The text of bundle.json."""
+        """Return the text of bundle.json."""
         return json.dumps(self.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A folder whose schema and hashes were found to fit."""
+    """A folder with a valid manifest and files that match its hashes."""
 
     folder: Path
     manifest: Manifest
 
     @property
     def weights_sha256(self) -> str:
-        """Names the weights in results, so that a run can be repeated."""
+        """The hash that identifies the weights in results."""
         return self.manifest.files[WEIGHTS]
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Read bundle.json and check every file's SHA-256; raises BundleError saying which does not fit."""
+        """Read bundle.json and check the SHA-256 of every file.
+
+        Raises:
+            BundleError: the manifest is invalid, or a file is missing or does not match its hash.
+        """
         manifest = read_manifest(folder / MANIFEST)
         for required in (WEIGHTS, GRAPH, *([LOCATOR] if manifest.locator else [])):
             if required not in manifest.files:
@@ -186,7 +196,11 @@ class Bundle:
 
 
 def read_manifest(path: Path) -> Manifest:
-    """Read bundle.json; raises BundleError naming the field that does not fit."""
+    """Read bundle.json.
+
+    Raises:
+        BundleError: the file cannot be read or is invalid; the message names the field.
+    """
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -196,7 +210,11 @@ def read_manifest(path: Path) -> Manifest:
 
 
 def parse_manifest(content: str | bytes, source: Path) -> Manifest:
-    """Parse a manifest strictly; raises BundleError naming the field and the file it is from."""
+    """Parse a manifest.
+
+    Raises:
+        BundleError: it is invalid; the message names `source` and the field.
+    """
     try:
         return Manifest.model_validate_json(content)
     except ValidationError as error:
@@ -209,16 +227,16 @@ def _check_file(folder: Path, name: str, expected: str) -> None:
     if Path(name).name != name:
         raise BundleError(f"{folder / MANIFEST}: files: {name!r} is not a plain file name")
     try:
-        found = sha256(folder / name)
+        actual = sha256(folder / name)
     except OSError as error:
         raise BundleError(f"{folder / name} cannot be read ({error.strerror})") from error
-    if found != expected:
+    if actual != expected:
         raise BundleError(
-            f"{folder / name} has SHA-256 {found}, {MANIFEST} says {expected}: copy the bundle anew"
+            f"{folder / name} has SHA-256 {actual}, {MANIFEST} says {expected}: copy the bundle anew"
         )
 
 
 def sha256(path: Path) -> str:
-    """Hex digest of a file."""
+    """Return the SHA-256 of a file as hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,10 +1,10 @@
-"""Which stretches of a video could not be decoded.
+"""Find the intervals of a video that could not be decoded.
 
-frames    |--|--|--|x.......|--|--|--|--|..........   x: an error, or a frame that the decoder calls corrupt
-damaged             |-------|           |---------|   the last one up to where the video was declared to end
+frames    |--|--|--|x.......|--|--|--|--|..........   x: an error, or a frame that the decoder marks as corrupt
+damaged             |-------|           |---------|   the last interval extends to the declared end of the video
 
-A gap without an error is the recorder's: variable frame rates have them. So is one at the end, unless the file was
-cut off: the last frame stays on.
+A gap without an error is not damage: videos with a variable frame rate have gaps. Nor is a gap at the end, unless the
+file is truncated: the last frame remains visible.
 """
 
 import re
@@ -15,116 +15,125 @@ import av
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
-from model.packets import exact
-from model.timing import Shown
+from model.packets import to_fraction
+from model.timing import TimedFrame
 
-Stretches = tuple[tuple[float, float], ...]
+Intervals = tuple[tuple[float, float], ...]
 
-# Less than this between two stretches is no video worth the name: they become one. So do too many to list.
-_ISLAND_S = 0.5
-_MOST_STRETCHES = 1000
+# Intervals that are closer than this are joined; so are further ones beyond the maximum number.
+_MIN_DISTANCE_S = 0.5
+_MAX_INTERVALS = 1000
 
 
-def declared_end(container: InputContainer, stream: VideoStream) -> Fraction | None:
-    """The presentation time in seconds at which a container says that its video ends; None where it does not.
+def read_declared_end(container: InputContainer, stream: VideoStream) -> Fraction | None:
+    """Return the presentation time in seconds at which the video ends according to its container; None if unknown.
 
-    What it says of the whole file counts only where there is nothing else in it, as sound may go on for longer.
+    The duration of the whole file is used only if it has a single stream, since sound may be longer than the video.
     """
-    name, time_base, rate = container.format.name, exact(stream.time_base), exact(stream.average_rate)
+    name, time_base, rate = (
+        container.format.name,
+        to_fraction(stream.time_base),
+        to_fraction(stream.average_rate),
+    )
     if name.startswith("mov"):
         if stream.duration is None or time_base is None:
             return None
         return ((stream.start_time or 0) + stream.duration) * time_base
-    if name == "avi":  # without an index FFmpeg estimates the duration, but not this number
+    if name == "avi":  # without an index FFmpeg estimates the duration, but not the number of frames
         return stream.frames / rate if rate else None
-    if not name.startswith("matroska"):  # the rest are estimates, as what FFmpeg gives for Matroska's streams
+    if not name.startswith("matroska"):  # FFmpeg estimates the durations of other formats
         return None
     if "DURATION" in stream.metadata:
-        # FFmpeg's tag is the time of the end, other writers' the length.
+        # The tag that FFmpeg writes is the end time, that of other muxers the length.
         is_end = container.metadata.get("ENCODER", "").startswith("Lavf") or not stream.start_time
-        return _of_clock_face(stream.metadata["DURATION"]) if is_end else None
+        return _parse_duration(stream.metadata["DURATION"]) if is_end else None
     if len(container.streams) == 1 and container.duration is not None:
         return Fraction(container.duration, av.time_base)
     return None
 
 
-def _of_clock_face(text: str) -> Fraction | None:
-    """Seconds of "00:01:02.5"; None for anything else."""
-    found = re.fullmatch(r"(\d{1,4}):(\d\d):(\d\d(?:\.\d{1,9})?)", text, re.ASCII)
-    if found is None:
+def _parse_duration(text: str) -> Fraction | None:
+    """Return the seconds of a duration such as "00:01:02.5"; None for any other text."""
+    match = re.fullmatch(r"(\d{1,4}):(\d\d):(\d\d(?:\.\d{1,9})?)", text, re.ASCII)
+    if match is None:
         return None
-    hours, minutes, seconds = found.groups()
+    hours, minutes, seconds = match.groups()
     return int(hours) * 3600 + int(minutes) * 60 + Fraction(seconds)
 
 
-class Damage:
-    """Watches frames go by; times are ticks from the first frame's.
+class CorruptionTracker:
+    """Collects damaged intervals from decoded frames; times are in ticks since the first frame.
 
     Args:
-        time_base: seconds a tick.
-        step: how long a frame is usually shown, in ticks.
+        time_base: seconds per tick.
+        step: usual duration of a frame in ticks.
     """
 
     def __init__(self, time_base: Fraction, step: int) -> None:
         self._time_base, self._step = time_base, step
-        self._stretches: list[tuple[int, int]] = []
+        self._intervals: list[tuple[int, int]] = []
         self._start = self._end = 0
 
-    def see(self, shown: Shown, doubtful: bool) -> None:
-        """The next frame, with a guess of its end, and whether something before it did not decode."""
-        if doubtful and shown.start - self._end > self._step / 2:
-            self._add(self._end, shown.start)
-        if shown.frame.is_corrupt:
-            self._add(shown.start, shown.end)
-        self._start, self._end = shown.start, shown.end
+    def add_frame(self, timed: TimedFrame, doubtful: bool) -> None:
+        """Add the next frame, with its estimated end.
+
+        Args:
+            timed: the frame and its times.
+            doubtful: whether packets shortly before it did not decode.
+        """
+        if doubtful and timed.start - self._end > self._step / 2:
+            self._add(self._end, timed.start)
+        if timed.frame.is_corrupt:
+            self._add(timed.start, timed.end)
+        self._start, self._end = timed.start, timed.end
 
     def finish(
         self,
-        declared: int | None,
-        reached: int | None,
+        declared_end: int | None,
+        last_packet: int | None,
         doubtful: bool,
-        most: int,
+        max_end: int,
         is_cut_off: Callable[[], bool] = lambda: False,
     ) -> int:
-        """The video's end, in ticks: what is missing before it was lost, unless its last frame stays on until then.
+        """Return the end of the video in ticks, and add the damaged interval before it, if any.
 
         Args:
-            declared: where the container says that it ends.
-            reached: the presentation time of the last packet.
-            doubtful: whether something before the end did not decode, or could not be read.
-            most: where it ends at the latest, whatever the container says.
-            is_cut_off: whether the file ends before its container does; asked where that makes a difference.
+            declared_end: end of the video according to the container.
+            last_packet: presentation time of the last packet.
+            doubtful: whether packets shortly before the end did not decode, or could not be read.
+            max_end: upper limit for the end.
+            is_cut_off: whether the file is truncated; called only if the result depends on it.
         """
-        declared = min(most, declared or 0)
+        declared_end = min(max_end, declared_end or 0)
         margin = self._step / 2
-        if doubtful or (declared - self._end > margin and is_cut_off()):
-            due = max(declared, min(most, reached or 0))
-        elif reached is not None and reached >= self._end:
-            due = min(most, reached + self._step)
+        if doubtful or (declared_end - self._end > margin and is_cut_off()):
+            end = max(declared_end, min(max_end, last_packet or 0))
+        elif last_packet is not None and last_packet >= self._end:
+            end = min(max_end, last_packet + self._step)
         else:
-            self._end = declared if declared > self._start else self._end
+            self._end = declared_end if declared_end > self._start else self._end
             return self._end
-        if due - self._end > margin:
-            self._add(self._end, due)
-            return due
+        if end - self._end > margin:
+            self._add(self._end, end)
+            return end
         return self._end
 
     @property
-    def shown_until(self) -> int:
-        """Until when the last frame is shown, in ticks; what comes after it was lost."""
+    def last_frame_end(self) -> int:
+        """End of the last frame in ticks; the video after it was lost."""
         return self._end
 
     @property
-    def stretches(self) -> Stretches:
-        """In seconds, in order, and apart from each other."""
+    def intervals(self) -> Intervals:
+        """The damaged intervals in seconds, sorted and disjoint."""
         return tuple(
-            (float(start * self._time_base), float(end * self._time_base)) for start, end in self._stretches
+            (float(start * self._time_base), float(end * self._time_base)) for start, end in self._intervals
         )
 
     def _add(self, start: int, end: int) -> None:
-        last = self._stretches[-1][1] if self._stretches else None
-        near = last is not None and (start - last) * self._time_base < _ISLAND_S
-        if near or len(self._stretches) == _MOST_STRETCHES:
-            start, until = self._stretches.pop()
-            end = max(end, until)
-        self._stretches.append((start, end))
+        last_end = self._intervals[-1][1] if self._intervals else None
+        is_near = last_end is not None and (start - last_end) * self._time_base < _MIN_DISTANCE_S
+        if is_near or len(self._intervals) == _MAX_INTERVALS:
+            start, last_end = self._intervals.pop()
+            end = max(end, last_end)
+        self._intervals.append((start, end))

@@ -1,4 +1,4 @@
-"""What the detector takes frames from: a video that is decoded in this process, or in model.sandbox."""
+"""Decoder interface of the detector: videos are decoded in this process, or in model.sandbox."""
 
 from collections.abc import Callable, Iterator
 from typing import BinaryIO, Protocol
@@ -8,8 +8,8 @@ from model.video import Limits, Media, Video
 from model.windows import Frame
 
 
-class Pictures(Protocol):
-    """One pass over an open video's frames, as model.video.Video describes it."""
+class FrameSource(Protocol):
+    """One pass over the frames of an open video; see model.video.Video."""
 
     @property
     def declared_duration_s(self) -> float | None: ...  # noqa: D102
@@ -24,43 +24,43 @@ class Pictures(Protocol):
     def close(self) -> None: ...  # noqa: D102
 
 
-class Opened(Pictures, Protocol):
-    """Pictures that tell how far they have come."""
+class OpenVideo(FrameSource, Protocol):
+    """A frame source that reports its position in the file."""
 
     def tell(self) -> int:
-        """How many bytes into the file the decoder is."""
+        """Return the decoder's position in the file, in bytes."""
 
 
-# Called now and then while nothing comes; what it raises ends the wait.
-Waiting = Callable[[], None]
+# Called repeatedly while waiting for a frame; an exception that it raises ends the wait.
+WaitCallback = Callable[[], None]
 
 
 class Decoder(Protocol):
     """Opens videos."""
 
-    def open(self, file: BinaryIO, limits: Limits, waiting: Waiting = ...) -> Opened:
-        """A video that is decoded within limits.
+    def open(self, file: BinaryIO, limits: Limits, on_wait: WaitCallback = ...) -> OpenVideo:
+        """Open a video.
 
         Args:
             file: readable and seekable.
-            limits: what the video may be, and take, at most.
-            waiting: see Waiting; called by decoders that leave the caller free meanwhile.
+            limits: limits for the video and for the resources that decoding uses.
+            on_wait: see WaitCallback; only decoders that run in another process call it.
 
         Raises:
-            VideoError: one of its kinds, for what is wrong with the video.
+            VideoError: a subclass, if the video cannot be decoded within the limits.
         """
 
     def describe(self) -> str:
-        """One line for people: how far decoding is kept apart from everything else here."""
+        """Describe the isolation of the decoder in one line."""
 
     def close(self) -> None:
-        """End what was started for it."""
+        """Stop the decoder's processes."""
 
 
-class InProcess:
-    """Decodes here, with all rights of this process: for videos that are trusted."""
+class InProcessDecoder:
+    """Decodes in this process, with all its privileges: for trusted videos."""
 
-    def open(self, file: BinaryIO, limits: Limits, waiting: Waiting = lambda: None) -> Opened:
+    def open(self, file: BinaryIO, limits: Limits, on_wait: WaitCallback = lambda: None) -> OpenVideo:
         """See Decoder."""
         return _Local(file, limits)
 
@@ -69,7 +69,7 @@ class InProcess:
         return "off: videos are decoded in the worker's own process"
 
     def close(self) -> None:
-        """Nothing was started."""
+        """Do nothing: there are no processes to stop."""
 
 
 class _Local(Video):

@@ -1,4 +1,4 @@
-"""What the detector found in one video."""
+"""The results of the detector for one video."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,8 +8,8 @@ from model.video import Media
 
 
 @dataclass(frozen=True)
-class Stretch:
-    """A part of the video and what became of it."""
+class CoverageInterval:
+    """An interval of the video, and whether it was analysed."""
 
     start_s: float
     end_s: float
@@ -18,7 +18,7 @@ class Stretch:
 
 @dataclass(frozen=True)
 class Notice:
-    """Something the caller should know; `code` is stable."""
+    """A notice for the caller; `code` is stable."""
 
     code: str
     detail: str
@@ -26,11 +26,11 @@ class Notice:
 
 @dataclass(frozen=True)
 class Detections:
-    """Every proposal of the detector, best first, with what was looked at. No threshold is applied."""
+    """All proposals of the detector, highest score first, without a threshold, and the coverage of the video."""
 
     proposals: Proposals
     media: Media
-    coverage: tuple[Stretch, ...]
+    coverage: tuple[CoverageInterval, ...]
     notices: tuple[Notice, ...] = ()
     decode_s: float = 0.0
-    """How long the detector waited for frames, of all the seconds it took."""
+    """The part of the detector's time that it waited for frames."""

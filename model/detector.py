@@ -1,4 +1,4 @@
-"""The detector: an open video file in, detections out."""
+"""The detector: from an open video file to detections."""
 
 import os
 import time
@@ -10,15 +10,22 @@ from typing import BinaryIO, Literal
 import numpy as np
 
 from model.bundle import Bundle
-from model.corruption import Stretches
-from model.decoder import Decoder, InProcess, Opened
+from model.corruption import Intervals
+from model.decoder import Decoder, InProcessDecoder, OpenVideo
 from model.detections import Detections, Notice
 from model.engines import Engine
 from model.errors import DamagedVideoError
 from model.locator import Locator, load_locator
-from model.nms import suppress
-from model.person_crop import LONGEST, Framer, Seen, coverage, damage_notice, late_notice, notices
-from model.seams import Seam, join_at_seam
+from model.nms import WindowOverlap, merge_windows, suppress
+from model.person_crop import (
+    MAX_SIDE_PX,
+    PersonCropper,
+    WindowPeople,
+    find_coverage,
+    make_corruption_notice,
+    make_late_start_notice,
+    make_person_notices,
+)
 from model.segments import Proposals, calibrate, decode_points, to_seconds
 from model.transforms import Region
 from model.video import Limits, Media
@@ -27,15 +34,15 @@ from model.windows import Frame, Window, windows
 Stage = Literal["decoding", "detecting"]
 Progress = Callable[[Stage, float], None]
 
-# Less of the picture than this, and the caller is told what was left out.
-_WORTH_A_NOTICE = 0.7
+# A notice is added if a smaller fraction of the frame was analysed.
+_MIN_ANALYSED_FRACTION = 0.7
 
-# Seconds. Many files start a few frames late because of B-frames; that needs no notice.
-_LATE_S = 0.1
+# A notice is added from this start offset on; many files start a few frames late because of B-frames.
+_LATE_START_S = 0.1
 
 
 class Detector:
-    """A loaded bundle. One video at a time; loading is the slow part, so keep it."""
+    """A loaded bundle that analyses one video at a time. Loading is slow: reuse the detector."""
 
     def __init__(
         self,
@@ -44,11 +51,18 @@ class Detector:
         locator: Locator | None = None,
         decoder: Decoder | None = None,
     ) -> None:
-        """Without a decoder, videos are decoded in this process."""
+        """Set up a detector.
+
+        Args:
+            bundle: the bundle that `engine` was loaded from.
+            engine: runs the network.
+            locator: finds people; by default that of the bundle, if it has one.
+            decoder: by default, videos are decoded in this process.
+        """
         self.bundle = bundle
         self.engine = engine
         self.locator = locator or load_locator(bundle)
-        self.decoder = decoder or InProcess()
+        self.decoder = decoder or InProcessDecoder()
 
     def detect(
         self,
@@ -58,57 +72,57 @@ class Detector:
         limits: Limits = Limits(),
         progress: Progress = lambda _stage, _fraction: None,
     ) -> Detections:
-        """Find every micro-action in a video.
+        """Detect the micro-actions in a video.
 
         Args:
             file: an open video, readable and seekable.
-            region: the part of the picture to look at. Without, it is the person whom the bundle's locator finds, or
-                the middle of the picture for a bundle that has no locator.
-            limits: what the video may be at most.
-            progress: called with the stage and the fraction of the video seen so far, 0..1, at each frame and, with the
-                same once more, while a frame is long in coming; what it raises ends the work.
+            region: the part of the frame to analyse; by default the person that the bundle's locator finds, or the
+                middle of the frame if the bundle has no locator.
+            limits: limits for the video.
+            progress: called for each frame with the stage and the fraction of the video analysed so far, 0..1, and with
+                the same values repeatedly while waiting for a frame. An exception that it raises ends the analysis.
 
         Raises:
-            VideoError: one of its kinds, for what is wrong with the video.
-            DecoderKilledError: the decoder's process was ended from outside.
+            VideoError: a subclass, if the video cannot be analysed.
+            DecoderKilledError: the decode process was killed from outside.
         """
         config = self.bundle.manifest.input
-        told = _Told(progress)
-        with closing(self.decoder.open(file, limits, told.again)) as video:
-            framer = self._make_framer() if region is None else None
-            if framer is None:
+        relay = _ProgressRelay(progress)
+        with closing(self.decoder.open(file, limits, relay.repeat)) as video:
+            cropper = self._make_cropper() if region is None else None
+            if cropper is None:
                 frames = video.frames(config.fps, config.width, config.height, region or Region())
             else:
-                frames = video.whole_frames(config.fps, LONGEST)
-            reach = _Reach(file, video, config.fps)
-            timed = _Timed(frames)
-            counted = self._count(timed, reach, told)
-            if framer is None:
-                found = self.propose(windows(counted, config.window_frames, config.overlap_frames))
+                frames = video.whole_frames(config.fps, MAX_SIDE_PX)
+            position = _Position(file, video, config.fps)
+            timed = _TimedFrames(frames)
+            reported = self._report_progress(timed, position, relay)
+            if cropper is None:
+                proposals = self.propose(windows(reported, config.window_frames, config.overlap_frames))
             else:
-                found = self.propose(framer.crop(counted))
-            if video.media is None:  # the frames were not all taken, which only a fault here can cause
+                proposals = self.propose(cropper.crop(reported))
+            if video.media is None:  # not all frames were read, which only a bug can cause
                 raise DamagedVideoError("decoding did not reach the end of the video")
-            concluded = self._conclude(found, video.media, framer.seen if framer else None)
-            return replace(concluded, decode_s=timed.seconds)
+            detections = self._make_detections(proposals, video.media, cropper.windows if cropper else None)
+            return replace(detections, decode_s=timed.seconds)
 
-    def _make_framer(self) -> Framer | None:
+    def _make_cropper(self) -> PersonCropper | None:
         manifest = self.bundle.manifest
         if self.locator is None or manifest.locator is None:
             return None
-        return Framer(self.locator, manifest.input, manifest.locator.margin)
+        return PersonCropper(self.locator, manifest.input, manifest.locator.margin)
 
-    def propose(self, cut: Iterator[Window]) -> Proposals:
-        """Of all windows of a video, or those that show somebody, each action once, in the order of windows."""
+    def propose(self, video_windows: Iterator[Window]) -> Proposals:
+        """Return calibrated proposals for the windows of a video; each action appears once."""
         manifest = self.bundle.manifest
-        found, reached_s = Proposals.empty(), 0.0
-        for window in cut:
+        proposals, previous_end_s = Proposals.empty(), 0.0
+        for window in video_windows:
             start_s, end_s = (to_seconds(frame, manifest) for frame in (window.start_frame, window.end_frame))
-            mine = self._detect_window(window).clipped(start_s, end_s)
-            found = join_at_seam(found, mine, Seam(start_s, reached_s))
-            reached_s = end_s
-        scores = calibrate(found.scores, self.bundle.manifest.calibration)
-        return Proposals(found.segments, scores, found.labels)
+            in_window = self._detect_window(window).clipped(start_s, end_s)
+            proposals = merge_windows(proposals, in_window, WindowOverlap(start_s, previous_end_s))
+            previous_end_s = end_s
+        scores = calibrate(proposals.scores, self.bundle.manifest.calibration)
+        return Proposals(proposals.segments, scores, proposals.labels)
 
     def _detect_window(self, window: Window) -> Proposals:
         manifest = self.bundle.manifest
@@ -117,15 +131,17 @@ class Detector:
         candidates = decode_points(points.logits, points.offsets, mask, manifest, window.start_frame)
         return suppress(candidates, manifest.postprocessing)
 
-    def _conclude(self, found: Proposals, media: Media, seen: list[Seen] | None) -> Detections:
+    def _make_detections(
+        self, proposals: Proposals, media: Media, people: list[WindowPeople] | None
+    ) -> Detections:
         fps, duration_s = self.bundle.manifest.input.fps, media.duration_s
-        told = [damage_notice(media.damaged)] if media.damaged else []
-        if seen is not None:
-            told.extend(notices(seen, fps, duration_s, media.damaged))
-        if media.start_offset_s >= _LATE_S:
-            told.append(late_notice(media.start_offset_s))
-        if media.looked_at < _WORTH_A_NOTICE:
-            told.append(
+        notices = [make_corruption_notice(media.damaged)] if media.damaged else []
+        if people is not None:
+            notices.extend(make_person_notices(people, fps, duration_s, media.damaged))
+        if media.start_offset_s >= _LATE_START_S:
+            notices.append(make_late_start_notice(media.start_offset_s))
+        if media.looked_at < _MIN_ANALYSED_FRACTION:
+            notices.append(
                 Notice(
                     "picture_cropped",
                     f"{media.looked_at:.0%} of the picture was looked at, the middle of it or of the region; "
@@ -133,80 +149,81 @@ class Detector:
                 )
             )
         return Detections(
-            _outside(found.clipped(0.0, duration_s), media.damaged).by_score(),
+            _drop_damaged(proposals.clipped(0.0, duration_s), media.damaged).by_score(),
             media,
-            coverage(seen, fps, duration_s, media.damaged),
-            tuple(told),
+            find_coverage(people, fps, duration_s, media.damaged),
+            tuple(notices),
         )
 
     @staticmethod
-    def _count(frames: Iterator[Frame], reach: "_Reach", progress: Progress) -> Iterator[Frame]:
-        """Pass frames on and report how far they have come: at each, as a caller may stop the work there."""
+    def _report_progress(
+        frames: Iterator[Frame], position: "_Position", progress: Progress
+    ) -> Iterator[Frame]:
+        """Pass frames on and report progress before each, so that the caller can end the analysis at any frame."""
         progress("decoding", 0.0)
         for index, frame in enumerate(frames):
-            progress("detecting", reach.fraction(index))
+            progress("detecting", position.fraction(index))
             yield frame
 
 
-def _outside(found: Proposals, damaged: Stretches) -> Proposals:
-    """Without those whose middle was not seen: the frame before a gap stays on, and means nothing there."""
-    middles = found.segments.mean(axis=1)
-    unseen = np.zeros(len(found), np.bool_)
+def _drop_damaged(proposals: Proposals, damaged: Intervals) -> Proposals:
+    """Drop proposals whose middle lies in a damaged interval, where the frame before it was repeated."""
+    middles = proposals.segments.mean(axis=1)
+    is_damaged = np.zeros(len(proposals), np.bool_)
     for start_s, end_s in damaged:
-        unseen |= (middles >= start_s) & (middles < end_s)
-    return found[~unseen]
+        is_damaged |= (middles >= start_s) & (middles < end_s)
+    return proposals[~is_damaged]
 
 
-class _Told:
-    """Progress as it was told last."""
+class _ProgressRelay:
+    """Calls a progress callback, and can repeat the last call."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
         self._last: tuple[Stage, float] = ("decoding", 0.0)
 
     def __call__(self, stage: Stage, fraction: float) -> None:
-        """Something was done."""
         self._last = (stage, fraction)
         self._progress(stage, fraction)
 
-    def again(self) -> None:
-        """Nothing was."""
+    def repeat(self) -> None:
+        """Report the last progress again."""
         self._progress(*self._last)
 
 
-class _Timed(Iterator[Frame]):
-    """Frames, and how many seconds were waited for them."""
+class _TimedFrames(Iterator[Frame]):
+    """Passes frames on and measures the seconds spent waiting for them."""
 
     def __init__(self, frames: Iterator[Frame]) -> None:
         self._frames = frames
         self.seconds = 0.0
 
     def __next__(self) -> Frame:
-        began = time.monotonic()
+        start_s = time.monotonic()
         try:
             return next(self._frames)
         finally:
-            self.seconds += time.monotonic() - began
+            self.seconds += time.monotonic() - start_s
 
 
-class _Reach:
-    """How far into a video a frame is: by the length that its container declares, or else by the bytes read."""
+class _Position:
+    """Position in a video as a fraction of its declared duration, or else of the file's size."""
 
-    def __init__(self, file: BinaryIO, video: Opened, fps: float) -> None:
+    def __init__(self, file: BinaryIO, video: OpenVideo, fps: float) -> None:
         self._video = video
         self._expected_frames = (video.declared_duration_s or 0) * fps
-        self._bytes = 0 if self._expected_frames else _size_of(file)
+        self._bytes = 0 if self._expected_frames else _get_size(file)
 
     def fraction(self, frames: int) -> float:
-        """0..1 after so many frames."""
+        """Return the fraction, 0..1, after this many frames."""
         if self._expected_frames:
             return min(1.0, frames / self._expected_frames)
         return min(1.0, self._video.tell() / self._bytes) if self._bytes else 0.0
 
 
-def _size_of(file: BinaryIO) -> int:
-    """In bytes; the place in the file stays as it is."""
-    place = file.tell()
+def _get_size(file: BinaryIO) -> int:
+    """Return the file's size in bytes; its position is restored."""
+    position = file.tell()
     size = file.seek(0, os.SEEK_END)
-    file.seek(place)
+    file.seek(position)
     return size

@@ -1,4 +1,4 @@
-"""What runs a bundle's network: one protocol, several runtimes, each imported only when it is chosen."""
+"""Engines that run a bundle's network: one protocol for several runtimes, imported on demand."""
 
 import os
 from collections.abc import Callable
@@ -21,33 +21,38 @@ Device = Literal["cpu", "cuda"]
 
 
 class RawPoints(NamedTuple):
-    """One window's raw predictions: logits (points, actions) and offsets (points, 2) in strides, float32."""
+    """Raw predictions for one window, float32: logits (points, actions) and offsets (points, 2) in strides."""
 
     logits: NDArray[np.float32]
     offsets: NDArray[np.float32]
 
 
 class Engine(Protocol):
-    """A network ready to run."""
+    """A network loaded into a runtime."""
 
     @property
     def name(self) -> str:
-        """As in EngineName."""
+        """The engine's name; see EngineName."""
 
     @property
     def device(self) -> str:
-        """As in Device."""
+        """The device; see Device."""
 
     @property
     def precision(self) -> str:
-        """fp32 and so on."""
+        """The precision of computation, such as fp32."""
 
     def run(self, clips: NDArray[np.uint8], mask: NDArray[np.bool_]) -> RawPoints:
-        """One window: clips (clips, frames, height, width, 3) uint8 and mask (window_frames,) bool -> points."""
+        """Run the network on one window.
+
+        Args:
+            clips: (clips, frames, height, width, 3) uint8 RGB.
+            mask: (window_frames,) bool, True for steps that have a frame.
+        """
 
 
 class OpenVinoEngine:
-    """OpenVINO on the CPU, the fastest there."""
+    """OpenVINO on the CPU, the fastest engine there."""
 
     name, device, precision = "openvino", "cpu", "fp32"
 
@@ -83,7 +88,7 @@ class OnnxEngine:
         provider = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}[device]
         self.device = device
         self._session = onnxruntime.InferenceSession(str(bundle.folder / GRAPH), providers=[provider])
-        # Asked for CUDA where there is none, onnxruntime only logs and runs on the CPU.
+        # Without CUDA, onnxruntime only logs a warning and runs on the CPU.
         if provider not in self._session.get_providers():
             raise EngineError(
                 f"onnxruntime has no {provider} here: install the gpu extra on a machine with a GPU, or use device cpu"
@@ -96,7 +101,7 @@ class OnnxEngine:
 
 
 class TorchEngine:
-    """torch from the bundle's weights: the reference the exported graph is checked against."""
+    """torch with the bundle's weights: the reference for checks of the exported graph."""
 
     name, precision = "torch", "fp32"
 
@@ -124,13 +129,13 @@ class TorchEngine:
         return RawPoints(points.logits[0].float().cpu().numpy(), points.offsets[0].float().cpu().numpy())
 
 
-Maker = Callable[[Bundle, Device, Path | None], Engine]
-_MAKERS: dict[str, tuple[str, Maker]] = {
+EngineFactory = Callable[[Bundle, Device, Path | None], Engine]
+_FACTORIES: dict[str, tuple[str, EngineFactory]] = {
     "openvino": ("openvino", lambda bundle, _device, cache: OpenVinoEngine(bundle, cache)),
     "onnx": ("onnxruntime", lambda bundle, device, _cache: OnnxEngine(bundle, device)),
     "torch": ("torch", lambda bundle, device, _cache: TorchEngine(bundle, device)),
 }
-# Fastest first, as measured on each device.
+# Fastest first, as measured.
 _ORDER: dict[Device, tuple[str, ...]] = {"cpu": ("openvino", "onnx", "torch"), "cuda": ("onnx", "torch")}
 
 
@@ -140,10 +145,10 @@ def load_engine(
     """Load a bundle's network into an engine.
 
     Args:
-        bundle: what to run.
-        name: of the engine; "auto" takes the fastest that is installed for the device, and logs which.
+        bundle: the bundle.
+        name: of the engine; "auto" selects the fastest one that is installed for the device, and logs its name.
         device: "cpu" or "cuda".
-        cache_dir: where OpenVINO keeps its compiled form; None for nowhere.
+        cache_dir: folder in which OpenVINO caches compiled networks; None for no cache.
 
     Raises:
         EngineError: the engine is not installed, or cannot use the device.
@@ -153,7 +158,7 @@ def load_engine(
         raise EngineError(f"engine {name} does not run on {device}; choose one of {', '.join(order)}")
     reasons: list[str] = []
     for candidate in order if name == "auto" else (name,):
-        module, make = _MAKERS[candidate]
+        module, make = _FACTORIES[candidate]
         if not find_spec(module):
             reasons.append(
                 f"engine {candidate} is not installed; install an extra of mmad: worker, onnx, gpu or train"

@@ -1,20 +1,20 @@
-"""What the detector refuses, each with a stable code and a sentence for people."""
+"""The detector's errors, each with a stable code."""
 
 
 class DetectorError(Exception):
-    """Anything the detector refuses; `code` is stable, the text names value, limit and remedy."""
+    """Base class of the detector's errors. `code` is stable; the text names value, limit and remedy."""
 
     code = "detector_error"
 
 
 class BundleError(DetectorError):
-    """The bundle's schema, files or hashes do not fit."""
+    """The bundle's schema, files or hashes are invalid."""
 
     code = "bundle_invalid"
 
 
 class EngineError(DetectorError):
-    """No engine that fits the request is installed, or one disagrees with its reference."""
+    """No matching engine is installed, or an engine's outputs differ from those of torch."""
 
     code = "engine_unavailable"
 
@@ -26,19 +26,19 @@ class VideoError(DetectorError):
 
 
 class NotAVideoError(VideoError):
-    """The bytes are no container that is read here."""
+    """The file is not a container in a supported format."""
 
     code = "not_a_video"
 
 
 class NoVideoStreamError(VideoError):
-    """The container holds sound or text, no pictures."""
+    """The container has no video stream."""
 
     code = "no_video_stream"
 
 
 class UnsupportedCodecError(VideoError):
-    """The pictures are in a form that no decoder here reads."""
+    """No decoder for the video's codec is available."""
 
     code = "unsupported_codec"
 
@@ -50,13 +50,13 @@ class VideoTooLongError(VideoError):
 
 
 class PictureTooLargeError(VideoError):
-    """The picture has more pixels than the limit."""
+    """A frame has more pixels than the limit."""
 
     code = "picture_too_large"
 
 
 class FrameRateTooHighError(VideoError):
-    """The video has more frames a second than the limit."""
+    """The video has more frames per second than the limit."""
 
     code = "frame_rate_too_high"
 
@@ -74,36 +74,36 @@ class EncryptedVideoError(VideoError):
 
 
 class DamagedVideoError(VideoError):
-    """The container opens, but its frames do not decode."""
+    """The container opens, but no frame decodes."""
 
     code = "damaged_video"
 
 
 class DecoderCrashedError(VideoError):
-    """The video made the decoder's process crash, or say what a sound one does not."""
+    """The decode process crashed, or sent an invalid message."""
 
     code = "decoder_crashed"
 
 
 class DecoderTimeoutError(VideoError):
-    """The decoder brought no frame for too long, or used up its computing time."""
+    """Decoding a frame took too long, or the decode process reached its limit of CPU time."""
 
     code = "decoder_timeout"
 
 
 class DecoderMemoryError(VideoError):
-    """Decoding takes more memory than the limit."""
+    """Decoding needs more memory than the limit."""
 
     code = "decoder_out_of_memory"
 
 
 class SandboxError(DetectorError):
-    """The decoder's process cannot be had, or not as confined as was asked for."""
+    """The decode process cannot be started, or not with the required confinement."""
 
     code = "sandbox_unavailable"
 
 
 class DecoderKilledError(DetectorError):
-    """The decoder's process was ended from outside: no fault of the video, which another attempt may analyse."""
+    """The decode process was killed from outside: the video is not the cause, and a retry may succeed."""
 
     code = "decoder_killed"

@@ -1,4 +1,4 @@
-"""ActionFormer's detection head: from pyramid levels to class logits and boundary offsets at every point."""
+"""ActionFormer's detection head: class logits and boundary offsets for every point of the pyramid levels."""
 
 import math
 from typing import NamedTuple
@@ -12,7 +12,7 @@ from model.pyramid import MaskedConv, Neck, Projection
 
 
 class Points(NamedTuple):
-    """Raw predictions of a window, all levels one after the other, finest first.
+    """Raw predictions for a batch of windows; levels are concatenated, finest first.
 
     Attributes:
         logits: (B, points, actions), before the sigmoid.
@@ -24,35 +24,40 @@ class Points(NamedTuple):
 
 
 class Scale(nn.Module):
-    """One learned factor for a level's offsets."""
+    """A learned factor for the offsets of one level."""
 
     def __init__(self) -> None:
         super().__init__()
         self.scale = nn.Parameter(torch.ones(()))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Any shape -> the same shape."""
+        """Scale a tensor of any shape."""
         return x * self.scale
 
 
 class PointHead(nn.Module):
-    """Two small convolutional towers, shared by all levels."""
+    """Convolutional towers for classification and regression, shared by all levels."""
 
     def __init__(self, config: HeadConfig, actions: int) -> None:
         super().__init__()
         channels = config.channels
-        self.cls_convs = _tower(config)
-        self.reg_convs = _tower(config)
+        self.cls_convs = _make_tower(config)
+        self.reg_convs = _make_tower(config)
         self.cls_head = nn.Conv1d(channels, actions, 3, padding=1)
         self.reg_head = nn.Conv1d(channels, 2, 3, padding=1)
         self.scale = nn.ModuleList([Scale() for _ in config.strides])
-        # Few points see an action: starting at the prior keeps the first focal losses small.
+        # Few points belong to an action: a bias at the prior probability keeps the initial focal loss small.
         prior = config.prior_probability
         nn.init.constant_(self.cls_head.bias, -math.log((1 - prior) / prior))  # type: ignore[arg-type]
         nn.init.zeros_(self.reg_head.bias)  # type: ignore[arg-type]
 
     def forward(self, levels: list[Tensor], masks: list[Tensor]) -> Points:
-        """Levels (B, channels, steps) and masks (B, steps) -> points of all levels."""
+        """Predict the points of all levels.
+
+        Args:
+            levels: (B, channels, steps) for each level.
+            masks: (B, steps) bool for each level.
+        """
         logits, offsets = [], []
         for scale, level, mask in zip(self.scale, levels, masks, strict=True):
             actions, boundaries = level, level
@@ -66,7 +71,7 @@ class PointHead(nn.Module):
 
 
 class ActionFormer(nn.Module):
-    """Projection, neck and head: features of a window to points."""
+    """Projection, neck and head (ActionFormer, ECCV 2022): from the features of a window to points."""
 
     def __init__(self, config: HeadConfig, features: int, actions: int) -> None:
         super().__init__()
@@ -75,10 +80,10 @@ class ActionFormer(nn.Module):
         self.rpn_head = PointHead(config, actions)
 
     def forward(self, features: Tensor, mask: Tensor) -> Points:
-        """(B, features, steps) and mask (B, steps) -> Points."""
+        """Predict points from features (B, features, steps) and mask (B, steps) bool."""
         levels, masks = self.projection(features, mask)
         return self.rpn_head(self.neck(levels), masks)  # type: ignore[no-any-return]
 
 
-def _tower(config: HeadConfig) -> nn.ModuleList:
+def _make_tower(config: HeadConfig) -> nn.ModuleList:
     return nn.ModuleList([MaskedConv(config.channels, config.channels, 3) for _ in range(config.head_convs)])

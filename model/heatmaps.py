@@ -1,17 +1,17 @@
-"""VideoMAE on heatmaps of joints: what is found in pictures is drawn on the patch grid for the transformer."""
+"""VideoMAE on heatmaps: joints found in every frame are drawn on the patch grid as the transformer's input."""
 
 import torch
 from torch import Tensor
 
 from model.architecture import AdapterConfig, BackboneConfig
 from model.backbone import Backbone
-from model.pose_estimator import JointFinder, JointReader, moves
+from model.pose_estimator import JointFinder, JointReader, compute_displacements
 
-_SPREAD = 0.6  # standard deviation of a joint, in places of the grid
+_JOINT_STD = 0.6  # standard deviation of a joint's Gaussian, in positions of the grid
 
 
 class HeatmapBackbone(JointReader, Backbone):
-    """Joints as volumes of heatmaps, after PoseConv3D (CVPR 2022); blocks and adapters are those of the transformer."""
+    """The transformer with heatmap volumes of joints as input, after PoseConv3D (CVPR 2022)."""
 
     def __init__(
         self, config: BackboneConfig, adapter: AdapterConfig, clip_frames: int, height: int, width: int
@@ -22,27 +22,29 @@ class HeatmapBackbone(JointReader, Backbone):
         self.finder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def read(self, joints: Tensor) -> Tensor:
-        """(B, steps, joints, 3) -> (B, dim, steps / tubelet)."""
+        """Compute features (B, dim, steps / tubelet) from joints (B, steps, joints, 3)."""
         frames = self.time * self.config.tubelet_size
-        maps = self._draw(joints)  # (B, steps, channels, height, width)
+        maps = self._draw_heatmaps(joints)  # (B, steps, channels, height, width)
         clips = maps.reshape(-1, frames, *maps.shape[2:]).transpose(1, 2)
         return self.encode(self.patch_embed(clips), joints.shape[1] // frames)
 
-    def _draw(self, joints: Tensor) -> Tensor:
-        """(B, steps, channels, height, width): a bump where each joint is seen, then as high as each move."""
-        finder = self.finder.config
-        across, down = (
-            _bumps(joints[..., axis], places) for axis, places in enumerate((self.width, self.height))
+    def _draw_heatmaps(self, joints: Tensor) -> Tensor:
+        """Draw joints as Gaussians (B, steps, channels, height, width).
+
+        The first channel of each joint has its visibility as height, the others its displacements.
+        """
+        in_x, in_y = (
+            _draw_gaussians(joints[..., axis], size) for axis, size in enumerate((self.width, self.height))
         )
-        bumps = (down * joints[..., 2:])[..., None] * across[
-            ..., None, :
-        ]  # (B, steps, joints, height, width)
-        moved = moves(joints, finder, self.config.lags).flatten(3)  # (B, steps, joints, 2 * lags)
-        heights = torch.cat([torch.ones_like(moved[..., :1]), moved], dim=-1)
-        return (heights[..., None, None] * bumps[..., None, :, :]).flatten(2, 3)
+        in_y = in_y * joints[..., 2:]
+        gaussians = in_y[..., None] * in_x[..., None, :]  # (B, steps, joints, height, width)
+        displacements = compute_displacements(joints, self.finder.config, self.config.lags)
+        displacements = displacements.flatten(3)  # (B, steps, joints, 2 * lags)
+        heights = torch.cat([torch.ones_like(displacements[..., :1]), displacements], dim=-1)
+        return (heights[..., None, None] * gaussians[..., None, :, :]).flatten(2, 3)
 
 
-def _bumps(places: Tensor, count: int) -> Tensor:
-    """(...), 0 to 1 -> (..., count): how near each is to the middles of so many equal parts."""
-    middles = torch.arange(count, device=places.device, dtype=places.dtype) + 0.5
-    return torch.exp(-0.5 * ((places[..., None] * count - middles) / _SPREAD) ** 2)
+def _draw_gaussians(positions: Tensor, size: int) -> Tensor:
+    """Return 1-D Gaussians (..., size) around positions (...), which range from 0 to 1."""
+    centres = torch.arange(size, device=positions.device, dtype=positions.dtype) + 0.5
+    return torch.exp(-0.5 * ((positions[..., None] * size - centres) / _JOINT_STD) ** 2)

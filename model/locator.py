@@ -1,9 +1,8 @@
-"""Where people are in a picture: a small graph that comes with a bundle, and what its answers mean.
+"""The locator: finds people in frames with a small network that is part of a bundle.
 
-The graph sees pictures (n, size, size, 3) uint8, each letterboxed on black, and answers on a coarse grid:
-scores (n, cells, cells) of a person's middle lying there, and boxes (n, cells, cells, 4), the left, top, right and
-bottom of that person as fractions of the square. A person is a local maximum of the scores (as in CenterNet,
-arXiv:1904.07850).
+The network's input are images (n, size, size, 3) uint8, letterboxed on black. Its outputs lie on a coarse grid: scores
+(n, cells, cells) that a person's centre is in the cell, and boxes (n, cells, cells, 4): left, top, right and bottom of
+that person as fractions of the image. People are local maxima of the scores (CenterNet, arXiv:1904.07850).
 """
 
 from collections.abc import Callable
@@ -17,116 +16,128 @@ from numpy.typing import NDArray
 from model.bundle import LOCATOR, Bundle, LocatorConfig
 from model.errors import EngineError
 from model.openvino_core import CONFIG, openvino_core
-from model.transforms import Box, cut
+from model.transforms import Box, crop_and_scale
 
 Floats = NDArray[np.float32]
-Pictures = NDArray[np.uint8]
-Graph = Callable[[Pictures], tuple[Floats, Floats]]
+Images = NDArray[np.uint8]
+Graph = Callable[[Images], tuple[Floats, Floats]]
 
-# Two boxes of which the smaller one lies in the other for more than this are one person, or somebody's upper half.
-_SAME_SHARE = 0.6
+# Two boxes belong to one person if more than this fraction of the smaller one lies in the other.
+_SAME_PERSON_FRACTION = 0.6
 
 
 class Locator(Protocol):
     """Finds people."""
 
-    def find(self, frames: Pictures) -> list[Floats]:
-        """Of each of the frames (n, height, width, 3) the boxes of its people, surest first.
+    def find(self, frames: Images) -> list[Floats]:
+        """Find the people in each of the frames (n, height, width, 3).
 
-        Boxes are (people, 4): left, top, right, bottom in pixels.
+        Returns:
+            For each frame the boxes (people, 4): left, top, right, bottom in pixels; highest score first.
         """
 
 
 class GraphLocator:
-    """The locator of a bundle."""
+    """Runs the locator network of a bundle."""
 
     def __init__(self, config: LocatorConfig, run: Graph) -> None:
         self._config = config
         self._run = run
 
-    def find(self, frames: Pictures) -> list[Floats]:
+    def find(self, frames: Images) -> list[Floats]:
         """See Locator."""
         height, width = frames.shape[1:3]
-        squares, place = letterbox(frames, self._config.size)
+        squares, area = letterbox(frames, self._config.size)
         scores, boxes = self._run(squares)
         corner, scale = (
-            np.tile((place.x, place.y), 2),
-            np.tile((width / place.width, height / place.height), 2),
+            np.tile((area.x, area.y), 2),
+            np.tile((width / area.width, height / area.height), 2),
         )
         limits = np.array((width, height, width, height), np.float32)
+        decoded = (
+            decode_people(frame_scores, frame_boxes, self._config.threshold)
+            for frame_scores, frame_boxes in zip(scores, boxes, strict=True)
+        )
         return [
-            np.clip((found * self._config.size - corner) * scale, 0, limits).astype(np.float32)
-            for found in (
-                people(one, sides, self._config.threshold) for one, sides in zip(scores, boxes, strict=True)
-            )
+            np.clip((people * self._config.size - corner) * scale, 0, limits).astype(np.float32)
+            for people in decoded
         ]
 
 
-def letterbox(frames: Pictures, size: int) -> tuple[Pictures, Box]:
-    """Frames scaled to fit into the middle of black squares: (n, size, size, 3), and where they lie there."""
+def letterbox(frames: Images, size: int) -> tuple[Images, Box]:
+    """Scale frames to fit into black squares (n, size, size, 3); return the squares and the frames' area in them."""
     height, width = frames.shape[1:3]
     scale = size / max(width, height)
     wide, high = max(1, round(width * scale)), max(1, round(height * scale))
-    place = Box((size - wide) // 2, (size - high) // 2, wide, high)
+    area = Box((size - wide) // 2, (size - high) // 2, wide, high)
     squares = np.zeros((len(frames), size, size, 3), np.uint8)
-    squares[:, place.y : place.y + high, place.x : place.x + wide] = cut(
+    squares[:, area.y : area.y + high, area.x : area.x + wide] = crop_and_scale(
         frames, Box(0, 0, width, height), wide, high
     )
-    return squares, place
+    return squares, area
 
 
-def people(scores: Floats, boxes: Floats, threshold: float) -> Floats:
-    """The boxes (people, 4), surest first, at the local maxima of one picture's scores.
+def decode_people(scores: Floats, boxes: Floats, threshold: float) -> Floats:
+    """Return the boxes (people, 4) at the local maxima of one image's scores, highest score first.
 
     Args:
-        scores: (cells, cells). boxes: (cells, cells, 4).
-        threshold: least score.
+        scores: (cells, cells).
+        boxes: (cells, cells, 4).
+        threshold: minimum score.
     """
     padded = np.pad(scores, 1, constant_values=-1)
     around = np.lib.stride_tricks.sliding_window_view(padded, (3, 3)).max(axis=(2, 3))
     rows, columns = np.nonzero((scores >= threshold) & (scores == around))
     order = np.argsort(-scores[rows, columns], kind="stable")
-    return apart(boxes[rows[order], columns[order]], _SAME_SHARE)
+    return drop_overlapping(boxes[rows[order], columns[order]], _SAME_PERSON_FRACTION)
 
 
-def apart(boxes: Floats, share: float) -> Floats:
-    """Boxes (n, 4), best first, without those that overlap a better one by more than a share of the smaller box."""
-    kept: list[Floats] = []
+def drop_overlapping(boxes: Floats, max_fraction: float) -> Floats:
+    """Drop boxes that overlap a better one by more than this fraction of the smaller box.
+
+    Args:
+        boxes: (n, 4), best first.
+        max_fraction: of the area of the smaller box.
+    """
+    selected: list[Floats] = []
     for box in boxes:
-        if all(_shared(box, other) <= share * min(area(box), area(other)) for other in kept):
-            kept.append(box)
-    return np.array(kept, np.float32).reshape(-1, 4)
+        if all(
+            _intersection(box, other) <= max_fraction * min(box_area(box), box_area(other))
+            for other in selected
+        ):
+            selected.append(box)
+    return np.array(selected, np.float32).reshape(-1, 4)
 
 
-def iou(one: Floats, other: Floats) -> float:
-    """Shared area over joint area of two boxes (4,)."""
-    shared = _shared(one, other)
-    joint = area(one) + area(other) - shared
-    return shared / joint if joint > 0 else 0.0
+def iou(first: Floats, second: Floats) -> float:
+    """Return the intersection over union of two boxes (4,)."""
+    intersection = _intersection(first, second)
+    union = box_area(first) + box_area(second) - intersection
+    return intersection / union if union > 0 else 0.0
 
 
-def _shared(one: Floats, other: Floats) -> float:
-    corners = np.maximum(one[:2], other[:2]), np.minimum(one[2:], other[2:])
-    return area(np.concatenate(corners))
+def _intersection(first: Floats, second: Floats) -> float:
+    corners = np.maximum(first[:2], second[:2]), np.minimum(first[2:], second[2:])
+    return box_area(np.concatenate(corners))
 
 
-def area(box: Floats) -> float:
-    """Of a box (4,)."""
+def box_area(box: Floats) -> float:
+    """Return the area of a box (4,)."""
     return float(np.prod(np.clip(box[2:] - box[:2], 0, None)))
 
 
 def load_locator(bundle: Bundle) -> Locator | None:
-    """The locator of a bundle, None where it has none; on the CPU, where it is fast enough.
+    """Load the locator of a bundle, on the CPU, where it is fast enough; None if the bundle has none.
 
     Raises:
-        EngineError: nothing is installed that runs it.
+        EngineError: no runtime is installed.
     """
     config = bundle.manifest.locator
     return GraphLocator(config, load_graph(bundle.folder / LOCATOR)) if config else None
 
 
 def load_graph(path: Path) -> Graph:
-    """A locator's graph in the first runtime that is installed."""
+    """Load a locator's ONNX graph into the first runtime that is installed."""
     if find_spec("openvino"):
         return _openvino(path)
     if find_spec("onnxruntime"):
@@ -139,8 +150,8 @@ def load_graph(path: Path) -> Graph:
 def _openvino(path: Path) -> Graph:
     compiled = openvino_core().compile_model(str(path), "CPU", CONFIG)
 
-    def run(pictures: Pictures) -> tuple[Floats, Floats]:
-        scores, boxes = compiled([pictures]).to_tuple()
+    def run(images: Images) -> tuple[Floats, Floats]:
+        scores, boxes = compiled([images]).to_tuple()
         return np.array(scores), np.array(boxes)
 
     return run
@@ -151,8 +162,8 @@ def _onnxruntime(path: Path) -> Graph:
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
-    def run(pictures: Pictures) -> tuple[Floats, Floats]:
-        scores, boxes = session.run(None, {"pictures": pictures})
+    def run(images: Images) -> tuple[Floats, Floats]:
+        scores, boxes = session.run(None, {"pictures": images})
         return scores, boxes
 
     return run

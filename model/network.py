@@ -1,23 +1,22 @@
-"""The network: tensors in, tensors out, and the only thing that is exported."""
+"""The network that is trained and exported: from clips to points, without losses or post-processing."""
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.architecture import PoseConfig, ShiftConfig
+from model.architecture import PoseConfig
 from model.backbone import Backbone
 from model.bundle import Manifest
 from model.head import ActionFormer, Points
 from model.heatmaps import HeatmapBackbone
 from model.pose import PoseBackbone
-from model.shift import ShiftBackbone
 
 
 class Network(nn.Module):
-    """Backbone with adapters, then ActionFormer, over one window a row.
+    """A backbone with adapters, followed by ActionFormer. Each row of a batch is one window; a step is one frame.
 
-    A step is one frame. Clips may be fewer than the window holds: a short video costs only its own length,
-    and the steps beyond are zeros that the mask excludes.
+    There may be fewer clips than fit into a window, so that a short video costs less computation. The features of the
+    remaining steps are zeros, which the mask excludes.
     """
 
     mean: Tensor
@@ -34,41 +33,50 @@ class Network(nn.Module):
         self.register_buffer("std", torch.tensor(config.std) * 255, persistent=False)
 
     def forward(self, clips: Tensor, mask: Tensor) -> Points:
-        """Pictures to points; takes what `features` takes."""
+        """Predict points; for the arguments see `features`."""
         return self.detector(self.features(clips, mask), mask)  # type: ignore[no-any-return]
 
     def features(self, clips: Tensor, mask: Tensor) -> Tensor:
-        """What the head is given.
+        """Compute the input of the head.
 
         Args:
-            clips: (B, clips, frames, height, width, 3) uint8 RGB, at most a window of them.
-            mask: (B, window_frames) bool, True for the steps that hold a frame of the video.
+            clips: (B, clips, frames, height, width, 3) uint8 RGB, at most one window.
+            mask: (B, window_frames) bool, True for steps that have a frame of the video.
 
         Returns:
             (B, dim, window_frames), zero where the mask is False.
         """
-        features = self.backbone(self.normalised(clips))  # (B, dim, clips * tubelets)
-        return self.on_steps(features, clips.shape[1] * self.clip_frames, mask)
+        features = self.backbone(self.normalise(clips))  # (B, dim, clips * tubelets)
+        return self.interpolate_to_steps(features, clips.shape[1] * self.clip_frames, mask)
 
-    def on_steps(self, features: Tensor, steps: int, mask: Tensor) -> Tensor:
-        """(B, dim, any) that last so many steps -> (B, dim, window_frames), zero where the mask is False."""
+    def interpolate_to_steps(self, features: Tensor, steps: int, mask: Tensor) -> Tensor:
+        """Interpolate features to one per step, and pad them to a window.
+
+        Args:
+            features: (B, dim, any length).
+            steps: number of steps that the features cover.
+            mask: (B, window_frames) bool.
+
+        Returns:
+            (B, dim, window_frames), zero where the mask is False.
+        """
         features = F.interpolate(features, size=steps, mode="linear", align_corners=False)
-        # Zeros for a whole window are appended and cut: a length of its own would tie the graph to one clip count.
-        rest = features.new_zeros(features.shape[0], features.shape[1], self.window_frames)
-        features = torch.cat([features, rest], dim=2)[:, :, : self.window_frames]
+        # Append zeros for a whole window, then truncate: with computed padding, the graph would be exported for one
+        # number of clips only.
+        padding = features.new_zeros(features.shape[0], features.shape[1], self.window_frames)
+        features = torch.cat([features, padding], dim=2)[:, :, : self.window_frames]
         return features * mask[:, None]
 
-    def normalised(self, clips: Tensor) -> Tensor:
-        """(B, clips, frames, height, width, 3) uint8 -> (B, clips, 3, frames, height, width), what a backbone takes."""
+    def normalise(self, clips: Tensor) -> Tensor:
+        """Normalise clips (B, clips, frames, height, width, 3) uint8 to (B, clips, 3, frames, height, width) float."""
         return ((clips.float() - self.mean) / self.std).permute(0, 1, 5, 2, 3, 4)
 
 
-def make_backbone(manifest: Manifest) -> Backbone | ShiftBackbone | PoseBackbone:
-    """The backbone of the kind that the architecture names."""
-    config, seen = manifest.architecture.backbone, manifest.input
-    if isinstance(config, ShiftConfig):
-        return ShiftBackbone(config)
+def make_backbone(manifest: Manifest) -> Backbone | PoseBackbone:
+    """Make the backbone of the kind that the architecture specifies."""
+    config, input_config = manifest.architecture.backbone, manifest.input
     if isinstance(config, PoseConfig):
         return PoseBackbone(config)
-    kind = HeatmapBackbone if config.stem == "heatmaps" else Backbone
-    return kind(config, manifest.architecture.adapter, seen.clip_frames, seen.height, seen.width)
+    backbone = HeatmapBackbone if config.stem == "heatmaps" else Backbone
+    size = input_config.clip_frames, input_config.height, input_config.width
+    return backbone(config, manifest.architecture.adapter, *size)

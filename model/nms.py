@@ -1,55 +1,74 @@
-"""Non-maximum suppression over time: soft or hard, for each action or across all, with segment voting."""
+"""Post-processing of proposals: temporal NMS within a window, and merging of overlapping windows.
 
-from dataclasses import replace
+Merging two windows:
+
+      window A  |-----------------------|
+      window B                  |-----------------------|
+      overlap                   |-------|
+
+Both windows propose the actions in the overlap. Two proposals with the same label describe the same action if their
+parts inside the overlap have a tIoU of at least 0.5, or if one of them is cut off by the edge of its window and they
+agree on the other boundary. The proposal with the higher score is used. A boundary that was cut off by the edge of
+its window is replaced by that of the best duplicate which extends beyond the overlap: the start from A, or the end
+from B.
+"""
+
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from model.bundle import PostprocessingConfig
-from model.segments import Floats, Integers, Proposals
+from model.segments import Booleans, Floats, Integers, Proposals
 
-# Keeps the tIoU of two empty segments finite, as the field's evaluators do.
+# The tIoU from which proposals of two windows are duplicates.
+DUPLICATE_TIOU = 0.5
+# A boundary counts as cut off within this distance of its window's edge: a fraction of the overlap, limited in seconds.
+EDGE_FRACTION = 0.1
+MAX_EDGE_S = 0.5
+
+# Avoids division by zero for two empty segments, as OpenTAD does.
 _EPSILON = np.float32(1e-6)
 
 
 def suppress(proposals: Proposals, config: PostprocessingConfig) -> Proposals:
-    """Non-maximum suppression as a bundle wants it.
+    """Apply non-maximum suppression as configured in the bundle.
 
-    Soft-NMS lowers the score of what overlaps a better proposal by exp(-tIoU^2 / sigma); a smaller sigma suppresses
-    more (Bodla et al., ICCV 2017, equation 2).
+    Soft-NMS multiplies the scores of proposals that overlap a better one by exp(-tIoU^2 / sigma): a smaller sigma
+    suppresses more (Bodla et al., ICCV 2017, equation 2).
 
     Args:
         proposals: candidates, in any order.
-        config: kind, sigma or tIoU, whether actions suppress each other, voting, and what is kept.
+        config: kind of NMS, sigma or tIoU, class-agnostic or not, segment voting, minimum score and maximum number.
 
     Returns:
-        The proposals kept, soft-NMS with lowered scores, best first.
+        The remaining proposals, highest score first. Soft-NMS lowers scores.
     """
     if not len(proposals):
         return proposals
     groups = [np.ones(len(proposals), bool)]
     if not config.class_agnostic:
         groups = [proposals.labels == label for label in np.unique(proposals.labels)]
-    kept = Proposals.join([_suppress_group(proposals[group], config) for group in groups])
-    kept = kept.by_score()[: config.proposals]
+    selected = Proposals.join([_suppress_group(proposals[group], config) for group in groups])
+    selected = selected.by_score()[: config.proposals]
     if config.class_agnostic and config.voting_tiou > 0:
-        kept = replace(kept, segments=vote(kept, proposals, config.voting_tiou))
-    return kept
+        selected = replace(selected, segments=vote(selected, proposals, config.voting_tiou))
+    return selected
 
 
-def vote(kept: Proposals, candidates: Proposals, tiou: float) -> Floats:
-    """Segments (n, 2) of the kept, each the mean of all candidates that overlap it by `tiou`, weighted by score.
+def vote(selected: Proposals, candidates: Proposals, tiou: float) -> Floats:
+    """Return the selected segments (n, 2), each replaced by the mean of the candidates that overlap it.
 
-    The overlap of every pair is held at once: n times the candidates.
+    The mean is weighted by score, over candidates with at least this tIoU. Memory: n times the number of candidates.
     """
-    overlap = np.stack([overlaps(candidates.segments, segment) for segment in kept.segments])
-    lengths = candidates.segments[:, 1] - candidates.segments[:, 0]
-    own = (kept.segments[:, 1] - kept.segments[:, 0])[:, None]
-    near = overlap >= tiou * (lengths + own - overlap)
-    weights = near * candidates.scores
+    overlap = np.stack([overlaps(candidates.segments, segment) for segment in selected.segments])
+    candidate_lengths = candidates.segments[:, 1] - candidates.segments[:, 0]
+    lengths = (selected.segments[:, 1] - selected.segments[:, 0])[:, None]
+    votes = overlap >= tiou * (candidate_lengths + lengths - overlap)
+    weights = votes * candidates.scores
     total: Floats = weights.sum(axis=1, keepdims=True)
-    # A segment of score 0 may have no voter but itself.
+    # The total is zero if all overlapping candidates have score 0.
     voted = (weights @ candidates.segments) / np.maximum(total, np.finfo(np.float32).tiny)
-    return np.where(total > 0, voted, kept.segments).astype(np.float32)
+    return np.where(total > 0, voted, selected.segments).astype(np.float32)
 
 
 def _suppress_group(group: Proposals, config: PostprocessingConfig) -> Proposals:
@@ -62,12 +81,12 @@ def _suppress_group(group: Proposals, config: PostprocessingConfig) -> Proposals
 
 def _hard(group: Proposals, tiou: float) -> Integers:
     order = np.argsort(-group.scores, kind="stable")
-    kept: list[int] = []
+    selected: list[int] = []
     while len(order):
         best, order = int(order[0]), order[1:]
-        kept.append(best)
+        selected.append(best)
         order = order[tious(group.segments[order], group.segments[best]) < tiou]
-    return np.array(kept, np.int64)
+    return np.array(selected, np.int64)
 
 
 def _soft(group: Proposals, sigma: float, min_score: float) -> tuple[list[int], Floats]:
@@ -82,21 +101,90 @@ def _soft(group: Proposals, sigma: float, min_score: float) -> tuple[list[int], 
         order.append(best)
         final.append(score)
         tiou = tious(group.segments, group.segments[best])
-        waiting = scores > -np.inf  # 0 * -inf would be no number
-        scores[waiting] *= np.exp(-(tiou[waiting] * tiou[waiting]) / np.float32(sigma))
+        remaining = scores > -np.inf  # 0 * -inf would be NaN
+        scores[remaining] *= np.exp(-(tiou[remaining] * tiou[remaining]) / np.float32(sigma))
         scores[best] = -np.inf
     return order, np.array(final, np.float32)
 
 
+@dataclass(frozen=True)
+class WindowOverlap:
+    """The time that two consecutive windows share, in seconds."""
+
+    start_s: float
+    end_s: float
+
+    @property
+    def segment(self) -> Floats:
+        """Start and end: (2,)."""
+        return np.array([self.start_s, self.end_s], np.float32)
+
+    @property
+    def edge_s(self) -> float:
+        """The distance from a window's edge within which a boundary counts as cut off."""
+        return min(EDGE_FRACTION * (self.end_s - self.start_s), MAX_EDGE_S)
+
+
+def merge_windows(earlier: Proposals, later: Proposals, overlap: WindowOverlap) -> Proposals:
+    """Merge the proposals of two windows so that each action appears once.
+
+    Args:
+        earlier: proposals of all windows so far.
+        later: proposals of the next window.
+        overlap: from the start of the next window to the end of the previous one.
+    """
+    both = Proposals.join([earlier, later])
+    is_later = np.arange(len(both)) >= len(earlier)
+    in_overlap = np.flatnonzero(overlaps(both.segments, overlap.segment) > 0)
+    # An earlier proposal may be cut off at the end of the overlap, a later one at its start.
+    near_start, near_end = overlap.edge_s >= np.abs(both.segments - overlap.segment).T
+    is_cut = np.where(is_later, near_start, near_end)
+    segments, remaining = both.segments.copy(), np.ones(len(both), bool)
+    for best in in_overlap[np.argsort(-both.scores[in_overlap], kind="stable")]:
+        if not remaining[best]:
+            continue
+        others = in_overlap[remaining[in_overlap] & (is_later[in_overlap] != is_later[best])]
+        others = others[both.labels[others] == both.labels[best]]
+        duplicates = others[
+            _are_duplicates(both.segments[others], is_cut[others], both.segments[best], is_cut[best], overlap)
+        ]
+        remaining[duplicates] = False
+        if is_cut[best]:
+            segments[best] = _extend(segments[best], both[duplicates], is_later[best], overlap)
+    return Proposals(segments, both.scores, both.labels)[remaining]
+
+
+def _are_duplicates(
+    others: Floats, others_cut: Booleans, best: Floats, best_cut: bool, overlap: WindowOverlap
+) -> Booleans:
+    """Return which of the other window's segments (n, 2) describe the same action as one segment (2,): (n,)."""
+    start, end = overlap.segment
+    matches = tious(np.clip(others, start, end), np.clip(best, start, end)) >= DUPLICATE_TIOU
+    shares_boundary = (np.abs(others - best) <= overlap.edge_s).any(axis=1)
+    duplicates: Booleans = matches | ((others_cut | best_cut) & shares_boundary)
+    return duplicates
+
+
+def _extend(best: Floats, duplicates: Proposals, is_later: bool, overlap: WindowOverlap) -> Floats:
+    """Replace the boundary that was cut off by that of the best duplicate that extends beyond the overlap."""
+    side = 0 if is_later else 1
+    boundary = duplicates.segments[:, side]
+    longer = duplicates[boundary < overlap.start_s if is_later else boundary > overlap.end_s]
+    if len(longer):
+        best = best.copy()
+        best[side] = longer.segments[np.argmax(longer.scores), side]
+    return best
+
+
 def overlaps(segments: Floats, other: Floats) -> Floats:
-    """Length shared by each of (n, 2) segments with one segment (2,), in their unit: (n,)."""
+    """Return the length (n,) that each of (n, 2) segments shares with one segment (2,), in the segments' unit."""
     shared = np.minimum(segments[:, 1], other[1]) - np.maximum(segments[:, 0], other[0])
     positive: Floats = np.maximum(shared, np.float32(0))
     return positive
 
 
 def tious(segments: Floats, other: Floats) -> Floats:
-    """Temporal intersection over union of each of (n, 2) segments with one segment (2,): (n,)."""
+    """Return the temporal IoU (n,) of each of (n, 2) segments with one segment (2,)."""
     shared = overlaps(segments, other)
     lengths = segments[:, 1] - segments[:, 0] + _EPSILON
     fractions: Floats = shared / (lengths + (other[1] - other[0] + _EPSILON) - shared)

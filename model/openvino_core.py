@@ -1,22 +1,22 @@
-"""OpenVINO's runtime: one for the process, for networks and locators."""
+"""The process's OpenVINO runtime, shared by networks and locators."""
 
 import sys
 from functools import cache
 from typing import Any
 
-# bf16 and f16 are slower than f32 on CPUs without AMX, and less exact.
+# bf16 and f16 are less accurate than f32, and slower on CPUs without AMX.
 CONFIG = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
 
 
 @cache
 def openvino_core() -> Any:
-    """The process's only `openvino.Core`, which is never freed.
+    """Return the process's only `openvino.Core`, which is never freed.
 
-    On CPUs with AMX each Core sets a signal stack (sigaltstack) and puts the one before it back when it is freed. Cores
-    freed in the order of their creation leave a freed stack behind, and the next signal that Python handles kills the
-    process: Ctrl-C, or a worker of PyTorch's DataLoader that ends.
+    On CPUs with AMX, each Core sets a signal stack (sigaltstack) and restores the previous one when it is freed. If
+    Cores are freed in the order of their creation, a freed stack remains set, and the next signal that Python handles
+    kills the process: Ctrl-C, or the end of a DataLoader worker.
     """
-    # Importing openvino reports to its makers over the internet, unless this package cannot be found.
+    # Importing openvino sends telemetry unless this package is missing.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     import openvino
 

@@ -1,6 +1,7 @@
-"""Packets to frames, come what may: what does not decode is left out, and the frames after it are doubtful.
+"""Decode packets to frames, tolerating errors: what does not decode is skipped, and the next frames are doubtful.
 
-A decoder's error ends nothing, since the next packet may decode again; a demuxer's error ends the video.
+After an error of the decoder, decoding continues, since the next packet may decode again. An error of the demuxer ends
+the video.
 """
 
 from collections.abc import Iterator
@@ -14,22 +15,26 @@ from av.video.stream import VideoStream
 
 from model.errors import DecoderMemoryError, EncryptedVideoError
 
-# So many packets in a row that bring no frame end a video: some minutes, which edit lists and still
-# screen recordings may well have, and no endless supply of empty packets.
-_MOST_FRUITLESS = 10_000
+# The video ends after this many consecutive packets without a frame. These are some minutes of video, which edit lists
+# and still screen recordings may have; without a limit a file could hold an endless number of empty packets.
+_MAX_EMPTY_PACKETS = 10_000
 
-# An error is told before the frames that were being decoded beside it: threads and reordering hold back no more.
-_DOUBT_FRAMES = 32
+# The number of frames after an error that are doubtful. The decoder reports an error before the earlier frames that it
+# still holds back because of threads and reordering, which are fewer than this.
+_DOUBTFUL_FRAMES = 32
 
 
-# Decoding times grow from packet to packet. Where they fall by more than this, another recording begins.
+# Decoding times increase from packet to packet. If they fall by more than this, another recording begins.
 _RESTART_S = Fraction(1, 2)
 
 
-class Given(NamedTuple):
-    """A decoded frame; `doubtful` if it is corrupt or packets shortly before it did not decode.
+class DecodedFrame(NamedTuple):
+    """A decoded frame.
 
-    `restarts` counts how often decoding times have started anew among the packets read until then.
+    Attributes:
+        frame: the frame.
+        doubtful: whether it is corrupt, or packets shortly before it did not decode.
+        restarts: how often decoding times had fallen back in the packets read so far.
     """
 
     frame: av.VideoFrame
@@ -37,22 +42,22 @@ class Given(NamedTuple):
     restarts: int = 0
 
 
-class Packets:
+class PacketReader:
     """One pass over the packets of a video stream.
 
     Attributes:
-        first, last: presentation times of the first packet and of the one that is shown last, in ticks; decoding times
-            where there are no others.
-        end: when the packet that is shown longest ends, as far as packets say; in ticks.
-        restarts: how often decoding times have started anew.
-        doubtful: whether packets did not decode shortly before now.
-        broken: whether reading ended with an error.
+        first, last: presentation times in ticks of the first packet and of the latest one; decoding times if there are
+            no presentation times.
+        end: latest end of a packet according to presentation times and durations, in ticks.
+        restarts: how often decoding times have fallen back.
+        doubtful: whether one of the latest packets did not decode.
+        broken: whether the demuxer ended with an error.
     """
 
     def __init__(self, container: InputContainer, stream: VideoStream) -> None:
         self._container, self._stream = container, stream
-        self._restart = (exact(stream.time_base) or Fraction(1, av.time_base)) ** -1 * _RESTART_S
-        self._doubt = self.restarts = 0
+        self._restart = (to_fraction(stream.time_base) or Fraction(1, av.time_base)) ** -1 * _RESTART_S
+        self._doubtful_frames = self.restarts = 0
         self._dts: int | None = None
         self.broken = False
         self.first: int | None = None
@@ -61,83 +66,83 @@ class Packets:
 
     @property
     def doubtful(self) -> bool:
-        """See above."""
-        return self._doubt > 0
+        """Whether one of the latest packets did not decode."""
+        return self._doubtful_frames > 0
 
-    def frames(self) -> Iterator[Given]:
-        """Frames in the order in which they are shown, as far as what is left of the video allows.
+    def frames(self) -> Iterator[DecodedFrame]:
+        """Yield frames in presentation order; frames that do not decode are left out.
 
         Raises:
             EncryptedVideoError, DecoderMemoryError.
         """
-        fruitless = 0
+        empty_packets = 0
         for packet in self._packets():
-            fruitless += 1
+            empty_packets += 1
             for frame in self._decode(packet):
-                fruitless = 0
+                empty_packets = 0
                 if frame.is_corrupt:
-                    self._doubt = _DOUBT_FRAMES
-                yield Given(frame, self.doubtful, self.restarts)
-                self._doubt = max(0, self._doubt - 1)
-            if fruitless > _MOST_FRUITLESS:
-                self._doubt = _DOUBT_FRAMES
+                    self._doubtful_frames = _DOUBTFUL_FRAMES
+                yield DecodedFrame(frame, self.doubtful, self.restarts)
+                self._doubtful_frames = max(0, self._doubtful_frames - 1)
+            if empty_packets > _MAX_EMPTY_PACKETS:
+                self._doubtful_frames = _DOUBTFUL_FRAMES
                 return
 
     def skim(self) -> None:
-        """Read what is left without decoding it."""
+        """Read the remaining packets without decoding them."""
         for _ in self._packets():
             pass
 
     def _packets(self) -> Iterator["Packet[VideoStream] | None"]:
-        """Packets to decode, and at the end None, upon which the decoder gives what it has held back."""
+        """Yield the packets to decode, then None, which flushes the decoder."""
         packets = self._container.demux(self._stream)
         while True:
             try:
                 packet = next(packets, None)
             except MemoryError as error:
-                raise out_of_memory() from error
+                raise make_memory_error() from error
             except av.FFmpegError:
-                self._doubt, self.broken = _DOUBT_FRAMES, True
+                self._doubtful_frames, self.broken = _DOUBTFUL_FRAMES, True
                 packet = None
-            except IndexError:  # PyAV's, at the end, where streams have appeared since the file was opened
+            except IndexError:  # PyAV raises it at the end if streams have appeared since the file was opened
                 packet = None
             if packet is None:
                 break
-            self._look_at(packet)
+            self._track(packet)
             yield packet
         yield None
 
-    def _look_at(self, packet: "Packet[VideoStream]") -> None:
+    def _track(self, packet: "Packet[VideoStream]") -> None:
         if packet.has_sidedata("encryption_info"):
             raise EncryptedVideoError(
                 "the video is encrypted, and there are no keys here; send it without copy protection"
             )
         if packet.is_corrupt:
-            self._doubt = _DOUBT_FRAMES
+            self._doubtful_frames = _DOUBTFUL_FRAMES
         dts = packet.pts if packet.dts is None else packet.dts
-        shown = dts if packet.pts is None else packet.pts
-        if shown is not None and not packet.is_discard:
-            self.first = shown if self.first is None else self.first
-            self.last = shown if self.last is None else max(self.last, shown)
-            self.end = max(self.end or self.last, shown + (packet.duration or 0))
+        pts = dts if packet.pts is None else packet.pts
+        if pts is not None and not packet.is_discard:
+            self.first = pts if self.first is None else self.first
+            self.last = pts if self.last is None else max(self.last, pts)
+            self.end = max(self.end or self.last, pts + (packet.duration or 0))
         if dts is not None:
             self.restarts += self._dts is not None and dts < self._dts - self._restart
             self._dts = dts
 
     def _decode(self, packet: "Packet[VideoStream] | None") -> list[av.VideoFrame]:
         if packet is not None and not packet.size:
-            return []  # AVI has such packets where nothing moves; a decoder would take one for the end
+            return []  # AVI repeats a frame with an empty packet, which a decoder would take for the end of the stream
         try:
             return self._stream.decode(packet)
         except MemoryError as error:
-            raise out_of_memory() from error
+            raise make_memory_error() from error
         except av.FFmpegError:
-            self._doubt = _DOUBT_FRAMES
+            self._doubtful_frames = _DOUBTFUL_FRAMES
             return []
 
 
 class Ratio(Protocol):
-    """A rational number as PyAV gives it: a Fraction, or from PyAV 19 on an AVRational, whose products are rounded."""
+    """PyAV's rational number: a Fraction, or from PyAV 19 on an AVRational, whose products are rounded."""
 
     @property
     def numerator(self) -> int: ...  # noqa: D102
@@ -146,11 +151,11 @@ class Ratio(Protocol):
     def denominator(self) -> int: ...  # noqa: D102
 
 
-def exact(ratio: Ratio | None) -> Fraction | None:
-    """A rational number of PyAV's as a fraction; None where FFmpeg does not know it (None, 0/1, 1/0)."""
+def to_fraction(ratio: Ratio | None) -> Fraction | None:
+    """Convert PyAV's rational number to a fraction; None if it is unknown to FFmpeg (None, 0/1, 1/0)."""
     return Fraction(ratio.numerator, ratio.denominator) if ratio else None
 
 
-def out_of_memory() -> DecoderMemoryError:
-    """The error for what FFmpeg has no memory for."""
+def make_memory_error() -> DecoderMemoryError:
+    """Make the error for a failed memory allocation in FFmpeg."""
     return DecoderMemoryError("decoding the video takes more memory than there is; send it in a smaller size")

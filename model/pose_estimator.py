@@ -1,4 +1,4 @@
-"""Joints in every picture: a small network finds them, frame by frame, and readers see nothing else."""
+"""The pose estimator: a small network that finds joints in every frame, and the base class of backbones on joints."""
 
 from abc import ABC, abstractmethod
 
@@ -12,7 +12,7 @@ _SHARPNESS = 3.0  # of a heatmap's softmax
 
 
 class Residual(nn.Module):
-    """Two convolutions, with batch norm, and an identity path."""
+    """A residual block: two convolutions with batch norm."""
 
     def __init__(self, inside: int, outside: int, stride: int = 1) -> None:
         super().__init__()
@@ -22,12 +22,12 @@ class Residual(nn.Module):
         self.skip = nn.Identity() if same else _conv_norm(inside, outside, 1, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, height, width) -> (N, C', height / stride, width / stride)."""
+        """Apply to (N, inside, height, width); returns (N, outside, height / stride, width / stride)."""
         return F.relu(self.conv2(F.relu(self.conv1(x))) + self.skip(x))
 
 
 class JointFinder(nn.Module):
-    """A pyramid of convolutions to one heatmap a joint; the joint is the mean place under its softmax.
+    """A feature pyramid with one heatmap per joint; a joint's position is the mean under the heatmap's softmax.
 
     After "Integral human pose regression" (ECCV 2018) and "Feature pyramid networks" (CVPR 2017).
     """
@@ -38,8 +38,8 @@ class JointFinder(nn.Module):
         first, *widths = config.widths
         self.stem = _conv_norm(3, first, 5, 2)
         stages, inside = [], first
-        for place, outside in enumerate(widths):
-            blocks = [Residual(inside, outside, 2)] + ([Residual(outside, outside)] if place else [])
+        for stage, outside in enumerate(widths):
+            blocks = [Residual(inside, outside, 2)] + ([Residual(outside, outside)] if stage else [])
             stages.append(nn.Sequential(*blocks))
             inside = outside
         self.stages = nn.ModuleList(stages)
@@ -48,9 +48,13 @@ class JointFinder(nn.Module):
         self.heatmaps = nn.Conv2d(config.fused, config.joints, 1)
         self.seen = nn.Linear(inside, config.joints)
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        """(N, 3, height, width) normalised -> (N, joints, 3): x and y of the picture, 0 to 1, and whether seen."""
-        x, maps = F.relu(self.stem(pictures)), []
+    def forward(self, images: Tensor) -> Tensor:
+        """Find joints in normalised images (N, 3, height, width).
+
+        Returns:
+            (N, joints, 3): x and y as fractions of the image, and the probability that the joint is visible.
+        """
+        x, maps = F.relu(self.stem(images)), []
         for stage in self.stages:
             x = stage(x)
             maps.append(x)
@@ -59,23 +63,23 @@ class JointFinder(nn.Module):
             top = lateral(finer) + F.interpolate(
                 top, size=finer.shape[2:], mode="bilinear", align_corners=False
             )
-        heat = _SHARPNESS * self.heatmaps(F.relu(self.fuse(F.relu(top))))  # (N, joints, rows, columns)
-        share = heat.flatten(2).softmax(dim=-1).reshape(heat.shape)
-        places = [
-            _mean_place(share.sum(dim=2)),
-            _mean_place(share.sum(dim=3)),
+        heatmaps = _SHARPNESS * self.heatmaps(F.relu(self.fuse(F.relu(top))))  # (N, joints, rows, columns)
+        probabilities = heatmaps.flatten(2).softmax(dim=-1).reshape(heatmaps.shape)
+        outputs = [
+            _mean_position(probabilities.sum(dim=2)),
+            _mean_position(probabilities.sum(dim=3)),
             self.seen(x.mean(dim=(2, 3))).sigmoid(),
         ]
-        return torch.stack(places, dim=-1)
+        return torch.stack(outputs, dim=-1)
 
 
 class JointReader(nn.Module, ABC):
-    """A backbone that finds joints in every picture, and reads them alone."""
+    """Base class of backbones that find joints in every frame and use only the joints."""
 
     finder: JointFinder
 
     def forward(self, clips: Tensor) -> Tensor:
-        """Normalised pictures to features.
+        """Compute features from normalised clips.
 
         Args:
             clips: (B, clips, 3, frames, height, width) float.
@@ -86,39 +90,42 @@ class JointReader(nn.Module, ABC):
         return self.read(self.find(clips))
 
     def find(self, clips: Tensor) -> Tensor:
-        """(B, clips, 3, frames, height, width) -> (B, clips * frames, joints, 3), see JointFinder."""
-        pictures = clips.transpose(2, 3).flatten(0, 2)  # (B*clips*frames, 3, height, width)
-        found = self.finder(pictures.contiguous(memory_format=torch.channels_last))
-        return found.reshape(clips.shape[0], -1, *found.shape[1:])  # type: ignore[no-any-return]
+        """Find joints (B, clips * frames, joints, 3) in clips (B, clips, 3, frames, height, width); see JointFinder."""
+        images = clips.transpose(2, 3).flatten(0, 2)  # (B*clips*frames, 3, height, width)
+        joints = self.finder(images.contiguous(memory_format=torch.channels_last))
+        return joints.reshape(clips.shape[0], -1, *joints.shape[1:])  # type: ignore[no-any-return]
 
     @abstractmethod
     def read(self, joints: Tensor) -> Tensor:
-        """(B, steps, joints, 3) -> (B, dim, steps / tubelet)."""
+        """Compute features (B, dim, steps / tubelet) from joints (B, steps, joints, 3)."""
 
 
-def moves(joints: Tensor, config: FinderConfig, lags: tuple[int, ...]) -> Tensor:
-    """How far joints went since so many frames before; the window's first frame stands for those before it.
+def compute_displacements(joints: Tensor, config: FinderConfig, lags: tuple[int, ...]) -> Tensor:
+    """Compute the scaled displacements of joints over each lag. Before the window, joints are as in its first frame.
 
     Args:
-        joints: (B, steps, joints, 3). config: the factor of movements. lags: in frames.
+        joints: (B, steps, joints, 3).
+        config: has the factor on displacements.
+        lags: in frames.
 
     Returns:
-        (B, steps, joints, lags, 2): x and y, about 1.
+        (B, steps, joints, lags, 2): displacements in x and y, of the order of 1.
     """
-    return torch.stack([config.moves / lag**0.5 * _moved(joints[..., :2], lag) for lag in lags], dim=-2)
+    scaled = [config.moves / lag**0.5 * _subtract_earlier(joints[..., :2], lag) for lag in lags]
+    return torch.stack(scaled, dim=-2)
 
 
-def _mean_place(shares: Tensor) -> Tensor:
-    """(N, joints, length) shares of each place -> (N, joints), 0 to 1."""
-    length = shares.shape[-1]
-    places = (torch.arange(length, device=shares.device, dtype=shares.dtype) + 0.5) / length
-    return (shares * places).sum(dim=-1)
+def _mean_position(probabilities: Tensor) -> Tensor:
+    """Return mean positions (N, joints), 0 to 1, under probabilities (N, joints, length)."""
+    length = probabilities.shape[-1]
+    positions = torch.arange(length, device=probabilities.device, dtype=probabilities.dtype)
+    return (probabilities * ((positions + 0.5) / length)).sum(dim=-1)
 
 
-def _moved(places: Tensor, lag: int) -> Tensor:
-    """(B, steps, joints, 2): since so many frames before; the window's first frame stands for those before it."""
-    earlier = torch.cat([places[:, :1].expand(-1, lag, -1, -1), places], dim=1)[:, :-lag]
-    return places - earlier
+def _subtract_earlier(positions: Tensor, lag: int) -> Tensor:
+    """Return the differences (B, steps, joints, 2) to the positions `lag` frames earlier."""
+    earlier = torch.cat([positions[:, :1].expand(-1, lag, -1, -1), positions], dim=1)[:, :-lag]
+    return positions - earlier
 
 
 def _conv_norm(inside: int, outside: int, kernel: int, stride: int = 1) -> nn.Sequential:

@@ -1,7 +1,7 @@
-"""ActionFormer's projection and pyramid: features of a window in, one feature sequence a level out.
+"""ActionFormer's projection and pyramid: from the features of a window to one feature sequence per level.
 
-Sequences are (B, channels, steps), masks (B, steps) bool, True where the window holds video. Module names are
-the field's, so that published weights load by name (ActionFormer, ECCV 2022, section 3.2).
+Sequences are (B, channels, steps); masks are (B, steps) bool, True for steps with a frame of the video. Module names
+are those of OpenTAD, so that published weights load by name (ActionFormer, ECCV 2022, section 3.2).
 """
 
 import torch
@@ -16,12 +16,12 @@ class ChannelNorm(nn.LayerNorm):
     """LayerNorm over the channels of (B, channels, steps)."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """(B, channels, steps) -> the same shape."""
+        """Normalise (B, channels, steps)."""
         return super().forward(input.transpose(1, 2)).transpose(1, 2)
 
 
 class MaskedConv(nn.Module):
-    """A convolution, with norm and ReLU if `norm`; what lies outside the mask is zero before and after."""
+    """A convolution whose outputs are zero outside the mask, followed by norm and ReLU if `norm` is set."""
 
     def __init__(
         self, inner: int, outer: int, kernel: int, *, stride: int = 1, groups: int = 1, norm: bool = True
@@ -31,13 +31,13 @@ class MaskedConv(nn.Module):
         self.norm = ChannelNorm(outer, eps=1e-6) if norm else None
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """(B, inner, steps), mask of the steps that come out -> (B, outer, steps / stride)."""
+        """Apply to (B, inner, steps); returns (B, outer, steps / stride). The mask is that of the output."""
         x = self.conv(x) * mask[:, None]
         return x if self.norm is None else F.relu(self.norm(x)) * mask[:, None]
 
 
 class ConvAttention(nn.Module):
-    """Self-attention over the steps; a depth-wise convolution before q, k and v also downsamples."""
+    """Self-attention over steps; depth-wise convolutions before q, k and v downsample by `stride`."""
 
     def __init__(self, channels: int, heads: int, stride: int, window: int) -> None:
         super().__init__()
@@ -51,15 +51,15 @@ class ConvAttention(nn.Module):
         self.proj = nn.Conv1d(channels, channels, 1)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """(B, channels, steps), mask after the stride -> (B, channels, steps / stride)."""
+        """Apply to (B, channels, steps); returns (B, channels, steps / stride). The mask is that of the output."""
         q, k, v = (self._project(name, x, mask) for name in ("query", "key", "value"))
-        x = F.scaled_dot_product_attention(q, k, v, attn_mask=self._attended(mask))
+        x = F.scaled_dot_product_attention(q, k, v, attn_mask=self._make_attention_mask(mask))
         return self.proj(x.transpose(2, 3).flatten(1, 2)) * mask[:, None]  # type: ignore[no-any-return]
 
-    def _attended(self, mask: Tensor) -> Tensor:
-        """(B, steps) -> (B, 1, steps or 1, steps): which steps a step looks at."""
-        # An all-False row would make its weights NaN. A window always holds at least one frame; with a window of
-        # attention a step beyond the video may see none, so each sees itself, and what comes of it is masked.
+    def _make_attention_mask(self, mask: Tensor) -> Tensor:
+        """Return which steps each step attends to: (B, 1, steps or 1, steps), from a mask (B, steps)."""
+        # A row without any True would give NaN weights. A mask has at least one True, but with local attention a step
+        # after the end of the video may have none in reach. So each step attends to itself; its output is masked.
         if self.window <= 1:
             return mask[:, None, None, :]
         step = torch.arange(mask.shape[1], device=mask.device)
@@ -74,7 +74,7 @@ class ConvAttention(nn.Module):
 
 
 class ResidualScale(nn.Module):
-    """ActionFormer's drop path: a learned scale a channel, and in training whole paths dropped at random."""
+    """ActionFormer's drop path: a learned scale per channel; during training, residual paths are dropped at random."""
 
     def __init__(self, channels: int, dropout: float) -> None:
         super().__init__()
@@ -82,36 +82,36 @@ class ResidualScale(nn.Module):
         self.scale = nn.Parameter(torch.full((1, channels, 1), 1e-4))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, channels, steps) -> the same shape."""
+        """Scale (B, channels, steps)."""
         x = x * self.scale
         if self.training:
-            kept = torch.rand(x.shape[0], 1, 1, device=x.device) >= self.dropout
-            x = x * kept / (1 - self.dropout)
+            keep = torch.rand(x.shape[0], 1, 1, device=x.device) >= self.dropout
+            x = x * keep / (1 - self.dropout)
         return x
 
 
 class PyramidBlock(nn.Module):
-    """A pre-norm transformer block; with stride 2 the skip path is max-pooled to match."""
+    """A pre-norm transformer block; with stride 2, the skip path is max-pooled."""
 
     def __init__(self, config: HeadConfig, stride: int, level: int) -> None:
         super().__init__()
         channels = config.channels
         self.stride = stride
         self.ln1 = ChannelNorm(channels)
-        self.attn = ConvAttention(channels, config.heads, stride, config.window_of(level))
+        self.attn = ConvAttention(channels, config.heads, stride, config.get_attention_window(level))
         self.ln2 = ChannelNorm(channels)
-        # Index 2 is where published weights have a dropout without parameters.
+        # Published weights have a dropout without parameters at index 2.
         self.mlp = nn.Sequential(
             nn.Conv1d(channels, 4 * channels, 1),
             nn.GELU(),
             nn.Identity(),
             nn.Conv1d(4 * channels, channels, 1),
         )
-        self.drop_path_attn = _residual_scale(config)
-        self.drop_path_mlp = _residual_scale(config)
+        self.drop_path_attn = _make_residual_scale(config)
+        self.drop_path_mlp = _make_residual_scale(config)
 
     def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, channels, steps) and its mask -> both at steps / stride."""
+        """Apply to (B, channels, steps) and its mask; returns both with steps / stride."""
         mask = mask[:, :: self.stride]
         skip = F.max_pool1d(x, 3, self.stride, 1) if self.stride > 1 else x
         x = skip * mask[:, None] + self.drop_path_attn(self.attn(self.ln1(x), mask))
@@ -120,7 +120,7 @@ class PyramidBlock(nn.Module):
 
 
 class Projection(nn.Module):
-    """Embedding convolutions, a transformer stem, and a branch that halves the steps with every block."""
+    """Embedding convolutions, a transformer stem, and a branch whose blocks each halve the number of steps."""
 
     def __init__(self, config: HeadConfig, features: int) -> None:
         super().__init__()
@@ -132,17 +132,25 @@ class Projection(nn.Module):
         self.branch = nn.ModuleList(
             [PyramidBlock(config, 2, level + 1) for level in range(config.branch_blocks)]
         )
-        self.apply(_zero_conv_bias)
+        self.apply(_initialise_conv_bias)
         self.positions: Tensor | None
         table = sinusoid_table(config.position_steps, config.channels).T[None] / config.channels**0.5
         self.register_buffer("positions", table if config.position_steps else None, persistent=False)
 
     def forward(self, x: Tensor, mask: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """(B, features, steps) and mask (B, steps) -> for every level (B, channels, steps / stride) and its mask."""
+        """Compute the pyramid levels.
+
+        Args:
+            x: (B, features, steps).
+            mask: (B, steps) bool.
+
+        Returns:
+            For each level (B, channels, steps / stride), and its mask.
+        """
         for conv in self.embed:
             x = conv(x, mask)
         if self.positions is not None:
-            x = x + self._table(self.positions, x.shape[2]) * mask[:, None]
+            x = x + self._resize(self.positions, x.shape[2]) * mask[:, None]
         for block in self.stem:
             x, mask = block(x, mask)
         levels, masks = [x], [mask]
@@ -153,29 +161,29 @@ class Projection(nn.Module):
         return levels, masks
 
     @staticmethod
-    def _table(positions: Tensor, steps: int) -> Tensor:
-        """(1, channels, steps): cut, or stretched where there are more steps than it was made for."""
+    def _resize(positions: Tensor, steps: int) -> Tensor:
+        """Return (1, channels, steps): truncated, or interpolated if the table has fewer steps."""
         if steps <= positions.shape[2]:
             return positions[:, :, :steps]
         return F.interpolate(positions, size=steps, mode="linear", align_corners=False)
 
 
 class Neck(nn.Module):
-    """A norm for each level, and nothing across levels (ActionFormer's identity pyramid)."""
+    """A norm for each level, without connections between levels (ActionFormer's identity pyramid)."""
 
     def __init__(self, config: HeadConfig) -> None:
         super().__init__()
         self.fpn_norms = nn.ModuleList([ChannelNorm(config.channels, eps=1e-6) for _ in config.strides])
 
     def forward(self, levels: list[Tensor]) -> list[Tensor]:
-        """Levels -> levels of the same shapes."""
+        """Normalise each level (B, channels, steps)."""
         return [norm(level) for norm, level in zip(self.fpn_norms, levels, strict=True)]
 
 
-def _residual_scale(config: HeadConfig) -> nn.Module:
+def _make_residual_scale(config: HeadConfig) -> nn.Module:
     return ResidualScale(config.channels, config.path_dropout) if config.path_dropout > 0 else nn.Identity()
 
 
-def _zero_conv_bias(module: nn.Module) -> None:
+def _initialise_conv_bias(module: nn.Module) -> None:
     if isinstance(module, nn.Conv1d) and module.bias is not None:
         nn.init.zeros_(module.bias)

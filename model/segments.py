@@ -1,4 +1,4 @@
-"""From points and offsets to proposals in seconds. No other file makes seconds out of steps."""
+"""Decode the network's points and offsets to proposals in seconds. Only this module converts steps to seconds."""
 
 from dataclasses import dataclass
 from typing import Self
@@ -15,7 +15,7 @@ Booleans = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Proposals:
-    """Segments (n, 2) in seconds, scores (n,) in 0..1, labels (n,): action ids."""
+    """Segments (n, 2) in seconds, scores (n,) in 0..1, and labels (n,), which are action ids."""
 
     segments: Floats
     scores: Floats
@@ -36,12 +36,12 @@ class Proposals:
 
     @classmethod
     def empty(cls) -> Self:
-        """No proposals."""
+        """Return zero proposals."""
         return cls(np.zeros((0, 2), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
 
     @classmethod
     def join(cls, parts: "list[Proposals]") -> "Proposals":
-        """All of the parts, in their order."""
+        """Concatenate proposals in the given order."""
         if not parts:
             return cls.empty()
         return Proposals(
@@ -51,29 +51,29 @@ class Proposals:
         )
 
     def by_score(self) -> "Proposals":
-        """Best first; equal scores keep their order."""
+        """Sort by score, highest first; the sort is stable."""
         return self[np.argsort(-self.scores, kind="stable")]
 
     def clipped(self, start_s: float, end_s: float) -> "Proposals":
-        """Cut to [start_s, end_s]; what has no length left is dropped."""
+        """Clip segments to [start_s, end_s] and drop empty ones."""
         segments = np.clip(self.segments, np.float32(start_s), np.float32(end_s))
         return Proposals(segments, self.scores, self.labels)[segments[:, 1] > segments[:, 0]]
 
 
 def calibrate(scores: Floats, calibration: Calibration | None) -> Floats:
-    """Scores as the bundle calibrates them; as they are without."""
+    """Return calibrated scores, or the scores themselves without a calibration."""
     if calibration is None:
         return scores
     return np.interp(scores, calibration.scores, calibration.probabilities).astype(np.float32)
 
 
 def to_seconds(frame: int, manifest: Manifest) -> float:
-    """When a frame of the resampled video is shown, from the first frame."""
+    """Return the time of a frame of the resampled video, in seconds since the first frame."""
     return frame / manifest.input.fps
 
 
 def point_grid(window_frames: int, strides: tuple[int, ...]) -> tuple[Integers, Integers]:
-    """Position and stride, in steps of the window, of every point, finest level first: two (points,)."""
+    """Return position and stride (points,) of every point, in steps of the window, finest level first."""
     positions = [np.arange(0, window_frames, stride) for stride in strides]
     return np.concatenate(positions), np.repeat(strides, [len(level) for level in positions])
 
@@ -81,29 +81,29 @@ def point_grid(window_frames: int, strides: tuple[int, ...]) -> tuple[Integers, 
 def decode_points(
     logits: Floats, offsets: Floats, mask: Booleans, manifest: Manifest, start_frame: int
 ) -> Proposals:
-    """The best candidates of one window, not yet suppressed.
+    """Decode the candidates of one window with the highest scores, before NMS.
 
     Args:
         logits: (points, actions), before the sigmoid.
         offsets: (points, 2), distance to start and end in strides of the point's level.
-        mask: (window_frames,), True for steps that hold a frame.
-        manifest: of the bundle: rate, strides and limits.
-        start_frame: the window's first frame, counted from the video's first at the bundle's rate.
+        mask: (window_frames,), True for steps that have a frame.
+        manifest: the bundle's manifest, for frame rate, strides, and limits of candidates.
+        start_frame: index of the window's first frame in the resampled video.
     """
     positions, strides = point_grid(manifest.input.window_frames, manifest.architecture.head.strides)
     scores = (1 / (1 + np.exp(-logits))).astype(np.float32)
     scores[~mask[positions]] = 0
     config = manifest.postprocessing
-    point, label = _best(scores, config.candidate_score, config.candidates)
+    point, label = _find_best(scores, config.candidate_score, config.candidates)
     # Offsets are in strides of their level: scale before adding.
-    sides = offsets[point] * strides[point, None] * np.array([-1, 1])
-    steps = positions[point, None] + sides
+    distances = offsets[point] * strides[point, None] * np.array([-1, 1])
+    steps = positions[point, None] + distances
     segments = ((steps + start_frame) / manifest.input.fps).astype(np.float32)
     return Proposals(segments, scores[point, label].astype(np.float32), label)
 
 
-def _best(scores: Floats, threshold: float, count: int) -> tuple[Integers, Integers]:
-    """Rows and columns of the `count` highest scores above the threshold, best first."""
+def _find_best(scores: Floats, threshold: float, count: int) -> tuple[Integers, Integers]:
+    """Return rows and columns of the `count` highest scores above the threshold, highest first."""
     flat = scores.ravel()
     above = np.flatnonzero(flat > threshold)
     order = above[np.argsort(-flat[above], kind="stable")[:count]]

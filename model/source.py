@@ -1,4 +1,4 @@
-"""A file that is already open, as the one thing that FFmpeg may read."""
+"""Open a container with FFmpeg, restricted to one open file and the supported formats."""
 
 import errno
 from contextlib import suppress
@@ -6,31 +6,31 @@ from typing import Any, BinaryIO, cast
 
 import av
 import av.logging
-import av.subtitles.codeccontext  # PyAV's own import comes with the first subtitles: too late in a sandbox
+import av.subtitles.codeccontext  # PyAV imports it at the first subtitle stream, when the sandbox forbids opening files
 from av.container import Flags, InputContainer
 
 from model.errors import NotAVideoError, NoVideoStreamError
-from model.packets import out_of_memory
+from model.packets import make_memory_error
 
 CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts"
 
-# Tags in other alphabets than UTF-8 are common, and nothing here reads them. PyAV 18 raises unless it is told to
-# replace them; PyAV 19 always takes them and has no such argument.
+# Metadata that is not UTF-8 is common, and is not used. PyAV 18 raises an error unless it may replace such characters;
+# PyAV 19 always does and has no such argument.
 _TAGS: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
 
-# What names of such videos end in, in lower case.
+# File name extensions of these containers, in lower case.
 VIDEO_ENDINGS = (".mp4", ".m4v", ".mov", ".3gp", ".3g2", ".mkv", ".webm", ".avi", ".ts", ".mts", ".m2ts")
 
-# FFmpeg's own limit. It calls a MOV with more tracks out of memory, so ours is looked at once the file is open.
-_MOST_STREAMS = 1000
+# FFmpeg's own limit. For a MOV with more tracks it reports a lack of memory, so a lower limit is checked after opening.
+_MAX_STREAMS = 1000
 
-# FFmpeg's findings on broken files are dropped. With any other level its threads wait for the interpreter, to
-# hand their findings over, while the interpreter may be waiting for those threads to end: for ever.
+# FFmpeg's log is off: with any other level its threads wait for the interpreter lock to log a message, which deadlocks
+# while the interpreter waits for these threads to end.
 av.logging.set_level(None)
 
 
 def open_container(file: BinaryIO, max_pixels: int) -> InputContainer:
-    """The container in a file, readable and seekable; what names it holds opens nothing.
+    """Open the container in a readable and seekable file; references to other files are not followed.
 
     Raises:
         NotAVideoError, NoVideoStreamError, DecoderMemoryError.
@@ -39,17 +39,17 @@ def open_container(file: BinaryIO, max_pixels: int) -> InputContainer:
         "format_whitelist": CONTAINERS,
         "protocol_whitelist": "none",
         "max_pixels": str(max_pixels),
-        "max_streams": str(_MOST_STREAMS),
+        "max_streams": str(_MAX_STREAMS),
     }
     try:
         container: InputContainer = av.open(_Readable(file), mode="r", options=options, **_TAGS)
     except MemoryError as error:
-        raise out_of_memory() from error
+        raise make_memory_error() from error
     except (av.FFmpegError, ValueError) as error:
         raise NotAVideoError(
             f"the file is no video that can be read; send one of {CONTAINERS.replace(',', ', ')}"
         ) from error
-    # PyAV sets genpts, FFmpeg's tools do not: the times that it generates for AVI with B-frames are wrong.
+    # PyAV sets genpts, unlike FFmpeg's tools: the times that it generates for AVI with B-frames are wrong.
     container.flags &= ~cast(int, Flags.gen_pts.value)
     if not container.streams:
         with suppress(av.FFmpegError):
@@ -59,17 +59,17 @@ def open_container(file: BinaryIO, max_pixels: int) -> InputContainer:
 
 
 class _Readable:
-    """No more of a file than FFmpeg needs; its name is not among that."""
+    """The part of a file's interface that FFmpeg needs, without its name."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self.read = file.read
         self.tell = file.tell
 
-    def seek(self, place: int, whence: int) -> int:
-        """A place that no file can have, which a broken index names, is FFmpeg's to judge, and no fault of the file."""
+    def seek(self, offset: int, whence: int) -> int:
+        """Seek; return -EINVAL for an invalid offset, as a broken index may name one, so that FFmpeg handles it."""
         try:
-            return self._file.seek(place, whence)
+            return self._file.seek(offset, whence)
         except ValueError:
             return -errno.EINVAL
         except OSError as error:

@@ -1,4 +1,4 @@
-"""The labels: actions, and the body parts they belong to. Their numbers and names come from a bundle."""
+"""The label taxonomy of a bundle: actions, and the body parts that they belong to."""
 
 from typing import Self
 
@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class Body(BaseModel):
-    """A body part: the coarse level."""
+    """A body part: a label of the coarse level."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -16,7 +16,7 @@ class Body(BaseModel):
 
 
 class Action(BaseModel):
-    """A micro-action: the fine level. Its `id` is the network's class index."""
+    """A micro-action: a label of the fine level. Its `id` is the network's class index."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -27,7 +27,7 @@ class Action(BaseModel):
 
 
 class Taxonomy(BaseModel):
-    """Both levels; ids count from 0 in the order listed."""
+    """The labels of both levels; ids count from 0 in the order listed."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -35,8 +35,8 @@ class Taxonomy(BaseModel):
     actions: tuple[Action, ...] = Field(min_length=1)
 
     @property
-    def body_of(self) -> tuple[int, ...]:
-        """The body part of each action: body level is every action's segment under this id (paper, section 4.1)."""
+    def body_ids(self) -> tuple[int, ...]:
+        """The body id of each action. At body level, an action's segment has this label (MMAD paper, section 4.1)."""
         return tuple(action.body_id for action in self.actions)
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""From a decoded frame to the picture the network sees: upright, cropped, scaled."""
+"""Transform a decoded frame to the network's input: orient it upright, crop and scale it."""
 
 import math
 import struct
@@ -15,15 +15,15 @@ from typing_extensions import Buffer
 
 from model.windows import Frame
 
-# Transfer functions of HDR, PQ and HLG (ITU-T H.273, 8.2). Shown as they are, such pictures are pale: they become
-# ordinary ones, in which what is brighter than white is white. At the small size, where it costs little.
+# The transfer functions of HDR: PQ and HLG (ITU-T H.273, 8.2). Without conversion to SDR such frames look pale. The
+# conversion clips highlights, and runs after scaling, where it is cheap.
 _HDR = (16, 18)
 _TO_SDR = "out_transfer=bt709:out_primaries=bt709"
 
 
 @dataclass(frozen=True)
 class Region:
-    """The part of the upright picture to look at, as fractions of its width and height."""
+    """The part of the upright frame to analyse, as fractions of its width and height."""
 
     x: float = 0.0
     y: float = 0.0
@@ -48,7 +48,7 @@ class Box(NamedTuple):
 
 
 def crop_box(width: int, height: int, region: Region, aspect: float) -> Box:
-    """The largest centred box of an aspect ratio (width / height, in pixels) inside a region of a picture."""
+    """Return the largest centred box with this aspect ratio (width / height, in pixels) inside a region of a frame."""
     wide, high = region.width * width, region.height * height
     box_width, box_height = _even(min(wide, high * aspect)), _even(min(high, wide / aspect))
     x = region.x * width + max(0, wide - box_width) / 2
@@ -57,13 +57,13 @@ def crop_box(width: int, height: int, region: Region, aspect: float) -> Box:
 
 
 def crop_around(person: NDArray[np.float32], width: int, height: int, aspect: float, margin: float) -> Box:
-    """The box of an aspect ratio around a person, `margin` times as large, moved to lie inside of the picture.
+    """Return the box with this aspect ratio around a person, enlarged by `margin` and shifted into the frame.
 
     Args:
         person: (4,) left, top, right, bottom in pixels.
-        width, height: of the picture.
-        aspect: width / height.
-        margin: as `mmad synth --crop person` leaves around people.
+        width, height: size of the frame in pixels.
+        aspect: width / height of the box.
+        margin: factor on the size of the person, as used by `mmad synth --crop person`.
     """
     left, top, right, bottom = (float(edge) for edge in person)
     high = min(margin * max(bottom - top, (right - left) / aspect), height, width / aspect)
@@ -73,23 +73,23 @@ def crop_around(person: NDArray[np.float32], width: int, height: int, aspect: fl
     return Box(x, y, box_width, box_height)
 
 
-def whole_size(frame: av.VideoFrame, pixel_aspect: Fraction, longest: int) -> tuple[int, int]:
-    """Width and height of a frame, upright and in square pixels, scaled down to `longest` on the longer side."""
-    upright = Orientation.of(frame)
-    width, height = upright.upright(frame.width, frame.height)
-    wide = width * float(1 / pixel_aspect if upright.swapped else pixel_aspect)
+def compute_full_frame_size(frame: av.VideoFrame, pixel_aspect: Fraction, longest: int) -> tuple[int, int]:
+    """Return the upright width and height in square pixels, scaled down to at most `longest` on the longer side."""
+    orientation = Orientation.from_frame(frame)
+    width, height = orientation.upright_size(frame.width, frame.height)
+    wide = width * float(1 / pixel_aspect if orientation.swapped else pixel_aspect)
     scale = min(1.0, longest / max(wide, height))
     return max(2, _even(scale * wide)), max(2, _even(scale * height))
 
 
-def cut(frames: Sequence[Frame] | Frame, box: Box, width: int, height: int) -> NDArray[np.uint8]:
-    """One box of n frames (rows, columns, 3) uint8 RGB, scaled by area: (n, height, width, 3)."""
+def crop_and_scale(frames: Sequence[Frame] | Frame, box: Box, width: int, height: int) -> NDArray[np.uint8]:
+    """Crop a box out of n frames (rows, columns, 3) uint8 RGB and scale it by area: (n, height, width, 3)."""
     graph = av.filter.Graph()
     nodes = [
         graph.add_buffer(
             width=box.width, height=box.height, format=av.VideoFormat("rgb24"), time_base=Fraction(1, 1000)
         ),
-        # Without these flags colours have half the resolution on the way.
+        # Without these flags, colours are subsampled during conversion.
         graph.add("scale", f"{width}:{height}:flags=area+accurate_rnd+full_chroma_inp+full_chroma_int"),
         graph.add("format", "rgb24"),
         graph.add("buffersink"),
@@ -97,33 +97,33 @@ def cut(frames: Sequence[Frame] | Frame, box: Box, width: int, height: int) -> N
     graph.link_nodes(*nodes).configure()
     scaled = np.empty((len(frames), height, width, 3), np.uint8)
     for index, frame in enumerate(frames):
-        part = np.ascontiguousarray(frame[box.y : box.y + box.height, box.x : box.x + box.width])
-        graph.vpush(av.VideoFrame.from_ndarray(part, format="rgb24"))
-        picture = graph.vpull()
-        assert isinstance(picture, av.VideoFrame)
-        scaled[index] = picture.to_ndarray()
+        crop = np.ascontiguousarray(frame[box.y : box.y + box.height, box.x : box.x + box.width])
+        graph.vpush(av.VideoFrame.from_ndarray(crop, format="rgb24"))
+        output = graph.vpull()
+        assert isinstance(output, av.VideoFrame)
+        scaled[index] = output.to_ndarray()
     return scaled
 
 
 def _even(value: float, least: int = 1) -> int:
-    # Chroma has half the resolution: at odd edges it would shift against luma.
+    # Chroma has half the resolution: a crop at odd pixels would shift it against luma.
     return max(least, math.floor(value / 2) * 2)
 
 
 class Orientation(NamedTuple):
-    """How a stored picture becomes upright: axes swapped, then mirrored left-right, then upside down."""
+    """The operations that make a stored frame upright: swap axes, then mirror left-right, then upside down."""
 
     swapped: bool = False
     mirror_x: bool = False
     mirror_y: bool = False
 
     @classmethod
-    def of(cls, frame: av.VideoFrame) -> "Orientation":
-        """From the display matrix that phones write; upright where there is none."""
+    def from_frame(cls, frame: av.VideoFrame) -> "Orientation":
+        """Read the display matrix that phones write; without one the frame is upright."""
         matrix = frame.side_data.get("DISPLAYMATRIX")
         if matrix is None:
             return cls()
-        # Fixed point numbers, row by row: x' = a x + c y, y' = b x + d y (ISO/IEC 14496-12, 6.2.2).
+        # Fixed-point numbers in row-major order: x' = a x + c y, y' = b x + d y (ISO/IEC 14496-12, 6.2.2).
         a, b, _, c, d, *_ = struct.unpack("=9i", memoryview(cast(Buffer, matrix)))
         if abs(b) > abs(a):
             return cls(True, c < 0, b < 0)
@@ -131,40 +131,47 @@ class Orientation(NamedTuple):
 
     @property
     def filters(self) -> list[tuple[str, str | None]]:
-        """FFmpeg's filters that do it."""
+        """FFmpeg's filters for these operations."""
         if self.swapped:
             names = {(False, False): "cclock_flip", (True, False): "clock", (False, True): "cclock"}
             return [("transpose", names.get((self.mirror_x, self.mirror_y), "clock_flip"))]
         mirrors: list[tuple[str, str | None]] = [("hflip", None)] if self.mirror_x else []
         return [*mirrors, ("vflip", None)] if self.mirror_y else mirrors
 
-    def upright(self, width: int, height: int) -> tuple[int, int]:
-        """Width and height of the upright picture, of the stored one's."""
+    def upright_size(self, width: int, height: int) -> tuple[int, int]:
+        """Return width and height of the upright frame, given those of the stored frame."""
         return (height, width) if self.swapped else (width, height)
 
-    def lay_down(self, box: Box, width: int, height: int) -> Box:
-        """Where a box of the upright picture lies in the stored one of (width, height)."""
-        across, down = self.upright(width, height)
+    def to_stored(self, box: Box, width: int, height: int) -> Box:
+        """Map a box of the upright frame to the stored frame of size (width, height)."""
+        across, down = self.upright_size(width, height)
         x = across - box.x - box.width if self.mirror_x else box.x
         y = down - box.y - box.height if self.mirror_y else box.y
         return Box(y, x, box.height, box.width) if self.swapped else Box(x, y, box.width, box.height)
 
 
 class Scaler:
-    """Crop, then scale by area, in one filter graph; made anew when the picture's form changes."""
+    """Crops and scales by area in one filter graph, which is rebuilt if the format of frames changes."""
 
     def __init__(self, width: int, height: int, region: Region) -> None:
         self._width, self._height, self._region = width, height, region
-        self._form: tuple[object, ...] = ()
+        self._format: tuple[object, ...] = ()
         self._graph: av.filter.Graph | None = None
         self.looked_at = 1.0
 
     def __call__(self, frame: av.VideoFrame, pixel_aspect: Fraction) -> Frame:
-        """A decoded frame -> (height, width, 3) uint8 RGB, upright."""
-        upright = Orientation.of(frame)
-        form = (frame.width, frame.height, frame.format.name, frame.color_trc, upright, pixel_aspect)
-        if self._graph is None or form != self._form:
-            self._graph, self._form = self._make_graph(frame, upright, pixel_aspect), form
+        """Return a decoded frame as upright (height, width, 3) uint8 RGB."""
+        orientation = Orientation.from_frame(frame)
+        frame_format = (
+            frame.width,
+            frame.height,
+            frame.format.name,
+            frame.color_trc,
+            orientation,
+            pixel_aspect,
+        )
+        if self._graph is None or frame_format != self._format:
+            self._graph, self._format = self._make_graph(frame, orientation, pixel_aspect), frame_format
         frame.pts = None
         self._graph.vpush(frame)
         scaled = self._graph.vpull()
@@ -174,18 +181,18 @@ class Scaler:
     def _make_graph(
         self, frame: av.VideoFrame, orientation: Orientation, pixel_aspect: Fraction
     ) -> av.filter.Graph:
-        width, height = orientation.upright(frame.width, frame.height)
+        width, height = orientation.upright_size(frame.width, frame.height)
         stretch = 1 / pixel_aspect if not orientation.swapped else pixel_aspect
         box = crop_box(width, height, self._region, self._width / self._height * float(stretch))
         self.looked_at = box.width * box.height / (width * height)
-        box = orientation.lay_down(box, frame.width, frame.height)
+        box = orientation.to_stored(box, frame.width, frame.height)
         graph = av.filter.Graph()
         nodes = [
             graph.add_buffer(
                 width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(1, 1000)
             ),
             graph.add("crop", f"{box.width}:{box.height}:{box.x}:{box.y}:exact=1"),
-            # Turned before scaling: chroma is interpolated differently across and down.
+            # Rotate before scaling: chroma is interpolated differently in x and y.
             *(graph.add(name, arguments) for name, arguments in orientation.filters),
             graph.add("scale", f"{self._width}:{self._height}:flags=area"),
             *([graph.add("scale", _TO_SDR)] if frame.color_trc in _HDR else []),

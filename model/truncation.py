@@ -1,27 +1,29 @@
-"""Detects MP4, Matroska and AVI files that were cut off, by the lengths of their elements.
+"""Detect truncated MP4, Matroska and AVI files by the lengths of their elements.
 
-Only lengths are read. A live recording leaves the outer ones open; then the elements within are looked at.
+Only element headers are read. A live recording does not set the length of outer elements; then the elements inside
+them are checked.
 """
 
 import os
 from collections.abc import Callable
 from typing import BinaryIO, NamedTuple
 
-# More elements are not looked at; some hours of video have fewer.
-_MOST_ELEMENTS = 2_000_000
+# Stop after this many elements; some hours of video have fewer.
+_MAX_ELEMENTS = 2_000_000
 _HEADER_BYTES = 16
 
-_ENTERED = (b"\x18\x53\x80\x67", b"\x1f\x43\xb6\x75")  # Matroska's segment and clusters
-_OPEN_RIFF = (0, 2**32 - 1)  # lengths that a recorder writes before it knows them
+_MATROSKA_PARENTS = (b"\x18\x53\x80\x67", b"\x1f\x43\xb6\x75")  # segment and cluster
+_RIFF_UNKNOWN_LENGTHS = (0, 2**32 - 1)  # placeholders that a recorder writes before it knows the length
 
 
 class Element(NamedTuple):
-    """An element.
+    """An element of a container.
 
     Attributes:
-        length: its size in bytes; None where it is left open.
-        step: bytes to the next header.
-        is_open: whether no element says how many of its kind there are, as of fragments and what is in open elements.
+        length: size in bytes; None if it is unknown.
+        step: number of bytes to the next header.
+        is_open: whether the number of such elements is not declared: fragments, and children of elements of unknown
+            length.
     """
 
     length: int | None
@@ -30,38 +32,42 @@ class Element(NamedTuple):
 
 
 def is_cut_off(file: BinaryIO, container: str) -> bool:
-    """Whether a file ends within one of its elements, or holds bytes that are none.
+    """Return whether a file ends inside an element, or contains bytes that are no element.
 
     Args:
-        file: readable and seekable; its position stays as it is.
-        container: FFmpeg's name of the format; of others than MP4, Matroska and AVI nothing is known: False.
+        file: readable and seekable; its position is restored.
+        container: FFmpeg's name of the format; False for formats other than MP4, Matroska and AVI.
     """
     parse = next((parse for name, parse in _PARSERS.items() if name in container), None)
     if parse is None:
         return False
-    before = file.tell()
+    position = file.tell()
     try:
-        return _walk(file, parse)
+        return _ends_inside_element(file, parse)
     finally:
-        file.seek(before)
+        file.seek(position)
 
 
-def _walk(file: BinaryIO, parse: Callable[[bytes], Element | None]) -> bool:
-    size, place, needed, is_open = file.seek(0, os.SEEK_END), 0, 0, False
-    for _ in range(_MOST_ELEMENTS):
-        if place >= size:
+def _ends_inside_element(file: BinaryIO, parse: Callable[[bytes], Element | None]) -> bool:
+    size, position, expected_size, is_open = file.seek(0, os.SEEK_END), 0, 0, False
+    for _ in range(_MAX_ELEMENTS):
+        if position >= size:
             break
-        file.seek(place)
+        file.seek(position)
         element = parse(file.read(_HEADER_BYTES))
-        if element is None:  # behind the last element it is padding, or what some recorders append
-            return place < needed or is_open
-        needed, is_open = max(needed, place + (element.length or 0)), is_open or element.is_open
-        place += element.step
-    return needed > size
+        if element is None:  # after the last element: padding, or data that some recorders append
+            return position < expected_size or is_open
+        expected_size = max(expected_size, position + (element.length or 0))
+        is_open = is_open or element.is_open
+        position += element.step
+    return expected_size > size
 
 
-def _box(header: bytes) -> Element | None:
-    """ISO/IEC 14496-12, 4.2: 32 bits of length and four letters; 64 bits of length after them where the first are 1."""
+def _parse_mp4_box(header: bytes) -> Element | None:
+    """Parse a box header (ISO/IEC 14496-12, 4.2): a 32-bit length and a four-letter type.
+
+    A length of 1 means that a 64-bit length follows the type.
+    """
     length, name = int.from_bytes(header[:4]), header[4:8]
     if length == 1:
         length = int.from_bytes(header[8:16])
@@ -72,30 +78,37 @@ def _box(header: bytes) -> Element | None:
     return Element(length, length, name == b"moof") if length >= 8 else None
 
 
-def _ebml(header: bytes) -> Element | None:
-    """RFC 8794, 4: leading zero bits say how many bytes identifier and length take; a length of ones is open."""
-    name_bytes = 9 - header[0].bit_length()
-    if name_bytes > 4 or len(header) <= name_bytes:
+def _parse_ebml_element(header: bytes) -> Element | None:
+    """Parse an EBML element header (RFC 8794, section 4): an identifier and a length of variable size.
+
+    The number of leading zero bits is the number of further bytes; a length with all bits set is unknown.
+    """
+    id_bytes = 9 - header[0].bit_length()
+    if id_bytes > 4 or len(header) <= id_bytes:
         return None
-    content = name_bytes + 9 - header[name_bytes].bit_length()
-    ones = (1 << 7 * (content - name_bytes)) - 1
-    length = int.from_bytes(header[name_bytes:content]) & ones
-    if content - name_bytes > 8 or len(header) < content:
+    header_bytes = id_bytes + 9 - header[id_bytes].bit_length()
+    all_ones = (1 << 7 * (header_bytes - id_bytes)) - 1
+    length = int.from_bytes(header[id_bytes:header_bytes]) & all_ones
+    if header_bytes - id_bytes > 8 or len(header) < header_bytes:
         return None
-    if length == ones:
-        return Element(None, content, True)
-    return Element(content + length, content if header[:name_bytes] in _ENTERED else content + length)
+    if length == all_ones:
+        return Element(None, header_bytes, True)
+    is_parent = header[:id_bytes] in _MATROSKA_PARENTS
+    return Element(header_bytes + length, header_bytes if is_parent else header_bytes + length)
 
 
-def _riff(header: bytes) -> Element | None:
-    """Microsoft's RIFF: four letters, 32 bits of length, and for a list four letters of its kind; even lengths."""
+def _parse_riff_chunk(header: bytes) -> Element | None:
+    """Parse a RIFF chunk header (Microsoft): a four-letter identifier, a 32-bit length, and the type of a list.
+
+    Chunks are padded to an even length.
+    """
     length, kind = int.from_bytes(header[4:8], "little"), header[8:12]
     if len(header) < 8 or not header[:4].strip().isalnum():
         return None
     if kind not in (b"AVI ", b"AVIX", b"movi"):
         return Element(8 + length, 8 + length + length % 2)
-    is_open = length in _OPEN_RIFF
+    is_open = length in _RIFF_UNKNOWN_LENGTHS
     return Element(None if is_open else 8 + length, 12, is_open)
 
 
-_PARSERS = {"mp4": _box, "matroska": _ebml, "avi": _riff}
+_PARSERS = {"mp4": _parse_mp4_box, "matroska": _parse_ebml_element, "avi": _parse_riff_chunk}

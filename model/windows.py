@@ -1,10 +1,10 @@
-"""Frames to windows to clips: integers only, no pictures are looked at.
+"""Split the frames of a video into windows, and windows into clips.
 
 frames   0 1 2 3 4 5 6 7 8 9 ...
 windows  |-------|                  window_frames = 4, overlap_frames = 2
              |-------|
-                 |-------|          the last one is moved back to end with the video
-clips    |---|---|                  of clip_frames; the last frame is repeated to fill the last clip
+                 |-------|          the last window is moved back to end with the video
+clips    |---|---|                  clip_frames each; the last frame is repeated to fill the last clip
 """
 
 from collections import deque
@@ -19,7 +19,7 @@ Frame = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Window:
-    """Frames (n, height, width, 3) uint8 from `start_frame` on, n at most the window's length."""
+    """Consecutive frames (n, height, width, 3) uint8 from `start_frame` on; n is at most the window's length."""
 
     start_frame: int
     frames: NDArray[np.uint8]
@@ -32,41 +32,41 @@ class Window:
 
     @property
     def end_frame(self) -> int:
-        """One past the last frame."""
+        """Index of the last frame plus one."""
         return self.start_frame + len(self.frames)
 
     def clips(self, clip_frames: int) -> NDArray[np.uint8]:
-        """(clips, clip_frames, height, width, 3); the last frame is repeated until the last clip is full."""
+        """Return clips (clips, clip_frames, height, width, 3); the last frame is repeated to fill the last clip."""
         missing = -len(self.frames) % clip_frames
         padded = np.concatenate([self.frames, np.repeat(self.frames[-1:], missing, axis=0)])
         return padded.reshape(-1, clip_frames, *padded.shape[1:])
 
     def mask(self, window_frames: int) -> NDArray[np.bool_]:
-        """(window_frames,) bool, True where there is a frame."""
+        """Return a mask (window_frames,) bool, True for steps that have a frame."""
         return np.arange(window_frames) < len(self.frames)
 
 
 def windows(frames: Iterable[Frame], window_frames: int, overlap_frames: int) -> Iterator[Window]:
-    """Cut a stream of frames into overlapping windows; see runs."""
-    for start_frame, held in runs(frames, window_frames, overlap_frames):
-        yield Window(start_frame, np.stack(held))
+    """Split a stream of frames into overlapping windows; see split_frames."""
+    for start_frame, window in split_frames(frames, window_frames, overlap_frames):
+        yield Window(start_frame, np.stack(window))
 
 
-def runs(
+def split_frames(
     frames: Iterable[Frame], window_frames: int, overlap_frames: int
 ) -> Iterator[tuple[int, list[Frame]]]:
-    """Windows as the number of their first frame and the frames themselves; one window of them is held in memory.
+    """Yield the index of the first frame and the frames of each window; one window is held in memory.
 
-    A video shorter than a window makes one short window; a longer one only full windows, the last of which
-    overlaps the one before by as much as is needed to end with the video.
+    A video shorter than a window yields one short window. A longer video yields full windows only: the last one
+    overlaps its predecessor by more than `overlap_frames` if necessary.
     """
-    held: deque[Frame] = deque(maxlen=window_frames)
+    latest: deque[Frame] = deque(maxlen=window_frames)
     next_end, last_end, total = window_frames, 0, 0
     for frame in frames:
-        held.append(frame)
+        latest.append(frame)
         total += 1
         if total == next_end:
-            yield total - window_frames, list(held)
+            yield total - window_frames, list(latest)
             last_end, next_end = total, total + window_frames - overlap_frames
     if total > last_end:
-        yield total - len(held), list(held)
+        yield total - len(latest), list(latest)

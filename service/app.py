@@ -1,4 +1,4 @@
-"""The application: settings in, an ASGI app out. `python -m service.app` prints the OpenAPI document."""
+"""The FastAPI application. `python -m service.app` prints its OpenAPI document."""
 
 import re
 import sys
@@ -19,11 +19,11 @@ from starlette.requests import ClientDisconnect
 from service.app_state import AppState
 from service.auth import Auth, RateLimitHeaders, add_cors
 from service.errors import Problem
-from service.head import Head
-from service.middleware import GONE, Guard, Requests
-from service.openapi import complete
-from service.origin_guard import keep_pages_out
-from service.prefix import BehindProxy, path_below
+from service.head import HeadMiddleware
+from service.middleware import CLIENT_CLOSED_REQUEST, ProblemMiddleware, RequestLog
+from service.openapi import complete_openapi
+from service.origin_guard import add_origin_guard
+from service.prefix import ForwardedPrefix, path_without_prefix
 from service.problems import problem_response
 from service.queue import JobQueue, connect
 from service.reconciler import Reconciler
@@ -33,8 +33,8 @@ from service.store import FolderStore
 from service.sweeper import Sweeper
 from service.webhooks import Message
 
-# From the last byte of an upload to the record of its job, with much to spare.
-_MAKING_S = 60.0
+# Generous bound on the time from the last byte of an upload to the record of its job.
+_JOB_CREATION_S = 60.0
 
 DESCRIPTION = """Finds every micro-action in a video of a person: what, when, several at once, at two levels.
 
@@ -43,17 +43,17 @@ DESCRIPTION = """Finds every micro-action in a video of a person: what, when, se
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """The API with the store and Redis that the settings name."""
+    """Create the application with the store and Redis named by the settings."""
     connection = connect(settings, retries=1)
     auth = Auth(settings, connection)
     app_state = AppState(
         settings, FolderStore(settings.store_dir), JobQueue(connection, settings.job_timeout_s), auth
     )
-    return app_of(app_state)
+    return build_app(app_state)
 
 
-def app_of(app_state: AppState) -> FastAPI:
-    """The API over a given state, with its background threads: sweeper, webhooks and reconciler."""
+def build_app(app_state: AppState) -> FastAPI:
+    """Create the application for a given state; its lifespan runs the sweeper, webhook and reconciler threads."""
 
     @asynccontextmanager
     async def background(_app: FastAPI) -> AsyncIterator[None]:
@@ -63,11 +63,11 @@ def app_of(app_state: AppState) -> FastAPI:
             app_state.store,
             app_state.jobs,
             settings.sweep_every_s,
-            orphan_s=settings.upload_timeout_s + _MAKING_S,
+            orphan_s=settings.upload_timeout_s + _JOB_CREATION_S,
         )
         reconciler = Reconciler(app_state.jobs, app_state.queue)
-        works = (sweeper.run, app_state.webhooks.run, reconciler.run)
-        threads = [threading.Thread(target=run, args=(stop,)) for run in works]
+        loops = (sweeper.run, app_state.webhooks.run, reconciler.run)
+        threads = [threading.Thread(target=run, args=(stop,)) for run in loops]
         for thread in threads:
             thread.start()
         yield
@@ -76,24 +76,26 @@ def app_of(app_state: AppState) -> FastAPI:
             await to_thread.run_sync(thread.join)
         app_state.queue.meter.close()
 
-    app = bare_app(background)
+    app = create_stateless_app(background)
     app.state.app_state = app_state
-    # From the innermost to the outermost.
-    keep_pages_out(app, app_state.settings, problem_response)
-    app.add_middleware(Guard)
+    # Middleware, innermost first.
+    add_origin_guard(app, app_state.settings, problem_response)
+    app.add_middleware(ProblemMiddleware)
     app.add_middleware(RateLimitHeaders)
     add_cors(app, app_state.settings)
-    app.add_middleware(Head)
-    app.add_middleware(Requests, note=app_state.metrics_endpoint.note_request)
+    app.add_middleware(HeadMiddleware)
+    app.add_middleware(RequestLog, on_response=app_state.metrics_endpoint.count_request)
     app.add_middleware(
-        BehindProxy, root_path=app_state.settings.root_path, trusted=app_state.settings.forwarded_allow_ips
+        ForwardedPrefix,
+        root_path=app_state.settings.root_path,
+        trusted=app_state.settings.forwarded_allow_ips,
     )
     return app
 
 
-def bare_app(lifespan: Any = None) -> FastAPI:
-    """Routes and errors, connected to nothing: enough for the OpenAPI document."""
-    # Its pages bring their own scripts: /docs works without the internet.
+def create_stateless_app(lifespan: Any = None) -> FastAPI:
+    """Create the application without state, middleware or lifespan tasks: enough for the OpenAPI document."""
+    # FastAPIOffline serves the scripts of /docs itself, so that the page works without internet access.
     app = FastAPIOffline(
         title="mmad",
         version="0.1.0",
@@ -108,27 +110,27 @@ def bare_app(lifespan: Any = None) -> FastAPI:
         operation_id="job_ended",
     )  # fmt: skip
     app.include_router(router)
-    complete(app.openapi())  # kept by FastAPI, and served
-    app.add_exception_handler(Problem, _on_problem)
-    app.add_exception_handler(ClientDisconnect, _on_disconnect)
-    app.add_exception_handler(HTTPException, _on_http)
+    complete_openapi(app.openapi())  # app.openapi() caches the document and serves the cached one
+    app.add_exception_handler(Problem, _handle_problem)
+    app.add_exception_handler(ClientDisconnect, _handle_disconnect)
+    app.add_exception_handler(HTTPException, _handle_http_exception)
     return app
 
 
 def job_ended(message: Message) -> None:
-    """What `callback_url` is sent, signed as Standard Webhooks say; any answer of 2xx will do."""
+    """Sent to `callback_url`, signed as Standard Webhooks specifies. Any 2xx response counts as delivered."""
 
 
-async def _on_problem(request: Request, error: Exception) -> Response:
+async def _handle_problem(request: Request, error: Exception) -> Response:
     assert isinstance(error, Problem)
     return problem_response(request, error.code, error.detail, error.headers)
 
 
-async def _on_disconnect(_request: Request, _error: Exception) -> Response:
-    return Response(status_code=GONE)
+async def _handle_disconnect(_request: Request, _error: Exception) -> Response:
+    return Response(status_code=CLIENT_CLOSED_REQUEST)
 
 
-async def _on_http(request: Request, error: Exception) -> Response:
+async def _handle_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if error.status_code == HTTPStatus.NO_CONTENT:
         return Response(status_code=HTTPStatus.NO_CONTENT)
@@ -136,26 +138,26 @@ async def _on_http(request: Request, error: Exception) -> Response:
         response = problem_response(
             request, "method_not_allowed", f"{request.method} is not taken here; see /docs"
         )
-        response.headers["Allow"] = ", ".join(sorted(_methods(request)))
+        response.headers["Allow"] = ", ".join(sorted(_find_methods(request)))
         return response
     return problem_response(
         request, "not_found", "there is nothing at this address; see /docs for those there are"
     )
 
 
-def _methods(request: Request) -> set[str]:
-    """All that an address takes; the router knows those of one route only."""
-    path = path_below(request.scope)
-    methods = {"GET"}  # of the pages that are not in the document
-    for shape, operations in request.app.openapi()["paths"].items():
-        if re.fullmatch(re.sub(r"{\w+}", "[^/]+", shape), path):
+def _find_methods(request: Request) -> set[str]:
+    """Return all methods that the request's path supports; the router reports those of one route only."""
+    path = path_without_prefix(request.scope)
+    methods = {"GET"}  # of paths outside the OpenAPI document
+    for template, operations in request.app.openapi()["paths"].items():
+        if re.fullmatch(re.sub(r"{\w+}", "[^/]+", template), path):
             methods = {method.upper() for method in operations}
     return methods | {"HEAD"} if "GET" in methods else methods
 
 
 def openapi_yaml() -> str:
-    """The OpenAPI document, as committed in openapi.yaml."""
-    return yaml.safe_dump(bare_app().openapi(), sort_keys=False, allow_unicode=True, width=110)
+    """Return the OpenAPI document, as committed in openapi.yaml."""
+    return yaml.safe_dump(create_stateless_app().openapi(), sort_keys=False, allow_unicode=True, width=110)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from service.admission import Admission
 from service.auth import Auth, Caller, get_caller
 from service.errors import CATALOGUE, RETRY_AFTER_S, Problem
 from service.job_schemas import Accepted, Job, Links, State
-from service.jobs import Jobs, Record, published
+from service.jobs import Jobs, Record, attempt_key
 from service.metrics import JOBS_ENDED
 from service.metrics_endpoint import MetricsEndpoint
 from service.queue import JobQueue, Progress
@@ -36,20 +36,20 @@ class AppState:
         self.auth = auth
         self.admission = Admission(store, self.jobs, settings)
         self.metrics_endpoint = MetricsEndpoint(store, self.jobs, queue, self.admission)
-        # Event streams and waiting requests poll in threads of their own, so that uploads always find a free thread.
+        # Event streams and waiting requests poll in separate threads, to leave the other threads to uploads.
         self.polling_limiter = CapacityLimiter(_POLLING_THREADS)
-        # Path prefix of all links; `under` makes a copy with the prefix of one request's proxy.
+        # Path prefix of all links; `with_root_path` makes a copy with the prefix of one request's proxy.
         self.root_path = settings.root_path
         self.webhooks = Webhooks(store, self.jobs, settings, self.links)
 
-    def under(self, root_path: str) -> "AppState":
+    def with_root_path(self, root_path: str) -> "AppState":
         """Return a copy whose links start with another path prefix."""
         other = copy(self)
         other.root_path = root_path
         return other
 
     def links(self, job_id: str) -> Links:
-        """The addresses of a job."""
+        """Return the links of a job."""
         self_ = f"{self.root_path}/jobs/{job_id}"
         return Links(
             self=self_,
@@ -60,11 +60,11 @@ class AppState:
         )
 
     def accepted(self, record: Record) -> Accepted:
-        """The response to an upload."""
+        """Return the response to an upload."""
         return Accepted(id=record.id, state=record.state, error=record.error, links=self.links(record.id))
 
     def model_card(self) -> ModelCard:
-        """The model that the workers have loaded; raises Problem no_worker_yet."""
+        """Return the model that the workers have loaded; raises Problem no_worker_yet."""
         try:
             return ModelCard.model_validate_json(self.store.get(MODEL_CARD))
         except (KeyError, ValidationError) as error:
@@ -94,7 +94,7 @@ class AppState:
         """Cancel a job; see Jobs.cancel."""
         had_ended = self.jobs.get(job_id, owner).ended
         record = self.jobs.cancel(job_id, owner)
-        self.queue.forget(job_id)
+        self.queue.remove(job_id)
         if not had_ended:
             self.queue.meter.count(JOBS_ENDED, state=State.CANCELED, code="")
         return record
@@ -102,19 +102,19 @@ class AppState:
     def read(self, record: Record, name: str) -> bytes:
         """Read a file that a job published; raises Problem job_deleted if the job was removed in the meantime."""
         try:
-            return self.store.get(published(record, name))
+            return self.store.get(attempt_key(record, name))
         except KeyError:
             self.jobs.get(record.id)  # raises the Problem that says why
             raise
 
     def proposals(self, record: Record) -> StoredProposals:
-        """All proposals of the detector."""
+        """Read all proposals of a job's detector; raises Problem job_deleted."""
         return StoredProposals.from_bytes(self.read(record, "proposals.npz"))
 
     def describe(self, record: Record) -> Job:
-        """The public view of a job."""
-        live = self.queue.progress(record.id) if record.state is State.RUNNING else Progress(None, 0.0)
-        position = self.queue.position(record.id) if record.state is State.QUEUED else None
+        """Return the public view of a job."""
+        live = self.queue.get_progress(record.id) if record.state is State.RUNNING else Progress(None, 0.0)
+        position = self.queue.get_position(record.id) if record.state is State.QUEUED else None
         return Job(
             id=record.id,
             state=record.state,
@@ -135,17 +135,17 @@ class AppState:
     def _estimate_s(self, record: Record, live: Progress, position: int | None) -> float | None:
         if record.ended:
             return None
-        pace = self.queue.pace()
+        pace = self.queue.get_throughput()
         if record.state is State.QUEUED:
-            return None if position is None else pace.queued_s(position)
+            return None if position is None else pace.estimate_queued_s(position)
         elapsed_s = (datetime.now(UTC) - record.changes[-1].at).total_seconds()
-        return pace.running_s(live.fraction, elapsed_s)
+        return pace.estimate_running_s(live.fraction, elapsed_s)
 
 
 def get_app_state(request: Request) -> AppState:
-    """FastAPI dependency: the application's state, whose links carry the prefix under which the caller reached it."""
+    """FastAPI dependency: return the application's state, whose links start with the request's path prefix."""
     app_state: AppState = request.app.state.app_state
-    return app_state.under(request.scope.get("root_path", ""))
+    return app_state.with_root_path(request.scope.get("root_path", ""))
 
 
 AppStateDep = Annotated[AppState, Depends(get_app_state)]
@@ -153,7 +153,7 @@ CallerDep = Annotated[Caller, Depends(get_caller)]
 
 
 def problems(*codes: str) -> dict[int | str, dict[str, Any]]:
-    """The OpenAPI `responses` of a route that may fail with these problem codes."""
+    """Return the OpenAPI `responses` of a route that may fail with these problem codes."""
     by_status: dict[int | str, dict[str, Any]] = {}
     for code in codes:
         kind = CATALOGUE[code]

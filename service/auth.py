@@ -1,4 +1,4 @@
-"""Who calls, and how much they may: keys, requests a minute, jobs at a time, bytes stored."""
+"""API key authentication and limits per key: requests per minute, unfinished jobs and stored bytes."""
 
 import math
 import time
@@ -18,18 +18,18 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import Problem
-from service.jobs import NOBODY, Jobs
-from service.keys import Key, KeyRing, KeysError, file_in_force
+from service.jobs import ANONYMOUS_OWNER, Jobs
+from service.keys import Key, KeyRing, KeysError, active_keys_file
 from service.settings import Settings
 
 log = structlog.get_logger()
 
 _WINDOW_S = 60
-# Without this pause, every request would wait for a Redis that cannot be reached.
+# Pause after a failed Redis command, so that not every request waits for an unreachable Redis.
 _REDIS_PAUSE_S = 5.0
-# RFC 6750, section 3: a challenge has a parameter, and an error only where a key was presented.
+# RFC 6750, section 3: a challenge has a parameter, and `error` only if a key was presented.
 _CHALLENGE = 'Bearer realm="mmad"'
-_STATE = "rate_limit_headers"
+_HEADERS_KEY = "rate_limit_headers"
 
 ALLOWED_METHODS = ["GET", "HEAD", "POST", "DELETE"]
 ALLOWED_HEADERS = [
@@ -50,7 +50,7 @@ EXPOSED_HEADERS = [
 
 @dataclass(frozen=True)
 class Limits:
-    """What a key may: its own limits, those of the settings where it has none."""
+    """Effective limits of a key: its own, or those of the settings."""
 
     requests_per_minute: int
     max_jobs: int
@@ -59,15 +59,15 @@ class Limits:
 
 @dataclass(frozen=True)
 class Caller:
-    """Whose a request is: the id of a key, or NOBODY, without limits, where the service is open."""
+    """The owner of a request: the id of a key, or ANONYMOUS_OWNER without limits if no keys are required."""
 
     owner: str
     limits: Limits | None
 
 
 @dataclass(frozen=True)
-class Allowance:
-    """How a key stands with its requests after one more. `remaining` is None where Redis cannot tell."""
+class RateLimitStatus:
+    """Request quota of a key after a request. `remaining` is None while Redis is unreachable."""
 
     allowed: bool
     limit: int
@@ -75,7 +75,7 @@ class Allowance:
     reset_s: int
 
     def headers(self) -> dict[str, str]:
-        """RateLimit-Policy and RateLimit, as draft-ietf-httpapi-ratelimit-headers-11 has them."""
+        """Return the headers RateLimit-Policy and RateLimit (draft-ietf-httpapi-ratelimit-headers-11)."""
         headers = {"RateLimit-Policy": f'"requests";q={self.limit};w={_WINDOW_S}'}
         if self.remaining is not None:
             headers["RateLimit"] = f'"requests";r={self.remaining};t={self.reset_s}'
@@ -83,122 +83,122 @@ class Allowance:
 
 
 class Auth:
-    """Knows callers by their keys and holds them to their limits; one in each API process."""
+    """Authenticates callers by their keys and enforces their limits; one instance per API process."""
 
     def __init__(self, settings: Settings, connection: Redis) -> None:
-        """Keys are on where the settings name their file, or the address is not loopback.
+        """Keys are required if the settings name a key file or the address is not loopback.
 
         Args:
-            settings: host, file of keys and limits.
-            connection: Redis, where all API processes count together.
+            settings: host, key file and limits.
+            connection: Redis, which counts the requests of all API processes.
 
         Raises:
-            KeysError: the file of keys cannot be read.
+            KeysError: the key file cannot be read.
         """
-        path = file_in_force(settings)
+        path = active_keys_file(settings)
         self._ring = KeyRing(path) if path else None
         self._settings = settings
         self._rate = RequestRate(connection)
-        self._told: str | None = None
-        if self._ring and not self._ring.has_any():
+        self._logged_error: str | None = None
+        if self._ring and not self._ring.has_valid_key():
             log.warning(
                 "no_keys", file=str(path), remedy="mmad keys create NAME makes one, without a restart"
             )
 
-    def identify(self, presented: str | None) -> Caller:
-        """Whose key this is.
+    def authenticate(self, presented: str | None) -> Caller:
+        """Return the caller that a key belongs to.
 
         Raises:
-            Problem: key_missing, key_unknown; internal_error where the keys cannot be read.
+            Problem: key_missing, key_unknown; internal_error if the keys cannot be read.
         """
         if self._ring is None:
-            return Caller(NOBODY, None)
+            return Caller(ANONYMOUS_OWNER, None)
         if presented is None:
             detail = "send the header Authorization: Bearer mmad_...; the service's operator gives out keys"
             raise Problem("key_missing", detail, {"WWW-Authenticate": _CHALLENGE})
-        key = self._find(self._ring, presented)
+        key = self._find_key(self._ring, presented)
         if key is None:
             raise Problem(
                 "key_unknown",
                 "the key is not one of this service's, or was revoked: ask its operator for another",
                 {"WWW-Authenticate": f'{_CHALLENGE}, error="invalid_token"'},
             )
-        return Caller(key.id, self._limits(key))
+        return Caller(key.id, self._get_limits(key))
 
-    def count(self, caller: Caller) -> Allowance | None:
-        """Count a request of a caller; None where callers have no limits."""
+    def count(self, caller: Caller) -> RateLimitStatus | None:
+        """Count a request of a caller; return None if the caller has no limits."""
         return self._rate.count(caller.owner, caller.limits.requests_per_minute) if caller.limits else None
 
-    def admit(self, caller: Caller, jobs: Jobs, coming_bytes: int, count: int) -> None:
-        """Whether a caller may send so many videos more; to be asked before the bytes come, and again after.
+    def check_limits(self, caller: Caller, jobs: Jobs, upload_bytes: int, count: int) -> None:
+        """Check that a caller may send `count` more videos; called before the body is read and again afterwards.
 
-        Requests that come at the same moment do not see each other: together they may go over a limit.
+        Concurrent requests are not counted against each other: together they may exceed a limit.
 
         Args:
-            caller: who sends them.
+            caller: the sender.
             jobs: all jobs; those of the caller count.
-            coming_bytes: of all videos together; 0 where that is not known yet.
-            count: how many.
+            upload_bytes: total size of the videos; 0 if not known yet.
+            count: number of videos.
 
         Raises:
-            Problem: too_many_jobs, storage_full; too_many_files, upload_too_large where no waiting would help.
+            Problem: too_many_jobs, storage_full; too_many_files or upload_too_large if waiting would not help.
         """
         if caller.limits is None:
             return
-        pending = jobs.pending(caller.owner)
+        pending = jobs.get_pending_bytes(caller.owner)
         _check_jobs(len(pending), count, caller.limits.max_jobs)
-        # The video of a job that has not ended is pending, and kept too where it shall outlive the job.
-        stored = sum({**jobs.kept(caller.owner), **pending}.values())
-        _check_bytes(stored, coming_bytes, caller.limits.max_stored_bytes)
+        # Count a video once that is both pending and to be stored beyond the end of its job.
+        stored = sum({**jobs.get_retained_bytes(caller.owner), **pending}.values())
+        _check_bytes(stored, upload_bytes, caller.limits.max_stored_bytes)
 
-    def _find(self, ring: KeyRing, presented: str) -> Key | None:
+    def _find_key(self, ring: KeyRing, presented: str) -> Key | None:
         try:
             key = ring.find(presented)
         except KeysError as error:
-            if self._told != str(error):
-                self._told = str(error)
-                log.error("keys_unreadable", why=self._told)
+            if self._logged_error != str(error):  # log each error once
+                self._logged_error = str(error)
+                log.error("keys_unreadable", why=self._logged_error)
             detail = "the service cannot read its keys now; its log says why"
             raise Problem("internal_error", detail) from error
-        self._told = None
+        self._logged_error = None
         return key
 
-    def _limits(self, key: Key) -> Limits:
-        own, general = key.limits, self._settings
+    def _get_limits(self, key: Key) -> Limits:
+        own, defaults = key.limits, self._settings
         return Limits(
-            requests_per_minute=own.requests_per_minute or general.requests_per_minute,
-            max_jobs=own.max_jobs or general.max_jobs_per_key,
-            max_stored_bytes=own.max_stored_bytes or general.max_stored_bytes_per_key,
+            requests_per_minute=own.requests_per_minute or defaults.requests_per_minute,
+            max_jobs=own.max_jobs or defaults.max_jobs_per_key,
+            max_stored_bytes=own.max_stored_bytes or defaults.max_stored_bytes_per_key,
         )
 
 
 class RequestRate:
-    """Counts requests of the last minute in Redis. While Redis is away, every request is let through."""
+    """Counts the requests of the last minute in Redis. While Redis is unreachable, every request is allowed."""
 
     def __init__(self, connection: Redis) -> None:
-        # The connection's own pool: its unix socket, its timeouts, its retries.
+        # Use the connection's own pool, with its unix socket, timeouts and retries.
         storage = RedisStorage("redis://", connection.connection_pool, key_prefix="mmad:requests")
-        # Exact, where a window that starts anew each minute lets twice the limit pass at its edge.
+        # A moving window is exact; a fixed window would allow twice the limit around its boundary.
         self._window = MovingWindowRateLimiter(storage)
-        self._away_until: float | None = None
+        self._retry_at: float | None = None
 
-    def count(self, owner: str, limit: int) -> Allowance:
-        """Count one request, unless the limit is reached; `reset_s` is when the next place is free."""
-        if self._away_until is not None and time.monotonic() < self._away_until:
-            return Allowance(True, limit, None, 0)
+    def count(self, owner: str, limit: int) -> RateLimitStatus:
+        """Count one request unless the limit is reached; `reset_s` is the time until the next is allowed."""
+        if self._retry_at is not None and time.monotonic() < self._retry_at:
+            return RateLimitStatus(True, limit, None, 0)
         rate = RateLimitItemPerMinute(limit)
         try:
             allowed = self._window.hit(rate, owner)
             reset_at, remaining = self._window.get_window_stats(rate, owner)
         except RedisError as error:
-            if self._away_until is None:
+            if self._retry_at is None:
                 log.warning("requests_not_limited", why=f"Redis cannot be reached: {type(error).__name__}")
-            self._away_until = time.monotonic() + _REDIS_PAUSE_S
-            return Allowance(True, limit, None, 0)
-        if self._away_until is not None:
+            self._retry_at = time.monotonic() + _REDIS_PAUSE_S
+            return RateLimitStatus(True, limit, None, 0)
+        if self._retry_at is not None:
             log.info("requests_limited_again")
-            self._away_until = None
-        return Allowance(allowed, limit, remaining, max(1, math.ceil(reset_at - time.time())))
+            self._retry_at = None
+        return RateLimitStatus(allowed, limit, remaining, max(1, math.ceil(reset_at - time.time())))
 
 
 _bearer = HTTPBearer(
@@ -212,28 +212,28 @@ _bearer = HTTPBearer(
 def get_caller(
     request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]
 ) -> Caller:
-    """The dependency of all routes that are not open: who calls. Counts the request.
+    """FastAPI dependency of all routes that require a key: authenticate the caller and count the request.
 
     Raises:
         Problem: key_missing, key_unknown, rate_limited.
     """
     auth: Auth = request.app.state.app_state.auth
-    caller = auth.identify(credentials.credentials if credentials else None)
-    allowance = auth.count(caller)
-    if allowance is not None:
-        setattr(request.state, _STATE, allowance.headers())
-        if not allowance.allowed:
+    caller = auth.authenticate(credentials.credentials if credentials else None)
+    status = auth.count(caller)
+    if status is not None:
+        setattr(request.state, _HEADERS_KEY, status.headers())
+        if not status.allowed:
             raise Problem(
                 "rate_limited",
-                f"the key has made {allowance.limit} requests in {_WINDOW_S} s, which is its limit "
-                f"(MMAD_REQUESTS_PER_MINUTE, unless it has its own); come again in {allowance.reset_s} s",
-                {"Retry-After": str(allowance.reset_s)},
+                f"the key has made {status.limit} requests in {_WINDOW_S} s, which is its limit "
+                f"(MMAD_REQUESTS_PER_MINUTE, unless it has its own); come again in {status.reset_s} s",
+                {"Retry-After": str(status.reset_s)},
             )
     return caller
 
 
 class RateLimitHeaders:
-    """Puts RateLimit and RateLimit-Policy on every answer to a key: results, files, streams and problems alike."""
+    """Middleware that adds RateLimit and RateLimit-Policy to all responses to a key, problems included."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -247,15 +247,18 @@ class RateLimitHeaders:
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(state.get(_STATE, {}))
+                MutableHeaders(scope=message).update(state.get(_HEADERS_KEY, {}))
             await send(message)
 
         await self._app(scope, receive, send_with_headers)
 
 
 def add_cors(app: FastAPI, settings: Settings) -> None:
-    """Let pages of the origins of the settings call; none where there are none. To be added after all that
-    refuses or fails: it answers a browser's question before it sends a key, and lets pages read every answer."""
+    """Add CORS for the origins in the settings, if there are any.
+
+    Add it after all middleware that refuses requests: it answers preflights, which carry no key, and lets pages read
+    every response.
+    """
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -266,31 +269,31 @@ def add_cors(app: FastAPI, settings: Settings) -> None:
         )
 
 
-def _check_jobs(unfinished: int, coming: int, limit: int) -> None:
+def _check_jobs(unfinished: int, new: int, limit: int) -> None:
     setting = "(MMAD_MAX_JOBS_PER_KEY, unless the key has its own)"
-    if coming > limit:
+    if new > limit:
         raise Problem(
             "too_many_files",
-            f"the request holds {coming} videos, the key may have {limit} unfinished jobs {setting}: send fewer",
+            f"the request holds {new} videos, the key may have {limit} unfinished jobs {setting}: send fewer",
         )
-    if unfinished + coming > limit:
+    if unfinished + new > limit:
         raise Problem(
             "too_many_jobs",
-            f"the key has {unfinished} unfinished jobs and sends {coming} more, the limit is {limit} {setting}: "
+            f"the key has {unfinished} unfinished jobs and sends {new} more, the limit is {limit} {setting}: "
             "wait until some have ended, or cancel some",
         )
 
 
-def _check_bytes(stored: int, coming: int, limit: int) -> None:
+def _check_bytes(stored: int, new: int, limit: int) -> None:
     setting = "(MMAD_MAX_STORED_BYTES_PER_KEY, unless the key has its own)"
-    if coming > limit:
+    if new > limit:
         raise Problem(
             "upload_too_large",
-            f"the request holds {coming} bytes, the key may store {limit} {setting}: send a smaller video",
+            f"the request holds {new} bytes, the key may store {limit} {setting}: send a smaller video",
         )
-    if stored + coming > limit:
+    if stored + new > limit:
         raise Problem(
             "storage_full",
-            f"the key's videos take {stored} bytes and {coming} more come, the limit is {limit} {setting}: "
+            f"the key's videos take {stored} bytes and {new} more come, the limit is {limit} {setting}: "
             "wait until jobs have ended, or delete jobs whose videos are kept",
         )

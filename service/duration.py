@@ -1,6 +1,6 @@
-"""The duration that a video's container declares, read from its headers without decoding.
+"""Reads the duration that a video's container declares in its headers, without decoding.
 
-Only what a header says outright is believed, so that no video is refused that the decoder would take.
+Ambiguous headers are ignored, so that no video is rejected that the decoder would accept.
 Sources: ISO/IEC 14496-12 (8.2.2 mvhd, 8.8.2 mehd), RFC 9559 (Matroska), Microsoft's AVI RIFF file reference.
 """
 
@@ -10,9 +10,9 @@ import struct
 from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
 
-# Most reads in one file: bounds the work for hostile files; real ones declare their duration early.
-_MOST_READS = 10_000
-_MOST_INFO_BYTES = 64 * 1024
+# Bounds the work on malicious files; real ones declare their duration early.
+_MAX_READS = 10_000
+_MAX_INFO_BYTES = 64 * 1024
 
 _EBML, _SEGMENT, _INFO, _CLUSTER = 0x1A45DFA3, 0x18538067, 0x1549A966, 0x1F43B675
 _TIMESTAMP_SCALE, _DURATION = 0x2AD7B1, 0x4489
@@ -20,7 +20,7 @@ _DEFAULT_TIMESTAMP_SCALE_NS = 1_000_000
 
 
 class _Part(NamedTuple):
-    """A box, element or chunk: its kind, and the bytes of the file that are its content."""
+    """A box, element or chunk: its type, and the start and end of its content in the file."""
 
     kind: bytes | int
     start: int
@@ -28,15 +28,15 @@ class _Part(NamedTuple):
 
 
 class _Reader:
-    """A bounded number of reads from a file; beyond that, or outside of the file, reads return nothing."""
+    """Reads from a file, a limited number of times; beyond the limit or outside of the file, reads return b""."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self.size = file.seek(0, os.SEEK_END)
-        self._left = _MOST_READS
+        self._left = _MAX_READS
 
     def read(self, start: int, count: int) -> bytes:
-        """At most so many bytes from there on."""
+        """Read at max_width `count` bytes from offset `start`."""
         self._left -= 1
         if self._left < 0 or not 0 <= start < self.size:
             return b""
@@ -44,65 +44,66 @@ class _Reader:
         return self._file.read(count)
 
 
-def declared_s(file: BinaryIO) -> float | None:
-    """Seconds that a container declares; None where it does not, or cannot be read.
+def read_declared_duration_s(file: BinaryIO) -> float | None:
+    """Return the duration in seconds that a container declares; None if it declares none or cannot be parsed.
 
     Args:
-        file: MP4, MOV, Matroska, WebM or AVI, readable and seekable; any bytes do no harm. MPEG-TS declares nothing.
+        file: MP4, MOV, Matroska, WebM or AVI, readable and seekable; may be malformed. MPEG-TS declares no duration.
     """
     reader = _Reader(file)
     head = reader.read(0, 12)
     if head[:4] == b"\x1aE\xdf\xa3":
-        found = _matroska(reader)
+        duration_s = _read_matroska(reader)
     elif head[:4] == b"RIFF" and head[8:] == b"AVI ":
-        found = _avi(reader)
+        duration_s = _read_avi(reader)
     else:
-        found = _mp4(reader)
-    return found if found is not None and math.isfinite(found) and found > 0 else None
+        duration_s = _read_mp4(reader)
+    valid = duration_s is not None and math.isfinite(duration_s) and duration_s > 0
+    return duration_s if valid else None
 
 
-def _mp4(reader: _Reader) -> float | None:
-    for box in _boxes(reader, 0, reader.size):
+def _read_mp4(reader: _Reader) -> float | None:
+    for box in _iter_boxes(reader, 0, reader.size):
         if box.kind == b"moov":
-            return _movie(reader, box)
+            return _read_movie(reader, box)
     return None
 
 
-def _movie(reader: _Reader, movie: _Part) -> float | None:
-    """Duration from mvhd, or from mehd if that is 0, as in fragmented files."""
+def _read_movie(reader: _Reader, movie: _Part) -> float | None:
+    """Read the duration from mvhd, or from mehd if that is 0, as in fragmented files."""
     timescale, duration = 0, None
-    for box in _boxes(reader, movie.start, movie.end):
+    for box in _iter_boxes(reader, movie.start, movie.end):
         if box.kind == b"mvhd":
-            timescale, duration = _movie_header(reader.read(box.start, 32))
+            timescale, duration = _parse_movie_header(reader.read(box.start, 32))
         elif box.kind == b"mvex" and not duration:
-            for inner in _boxes(reader, box.start, box.end):
+            for inner in _iter_boxes(reader, box.start, box.end):
                 if inner.kind == b"mehd":
-                    duration = _versioned(reader.read(inner.start, 12), 4)
+                    duration = _parse_versioned(reader.read(inner.start, 12), 4)
     return duration / timescale if duration and timescale else None
 
 
-def _movie_header(content: bytes) -> tuple[int, int | None]:
-    """Ticks a second, and ticks."""
+def _parse_movie_header(content: bytes) -> tuple[int, int | None]:
+    """Parse timescale (ticks per second) and duration (ticks)."""
     at = 20 if content[:1] == b"\1" else 12
     if len(content) < at + 4:
         return 0, None
-    return int.from_bytes(content[at : at + 4]), _versioned(content, at + 4)
+    return int.from_bytes(content[at : at + 4]), _parse_versioned(content, at + 4)
 
 
-def _versioned(content: bytes, at: int) -> int | None:
-    """A number of 8 bytes in version 1 of a box, of 4 in version 0; None where it is cut off or all ones (unknown)."""
+def _parse_versioned(content: bytes, at: int) -> int | None:
+    """Parse an integer of 8 bytes in version 1 of a box, or 4 in version 0; None if truncated or all ones (unknown)."""
     width = 8 if content[:1] == b"\1" else 4
     number = content[at : at + width]
     return None if len(number) < width or number == b"\xff" * width else int.from_bytes(number)
 
 
-def _boxes(reader: _Reader, start: int, end: int) -> Iterator[_Part]:
+def _iter_boxes(reader: _Reader, start: int, end: int) -> Iterator[_Part]:
     while True:
         head = reader.read(start, 16)
         if start + 8 > end or len(head) < 8:
             return
         length, header = int.from_bytes(head[:4]), 8
-        if length == 1:  # the length proper follows
+        if length == 1:  # a 64-bit length follows
             length, header = int.from_bytes(head[8:16]), 16
         elif length == 0:  # to the end
             length = end - start
@@ -112,38 +113,36 @@ def _boxes(reader: _Reader, start: int, end: int) -> Iterator[_Part]:
         start += length
 
 
-def _matroska(reader: _Reader) -> float | None:
-    for outer in _elements(reader, 0, reader.size):
+def _read_matroska(reader: _Reader) -> float | None:
+    for outer in _iter_elements(reader, 0, reader.size):
         if outer.kind != _SEGMENT:
             continue
-        for inner in _elements(reader, outer.start, outer.end):
+        for inner in _iter_elements(reader, outer.start, outer.end):
             if inner.kind == _INFO:
-                return _info(reader, inner)
-            if (
-                inner.kind == _CLUSTER and inner.end == outer.end
-            ):  # its length is not known: nothing comes after
+                return _read_info(reader, inner)
+            if inner.kind == _CLUSTER and inner.end == outer.end:  # unknown length: the last element
                 return None
     return None
 
 
-def _info(reader: _Reader, info: _Part) -> float | None:
+def _read_info(reader: _Reader, info: _Part) -> float | None:
     scale_ns, duration = _DEFAULT_TIMESTAMP_SCALE_NS, None
-    for one in _elements(reader, info.start, min(info.end, info.start + _MOST_INFO_BYTES)):
-        content = reader.read(one.start, min(one.end - one.start, 8))
-        if one.kind == _TIMESTAMP_SCALE:
+    for element in _iter_elements(reader, info.start, min(info.end, info.start + _MAX_INFO_BYTES)):
+        content = reader.read(element.start, min(element.end - element.start, 8))
+        if element.kind == _TIMESTAMP_SCALE:
             scale_ns = int.from_bytes(content)
-        elif one.kind == _DURATION and len(content) in (4, 8):
+        elif element.kind == _DURATION and len(content) in (4, 8):
             (duration,) = struct.unpack(">f" if len(content) == 4 else ">d", content)
     return None if duration is None else duration * scale_ns / 1e9
 
 
-def _elements(reader: _Reader, start: int, end: int) -> Iterator[_Part]:
+def _iter_elements(reader: _Reader, start: int, end: int) -> Iterator[_Part]:
     while True:
         head = reader.read(start, 12)
-        kind = _vint(head, 4, keep_marker=True)
+        kind = _parse_vint(head, 4, keep_marker=True)
         if start >= end or kind is None:
             return
-        length = _vint(head[kind[1] :], 8)
+        length = _parse_vint(head[kind[1] :], 8)
         if length is None:
             return
         first = start + kind[1] + length[1]
@@ -153,28 +152,28 @@ def _elements(reader: _Reader, start: int, end: int) -> Iterator[_Part]:
         start = last
 
 
-def _vint(content: bytes, most: int, *, keep_marker: bool = False) -> tuple[int, int] | None:
-    """A number of variable length and how many bytes it takes (RFC 8794, 4); None where it is none."""
+def _parse_vint(content: bytes, max_width: int, *, keep_marker: bool = False) -> tuple[int, int] | None:
+    """Parse a variable-size integer; return value and width in bytes (RFC 8794, 4), or None if it is invalid."""
     width = 9 - content[0].bit_length() if content else 0
-    if not 0 < width <= most or len(content) < width:
+    if not 0 < width <= max_width or len(content) < width:
         return None
     number = int.from_bytes(content[:width])
     return (number if keep_marker else number & ((1 << (7 * width)) - 1)), width
 
 
-def _avi(reader: _Reader) -> float | None:
-    """By the header of the first video stream: that of the whole file counts the frames of its first part only."""
-    for chunk in _chunks(reader, 12, reader.size):
+def _read_avi(reader: _Reader) -> float | None:
+    """Read the duration from the first video stream's header: the file's header counts the first RIFF chunk only."""
+    for chunk in _iter_chunks(reader, 12, reader.size):
         if chunk.kind == b"LIST" and reader.read(chunk.start, 4) == b"hdrl":
-            return next(_stream_durations(reader, chunk), None)
+            return next(_iter_stream_durations(reader, chunk), None)
     return None
 
 
-def _stream_durations(reader: _Reader, headers: _Part) -> Iterator[float]:
-    for stream in _chunks(reader, headers.start + 4, headers.end):
+def _iter_stream_durations(reader: _Reader, headers: _Part) -> Iterator[float]:
+    for stream in _iter_chunks(reader, headers.start + 4, headers.end):
         if stream.kind != b"LIST" or reader.read(stream.start, 4) != b"strl":
             continue
-        for chunk in _chunks(reader, stream.start + 4, stream.end):
+        for chunk in _iter_chunks(reader, stream.start + 4, stream.end):
             content = reader.read(chunk.start, 36)
             if chunk.kind == b"strh" and content[:4] == b"vids" and len(content) == 36:
                 scale, rate, _start, length = struct.unpack("<4I", content[20:36])
@@ -182,11 +181,11 @@ def _stream_durations(reader: _Reader, headers: _Part) -> Iterator[float]:
                     yield length * scale / rate
 
 
-def _chunks(reader: _Reader, start: int, end: int) -> Iterator[_Part]:
+def _iter_chunks(reader: _Reader, start: int, end: int) -> Iterator[_Part]:
     while True:
         head = reader.read(start, 8)
         if start + 8 > end or len(head) < 8:
             return
         length = int.from_bytes(head[4:], "little")
         yield _Part(head[:4], start + 8, min(start + 8 + length, end))
-        start += 8 + length + length % 2  # padded to whole words
+        start += 8 + length + length % 2  # padded to an even length

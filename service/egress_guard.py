@@ -1,7 +1,7 @@
-"""Where messages may go, and one POST there: checked when it connects, bounded in time and size.
+"""HTTP client for webhooks that refuses private addresses (server-side request forgery) and limits time and size.
 
-A name is looked up here, each of its addresses is checked, and the connection goes to a checked address itself.
-Between check and connection there is no second look-up that could answer otherwise (DNS rebinding).
+Host names are resolved here, every resolved address is checked, and the connection is made to a checked address. There
+is no second lookup between check and connection that could return another address (DNS rebinding).
 """
 
 import ipaddress
@@ -25,23 +25,23 @@ from service.errors import Problem
 
 TIMEOUT_S = 10.0
 MAX_URL_CHARACTERS = 2000
-# What is read of an answer's body, so that a receiver which still writes is not cut off. None of it is kept.
-MAX_ANSWER_BYTES = 4096
+# Bytes of a response body that are read and discarded, so that the connection is not closed on a writing receiver.
+MAX_RESPONSE_BYTES = 4096
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-# A host and a port to addresses, as text; raises OSError where the name leads nowhere.
+# Resolves a host and port to addresses as text; raises OSError if the name does not resolve.
 Resolve = Callable[[str, int], list[str]]
 
-# Not told apart by ipaddress in all of its versions: IETF protocol assignments, 6to4 relays, Azure's host agent.
+# Not classified correctly by all versions of ipaddress: IETF protocol assignments, 6to4 relays, Azure's host agent.
 _REFUSED_V4 = tuple(map(ipaddress.IPv4Network, ("192.0.0.0/24", "192.88.99.0/24", "168.63.129.16/32")))
-_GLOBAL_V6 = ipaddress.IPv6Network("2000::/3")  # all that is given out as global unicast (IANA)
+_GLOBAL_V6 = ipaddress.IPv6Network("2000::/3")  # allocated global unicast addresses (IANA)
 _REFUSED_V6 = ipaddress.IPv6Network("3fff::/20")  # documentation (RFC 9637)
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # RFC 6052
 
 
 @dataclass(frozen=True)
-class Answer:
-    """How a POST went: the status, or in a word why there is none. `retry_after_s` is the receiver's wish."""
+class PostResult:
+    """Outcome of a POST: the status, or an error code if there is no response. `retry_after_s` is from Retry-After."""
 
     status: int | None = None
     error: str | None = None
@@ -49,44 +49,46 @@ class Answer:
 
 
 class _DeliveryError(Exception):
-    """A POST that could not be made; the text is the word for the delivery log."""
+    """A POST that could not be made; the text is the error code for the delivery log."""
 
 
 def check(url: str, *, allow_private: bool) -> None:
-    """Whether a message may be sent to an address, as far as the address itself tells.
-
-    A name passes: what it leads to is checked at each connection.
+    """Check a callback URL without resolving it: a host name passes, as its addresses are checked at each connection.
 
     Args:
-        url: as the caller gave it.
-        allow_private: whether addresses that are not public may be used.
+        url: as given by the caller.
+        allow_private: whether non-public addresses are allowed.
 
     Raises:
         Problem: callback_refused.
     """
     if len(url) > MAX_URL_CHARACTERS:
-        raise _refused(f"it has {len(url)} characters, the limit is {MAX_URL_CHARACTERS}")
+        raise _make_refusal(f"it has {len(url)} characters, the limit is {MAX_URL_CHARACTERS}")
     if not re.fullmatch(r"[!-~]+", url):
-        raise _refused("it has characters that do not belong into an address; write them percent-encoded")
+        raise _make_refusal(
+            "it has characters that do not belong into an address; write them percent-encoded"
+        )
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
     except ValueError:
-        raise _refused("it is not a well-formed address") from None
+        raise _make_refusal("it is not a well-formed address") from None
     if parts.scheme not in ("http", "https"):
-        raise _refused(f"its scheme is {parts.scheme[:20]!r}; use https, or http")
+        raise _make_refusal(f"its scheme is {parts.scheme[:20]!r}; use https, or http")
     if not host or port == 0:
-        raise _refused("it names no host and port to connect to")
+        raise _make_refusal("it names no host and port to connect to")
     if "@" in parts.netloc:
-        raise _refused("it has a user name or password; messages are signed, verify the signature instead")
+        raise _make_refusal(
+            "it has a user name or password; messages are signed, verify the signature instead"
+        )
     if "#" in url:
-        raise _refused("it has a fragment (#...), which is never sent; use the query instead")
+        raise _make_refusal("it has a fragment (#...), which is never sent; use the query instead")
     if not allow_private:
         _check_literal(host.rstrip("."))
 
 
 def is_public(address: Address) -> bool:
-    """Whether an address is one of the public internet; where an IPv6 address leads to an IPv4 one, whether that is."""
+    """Return whether an address is on the public internet. IPv6 addresses that embed an IPv4 one are judged by it."""
     if isinstance(address, ipaddress.IPv4Address):
         return (
             address.is_global
@@ -102,21 +104,21 @@ def is_public(address: Address) -> bool:
 
 
 def system_resolve(host: str, port: int) -> list[str]:
-    """The addresses of a name, as the system finds them; raises OSError."""
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(str(where[0]) for *_, where in found))
+    """Resolve a host name with the system's resolver; raises OSError."""
+    entries = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(socket_address[0]) for *_, socket_address in entries))
 
 
 @dataclass(frozen=True)
-class Sender:
-    """Makes POSTs. Follows no redirect, and knows no proxy of the environment.
+class GuardedClient:
+    """Client for POST requests to checked addresses. Follows no redirects and ignores proxy environment variables.
 
     Args:
-        tls: what certificates are verified with.
-        allow_private: whether addresses that are not public may be connected to.
-        timeout_s: for all of a POST, from looking the name up to the last byte read.
-        resolve: looks names up.
-        network: makes the connections, to addresses that were checked.
+        tls: context that verifies certificates.
+        allow_private: whether non-public addresses are allowed.
+        timeout_s: total time of a POST, from name resolution to the last byte read.
+        resolve: resolves host names.
+        network: connects to the checked addresses; httpcore's backend if None.
     """
 
     tls: ssl.SSLContext
@@ -125,52 +127,52 @@ class Sender:
     resolve: Resolve = system_resolve
     network: httpcore.NetworkBackend | None = None
 
-    def post(self, url: str, headers: Mapping[str, str], body: bytes) -> Answer:
-        """Send a body; what goes wrong on the way is in the answer."""
+    def post(self, url: str, headers: Mapping[str, str], body: bytes) -> PostResult:
+        """Send a body. Failures are returned in the result, not raised."""
         parts = urlsplit(url)
-        guard = _Guard(self, _Deadline(self.timeout_s))
-        # Host by hand: httpcore leaves the brackets of an IPv6 address out.
+        backend = _GuardedBackend(self, _Deadline(self.timeout_s))
+        # httpcore omits the brackets of IPv6 addresses in the Host header.
         all_headers = [("Host", parts.netloc), *headers.items()]
         try:
             with (
-                httpcore.ConnectionPool(ssl_context=self.tls, network_backend=guard) as pool,
+                httpcore.ConnectionPool(ssl_context=self.tls, network_backend=backend) as pool,
                 pool.stream("POST", _to_httpcore(parts), headers=all_headers, content=body) as response,
             ):
                 _drain(response)
-                return Answer(response.status, retry_after_s=_retry_after_s(response))
+                return PostResult(response.status, retry_after_s=_retry_after_s(response))
         except _DeliveryError as error:
-            return Answer(error=str(error))
+            return PostResult(error=str(error))
         except httpcore.TimeoutException:
-            return Answer(error="timeout")
+            return PostResult(error="timeout")
         except httpcore.ConnectError:
-            return Answer(error="connection_failed")
+            return PostResult(error="connection_failed")
         except httpcore.NetworkError:
-            return Answer(error="connection_broken")
+            return PostResult(error="connection_broken")
         except httpcore.ProtocolError:
-            return Answer(error="protocol_error")
+            return PostResult(error="protocol_error")
 
 
 class _Deadline:
-    """A moment by which all must be done."""
+    """End of the time allowed for all steps of a request."""
 
     def __init__(self, timeout_s: float) -> None:
         self._at_s = time.monotonic() + timeout_s
 
     def left_s(self) -> float:
-        """Seconds left, above 0; raises _DeliveryError where there are none."""
+        """Return the positive number of seconds left; raises _DeliveryError if none are."""
         left_s = self._at_s - time.monotonic()
         if left_s <= 0:
             raise _DeliveryError("timeout")
         return left_s
 
 
-class _Guard(httpcore.NetworkBackend):
-    """Connects to addresses that may be connected to, and no others."""
+class _GuardedBackend(httpcore.NetworkBackend):
+    """Network backend that resolves host names itself and connects to allowed addresses only."""
 
-    def __init__(self, sender: Sender, deadline: _Deadline) -> None:
-        self._sender = sender
+    def __init__(self, client: GuardedClient, deadline: _Deadline) -> None:
+        self._client = client
         self._deadline = deadline
-        self._network = sender.network or httpcore.SyncBackend()
+        self._network = client.network or httpcore.SyncBackend()
 
     def connect_tcp(
         self,
@@ -180,45 +182,45 @@ class _Guard(httpcore.NetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[SOCKET_OPTION] | None = None,
     ) -> httpcore.NetworkStream:
-        """A connection to the first address of the name that takes one; raises where any of them is refused."""
-        addresses = self._look_up(host, port)
-        if not self._sender.allow_private and not all(
+        """Connect to the first reachable address of a host; raises _DeliveryError if any address is refused."""
+        addresses = self._resolve(host, port)
+        if not self._client.allow_private and not all(
             is_public(ipaddress.ip_address(address)) for address in addresses
         ):
             raise _DeliveryError("address_refused")
-        for others, address in zip(reversed(range(len(addresses))), addresses, strict=True):
-            # Each gets its share of the time, so that one that is silent leaves some for the next.
-            share_s = self._deadline.left_s() / (others + 1)
+        for left, address in zip(reversed(range(len(addresses))), addresses, strict=True):
+            # Split the remaining time evenly, so that an unreachable address leaves time for the next.
+            share_s = self._deadline.left_s() / (left + 1)
             try:
                 stream = self._network.connect_tcp(address, port, share_s, local_address, socket_options)
             except (httpcore.ConnectError, httpcore.ConnectTimeout):
-                if not others:
+                if not left:
                     raise
             else:
-                return _Timed(stream, self._deadline)
+                return _DeadlineStream(stream, self._deadline)
         raise _DeliveryError("name_not_found")
 
-    def _look_up(self, host: str, port: int) -> list[str]:
-        # In a thread of its own: the system's resolver takes no limit of time.
-        found: Future[list[str]] = Future()
+    def _resolve(self, host: str, port: int) -> list[str]:
+        # In a separate thread, as the system's resolver has no timeout.
+        resolved: Future[list[str]] = Future()
 
-        def look_up() -> None:
+        def resolve() -> None:
             try:
-                found.set_result(self._sender.resolve(host, port))
+                resolved.set_result(self._client.resolve(host, port))
             except Exception as error:
-                found.set_exception(error)
+                resolved.set_exception(error)
 
-        Thread(target=look_up, name="webhook-name", daemon=True).start()
+        Thread(target=resolve, name="webhook-name", daemon=True).start()
         try:
-            return found.result(self._deadline.left_s())
+            return resolved.result(self._deadline.left_s())
         except TimeoutError:
             raise _DeliveryError("timeout") from None
-        except (OSError, UnicodeError):  # the second for a label that is too long
+        except (OSError, UnicodeError):  # UnicodeError: a label is too long
             raise _DeliveryError("name_not_found") from None
 
 
-class _Timed(httpcore.NetworkStream):
-    """A connection whose every step ends with the deadline: many small steps take no longer than one."""
+class _DeadlineStream(httpcore.NetworkStream):
+    """Network stream on which all operations share one deadline."""
 
     def __init__(self, stream: httpcore.NetworkStream, deadline: _Deadline) -> None:
         self._stream = stream
@@ -240,7 +242,7 @@ class _Timed(httpcore.NetworkStream):
             stream = self._stream.start_tls(ssl_context, server_hostname, self._deadline.left_s())
         except httpcore.ConnectError as error:
             raise _DeliveryError("tls_failed") from error
-        return _Timed(stream, self._deadline)
+        return _DeadlineStream(stream, self._deadline)
 
     def get_extra_info(self, info: str) -> object:
         return self._stream.get_extra_info(info)
@@ -248,37 +250,37 @@ class _Timed(httpcore.NetworkStream):
 
 def _check_literal(host: str) -> None:
     if host == "localhost" or host.endswith(".localhost"):
-        raise _private(host)
+        raise _make_private_problem(host)
     try:
         address: Address = ipaddress.ip_address(host)
     except ValueError:
-        try:  # the forms the system takes as well: 2130706433, 0177.0.0.1, 0x7f.1, 127.1
+        try:  # other notations that the system accepts: 2130706433, 0177.0.0.1, 0x7f.1, 127.1
             address = ipaddress.IPv4Address(socket.inet_aton(host))
         except OSError:
-            return  # a name
+            return  # a host name
     if not is_public(address):
-        raise _private(str(address))
+        raise _make_private_problem(str(address))
 
 
-def _private(host: str) -> Problem:
-    return _refused(
+def _make_private_problem(host: str) -> Problem:
+    return _make_refusal(
         f"{host} is not on the public internet; whoever runs the service can allow it (MMAD_WEBHOOK_ALLOW_PRIVATE=true)"
     )
 
 
-def _refused(why: str) -> Problem:
+def _make_refusal(why: str) -> Problem:
     return Problem("callback_refused", f"no message can be sent to this callback_url: {why}")
 
 
 def _to_httpcore(parts: SplitResult) -> httpcore.URL:
-    """Part by part: httpcore's own parsing loses what follows a semicolon in the path."""
+    """Convert a URL by its parts: httpcore's own parser drops what follows a semicolon in the path."""
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     return httpcore.URL(scheme=parts.scheme, host=parts.hostname or "", port=parts.port, target=target)
 
 
 def _drain(response: httpcore.Response) -> None:
-    """Read a little of a body. The status has come: what goes wrong from here on changes nothing."""
-    left_bytes = MAX_ANSWER_BYTES
+    """Read and discard at most MAX_RESPONSE_BYTES of the body. Errors are ignored, as the status was received."""
+    left_bytes = MAX_RESPONSE_BYTES
     with suppress(httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError, _DeliveryError):
         for piece in response.iter_stream():
             left_bytes -= len(piece)
@@ -287,7 +289,7 @@ def _drain(response: httpcore.Response) -> None:
 
 
 def _retry_after_s(response: httpcore.Response) -> float | None:
-    """The header Retry-After in seconds from now (RFC 9110, 10.2.3); None where there is none that can be read."""
+    """Parse Retry-After into seconds from now (RFC 9110, 10.2.3); None if it is missing or malformed."""
     fields = {name.lower(): value for name, value in response.headers}
     text = fields.get(b"retry-after", b"").decode("latin-1").strip()
     if re.fullmatch(r"[0-9]{1,9}", text):

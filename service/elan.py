@@ -1,7 +1,7 @@
-"""ELAN's .eaf files: a tier for each class, with scores, and the classes as controlled vocabularies.
+"""Writes ELAN's .eaf files: one tier per class, with scores, and the classes as controlled vocabularies.
 
-Written as version 2.8 of the format, which every ELAN since 4.7 reads. `training/elan.py` reads them back; the names
-of linguistic types tell it which tiers hold what.
+Uses version 2.8 of the format, which ELAN reads since 4.7. `training/elan.py` reads these files and recognizes the
+tiers by the names of their linguistic types.
 """
 
 import mimetypes
@@ -14,21 +14,21 @@ from service.tracks import BodyTracks, Span, Track
 
 ACTION_TYPE, BODY_TYPE, SCORE_TYPE = "action", "body part", "score"
 _ACTIONS, _BODIES = "actions", "body parts"
-# What ELAN itself writes for "no language in particular"; vocabularies must name a language.
+# ELAN's own entry for an undetermined language; vocabularies must have a language.
 _LANGUAGE = ("und", "http://cdb.iso.org/lg/CDB-00130975-001", "undetermined (und)")
 
 
 def write_eaf(
     file_name: str, bodies: Sequence[BodyTracks], labels: Labels, scores: EafScores = "tier"
 ) -> bytes:
-    """An .eaf linked with a video.
+    """Write an .eaf file that is linked to a video.
 
     Args:
-        file_name: of the video, which ELAN looks for beside the .eaf.
-        bodies: what was found.
-        labels: all classes: annotators choose from them, also what was not found.
-        scores: `tier` puts them into dependent tiers of the actions', `value` behind the names, as in "nodding (0.83)";
-            such values are in no vocabulary, so there is none.
+        file_name: of the video, which ELAN expects beside the .eaf.
+        bodies: the tracks to write.
+        labels: all classes, as the vocabularies that annotators choose from.
+        scores: `tier` writes scores to dependent tiers of the action tiers; `value` appends them to the annotations'
+            values, as in "nodding (0.83)", and omits the vocabularies, which do not contain such values.
     """
     from pympi.Elan import Eaf, to_string
 
@@ -54,8 +54,8 @@ def _add_types(eaf: Any, labels: Labels, *, with_vocabularies: bool) -> None:
             eaf.add_linguistic_type(kind)
         return
     eaf.add_language(*_LANGUAGE)
-    actions = {one.name: f"{one.code}, {one.body.name}" for one in labels.actions}
-    bodies = {one.name: one.code for one in labels.bodies}
+    actions = {action.name: f"{action.code}, {action.body.name}" for action in labels.actions}
+    bodies = {body.name: body.code for body in labels.bodies}
     for kind, vocabulary, entries in ((ACTION_TYPE, _ACTIONS, actions), (BODY_TYPE, _BODIES, bodies)):
         eaf.add_controlled_vocabulary(vocabulary)
         for number, (value, description) in enumerate(entries.items()):
@@ -74,7 +74,7 @@ def _add_types(eaf: Any, labels: Labels, *, with_vocabularies: bool) -> None:
 
 
 def _add_tier(eaf: Any, track: Track, kind: str, scores: EafScores) -> str:
-    """A tier with an annotation for each span; returns its name, which no other tier has."""
+    """Add a tier with an annotation for each span; return its unique name."""
     tier = f"{track.label.code} {track.label.name}"
     if tier in eaf.tiers:
         tier += f" ({kind})"
@@ -86,7 +86,7 @@ def _add_tier(eaf: Any, track: Track, kind: str, scores: EafScores) -> str:
 
 
 def _add_scores(eaf: Any, parent: str, spans: Sequence[Span]) -> None:
-    """A dependent tier: one score for each annotation of the parent."""
+    """Add a dependent tier with one score for each annotation of the parent."""
     tier = f"{parent}: score"
     eaf.add_tier(tier, SCORE_TYPE, parent=parent)
     for start_ms, end_ms, score in spans:

@@ -1,4 +1,4 @@
-"""Content-Encoding of uploads (RFC 9110, 8.4): gzip and deflate are undone piece by piece, others refused by name."""
+"""Content-Encoding of uploads (RFC 9110, 8.4): gzip and deflate are decompressed incrementally, others refused."""
 
 import zlib
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from service.errors import Problem
 
 ACCEPTED = ("gzip", "deflate")
-# Most bytes decompressed at a time: bounds memory for compression bombs.
+# Decompressed bytes per step: bounds memory against compression bombs.
 _PIECE_BYTES = 256 * 1024
 _GZIP_BITS, _ZLIB_BITS, _RAW_BITS = 31, 15, -15
 
@@ -18,18 +18,18 @@ class Decoder:
         self._encoding = encoding
         self._head = b""
         self._inflater = zlib.decompressobj(_GZIP_BITS) if encoding == "gzip" else None
-        self._begun = False
+        self._has_data = False
 
     def feed(self, chunk: bytes) -> Iterator[bytes]:
-        """Decompress a chunk, in pieces of bounded size; raises Problem malformed_upload."""
-        self._begun = self._begun or bool(chunk)
+        """Yield the decompressed bytes of a chunk in pieces of bounded size; raises Problem malformed_upload."""
+        self._has_data = self._has_data or bool(chunk)
         try:
             while chunk:
                 if self._inflater is not None and self._inflater.eof:
-                    chunk = self._after(chunk)
+                    chunk = self._handle_trailing(chunk)
                     continue
-                inflater = self._of(chunk)
-                if inflater is None:  # too few bytes to tell what they are
+                inflater = self._get_inflater(chunk)
+                if inflater is None:  # the format is not known yet
                     return
                 chunk, self._head = self._head + chunk, b""
                 while True:
@@ -40,15 +40,18 @@ class Decoder:
                     if inflater.eof or (not chunk and len(piece) < _PIECE_BYTES):
                         break
         except zlib.error as error:
-            raise self._problem("is not that") from error
+            raise self._make_problem("is not that") from error
 
     def finish(self) -> None:
-        """Check that the body was whole; raises Problem malformed_upload."""
-        if self._begun and (self._inflater is None or not self._inflater.eof):
-            raise self._problem("ends before its end")
+        """Check that the body was complete; raises Problem malformed_upload."""
+        if self._has_data and (self._inflater is None or not self._inflater.eof):
+            raise self._make_problem("ends before its end")
 
-    def _of(self, chunk: bytes) -> "zlib._Decompress | None":
-        """The decompressor. `deflate` is zlib's format by the standard; some senders leave out its header."""
+    def _get_inflater(self, chunk: bytes) -> "zlib._Decompress | None":
+        """Return the decompressor, or None if the format is not known yet.
+
+        `deflate` means zlib's format (RFC 9110, 8.4.1.2), but some clients send raw deflate data without its header.
+        """
         if self._inflater is None:
             head = self._head + chunk
             if len(head) < 2:
@@ -58,16 +61,16 @@ class Decoder:
             self._inflater = zlib.decompressobj(_ZLIB_BITS if is_zlib else _RAW_BITS)
         return self._inflater
 
-    def _after(self, unused: bytes) -> bytes:
-        """What follows the end: another member of gzip's (RFC 1952, 2.2), or padding."""
+    def _handle_trailing(self, unused: bytes) -> bytes:
+        """Return the bytes after the end to decompress: another gzip member (RFC 1952, 2.2), or none after padding."""
         if self._encoding == "gzip" and unused.strip(b"\0"):
             self._inflater = zlib.decompressobj(_GZIP_BITS)
             return unused
         if unused.strip(b"\0"):
-            raise self._problem("goes on after its end")
+            raise self._make_problem("goes on after its end")
         return b""
 
-    def _problem(self, how: str) -> Problem:
+    def _make_problem(self, how: str) -> Problem:
         return Problem(
             "malformed_upload",
             f"the body's Content-Encoding is {self._encoding}, and the body {how}: compress it anew, "
@@ -76,17 +79,17 @@ class Decoder:
 
 
 def make_decoder(header: str) -> Decoder | None:
-    """The decompressor for a Content-Encoding header; None if the body is not compressed.
+    """Make the decompressor for a Content-Encoding header; None if the body is not compressed.
 
     Raises:
         Problem: unsupported_content_encoding.
     """
-    encodings = [one.strip().lower().removeprefix("x-") for one in header.split(",")]
-    found = [one for one in encodings if one not in ("", "identity")]
-    if not found:
+    names = [name.strip().lower().removeprefix("x-") for name in header.split(",")]
+    encodings = [name for name in names if name not in ("", "identity")]
+    if not encodings:
         return None
-    if len(found) == 1 and found[0] in ACCEPTED:
-        return Decoder(found[0])
+    if len(encodings) == 1 and encodings[0] in ACCEPTED:
+        return Decoder(encodings[0])
     raise Problem(
         "unsupported_content_encoding",
         f"Content-Encoding: {header[:64]!r} is not undone here; send the video as it is, "

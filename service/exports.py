@@ -1,7 +1,7 @@
-"""Results in the forms that other programs open: one table of formats, one small function each.
+"""Exports results to the formats of other programs: a table of formats, with one writer function each.
 
-Times are seconds from the video's first frame. What is shown beside a player (EAF, WebVTT, BORIS, Label Studio) is on
-the player's clock, which is `media.start_offset_s` ahead.
+Times are in seconds from the video's first frame. Formats that are used with a media player (EAF, WebVTT, BORIS, Label
+Studio) have the player's times, which are larger by `media.start_offset_s`.
 """
 
 import csv
@@ -19,15 +19,15 @@ from service.elan import write_eaf
 from service.errors import Problem
 from service.results import StoredProposals
 from service.schemas import EafScores, Result
-from service.scores import to_csv, to_npz, track_scores
-from service.tracks import make_tracks, player_ms
+from service.scores import compute_score_track, to_csv, to_npz
+from service.tracks import make_tracks, to_player_ms
 
-# What XML, and so ELAN, cannot hold; a name with a line break would end a comment or a cue of WebVTT.
+# Invalid in XML and so in ELAN; a line break in a name would end a comment or a cue of WebVTT.
 _NOT_TEXT = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufffe\uffff]")
-# Bytes of a file's name that are not UTF-8, as Python holds them.
+# Surrogate escapes: Python's representation of bytes in a file name that are not UTF-8.
 _NOT_UTF8 = re.compile(r"[\udc80-\udcff]")
 
-# As BORIS's `Export aggregated events` writes them (its source of 2024, version 8), without independent variables and
+# Columns of BORIS's `Export aggregated events` (version 8, source of 2024), without independent variables and
 # modifiers.
 BORIS_COLUMNS = (
     "Observation id", "Observation date", "Description", "Observation type", "Source", "Time offset (s)",
@@ -40,22 +40,22 @@ CSV_COLUMNS = (
     "video", "id", "start_s", "end_s", "duration_s", "score", "action_id", "action_code", "action_name",
     "body_code", "body_name", "overlaps",
 )  # fmt: skip
-# The challenge's table, as the data set's evaluation reads it.
+# Columns that the evaluation script of the MAC challenge reads.
 CHALLENGE_COLUMNS = ("", "video_id", "t_start", "t_end", "class", "score")
 CHALLENGE_MEMBER = "prediction.csv"
-_EPOCH = (1980, 1, 1, 0, 0, 0)
+_ZIP_DATE = (1980, 1, 1, 0, 0, 0)
 
 
 @dataclass(frozen=True)
-class Analysed:
-    """One video's result, ready to be written.
+class VideoResult:
+    """The result of one video and the parameters of its export.
 
     Attributes:
-        video: its name: the job's id, or the file's name without suffix.
-        result: the view that the caller wants.
-        stored: all proposals, for the formats that take everything.
-        source: path or address of the video, where it is known.
-        rate: times a second, for scores over time.
+        video: name of the video: the job's id, or the file name without suffix.
+        result: the requested view.
+        stored: all proposals, for the formats that ignore the view.
+        source: path or URL of the video, if known.
+        rate: samples per second, for scores over time.
         eaf_scores: where ELAN's file has the scores: in dependent tiers, or in the annotations' values.
     """
 
@@ -67,34 +67,37 @@ class Analysed:
     eaf_scores: EafScores = "tier"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "video", readable(self.video))
-        object.__setattr__(self, "source", readable(self.source))
+        object.__setattr__(self, "video", sanitize_name(self.video))
+        object.__setattr__(self, "source", sanitize_name(self.source))
 
     @property
     def file_name(self) -> str:
-        """Of the video, without folders."""
+        """File name of the video, without folders."""
         return PurePath(self.source).name or self.video
 
 
-def readable(name: str) -> str:
-    """A file's name as text: bytes that are not UTF-8 are read as Windows-1252, control characters are escaped."""
+def sanitize_name(name: str) -> str:
+    """Convert a file name to valid text.
+
+    Bytes that are not UTF-8 are read as Windows-1252; control characters are escaped.
+    """
     text = _NOT_UTF8.sub(
         lambda byte: bytes([ord(byte[0]) - 0xDC00]).decode("cp1252", "backslashreplace"), name
     )
     return _NOT_TEXT.sub(
-        lambda mark: f"\\x{ord(mark[0]):02x}" if ord(mark[0]) < 256 else f"\\u{ord(mark[0]):04x}", text
+        lambda char: f"\\x{ord(char[0]):02x}" if ord(char[0]) < 256 else f"\\u{ord(char[0]):04x}", text
     )
 
 
-def find_clash(names: Iterable[str], *, any_case: bool) -> list[str]:
-    """The first group of names that exports could not tell apart; empty if all differ.
+def find_name_collision(names: Iterable[str], *, any_case: bool) -> list[str]:
+    """Return the first group of names that are equal in exports; empty if all differ.
 
     Args:
         names: of videos.
-        any_case: whether upper and lower case are one, as in files of macOS and Windows.
+        any_case: whether to ignore case, as file systems of macOS and Windows do.
     """
     groups: dict[str, list[str]] = {}
-    for name in map(readable, names):
+    for name in map(sanitize_name, names):
         key = unicodedata.normalize("NFC", name)
         groups.setdefault(key.lower() if any_case else key, []).append(name)
     return next((group for group in groups.values() if len(group) > 1), [])
@@ -102,41 +105,41 @@ def find_clash(names: Iterable[str], *, any_case: bool) -> list[str]:
 
 @dataclass(frozen=True)
 class Format:
-    """A form in which results are written.
+    """An export format.
 
     Attributes:
-        name: what callers ask for.
-        media_type: for the HTTP header.
+        name: value of the parameter `format`.
+        media_type: of the HTTP response.
         suffix: of its files, with the dot.
-        description: in a few words.
-        write: makes a file of its bytes.
-        several: whether one file holds several videos, or none.
-        needs: libraries that are loaded only when it is written.
+        description: a short description.
+        write: returns the content of a file.
+        several: whether one file can have any number of videos instead of exactly one.
+        needs: libraries that are imported only when the format is written.
     """
 
     name: str
     media_type: str
     suffix: str
     description: str
-    write: Callable[[Sequence[Analysed]], bytes]
+    write: Callable[[Sequence[VideoResult]], bytes]
     several: bool
     needs: tuple[str, ...] = ()
 
     @property
     def is_text(self) -> bool:
-        """Whether it can be shown in a terminal."""
+        """Whether it can be printed to a terminal."""
         return self.suffix not in (".npz", ".zip", ".png")
 
 
-def write_export(name: str, videos: Sequence[Analysed]) -> bytes:
-    """One file of a format.
+def write_export(name: str, videos: Sequence[VideoResult]) -> bytes:
+    """Return the content of an export file.
 
     Args:
         name: of the format.
-        videos: at least one; exactly one for formats that hold no more.
+        videos: exactly one, unless the format allows several.
 
     Raises:
-        Problem: invalid_parameter, for a format that is not known or not for several videos.
+        Problem: invalid_parameter, for an unknown format, or several videos in a format for one.
     """
     chosen = find_format(name)
     if len(videos) != 1 and not chosen.several:
@@ -145,156 +148,163 @@ def write_export(name: str, videos: Sequence[Analysed]) -> bytes:
 
 
 def find_format(name: str) -> Format:
-    """A format by its name; raises Problem invalid_parameter naming those that are known."""
+    """Return a format by name; raises Problem invalid_parameter, whose detail lists the known ones."""
     if name not in FORMATS:
         raise Problem("invalid_parameter", f"format={name[:64]} is not known; known are {', '.join(FORMATS)}")
     return FORMATS[name]
 
 
-def write_json(videos: Sequence[Analysed], *, as_list: bool) -> bytes:
-    """The format `json`: a list of results, or the only one."""
-    documents = [_named(one, one.result.model_dump(mode="json")) for one in videos]
+def write_json(videos: Sequence[VideoResult], *, as_list: bool) -> bytes:
+    """Write the format `json`: a list of results, or a single result."""
+    documents = [_add_video(item, item.result.model_dump(mode="json")) for item in videos]
     return _dump(documents if as_list else documents[0], indent=1)
 
 
-def _json(videos: Sequence[Analysed]) -> bytes:
+def _write_json(videos: Sequence[VideoResult]) -> bytes:
     return write_json(videos, as_list=len(videos) != 1)
 
 
-def _jsonl(videos: Sequence[Analysed]) -> bytes:
+def _write_jsonl(videos: Sequence[VideoResult]) -> bytes:
     return b"".join(
-        _dump(_named(one, detection.model_dump(mode="json")))
-        for one in videos
-        for detection in one.result.detections
+        _dump(_add_video(item, detection.model_dump(mode="json")))
+        for item in videos
+        for detection in item.result.detections
     )
 
 
-def _named(one: Analysed, document: dict[str, Any]) -> dict[str, Any]:
-    return {"video": one.source or one.video, **document}
+def _add_video(item: VideoResult, document: dict[str, Any]) -> dict[str, Any]:
+    return {"video": item.source or item.video, **document}
 
 
-def _csv(videos: Sequence[Analysed]) -> bytes:
-    return _table(
+def _write_csv(videos: Sequence[VideoResult]) -> bytes:
+    return _write_table(
         CSV_COLUMNS,
         (
             (
-                one.video, found.id, f"{found.start_s:.3f}", f"{found.end_s:.3f}", f"{found.end_s - found.start_s:.3f}",
-                f"{found.score:.4f}", found.action.id, found.action.code, found.action.name, found.body.code,
-                found.body.name, " ".join(found.overlaps),
+                item.video, detection.id, f"{detection.start_s:.3f}", f"{detection.end_s:.3f}",
+                f"{detection.end_s - detection.start_s:.3f}", f"{detection.score:.4f}",
+                detection.action.id, detection.action.code, detection.action.name,
+                detection.body.code, detection.body.name, " ".join(detection.overlaps),
             )
-            for one in videos
-            for found in one.result.detections
+            for item in videos
+            for detection in item.result.detections
         ),
     )  # fmt: skip
 
 
-def _frames_csv(videos: Sequence[Analysed]) -> bytes:
-    (one,) = videos
-    return to_csv(track_scores(one.stored, one.rate)).encode()
+def _write_frames_csv(videos: Sequence[VideoResult]) -> bytes:
+    (item,) = videos
+    return to_csv(compute_score_track(item.stored, item.rate)).encode()
 
 
-def _frames_npz(videos: Sequence[Analysed]) -> bytes:
-    (one,) = videos
-    return to_npz(track_scores(one.stored, one.rate))
+def _write_frames_npz(videos: Sequence[VideoResult]) -> bytes:
+    (item,) = videos
+    return to_npz(compute_score_track(item.stored, item.rate))
 
 
-def _vtt(videos: Sequence[Analysed]) -> bytes:
-    (one,) = videos
-    blocks = ["WEBVTT", f"NOTE {_cue_text(one.video)}"]
-    for found in one.result.detections:
-        start_ms, end_ms = (player_ms(time_s, one.result.media) for time_s in (found.start_s, found.end_s))
-        times = f"{_cue_time(start_ms)} --> {_cue_time(end_ms)}"
-        text = _cue_text(f"{found.action.name} ({found.body.name}) {found.score:.2f}")
-        blocks.append(f"{found.id}\n{times}\n{text}")
+def _write_vtt(videos: Sequence[VideoResult]) -> bytes:
+    (item,) = videos
+    blocks = ["WEBVTT", f"NOTE {_escape_cue_text(item.video)}"]
+    for detection in item.result.detections:
+        start_ms, end_ms = (
+            to_player_ms(time_s, item.result.media) for time_s in (detection.start_s, detection.end_s)
+        )
+        times = f"{_format_cue_time(start_ms)} --> {_format_cue_time(end_ms)}"
+        text = _escape_cue_text(f"{detection.action.name} ({detection.body.name}) {detection.score:.2f}")
+        blocks.append(f"{detection.id}\n{times}\n{text}")
     return ("\n\n".join(blocks) + "\n").encode()
 
 
-def _cue_time(time_ms: int) -> str:
+def _format_cue_time(time_ms: int) -> str:
     minutes, milliseconds = divmod(time_ms, 60_000)
     hours, minutes = divmod(minutes, 60)
     return f"{hours:02d}:{minutes:02d}:{milliseconds // 1000:02d}.{milliseconds % 1000:03d}"
 
 
-def _cue_text(text: str) -> str:
-    """Without markup; `-->` would begin another cue."""
+def _escape_cue_text(text: str) -> str:
+    """Escape markup and `-->`, which would start another cue."""
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-def _eaf(videos: Sequence[Analysed]) -> bytes:
-    (one,) = videos
-    return write_eaf(one.file_name, make_tracks(one.result), one.stored.context.labels, one.eaf_scores)
+def _write_eaf(videos: Sequence[VideoResult]) -> bytes:
+    (item,) = videos
+    return write_eaf(item.file_name, make_tracks(item.result), item.stored.context.labels, item.eaf_scores)
 
 
-def _boris(videos: Sequence[Analysed]) -> bytes:
-    return _table(BORIS_COLUMNS, (row for one in videos for row in _boris_rows(one)))
+def _write_boris(videos: Sequence[VideoResult]) -> bytes:
+    return _write_table(BORIS_COLUMNS, (row for item in videos for row in _make_boris_rows(item)))
 
 
-def _boris_rows(one: Analysed) -> list[tuple[object, ...]]:
-    """In order of time."""
-    media, name = one.result.media, one.file_name
+def _make_boris_rows(item: VideoResult) -> list[tuple[object, ...]]:
+    """Return the rows of BORIS's table, ordered by time."""
+    media, name = item.result.media, item.file_name
     events = sorted(
         (span.start_ms, span.end_ms, action.label.name, body.label.name)
-        for body, actions in make_tracks(one.result)
+        for body, actions in make_tracks(item.result)
         for action in actions
         for span in action.spans
     )
-    total = _seconds(sum(end_ms - start_ms for start_ms, end_ms, *_ in events))
-    duration = _seconds(player_ms(media.duration_s, media))
-    about = (
-        one.video, "", "", "Media file", f"player #1:{name}", 0, duration, duration, f"{media.average_fps:.3f}",
+    total = _format_seconds(sum(end_ms - start_ms for start_ms, end_ms, *_ in events))
+    duration = _format_seconds(to_player_ms(media.duration_s, media))
+    observation = (
+        item.video, "", "", "Media file", f"player #1:{name}", 0, duration, duration, f"{media.average_fps:.3f}",
         "No focal subject", total,
     )  # fmt: skip
     return [
         (
-            *about, action, body, "STATE", _seconds(start_ms), _seconds(end_ms), _seconds(end_ms - start_ms), name,
-            _frame(start_ms / 1000, media.average_fps), _frame(end_ms / 1000, media.average_fps), "", "", "", "",
+            *observation, action, body, "STATE",
+            _format_seconds(start_ms), _format_seconds(end_ms), _format_seconds(end_ms - start_ms), name,
+            _to_frame_index(start_ms / 1000, media.average_fps), _to_frame_index(end_ms / 1000, media.average_fps),
+            "", "", "", "",
         )
         for start_ms, end_ms, action, body in events
     ]  # fmt: skip
 
 
-def _seconds(time_ms: int) -> str:
+def _format_seconds(time_ms: int) -> str:
     return f"{time_ms / 1000:.3f}"
 
 
-def _frame(time_s: float, fps: float) -> int:
-    """Frames that have begun before a time, at the video's average rate."""
+def _to_frame_index(time_s: float, fps: float) -> int:
+    """Return the frame index at a time, from the video's average frame rate."""
     return round(time_s * fps)
 
 
-def _label_studio(videos: Sequence[Analysed]) -> bytes:
-    return _dump([_task(one) for one in videos], indent=1)
+def _write_label_studio(videos: Sequence[VideoResult]) -> bytes:
+    return _dump([_make_task(item) for item in videos], indent=1)
 
 
-def _task(one: Analysed) -> dict[str, Any]:
-    """A task with predictions: timelinelabels, one range a region, frames counted from 1, the last one included.
+def _make_task(item: VideoResult) -> dict[str, Any]:
+    """Make a task with predictions: timelinelabels, one range per region, frames counted from 1, the last one included.
 
-    Label Studio has no frames but times: frame n lasts from (n - 1) / fps to n / fps of the player's clock, whatever
-    the video's own frames are. It takes no rate below 1.
+    Label Studio converts frames to times: frame n lasts from (n - 1) / fps to n / fps in the player's time, regardless
+    of the video's real frames. It requires a rate of at least 1.
     """
-    media = one.result.media
+    media = item.result.media
     fps = max(1.0, media.average_fps)
     regions = []
-    for found in one.result.detections:
-        start_s, end_s = (player_ms(time_s, media) / 1000 for time_s in (found.start_s, found.end_s))
-        first = _frame(start_s, fps) + 1
+    for detection in item.result.detections:
+        start_s, end_s = (
+            to_player_ms(time_s, media) / 1000 for time_s in (detection.start_s, detection.end_s)
+        )
+        first = _to_frame_index(start_s, fps) + 1
         regions.append(
             {
-                "id": found.id,
+                "id": detection.id,
                 "from_name": "timelineLabels",
                 "to_name": "video",
                 "type": "timelinelabels",
                 "value": {
-                    "ranges": [{"start": first, "end": max(first, _frame(end_s, fps))}],
-                    "timelinelabels": [found.action.name],
+                    "ranges": [{"start": first, "end": max(first, _to_frame_index(end_s, fps))}],
+                    "timelinelabels": [detection.action.name],
                 },
-                "score": found.score,
+                "score": detection.score,
             }
         )
-    model = one.result.model
+    model = item.result.model
     prediction = {"model_version": f"{model.bundle} {model.version}", "result": regions}
     data = {
-        "video": one.source or one.video,
+        "video": item.source or item.video,
         "fps": fps,
         "duration_s": media.duration_s,
         "start_offset_s": media.start_offset_s,
@@ -302,47 +312,51 @@ def _task(one: Analysed) -> dict[str, Any]:
     return {"data": data, "predictions": [prediction]}
 
 
-def _activitynet(videos: Sequence[Analysed]) -> bytes:
+def _write_activitynet(videos: Sequence[VideoResult]) -> bytes:
     results = {
-        one.video: [
-            {"label": found.action.name, "score": found.score, "segment": [found.start_s, found.end_s]}
-            for found in one.result.detections
+        item.video: [
+            {
+                "label": detection.action.name,
+                "score": detection.score,
+                "segment": [detection.start_s, detection.end_s],
+            }
+            for detection in item.result.detections
         ]
-        for one in videos
+        for item in videos
     }
     return _dump({"version": "VERSION 1.3", "results": results, "external_data": {}}, indent=1)
 
 
-def _mac_csv(videos: Sequence[Analysed]) -> bytes:
+def _write_mac_csv(videos: Sequence[VideoResult]) -> bytes:
     rows: list[tuple[object, ...]] = []
-    for one in videos:
-        stored = one.stored
+    for item in videos:
+        stored = item.stored
         for (start_s, end_s), label, score in zip(stored.segments, stored.labels, stored.scores, strict=True):
-            rows.append((len(rows), one.video, float(start_s), float(end_s), int(label), float(score)))
+            rows.append((len(rows), item.video, float(start_s), float(end_s), int(label), float(score)))
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        # Dated alike, so that the same proposals make the same file.
-        member = zipfile.ZipInfo(CHALLENGE_MEMBER, _EPOCH)
+        # A fixed date, so that the same proposals result in the same file.
+        member = zipfile.ZipInfo(CHALLENGE_MEMBER, _ZIP_DATE)
         member.compress_type = zipfile.ZIP_DEFLATED
-        archive.writestr(member, _table(CHALLENGE_COLUMNS, rows))
+        archive.writestr(member, _write_table(CHALLENGE_COLUMNS, rows))
     return buffer.getvalue()
 
 
-def _png(videos: Sequence[Analysed]) -> bytes:
+def _write_png(videos: Sequence[VideoResult]) -> bytes:
     from service.timeline import draw_timeline
 
-    (one,) = videos
-    return draw_timeline(one.video, one.result, one.stored.context.labels, "png")
+    (item,) = videos
+    return draw_timeline(item.video, item.result, item.stored.context.labels, "png")
 
 
-def _svg(videos: Sequence[Analysed]) -> bytes:
+def _write_svg(videos: Sequence[VideoResult]) -> bytes:
     from service.timeline import draw_timeline
 
-    (one,) = videos
-    return draw_timeline(one.video, one.result, one.stored.context.labels, "svg")
+    (item,) = videos
+    return draw_timeline(item.video, item.result, item.stored.context.labels, "svg")
 
 
-def _table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:
+def _write_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
@@ -357,30 +371,60 @@ def _dump(document: object, indent: int | None = None) -> bytes:
 _CSV, _JSON = "text/csv; charset=utf-8", "application/json"
 
 FORMATS: dict[str, Format] = {
-    one.name: one
-    for one in (
-        Format("json", _JSON, ".json", "the result, everything in it", _json, True),
-        Format("jsonl", "application/jsonl", ".jsonl", "one detection a line", _jsonl, True),
-        Format("csv", _CSV, ".csv", "one detection a row", _csv, True),
+    format.name: format
+    for format in (
+        Format("json", _JSON, ".json", "the result, everything in it", _write_json, True),
+        Format("jsonl", "application/jsonl", ".jsonl", "one detection a line", _write_jsonl, True),
+        Format("csv", _CSV, ".csv", "one detection a row", _write_csv, True),
         Format(
-            "frames-csv", _CSV, ".frames.csv", "scores over time, columns as OpenFace's", _frames_csv, False
+            "frames-csv",
+            _CSV,
+            ".frames.csv",
+            "scores over time, columns as OpenFace's",
+            _write_frames_csv,
+            False,
         ),
-        Format("frames-npz", "application/zip", ".npz", "scores over time, NumPy arrays", _frames_npz, False),
-        Format("vtt", "text/vtt; charset=utf-8", ".vtt", "WebVTT cues for video players", _vtt, False),
+        Format(
+            "frames-npz",
+            "application/zip",
+            ".npz",
+            "scores over time, NumPy arrays",
+            _write_frames_npz,
+            False,
+        ),
+        Format("vtt", "text/vtt; charset=utf-8", ".vtt", "WebVTT cues for video players", _write_vtt, False),
         Format(
             "eaf",
             "application/xml",
             ".eaf",
             "ELAN, a tier for each action and body part",
-            _eaf,
+            _write_eaf,
             False,
             ("pympi",),
         ),
-        Format("boris", _CSV, ".boris.csv", "BORIS, aggregated events", _boris, True),
-        Format("label-studio", _JSON, ".label-studio.json", "Label Studio, predictions", _label_studio, True),
-        Format("activitynet", _JSON, ".activitynet.json", "ActivityNet's detection JSON", _activitynet, True),
-        Format("mac-csv", "application/zip", ".zip", "the challenge's file, no threshold", _mac_csv, True),
-        Format("png", "image/png", ".png", "a timeline", _png, False, ("matplotlib",)),
-        Format("svg", "image/svg+xml", ".svg", "a timeline, to be scaled", _svg, False, ("matplotlib",)),
+        Format("boris", _CSV, ".boris.csv", "BORIS, aggregated events", _write_boris, True),
+        Format(
+            "label-studio",
+            _JSON,
+            ".label-studio.json",
+            "Label Studio, predictions",
+            _write_label_studio,
+            True,
+        ),
+        Format(
+            "activitynet",
+            _JSON,
+            ".activitynet.json",
+            "ActivityNet's detection JSON",
+            _write_activitynet,
+            True,
+        ),
+        Format(
+            "mac-csv", "application/zip", ".zip", "the challenge's file, no threshold", _write_mac_csv, True
+        ),
+        Format("png", "image/png", ".png", "a timeline", _write_png, False, ("matplotlib",)),
+        Format(
+            "svg", "image/svg+xml", ".svg", "a timeline, to be scaled", _write_svg, False, ("matplotlib",)
+        ),
     )
 }

@@ -1,4 +1,4 @@
-"""What callers and service say to each other about jobs."""
+"""Request and response schemas of jobs."""
 
 from datetime import datetime
 from enum import StrEnum
@@ -7,19 +7,19 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, AnyHttpUrl, BaseModel, BeforeValidator, Field, TypeAdapter
 
 from service.names import MAX_CHARACTERS, clean_name
-from service.schemas import Document, Fraction, Options, Seconds
+from service.schemas import Document, Fraction, Open, Options, Seconds
 
 
-def _http_url(url: str) -> str:
+def _validate_http_url(url: str) -> str:
     TypeAdapter(AnyHttpUrl).validate_python(url)
     return url
 
 
-# As it was given: what a library makes of it may be longer, or not what the receiver knows.
-CallbackUrl = Annotated[str, Field(max_length=2000), AfterValidator(_http_url)]
+# Validated but not normalised: a normalised URL may be longer, or differ from the one the receiver expects.
+CallbackUrl = Annotated[str, Field(max_length=2000), AfterValidator(_validate_http_url)]
 
 
-def _plain_name(given: object) -> object:
+def _validate_name(given: object) -> object:
     if not isinstance(given, str):
         return given
     if len(given) > MAX_CHARACTERS:
@@ -30,24 +30,24 @@ def _plain_name(given: object) -> object:
     return name
 
 
-VideoName = Annotated[str, BeforeValidator(_plain_name)]
+VideoName = Annotated[str, BeforeValidator(_validate_name)]
 
 
 class State(StrEnum):
-    """Where a job stands."""
+    """State of a job."""
 
-    QUEUED = "queued"  # accepted and durable; no worker has it
-    RUNNING = "running"  # a worker has it
+    QUEUED = "queued"  # accepted and durable; not assigned to a worker
+    RUNNING = "running"  # assigned to a worker
     SUCCEEDED = "succeeded"  # its result is published
     FAILED = "failed"  # it ended with an error, and will not run again
-    CANCELED = "canceled"  # its caller wanted no answer any more
+    CANCELED = "canceled"  # its caller canceled it
 
 
 ENDED = frozenset({State.SUCCEEDED, State.FAILED, State.CANCELED})
 
 
 class Stage(StrEnum):
-    """What a worker is doing with a running job."""
+    """Stage of a running job."""
 
     DECODING = "decoding"
     DETECTING = "detecting"
@@ -55,7 +55,7 @@ class Stage(StrEnum):
 
 
 class JobOptions(Options):
-    """What a job was asked for: what to look at, and what to do with the answer."""
+    """Options of a job: what to analyse, which detections to show, and how to handle video and result."""
 
     callback_url: CallbackUrl | None = Field(
         None, description="Where a signed message is sent when the job has ended."
@@ -74,7 +74,7 @@ class JobOptions(Options):
     )
 
     def for_detector(self) -> Options:
-        """The part that shapes the result."""
+        """Return the options that determine the result."""
         return Options.model_validate(self.model_dump(include=set(Options.model_fields)))
 
 
@@ -86,23 +86,23 @@ class JobError(Document):
 
 
 class RetryReason(StrEnum):
-    """What takes a running job back to the queue."""
+    """Why a running job was queued again."""
 
-    WORKER_LOST = "worker_lost"  # its worker died, or was not heard of for too long
-    FAULT = "fault"  # something went wrong here; the log says what
-    HANDED_BACK = "handed_back"  # its worker was asked to stop
+    WORKER_LOST = "worker_lost"  # the worker's lease expired: it died or was unreachable for too long
+    FAULT = "fault"  # the attempt failed with an internal error, which is in the log
+    HANDED_BACK = "handed_back"  # the worker was shut down
 
 
 class Change(Document):
-    """A state a job came into, and when."""
+    """A state change of a job."""
 
-    state: State
+    state: Open[State]
     at: datetime
-    why: RetryReason | None = Field(None, description="Only of a running job that is queued again.")
+    why: Open[RetryReason] | None = Field(None, description="Only of a running job that is queued again.")
 
 
 class Links(Document):
-    """Where to go from here."""
+    """URLs of a job."""
 
     self: str
     result: str
@@ -112,11 +112,11 @@ class Links(Document):
 
 
 class Job(Document):
-    """A job as its caller sees it."""
+    """The public view of a job."""
 
     id: str
-    state: State
-    stage: Stage | None = Field(None, description="Only while running.")
+    state: Open[State]
+    stage: Open[Stage] | None = Field(None, description="Only while running.")
     progress: Fraction
     queue_position: Annotated[int, Field(ge=0)] | None = Field(
         None, description="How many jobs are before it; only while queued."
@@ -138,24 +138,29 @@ class Job(Document):
     error: JobError | None = None
     links: Links
 
+    @property
+    def ended(self) -> bool:
+        """Whether the state is final."""
+        return self.state in ENDED
+
 
 class Accepted(Document):
-    """The answer to an upload."""
+    """Response to an upload."""
 
     id: str
-    state: State
+    state: Open[State]
     error: JobError | None = Field(None, description="Why it failed, where it has failed by now.")
     links: Links
 
 
 class BatchLinks(Document):
-    """Where to go from a batch."""
+    """URLs of a batch."""
 
     jobs: str
 
 
 class Batch(Document):
-    """The answer to an upload of several videos: a job for each, in their order."""
+    """Response to an upload of several videos: one job for each, in their order."""
 
     batch: str
     jobs: list[Accepted]
@@ -163,7 +168,7 @@ class Batch(Document):
 
 
 class JobPage(Document):
-    """Jobs, the newest first."""
+    """One page of jobs, newest first."""
 
     jobs: list[Job]
     next: str | None = Field(
@@ -175,14 +180,14 @@ StoredFile = Literal["video", "proposals", "result", "webhook", "record", "other
 
 
 class Removed(Document):
-    """A thing that is no more."""
+    """A removed file."""
 
-    what: StoredFile
+    what: Open[StoredFile]
     bytes: int
 
 
 class Receipt(Document):
-    """What a deletion removed."""
+    """Response to a deletion: the files that were removed."""
 
     id: str
     at: datetime
@@ -190,7 +195,7 @@ class Receipt(Document):
 
 
 class Delivery(Document):
-    """One try to deliver a job's message."""
+    """One attempt to deliver a webhook."""
 
     at: datetime
     status: int | None = Field(description="The receiver's HTTP status; null if none came.")
@@ -199,17 +204,17 @@ class Delivery(Document):
 
 
 class Webhook(Document):
-    """A job's message to its caller, and how its delivery went."""
+    """The webhook of a job and its delivery attempts."""
 
     id: str = Field(description="The header webhook-id: the same for every try.")
     url: str
-    state: Literal["waiting", "delivered", "given_up"]
+    state: Open[Literal["waiting", "delivered", "given_up"]]
     next_at: datetime | None = Field(description="When it is tried again.")
     deliveries: list[Delivery]
 
 
 class ProblemDocument(BaseModel):
-    """RFC 9457."""
+    """Problem details (RFC 9457)."""
 
     type: str
     title: str
@@ -221,13 +226,13 @@ class ProblemDocument(BaseModel):
 
 
 class Health(Document):
-    """The process answers."""
+    """Liveness of the process."""
 
     status: Literal["ok"] = "ok"
 
 
 class Readiness(Document):
-    """Whether a video sent now would be analysed; each check is "ok" or says what is missing."""
+    """Whether a video submitted now would be analysed; each check is "ok" or describes what is missing."""
 
     ready: bool
     checks: dict[str, str]

@@ -1,8 +1,12 @@
-"""The job record and its life: one table of allowed transitions, every change through it.
+"""Job records and their life cycle: a state machine with one table of allowed transitions.
 
-In the store: `jobs/<id>/job.json` and what belongs to the job beside it; `owners/<owner>/<id>`;
-`pending/<owner>/<id>-<bytes of the video>` until it has ended; `kept/<owner>/<id>-<bytes>` where the video outlives the
-job; `callbacks/<id>` until its message is delivered; `gone/<id>` for a while after all of that was removed.
+Keys in the store:
+    `jobs/<id>/job.json`: the record; the job's other files are beside it.
+    `owners/<owner>/<id>`: index of an owner's jobs.
+    `pending/<owner>/<id>-<bytes of the video>`: index of the jobs that have not ended.
+    `kept/<owner>/<id>-<bytes of the video>`: index of the jobs with `keep_video`.
+    `callbacks/<id>`: until the webhook is delivered.
+    `gone/<id>`: tombstone of a removed job, for a limited time.
 """
 
 import re
@@ -36,7 +40,7 @@ log = structlog.get_logger()
 #     ^  |      |   |---> failed
 #     |  |      |   \---> canceled
 #     |  \------|-------> canceled
-#     \---------/            a worker that stopped handed it back, or one that died lost it
+#     \---------/            requeued after a failed attempt, a lost worker or a worker's shutdown
 TRANSITIONS: dict[State, frozenset[State]] = {
     State.QUEUED: frozenset({State.RUNNING, State.CANCELED}),
     State.RUNNING: frozenset({State.QUEUED, State.SUCCEEDED, State.FAILED, State.CANCELED}),
@@ -45,12 +49,12 @@ TRANSITIONS: dict[State, frozenset[State]] = {
     State.CANCELED: frozenset(),
 }
 
-# So often a job is tried; what a worker hands back when it is asked to stop does not count.
+# Maximum number of attempts; attempts that a worker's shutdown ended do not count.
 ATTEMPTS = 3
-# Where a job is filed that was sent without a key.
-NOBODY = "open"
-_ID = re.compile(r"[0-9a-f]{32}")
-_SHOWN: dict[str, StoredFile] = {
+# Owner of the jobs that were submitted without an API key.
+ANONYMOUS_OWNER = "open"
+_JOB_ID = re.compile(r"[0-9a-f]{32}")
+_STORED_FILES: dict[str, StoredFile] = {
     "job.json": "record",
     "video": "video",
     "webhook.json": "webhook",
@@ -60,11 +64,11 @@ _SHOWN: dict[str, StoredFile] = {
 
 
 class StaleAttemptError(Exception):
-    """Another attempt, a cancellation or a deletion came first: the one that meets this must let go of the job."""
+    """The job was changed by another attempt, canceled or deleted: the caller must stop working on it."""
 
 
 class Upload(Document):
-    """The video as it came in."""
+    """The uploaded video."""
 
     bytes: int
     sha256: str
@@ -72,12 +76,12 @@ class Upload(Document):
 
 
 class Record(Document):
-    """job.json: what is known of a job for as long as it is kept. `owner` is the id of a key."""
+    """The content of job.json. `owner` is the id of an API key, or ANONYMOUS_OWNER."""
 
     id: str
     state: State
     attempt: int = 0
-    owner: str = NOBODY
+    owner: str = ANONYMOUS_OWNER
     batch: str | None = None
     upload: Upload
     options: JobOptions
@@ -87,27 +91,27 @@ class Record(Document):
 
     @property
     def name(self) -> str | None:
-        """What its caller calls the video: as was asked for, or the file's own name."""
+        """The video's name: the one in the options, or else the uploaded file's."""
         return self.options.name or self.upload.name
 
     @property
     def ended(self) -> bool:
-        """Whether it will not change any more."""
+        """Whether the state is final."""
         return self.state in ENDED
 
     @property
-    def faults(self) -> int:
-        """How many attempts came to nothing."""
+    def failed_attempts(self) -> int:
+        """Number of attempts that ended with a fault or a lost worker."""
         return sum(change.why in (RetryReason.WORKER_LOST, RetryReason.FAULT) for change in self.changes)
 
     @property
     def expires_at(self) -> datetime | None:
-        """When it may be removed; None while it has not ended."""
+        """When the job expires; None until it has ended."""
         return self.changes[-1].at + timedelta(seconds=self.retention_s) if self.ended else None
 
 
 class Tombstone(Document):
-    """What is left of a job that was removed."""
+    """What the store holds of a removed job."""
 
     owner: str
     why: Literal["deleted", "expired"]
@@ -115,12 +119,12 @@ class Tombstone(Document):
 
 
 def new_job_id() -> str:
-    """32 hex digits: the time in milliseconds, then chance. They sort by time and cannot be guessed."""
+    """Return 32 hex digits: the time in milliseconds, then 80 random bits. Ids sort by time and cannot be guessed."""
     return f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"
 
 
 class Jobs:
-    """The records of a store."""
+    """The job records in a store."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
@@ -132,10 +136,10 @@ class Jobs:
         options: JobOptions,
         *,
         retention_s: int,
-        owner: str = NOBODY,
+        owner: str = ANONYMOUS_OWNER,
         batch: str | None = None,
     ) -> Record:
-        """A new job; durable when this returns."""
+        """Create a queued job; it is durable when this returns."""
         record = Record(
             id=job_id,
             state=State.QUEUED,
@@ -144,33 +148,34 @@ class Jobs:
             upload=upload,
             options=options,
             retention_s=retention_s,
-            changes=[_change_to(State.QUEUED)],
+            changes=[_make_change(State.QUEUED)],
         )
-        # Marks first: a mark without a record is swept away, a record without its mark would never be found.
+        # Index keys first: the sweeper removes one without a record, but a record without its keys is never found.
         try:
-            for mark in _marks(record):
-                self.store.put(mark, b"")
-            self.store.put(key(job_id, "job.json"), _dump(record))
+            for index_key in _list_index_keys(record):
+                self.store.put(index_key, b"")
+            self.store.put(job_key(job_id, "job.json"), _dump(record))
         except BaseException:
-            self.forget(record)  # marks without a record would count against the owner until they are swept
+            # Index keys without a record would count against the owner's limits until they are swept.
+            self.purge(record)
             raise
         return record
 
     def get(self, job_id: str, owner: str | None = None) -> Record:
-        """A job's record.
+        """Return a job's record.
 
         Args:
-            job_id: as the caller gave it.
-            owner: whose it must be; None: anybody's.
+            job_id: not validated yet.
+            owner: the owner it must have; None allows any.
 
         Raises:
-            Problem: job_not_found, also for another owner's; job_deleted, job_expired.
+            Problem: job_not_found, also for a job of another owner; job_deleted, job_expired.
         """
-        if _ID.fullmatch(job_id):
-            record = self._stored(job_id)
+        if _JOB_ID.fullmatch(job_id):
+            record = self._load(job_id)
             if record and owner in (None, record[1].owner):
                 return record[1]
-            tombstone = self._tombstone(job_id)
+            tombstone = self._load_tombstone(job_id)
             if record is None and tombstone and owner in (None, tombstone.owner):
                 how = "was deleted" if tombstone.why == "deleted" else "expired"
                 raise Problem(
@@ -182,11 +187,11 @@ class Jobs:
     def change(
         self, record: Record, state: State, error: JobError | None = None, why: RetryReason | None = None
     ) -> Record:
-        """Bring a job into another state, durably. A job that has ended lets go of its video, unless it is kept.
+        """Move a job to another state, durably. When it ends, its video is deleted unless `keep_video` is set.
 
         Raises:
-            ValueError: the table does not allow it.
-            StaleAttemptError: the stored job is no longer as `record` has it, or is no more.
+            ValueError: TRANSITIONS does not allow it.
+            StaleAttemptError: the stored job has another state or attempt than `record`, or was removed.
         """
         if state not in TRANSITIONS[record.state]:
             raise ValueError(f"job {record.id} cannot go from {record.state} to {state}")
@@ -194,40 +199,42 @@ class Jobs:
             update={
                 "state": state,
                 "attempt": record.attempt + (state is State.RUNNING),
-                "changes": [*record.changes, _change_to(state, why)],
+                "changes": [*record.changes, _make_change(state, why)],
                 "error": error,
             }
         )
-        if not self.store.compare_and_swap(key(record.id, "job.json"), self.check(record), _dump(changed)):
+        if not self.store.compare_and_swap(
+            job_key(record.id, "job.json"), self.require_current(record), _dump(changed)
+        ):
             raise StaleAttemptError(f"job {record.id} was changed at the same moment")
         if changed.ended:
             try:
-                self.tidy(changed)
-            except OSError as error:  # the change is made; the sweeper tidies again
+                self.clean_up(changed)
+            except OSError as error:  # the change is stored; the sweeper repeats the clean-up
                 log.warning("not_tidied", job_id=record.id, error=error.strerror)
         return changed
 
-    def take_back(self, record: Record, why: RetryReason, code: str, detail: str) -> Record:
-        """End an attempt that came to nothing: the job waits for another, or fails when it has had its attempts.
+    def requeue(self, record: Record, why: RetryReason, code: str, detail: str) -> Record:
+        """End an unsuccessful attempt: the job is queued again, or fails after its last attempt.
 
         Args:
-            record: running.
-            why: it ended.
-            code, detail: what it fails of, if it does.
+            record: of the running job.
+            why: the reason for the retry.
+            code, detail: the job's error, should it fail.
 
         Raises:
             StaleAttemptError: see change.
         """
-        if why is not RetryReason.HANDED_BACK and record.faults + 1 >= ATTEMPTS:
+        if why is not RetryReason.HANDED_BACK and record.failed_attempts + 1 >= ATTEMPTS:
             return self.change(record, State.FAILED, JobError(code=code, detail=detail))
         return self.change(record, State.QUEUED, why=why)
 
-    def check(self, record: Record) -> bytes:
-        """The stored bytes of a job; raises StaleAttemptError where it is no longer in this state and attempt."""
-        found = self._stored(record.id)
-        if found is None:
+    def require_current(self, record: Record) -> bytes:
+        """Return the stored bytes of job.json; raises StaleAttemptError if its state or attempt has changed."""
+        loaded = self._load(record.id)
+        if loaded is None:
             raise StaleAttemptError(f"job {record.id} was removed")
-        content, stored = found
+        content, stored = loaded
         if (stored.state, stored.attempt) != (record.state, record.attempt):
             raise StaleAttemptError(
                 f"job {record.id} is {stored.state} at attempt {stored.attempt}, "
@@ -236,7 +243,9 @@ class Jobs:
         return content
 
     def cancel(self, job_id: str, owner: str | None = None) -> Record:
-        """End a job that has not ended: whoever runs it finds out, and cannot publish. A canceled job stays so.
+        """Cancel a job that has not ended; a canceled job is returned unchanged.
+
+        The worker that runs the job notices and stops; its result can no longer be published.
 
         Raises:
             Problem: job_not_found, job_deleted, job_expired, job_already_ended.
@@ -249,110 +258,111 @@ class Jobs:
                 raise Problem("job_already_ended", f"the job has {record.state}: there is nothing to cancel")
             try:
                 return self.change(record, State.CANCELED)
-            except StaleAttemptError:  # it has moved on meanwhile: look again
+            except StaleAttemptError:  # its state has changed in the meantime: read it again
                 continue
 
     def remove(self, record: Record, why: Literal["deleted", "expired"]) -> Receipt:
-        """Remove all that is kept of a job, and leave a note that it was there."""
+        """Remove all data of a job and leave a tombstone."""
         at = datetime.now(UTC)
         removed = [
-            Removed(what=_what(entry.key), bytes=entry.bytes) for entry in self.store.entries(key(record.id))
+            Removed(what=_classify_file(entry.key), bytes=entry.bytes)
+            for entry in self.store.entries(job_key(record.id))
         ]
         tombstone = Tombstone(owner=record.owner, why=why, at=at)
         try:
             self.store.put(f"gone/{record.id}", tombstone.model_dump_json().encode())
-        except OSError as error:  # a full disk must not keep anybody from making room
+        except OSError as error:  # removing a job must work on a full disk
             log.warning("removed_without_a_note", job_id=record.id, error=error.strerror)
-        self.forget(record)
+        self.purge(record)
         return Receipt(id=record.id, at=at, removed=removed)
 
-    def forget(self, record: Record) -> None:
-        """Remove all that is kept of a job, as if it had never been."""
-        # The record first: from here on no attempt can publish.
-        self.store.delete(key(record.id, "job.json"))
-        self.store.delete(key(record.id))
-        for mark in _marks(record):
-            self.store.delete(mark)
+    def purge(self, record: Record) -> None:
+        """Remove all data of a job without a tombstone."""
+        # The record first: without it no attempt can publish.
+        self.store.delete(job_key(record.id, "job.json"))
+        self.store.delete(job_key(record.id))
+        for index_key in _list_index_keys(record):
+            self.store.delete(index_key)
 
-    def newest(self, owner: str, before: str | None = None) -> Iterator[Record]:
-        """An owner's records, the newest first; those older than the id `before`."""
+    def iter_newest(self, owner: str, before: str | None = None) -> Iterator[Record]:
+        """Yield an owner's records, newest first, starting after the id `before`."""
         for job_id in reversed(self.store.names(f"owners/{owner}")):
             if (before is None or job_id < before) and (record := self.read(job_id)):
                 yield record
 
     def read(self, job_id: str) -> Record | None:
-        """A record for those who look at many: None where there is none, or none that can be read."""
+        """Return a record, or None if it is missing or unreadable: for loops over many jobs."""
         try:
-            found = self._stored(job_id)
-        except (ValidationError, OSError) as error:  # one of many: the others must not suffer
+            loaded = self._load(job_id)
+        except (ValidationError, OSError) as error:  # one unreadable record must not block the others
             log.warning("record_unreadable", job_id=job_id, error=type(error).__name__)
             return None
-        return found[1] if found else None
+        return loaded[1] if loaded else None
 
-    def unfinished(self) -> list[str]:
-        """The ids of all jobs that have not ended, the oldest first; some that have just ended may be among them."""
-        marks = (
+    def list_unfinished(self) -> list[str]:
+        """Return the ids of all jobs that have not ended, oldest first; may include some that have just ended."""
+        index_keys = (
             name for owner in self.store.names("pending") for name in self.store.names(f"pending/{owner}")
         )
-        return sorted(name.partition("-")[0] for name in marks)
+        return sorted(name.partition("-")[0] for name in index_keys)
 
-    def pending(self, owner: str) -> dict[str, int]:
-        """An owner's jobs that have not ended, with the sizes of their videos in bytes."""
-        return self._sizes(f"pending/{owner}")
+    def get_pending_bytes(self, owner: str) -> dict[str, int]:
+        """Return the size of the video in bytes for each of an owner's jobs that have not ended."""
+        return self._read_sizes(f"pending/{owner}")
 
-    def kept(self, owner: str) -> dict[str, int]:
-        """An owner's jobs, ended or not, whose videos are kept, with their sizes in bytes."""
-        return self._sizes(f"kept/{owner}")
+    def get_retained_bytes(self, owner: str) -> dict[str, int]:
+        """Return the size of the video in bytes for each of an owner's jobs with `keep_video`, ended or not."""
+        return self._read_sizes(f"kept/{owner}")
 
-    def tidy(self, record: Record) -> None:
-        """Let go of what a job that has ended needs no more; does no harm when it is done again."""
+    def clean_up(self, record: Record) -> None:
+        """Delete what a job no longer needs once it has ended; idempotent."""
         if not record.options.keep_video:
-            self.store.delete(key(record.id, "video"))
-        self.store.delete(_mark("pending", record))
+            self.store.delete(job_key(record.id, "video"))
+        self.store.delete(_make_index_key("pending", record))
 
-    def _sizes(self, prefix: str) -> dict[str, int]:
+    def _read_sizes(self, prefix: str) -> dict[str, int]:
         parts = [name.partition("-") for name in self.store.names(prefix)]
         return {job_id: int(size) for job_id, _, size in parts}
 
-    def _stored(self, job_id: str) -> tuple[bytes, Record] | None:
+    def _load(self, job_id: str) -> tuple[bytes, Record] | None:
         try:
-            content = self.store.get(key(job_id, "job.json"))
+            content = self.store.get(job_key(job_id, "job.json"))
         except KeyError:
             return None
         return content, Record.model_validate_json(content)
 
-    def _tombstone(self, job_id: str) -> Tombstone | None:
+    def _load_tombstone(self, job_id: str) -> Tombstone | None:
         try:
             return Tombstone.model_validate_json(self.store.get(f"gone/{job_id}"))
         except KeyError:
             return None
 
 
-def key(job_id: str, name: str = "") -> str:
-    """Where the store keeps a file of a job; without a name, all of them."""
+def job_key(job_id: str, name: str = "") -> str:
+    """Return the store key of a job's file; without a name, the prefix of all its files."""
     return f"jobs/{job_id}/{name}".rstrip("/")
 
 
-def published(record: Record, name: str) -> str:
-    """Where an attempt keeps what it publishes: apart, so that one that was overtaken leaves the other's alone."""
-    return key(record.id, f"{record.attempt}/{name}".rstrip("/"))
+def attempt_key(record: Record, name: str) -> str:
+    """Return the store key of a file that an attempt publishes; attempts are separate, so a stale one does no harm."""
+    return job_key(record.id, f"{record.attempt}/{name}".rstrip("/"))
 
 
-def _marks(record: Record) -> list[str]:
-    """Names under which a job is found; what it was sent with says which."""
-    marks = [f"owners/{record.owner}/{record.id}", _mark("pending", record)]
+def _list_index_keys(record: Record) -> list[str]:
+    """Return the index keys of a job; its options determine which it has."""
+    index_keys = [f"owners/{record.owner}/{record.id}", _make_index_key("pending", record)]
     if record.options.keep_video:
-        marks.append(_mark("kept", record))
+        index_keys.append(_make_index_key("kept", record))
     if record.options.callback_url:
-        marks.append(f"callbacks/{record.id}")
-    return marks
+        index_keys.append(f"callbacks/{record.id}")
+    return index_keys
 
 
-def _mark(kind: str, record: Record) -> str:
+def _make_index_key(kind: str, record: Record) -> str:
     return f"{kind}/{record.owner}/{record.id}-{record.upload.bytes}"
 
 
-def _change_to(state: State, why: RetryReason | None = None) -> Change:
+def _make_change(state: State, why: RetryReason | None = None) -> Change:
     return Change(state=state, at=datetime.now(UTC), why=why)
 
 
@@ -360,6 +370,6 @@ def _dump(record: Record) -> bytes:
     return record.model_dump_json(indent=1).encode()
 
 
-def _what(stored_key: str) -> StoredFile:
+def _classify_file(stored_key: str) -> StoredFile:
     name = stored_key.rsplit("/", 1)[1]
-    return _SHOWN.get(name, "other")
+    return _STORED_FILES.get(name, "other")

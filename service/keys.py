@@ -1,8 +1,7 @@
-"""The file of keys: who may call, and with which limits of their own.
+"""The key file: API keys and their individual limits.
 
-A key is `mmad_<id>_<secret>`. The file holds the SHA-256 of the secret, never the secret itself. The secret is 32
-random bytes, too many to try out: a slow hash, made for passwords that people choose, would add nothing but time at
-every request.
+A key is `mmad_<id>_<secret>`. The file holds the SHA-256 of the secret, never the secret itself. A fast hash is enough:
+the secret is 32 random bytes and cannot be guessed, so a slow password hash would only delay every request.
 """
 
 import hashlib
@@ -30,7 +29,7 @@ Limit = Annotated[int, Field(gt=0)]
 
 
 class KeysError(Exception):
-    """The keys cannot be used as they are; the text says why, and what to do."""
+    """The keys cannot be used; the message names the reason and the remedy."""
 
 
 class _Strict(Document):
@@ -38,7 +37,7 @@ class _Strict(Document):
 
 
 class OwnLimits(_Strict):
-    """Limits of one key; None: that of the settings."""
+    """Limits of one key; None means the limit of the settings."""
 
     requests_per_minute: Limit | None = None
     max_jobs: Limit | None = None
@@ -46,7 +45,7 @@ class OwnLimits(_Strict):
 
 
 class Key(_Strict):
-    """What is known of a key. `sha256` is that of its secret; `rotated_at` is when it last got a new one."""
+    """Stored data of a key. `sha256` is the hash of its secret; `rotated_at` is the time of its last rotation."""
 
     id: Annotated[str, Field(pattern=r"^[0-9a-f]{8}$")]
     name: Annotated[str, Field(min_length=1, max_length=100)]
@@ -58,44 +57,44 @@ class Key(_Strict):
 
     @field_validator("name")
     @classmethod
-    def _one_line(cls, name: str) -> str:
+    def _check_printable(cls, name: str) -> str:
         if not name.isprintable():
             raise ValueError("a name is one line of printable characters")
         return name
 
 
 class KeyFile(_Strict):
-    """The whole file."""
+    """Content of the key file."""
 
     version: Literal[1] = 1
     keys: list[Key] = Field(default=[])
 
     @model_validator(mode="after")
-    def _each_once(self) -> Self:
+    def _ids_are_unique(self) -> Self:
         if len({key.id for key in self.keys}) != len(self.keys):
             raise ValueError("two keys have the same id")
         return self
 
 
 def default_file(settings: Settings) -> Path:
-    """The file that `mmad keys` works on where none is named."""
+    """Return the key file that `mmad keys` uses by default."""
     return settings.api_keys_file or settings.data_dir / "keys.json"
 
 
-def file_in_force(settings: Settings) -> Path | None:
-    """The file in which every request's key must be; None where the service is open to all who reach it."""
+def active_keys_file(settings: Settings) -> Path | None:
+    """Return the key file that every request is checked against; None if no keys are required."""
     if settings.api_keys_file is None and (is_loopback(settings.host) or settings.allow_open):
         return None
     return default_file(settings)
 
 
-def check_open(settings: Settings) -> None:
-    """Refuse to listen where others can reach the service while it would ask nobody for a key.
+def check_exposure(settings: Settings) -> None:
+    """Refuse to listen on a non-loopback address without any keys, unless the settings allow it.
 
     Raises:
         KeysError: names the address and the remedies.
     """
-    path = file_in_force(settings)
+    path = active_keys_file(settings)
     if path is not None and settings.api_keys_file is None and not path.exists():
         raise KeysError(
             f"others can reach the service on {settings.host}, and there are no keys: make one with "
@@ -105,7 +104,7 @@ def check_open(settings: Settings) -> None:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches an address: 127.0.0.0/8, ::1 or localhost. In doubt: no."""
+    """Return whether a host is known to be reachable from this machine only: 127.0.0.0/8, ::1 or localhost."""
     if host.lower() == "localhost":
         return True
     try:
@@ -115,38 +114,38 @@ def is_loopback(host: str) -> bool:
 
 
 def create(path: Path, name: str, limits: OwnLimits) -> tuple[Key, str]:
-    """Add a key to a file, which is made where there is none.
+    """Add a key to a file, which is created if missing.
 
     Returns:
-        What is known of the key, and the key itself, which is kept nowhere.
+        The stored data of the key, and the key itself, which is stored nowhere.
 
     Raises:
-        KeysError: the file does not fit, or cannot be written.
-        ValidationError: the name does not fit.
+        KeysError: the file is invalid or cannot be written.
+        ValidationError: the name is invalid.
     """
     secret = _new_secret()
-    made: Key | None = None
+    created: Key | None = None
 
     def add(keys: list[Key]) -> list[Key]:
-        nonlocal made
+        nonlocal created
         taken = {key.id for key in keys}
-        key_id = next(one for one in iter(lambda: secrets.token_hex(4), "") if one not in taken)
-        made = Key(id=key_id, name=name, sha256=_sha256(secret), created_at=_now(), limits=limits)
-        return [*keys, made]
+        key_id = next(token for token in iter(lambda: secrets.token_hex(4), "") if token not in taken)
+        created = Key(id=key_id, name=name, sha256=_sha256(secret), created_at=_now(), limits=limits)
+        return [*keys, created]
 
     _rewrite(path, add)
-    assert made is not None
-    return made, _presented(made, secret)
+    assert created is not None
+    return created, _format_key(created, secret)
 
 
 def rotate(path: Path, key_id: str) -> tuple[Key, str]:
-    """Give a key a new secret, under the same id: its jobs stay its own. The old one ends with the next request.
+    """Give a key a new secret and keep its id and jobs. The old secret is refused from the next request on.
 
     Returns:
-        What is known of the key, and the key itself, which is kept nowhere.
+        The stored data of the key, and the key itself, which is stored nowhere.
 
     Raises:
-        KeysError: no key has this id, or it was revoked; or the file does not fit, or cannot be written.
+        KeysError: no key has this id, it was revoked, or the file is invalid or cannot be written.
     """
     secret = _new_secret()
 
@@ -159,49 +158,49 @@ def rotate(path: Path, key_id: str) -> tuple[Key, str]:
         return key.model_copy(update={"sha256": _sha256(secret), "rotated_at": _now()})
 
     renewed = _change(path, key_id, renew)
-    return renewed, _presented(renewed, secret)
+    return renewed, _format_key(renewed, secret)
 
 
 def revoke(path: Path, key_id: str) -> Key:
-    """End a key for good, from the next request on. One that was revoked before stays as it is.
+    """Revoke a key permanently, effective from the next request. A revoked key is left unchanged.
 
     Raises:
-        KeysError: no key has this id; or the file does not fit, or cannot be written.
+        KeysError: no key has this id, or the file is invalid or cannot be written.
     """
     return _change(path, key_id, lambda key: key.model_copy(update={"revoked_at": key.revoked_at or _now()}))
 
 
 def find(path: Path, key_id: str) -> Key:
-    """What is known of a key, also of one that was revoked.
+    """Return the stored data of a key, revoked or not.
 
     Raises:
-        KeysError: no key has this id; or the file cannot be read, or does not fit.
+        KeysError: no key has this id, or the file is invalid or cannot be read.
     """
-    return _found(path, read(path).keys, key_id)
+    return _find_in(path, read(path).keys, key_id)
 
 
 def read(path: Path) -> KeyFile:
-    """The file's content; no keys where there is no file.
+    """Read a key file; a missing file has no keys.
 
     Raises:
-        KeysError: it cannot be read, or is no file of keys.
+        KeysError: it cannot be read, or is not a key file.
     """
     return _read(path)[1]
 
 
 class KeyRing:
-    """The keys of a file, as it is on disk now: what another process creates or revokes counts at once."""
+    """The keys of a file, reloaded when the file changes, so that changes by other processes apply at once."""
 
     def __init__(self, path: Path) -> None:
-        """Raises KeysError where the file does not fit."""
+        """Load the keys; raises KeysError if the file is invalid."""
         self._path = path
-        self._held = _hold(path)
+        self._loaded = _load(path)
 
     def find(self, presented: str) -> Key | None:
-        """The key that a caller presents; None where it is not one, or was revoked.
+        """Return the key that a caller presents; None if it is unknown or revoked.
 
         Raises:
-            KeysError: the file has changed and cannot be read: the keys held before may have been revoked in it.
+            KeysError: the changed file cannot be read. Cached keys are not used, as they may have been revoked in it.
         """
         parts = _KEY.fullmatch(presented)
         key = self._keys().get(parts["id"]) if parts else None
@@ -209,73 +208,73 @@ class KeyRing:
             return None
         return None if key.revoked_at else key
 
-    def has_any(self) -> bool:
-        """Whether a key could be found; raises KeysError."""
+    def has_valid_key(self) -> bool:
+        """Return whether any key is not revoked; raises KeysError."""
         return any(key.revoked_at is None for key in self._keys().values())
 
     def _keys(self) -> dict[str, Key]:
-        held = self._held
-        if held.version is None or held.version != _version(self._path):
-            held = self._held = _hold(self._path)
-        return held.by_id
+        loaded = self._loaded
+        if loaded.version is None or loaded.version != _get_version(self._path):
+            loaded = self._loaded = _load(self._path)
+        return loaded.by_id
 
 
 class _Version(NamedTuple):
-    """Tells one content of a file from the next: each is a file of its own, renamed into place."""
+    """Identifies the version of the file: each write renames a new file into place."""
 
     inode: int
     changed_ns: int
     bytes: int
 
 
-class _Held(NamedTuple):
+class _LoadedKeys(NamedTuple):
     version: _Version | None
     by_id: dict[str, Key]
 
 
-def _hold(path: Path) -> _Held:
+def _load(path: Path) -> _LoadedKeys:
     version, file = _read(path)
-    return _Held(version, {key.id: key for key in file.keys})
+    return _LoadedKeys(version, {key.id: key for key in file.keys})
 
 
-def _version(path: Path) -> _Version | None:
+def _get_version(path: Path) -> _Version | None:
     try:
-        return _version_of(path.stat())
-    except OSError:  # reading it says what is wrong
+        return _make_version(path.stat())
+    except OSError:  # the following read reports the error
         return None
 
 
-def _version_of(status: os.stat_result) -> _Version:
+def _make_version(status: os.stat_result) -> _Version:
     return _Version(status.st_ino, status.st_mtime_ns, status.st_size)
 
 
 def _read(path: Path) -> tuple[_Version | None, KeyFile]:
     try:
         with path.open("rb") as file:
-            version = _version_of(os.fstat(file.fileno()))
+            version = _make_version(os.fstat(file.fileno()))
             return version, KeyFile.model_validate_json(file.read())
     except FileNotFoundError:
         return None, KeyFile()
     except OSError as error:
         raise KeysError(f"the keys in {path} cannot be read: {error.strerror}") from error
     except ValidationError as error:
-        # Not what stands there: it may be a key that somebody pasted into the wrong file.
+        # Do not show the content: it may be a key pasted into the wrong file.
         first = error.errors(include_input=False, include_url=False, include_context=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         raise KeysError(f"{path} is no file of keys: {where}: {first['msg']}; mmad keys makes one") from None
 
 
 def _change(path: Path, key_id: str, change: Callable[[Key], Key]) -> Key:
-    """Rewrite a file with one key changed; what became of it."""
+    """Rewrite a file with one key changed, and return the changed key."""
 
     def change_one(keys: list[Key]) -> list[Key]:
-        changed = change(_found(path, keys, key_id))
+        changed = change(_find_in(path, keys, key_id))
         return [changed if key.id == key_id else key for key in keys]
 
-    return _found(path, _rewrite(path, change_one), key_id)
+    return _find_in(path, _rewrite(path, change_one), key_id)
 
 
-def _found(path: Path, keys: list[Key], key_id: str) -> Key:
+def _find_in(path: Path, keys: list[Key], key_id: str) -> Key:
     for key in keys:
         if key.id == key_id:
             return key
@@ -283,8 +282,8 @@ def _found(path: Path, keys: list[Key], key_id: str) -> Key:
 
 
 def _rewrite(path: Path, change: Callable[[list[Key]], list[Key]]) -> list[Key]:
-    """Read, change, write, while no other process does the same."""
-    path = path.resolve()  # a link stays one
+    """Read, change and write the file under an exclusive lock."""
+    path = path.resolve()  # replace the target of a symbolic link, not the link
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with _locked(path.parent):
@@ -297,28 +296,29 @@ def _rewrite(path: Path, change: Callable[[list[Key]], list[Key]]) -> list[Key]:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """The folder's own lock: a file beside the keys would have an owner, and could keep others out."""
+    """Lock the folder: a lock file might be owned by another user and not be writable."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        lock(descriptor)  # where there are none, two operators must not change keys at the same moment
+        # Without effect on systems without locks: there, keys must not be changed concurrently.
+        lock(descriptor)
         yield
     finally:
         os.close(descriptor)
 
 
 def _replace(path: Path, text: str) -> None:
-    """Whole or not at all, and for its owner only."""
-    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _OWNER_ONLY)
+    """Write the file atomically, readable by its owner only."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _OWNER_ONLY)
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
-            _keep_owner(path, file.fileno())
+            _copy_owner(path, file.fileno())
             os.fsync(file.fileno())
-        aside.replace(path)
+        temporary.replace(path)
     except BaseException:
-        aside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
     folder = os.open(path.parent, os.O_RDONLY)
     try:
@@ -327,8 +327,8 @@ def _replace(path: Path, text: str) -> None:
         os.close(folder)
 
 
-def _keep_owner(path: Path, descriptor: int) -> None:
-    """Where root changes the file of another: else the service could not read it any more."""
+def _copy_owner(path: Path, descriptor: int) -> None:
+    """Give the new file the owner of the old one, so that the service can still read it after root changed it."""
     if path.exists():
         before, now = path.stat(), os.fstat(descriptor)
         if (before.st_uid, before.st_gid) != (now.st_uid, now.st_gid):
@@ -339,8 +339,8 @@ def _new_secret() -> str:
     return secrets.token_urlsafe(32)
 
 
-def _presented(key: Key, secret: str) -> str:
-    """A key as its caller has it."""
+def _format_key(key: Key, secret: str) -> str:
+    """Return the key as callers present it."""
     return f"mmad_{key.id}_{secret}"
 
 

@@ -1,4 +1,4 @@
-"""Jobs page by page: which of them, and where to go on."""
+"""Paginated, filtered listing of jobs."""
 
 import re
 from datetime import datetime
@@ -11,61 +11,61 @@ from service.job_schemas import State
 from service.jobs import Jobs, Record
 from service.schemas import Document
 
-# So many records are read for one page at most: a rare tag must not read the whole store at a time.
-_MOST_READ = 1000
+# Records read per page: a filter that few jobs match must not read the whole store in one request.
+_MAX_RECORDS_READ = 1000
 
 
-def _dated(value: object) -> object:
-    """Dates and times as RFC 3339 has them; seconds since 1970 are none."""
+def _require_rfc3339(value: object) -> object:
+    """Accept RFC 3339 dates and times only: pydantic would also accept seconds since 1970."""
     if isinstance(value, str) and not re.match(r"\d{4}-\d\d-\d\d[Tt ]", value):
         raise ValueError("give date and time with a zone, such as 2026-03-01T12:00:00Z")
     return value
 
 
-Moment = Annotated[AwareDatetime, BeforeValidator(_dated)]
+Timestamp = Annotated[AwareDatetime, BeforeValidator(_require_rfc3339)]
 
 
-class Listing(Document):
-    """What a caller wants to see."""
+class JobQuery(Document):
+    """Query parameters of the job listing."""
 
     cursor: Annotated[str, Field(pattern="^[0-9a-f]{32}$")] | None = None
     limit: Annotated[int, Field(ge=1, le=100)] = 20
     state: State | None = None
-    since: Moment | None = None
-    until: Moment | None = None
+    since: Timestamp | None = None
+    until: Timestamp | None = None
     tag: str | None = None
     batch: str | None = None
 
-    def wants(self, record: Record) -> bool:
-        """Whether a job is among them."""
-        sent: datetime = record.changes[0].at
+    def matches(self, record: Record) -> bool:
+        """Return whether a job passes the filters."""
+        created_at: datetime = record.changes[0].at
         return (
             self.state in (None, record.state)
             and self.tag in (None, record.options.tag)
             and self.batch in (None, record.batch)
-            and (self.until is None or sent < self.until)
-            and (self.since is None or sent >= self.since)
+            and (self.until is None or created_at < self.until)
+            and (self.since is None or created_at >= self.since)
         )
 
 
 class Page(NamedTuple):
-    """Records, the newest first, and the cursor of the next page; None at the end."""
+    """Records, newest first, and the cursor of the next page; None on the last page."""
 
     records: list[Record]
     next: str | None
 
 
-def page(jobs: Jobs, listing: Listing, owner: str) -> Page:
-    """A page of an owner's jobs."""
-    chosen: list[Record] = []
-    last = None
-    for record in islice(jobs.newest(owner, listing.cursor), _MOST_READ):
-        if len(chosen) == listing.limit:
-            return Page(chosen, last)
-        last = record.id
-        if listing.wants(record):
-            chosen.append(record)
-        if listing.since is not None and record.changes[0].at < listing.since:
-            return Page(chosen, None)  # all that follow are older still
-    more = last is not None and any(True for _ in islice(jobs.newest(owner, last), 1))
-    return Page(chosen, last if more else None)
+def load_page(jobs: Jobs, query: JobQuery, owner: str) -> Page:
+    """Load one page of an owner's jobs."""
+    matching: list[Record] = []
+    cursor = None
+    for record in islice(jobs.iter_newest(owner, query.cursor), _MAX_RECORDS_READ):
+        if len(matching) == query.limit:
+            return Page(matching, cursor)
+        cursor = record.id
+        if query.matches(record):
+            matching.append(record)
+        if query.since is not None and record.changes[0].at < query.since:
+            return Page(matching, None)  # the remaining jobs are older
+    has_more = cursor is not None and any(True for _ in islice(jobs.iter_newest(owner, cursor), 1))
+    return Page(matching, cursor if has_more else None)

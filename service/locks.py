@@ -1,11 +1,11 @@
-"""Locks on open files, and what to do on a file system that has none (some network and FUSE file systems)."""
+"""Locks on open files; some network and FUSE file systems do not support them."""
 
 import errno
 import fcntl
 from typing import Protocol
 
-# flock is given an open descriptor and known flags, so EBADF and EINVAL are the file system's answers too: NFS, which
-# emulates it, wants a descriptor for writing.
+# Descriptor and flags are valid, so EBADF and EINVAL come from the file system as well: NFS emulates flock and requires
+# a descriptor that is open for writing.
 _NO_LOCKS = frozenset(
     {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EBADF}
 )
@@ -15,7 +15,7 @@ class HasDescriptor(Protocol):
     """An open file."""
 
     def fileno(self) -> int:
-        """Its descriptor."""
+        """Return the file descriptor."""
 
 
 def lock(file: HasDescriptor | int, *, wait: bool = True) -> bool:
@@ -23,13 +23,13 @@ def lock(file: HasDescriptor | int, *, wait: bool = True) -> bool:
 
     Args:
         file: open, or its descriptor.
-        wait: until another process that has the lock lets it go.
+        wait: whether to wait until another process releases the lock.
 
     Returns:
-        False where the file system has no locks, and nothing is locked.
+        False if the file system does not support locks; then nothing is locked.
 
     Raises:
-        BlockingIOError, PermissionError: another process has it, without `wait`.
+        BlockingIOError, PermissionError: another process holds the lock and `wait` is false.
     """
     try:
         fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))

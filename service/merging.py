@@ -1,4 +1,4 @@
-"""Merges proposals into detections: no two of one action overlap."""
+"""Merges proposals into detections; detections of one action do not overlap."""
 
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, field
@@ -12,11 +12,11 @@ Integers = NDArray[np.int64]
 Scores = NDArray[np.float32]
 
 
-class Distinct(NamedTuple):
+class MergedProposals(NamedTuple):
     """Detections, best first.
 
     Attributes:
-        best: (n,) the index of the best proposal of each.
+        best: (n,) index of each detection's best proposal.
         times: (n, 2) start and end in seconds.
     """
 
@@ -25,68 +25,71 @@ class Distinct(NamedTuple):
 
 
 @dataclass
-class _Line:
-    """The detections of one action in order of time; no two overlap."""
+class _ActionTimeline:
+    """The detections of one action, ordered by time and not overlapping."""
 
     starts: list[float] = field(default_factory=list)
     ends: list[float] = field(default_factory=list)
     best: list[int] = field(default_factory=list)
-    """The best proposal of each: proposals come best first, so the lowest index."""
+    """Index of the best proposal of each: the lowest, as proposals are ordered best first."""
 
-    def overlapping(self, start_s: float, end_s: float) -> slice:
-        """Those that share time with an interval; touching is no overlap."""
+    def find_overlapping(self, start_s: float, end_s: float) -> slice:
+        """Return the detections that overlap an interval; touching is not overlapping."""
         return slice(bisect_right(self.ends, start_s), bisect_left(self.starts, end_s))
 
-    def is_continued(self, place: slice, start_s: float, end_s: float, part_s: float) -> bool:
+    def is_continued(self, overlap: slice, start_s: float, end_s: float, part_s: float) -> bool:
         """Whether an interval extends one of these detections on exactly one side; both must last at least `part_s`."""
         return end_s - start_s >= part_s and any(
             until_s - since_s >= part_s and (start_s < since_s) != (end_s > until_s)
-            for since_s, until_s in zip(self.starts[place], self.ends[place], strict=True)
+            for since_s, until_s in zip(self.starts[overlap], self.ends[overlap], strict=True)
         )
 
-    def put(self, place: slice, start_s: float, end_s: float, best: int) -> None:
-        """One detection where those of a slice were."""
-        self.starts[place], self.ends[place], self.best[place] = [start_s], [end_s], [best]
+    def replace(self, overlap: slice, start_s: float, end_s: float, best: int) -> None:
+        """Replace the detections of a slice by one."""
+        self.starts[overlap], self.ends[overlap], self.best[overlap] = [start_s], [end_s], [best]
 
 
 def merge_proposals(
     times: Floats, scores: Scores, labels: Integers, thresholds: Scores, part_s: float
-) -> Distinct:
-    """Detections from the proposals of one video, the same for every view of them.
+) -> MergedProposals:
+    """Merge the proposals of one video into detections; independent of the view.
 
-    Best first, a proposal that overlaps no detection of its action is a new one. Others are the same action found
-    again and are left out, unless they continue it: a window sees a part of what is longer, so proposals of
-    neighbouring windows form a chain. A proposal joins all detections it overlaps if it continues one of them (both
-    last `part_s` or more, and the proposal reaches beyond it on one side only) and its score is comparable: half of the
-    weakest of them; the action's threshold will do where it overlaps only one.
+    Proposals are taken best first. One that overlaps no detection of its action becomes a new detection. Any other is
+    a duplicate and is dropped, unless it continues a detection: a window covers only a part of a longer action, so
+    proposals of adjacent windows form a chain. A proposal is merged with all detections it overlaps if
+
+    - it continues one of them: both last at least `part_s`, and the proposal extends beyond it on exactly one side;
+    - its score is at least half of the weakest of them; if it overlaps only one, the action's threshold suffices.
 
     Args:
         times: (n, 2) start and end in seconds, best proposal first.
         scores: (n,), descending.
         labels: (n,) action ids.
-        thresholds: (actions,) scores from which a proposal is shown.
-        part_s: how long a part of an action is at least: a quarter of a window.
+        thresholds: (actions,) display thresholds.
+        part_s: minimum length in seconds of a part of an action: a quarter of a window.
     """
-    lines: dict[int, _Line] = {}
-    known: list[float] = scores.tolist()
-    least: list[float] = thresholds[labels].tolist()
-    rows = zip(times.tolist(), known, labels.tolist(), least, strict=True)
+    timelines: dict[int, _ActionTimeline] = {}
+    score_list: list[float] = scores.tolist()
+    threshold_list: list[float] = thresholds[labels].tolist()
+    rows = zip(times.tolist(), score_list, labels.tolist(), threshold_list, strict=True)
     for index, ((start_s, end_s), score, label, threshold) in enumerate(rows):
-        line = lines.setdefault(label, _Line())
-        place = line.overlapping(start_s, end_s)
+        timeline = timelines.setdefault(label, _ActionTimeline())
+        overlap = timeline.find_overlapping(start_s, end_s)
         best = index
-        if place.start < place.stop:
-            best, weakest = min(line.best[place]), max(line.best[place])
-            least_score = known[weakest] / 2
-            if place.stop - place.start == 1:
+        if overlap.start < overlap.stop:
+            best, weakest = min(timeline.best[overlap]), max(timeline.best[overlap])
+            least_score = score_list[weakest] / 2
+            if overlap.stop - overlap.start == 1:
                 least_score = min(threshold, least_score)
-            if not (score >= least_score and line.is_continued(place, start_s, end_s, part_s)):
+            if not (score >= least_score and timeline.is_continued(overlap, start_s, end_s, part_s)):
                 continue
-            start_s = min(start_s, line.starts[place.start])
-            end_s = max(end_s, line.ends[place.stop - 1])
-        line.put(place, start_s, end_s, best)
-    found = sorted(
-        row for line in lines.values() for row in zip(line.best, line.starts, line.ends, strict=True)
+            start_s = min(start_s, timeline.starts[overlap.start])
+            end_s = max(end_s, timeline.ends[overlap.stop - 1])
+        timeline.replace(overlap, start_s, end_s, best)
+    rows_by_best = sorted(
+        row
+        for timeline in timelines.values()
+        for row in zip(timeline.best, timeline.starts, timeline.ends, strict=True)
     )
-    table = np.array(found, float).reshape(-1, 3)
-    return Distinct(table[:, 0].astype(np.int64), table[:, 1:])
+    table = np.array(rows_by_best, float).reshape(-1, 3)
+    return MergedProposals(table[:, 0].astype(np.int64), table[:, 1:])

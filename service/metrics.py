@@ -1,4 +1,4 @@
-"""Counters and histograms in Redis: workers on any machine add to them, and every API process reads the same sums.
+"""Counters and histograms in Redis, incremented by workers on any machine and read by every API process.
 
 service.metrics_endpoint renders them. When Redis loses its data the sums start at 0 again, which Prometheus' rate() and
 increase() handle.
@@ -28,20 +28,20 @@ VIDEO_SECONDS = "mmad_video_seconds"
 RETRIES = "mmad_retries"
 LEASES_LOST = "mmad_leases_lost"
 
-# A worker or a request never waits longer than this for a count.
-_PATIENCE_S = 1.0
-# After Redis did not answer, nothing is counted for so long.
-_AWAY_S = 2.0
+# Metrics must never delay a worker or a request for longer.
+_TIMEOUT_S = 1.0
+# Pause after a failed Redis command, during which nothing is counted.
+_RETRY_AFTER_S = 2.0
 _SUM = "sum"
 _AMOUNT = "amount"
-_BEYOND = "+Inf"
+_INFINITY = "+Inf"
 
 
 @dataclass(frozen=True)
 class Family:
-    """A metric: its help, its labels in their order, and if it is a histogram, its buckets' upper bounds in seconds."""
+    """A metric: help text, ordered label names, and for a histogram the upper bounds of its buckets in seconds."""
 
-    text: str
+    description: str
     labels: tuple[str, ...] = ()
     buckets_s: tuple[float, ...] = ()
 
@@ -63,63 +63,65 @@ FAMILIES = {
 
 
 class Histogram(NamedTuple):
-    """Observations by the upper bounds of their buckets, not summed up, and their sum in seconds."""
+    """Non-cumulative counts by upper bucket bound, and the sum of all observations in seconds."""
 
     counts: dict[str, float]
     sum_s: float
 
 
-# By metric, then by the values of its labels.
+# Keyed by metric name, then by label values.
 Counts = dict[str, dict[tuple[str, ...], float]]
 Histograms = dict[str, dict[tuple[str, ...], Histogram]]
 
 
 class Meter:
-    """Counts into Redis. While Redis is away counts are dropped: none is worth a wait, and none raises."""
+    """Adds to metrics in Redis. Best effort: while Redis is unreachable, counts are dropped and nothing raises."""
 
     def __init__(self, connection: Redis) -> None:
-        """Args:
-        connection: where Redis is; its retries, which may be many, are not taken over.
+        """Connect with a separate pool that fails fast.
+
+        Args:
+            connection: its address and credentials are used, but not its retries and timeouts.
         """
         pool = connection.connection_pool
-        impatient = {"retry": Retry(NoBackoff(), 0), "socket_timeout": _PATIENCE_S}
-        own = ConnectionPool(pool.connection_class, **{**pool.connection_kwargs, **impatient})
-        self._redis = Redis(connection_pool=own)
-        self._away_until = 0.0
+        fail_fast = {"retry": Retry(NoBackoff(), 0), "socket_timeout": _TIMEOUT_S}
+        own_pool = ConnectionPool(pool.connection_class, **{**pool.connection_kwargs, **fail_fast})
+        self._redis = Redis(connection_pool=own_pool)
+        self._retry_at = 0.0
 
     def count(self, name: str, amount: float = 1.0, **labels: str) -> None:
         """Add to a counter.
 
         Args:
-            name: one of FAMILIES that has no buckets.
-            amount: what is added, 0 or more.
-            labels: a value for each label of the metric; code is "" for jobs that did not fail.
+            name: a counter in FAMILIES.
+            amount: non-negative increment.
+            labels: a value for each label of the metric; `code` is "" for jobs that did not fail.
         """
-        self._add({_field(name, labels, _AMOUNT): amount})
+        self._add({_make_field(name, labels, _AMOUNT): amount})
 
     def observe(self, name: str, seconds: float, **labels: str) -> None:
-        """Note how long something took, in a metric of FAMILIES that has buckets."""
-        bound = next((str(bound) for bound in FAMILIES[name].buckets_s if seconds <= bound), _BEYOND)
-        self._add({_field(name, labels, bound): 1.0, _field(name, labels, _SUM): seconds})
+        """Add a duration to a histogram in FAMILIES."""
+        bound = next((str(bound) for bound in FAMILIES[name].buckets_s if seconds <= bound), _INFINITY)
+        self._add({_make_field(name, labels, bound): 1.0, _make_field(name, labels, _SUM): seconds})
 
     def read(self) -> tuple[Counts, Histograms] | None:
-        """All sums since Redis began; None while it is away."""
-        stored = self.ask(lambda redis: redis.hgetall(KEY))
-        return None if stored is None else _sums(stored)
+        """Return all sums; None while Redis is unreachable."""
+        fields = self.try_query(lambda redis: redis.hgetall(KEY))
+        return None if fields is None else _parse_sums(fields)
 
-    def ask(self, question: Callable[["Redis"], Any]) -> Any:
-        """An answer of Redis, within a second; None while it is away."""
-        if time.monotonic() < self._away_until:
+    def try_query(self, query: Callable[["Redis"], Any]) -> Any:
+        """Run a Redis query; return None if Redis is unreachable or takes longer than a second."""
+        if time.monotonic() < self._retry_at:
             return None
         try:
-            return question(self._redis)
+            return query(self._redis)
         except RedisError as error:
-            self._away_until = time.monotonic() + _AWAY_S
+            self._retry_at = time.monotonic() + _RETRY_AFTER_S
             log.warning("not_counted", error=type(error).__name__)
             return None
 
     def close(self) -> None:
-        """Let go of the connections."""
+        """Close the connections."""
         self._redis.connection_pool.disconnect()
 
     def _add(self, amounts: Mapping[str, float]) -> None:
@@ -129,29 +131,29 @@ class Meter:
                     pipeline.hincrbyfloat(KEY, field, amount)
                 pipeline.execute()
 
-        self.ask(add)
+        self.try_query(add)
 
 
-def bounds(name: str) -> list[str]:
-    """The upper bounds of a histogram's buckets, as Prometheus writes them."""
-    return [*(str(bound) for bound in FAMILIES[name].buckets_s), _BEYOND]
+def bucket_bounds(name: str) -> list[str]:
+    """Return the upper bounds of a histogram's buckets, as Prometheus writes them."""
+    return [*(str(bound) for bound in FAMILIES[name].buckets_s), _INFINITY]
 
 
-def _field(name: str, labels: Mapping[str, str], part: str) -> str:
-    """A field of the hash; raises KeyError where a label is missing or unknown."""
+def _make_field(name: str, labels: Mapping[str, str], part: str) -> str:
+    """Return the field name in the Redis hash; raises KeyError for a missing or unknown label."""
     family = FAMILIES[name]
     if unknown := set(labels) - set(family.labels):
         raise KeyError(f"{name} has no label {sorted(unknown)}")
     return json.dumps([name, [str(labels[label]) for label in family.labels], part])
 
 
-def _sums(stored: Mapping[bytes | str, bytes | str]) -> tuple[Counts, Histograms]:
+def _parse_sums(fields: Mapping[bytes | str, bytes | str]) -> tuple[Counts, Histograms]:
     counts: Counts = {name: {} for name, family in FAMILIES.items() if not family.buckets_s}
     parts: dict[str, dict[tuple[str, ...], dict[str, float]]] = {
         name: {} for name, family in FAMILIES.items() if family.buckets_s
     }
-    for field, value in stored.items():
-        # What another version counts and this one does not know.
+    for field, value in fields.items():
+        # Skip metrics written by another version.
         with suppress(ValueError, TypeError, KeyError):
             name, labels, part = json.loads(field)
             if len(labels) != len(FAMILIES[name].labels):
@@ -162,7 +164,9 @@ def _sums(stored: Mapping[bytes | str, bytes | str]) -> tuple[Counts, Histograms
                 parts[name].setdefault(tuple(labels), {})[part] = float(value)
     histograms = {
         name: {
-            labels: Histogram({bound: part.get(bound, 0.0) for bound in bounds(name)}, part.get(_SUM, 0.0))
+            labels: Histogram(
+                {bound: part.get(bound, 0.0) for bound in bucket_bounds(name)}, part.get(_SUM, 0.0)
+            )
             for labels, part in by_labels.items()
         }
         for name, by_labels in parts.items()

@@ -1,4 +1,4 @@
-"""GET /metrics: what service.metrics counted, and how things stand now, in Prometheus' text format."""
+"""GET /metrics: the sums of service.metrics and current gauges in Prometheus' text format."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -17,20 +17,20 @@ from service.jobs import Jobs
 from service.metrics import FAMILIES, Counts, Histograms
 from service.queue import JobQueue, make_queue
 from service.store import Store
-from service.ttl_cache import Lately
+from service.ttl_cache import TtlCache
 
 MEDIA_TYPE = CONTENT_TYPE_LATEST
-_GOOD_FOR_S = 1.0
-# So many records are read at most for a scrape; those beyond are younger, and counted as queued.
-_MOST_READ = 1000
+_CACHE_TTL_S = 1.0
+# Records read per scrape; the remaining, younger jobs are counted as queued.
+_MAX_RECORDS_READ = 1000
 _HTTP_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0, 600.0)
 
-# When each series began would double the number of lines, for no alert.
+# The _created series would double the number of lines, and no alert uses them.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 
 class MetricsEndpoint(Collector):
-    """All metrics of a service; those of HTTP are this process' own, the others are the same in every API process."""
+    """Prometheus collector of all metrics. HTTP metrics are per process; all others are shared by the API processes."""
 
     def __init__(self, store: Store, jobs: Jobs, queue: JobQueue, admission: Admission) -> None:
         self._store, self._jobs, self._queue, self._admission = store, jobs, queue, admission
@@ -44,26 +44,26 @@ class MetricsEndpoint(Collector):
             ["route", "method"], buckets=_HTTP_BUCKETS_S, registry=registry,
         )  # fmt: skip
         registry.register(self)
-        self._rendered = Lately(_GOOD_FOR_S, lambda: generate_latest(registry))
+        self._rendered = TtlCache(_CACHE_TTL_S, lambda: generate_latest(registry))
 
     def render(self) -> bytes:
-        """The document, as it was a second ago at most."""
+        """Return the metrics document, at most a second old."""
         return self._rendered.get()
 
-    def note_request(self, route: str, method: str, status: int, seconds: float) -> None:
-        """Count an answered request; see service.middleware.Note."""
+    def count_request(self, route: str, method: str, status: int, seconds: float) -> None:
+        """Count a request; implements service.middleware.OnResponse."""
         self._requests.labels(route, method, str(status)).inc()
         self._request_seconds.labels(route, method).observe(seconds)
 
     def describe(self) -> Iterator[Metric]:
-        """Nothing: the registry need not ask Redis for names."""
+        """Describe nothing, so that registering the collector does not query Redis."""
         return iter(())
 
     def collect(self) -> Iterator[Metric]:
-        """Prometheus' collector: what is counted together, then how things stand."""
+        """Yield the summed metrics, then the current gauges."""
         sums = self._queue.meter.read()
         if sums is not None:
-            yield from _counted(*sums)
+            yield from _sum_metrics(*sums)
             yield from self._queue_metrics()
         yield GaugeMetricFamily(
             "mmad_redis_up", "Whether Redis answers this process.", value=float(sums is not None)
@@ -77,47 +77,47 @@ class MetricsEndpoint(Collector):
         yield build
 
     def _queue_metrics(self) -> Iterator[Metric]:
-        depth = self._queue.meter.ask(lambda redis: make_queue(redis).count)
+        depth = self._queue.meter.try_query(lambda redis: make_queue(redis).count)
         if depth is not None:
             yield GaugeMetricFamily("mmad_queue_depth", "Deliveries that wait in Redis.", value=depth)
-        workers = self._queue.pace().workers
+        workers = self._queue.get_throughput().workers
         yield GaugeMetricFamily("mmad_workers", "Workers that were heard of lately.", value=workers)
 
     def _job_metrics(self) -> Iterator[Metric]:
         ids = self._admission.unfinished()
-        read = [record for job_id in ids[:_MOST_READ] if (record := self._jobs.read(job_id))]
-        running = sum(record.state is State.RUNNING for record in read)
-        since = [record.changes[-1].at for record in read if record.state is State.QUEUED]
+        records = [record for job_id in ids[:_MAX_RECORDS_READ] if (record := self._jobs.read(job_id))]
+        running = sum(record.state is State.RUNNING for record in records)
+        queued_since = [record.changes[-1].at for record in records if record.state is State.QUEUED]
         jobs = GaugeMetricFamily("mmad_jobs", "Jobs of the store that have not ended.", labels=["state"])
-        jobs.add_metric([State.QUEUED], len(since) + len(ids[_MOST_READ:]))
+        jobs.add_metric([State.QUEUED], len(queued_since) + len(ids[_MAX_RECORDS_READ:]))
         jobs.add_metric([State.RUNNING], running)
         yield jobs
         yield GaugeMetricFamily(
             "mmad_oldest_waiting_seconds",
             "How long the job has waited that waits longest; 0 where none does.",
-            value=max(0.0, (datetime.now(UTC) - min(since)).total_seconds()) if since else 0.0,
+            value=max(0.0, (datetime.now(UTC) - min(queued_since)).total_seconds()) if queued_since else 0.0,
         )
 
 
-def _counted(counts: Counts, histograms: Histograms) -> Iterator[Metric]:
+def _sum_metrics(counts: Counts, histograms: Histograms) -> Iterator[Metric]:
     for name, by_labels in counts.items():
         family = FAMILIES[name]
-        # One without labels is 0 before it is first counted; of others nobody knows which there will be.
+        # A counter without labels starts at 0; the label values of the others are not known in advance.
         values = by_labels or ({} if family.labels else {(): 0.0})
-        counter = CounterMetricFamily(name, family.text, labels=family.labels)
+        counter = CounterMetricFamily(name, family.description, labels=family.labels)
         for labels, value in values.items():
             counter.add_metric(labels, value)
         yield counter
     for name, observed in histograms.items():
         family = FAMILIES[name]
-        metric = HistogramMetricFamily(name, family.text, labels=family.labels)
+        metric = HistogramMetricFamily(name, family.description, labels=family.labels)
         for labels, histogram in observed.items():
-            metric.add_metric(labels, _summed_up(histogram.counts), histogram.sum_s)
+            metric.add_metric(labels, _accumulate(histogram.counts), histogram.sum_s)
         yield metric
 
 
-def _summed_up(counts: dict[str, float]) -> list[tuple[str, float]]:
-    """Prometheus' buckets hold all that is not above their bound."""
+def _accumulate(counts: dict[str, float]) -> list[tuple[str, float]]:
+    """Return cumulative buckets, as Prometheus defines them."""
     total, buckets = 0.0, []
     for bound, count in counts.items():
         total += count

@@ -1,4 +1,4 @@
-"""What is done with every request, whichever its route: a name, a line in the log, and an answer whatever happens."""
+"""Middleware for every request: a request id, a log line, and a problem document for each unhandled error."""
 
 import re
 import time
@@ -11,57 +11,57 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.origin_guard import HEALTH_PATHS
-from service.prefix import path_below
-from service.problems import CLOSE, name_request, no_room, problem_response
+from service.prefix import path_without_prefix
+from service.problems import CLOSE, make_disk_full_problem, problem_response, set_request_id
 
 log = structlog.get_logger()
 
 HEADER = "X-Request-ID"
-# In a connection's state where there are more of them than the limit, which is its value; see service.server.
+# Key in the ASGI state of connections above the limit; its value is the limit. Set by service.server.
 OVERLOADED = "overloaded"
-# As nginx has it: the caller was gone before there was an answer.
-GONE = 499
+# nginx's status for a client that disconnected before the response.
+CLIENT_CLOSED_REQUEST = 499
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _OTHER = "other"
 
 
-class Note(Protocol):
-    """Told of every request when it has been answered."""
+class OnResponse(Protocol):
+    """Callback after each request."""
 
     def __call__(self, route: str, method: str, status: int, seconds: float) -> None:
-        """`route` is a template such as /jobs/{job_id}, or "other": there are few of them, whatever callers ask for."""
+        """`route` is a path template such as /jobs/{job_id}, or "other": its number of values is bounded."""
 
 
-class Requests:
-    """Names each request, binds its name to all that is logged meanwhile, and writes one line about it (none about
+class RequestLog:
+    """Assigns an id to each request, binds it to the logging context, and logs one line per request (none for
     /healthz and /readyz).
 
-    The name is the caller's X-Request-ID if it is 1 to 64 of A-Z a-z 0-9 . _ - and otherwise a new one; the answer has
-    it in X-Request-ID, problem documents in `request_id`. The line holds nothing that a caller chose but that name: no
-    query, no file name, no key, no address. To be added before BehindProxy, which must be outermost.
+    The id is the caller's X-Request-ID if that is 1 to 64 characters of A-Z a-z 0-9 . _ - and otherwise a new one. It
+    is returned in X-Request-ID, and in `request_id` of problem documents. Apart from the id, the line contains nothing
+    chosen by the caller: no query, file name, key or address. Add this before ForwardedPrefix, which must be outermost.
     """
 
-    def __init__(self, app: ASGIApp, note: Note) -> None:
-        self._app, self._note = app, note
+    def __init__(self, app: ASGIApp, on_response: OnResponse) -> None:
+        self._app, self._on_response = app, on_response
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """An ASGI application."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = _given_id(scope) or uuid4().hex
-        name_request(scope, request_id)
-        began = time.monotonic()
-        bytes_in, status = 0, GONE
+        request_id = _get_caller_id(scope) or uuid4().hex
+        set_request_id(scope, request_id)
+        started_s = time.monotonic()
+        bytes_in, status = 0, CLIENT_CLOSED_REQUEST
 
-        async def receive_counted() -> Message:
+        async def receive_and_count() -> Message:
             nonlocal bytes_in
             message = await receive()
             bytes_in += len(message.get("body", b""))
             return message
 
-        async def send_named(message: Message) -> None:
+        async def send_with_id(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -70,12 +70,12 @@ class Requests:
 
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             try:
-                await self._app(scope, receive_counted, send_named)
+                await self._app(scope, receive_and_count, send_with_id)
             finally:
-                seconds = time.monotonic() - began
-                route, method = _route(scope), _method(scope)
-                self._note(route, method, status, seconds)
-                # Supervisors ask for these every second or more often: metrics count them, the log leaves them out.
+                seconds = time.monotonic() - started_s
+                route, method = _get_route(scope), _get_method(scope)
+                self._on_response(route, method, status, seconds)
+                # Health checks are frequent: count them in the metrics, but keep them out of the log.
                 if route not in HEALTH_PATHS:
                     log.info(
                         "request",
@@ -87,10 +87,10 @@ class Requests:
                     )
 
 
-class Guard:
-    """Refuses what no route shall see, and turns what no route caught into a problem document.
+class ProblemMiddleware:
+    """Refuses overload and malformed requests, and turns unhandled exceptions into problem documents.
 
-    It stands inside CORS, so that pages may read these answers too.
+    Runs inside the CORS middleware, so that web pages can read these responses too.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -102,28 +102,27 @@ class Guard:
             await self._app(scope, receive, send)
             return
         request = Request(scope)
-        if refused := _overload(scope) or _two_lengths(scope):
-            await problem_response(request, *refused, CLOSE)(scope, receive, send)
+        if refusal := _find_overload(scope) or _find_ambiguous_length(scope):
+            await problem_response(request, *refusal, CLOSE)(scope, receive, send)
             return
-        begun = False
+        response_started = False
 
-        async def send_noting(message: Message) -> None:
-            nonlocal begun
-            begun = True
+        async def send_and_note(message: Message) -> None:
+            nonlocal response_started
+            response_started = True
             await send(message)
 
         try:
-            await self._app(scope, receive, send_noting)
+            await self._app(scope, receive, send_and_note)
         except Exception as error:
-            answer = _fault(request, error)
-            if (
-                not begun
-            ):  # otherwise the server closes the connection, and the caller sees that something is missing
-                await answer(scope, receive, send)
+            response = _make_error_response(request, error)
+            # After its start a response cannot be replaced: the server closes the connection, so the caller notices.
+            if not response_started:
+                await response(scope, receive, send)
 
 
-def _fault(request: Request, error: Exception) -> ASGIApp:
-    if problem := no_room(error):
+def _make_error_response(request: Request, error: Exception) -> ASGIApp:
+    if problem := make_disk_full_problem(error):
         log.error("disk_full")
         return problem_response(request, problem.code, problem.detail)
     log.error("request_failed", exc_info=error)
@@ -131,9 +130,9 @@ def _fault(request: Request, error: Exception) -> ASGIApp:
     return problem_response(request, "internal_error", detail)
 
 
-def _overload(scope: Scope) -> tuple[str, str] | None:
+def _find_overload(scope: Scope) -> tuple[str, str] | None:
     limit = scope.get("state", {}).get(OVERLOADED)
-    if limit is None or path_below(scope) in HEALTH_PATHS:
+    if limit is None or path_without_prefix(scope) in HEALTH_PATHS:
         return None
     return (
         "overloaded",
@@ -142,8 +141,8 @@ def _overload(scope: Scope) -> tuple[str, str] | None:
     )
 
 
-def _two_lengths(scope: Scope) -> tuple[str, str] | None:
-    """Whether two servers in a row may take this request for one and for two (RFC 9112, section 6.1)."""
+def _find_ambiguous_length(scope: Scope) -> tuple[str, str] | None:
+    """Return the problem of a request that two servers may delimit differently (request smuggling; RFC 9112, 6.1)."""
     headers = Headers(scope=scope)
     if "transfer-encoding" not in headers:
         return None
@@ -157,15 +156,15 @@ def _two_lengths(scope: Scope) -> tuple[str, str] | None:
     return None
 
 
-def _given_id(scope: Scope) -> str | None:
-    given = Headers(scope=scope).get(HEADER, "")
-    return given if _ID.fullmatch(given) else None
+def _get_caller_id(scope: Scope) -> str | None:
+    request_id = Headers(scope=scope).get(HEADER, "")
+    return request_id if _ID.fullmatch(request_id) else None
 
 
-def _route(scope: Scope) -> str:
+def _get_route(scope: Scope) -> str:
     path: str = getattr(scope.get("route"), "path", _OTHER)
     return path
 
 
-def _method(scope: Scope) -> str:
+def _get_method(scope: Scope) -> str:
     return scope["method"] if scope["method"] in _METHODS else _OTHER

@@ -5,39 +5,39 @@ import unicodedata
 from urllib.parse import quote, unquote_to_bytes
 
 MAX_CHARACTERS = 255
-# Not file names; curl sends "-" for its standard input.
-_NO_NAMES = frozenset({"", ".", "..", "-"})
-# Of Unicode's categories: control characters, halves of pairs, ends of lines and paragraphs.
+# Not usable as file names; curl sends "-" for standard input.
+_INVALID_NAMES = frozenset({"", ".", "..", "-"})
+# Unicode categories: control characters, surrogates, line and paragraph separators.
 _REMOVED = frozenset({"Cc", "Cs", "Zl", "Zp"})
-# Marks that change the writing direction: they make a name look like another.
-_TURNING = frozenset("\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+# Bidirectional control characters, which can make a name look like another.
+_BIDI_CONTROLS = frozenset("\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 # RFC 8187: filename*=UTF-8'de'Zo%C3%AB.mp4
 _EXTENDED = re.compile(rb"\"?(utf-8|iso-8859-1)'[^']*'([^\"]*)\"?", re.IGNORECASE)
 _PARAMETER = re.compile(rb';\s*([\w*-]+)\s*=\s*("(?:[^"\\]|\\.)*"|[^;"\s]*)')
-# What browsers escape in the names of a form's files, and no more than that.
+# The only characters that browsers escape in file names of forms.
 _FORM_ESCAPES = (("%22", '"'), ("%0D", ""), ("%0A", ""))
 
 
 def clean_name(given: str) -> str | None:
-    """A file's name in NFC, without folders, control characters and what is too long; None where nothing is left."""
+    """Return a file name in NFC, without folders and control characters, truncated; None if nothing remains."""
     name = unicodedata.normalize("NFC", given).replace("\\", "/").rsplit("/", 1)[-1]
     name = "".join(
-        one for one in name if unicodedata.category(one) not in _REMOVED and one not in _TURNING
+        char for char in name if unicodedata.category(char) not in _REMOVED and char not in _BIDI_CONTROLS
     ).strip()
     if len(name) > MAX_CHARACTERS:
         stem, dot, suffix = name.rpartition(".")
-        kept = dot + suffix if stem and len(suffix) < 16 else ""
-        name = name[: MAX_CHARACTERS - len(kept)] + kept
-    return None if name in _NO_NAMES else name
+        ending = dot + suffix if stem and len(suffix) < 16 else ""
+        name = name[: MAX_CHARACTERS - len(ending)] + ending
+    return None if name in _INVALID_NAMES else name
 
 
-def disposition_name(header: bytes) -> str | None:
-    """The name of a file in a header Content-Disposition; None where there is none.
+def parse_disposition_name(header: bytes) -> str | None:
+    """Parse the file name in a Content-Disposition header; None if it has none.
 
-    filename* goes before filename (RFC 6266, 4.3). Of filename both ways are read in which double quotes are escaped:
-    with a backslash, and as %22 (RFC 7578, 4.2; WHATWG's HTML, 4.10.21.8).
+    filename* takes precedence over filename (RFC 6266, 4.3). In filename, double quotes may be escaped with a backslash
+    or as %22 (RFC 7578, 4.2; WHATWG's HTML, 4.10.21.8).
     """
-    # Of two parameters of one name the first counts.
+    # Reversed, so that the first of two parameters with the same name is used.
     values = {name.lower(): value for name, value in reversed(_PARAMETER.findall(header))}
     if extended := _EXTENDED.fullmatch(values.get(b"filename*", b"")):
         try:
@@ -48,19 +48,19 @@ def disposition_name(header: bytes) -> str | None:
     if raw is None:
         return None
     if raw.startswith(b'"'):
-        # A backslash before anything else is a folder's, of Windows.
+        # Any other backslash separates folders of a Windows path.
         raw = re.sub(rb'\\(["\\])', rb"\1", raw[1:-1])
     try:
         name = raw.decode()
     except UnicodeDecodeError:
         name = raw.decode("latin-1")
-    for escape, meant in _FORM_ESCAPES:
-        name = name.replace(escape, meant)
+    for escape, char in _FORM_ESCAPES:
+        name = name.replace(escape, char)
     return clean_name(name)
 
 
-def attachment(name: str) -> str:
-    """A header Content-Disposition for a download of this name (RFC 6266): ASCII, and the whole name beside it."""
+def format_attachment(name: str) -> str:
+    """Format a Content-Disposition header for a download (RFC 6266): an ASCII name, and the full name as filename*."""
     plain = re.sub(r"[^A-Za-z0-9 ._()+,=@~-]", "_", name)
     extended = "" if plain == name else f"; filename*=UTF-8''{quote(name, safe='')}"
     return f'attachment; filename="{plain}"{extended}'

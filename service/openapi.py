@@ -1,4 +1,4 @@
-"""The OpenAPI document: FastAPI's own, with our errors in place of its, and with real examples (tests/examples.py)."""
+"""Completes FastAPI's OpenAPI document with problem responses and captured examples (tests/api_examples.py)."""
 
 import json
 from importlib.resources import files
@@ -11,8 +11,8 @@ from service.origin_guard import HEALTH_PATHS, SAFE_METHODS
 _PROBLEM = "application/problem+json"
 
 
-def complete(document: dict[str, Any]) -> None:
-    """Change FastAPI's document, in place, into ours."""
+def complete_openapi(document: dict[str, Any]) -> None:
+    """Replace FastAPI's validation errors with problem documents and add examples, in place."""
     examples = json.loads(files("service").joinpath("examples.json").read_text(encoding="utf-8"))
     components = document["components"]
     for name in ("HTTPValidationError", "ValidationError"):
@@ -28,31 +28,31 @@ def complete(document: dict[str, Any]) -> None:
 def _complete_operation(operation: dict[str, Any], path: str, method: str) -> None:
     responses = operation["responses"]
     if "application/json" in responses.get("422", {}).get("content", {}):
-        del responses["422"]  # FastAPI's
-    if not path.startswith("/"):  # a message that we send
+        del responses["422"]  # FastAPI's HTTPValidationError
+    if not path.startswith("/"):  # a webhook
         return
-    if "security" in operation:  # whoever runs the service says whether it asks for keys
+    if "security" in operation:  # keys are optional: the service may be configured without
         operation["security"] = [{}, *operation["security"]]
-    # service.origin_guard and service.middleware stand before all routes.
+    # Problems raised before all routes, by service.origin_guard and service.middleware.
     codes = ["malformed_request"]
     if path not in HEALTH_PATHS:
         codes += ["host_refused", "overloaded"]
     if method.upper() not in SAFE_METHODS:
         codes += ["origin_refused", "disk_full"]
-    for status, response in problems(*dict.fromkeys([*_told(responses), *codes])).items():
+    for status, response in problems(*dict.fromkeys([*_find_codes(responses), *codes])).items():
         responses[str(status)] = response
 
 
-def _told(responses: dict[str, Any]) -> list[str]:
-    """The codes that an operation's own responses tell of."""
+def _find_codes(responses: dict[str, Any]) -> list[str]:
+    """Return the problem codes in the responses of an operation."""
     contents = [response.get("content", {}) for response in responses.values()]
     return [code for content in contents for code in content.get(_PROBLEM, {}).get("examples", {})]
 
 
-def _add_examples(responses: dict[str, Any], operation: str, answers: dict[str, Any]) -> None:
-    """Those captured of an operation and status; files have theirs by their content type too."""
+def _add_examples(responses: dict[str, Any], operation: str, captured: dict[str, Any]) -> None:
+    """Add the examples captured for an operation and status; those of files are also keyed by content type."""
     for status, response in responses.items():
-        for kind, content in response.get("content", {}).items():
-            place = f"{operation} {status}"
-            if named := answers.get(f"{place} {kind}", answers.get(place)):
+        for content_type, content in response.get("content", {}).items():
+            response_key = f"{operation} {status}"
+            if named := captured.get(f"{response_key} {content_type}", captured.get(response_key)):
                 content["examples"] = {name: {"value": value} for name, value in named.items()}

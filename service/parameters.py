@@ -1,4 +1,4 @@
-"""Values from a query, a form or a command line, to what they mean."""
+"""Parsing of query, form and command-line values into models."""
 
 from typing import Any, TypeVar
 
@@ -11,7 +11,7 @@ Parameters = TypeVar("Parameters", bound=BaseModel)
 
 
 def parse_parameters(model: type[Parameters], values: dict[str, str]) -> Parameters:
-    """Query or form values to a model; raises Problem for a name that is not known or a value that does not fit."""
+    """Parse string values into a model; raises Problem unknown_parameter or invalid_parameter."""
     known = list(model.model_fields)
     if unknown := [name for name in values if name not in known]:
         raise Problem(

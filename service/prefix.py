@@ -1,6 +1,6 @@
-"""The path under which a reverse proxy shows the service, such as /mmad: from MMAD_ROOT_PATH or X-Forwarded-Prefix.
+"""The path prefix under which a reverse proxy serves the API, such as /mmad: MMAD_ROOT_PATH or X-Forwarded-Prefix.
 
-The proxy may take the prefix off the path or leave it on: both are understood.
+Proxies that strip the prefix from the path and proxies that keep it are both supported.
 """
 
 from collections.abc import Iterable
@@ -14,21 +14,21 @@ from service.settings import clean_prefix
 HEADER = "x-forwarded-prefix"
 
 
-def path_below(scope: Scope) -> str:
-    """A request's path without the prefix, as the routes have it."""
+def path_without_prefix(scope: Scope) -> str:
+    """Return the request's path relative to the prefix, as routes define it."""
     path: str = scope["path"]
     return path.removeprefix(scope.get("root_path", ""))
 
 
-class BehindProxy:
-    """Sets `root_path` of each request, and `scheme` and `client` by X-Forwarded-Proto and X-Forwarded-For.
+class ForwardedPrefix:
+    """Sets `root_path` of each request, and `scheme` and `client` from X-Forwarded-Proto and X-Forwarded-For.
 
-    Headers are taken from trusted addresses only. To be added last: it sees whom a request really comes from.
+    Headers are read from trusted addresses only. Add this middleware last, so that it sees the peer's real address.
 
     Args:
-        app: what is behind the proxy.
-        root_path: the prefix where no header names one.
-        trusted: addresses and networks of proxies, with commas between; "*" for all.
+        app: the wrapped application.
+        root_path: prefix of requests without a usable header.
+        trusted: comma-separated addresses and networks of proxies; "*" for all.
     """
 
     def __init__(self, app: ASGIApp, root_path: str, trusted: str) -> None:
@@ -38,28 +38,28 @@ class BehindProxy:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """An ASGI application."""
         if scope["type"] == "http":
-            prefix = self._forwarded(scope)
-            scope = _under(scope, self._root_path if prefix is None else prefix)
+            prefix = self._read_prefix(scope)
+            scope = _with_prefix(scope, self._root_path if prefix is None else prefix)
         await self._proxies(scope, receive, send)  # type: ignore[arg-type]
 
-    def _forwarded(self, scope: Scope) -> str | None:
-        """What the header says; None without a header that can be used. Proxies in a row add their parts in order."""
+    def _read_prefix(self, scope: Scope) -> str | None:
+        """Return the prefix in the header; None without a usable one. Chained proxies append their parts in order."""
         client = scope.get("client")
         values = Headers(scope=scope).getlist(HEADER)
         if not values or not client or client[0] not in self._proxies.trusted_hosts:
             return None
-        return _joined(part for value in values for part in value.split(","))
+        return _join_prefixes(part for value in values for part in value.split(","))
 
 
-def _joined(parts: Iterable[str]) -> str | None:
+def _join_prefixes(parts: Iterable[str]) -> str | None:
     try:
         return clean_prefix("".join(clean_prefix(part) for part in parts))
     except ValueError:
         return None
 
 
-def _under(scope: Scope, prefix: str) -> Scope:
-    """The request with the prefix as ASGI has it: in `root_path`, and at the beginning of `path`."""
+def _with_prefix(scope: Scope, prefix: str) -> Scope:
+    """Return a scope with the prefix as ASGI specifies: in `root_path` and at the beginning of `path`."""
     path: str = scope["path"]
     if path == prefix:
         path += "/"

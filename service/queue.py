@@ -1,7 +1,7 @@
-"""Redis: the queue of jobs, the leases and the live progress of running ones. Losing it loses no job.
+"""The job queue, worker heartbeats, leases and live progress in Redis. No job is lost when Redis loses its data.
 
-A delivery is an rq job whose id is `<job id>-<chance>`. rq delivers and no more: which job runs, how often and when it
-is given up is for the store's records and service.reconciler to say.
+A delivery is an rq job with the id `<job id>-<random hex>`. rq only delivers: the job records in the store and
+service.reconciler decide which job runs, how often it is retried and when it fails.
 """
 
 import secrets
@@ -32,48 +32,48 @@ from rq.serializers import JSONSerializer
 from service.job_schemas import Stage
 from service.metrics import Meter
 from service.settings import Settings
-from service.ttl_cache import Lately
+from service.ttl_cache import TtlCache
 
 log = structlog.get_logger()
 
-Answer = TypeVar("Answer")
+T = TypeVar("T")
 
 QUEUE = "mmad"
-# The one function a worker runs, named as text: the API does not import it.
+# The only function that workers run. A string, because the API does not import workers.
 DETECT = "workers.run.detect"
-# A worker that is not heard of for so long is taken for dead; it is heard of four times in that.
-LEASE_S = 12
-BEAT_S = 3.0
-_WORKERS = "mmad:workers"
-# For those who look into Redis: whatever a delivery came to, the store knows more.
-_TOLD_S = 60
-_PROBE = "mmad:probe"
+# A worker is considered dead when its last heartbeat is older than this; it sends four in that time.
+LEASE_TTL_S = 12
+HEARTBEAT_INTERVAL_S = 3.0
+_WORKERS_KEY = "mmad:workers"
+# rq's own results serve debugging only: the outcome of a job is in the store.
+_RQ_RESULT_TTL_S = 60
+_PROBE_KEY = "mmad:probe"
 _PROGRESS_TTL_S = 300
-_TIMES = "mmad:times"
-# So many jobs tell how long the next will take.
-_TIMES_KEPT = 50
-_PACE_LASTS_S = 1.0
-_POSITIONS_LAST_S = 0.5
-_AWAY_S = 2.0
-# From this fraction on a job's own progress says more than other jobs' times.
-_TELLING = 0.1
+_JOB_TIMES_KEY = "mmad:times"
+# Run times of the most recent jobs, used to estimate the next one's.
+_MAX_JOB_TIMES = 50
+_THROUGHPUT_TTL_S = 1.0
+_POSITIONS_TTL_S = 0.5
+_UNAVAILABLE_FOR_S = 2.0
+# Above this fraction the estimate uses the job's own progress instead of other jobs' run times.
+_MIN_FRACTION_FOR_ESTIMATE = 0.1
 
 
 class Progress(NamedTuple):
-    """How far a running job is; nothing known is (None, 0)."""
+    """Progress of a running job: (None, 0) if unknown."""
 
     stage: Stage | None
     fraction: float
 
 
 class QueueError(Exception):
-    """The settings name no Redis that can be used; the text says what to set."""
+    """The configured Redis cannot be used; the message says which setting to correct."""
 
 
 def connect(settings: Settings, *, retries: int) -> Redis:
-    """A client for the Redis of the settings; raises QueueError.
+    """Create a client for the configured Redis; raises QueueError if MMAD_REDIS_URL is missing or malformed.
 
-    Few retries for a request, many for a worker that can wait.
+    Use few `retries` in a request and many in a worker, which can wait.
     """
     if settings.redis_url is None:
         raise QueueError("no Redis is configured: set MMAD_REDIS_URL, or use mmad serve")
@@ -81,7 +81,7 @@ def connect(settings: Settings, *, retries: int) -> Redis:
     try:
         return Redis.from_url(settings.redis_url, retry=retry, socket_connect_timeout=3)
     except ValueError as error:
-        # The library's own words may hold a piece of the password.
+        # The library's message may contain part of the password.
         raise QueueError(
             "MMAD_REDIS_URL is not an address of Redis: write redis://USER:PASSWORD@HOST:PORT/NUMBER, rediss:// for "
             "TLS or unix://PATH, special characters of a password percent-encoded"
@@ -89,28 +89,28 @@ def connect(settings: Settings, *, retries: int) -> Redis:
 
 
 def check_redis(settings: Settings) -> str | None:
-    """Write to the Redis of the settings once, before anything depends on it.
+    """Check at startup that the configured Redis accepts writes.
 
     Returns:
-        What is wrong and may pass by itself: it cannot be reached, is full or still loads. None where nothing is.
+        A description of a transient error (unreachable, out of memory, still loading), or None.
 
     Raises:
-        QueueError: what is wrong stays wrong until somebody mends it.
+        QueueError: for an error that persists until the configuration is corrected.
     """
     url = settings.redis_url or ""
     connection = connect(settings, retries=0)
     try:
         with connection:
-            connection.set(_PROBE, 1, ex=_TOLD_S)
+            connection.set(_PROBE_KEY, 1, ex=_RQ_RESULT_TTL_S)
     except RedisError as error:
-        if remedy := _remedy(error):
-            raise QueueError(f"Redis at {_where(url)} {remedy}") from error
-        return f"Redis at {_where(url)} {_reason(error, url)}"
+        if remedy := _describe_permanent_error(error):
+            raise QueueError(f"Redis at {_format_address(url)} {remedy}") from error
+        return f"Redis at {_format_address(url)} {_describe_transient_error(error, url)}"
     return None
 
 
-def _remedy(error: RedisError) -> str | None:
-    """The sentence for an error that lasts until somebody mends it; None for a transient one."""
+def _describe_permanent_error(error: RedisError) -> str | None:
+    """Describe an error that persists until the configuration is corrected; None for a transient error."""
     causes = (error.__cause__, error.__context__)
     if isinstance(error, AuthenticationError):
         return "wants another user name or password than MMAD_REDIS_URL has: write redis://USER:PASSWORD@HOST:PORT/NUMBER"
@@ -131,8 +131,8 @@ def _remedy(error: RedisError) -> str | None:
     return None
 
 
-def _reason(error: RedisError, url: str) -> str:
-    """The sentence for a transient error."""
+def _describe_transient_error(error: RedisError, url: str) -> str:
+    """Describe a transient error."""
     if any(isinstance(cause, socket.gaierror) for cause in (error.__cause__, error.__context__)):
         return "cannot be found: its name leads to no address"
     hint = ""
@@ -143,8 +143,8 @@ def _reason(error: RedisError, url: str) -> str:
     return f"cannot be used now: {str(error).rstrip('.')}{hint}"
 
 
-def _where(url: str) -> str:
-    """Where an address leads, without the password that it may hold."""
+def _format_address(url: str) -> str:
+    """Return host and port, or the socket path, of a Redis URL, without its password."""
     try:
         parts = urlsplit(url)
         return parts.path if parts.scheme == "unix" else f"{parts.hostname}:{parts.port or 6379}"
@@ -153,90 +153,92 @@ def _where(url: str) -> str:
 
 
 def make_queue(connection: Redis) -> Queue:
-    """The one queue; jobs on it are JSON, never pickles."""
+    """Create the rq queue; payloads are JSON, never pickled."""
     return Queue(QUEUE, connection=connection, serializer=JSONSerializer)
 
 
-class Pace(NamedTuple):
-    """The median job's seconds, if one was measured, and how many workers there are."""
+class Throughput(NamedTuple):
+    """Median run time of recent jobs in seconds (None if there are none) and the number of live workers."""
 
     job_s: float | None
     workers: int
 
-    def queued_s(self, position: int) -> float | None:
-        """Seconds to the end for a job with so many before it."""
+    def estimate_queued_s(self, position: int) -> float | None:
+        """Estimate the seconds until a queued job ends, with `position` jobs before it."""
         if self.job_s is None or not self.workers:
             return None
         return self.job_s * (1 + position / self.workers)
 
-    def running_s(self, fraction: float, elapsed_s: float) -> float | None:
-        """Seconds to the end for a job that has come so far in so long."""
-        if fraction > _TELLING:
+    def estimate_running_s(self, fraction: float, elapsed_s: float) -> float | None:
+        """Estimate the seconds until a running job ends."""
+        if fraction > _MIN_FRACTION_FOR_ESTIMATE:
             return elapsed_s * (1 - fraction) / fraction
         return None if self.job_s is None else max(0.0, self.job_s - elapsed_s)
 
 
 class JobQueue:
-    """What API and workers ask of Redis, and tell it. While it is away they go without.
+    """The Redis operations of API and workers. While Redis is unavailable most of them do nothing or return a default.
 
-    What waits in the store is queued when it is back, see service.reconciler.
+    service.reconciler enqueues the jobs that were accepted in the meantime when Redis is available again.
     """
 
     def __init__(self, connection: Redis, job_timeout_s: int) -> None:
         self._connection = connection
         self._job_timeout_s = job_timeout_s
         self.meter = Meter(connection)
-        self._away_until = 0.0
-        self._pace = Lately(_PACE_LASTS_S, lambda: self._ask(self._ask_pace, Pace(None, 0)))
-        nowhere: dict[str, int] = {}
-        self._positions = Lately(_POSITIONS_LAST_S, lambda: self._ask(self._ask_positions, nowhere))
+        self._unavailable_until_s = 0.0
+        self._throughput = TtlCache(
+            _THROUGHPUT_TTL_S, lambda: self._call(self._fetch_throughput, Throughput(None, 0))
+        )
+        no_positions: dict[str, int] = {}
+        self._positions = TtlCache(_POSITIONS_TTL_S, lambda: self._call(self._fetch_positions, no_positions))
 
     def try_enqueue(self, job_id: str) -> None:
-        """Put a job on the queue, if Redis can be reached."""
-        self._ask(lambda: self.deliver(job_id), None)
+        """Enqueue a job; does nothing if Redis is unavailable."""
+        self._call(lambda: self.enqueue(job_id), None)
 
-    def deliver(self, job_id: str, *, first: bool = False) -> None:
-        """Put a job on the queue, behind all others or before them; raises RedisError."""
+    def enqueue(self, job_id: str, *, at_front: bool = False) -> None:
+        """Enqueue a job at the end of the queue or at its front; raises RedisError."""
         make_queue(self._connection).enqueue_call(
             DETECT,
             args=(job_id,),
             job_id=f"{job_id}-{secrets.token_hex(4)}",
             timeout=self._job_timeout_s,
-            at_front=first,
-            result_ttl=_TOLD_S,
-            failure_ttl=_TOLD_S,
+            at_front=at_front,
+            result_ttl=_RQ_RESULT_TTL_S,
+            failure_ttl=_RQ_RESULT_TTL_S,
         )
 
-    def forget(self, job_id: str) -> None:
-        """Take a job from the queue, if it waits there; a worker that gets it all the same finds it ended."""
+    def remove(self, job_id: str) -> None:
+        """Remove a job from the queue, if it is queued; a worker that takes it nevertheless sees that it has ended."""
 
-        def remove() -> None:
+        def delete() -> None:
             queue = make_queue(self._connection)
             for delivery in queue.job_ids:
-                if _job_of(delivery) == job_id and (job := queue.fetch_job(delivery)):
+                if _parse_job_id(delivery) == job_id and (job := queue.fetch_job(delivery)):
                     job.delete()
 
-        self._ask(remove, None)
+        self._call(delete, None)
 
-    def waiting(self) -> set[str]:
-        """The jobs on the queue; raises RedisError, also where Redis can be read and not be written."""
-        self._connection.set(_PROBE, 1, ex=_TOLD_S)
-        return set(self._ask_positions())
+    def get_queued_ids(self) -> set[str]:
+        """Return the ids of all queued jobs; raises RedisError, also if Redis is read-only."""
+        self._connection.set(_PROBE_KEY, 1, ex=_RQ_RESULT_TTL_S)
+        return set(self._fetch_positions())
 
     def is_leased(self, job_id: str, attempt: int) -> bool:
-        """Whether a worker was heard of lately that has this attempt; raises RedisError."""
+        """Whether a live worker holds the lease of this attempt; raises RedisError."""
         return bool(self._connection.exists(lease_key(job_id, attempt)))
 
-    def progress(self, job_id: str) -> Progress:
-        """How far a running job is."""
-        nothing: dict[bytes | str, bytes | str] = {}
-        raw = self._ask(lambda: self._connection.hgetall(_progress_key(job_id)), nothing)
-        found = {_text(name): _text(value) for name, value in raw.items()}
-        stage = found.get("stage")
-        return Progress(Stage(stage) if stage else None, float(found.get("fraction", 0)))
+    def get_progress(self, job_id: str) -> Progress:
+        """Return the progress of a running job."""
+        no_fields: dict[bytes | str, bytes | str] = {}
+        raw = self._call(lambda: self._connection.hgetall(_progress_key(job_id)), no_fields)
+        fields = {_decode(name): _decode(value) for name, value in raw.items()}
+        stage = fields.get("stage")
+        return Progress(Stage(stage) if stage else None, float(fields.get("fraction", 0)))
 
     def publish_progress(self, job_id: str, stage: Stage, fraction: float) -> None:
-        """How far a running job is, for those who ask."""
+        """Publish the progress of a running job."""
         name = _progress_key(job_id)
 
         def put() -> None:
@@ -245,83 +247,89 @@ class JobQueue:
                 pipeline.expire(name, _PROGRESS_TTL_S)
                 pipeline.execute()
 
-        self._ask(put, None)
+        self._call(put, None)
 
-    def note_time(self, seconds: float) -> None:
-        """Remember how long a job took, for the estimates of the next."""
+    def record_job_time(self, seconds: float) -> None:
+        """Record a job's run time for later estimates."""
 
         def put() -> None:
             with self._connection.pipeline() as pipeline:
-                pipeline.lpush(_TIMES, f"{seconds:.3f}")
-                pipeline.ltrim(_TIMES, 0, _TIMES_KEPT - 1)
+                pipeline.lpush(_JOB_TIMES_KEY, f"{seconds:.3f}")
+                pipeline.ltrim(_JOB_TIMES_KEY, 0, _MAX_JOB_TIMES - 1)
                 pipeline.execute()
 
-        self._ask(put, None)
+        self._call(put, None)
 
-    def position(self, job_id: str) -> int | None:
-        """How many jobs are before it; None if it is not in the queue, or Redis is away."""
+    def get_position(self, job_id: str) -> int | None:
+        """Return the number of jobs before this one; None if it is not queued or Redis is unavailable."""
         return self._positions.get().get(job_id)
 
-    def pace(self) -> Pace:
-        """How fast jobs went lately."""
-        return self._pace.get()
+    def get_throughput(self) -> Throughput:
+        """Return the throughput, at most 1 s old."""
+        return self._throughput.get()
 
     def check(self) -> dict[str, str]:
-        """Readiness of Redis and of at least one worker."""
+        """Report the readiness of Redis and of at least one worker, by name."""
         try:
             alive = self._workers_alive() > 0
         except RedisError:
             return {"redis": "cannot be reached", "workers": "not known"}
         return {"redis": "ok", "workers": "ok" if alive else "none is running"}
 
-    def _ask(self, question: Callable[[], Answer], otherwise: Answer) -> Answer:
-        """An answer of Redis; `otherwise` while it is away: one caller in a while waits to find out, not each."""
-        if time.monotonic() < self._away_until:
-            return otherwise
-        try:
-            return question()
-        except RedisError as error:
-            self._away_until = time.monotonic() + _AWAY_S
-            log.warning("redis_away", error=type(error).__name__, not_asked_for_s=_AWAY_S)
-            return otherwise
+    def _call(self, function: Callable[[], T], default: T) -> T:
+        """Call a function that uses Redis; return `default` if Redis is unavailable.
 
-    def _ask_positions(self) -> dict[str, int]:
+        After an error Redis is not called again for 2 s, so that only one caller waits for the connection timeout.
+        """
+        if time.monotonic() < self._unavailable_until_s:
+            return default
+        try:
+            return function()
+        except RedisError as error:
+            self._unavailable_until_s = time.monotonic() + _UNAVAILABLE_FOR_S
+            log.warning("redis_away", error=type(error).__name__, not_asked_for_s=_UNAVAILABLE_FOR_S)
+            return default
+
+    def _fetch_positions(self) -> dict[str, int]:
         return {
-            _job_of(delivery): place for place, delivery in enumerate(make_queue(self._connection).job_ids)
+            _parse_job_id(delivery): position
+            for position, delivery in enumerate(make_queue(self._connection).job_ids)
         }
 
-    def _ask_pace(self) -> Pace:
-        times = [float(value) for value in self._connection.lrange(_TIMES, 0, -1)]
-        return Pace(median(times) if times else None, self._workers_alive())
+    def _fetch_throughput(self) -> Throughput:
+        times = [float(value) for value in self._connection.lrange(_JOB_TIMES_KEY, 0, -1)]
+        return Throughput(median(times) if times else None, self._workers_alive())
 
     def _workers_alive(self) -> int:
-        return self._connection.zcount(_WORKERS, _now(self._connection) - LEASE_S, "+inf")
+        return self._connection.zcount(_WORKERS_KEY, _now(self._connection) - LEASE_TTL_S, "+inf")
 
 
 def put_heartbeat(connection: Redis, worker: str, lease: str | None) -> None:
-    """Tell that a worker lives, and holds a lease; good for LEASE_S. Comes back by itself when Redis has lost it.
+    """Record that a worker is alive, and renew its lease, both for LEASE_TTL_S.
+
+    Sent repeatedly, so worker and lease reappear after Redis has lost its data.
 
     Args:
-        connection: Redis, whose clock counts.
-        worker: its name.
-        lease: of the attempt it is at, see lease_key.
+        connection: Redis; timestamps are from its clock.
+        worker: name of the worker.
+        lease: key of the running attempt's lease (see lease_key); None while the worker is idle.
     """
     now = _now(connection)
     with connection.pipeline() as pipeline:
-        pipeline.zadd(_WORKERS, {worker: now})
-        pipeline.zremrangebyscore(_WORKERS, "-inf", now - LEASE_S)
+        pipeline.zadd(_WORKERS_KEY, {worker: now})
+        pipeline.zremrangebyscore(_WORKERS_KEY, "-inf", now - LEASE_TTL_S)
         if lease:
-            pipeline.set(lease, worker, ex=LEASE_S)
+            pipeline.set(lease, worker, ex=LEASE_TTL_S)
         pipeline.execute()
 
 
-def put_death(connection: Redis, worker: str) -> None:
-    """Tell that a worker takes no more jobs."""
-    connection.zrem(_WORKERS, worker)
+def delete_heartbeat(connection: Redis, worker: str) -> None:
+    """Remove a worker that has stopped."""
+    connection.zrem(_WORKERS_KEY, worker)
 
 
 def lease_key(job_id: str, attempt: int) -> str:
-    """Where an attempt's lease is. One of an attempt that was overtaken hinders nobody."""
+    """Return the Redis key of an attempt's lease. Each attempt has its own, so a stale one does no harm."""
     return f"mmad:lease:{job_id}.{attempt}"
 
 
@@ -330,7 +338,7 @@ def _now(connection: Redis) -> float:
     return float(seconds) + float(microseconds) / 1e6
 
 
-def _job_of(delivery: str) -> str:
+def _parse_job_id(delivery: str) -> str:
     return delivery.partition("-")[0]
 
 
@@ -338,5 +346,5 @@ def _progress_key(job_id: str) -> str:
     return f"mmad:progress:{job_id}"
 
 
-def _text(value: bytes | str) -> str:
+def _decode(value: bytes | str) -> str:
     return value.decode() if isinstance(value, bytes) else value

@@ -1,4 +1,4 @@
-"""From a job's stored proposals to its result, as often and with as many thresholds as a caller likes."""
+"""Turns a job's stored proposals into results; any number of views can be made from the same proposals."""
 
 import io
 import unicodedata
@@ -38,14 +38,14 @@ Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
 
 # Detections below this score are almost always wrong: they are not counted as hidden.
-HIDDEN_FROM = 0.02
-_BEST_HIDDEN = 3
-# A proposal shorter than this share of a window is not part of an action that spans several windows.
-_PART_OF_WINDOW = 0.25
+MIN_HIDDEN_SCORE = 0.02
+_MAX_BEST_HIDDEN = 3
+# A proposal shorter than this fraction of a window is not part of an action that spans several windows.
+_MIN_PART_WINDOW_FRACTION = 0.25
 
 
 class Context(Document):
-    """All of a result but the detections: stored with the proposals, so that a view needs nothing else."""
+    """Everything in a result except the detections; stored with the proposals, so that views need no other input."""
 
     job_id: str | None
     media: Media
@@ -61,7 +61,7 @@ class Context(Document):
 
 @dataclass(frozen=True)
 class StoredProposals:
-    """Everything the detector proposed, best first: segments (n, 2) in seconds, scores (n,), action ids (n,)."""
+    """All proposals of the detector, best first: segments (n, 2) in seconds, scores (n,), labels (n,) as action ids."""
 
     segments: NDArray[np.float32]
     scores: NDArray[np.float32]
@@ -69,7 +69,7 @@ class StoredProposals:
     context: Context
 
     def to_bytes(self) -> bytes:
-        """As a compressed .npz; the context is JSON within."""
+        """Serialize to a compressed .npz, with the context as JSON."""
         buffer = io.BytesIO()
         np.savez_compressed(
             buffer,
@@ -87,34 +87,39 @@ class StoredProposals:
             context = Context.model_validate_json(arrays["context"].tobytes())
             return cls(arrays["segments"], arrays["scores"], arrays["labels"], context)
 
-    def shown_times(self) -> Floats:
-        """Starts and ends as results tell them, (n, 2) in seconds, to the millisecond and never of no length."""
+    def round_times(self) -> Floats:
+        """Return starts and ends, (n, 2) in seconds, rounded to milliseconds and at least 1 ms long."""
         times = np.round(self.segments.astype(float), 3)
-        # An action shorter than the rounding keeps a length. Rounded again: 5.057 + 0.001 is no 5.058.
+        # Rounded again, because 5.057 + 0.001 is not exactly 5.058.
         times[:, 1] = np.round(np.maximum(times[:, 1], times[:, 0] + 0.001), 3)
         return times
 
 
 @dataclass(frozen=True)
-class _Found:
-    """Detections, best first: index (n,) of the best proposal, times (n, 2), scores (n,), labels (n,), least (n,).
+class _DetectionArrays:
+    """Detections, best first.
 
-    `least` is the score from which each is shown.
+    Attributes:
+        index: (n,) index of each detection's best proposal.
+        times: (n, 2) start and end in seconds.
+        scores: (n,)
+        labels: (n,) action ids.
+        thresholds: (n,) the score from which each is shown.
     """
 
     index: Indices
     times: Floats
     scores: NDArray[np.float32]
     labels: NDArray[np.int64]
-    least: NDArray[np.float32]
+    thresholds: NDArray[np.float32]
 
-    def __getitem__(self, chosen: Any) -> "_Found":
-        return _Found(
+    def __getitem__(self, chosen: Any) -> "_DetectionArrays":
+        return _DetectionArrays(
             self.index[chosen],
             self.times[chosen],
             self.scores[chosen],
             self.labels[chosen],
-            self.least[chosen],
+            self.thresholds[chosen],
         )
 
     def __len__(self) -> int:
@@ -122,135 +127,143 @@ class _Found:
 
 
 def make_result(stored: StoredProposals, view: View) -> Result:
-    """The result document for what a caller wants to see; raises Problem for a label that is not known."""
-    context, wanted = stored.context, _complete(view)
-    found = _wanted(_find(stored, wanted.min_score), context.labels, wanted)
-    reaching = found[found.scores >= found.least]
-    detections = _detections(reaching[: wanted.top_k], context.labels)
-    segments = _body_segments(detections)
+    """Make the result for a view; raises Problem for an unknown label."""
+    context, result_view = stored.context, _to_result_view(view)
+    candidates = _filter(_merge(stored, result_view.min_score), context.labels, result_view)
+    above = candidates[candidates.scores >= candidates.thresholds]
+    detections = _make_detections(above[: result_view.top_k], context.labels)
+    segments = _make_body_segments(detections)
     return Result(
         job_id=context.job_id,
         media=context.media,
         model=context.model,
-        settings=Shown.model_validate(wanted.model_dump() | {"region": context.settings.region}),
+        settings=Shown.model_validate(result_view.model_dump() | {"region": context.settings.region}),
         coverage=context.coverage,
         partial=context.partial,
-        detections=[] if wanted.level == "body" else detections,
-        body_segments=[] if wanted.level == "action" else segments,
-        summary=summarize(detections, segments, context.labels, _stretch(wanted, context.media.duration_s)),
-        hidden=_hidden(found, len(reaching) - len(detections), context.labels),
+        detections=[] if result_view.level == "body" else detections,
+        body_segments=[] if result_view.level == "action" else segments,
+        summary=summarize(
+            detections,
+            segments,
+            context.labels,
+            _compute_shown_interval(result_view, context.media.duration_s),
+        ),
+        hidden=_make_hidden(candidates, len(above) - len(detections), context.labels),
         warnings=context.warnings,
         reproduction=context.reproduction,
     )
 
 
 def with_defaults(stored: StoredProposals, view: TimedView) -> ResultView:
-    """A view in which what the caller left open is as the job was asked for."""
-    asked = stored.context.settings.model_dump(include=set(View.model_fields))
+    """Return the view with its unset fields taken from the job's options."""
+    options = stored.context.settings.model_dump(include=set(View.model_fields))
     given = view.model_dump(include=set(ResultView.model_fields), exclude_unset=True)
-    return ResultView.model_validate(asked | given)
+    return ResultView.model_validate(options | given)
 
 
-def chosen_actions(labels: Labels, wanted: Sequence[str]) -> set[int]:
-    """Action ids for codes or names of actions or body parts, in upper or lower case.
+def find_action_ids(labels: Labels, selection: Sequence[str]) -> set[int]:
+    """Return the action ids for codes or names of actions or body parts, ignoring case.
 
     Args:
         labels: of the bundle.
-        wanted: what was given between commas; neighbours that are one name with commas in it are taken as that.
+        selection: the items of a comma-separated list; adjacent items are joined if they make a name with commas.
 
     Raises:
-        Problem: invalid_parameter, for what is none of them; the detail names what is most like it.
+        Problem: invalid_parameter, for an unknown item; the detail names the most similar labels.
     """
-    known: dict[str, set[int]] = {}
+    ids_by_text: dict[str, set[int]] = {}
     for action in labels.actions:
         for text in (action.code, action.name, action.body.code, action.body.name):
-            known.setdefault(_comparable(text), set()).add(action.id)
+            ids_by_text.setdefault(_normalize(text), set()).add(action.id)
     chosen: set[int] = set()
-    longest = 1 + max(text.count(",") for text in known)
-    place = 0
-    while place < len(wanted):
-        for end in range(min(place + longest, len(wanted)), place, -1):
-            if (text := _comparable(",".join(wanted[place:end]))) in known:
-                chosen |= known[text]
-                place = end
+    longest = 1 + max(text.count(",") for text in ids_by_text)
+    position = 0
+    while position < len(selection):
+        for end in range(min(position + longest, len(selection)), position, -1):
+            if (text := _normalize(",".join(selection[position:end]))) in ids_by_text:
+                chosen |= ids_by_text[text]
+                position = end
                 break
         else:
-            raise _unknown_label(wanted[place], labels)
+            raise _make_unknown_label_problem(selection[position], labels)
     return chosen
 
 
-def _comparable(text: str) -> str:
-    """A code or a name for comparison: NFC, case-folded, with single spaces."""
+def _normalize(text: str) -> str:
+    """Normalize a code or a name for comparison: NFC, case-folded, with single spaces."""
     plain = unicodedata.normalize("NFC", text).casefold()
     return ",".join(" ".join(part.split()) for part in plain.split(","))
 
 
-def _unknown_label(text: str, labels: Labels) -> Problem:
-    every = [*labels.bodies, *labels.actions]
-    spelled = {_comparable(word): word for one in every for word in (one.name, one.code)}
-    near = get_close_matches(_comparable(text), spelled, n=3, cutoff=0.5)
-    hint = f"; near it are {', '.join(repr(spelled[word]) for word in near)}" if near else ""
+def _make_unknown_label_problem(text: str, labels: Labels) -> Problem:
+    all_labels = [*labels.bodies, *labels.actions]
+    spelled = {_normalize(name): name for label in all_labels for name in (label.name, label.code)}
+    near = get_close_matches(_normalize(text), spelled, n=3, cutoff=0.5)
+    hint = f"; near it are {', '.join(repr(spelled[key]) for key in near)}" if near else ""
     return Problem(
         "invalid_parameter",
         f"labels: {text[:64]!r} is neither an action nor a body part{hint}; GET /labels, or mmad labels, lists all",
     )
 
 
-def _complete(view: View) -> ResultView:
-    """Any view as the fullest kind of it."""
+def _to_result_view(view: View) -> ResultView:
+    """Convert any view to a ResultView."""
     return ResultView.model_validate(view.model_dump(include=set(ResultView.model_fields)))
 
 
-def _stretch(view: TimedView, duration_s: float) -> Interval:
-    """The part of the video that is shown."""
+def _compute_shown_interval(view: TimedView, duration_s: float) -> Interval:
+    """Return start and end in seconds of the part of the video that is shown."""
     start_s = min(view.from_s or 0.0, duration_s)
     end_s = duration_s if view.to_s is None else min(view.to_s, duration_s)
     return start_s, end_s
 
 
-def _find(stored: StoredProposals, min_score: float | None) -> _Found:
-    """All detections, whatever they score."""
+def _merge(stored: StoredProposals, min_score: float | None) -> _DetectionArrays:
+    """Merge the proposals into detections, regardless of their scores."""
     context = stored.context
     window_s = context.reproduction.window_frames / context.reproduction.decode_fps
-    thresholds = np.array(context.thresholds, np.float32)
+    by_action = np.array(context.thresholds, np.float32)
     index, times = merge_proposals(
-        stored.shown_times(), stored.scores, stored.labels, thresholds, _PART_OF_WINDOW * window_s
+        stored.round_times(), stored.scores, stored.labels, by_action, _MIN_PART_WINDOW_FRACTION * window_s
     )
     labels = stored.labels[index]
-    least = thresholds[labels] if min_score is None else np.full(len(index), min_score, np.float32)
-    return _Found(index, times, stored.scores[index], labels, least)
+    thresholds = by_action[labels] if min_score is None else np.full(len(index), min_score, np.float32)
+    return _DetectionArrays(index, times, stored.scores[index], labels, thresholds)
 
 
-def _wanted(found: _Found, labels: Labels, view: TimedView) -> _Found:
-    """Those with the view's labels, in its part of the video."""
-    kept = np.ones(len(found), np.bool_)
+def _filter(detections: _DetectionArrays, labels: Labels, view: TimedView) -> _DetectionArrays:
+    """Select the detections that have the view's labels and overlap its part of the video."""
+    selected = np.ones(len(detections), np.bool_)
     if view.labels is not None:
-        kept &= np.isin(found.labels, list(chosen_actions(labels, view.labels)))
+        selected &= np.isin(detections.labels, list(find_action_ids(labels, view.labels)))
     if view.from_s is not None:
-        kept &= found.times[:, 1] > view.from_s
+        selected &= detections.times[:, 1] > view.from_s
     if view.to_s is not None:
-        kept &= found.times[:, 0] < view.to_s
-    return found[kept]
+        selected &= detections.times[:, 0] < view.to_s
+    return detections[selected]
 
 
-def _hidden(found: _Found, cut_by_top_k: int, labels: Labels) -> Hidden:
-    """Number and best of the detections that score at least HIDDEN_FROM and less than the view shows."""
-    below = found[(found.scores < found.least) & (found.scores >= np.float32(HIDDEN_FROM))]
-    best = below[:_BEST_HIDDEN]
-    rows = zip(_documents(best, labels), best.least.tolist(), strict=True)
+def _make_hidden(candidates: _DetectionArrays, cut_by_top_k: int, labels: Labels) -> Hidden:
+    """Count and list the best detections with scores from MIN_HIDDEN_SCORE up to the view's threshold."""
+    below = candidates[
+        (candidates.scores < candidates.thresholds) & (candidates.scores >= np.float32(MIN_HIDDEN_SCORE))
+    ]
+    best = below[:_MAX_BEST_HIDDEN]
+    rows = zip(_make_documents(best, labels), best.thresholds.tolist(), strict=True)
     return Hidden(
         count=len(below),
-        from_score=HIDDEN_FROM,
-        best=[HiddenDetection(**values, threshold=round(least, 4)) for values, least in rows],
+        from_score=MIN_HIDDEN_SCORE,
+        best=[HiddenDetection(**values, threshold=round(threshold, 4)) for values, threshold in rows],
         cut_by_top_k=cut_by_top_k,
     )
 
 
-def _documents(found: _Found, labels: Labels) -> list[dict[str, Any]]:
-    """The fields of a detection, but for what it overlaps."""
+def _make_documents(detections: _DetectionArrays, labels: Labels) -> list[dict[str, Any]]:
+    """Return the fields of each detection except `overlaps`."""
     bodies = [action.body for action in labels.actions]
     names = [Label(id=action.id, code=action.code, name=action.name) for action in labels.actions]
-    columns = (found.index, found.times, np.round(found.scores.astype(float), 4), found.labels)
+    scores = np.round(detections.scores.astype(float), 4)
+    columns = (detections.index, detections.times, scores, detections.labels)
     return [
         {
             "id": f"p{index}", "start_s": start_s, "end_s": end_s, "score": score,
@@ -260,50 +273,57 @@ def _documents(found: _Found, labels: Labels) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def _detections(found: _Found, labels: Labels) -> list[Detection]:
-    """In order of time."""
-    ordered = found[np.lexsort((found.index, found.times[:, 0]))]
-    documents = _documents(ordered, labels)
+def _make_detections(detections: _DetectionArrays, labels: Labels) -> list[Detection]:
+    """Return the detections ordered by start."""
+    ordered = detections[np.lexsort((detections.index, detections.times[:, 0]))]
+    documents = _make_documents(ordered, labels)
     return [
         Detection(**values, overlaps=[documents[other]["id"] for other in others])
-        for values, others in zip(documents, _overlaps(ordered.times), strict=True)
+        for values, others in zip(documents, _find_overlaps(ordered.times), strict=True)
     ]
 
 
-def _overlaps(times: Floats) -> list[list[int]]:
-    """For each interval (n, 2), in order of start, the places of those that overlap it; touching is no overlap."""
+def _find_overlaps(times: Floats) -> list[list[int]]:
+    """Return for each interval the indices of those that overlap it; touching is not overlapping.
+
+    Args:
+        times: (n, 2) start and end in seconds, ordered by start.
+    """
     starts, ends = times[:, 0], times[:, 1]
-    # What starts at or after my end cannot overlap me, nor what comes before the first that reaches beyond my start.
+    # Candidates begin at the first interval whose running maximum of ends exceeds this start, and end where starts
+    # reach this end.
     until = np.searchsorted(starts, ends)
     since = np.searchsorted(np.maximum.accumulate(ends), starts, side="right")
-    found = []
-    for place in range(len(times)):
-        near = np.arange(since[place], until[place])
-        found.append(near[(ends[near] > starts[place]) & (near != place)].tolist())
-    return found
+    overlaps = []
+    for position in range(len(times)):
+        near = np.arange(since[position], until[position])
+        overlaps.append(near[(ends[near] > starts[position]) & (near != position)].tolist())
+    return overlaps
 
 
-def _body_segments(detections: Sequence[Detection]) -> list[BodySegment]:
-    """Detections of one body part merged where they touch or overlap, in order of time."""
+def _make_body_segments(detections: Sequence[Detection]) -> list[BodySegment]:
+    """Merge detections of one body part that touch or overlap; ordered by start."""
     segments: list[BodySegment] = []
     for body in sorted({detection.body.id for detection in detections}):
         group: list[Detection] = []
         reached_s = 0.0
-        for detection in (one for one in detections if one.body.id == body):
+        for detection in detections:
+            if detection.body.id != body:
+                continue
             if group and detection.start_s > reached_s:
-                segments.append(_segment(group, reached_s))
+                segments.append(_make_body_segment(group, reached_s))
                 group = []
             group.append(detection)
             reached_s = max(reached_s, detection.end_s)
-        segments.append(_segment(group, reached_s))
+        segments.append(_make_body_segment(group, reached_s))
     return sorted(segments, key=lambda segment: (segment.start_s, segment.body.id))
 
 
-def _segment(group: Sequence[Detection], end_s: float) -> BodySegment:
+def _make_body_segment(group: Sequence[Detection], end_s: float) -> BodySegment:
     return BodySegment(
         start_s=group[0].start_s,
         end_s=end_s,
-        score=max(one.score for one in group),
+        score=max(detection.score for detection in group),
         body=group[0].body,
-        actions=[one.id for one in group],
+        actions=[detection.id for detection in group],
     )

@@ -1,22 +1,64 @@
-"""The documents callers and workers exchange. Times are seconds from the video's first frame."""
+"""Schemas of results and of the model. Times are in seconds from the video's first frame."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import to_jsonable_python
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+# Validation context of clients, whose service may be newer than they are; see Open.
+LENIENT: Final = {"lenient": True}
+
+
+def _allow_unknown(value: Any, handler: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+    """Validate; with the context LENIENT a value that is not one of the known ones is returned as it is."""
+    try:
+        return handler(value)
+    except ValidationError:
+        if info.context == LENIENT and isinstance(value, str | int):
+            return value
+        raise
+
+
+ValueT = TypeVar("ValueT")
+# An enumeration or literal in a response, to which later versions may add values.
+Open = Annotated[ValueT, WrapValidator(_allow_unknown)]
 
 
 class Document(BaseModel):
-    """Frozen; unknown keys are refused, so that writer and reader cannot drift apart."""
+    """Base of all schemas: frozen, and unknown keys are rejected."""
 
-    # What does not fit is told without itself: a stored document holds what callers sent, and the log shall not.
+    # Validation errors must not quote the input: stored documents contain user data, which must not be logged.
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """The fields that were given, unknown ones of a newer service included, as JSON values."""
+        given = {
+            name: getattr(self, name) for name in type(self).model_fields if name in self.model_fields_set
+        }
+        return {name: _to_json(value) for name, value in (given | (self.model_extra or {})).items()}
+
+
+def _to_json(value: Any) -> Any:
+    if isinstance(value, Document):
+        return value.document
+    return [_to_json(item) for item in value] if isinstance(value, list) else to_jsonable_python(value)
 
 
 class Label(Document):
-    """A class of either level."""
+    """An action class or a body part class."""
 
     id: int
     code: str
@@ -30,7 +72,7 @@ class ActionLabel(Label):
 
 
 class Labels(Document):
-    """All classes of the model, both levels."""
+    """All classes of the model, of both levels."""
 
     bodies: list[Label]
     actions: list[ActionLabel]
@@ -44,7 +86,7 @@ class Notice(Document):
 
 
 class Region(Document):
-    """The part of the upright picture to look at, as fractions of its width and height."""
+    """The part of the upright frame to analyse, as fractions of its width and height."""
 
     x: Fraction
     y: Fraction
@@ -52,14 +94,14 @@ class Region(Document):
     height: Annotated[float, Field(gt=0, le=1)]
 
     @model_validator(mode="after")
-    def _inside(self) -> Self:
+    def _check_bounds(self) -> Self:
         if self.x + self.width > 1 or self.y + self.height > 1:
             raise ValueError("x + width and y + height must not be above 1")
         return self
 
 
 class View(Document):
-    """Which of the proposals to show."""
+    """Which detections to show."""
 
     min_score: Fraction | None = Field(
         None,
@@ -74,20 +116,20 @@ class View(Document):
 
 
 class Options(View):
-    """What a job was asked for."""
+    """Options of a detection: the view, and the region to analyse."""
 
     region: Region | None = None
 
 
 class TimedView(View):
-    """Which of the proposals to show, of which part of the video. A detection belongs to it if they overlap."""
+    """Which detections to show, from which part of the video: those that overlap it."""
 
     from_s: Seconds | None = Field(None, description="Leave out what ends before.")
     to_s: Seconds | None = Field(None, description="Leave out what starts after.")
 
     @field_validator("to_s")
     @classmethod
-    def _forward(cls, to_s: float | None, info: ValidationInfo) -> float | None:
+    def _check_order(cls, to_s: float | None, info: ValidationInfo) -> float | None:
         from_s = info.data.get("from_s")
         if from_s is not None and to_s is not None and to_s <= from_s:
             raise ValueError(f"it must be above from_s={from_s:g}")
@@ -95,9 +137,9 @@ class TimedView(View):
 
 
 class ResultView(TimedView):
-    """What a result shows."""
+    """Which detections and levels a result shows."""
 
-    level: Literal["both", "action", "body"] = Field(
+    level: Open[Literal["both", "action", "body"]] = Field(
         "both", description="`action` leaves body_segments empty, `body` detections; the summary has both."
     )
 
@@ -106,7 +148,7 @@ Rate = Annotated[float, Field(ge=1, le=30)]
 
 
 class FramesView(Document):
-    """What scores over time are wanted."""
+    """Parameters of scores over time."""
 
     level: Literal["frames"] = "frames"
     rate: Rate = Field(5.0, description="How many times a second.")
@@ -116,7 +158,7 @@ EafScores = Literal["tier", "value"]
 
 
 class ExportView(TimedView):
-    """What goes into an export."""
+    """Parameters of an export."""
 
     format: str
     eaf_scores: EafScores = Field("tier", description="Where ELAN's file has the scores.")
@@ -124,15 +166,16 @@ class ExportView(TimedView):
 
 
 class Shown(ResultView):
-    """What a job was asked for, and what this result shows."""
+    """The settings of a result: its view, and the region that was analysed."""
 
     region: Region | None = None
 
 
 class Media(Document):
-    """What was found in the file. Width and height are upright; rotation_deg is what set it upright, anticlockwise.
+    """Properties of the video file.
 
-    Of a file that is cut off, duration_s is as long as the container says that the video was.
+    Width and height are those of the upright frame, which is the decoded one rotated by rotation_deg anticlockwise.
+    For a truncated file, duration_s is the duration that the container declares.
     """
 
     sha256: str
@@ -159,7 +202,7 @@ class TrainedOn(Document):
 
 
 class ModelUsed(Document):
-    """What is needed to repeat a run. `trained_on` is null for weights that were never trained."""
+    """The model that produced a result. `trained_on` is null for untrained weights."""
 
     bundle: str
     version: str
@@ -192,18 +235,18 @@ class ModelCard(ModelUsed):
 
 
 class Stretch(Document):
-    """A part of the video and what became of it. The parts follow each other from 0 to the video's end.
+    """A part of the video and its status. The parts are contiguous, from 0 to the end of the video.
 
-    `no_person`: nobody was found there, so nothing was looked for; `damaged`: it could not be decoded.
+    `no_person`: no person was detected, so the part was not analysed; `damaged`: it could not be decoded.
     """
 
     start_s: Seconds
     end_s: Seconds
-    status: Literal["analysed", "no_person", "damaged"]
+    status: Open[Literal["analysed", "no_person", "damaged"]]
 
 
 class Detection(Document):
-    """One micro-action. `id` is the same in every view of a job's result. Two of one action never overlap."""
+    """One micro-action. `id` is the same in all views of a job's result. Detections of one action never overlap."""
 
     id: str
     start_s: Seconds
@@ -217,7 +260,7 @@ class Detection(Document):
 
 
 class HiddenDetection(Document):
-    """A detection that scores less than the view asks for."""
+    """A detection whose score is below the view's threshold."""
 
     id: str
     start_s: Seconds
@@ -229,7 +272,7 @@ class HiddenDetection(Document):
 
 
 class Hidden(Document):
-    """Detections that the view leaves out, among its labels and its part of the video."""
+    """Detections that match the view's labels and time range but are not shown."""
 
     count: int = Field(
         description="How many detections score at least `from_score`, but less than min_score or, without it, than the "
@@ -245,7 +288,7 @@ class Hidden(Document):
 
 
 class BodySegment(Document):
-    """A stretch in which a body part moves: its actions merged where they touch or overlap."""
+    """An interval in which a body part moves: the union of its detections that touch or overlap."""
 
     start_s: Seconds
     end_s: Seconds
@@ -255,7 +298,7 @@ class BodySegment(Document):
 
 
 class Tally(Label):
-    """One class in numbers: how often, how long in all (overlap counted once), how often a minute."""
+    """Statistics of one class: count, total duration (overlaps counted once), and rate per minute."""
 
     count: int
     total_s: Seconds
@@ -263,14 +306,14 @@ class Tally(Label):
 
 
 class Simultaneous(Document):
-    """For how long exactly `count` actions were going on."""
+    """Total time during which exactly `count` detections overlap."""
 
     count: int
     total_s: Seconds
 
 
 class Concurrency(Document):
-    """How many actions go on at once."""
+    """How many detections overlap at a time."""
 
     max: int
     mean: float
@@ -278,7 +321,7 @@ class Concurrency(Document):
 
 
 class Pair(Document):
-    """Two different actions going on at once."""
+    """Two different actions that overlap in time."""
 
     first: Label
     second: Label
@@ -287,9 +330,9 @@ class Pair(Document):
 
 
 class Summary(Document):
-    """The detections in numbers. Seconds and rates are of the stretch shown: the whole video, or from_s to to_s.
+    """Statistics of the detections. Seconds and rates refer to the part shown: the whole video, or from_s to to_s.
 
-    Parts in which nobody was found, or which are damaged, count as time in which nothing was detected.
+    Parts without a person and damaged parts count as time without detections.
     """
 
     by_action: list[Tally]
@@ -299,7 +342,7 @@ class Summary(Document):
 
 
 class Reproduction(Document):
-    """What a run was made with, besides the video, the region and the weights: with all of it, it can be repeated."""
+    """Software, bundle and parameters of a run: what is needed to repeat it, besides video, region and weights."""
 
     mmad: str = Field(description="Version of mmad.")
     python: str
@@ -316,15 +359,15 @@ class Reproduction(Document):
         description="Non-maximum suppression: what goes in, its kind and its parameters."
     )
     calibrated: bool
-    random_numbers: Literal[False] = Field(
+    random_numbers: Open[Literal[False]] = Field(
         False, description="None are drawn. Other hardware or versions may differ in a score's last digits."
     )
 
 
 class Result(Document):
-    """The answer to one video."""
+    """The result of one video."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Open[Literal[1]] = 1
     job_id: str | None
     media: Media
     model: ModelUsed
@@ -340,14 +383,13 @@ class Result(Document):
 
 
 class FrameScores(Document):
-    """The score of every class over time, for models that want features.
+    """The score of every class over time, as features for other models.
 
-    A class's score at a time is the highest among its proposals that cover it (start_s <= time < end_s), whatever
-    their score is: no threshold is applied. It is 0 where nothing was proposed. A body part has the highest score of
-    its actions.
+    A class's score at a time is the highest score of its proposals that cover it (start_s <= time < end_s), without
+    any threshold; 0 without a proposal. A body part has the highest score of its actions.
     """
 
-    schema_version: Literal[1] = 1
+    schema_version: Open[Literal[1]] = 1
     job_id: str | None
     rate: float = Field(description="Times a second.")
     times_s: list[Seconds] = Field(description="0, 1 / rate, and so on, below the video's duration.")

@@ -1,4 +1,4 @@
-"""The score of every class over time, from the stored proposals: features for models that want them."""
+"""The score of every class over time, computed from the stored proposals: features for other models."""
 
 import io
 from collections.abc import Sequence
@@ -14,15 +14,15 @@ Scores = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Track:
+class ScoreTrack:
     """Scores over time.
 
     Attributes:
-        rate: times a second.
-        times_s: (times,), from 0 on, all below the video's duration.
+        rate: samples per second.
+        times_s: (times,), starting at 0, all below the video's duration.
         actions: codes of the columns of action_scores.
-        action_scores: (times, actions): the highest score among the class's proposals with start_s <= time < end_s,
-            whatever it is; 0 without any.
+        action_scores: (times, actions): the highest score of the class's proposals with start_s <= time < end_s,
+            without a threshold; 0 without a proposal.
         bodies: codes of the columns of body_scores.
         body_scores: (times, bodies): the highest score of the body part's actions.
     """
@@ -35,41 +35,43 @@ class Track:
     body_scores: Scores
 
 
-def track_scores(stored: StoredProposals, rate: float) -> Track:
-    """Scores of all proposals, `rate` times a second."""
+def compute_score_track(stored: StoredProposals, rate: float) -> ScoreTrack:
+    """Compute the scores of all classes, `rate` times per second."""
     labels, duration_s = stored.context.labels, stored.context.media.duration_s
-    # Divided, not added up: the time of the thousandth row is exact to the last digit.
+    # Divided rather than accumulated, to avoid rounding errors.
     times_s = np.arange(int(np.ceil(duration_s * rate)) + 1) / rate
     times_s = times_s[times_s < duration_s]
     by_action = np.zeros((len(times_s), len(labels.actions)), np.float32)
-    rows = np.searchsorted(times_s, stored.shown_times())
-    # Best first as stored, so worst first here: the last to write a cell is the highest.
+    rows = np.searchsorted(times_s, stored.round_times())
+    # In order of ascending score, so that the highest score is written last.
     for index in np.argsort(stored.scores, kind="stable"):
         first, end = rows[index]
         by_action[first:end, stored.labels[index]] = stored.scores[index]
     by_body = np.zeros((len(times_s), len(labels.bodies)), np.float32)
     for column, body in enumerate(labels.bodies):
-        members = [place for place, action in enumerate(labels.actions) if action.body.id == body.id]
+        members = [index for index, action in enumerate(labels.actions) if action.body.id == body.id]
         by_body[:, column] = by_action[:, members].max(axis=1, initial=0)
-    return Track(rate, times_s, _codes(labels.actions), by_action, _codes(labels.bodies), by_body)
+    return ScoreTrack(
+        rate, times_s, _get_codes(labels.actions), by_action, _get_codes(labels.bodies), by_body
+    )
 
 
 def make_frame_scores(stored: StoredProposals, rate: float) -> FrameScores:
-    """The document of the result's level `frames`."""
-    track = track_scores(stored, rate)
+    """Make the document for `level=frames`."""
+    track = compute_score_track(stored, rate)
     return FrameScores(
         job_id=stored.context.job_id,
         rate=rate,
         times_s=np.round(track.times_s, 6).tolist(),
         actions=track.actions,
-        action_scores=_rounded(track.action_scores),
+        action_scores=_round(track.action_scores),
         bodies=track.bodies,
-        body_scores=_rounded(track.body_scores),
+        body_scores=_round(track.body_scores),
     )
 
 
-def to_npz(track: Track) -> bytes:
-    """The track as a compressed .npz, arrays by the names of its attributes; nothing in it is pickled."""
+def to_npz(track: ScoreTrack) -> bytes:
+    """Serialize to a compressed .npz, with arrays named like the attributes and nothing pickled."""
     buffer = io.BytesIO()
     np.savez_compressed(
         buffer,
@@ -83,8 +85,8 @@ def to_npz(track: Track) -> bytes:
     return buffer.getvalue()
 
 
-def to_csv(track: Track) -> str:
-    """The track as OpenFace's users know it: frame (from 1), timestamp (s), each action, each body part."""
+def to_csv(track: ScoreTrack) -> str:
+    """Serialize to CSV in the layout of OpenFace: frame (from 1), timestamp (s), actions, body parts."""
     lines = [",".join(("frame", "timestamp", *track.actions, *track.bodies))]
     table = np.concatenate((track.action_scores, track.body_scores), axis=1)
     for number, (time_s, row) in enumerate(zip(track.times_s, table, strict=True), start=1):
@@ -92,11 +94,11 @@ def to_csv(track: Track) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _codes(labels: Sequence[Label]) -> list[str]:
+def _get_codes(labels: Sequence[Label]) -> list[str]:
     return [label.code for label in labels]
 
 
-def _rounded(scores: Scores) -> list[list[float]]:
-    """To four digits, as results tell scores."""
+def _round(scores: Scores) -> list[list[float]]:
+    """Round to four digits, as in results."""
     rounded: list[list[float]] = np.round(scores.astype(float), 4).tolist()
     return rounded

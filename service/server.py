@@ -1,7 +1,7 @@
-"""uvicorn, made patient with callers and no more than that: bounds on time and number that it does not have itself.
+"""uvicorn with limits against slow clients: deadlines for every connection and a maximum number of connections.
 
-uvicorn waits for ever for a header that does not end, for a body after its answer was given, and for a caller that does
-not read; and any number of connections may do so (uvicorn 0.54, protocols/http/h11_impl.py).
+uvicorn itself waits without limit for an incomplete header, for the rest of a body after the response, and for a client
+that does not read, on any number of connections (uvicorn 0.54, protocols/http/h11_impl.py).
 """
 
 import asyncio
@@ -21,13 +21,13 @@ from service.settings import Settings
 
 _SHUTDOWN_S = 5
 _MAX_HEADER_BYTES = 16 * 1024
-# Connections above the limit that are told so; those beyond are closed without a word.
-_TOLD = 50
+# Connections above the limit that are answered with 503; those beyond are closed without a response.
+_MAX_REFUSED = 50
 
 
 @dataclass(frozen=True)
-class Limits:
-    """What one connection may take, in seconds, and how many of them there may be."""
+class ConnectionLimits:
+    """Timeouts of a connection in seconds, and the maximum number of connections."""
 
     header_s: float
     stall_s: float
@@ -35,96 +35,96 @@ class Limits:
 
 
 def serve(app: ASGIApp, settings: Settings) -> None:
-    """Answer at the settings' address until SIGINT or SIGTERM."""
-    limits = Limits(settings.header_timeout_s, settings.upload_stall_s, settings.max_connections)
+    """Serve the application at the settings' address until SIGINT or SIGTERM."""
+    limits = ConnectionLimits(settings.header_timeout_s, settings.upload_stall_s, settings.max_connections)
     uvicorn.run(
         app,
         host=settings.host,
         port=settings.port,
-        http=type("LimitedProtocol", (PatientProtocol,), {"limits": limits}),
+        http=type("LimitedProtocol", (DeadlineProtocol,), {"limits": limits}),
         ws="none",
-        log_config=None,  # mmad.logs has said how
+        log_config=None,  # configured in mmad.logs
         log_level="warning",
-        access_log=False,  # service.middleware writes it
-        proxy_headers=False,  # service.prefix reads them
+        access_log=False,  # written by service.middleware
+        proxy_headers=False,  # handled by service.prefix
         server_header=False,
         timeout_graceful_shutdown=_SHUTDOWN_S,
         h11_max_incomplete_event_size=_MAX_HEADER_BYTES,
     )
 
 
-class PatientProtocol(H11Protocol):
-    """A connection with a deadline for whatever it is that its caller has to do next."""
+class DeadlineProtocol(H11Protocol):
+    """HTTP/1.1 connection with a deadline for the client's next step: sending a header or reading a response."""
 
-    limits: Limits
+    limits: ConnectionLimits
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """asyncio's. From here on the caller has to send a header."""
+        """asyncio callback: refuse connections above the limit, and start the deadline for the header."""
         super().connection_made(transport)
         excess = len(self.connections) - self.limits.connections
-        if excess > _TOLD:
+        if excess > _MAX_REFUSED:
             transport.abort()
             return
         if excess > 0:
             self.app_state = {**self.app_state, OVERLOADED: self.limits.connections}
-        self._within(self.limits.header_s, self._give_up)
+        self._set_deadline(self.limits.header_s, self._on_header_timeout)
 
     def data_received(self, data: bytes) -> None:
-        """asyncio's. The header is whole when a request is under way; its body is service.uploads' matter."""
+        """asyncio callback: stop the deadline when the header is complete. service.uploads limits the body's time."""
         super().data_received(data)
         if self._is_busy and not self.flow.write_paused:
-            self._no_deadline()
+            self._clear_deadline()
 
     def on_response_complete(self) -> None:
-        """uvicorn's. The caller has to read the answer, and to send what is left of its body and the next header."""
+        """uvicorn callback: the client has to read the response, then send the rest of its body and the next header."""
         super().on_response_complete()
         if self.transport.is_closing():
             self._expect_reading()
         elif not self._is_busy:
-            self._within(self.limits.header_s, self._give_up)
+            self._set_deadline(self.limits.header_s, self._on_header_timeout)
 
     def pause_writing(self) -> None:
-        """asyncio's. The caller has to read."""
+        """asyncio callback: the write buffer is full, so the client has to read."""
         super().pause_writing()
         self._expect_reading()
 
     def resume_writing(self) -> None:
-        """asyncio's. It has."""
+        """asyncio callback: the client has read; stop the deadline."""
         super().resume_writing()
         if self._is_busy:
-            self._no_deadline()
+            self._clear_deadline()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """asyncio's."""
-        self._no_deadline()
+        """asyncio callback: stop the deadline."""
+        self._clear_deadline()
         super().connection_lost(exc)
 
     def send_400_response(self, msg: str) -> None:
-        """uvicorn's, for what is no HTTP; as a problem document."""
-        self._answer("malformed_request", f"{msg.rstrip('.')}: see RFC 9112 for what one looks like")
+        """uvicorn callback for malformed HTTP: respond with a problem document."""
+        self._send_problem("malformed_request", f"{msg.rstrip('.')}: see RFC 9112 for what one looks like")
 
     @property
     def _is_busy(self) -> bool:
-        """Whether a request is under way."""
+        """Whether a request is being processed."""
         return self.cycle is not None and not self.cycle.response_complete
 
-    def _give_up(self) -> None:
+    def _on_header_timeout(self) -> None:
         if self.conn.trailing_data[0] and self.conn.our_state is h11.IDLE:
             limit = f"{self.limits.header_s:g} s (MMAD_HEADER_TIMEOUT_S)"
-            self._answer(
+            self._send_problem(
                 "upload_too_slow", f"the request's header did not come within {limit}; send it at once"
             )
         else:
             self._close()
 
-    def _answer(self, code: str, detail: str) -> None:
-        """Tell of a problem where there is no application to do it, and close."""
+    def _send_problem(self, code: str, detail: str) -> None:
+        """Send a problem document without the application, and close the connection."""
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-            if self.cycle is not None:  # it must not answer too
+            if self.cycle is not None:  # the application must not respond too
                 self.cycle.disconnected = True
                 self.cycle.message_event.set()
             body = problem_document(code, detail).model_dump_json(exclude_none=True).encode()
@@ -146,23 +146,23 @@ class PatientProtocol(H11Protocol):
         self._expect_reading()
 
     def _expect_reading(self) -> None:
-        """A caller that reads nothing for too long is cut off; one that reads slowly is not."""
+        """Abort the connection if the client reads nothing for `stall_s`; slow reading is allowed."""
         unread = self.transport.get_write_buffer_size()
 
-        def look_again() -> None:
+        def check_progress() -> None:
             if 0 < self.transport.get_write_buffer_size() < unread:
                 self._expect_reading()
             else:
                 self.transport.abort()
 
-        self._within(self.limits.stall_s, look_again)
+        self._set_deadline(self.limits.stall_s, check_progress)
 
-    def _within(self, seconds: float, otherwise: Callable[[], None]) -> None:
-        """The one deadline: a new one takes the last one's place."""
-        self._no_deadline()
-        self._deadline = self.loop.call_later(seconds, otherwise)
+    def _set_deadline(self, seconds: float, on_timeout: Callable[[], None]) -> None:
+        """Call `on_timeout` in `seconds`, in place of the previous deadline."""
+        self._clear_deadline()
+        self._deadline = self.loop.call_later(seconds, on_timeout)
 
-    def _no_deadline(self) -> None:
+    def _clear_deadline(self) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None

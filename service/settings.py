@@ -1,4 +1,4 @@
-"""Every setting, read once from the environment (MMAD_...) and frozen."""
+"""All settings, read from the environment (MMAD_...) and immutable."""
 
 import os
 import re
@@ -11,22 +11,22 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 GIB = 1024**3
 DAY_S = 24 * 3600
 
-# As in the header Host, without the port; IPv6 in brackets.
+# Host header without a port; IPv6 addresses in brackets.
 HostName = Annotated[str, Field(pattern=r"^(\*|\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)$")]
 
 
 DEFAULT_PORT = 8000
 MAX_PREFIX_CHARACTERS = 200
-# Characters that mean the same in a path, in a link and in a page: nothing to escape, no second slash, no dot segment.
+# Segments that need no escaping in paths, links and pages; no empty segments and no dot segments.
 _PREFIX = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~-]+)*", re.ASCII)
-# Kubernetes sets <SERVICE>_PORT to such an address in every container: MMAD_PORT for a Service called mmad.
+# Kubernetes sets <SERVICE>_PORT to such an address in all containers: MMAD_PORT for a Service named mmad.
 _SERVICE_LINK = re.compile(r"(tcp|udp|sctp)://\S+", re.IGNORECASE)
-# Stands for the home directory of a user without one: no folder can be created there.
+# Home directory of users without one; nothing can be created there.
 NO_HOME = Path(os.devnull)
 
 
 def service_link() -> str | None:
-    """MMAD_PORT if Kubernetes has set it to a service link; Settings then ignores it."""
+    """Return MMAD_PORT if Kubernetes has set it to a service link, which Settings ignores; otherwise None."""
     value = os.environ.get("MMAD_PORT", "")
     return value if _SERVICE_LINK.fullmatch(value) else None
 
@@ -34,12 +34,12 @@ def service_link() -> str | None:
 def _default_data_dir() -> Path:
     try:
         return Path.home() / ".local/share/mmad"
-    except RuntimeError:  # neither HOME nor an entry among the system's users
+    except RuntimeError:  # neither HOME nor an entry in the user database
         return NO_HOME / "mmad"
 
 
 def clean_prefix(value: str) -> str:
-    """The path under which a proxy shows the service, without its last slash; empty for none.
+    """Return a proxy's path prefix without its trailing slash; empty for none.
 
     Raises:
         ValueError: it is not a path of plain segments, or too long.
@@ -54,7 +54,7 @@ def clean_prefix(value: str) -> str:
 
 
 class Settings(BaseSettings):
-    """What API and workers share. Each field is the environment variable MMAD_<FIELD>."""
+    """Settings of API and workers. Each field is the environment variable MMAD_<FIELD>."""
 
     model_config = SettingsConfigDict(env_prefix="MMAD_", frozen=True, extra="ignore", populate_by_name=True)
 
@@ -162,5 +162,5 @@ class Settings(BaseSettings):
 
     @property
     def store_dir(self) -> Path:
-        """The folder of the store."""
+        """Directory of the store."""
         return self.data_dir / "store"

@@ -1,7 +1,7 @@
-"""What messages are signed with, and how: Standard Webhooks, by its library.
+"""Signing of webhook messages (Standard Webhooks).
 
-Each key has a secret of its own, made from the service's: who can verify the messages of one key's jobs can neither
-forge those of another's nor work out the secret they all come from.
+Each API key has its own signing secret, derived from the service's master secret. A receiver that verifies the messages
+of one key can neither forge those of another key nor compute the master secret.
 """
 
 import base64
@@ -16,11 +16,11 @@ from tempfile import NamedTemporaryFile
 
 import standardwebhooks
 
-from service.jobs import NOBODY
+from service.jobs import ANONYMOUS_OWNER
 from service.settings import Settings
 
 _PREFIX = "whsec_"
-_SIGNERS_HELD = 256
+_MAX_CACHED_SIGNERS = 256
 
 
 class Signer:
@@ -30,7 +30,7 @@ class Signer:
         self._webhook = standardwebhooks.Webhook(secret)
 
     def headers(self, message_id: str, body: str) -> dict[str, str]:
-        """The headers of one try; its time is now, as receivers refuse a signature that is some minutes old."""
+        """Return the headers of one attempt, timestamped now: receivers refuse signatures that are minutes old."""
         at = datetime.now(UTC)
         return {
             "content-type": "application/json",
@@ -42,60 +42,60 @@ class Signer:
 
 
 class Signers:
-    """A signer for each owner of jobs. The service's secret is read once, when this is made."""
+    """One signer per job owner. The master secret is read once, on construction."""
 
     def __init__(self, settings: Settings) -> None:
-        """Raises ValueError where the secret is not one."""
-        master = secret(settings)
+        """Raises ValueError if the master secret is invalid."""
+        master = load_secret(settings)
 
-        @lru_cache(_SIGNERS_HELD)
+        @lru_cache(_MAX_CACHED_SIGNERS)
         def make(owner: str) -> Signer:
-            return Signer(_secret_of(owner, master))
+            return Signer(_derive_secret(owner, master))
 
         self._make = make
 
-    def of(self, owner: str) -> Signer:
-        """What signs the messages of an owner's jobs: the id of a key, or NOBODY."""
+    def get(self, owner: str) -> Signer:
+        """Return the signer for an owner: the id of a key, or ANONYMOUS_OWNER."""
         return self._make(owner)
 
 
-def secret(settings: Settings, owner: str = NOBODY) -> str:
-    """What messages about an owner's jobs are signed with (whsec_...).
+def load_secret(settings: Settings, owner: str = ANONYMOUS_OWNER) -> str:
+    """Return the secret (whsec_...) that signs the messages about an owner's jobs.
 
-    For jobs of nobody it is the service's own: the setting's, or the one in the data directory, made if missing. For
-    those of a key it is HMAC-SHA256(the service's own, "mmad webhook " and the key's id).
+    For ANONYMOUS_OWNER it is the master secret: that of the settings, or the one in the data directory, which is
+    created if missing. For a key it is HMAC-SHA256(master secret, "mmad webhook " + key id).
 
     Raises:
-        ValueError: it is not a secret of Standard Webhooks: 24 to 64 bytes in Base64.
+        ValueError: the master secret is not 24 to 64 bytes in Base64, as Standard Webhooks requires.
     """
     if settings.webhook_secret is not None:
         value = settings.webhook_secret.get_secret_value()
     else:
-        path = _file(settings)
+        path = _secret_file(settings)
         if not path.exists():
             _make_secret(path)
         value = path.read_text().strip()
-    if not 24 <= len(_decoded(value)) <= 64:
+    if not 24 <= len(_decode(value)) <= 64:
         raise ValueError(
-            f"{source(settings)} is not a secret for webhooks: give whsec_ and 24 to 64 random bytes in Base64"
+            f"{secret_source(settings)} is not a secret for webhooks: give whsec_ and 24 to 64 random bytes in Base64"
         )
-    return _secret_of(owner, value)
+    return _derive_secret(owner, value)
 
 
-def source(settings: Settings) -> str:
-    """Where the service's secret stands: the setting's name, or the file."""
-    return "MMAD_WEBHOOK_SECRET" if settings.webhook_secret is not None else str(_file(settings))
+def secret_source(settings: Settings) -> str:
+    """Return where the master secret is configured: the name of the setting, or the file."""
+    return "MMAD_WEBHOOK_SECRET" if settings.webhook_secret is not None else str(_secret_file(settings))
 
 
-def _secret_of(owner: str, master: str) -> str:
-    if owner == NOBODY:
+def _derive_secret(owner: str, master: str) -> str:
+    if owner == ANONYMOUS_OWNER:
         return master
-    derived = hmac.digest(_decoded(master), b"mmad webhook " + owner.encode(), "sha256")
+    derived = hmac.digest(_decode(master), b"mmad webhook " + owner.encode(), "sha256")
     return _PREFIX + base64.b64encode(derived).decode()
 
 
-def _decoded(value: str) -> bytes:
-    """The bytes of a secret, as receivers decode it; none where it is not one."""
+def _decode(value: str) -> bytes:
+    """Return the bytes of a secret as receivers decode it; empty if it is not valid Base64."""
     encoded = value.removeprefix(_PREFIX).rstrip("=")
     try:
         return base64.b64decode(encoded + "=" * (-len(encoded) % 4), validate=True)
@@ -103,20 +103,20 @@ def _decoded(value: str) -> bytes:
         return b""
 
 
-def _file(settings: Settings) -> Path:
+def _secret_file(settings: Settings) -> Path:
     return settings.data_dir / "webhook-secret"
 
 
 def _make_secret(path: Path) -> None:
-    """Written aside and linked: of two processes that do so at once, one's secret becomes both's."""
+    """Write a new secret to a temporary file and link it: if two processes do so at once, both use the first."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with NamedTemporaryFile(
         "w", dir=path.parent, prefix=".webhook-secret-"
-    ) as aside:  # readable by its owner only
-        aside.write(_PREFIX + base64.b64encode(secrets.token_bytes(32)).decode())
-        aside.flush()
-        os.fsync(aside.fileno())
+    ) as temporary:  # readable by its owner only
+        temporary.write(_PREFIX + base64.b64encode(secrets.token_bytes(32)).decode())
+        temporary.flush()
+        os.fsync(temporary.fileno())
         try:
-            os.link(aside.name, path)
+            os.link(temporary.name, path)
         except FileExistsError:
             return

@@ -1,4 +1,4 @@
-"""The store: the truth about every job. A folder, whose files appear whole or not at all."""
+"""The store: a folder with all job data, the only authoritative state. Writes are atomic and durable."""
 
 import hashlib
 import os
@@ -18,82 +18,85 @@ from service.locks import lock
 
 log = structlog.get_logger()
 
-# What a worker says of the model that it has loaded.
+# Key of the model card, written by the worker that has loaded the model.
 MODEL_CARD = "model.json"
-# What a worker says of how it shuts its decoder in: "full", "ok", or what is missing.
+# Key of the decoder sandbox's status, written by the worker: "full", "ok", or what is missing.
 SANDBOX = "sandbox"
-_TRIES = 3
-_LOCKS = 64
+_DELETE_ATTEMPTS = 3
+_LOCK_COUNT = 64
 
 
 class StoreError(Exception):
-    """The store cannot be opened; the text says why, and what to do."""
+    """The store cannot be opened; the message gives reason and remedy."""
 
 
 class Entry(NamedTuple):
-    """A key and how many bytes lie there."""
+    """A key and the size of its content in bytes."""
 
     key: str
     bytes: int
 
 
 class Store(Protocol):
-    """Bytes under keys such as `jobs/<id>/job.json`. Keys come from the service, never from a caller."""
+    """Bytes under keys such as `jobs/<id>/job.json`. Keys are made by the service and never come from requests."""
 
     def put(self, key: str, content: bytes) -> None:
-        """Write durably: after this returns, a crash does not lose it, and no reader sees half of it."""
+        """Write atomically and durably: content survives a crash, and readers never see a part of it."""
 
     def compare_and_swap(self, key: str, expected: bytes | None, content: bytes) -> bool:
-        """Write as `put` if the key still holds `expected` (None: nothing), and say whether it did: of several
-        processes that swap at once, one wins."""
+        """Write like `put` if the current content is `expected` (None: the key is missing).
+
+        Returns:
+            Whether it was written; of several concurrent calls with the same `expected`, one succeeds.
+        """
 
     def get(self, key: str) -> bytes:
-        """Read; raises KeyError where there is nothing."""
+        """Read the content; raises KeyError if the key is missing."""
 
     def open(self, key: str) -> BinaryIO:
-        """Open for reading and seeking; raises KeyError where there is nothing."""
+        """Open for reading and seeking; raises KeyError if the key is missing."""
 
-    def writing(self, key: str) -> AbstractContextManager[BinaryIO]:
-        """A context in which bytes are written piece by piece; durable when it ends, gone if it raises."""
+    def open_writer(self, key: str) -> AbstractContextManager[BinaryIO]:
+        """Return a context manager that opens a file for writing: stored durably on exit, discarded on an exception."""
 
     def move(self, source: str, target: str) -> None:
-        """Give what lies under a key another one, durably; raises KeyError where there is nothing."""
+        """Rename a key, durably; raises KeyError if `source` is missing."""
 
     def names(self, prefix: str) -> list[str]:
-        """The names right below a prefix, sorted; none where there is nothing."""
+        """Return the names directly below a prefix, sorted; empty if it is missing."""
 
     def entries(self, prefix: str) -> list[Entry]:
-        """All keys below a prefix, at any depth, sorted."""
+        """Return all keys below a prefix, at any depth, sorted."""
 
     def age_s(self, key: str, now: float) -> float:
-        """Seconds since a key was written, or a name below it came or went; raises KeyError."""
+        """Return the seconds since a key was written, or a name below it was added or removed; raises KeyError."""
 
     def delete(self, prefix: str) -> None:
-        """Remove a key, or all below it. Nothing there is no error; OSError where something cannot be removed."""
+        """Remove a key or everything below a prefix, if it exists; raises OSError if that fails."""
 
     def check(self) -> str | None:
-        """What keeps the store from being written, or None."""
+        """Return why the store cannot be written, or None."""
 
     def free_bytes(self) -> int:
-        """Room that is left for whoever may write here."""
+        """Return the free disk space in bytes."""
 
 
 class FolderStore:
-    """A store in a folder of this machine."""
+    """A store in a folder."""
 
     def __init__(self, root: Path) -> None:
-        """Make its folders where they are missing.
+        """Open the store and create missing folders.
 
         Raises:
-            StoreError: they cannot be made, such as on a disk that is full or read-only.
+            StoreError: if that fails, such as on a full or read-only disk.
         """
         self._root = root
         self._incoming = root / "incoming"
         try:
             self._incoming.mkdir(parents=True, exist_ok=True)
-            self._locks = _make_locks(root / "locks")
-            if not _can_lock(self._locks):
-                self._locks = _make_locks(_folder_for_locks(root))
+            self._locks = _make_lock_files(root / "locks")
+            if not _supports_locks(self._locks):
+                self._locks = _make_lock_files(_find_local_lock_folder(root))
                 log.warning(
                     "store_without_locks", folder=str(root), locks=str(self._locks),
                     remedy="run all processes of this store on this machine, with one folder for temporary files (no "
@@ -106,23 +109,23 @@ class FolderStore:
             ) from error
 
     def clear_incoming(self) -> None:
-        """Remove what was being written when a process was stopped; only where nobody else writes."""
+        """Remove partial writes of processes that were killed; call it only while no other process writes."""
         for path in self._incoming.iterdir():
             path.unlink()
 
     def put(self, key: str, content: bytes) -> None:
         """See Store."""
-        with self.writing(key) as file:
+        with self.open_writer(key) as file:
             file.write(content)
 
     def compare_and_swap(self, key: str, expected: bytes | None, content: bytes) -> bool:
-        """See Store. A file lock orders those who swap."""
+        """See Store. A file lock serializes concurrent calls."""
         with self._lock(key):
             try:
-                found: bytes | None = self.get(key)
+                current: bytes | None = self.get(key)
             except KeyError:
-                found = None
-            if found != expected:
+                current = None
+            if current != expected:
                 return False
             self.put(key, content)
             return True
@@ -140,23 +143,23 @@ class FolderStore:
             raise KeyError(key) from error
 
     @contextmanager
-    def writing(self, key: str) -> Iterator[BinaryIO]:
-        """See Store. Written aside, synced, renamed; then the folder is synced, so that the name lasts too."""
-        aside = self._incoming / uuid4().hex
+    def open_writer(self, key: str) -> Iterator[BinaryIO]:
+        """See Store. Writes a temporary file, syncs and renames it, then syncs the folder to make the name durable."""
+        temporary = self._incoming / uuid4().hex
         try:
-            with aside.open("xb") as file:
+            with temporary.open("xb") as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            self._place(aside, key)
+            self._rename(temporary, key)
         except BaseException:
-            aside.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
             raise
 
     def move(self, source: str, target: str) -> None:
         """See Store."""
         try:
-            self._place(self._root / source, target)
+            self._rename(self._root / source, target)
         except FileNotFoundError as error:
             raise KeyError(source) from error
 
@@ -169,14 +172,14 @@ class FolderStore:
 
     def entries(self, prefix: str) -> list[Entry]:
         """See Store."""
-        found = []
+        entries = []
         for path in (self._root / prefix).rglob("*"):
             try:
                 if path.is_file():
-                    found.append(Entry(path.relative_to(self._root).as_posix(), path.stat().st_size))
-            except FileNotFoundError:  # it was removed meanwhile
+                    entries.append(Entry(path.relative_to(self._root).as_posix(), path.stat().st_size))
+            except FileNotFoundError:  # removed in the meantime
                 continue
-        return sorted(found)
+        return sorted(entries)
 
     def age_s(self, key: str, now: float) -> float:
         """See Store."""
@@ -186,14 +189,14 @@ class FolderStore:
             raise KeyError(key) from error
 
     def delete(self, prefix: str) -> None:
-        """See Store. Waits for a swap that is under way, so that it cannot bring the key back."""
+        """See Store. Holds the lock, so that a concurrent compare_and_swap cannot recreate the key."""
         target = self._root / prefix
         with self._lock(prefix):
-            for _ in range(_TRIES):
+            for _ in range(_DELETE_ATTEMPTS):
                 if not target.is_dir():
                     target.unlink(missing_ok=True)
                     return
-                shutil.rmtree(target, ignore_errors=True)  # somebody may write there at this moment
+                shutil.rmtree(target, ignore_errors=True)  # another process may be writing below it
             if target.exists():
                 shutil.rmtree(target)
 
@@ -209,7 +212,7 @@ class FolderStore:
         """See Store."""
         return shutil.disk_usage(self._root).free
 
-    def _place(self, path: Path, key: str) -> None:
+    def _rename(self, path: Path, key: str) -> None:
         target = self._root / key
         target.parent.mkdir(parents=True, exist_ok=True)
         path.rename(target)
@@ -218,35 +221,34 @@ class FolderStore:
 
     @contextmanager
     def _lock(self, key: str) -> Iterator[None]:
-        """Few files for many keys: two keys that share one wait for each other for a moment."""
-        self._locks.mkdir(
-            mode=0o700, exist_ok=True
-        )  # what lies in a folder for temporary files may be tidied away
-        with (self._locks / f"{zlib.crc32(key.encode()) % _LOCKS:02d}").open("w") as file:
+        """Lock a key. Keys share a fixed number of lock files, so unrelated keys may briefly wait for each other."""
+        # Created again, because the system may clean up its folder for temporary files.
+        self._locks.mkdir(mode=0o700, exist_ok=True)
+        with (self._locks / f"{zlib.crc32(key.encode()) % _LOCK_COUNT:02d}").open("w") as file:
             lock(file)
             yield
 
 
-def _make_locks(folder: Path) -> Path:
-    """A folder with the files to lock. All at once: something can be removed from a full disk then."""
+def _make_lock_files(folder: Path) -> Path:
+    """Create the folder with all lock files in advance: keys can then be deleted even when the disk is full."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for number in range(_LOCKS):
+    for number in range(_LOCK_COUNT):
         (folder / f"{number:02d}").touch()
     return folder
 
 
-def _can_lock(folder: Path) -> bool:
+def _supports_locks(folder: Path) -> bool:
     with (folder / "00").open("w") as file:
         return lock(file)
 
 
-def _folder_for_locks(root: Path) -> Path:
-    """On this machine, for a store whose file system has no locks: the same for each process of a user."""
+def _find_local_lock_folder(root: Path) -> Path:
+    """Return a local folder for the lock files of a store on a file system without locks, one per user and store."""
     name = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:16]
     folder = Path(tempfile.gettempdir()) / f"mmad-locks-{os.getuid()}-{name}"
     folder.mkdir(mode=0o700, exist_ok=True)
-    found = folder.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+    status = folder.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
         raise StoreError(f"{folder} belongs to another user: remove it, or choose another folder with TMPDIR")
     return folder
 

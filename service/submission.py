@@ -1,4 +1,4 @@
-"""From videos in the store to queued jobs: one request makes its jobs once, however often it is sent."""
+"""Creates and queues the jobs of an upload request, once per Idempotency-Key."""
 
 import hashlib
 import json
@@ -12,56 +12,57 @@ from uuid import uuid4
 from service.admission import check_queue
 from service.app_state import AppState
 from service.auth import Caller
-from service.duration import declared_s
+from service.duration import read_declared_duration_s
 from service.errors import Problem
 from service.job_schemas import JobOptions
-from service.jobs import Record, Upload, key, new_job_id
+from service.jobs import Record, Upload, job_key, new_job_id
 from service.parameters import parse_parameters
-from service.results import chosen_actions
+from service.results import find_action_ids
 from service.schemas import Document
 from service.uploads import Received
 
-# What a caller may name a request; Replicate, Stripe and others take as many.
-_MAX_KEY = 255
+# Maximum length of an Idempotency-Key; the same as Stripe's and Replicate's.
+_MAX_KEY_CHARACTERS = 255
 _PREFER_WAIT = re.compile(r"(?:^|[,;])\s*wait\s*=\s*\"?(\d{1,6})\"?\s*(?:$|[,;])", re.IGNORECASE)
 MAX_WAIT_S = 60
 
 
-# So long a request waits for another with the same key that is being taken; after longer its process has died.
+# A request waits this long for a concurrent request with the same key.
 _WAIT_S = 10.0
-# The worker allows as much: declared durations are rounded and may leave out the last frame.
+# Same tolerance as the worker's: declared durations are rounded and may omit the last frame.
 _DECLARED_SLACK_S = 1.0
+# A claim whose jobs are not queued after this long is abandoned: its process has died.
 _STALE_S = 60.0
 
 
 class Claim(Document):
-    """What an Idempotency-Key was used for; `queued` once its jobs are, so that they will not be taken back."""
+    """Stored record of an Idempotency-Key. `queued` is set when the jobs are queued and will not be rolled back."""
 
     fingerprint: str
     jobs: list[str]
     at: datetime
     queued: bool = False
 
-    def dump(self) -> bytes:
-        """As it is stored."""
+    def to_bytes(self) -> bytes:
+        """Serialize the claim."""
         return self.model_dump_json().encode()
 
     @property
-    def under_way(self) -> bool:
-        """Whether somebody may be making its jobs at this moment."""
+    def in_progress(self) -> bool:
+        """Whether a request may be creating the jobs at this moment."""
         return not self.queued and (datetime.now(UTC) - self.at).total_seconds() < _STALE_S
 
 
 @dataclass(frozen=True)
 class Submitted:
-    """The jobs of a request; `replayed` where they were made by an earlier one with the same key."""
+    """The jobs of a request; `replayed` if an earlier request with the same key created them."""
 
     records: list[Record]
     replayed: bool = False
 
 
 class Submission:
-    """One request that sends videos: they wait under names of its own until they belong to jobs."""
+    """One upload request. Its videos are stored under temporary names until they are moved to jobs."""
 
     def __init__(self, app_state: AppState, caller: Caller, idempotency_key: str | None) -> None:
         self._app_state, self._caller, self._key = app_state, caller, idempotency_key
@@ -70,15 +71,15 @@ class Submission:
 
     @property
     def may_replay(self) -> bool:
-        """Whether its key was used before: then it may make no new jobs."""
-        return self._stored_claim() is not None
+        """Whether the Idempotency-Key was used before, so that this request may create no jobs."""
+        return self._load_claim() is not None
 
     def video_key(self, index: int) -> str:
-        """Where the request's video at this place waits."""
+        """Return the temporary store key of the request's video at this index."""
         return f"uploads/{self._name}/{index}"
 
     def options(self, values: dict[str, str]) -> JobOptions:
-        """What the jobs are asked for; raises Problem for what does not fit."""
+        """Parse and check the parameters of the jobs; raises Problem for invalid ones."""
         options = parse_parameters(JobOptions, values)
         if options.callback_url:
             self._app_state.webhooks.check(options.callback_url)
@@ -90,8 +91,8 @@ class Submission:
             )
         return options
 
-    def take(self, received: Received, query: dict[str, str]) -> Submitted:
-        """Make the jobs and queue them, or find those that an earlier request made; waits for disk and Redis."""
+    def submit(self, received: Received, query: dict[str, str]) -> Submitted:
+        """Create and queue the jobs, or return those of an earlier request with this key. Blocks on disk and Redis."""
         options = self.options({**query, **received.fields})
         if options.name is not None and len(received.uploads) > 1:
             raise Problem(
@@ -101,48 +102,48 @@ class Submission:
             )
         self._check_durations(len(received.uploads))
         if options.labels is not None:
-            chosen_actions(self._app_state.model_card().labels, options.labels)
+            find_action_ids(self._app_state.model_card().labels, options.labels)
         ids = [new_job_id() for _ in received.uploads]
-        if earlier := self._claim_key(Claim(
+        if earlier := self._acquire_key(Claim(
             fingerprint=_fingerprint(received.uploads, options), jobs=ids, at=datetime.now(UTC)
         )):  # fmt: skip
             return Submitted(earlier, replayed=True)
         try:
-            records = self._make(ids, received.uploads, options)
+            records = self._create_jobs(ids, received.uploads, options)
         except BaseException:
             for job_id in ids:
                 with suppress(Problem):
-                    self._app_state.jobs.forget(self._app_state.jobs.get(job_id))
-                self._app_state.store.delete(key(job_id))
-            self._give_key_back()
+                    self._app_state.jobs.purge(self._app_state.jobs.get(job_id))
+                self._app_state.store.delete(job_key(job_id))
+            self._release_key()
             raise
-        self._confirm()
+        self._mark_queued()
         return Submitted(records)
 
     def _check_durations(self, count: int) -> None:
         """Refuse videos whose declared duration exceeds the limit; the worker checks the others."""
         limit_s = self._app_state.settings.max_duration_s
-        for place in range(count):
-            with self._app_state.store.open(self.video_key(place)) as file:
-                found_s = declared_s(file)
-            if found_s is not None and found_s > limit_s + _DECLARED_SLACK_S:
+        for index in range(count):
+            with self._app_state.store.open(self.video_key(index)) as file:
+                duration_s = read_declared_duration_s(file)
+            if duration_s is not None and duration_s > limit_s + _DECLARED_SLACK_S:
                 raise Problem(
                     "video_too_long",
-                    f"the video lasts {found_s:.0f} s, the limit is {limit_s:.0f} s (MMAD_MAX_DURATION_S); "
+                    f"the video lasts {duration_s:.0f} s, the limit is {limit_s:.0f} s (MMAD_MAX_DURATION_S); "
                     "send it in parts or raise the limit",
                 )
 
     def close(self) -> None:
-        """What waits and belongs to no job goes."""
+        """Delete the stored videos that were not moved to jobs."""
         self._app_state.store.delete(f"uploads/{self._name}")
 
-    def _make(self, ids: list[str], uploads: list[Upload], options: JobOptions) -> list[Record]:
+    def _create_jobs(self, ids: list[str], uploads: list[Upload], options: JobOptions) -> list[Record]:
         jobs, retention_s = self._app_state.jobs, options.retention_s
         sizes = [upload.bytes for upload in uploads]
-        self._app_state.auth.admit(self._caller, jobs, sum(sizes), len(sizes))
-        check_queue(len(jobs.unfinished()), len(sizes), self._app_state.settings.max_queued_jobs)
-        for place, job_id in enumerate(ids):
-            self._app_state.store.move(self.video_key(place), key(job_id, "video"))
+        self._app_state.auth.check_limits(self._caller, jobs, sum(sizes), len(sizes))
+        check_queue(len(jobs.list_unfinished()), len(sizes), self._app_state.settings.max_queued_jobs)
+        for index, job_id in enumerate(ids):
+            self._app_state.store.move(self.video_key(index), job_key(job_id, "video"))
         records = [
             jobs.create(
                 job_id,
@@ -154,91 +155,94 @@ class Submission:
             )
             for job_id, upload in zip(ids, uploads, strict=True)
         ]
-        for record in records:  # what Redis is away for is queued by the reconciler
+        for record in records:  # if Redis is unreachable, the reconciler queues the job later
             self._app_state.queue.try_enqueue(record.id)
         return records
 
-    def _claim_key(self, mine: Claim) -> list[Record] | None:
-        """Take the key for this request; the jobs of the one that had it before, if they are there.
+    def _acquire_key(self, new_claim: Claim) -> list[Record] | None:
+        """Claim the Idempotency-Key, or return the existing jobs of an earlier request with the same key.
 
         Raises:
-            Problem: idempotency_conflict where it was used for another body; request_in_progress where its jobs are
-                still being made.
+            Problem: idempotency_conflict if the key was used for another body or other parameters;
+                request_in_progress if another request with the key is still creating its jobs.
         """
         if self._key is None:
             return None
         until = time.monotonic() + _WAIT_S
         while True:
-            found = self._stored_claim()
-            claim = Claim.model_validate_json(found) if found else None
-            records = self._records_of(claim) if claim and not claim.under_way else None
-            if claim and (records or claim.under_way) and claim.fingerprint != mine.fingerprint:
-                raise self._conflict(claim)
+            content = self._load_claim()
+            claim = Claim.model_validate_json(content) if content else None
+            records = self._load_records(claim) if claim and not claim.in_progress else None
+            if claim and (records or claim.in_progress) and claim.fingerprint != new_claim.fingerprint:
+                raise self._make_conflict(claim)
             if records:
                 return records
-            if claim and claim.under_way:
+            if claim and claim.in_progress:
                 if time.monotonic() > until:
                     raise Problem(
                         "request_in_progress",
                         f"a request with the Idempotency-Key {self._key!r} is being taken; send it again in a moment",
                     )
                 time.sleep(0.05)
-            elif self._app_state.store.compare_and_swap(self._claim_place, found, mine.dump()):
-                self._claim = mine
+            elif self._app_state.store.compare_and_swap(self._claim_store_key, content, new_claim.to_bytes()):
+                self._claim = new_claim
                 return None
 
-    def _records_of(self, claim: Claim) -> list[Record] | None:
+    def _load_records(self, claim: Claim) -> list[Record] | None:
         try:
             return [self._app_state.jobs.get(job_id, self._caller.owner) for job_id in claim.jobs]
-        except Problem:  # deleted, expired or never made: the key is free
+        except Problem:  # the jobs were deleted, expired or never created, so the key can be reused
             return None
 
-    def _conflict(self, claim: Claim) -> Problem:
+    def _make_conflict(self, claim: Claim) -> Problem:
         return Problem(
             "idempotency_conflict",
             f"the Idempotency-Key {self._key!r} was used at {claim.at:%Y-%m-%dT%H:%M:%SZ} "
             "for another video or other parameters; use a new key for a new request",
         )
 
-    def _confirm(self) -> None:
+    def _mark_queued(self) -> None:
         if self._claim:
             queued = self._claim.model_copy(update={"queued": True})
-            self._app_state.store.compare_and_swap(self._claim_place, self._claim.dump(), queued.dump())
+            self._app_state.store.compare_and_swap(
+                self._claim_store_key, self._claim.to_bytes(), queued.to_bytes()
+            )
 
-    def _give_key_back(self) -> None:
-        if self._claim and self._stored_claim() == self._claim.dump():
-            self._app_state.store.delete(self._claim_place)
+    def _release_key(self) -> None:
+        if self._claim and self._load_claim() == self._claim.to_bytes():
+            self._app_state.store.delete(self._claim_store_key)
 
-    def _stored_claim(self) -> bytes | None:
+    def _load_claim(self) -> bytes | None:
         try:
-            return self._app_state.store.get(self._claim_place) if self._key else None
+            return self._app_state.store.get(self._claim_store_key) if self._key else None
         except KeyError:
             return None
 
     @property
-    def _claim_place(self) -> str:
+    def _claim_store_key(self) -> str:
         digest = hashlib.sha256((self._key or "").encode()).hexdigest()
         return f"idempotency/{self._caller.owner}/{digest}"
 
 
-def idempotency_key(value: str | None) -> str | None:
-    """The header's value; raises Problem where it is empty or too long."""
-    if value is not None and not 0 < len(value) <= _MAX_KEY:
+def parse_idempotency_key(value: str | None) -> str | None:
+    """Return the header's value; raises Problem invalid_parameter if it is empty or too long."""
+    if value is not None and not 0 < len(value) <= _MAX_KEY_CHARACTERS:
         raise Problem(
-            "invalid_parameter", f"Idempotency-Key has {len(value)} characters, 1 to {_MAX_KEY} are taken"
+            "invalid_parameter",
+            f"Idempotency-Key has {len(value)} characters, 1 to {_MAX_KEY_CHARACTERS} are taken",
         )
     return value
 
 
-def preferred_wait_s(value: str | None) -> int | None:
-    """Seconds to wait for the result, from the header Prefer (RFC 7240); None where it asks for nothing of the kind."""
-    found = _PREFER_WAIT.search(value or "")
-    return min(int(found[1]), MAX_WAIT_S) if found else None
+def parse_preferred_wait(value: str | None) -> int | None:
+    """Parse the seconds to wait for the result from the header Prefer (RFC 7240); None without a `wait` preference."""
+    match = _PREFER_WAIT.search(value or "")
+    return min(int(match[1]), MAX_WAIT_S) if match else None
 
 
 def _fingerprint(uploads: list[Upload], options: JobOptions) -> str:
-    """Of the videos and all parameters. The files' own names are left out: a renamed copy is the same."""
-    # A request without `name` is the same as before there was that parameter.
+    """Hash the videos and all parameters, but not the files' own names: a renamed copy is the same request."""
+    # Without `name`, keep the fingerprint of versions that did not have this parameter.
     unset = {"name"} if options.name is None else None
-    told = [[upload.sha256 for upload in uploads], options.model_dump(mode="json", exclude=unset)]
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+    content = [[upload.sha256 for upload in uploads], options.model_dump(mode="json", exclude=unset)]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Detections in numbers: how often, how long, how many at once, which together. All of one stretch of the video."""
+"""Statistics of detections: counts, durations, concurrency and co-occurrence."""
 
 from collections.abc import Iterable, Sequence
 
@@ -20,31 +20,35 @@ Interval = tuple[float, float]
 
 
 def summarize(
-    detections: Sequence[Detection], segments: Sequence[BodySegment], labels: Labels, stretch: Interval
+    detections: Sequence[Detection], segments: Sequence[BodySegment], labels: Labels, part: Interval
 ) -> Summary:
-    """The summary of a stretch (start and end in seconds).
+    """Compute the summary of a part of the video.
 
     Args:
-        detections: that overlap the stretch, in order of time; what lies outside of it is counted, its time is not.
-        segments: the body segments made of them.
-        labels: all classes; those without any detection are left out.
-        stretch: the part of the video that is shown.
+        detections: those that overlap the part, ordered by start; durations are clipped to the part.
+        segments: their body segments.
+        labels: all classes; those without a detection are omitted.
+        part: start and end of the part in seconds.
     """
-    by_action = _grouped((one.action.id, (one.start_s, one.end_s)) for one in detections)
-    by_body = _grouped((one.body.id, (one.start_s, one.end_s)) for one in segments)
+    by_action = _group_by_label(
+        (detection.action.id, (detection.start_s, detection.end_s)) for detection in detections
+    )
+    by_body = _group_by_label((segment.body.id, (segment.start_s, segment.end_s)) for segment in segments)
     everything = [interval for group in by_action.values() for interval in group]
     return Summary(
         by_action=[
-            _tally(label, by_action[label.id], stretch) for label in labels.actions if label.id in by_action
+            _make_tally(label, by_action[label.id], part) for label in labels.actions if label.id in by_action
         ],
-        by_body=[_tally(label, by_body[label.id], stretch) for label in labels.bodies if label.id in by_body],
-        concurrency=_concurrency(everything, stretch),
-        pairs=_pairs(detections, by_action, stretch),
+        by_body=[
+            _make_tally(label, by_body[label.id], part) for label in labels.bodies if label.id in by_body
+        ],
+        concurrency=_compute_concurrency(everything, part),
+        pairs=_make_pairs(detections, by_action, part),
     )
 
 
 def merge(intervals: Iterable[Interval]) -> list[Interval]:
-    """Their union: in order of time, and neither overlapping nor touching."""
+    """Return the union of intervals: ordered by time, neither overlapping nor touching."""
     merged: list[Interval] = []
     for start, end in sorted(intervals):
         if merged and start <= merged[-1][1]:
@@ -54,21 +58,21 @@ def merge(intervals: Iterable[Interval]) -> list[Interval]:
     return merged
 
 
-def _grouped(rows: Iterable[tuple[int, Interval]]) -> dict[int, list[Interval]]:
+def _group_by_label(rows: Iterable[tuple[int, Interval]]) -> dict[int, list[Interval]]:
     groups: dict[int, list[Interval]] = {}
     for label, interval in rows:
         groups.setdefault(label, []).append(interval)
     return groups
 
 
-def _clipped(intervals: Iterable[Interval], stretch: Interval) -> list[Interval]:
-    inside = ((max(start, stretch[0]), min(end, stretch[1])) for start, end in intervals)
+def _clip(intervals: Iterable[Interval], part: Interval) -> list[Interval]:
+    inside = ((max(start, part[0]), min(end, part[1])) for start, end in intervals)
     return [(start, end) for start, end in inside if end > start]
 
 
-def _tally(label: Label, intervals: list[Interval], stretch: Interval) -> Tally:
-    busy = sum(end - start for start, end in _clipped(merge(intervals), stretch))
-    length = stretch[1] - stretch[0]
+def _make_tally(label: Label, intervals: list[Interval], part: Interval) -> Tally:
+    busy = sum(end - start for start, end in _clip(merge(intervals), part))
+    length = part[1] - part[0]
     return Tally(
         id=label.id,
         code=label.code,
@@ -79,10 +83,10 @@ def _tally(label: Label, intervals: list[Interval], stretch: Interval) -> Tally:
     )
 
 
-def _concurrency(intervals: list[Interval], stretch: Interval) -> Concurrency:
-    seconds = _seconds_by_count(_clipped(intervals, stretch), stretch)
+def _compute_concurrency(intervals: list[Interval], part: Interval) -> Concurrency:
+    seconds = _compute_seconds_by_count(_clip(intervals, part), part)
     weighted = sum(count * length for count, length in seconds.items())
-    length = stretch[1] - stretch[0]
+    length = part[1] - part[0]
     return Concurrency(
         max=max(seconds, default=0),
         mean=round(weighted / length, 3) if length > 0 else 0.0,
@@ -90,12 +94,12 @@ def _concurrency(intervals: list[Interval], stretch: Interval) -> Concurrency:
     )
 
 
-def _seconds_by_count(intervals: list[Interval], stretch: Interval) -> dict[int, float]:
-    """For how many seconds of the stretch exactly n intervals were going on, for each n that occurs."""
+def _compute_seconds_by_count(intervals: list[Interval], part: Interval) -> dict[int, float]:
+    """Return for each n that occurs how many seconds exactly n intervals overlap (sweep over starts and ends)."""
     steps = sorted([(start, 1) for start, _ in intervals] + [(end, -1) for _, end in intervals])
     seconds: dict[int, float] = {}
-    count, since = 0, stretch[0]
-    for time, step in [*steps, (stretch[1], 0)]:
+    count, since = 0, part[0]
+    for time, step in [*steps, (part[1], 0)]:
         if time > since:
             seconds[count] = seconds.get(count, 0.0) + time - since
             since = time
@@ -103,18 +107,18 @@ def _seconds_by_count(intervals: list[Interval], stretch: Interval) -> dict[int,
     return seconds
 
 
-def _pairs(
-    detections: Sequence[Detection], by_action: dict[int, list[Interval]], stretch: Interval
+def _make_pairs(
+    detections: Sequence[Detection], by_action: dict[int, list[Interval]], part: Interval
 ) -> list[Pair]:
-    """Actions that overlap, by how often they do."""
-    labels = {one.action.id: one.action for one in detections}
-    merged = {label: _clipped(merge(intervals), stretch) for label, intervals in by_action.items()}
+    """Return pairs of overlapping actions, most frequent first."""
+    labels = {detection.action.id: detection.action for detection in detections}
+    merged = {label: _clip(merge(intervals), part) for label, intervals in by_action.items()}
     pairs = [
         Pair(
             first=labels[first],
             second=labels[second],
             count=count,
-            total_s=round(_seconds_of_both(merged[first], merged[second]), 3),
+            total_s=round(_compute_shared_s(merged[first], merged[second]), 3),
         )
         for (first, second), count in _count_pairs(detections).items()
     ]
@@ -122,24 +126,24 @@ def _pairs(
 
 
 def _count_pairs(detections: Sequence[Detection]) -> dict[tuple[int, int], int]:
-    """How many detections of two different actions overlap; the lower id first."""
-    action_of = {one.id: one.action.id for one in detections}
+    """Count overlapping detections for each pair of different actions; the lower action id comes first."""
+    actions = {detection.id: detection.action.id for detection in detections}
     counts: dict[tuple[int, int], int] = {}
-    for one in detections:
-        mine = one.action.id
-        for name in one.overlaps:
-            # Every overlap is told by both: the one with the lower id counts it.
-            if mine < (other := action_of[name]):
-                counts[mine, other] = counts.get((mine, other), 0) + 1
+    for detection in detections:
+        first = detection.action.id
+        for other_id in detection.overlaps:
+            # Both detections list the overlap: it is counted once.
+            if first < (second := actions[other_id]):
+                counts[first, second] = counts.get((first, second), 0) + 1
     return counts
 
 
-def _seconds_of_both(first: list[Interval], second: list[Interval]) -> float:
-    """Time in which an interval of each list is going on; both are in order of time, and neither overlaps itself."""
+def _compute_shared_s(first: list[Interval], second: list[Interval]) -> float:
+    """Return the duration of the intersection of two lists of intervals, each ordered and without overlaps."""
     if not first or not second:
         return 0.0
     edges = np.array(second).ravel()
-    # How much of the second list lies before each of its edges.
+    # Cumulative duration of the second list at each of its edges.
     covered = np.concatenate(([0.0], np.cumsum(np.diff(edges) * (np.arange(len(edges) - 1) % 2 == 0))))
     starts, ends = np.array(first).T
     return float((np.interp(ends, edges, covered) - np.interp(starts, edges, covered)).sum())

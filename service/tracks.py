@@ -1,4 +1,4 @@
-"""Detections as tracks, one for each class, on the clock of a player: what ELAN and BORIS hold."""
+"""Detections as one track per class, in a media player's time: the data model of ELAN and BORIS."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -7,7 +7,7 @@ from service.schemas import Detection, Label, Media, Result
 
 
 class Span(NamedTuple):
-    """A stretch of one class in whole milliseconds, and its best score."""
+    """An interval of one class in whole milliseconds, and its best score."""
 
     start_ms: int
     end_ms: int
@@ -15,30 +15,39 @@ class Span(NamedTuple):
 
 
 class Track(NamedTuple):
-    """The spans of one class, in order of time; none overlaps another."""
+    """The spans of one class, ordered by time and not overlapping."""
 
     label: Label
     spans: list[Span]
 
 
 class BodyTracks(NamedTuple):
-    """A body part's own track and those of its actions."""
+    """The track of a body part and the tracks of its actions."""
 
     body: Track
     actions: list[Track]
 
 
 def make_tracks(result: Result) -> list[BodyTracks]:
-    """Body parts, each with its actions, each with its spans; those without any are left out."""
+    """Make the tracks of all body parts and actions that have detections."""
     detections, media = result.detections, result.media
-    bodies = {found.body.id: found.body for found in detections}
-    actions = {found.action.id: found for found in detections}
+    bodies = {detection.body.id: detection.body for detection in detections}
+    actions = {detection.action.id: detection for detection in detections}
     return [
         BodyTracks(
-            # Where a body part's actions touch, it goes on moving, as in `body_segments`.
-            _track(bodies[body], (found for found in detections if found.body.id == body), media, gap_ms=0),
+            # Touching actions of a body part are merged, as in `body_segments`.
+            _make_track(
+                bodies[body],
+                (detection for detection in detections if detection.body.id == body),
+                media,
+                gap_ms=0,
+            ),
             [
-                _track(actions[id].action, (found for found in detections if found.action.id == id), media)
+                _make_track(
+                    actions[id].action,
+                    (detection for detection in detections if detection.action.id == id),
+                    media,
+                )
                 for id in sorted(actions)
                 if actions[id].body.id == body
             ],
@@ -47,23 +56,24 @@ def make_tracks(result: Result) -> list[BodyTracks]:
     ]
 
 
-def player_ms(time_s: float, media: Media) -> int:
-    """A player's time in whole milliseconds for a time in seconds from the first frame: adds `start_offset_s`.
+def to_player_ms(time_s: float, media: Media) -> int:
+    """Convert seconds from the first frame to a player's time in whole milliseconds, by adding `start_offset_s`.
 
-    Time and offset are rounded apart, so that lengths do not depend on the offset.
+    Time and offset are rounded separately, so that durations do not depend on the offset.
     """
     return round(time_s * 1000) + round(media.start_offset_s * 1000)
 
 
-def _track(label: Label, detections: Iterable[Detection], media: Media, *, gap_ms: int = -1) -> Track:
-    """Spans that overlap are made one: neither a tier of ELAN nor a behaviour of BORIS can hold both.
+def _make_track(label: Label, detections: Iterable[Detection], media: Media, *, gap_ms: int = -1) -> Track:
+    """Make a track, merging spans that overlap: an ELAN tier or a BORIS behaviour cannot contain both.
 
     Args:
-        gap_ms: spans this close are made one too; 0 if they touch, -1 if they overlap.
+        gap_ms: maximum gap between merged spans: 0 merges those that touch, -1 only those that overlap.
     """
     spans: list[Span] = []
-    for found in sorted(detections, key=lambda found: found.start_s):
-        span = Span(player_ms(found.start_s, media), player_ms(found.end_s, media), found.score)
+    for detection in sorted(detections, key=lambda detection: detection.start_s):
+        start_ms, end_ms = to_player_ms(detection.start_s, media), to_player_ms(detection.end_s, media)
+        span = Span(start_ms, end_ms, detection.score)
         if spans and span.start_ms - spans[-1].end_ms <= gap_ms:
             last = spans.pop()
             span = Span(last.start_ms, max(last.end_ms, span.end_ms), max(last.score, span.score))

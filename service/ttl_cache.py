@@ -1,24 +1,24 @@
-"""An answer that is good for a while."""
+"""A thread-safe cache of one computed value."""
 
 import threading
 import time
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-Answer = TypeVar("Answer")
+Value = TypeVar("Value")
 
 
-class Lately(Generic[Answer]):
-    """Keeps the answer to a question, so that many callers in many threads ask once."""
+class TtlCache(Generic[Value]):
+    """Caches the result of `compute` for `ttl_s` seconds; concurrent callers share one computation."""
 
-    def __init__(self, lasts_s: float, ask: Callable[[], Answer]) -> None:
-        self._lasts_s, self._ask = lasts_s, ask
+    def __init__(self, ttl_s: float, compute: Callable[[], Value]) -> None:
+        self._ttl_s, self._compute = ttl_s, compute
         self._lock = threading.Lock()
-        self._kept: tuple[float, Answer] | None = None
+        self._cached: tuple[float, Value] | None = None
 
-    def get(self) -> Answer:
-        """The answer, not older than `lasts_s`; raises what the question raises, and asks again next time."""
+    def get(self) -> Value:
+        """Return a value at most `ttl_s` seconds old. An error of `compute` is raised and not cached."""
         with self._lock:
-            if self._kept is None or time.monotonic() - self._kept[0] >= self._lasts_s:
-                self._kept = (time.monotonic(), self._ask())
-            return self._kept[1]
+            if self._cached is None or time.monotonic() - self._cached[0] >= self._ttl_s:
+                self._cached = (time.monotonic(), self._compute())
+            return self._cached[1]

@@ -1,4 +1,4 @@
-"""From a request's body to a file in the store: counted, hashed and looked at on the way, never held in memory."""
+"""Streams request bodies into the store: limits, hashes and checks the bytes without holding a file in memory."""
 
 import hashlib
 from collections.abc import AsyncIterator, Callable
@@ -16,7 +16,7 @@ from starlette.requests import Request
 from service.encodings import make_decoder
 from service.errors import Problem
 from service.jobs import Upload
-from service.names import disposition_name
+from service.names import parse_disposition_name
 from service.problems import CLOSE
 from service.settings import Settings
 from service.store import Store
@@ -26,21 +26,21 @@ _WRITE_BYTES = 1024 * 1024
 _SNIFF_BYTES = 400
 _MAX_FIELD_BYTES = 64 * 1024
 _MAX_PARTS = 32
-# Room for the parts around the file before a declared length is held against the limit.
+# Allowance for multipart headers and other fields when a body's size is compared with the limit.
 _MULTIPART_OVERHEAD_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True)
 class Received:
-    """The stored files in their order, and the form's other fields."""
+    """The stored files in order, and the form's other fields."""
 
     uploads: list[Upload]
     fields: dict[str, str]
 
 
 @dataclass(frozen=True)
-class Limits:
-    """What one request may bring, and how slowly, in seconds."""
+class UploadLimits:
+    """Limits of one request: total bytes, number of files, and timeouts in seconds."""
 
     max_bytes: int
     max_files: int
@@ -48,8 +48,8 @@ class Limits:
     timeout_s: float
 
     @classmethod
-    def of(cls, settings: Settings) -> "Limits":
-        """Those of the settings."""
+    def from_settings(cls, settings: Settings) -> "UploadLimits":
+        """Return the limits in the settings."""
         return cls(
             settings.max_upload_bytes,
             settings.max_batch_files,
@@ -61,22 +61,22 @@ class Limits:
 async def receive(
     request: Request,
     store: Store,
-    key_of: Callable[[int], str],
-    limits: Limits,
+    make_key: Callable[[int], str],
+    limits: UploadLimits,
     check: Callable[[dict[str, str]], object],
     check_disk: Callable[[], object],
 ) -> Received:
-    """Stream an upload into the store; durable when this returns. When it raises, files may lie under the keys given.
+    """Stream an upload into the store. The files are durable on return; on an error, some may be left in the store.
 
-    The body is a multipart form with one or several fields `file`, or one video's bytes under any other content type.
+    The body is a multipart form with one or more fields `file`, or a video's bytes with any other content type.
 
     Args:
-        request: whose body is read.
-        store: where the bytes go.
-        key_of: from a file's place in the request, from 0, to its key.
-        limits: of all files together.
-        check: told the form's fields before the first file is read; raises Problem for what does not fit.
-        check_disk: called before each write; raises Problem where the disk has no more room.
+        request: the request whose body is read.
+        store: destination of the bytes.
+        make_key: makes the store key of a file from its index in the request.
+        limits: limits of the whole request.
+        check: called with the form's fields before the first file is read; raises Problem for invalid ones.
+        check_disk: called before each write; raises Problem if the disk is full.
 
     Raises:
         Problem: what the checks raise; upload_too_large, upload_too_slow, too_many_files, empty_upload,
@@ -84,50 +84,50 @@ async def receive(
     """
     _check_declared(request, limits.max_bytes)
     decoder = make_decoder(", ".join(request.headers.getlist("content-encoding")))
-    form = _form_of(request, limits.max_files)
+    form = _make_form_parser(request, limits.max_files)
     async with AsyncExitStack() as stack:
-        sinks = _Sinks(stack, store, key_of, limits.max_bytes, check_disk)
+        writer = _FileSetWriter(stack, store, make_key, limits.max_bytes, check_disk)
         count = received = 0
-        async for sent in _in_time(request, limits):
-            received += len(sent)  # compressed bytes may come to nothing
+        async for sent in _read_body(request, limits):
+            received += len(sent)  # compressed bytes may decompress to nothing
             if received > limits.max_bytes + _MULTIPART_OVERHEAD_BYTES:
-                raise too_large(received, limits.max_bytes)
+                raise make_too_large_problem(received, limits.max_bytes)
             for chunk in decoder.feed(sent) if decoder else [sent]:
                 count += len(chunk)
-                # What is not in a file counts too: a form may be anything when it is decompressed.
+                # Count bytes outside of files too: a compressed form may be of any size.
                 if count > limits.max_bytes + _MULTIPART_OVERHEAD_BYTES:
-                    raise too_large(count, limits.max_bytes)
+                    raise make_too_large_problem(count, limits.max_bytes)
                 for index, piece in form.feed(chunk) if form else [(0, chunk)]:
-                    if form and not sinks.begun:
+                    if form and not writer.started:
                         check(form.fields)
-                    await sinks.write(index, piece)
+                    await writer.write(index, piece)
         if decoder:
             decoder.finish()
         if form:
             form.finish()
-        uploads = await sinks.finish()
-    names = form.names if form else [_name_of(request)]
+        uploads = await writer.finish()
+    names = form.names if form else [_get_file_name(request)]
     named = [upload.model_copy(update={"name": name}) for upload, name in zip(uploads, names, strict=True)]
     return Received(named, form.fields if form else {})
 
 
-async def _in_time(request: Request, limits: Limits) -> AsyncIterator[bytes]:
-    """The body, piece by piece; raises Problem upload_too_slow, after which the connection is of no more use."""
-    until = anyio.current_time() + limits.timeout_s
+async def _read_body(request: Request, limits: UploadLimits) -> AsyncIterator[bytes]:
+    """Yield the body's chunks; raises Problem upload_too_slow, after which the connection must be closed."""
+    deadline_s = anyio.current_time() + limits.timeout_s
     stream = request.stream()
     while True:
-        left_s = until - anyio.current_time()
+        left_s = deadline_s - anyio.current_time()
         with anyio.move_on_after(min(limits.stall_s, left_s)) as waiting:
             chunk = await anext(stream, None)
-        if waiting.cancelled_caught or left_s <= 0:  # what is there already comes without a wait
-            raise _too_slow(limits, stalled=left_s > limits.stall_s)
+        if waiting.cancelled_caught or left_s <= 0:  # buffered chunks are read without waiting
+            raise _make_too_slow_problem(limits, stalled=left_s > limits.stall_s)
         if chunk is None:
             return
         yield chunk
 
 
 def looks_like_video(head: bytes) -> bool:
-    """Whether the first bytes are those of a container that is read here: MP4 and MOV, Matroska, AVI, MPEG-TS."""
+    """Return whether the first bytes are of a supported container: MP4, MOV, Matroska, WebM, AVI or MPEG-TS."""
     return (
         head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
         or head[:4] == b"\x1aE\xdf\xa3"
@@ -137,74 +137,74 @@ def looks_like_video(head: bytes) -> bool:
     )
 
 
-class _Sinks:
-    """One sink after the other; all count against one limit."""
+class _FileSetWriter:
+    """Writes the files of a request one after the other, with one size limit for all."""
 
     def __init__(
         self,
         stack: AsyncExitStack,
         store: Store,
-        key_of: Callable[[int], str],
+        make_key: Callable[[int], str],
         max_bytes: int,
         check_disk: Callable[[], object],
     ) -> None:
-        self._stack, self._store, self._key_of, self._max_bytes = stack, store, key_of, max_bytes
+        self._stack, self._store, self._make_key, self._max_bytes = stack, store, make_key, max_bytes
         self._check_disk = check_disk
-        self._begun: list[_Sink] = []
+        self._open: list[_FileWriter] = []
         self._done: list[Upload] = []
         self._count = 0
 
     @property
-    def begun(self) -> bool:
-        """Whether a file has come."""
-        return bool(self._begun)
+    def started(self) -> bool:
+        """Whether the first file has started."""
+        return bool(self._open)
 
     async def write(self, index: int, data: bytes) -> None:
-        """Bytes of the file at this place; places come in order."""
-        if index > len(self._done) or not self._begun:
-            await self._close()  # one file is open at a time, however many come
-            writing = self._store.writing(self._key_of(index))
-            file = await self._stack.enter_async_context(_in_thread(writing))
-            self._begun = [_Sink(file, self._check_disk)]
+        """Write bytes of the file at this index. Files arrive in order."""
+        if index > len(self._done) or not self._open:
+            await self._close()  # at most one file is open at a time
+            writing = self._store.open_writer(self._make_key(index))
+            file = await self._stack.enter_async_context(_enter_in_thread(writing))
+            self._open = [_FileWriter(file, self._check_disk)]
         self._count += len(data)
         if self._count > self._max_bytes:
-            raise too_large(self._count, self._max_bytes)
-        await self._begun[0].write(data)
+            raise make_too_large_problem(self._count, self._max_bytes)
+        await self._open[0].write(data)
 
     async def finish(self) -> list[Upload]:
-        """What came; a request without any file has one of no bytes."""
-        if not self._begun:
-            raise _empty()
+        """Close the last file and return all; raises Problem empty_upload if there are none."""
+        if not self._open:
+            raise _make_empty_problem()
         await self._close()
         return self._done
 
     async def _close(self) -> None:
-        if self._begun:
-            self._done.append(await self._begun[0].finish())
+        if self._open:
+            self._done.append(await self._open[0].finish())
             await self._stack.aclose()
 
 
-class _Sink:
-    """Collects a mebibyte before each write, so that the event loop hands over to a thread seldom."""
+class _FileWriter:
+    """Writes one file; buffers 1 MiB per write, as each write switches to a thread."""
 
     def __init__(self, file: BinaryIO, check_disk: Callable[[], object]) -> None:
         self._file, self._check_disk = file, check_disk
         self._hash = hashlib.sha256()
-        self._held = bytearray()
+        self._buffer = bytearray()
         self._count = 0
         self._sniffed = False
 
     async def write(self, data: bytes) -> None:
-        self._held += data
+        self._buffer += data
         self._count += len(data)
-        if not self._sniffed and len(self._held) >= _SNIFF_BYTES:
+        if not self._sniffed and len(self._buffer) >= _SNIFF_BYTES:
             self._sniff()
-        if len(self._held) >= _WRITE_BYTES:
+        if len(self._buffer) >= _WRITE_BYTES:
             await self._flush()
 
     async def finish(self) -> Upload:
         if not self._count:
-            raise _empty()
+            raise _make_empty_problem()
         if not self._sniffed:
             self._sniff()
         await self._flush()
@@ -212,28 +212,28 @@ class _Sink:
 
     def _sniff(self) -> None:
         self._sniffed = True
-        if not looks_like_video(bytes(self._held[:_SNIFF_BYTES])):
+        if not looks_like_video(bytes(self._buffer[:_SNIFF_BYTES])):
             raise Problem(
                 "not_a_video",
                 "the bytes are of no video that can be read: send MP4, MOV, Matroska, WebM, AVI or MPEG-TS",
             )
 
     async def _flush(self) -> None:
-        data, self._held = self._held, bytearray()
-        await to_thread.run_sync(self._keep, data)
+        data, self._buffer = self._buffer, bytearray()
+        await to_thread.run_sync(self._write, data)
 
-    def _keep(self, data: bytearray) -> None:
+    def _write(self, data: bytearray) -> None:
         self._check_disk()
         self._hash.update(data)
         self._file.write(data)
 
 
-class _Form:
-    """A multipart form read piece by piece: bytes of the file go out, other fields are kept."""
+class _FormParser:
+    """Incremental multipart parser: returns the bytes of files and collects the other fields."""
 
     def __init__(self, boundary: bytes, max_files: int) -> None:
         self.fields: dict[str, str] = {}
-        self.names: list[str | None] = []  # of the files
+        self.names: list[str | None] = []  # file names
         self._pieces: list[tuple[int, bytes]] = []
         self._max_files = max_files
         self._files = self._parts = 0
@@ -254,23 +254,27 @@ class _Form:
         try:
             self._parser = MultipartParser(boundary, callbacks)  # type: ignore[arg-type]
         except FormParserError as error:
-            raise _malformed("the form's boundary is not one") from error
+            raise _make_malformed_problem("the form's boundary is not one") from error
 
     def feed(self, chunk: bytes) -> list[tuple[int, bytes]]:
-        """The files' bytes among these, each with its file's place; raises Problem malformed_upload, too_many_files."""
+        """Parse a chunk and return its file bytes as (file index, bytes).
+
+        Raises:
+            Problem: malformed_upload, too_many_files.
+        """
         try:
             self._parser.write(chunk)
         except FormParserError as error:
-            raise _malformed("the form's parts cannot be told apart") from error
+            raise _make_malformed_problem("the form's parts cannot be told apart") from error
         pieces, self._pieces = self._pieces, []
         return pieces
 
     def finish(self) -> None:
-        """Check that the form was whole."""
+        """Check that the form was complete; raises Problem malformed_upload."""
         if not self._ended:
-            raise _malformed("the form ends before its closing boundary")
+            raise _make_malformed_problem("the form ends before its closing boundary")
         if not self._files:
-            raise _malformed(f"the form has no field {FILE_FIELD!r}")
+            raise _make_malformed_problem(f"the form has no field {FILE_FIELD!r}")
 
     def _begin_part(self) -> None:
         self._name, self._file_name = "", None
@@ -280,16 +284,16 @@ class _Form:
         if self._header.lower() == b"content-disposition":
             _, options = parse_options_header(bytes(self._value))
             self._name = options.get(b"name", b"").decode("utf-8", "replace")
-            self._file_name = disposition_name(bytes(self._value))
+            self._file_name = parse_disposition_name(bytes(self._value))
         self._header.clear()
         self._value.clear()
 
     def _end_headers(self) -> None:
         self._parts += 1
         if self._parts > _MAX_PARTS + self._max_files:
-            raise _malformed(f"the form has more than {_MAX_PARTS + self._max_files} parts")
+            raise _make_malformed_problem(f"the form has more than {_MAX_PARTS + self._max_files} parts")
         if not self._name:
-            raise _malformed("a part of the form has no name")
+            raise _make_malformed_problem("a part of the form has no name")
         if self._name == FILE_FIELD:
             if self._files == self._max_files:
                 raise Problem(
@@ -297,7 +301,7 @@ class _Form:
                     f"the request holds more than {self._max_files} videos (MMAD_MAX_BATCH_FILES); "
                     "send them in several requests",
                 )
-            self._pieces.append((self._files, b""))  # an empty file is a file too
+            self._pieces.append((self._files, b""))  # so that an empty file is reported too
             self.names.append(self._file_name)
             self._files += 1
 
@@ -307,7 +311,9 @@ class _Form:
             return
         self._field += data[start:end]
         if len(self._field) > _MAX_FIELD_BYTES:
-            raise _malformed(f"the field {self._name[:64]!r} is longer than {_MAX_FIELD_BYTES} bytes")
+            raise _make_malformed_problem(
+                f"the field {self._name[:64]!r} is longer than {_MAX_FIELD_BYTES} bytes"
+            )
 
     def _end_part(self) -> None:
         if self._name != FILE_FIELD:
@@ -317,16 +323,16 @@ class _Form:
         self._ended = True
 
 
-def too_large(found: int, limit: int) -> Problem:
-    """The upload's size, or what has come of it so far, is above the limit."""
+def make_too_large_problem(size_bytes: int, limit: int) -> Problem:
+    """Make the problem of an upload whose declared or received size exceeds the limit."""
     return Problem(
         "upload_too_large",
-        f"the upload has {found} bytes or more, the limit is {limit} (MMAD_MAX_UPLOAD_BYTES); "
+        f"the upload has {size_bytes} bytes or more, the limit is {limit} (MMAD_MAX_UPLOAD_BYTES); "
         "send a shorter or smaller video",
     )
 
 
-def _too_slow(limits: Limits, stalled: bool) -> Problem:
+def _make_too_slow_problem(limits: UploadLimits, stalled: bool) -> Problem:
     how = (
         f"brought nothing for {limits.stall_s:g} s (MMAD_UPLOAD_STALL_S)"
         if stalled
@@ -338,31 +344,31 @@ def _too_slow(limits: Limits, stalled: bool) -> Problem:
 def _check_declared(request: Request, max_bytes: int) -> None:
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > max_bytes + _MULTIPART_OVERHEAD_BYTES:
-        raise too_large(int(declared), max_bytes)
+        raise make_too_large_problem(int(declared), max_bytes)
 
 
-def _name_of(request: Request) -> str | None:
-    """Of a video that is the body itself."""
-    return disposition_name(request.headers.get("content-disposition", "").encode("latin-1"))
+def _get_file_name(request: Request) -> str | None:
+    """Return the file name of a video sent as the body itself."""
+    return parse_disposition_name(request.headers.get("content-disposition", "").encode("latin-1"))
 
 
-def _form_of(request: Request, max_files: int) -> _Form | None:
+def _make_form_parser(request: Request, max_files: int) -> _FormParser | None:
     kind, options = parse_options_header(request.headers.get("content-type", ""))
     if kind != b"multipart/form-data":
         return None
     if not options.get(b"boundary"):
-        raise _malformed("the content type multipart/form-data names no boundary")
-    return _Form(options[b"boundary"], max_files)
+        raise _make_malformed_problem("the content type multipart/form-data names no boundary")
+    return _FormParser(options[b"boundary"], max_files)
 
 
-def _empty() -> Problem:
+def _make_empty_problem() -> Problem:
     return Problem(
         "empty_upload",
         f"the upload holds no bytes: send a video as the form field {FILE_FIELD!r} or as the body",
     )
 
 
-def _malformed(what: str) -> Problem:
+def _make_malformed_problem(what: str) -> Problem:
     return Problem(
         "malformed_upload",
         f"{what}: send a multipart form with the field {FILE_FIELD!r}, or the bytes as body",
@@ -370,8 +376,8 @@ def _malformed(what: str) -> Problem:
 
 
 @asynccontextmanager
-async def _in_thread(writing: AbstractContextManager[BinaryIO]) -> AsyncIterator[BinaryIO]:
-    """Opening, syncing and renaming wait for the disk: not on the event loop."""
+async def _enter_in_thread(writing: AbstractContextManager[BinaryIO]) -> AsyncIterator[BinaryIO]:
+    """Enter and exit the context manager in a thread, as opening, syncing and renaming block on the disk."""
     file = await to_thread.run_sync(writing.__enter__)
     try:
         yield file

@@ -1,8 +1,9 @@
-"""Messages to callers about jobs that have ended: signed, tried again for a day, written down (Standard Webhooks).
+"""Webhooks for ended jobs (Standard Webhooks): signed messages, retries for about a day, and a delivery log.
 
-In the store: `callbacks/<id>` as long as a job's message may have to be sent, `jobs/<id>/webhook.json` for how its
-delivery goes. A try is claimed there before it is made, so of several processes one makes it; and a process that dies
-in the middle leaves a claim whose time comes again. So a message comes at least once, under one webhook-id.
+In the store, the marker `callbacks/<id>` exists while a job's message may have to be sent, and
+`jobs/<id>/webhook.json` holds the state and log of its delivery. Each attempt is claimed there by compare-and-swap
+first, so that only one of several processes makes it. The claim of a process that dies expires, and the attempt is
+repeated: delivery is at least once, always with the same webhook-id.
 """
 
 import random
@@ -18,10 +19,10 @@ import httpx
 import structlog
 
 from service import egress_guard
-from service.egress_guard import Answer, Sender
+from service.egress_guard import GuardedClient, PostResult
 from service.errors import Problem
 from service.job_schemas import Delivery, Links, State, Webhook
-from service.jobs import Jobs, Record, key
+from service.jobs import Jobs, Record, job_key
 from service.schemas import Document
 from service.settings import Settings
 from service.signing import Signers
@@ -30,30 +31,30 @@ from service.store import Store
 log = structlog.get_logger()
 
 MINUTE_S, HOUR_S = 60, 3600
-# How long before each try, from the end of the one before it: about a day in all.
+# Delay before each attempt, from the end of the previous one: about a day in total.
 DELAYS_S = (
     *(0, 5, 30, 2 * MINUTE_S, 10 * MINUTE_S, 30 * MINUTE_S),
     *(HOUR_S, 3 * HOUR_S, 6 * HOUR_S, 12 * HOUR_S),
 )
-# A delay is up to so much longer, so that messages that failed together do not come back together.
+# Random relative increase of each delay, so that messages that failed together are not retried together.
 JITTER = 0.1
 MAX_RETRY_AFTER_S = HOUR_S
-# A claim is not taken over before this; longer than a try can take.
+# Expiry of a claim; longer than an attempt can take.
 CLAIM_S = 3 * egress_guard.TIMEOUT_S
-# A mark without a record is a job that is just being created; after this long, one that never was.
+# A marker without a job record belongs to a job that is being created; after this long, to a failed creation.
 ORPHAN_S = 10 * MINUTE_S
-MAX_DELIVERIES = 100  # in the log; the oldest go
+MAX_DELIVERIES = 100  # entries in the log; older ones are dropped
 PASS_EVERY_S = 1.0
 THREADS = 16
-# Messages on their way to one host: one that is slow leaves threads for the others.
+# Concurrent deliveries to one host, so that a slow host does not block the others.
 THREADS_PER_HOST = 4
 
 Clock = Callable[[], datetime]
-Post = Callable[[str, Mapping[str, str], bytes], Answer]
+Post = Callable[[str, Mapping[str, str], bytes], PostResult]
 
 
 class MessageData(Document):
-    """What a message tells of a job. Nothing of what was seen in the video."""
+    """Data of a message. It contains no analysis results."""
 
     id: str
     state: State
@@ -69,22 +70,22 @@ class Message(Document):
     data: MessageData
 
 
-class _Log(Webhook):
-    """webhook.json. `series` counts the resends, `tries` the tries claimed since."""
+class _DeliveryLog(Webhook):
+    """Content of webhook.json. `series` counts resends, `tries` the attempts claimed since the last resend."""
 
     series: int = 0
     tries: int = 0
 
 
 class Webhooks:
-    """The messages of a store's jobs.
+    """Sends the messages of all jobs in a store.
 
     Args:
         store: the store.
         jobs: its jobs.
-        settings: webhook_secret, webhook_allow_private, data_dir.
-        links: a job's id to its links.
-        post: makes a POST; if not given, one guarded as the settings say.
+        settings: webhook_secret, webhook_allow_private and data_dir are used.
+        links: returns the links of a job by its id.
+        post: makes a POST request; a GuardedClient's by default.
     """
 
     def __init__(
@@ -100,12 +101,12 @@ class Webhooks:
         self._links = links
         self._allow_private = settings.webhook_allow_private
         self._signers = Signers(settings)
-        # Certificates as httpx takes them: certifi's, or those of SSL_CERT_FILE.
-        self._post = post or Sender(httpx.create_ssl_context(), allow_private=self._allow_private).post
-        self._under_way: dict[str, tuple[str, Future[bool]]] = {}  # by job: the host, and the try
+        # httpx's context: certifi's certificates, or those of SSL_CERT_FILE.
+        self._post = post or GuardedClient(httpx.create_ssl_context(), allow_private=self._allow_private).post
+        self._running: dict[str, tuple[str, Future[bool]]] = {}  # by job id: host and running attempt
 
     def check(self, url: str) -> None:
-        """Whether a callback_url may be taken; names are checked again at each connection.
+        """Check a callback_url; the addresses of its host are checked at each connection.
 
         Raises:
             Problem: callback_refused.
@@ -113,28 +114,28 @@ class Webhooks:
         egress_guard.check(url, allow_private=self._allow_private)
 
     def get(self, record: Record) -> Webhook:
-        """How the delivery of a job's message goes.
+        """Return the state and log of a job's delivery.
 
         Raises:
             Problem: no_callback.
         """
-        found = self._stored(record.id)
-        return _shown(found[1] if found else _begin(record))
+        loaded = self._load(record.id)
+        return _to_public(loaded[1] if loaded else _make_log(record))
 
     def resend(self, record: Record) -> Webhook:
-        """Send a job's message anew, with all tries before it and under the same webhook-id.
+        """Schedule a job's message again, with a full series of attempts and the same webhook-id.
 
         Raises:
-            Problem: no_callback; job_not_finished: there is no message yet; job_deleted, job_expired.
+            Problem: no_callback, job_not_finished, job_deleted, job_expired.
         """
-        begin = _begin(record)
+        new_log = _make_log(record)
         if not record.ended:
             raise Problem(
                 "job_not_finished", f"the job is {record.state}: its message is sent when it has ended"
             )
         while True:
-            found = self._stored(record.id)
-            content, stored = found or (None, begin)
+            loaded = self._load(record.id)
+            content, stored = loaded or (None, new_log)
             renewed = stored.model_copy(
                 update={
                     "state": "waiting",
@@ -144,147 +145,152 @@ class Webhooks:
                 }
             )
             if self._write(record.id, content, renewed):
-                self._store.put(_mark(record.id), b"")
-                return _shown(renewed)
-            self._jobs.get(record.id)  # ends this where the job was removed
+                self._store.put(_marker_key(record.id), b"")
+                return _to_public(renewed)
+            self._jobs.get(record.id)  # raises if the job was removed
 
-    def work_off(self, now: datetime) -> int:
-        """One pass: try each message whose time has come, and wait for the answers.
+    def deliver_due(self, now: datetime) -> int:
+        """Attempt each due message once, and wait for the responses.
 
         Returns:
-            How many tries this process made.
+            The number of attempts made by this process.
         """
         with ThreadPoolExecutor(THREADS, "webhook") as pool:
             return sum(future.result() for future in self._start(pool, lambda: now))
 
     def run(self, stop: Event) -> None:
-        """Pass after pass until `stop` is set; for a thread of its own. Tries under way are waited for at the end."""
+        """Deliver due messages until `stop` is set, then wait for running attempts; to be run in a thread."""
         with ThreadPoolExecutor(THREADS, "webhook") as pool:
             while not stop.wait(PASS_EVERY_S):
                 try:
                     self._start(pool, _utc_now)
-                except Exception:  # the store may be away; the next pass sees
+                except Exception:  # such as an unreachable store; the next pass retries
                     log.exception("webhook_pass_failed")
             pool.shutdown(cancel_futures=True)
 
     def _start(self, pool: ThreadPoolExecutor, clock: Clock) -> list[Future[bool]]:
-        """Begin what is due and not under way."""
-        self._under_way = {job: on for job, on in self._under_way.items() if not on[1].done()}
-        begun = []
+        """Start attempts for all due messages that are not being sent."""
+        self._running = {job_id: entry for job_id, entry in self._running.items() if not entry[1].done()}
+        started = []
         for job_id in self._store.names("callbacks"):
-            if job_id in self._under_way:
+            if job_id in self._running:
                 continue
-            host = self._due_at(job_id, clock())
-            if host is None or [on[0] for on in self._under_way.values()].count(host) >= THREADS_PER_HOST:
+            host = self._find_due_host(job_id, clock())
+            if (
+                host is None
+                or [busy_host for busy_host, _ in self._running.values()].count(host) >= THREADS_PER_HOST
+            ):
                 continue
-            future = pool.submit(self._try, job_id, clock)
-            self._under_way[job_id] = (host, future)
-            begun.append(future)
-        return begun
+            future = pool.submit(self._attempt, job_id, clock)
+            self._running[job_id] = (host, future)
+            started.append(future)
+        return started
 
-    def _due_at(self, job_id: str, now: datetime) -> str | None:
-        """The host a job's message is to go to now; None if none is. Marks that are done with are removed."""
+    def _find_due_host(self, job_id: str, now: datetime) -> str | None:
+        """Return the host of a job's due message, or None. Removes the marker of a finished delivery."""
         try:
-            found = self._stored(job_id)
-            if found is None:
-                record = self._record(job_id, now)
-                return _host(_begin(record)) if record and record.ended else None
-            stored = found[1]
+            loaded = self._load(job_id)
+            if loaded is None:
+                record = self._load_record(job_id, now)
+                return _get_host(_make_log(record)) if record and record.ended else None
+            stored = loaded[1]
             if stored.state == "waiting":
-                return _host(stored) if _is_due(stored, now) else None
-            self._unmark(job_id)
-        except Exception:  # one message's trouble is not the others'
+                return _get_host(stored) if _is_due(stored, now) else None
+            self._remove_marker(job_id)
+        except Exception:  # must not affect other messages
             log.exception("webhook_failed", job_id=job_id)
         return None
 
-    def _try(self, job_id: str, clock: Clock) -> bool:
-        """Claim a message and send it; False if another process has it, or nothing is due any more."""
+    def _attempt(self, job_id: str, clock: Clock) -> bool:
+        """Claim a message and send it; return False if another process claimed it or it is no longer due."""
         try:
             claim = self._claim(job_id, clock())
             if claim is None:
                 return False
             record, claimed = claim
-            at, began_s = clock(), time.monotonic()
-            body = self._message(record).model_dump_json()
-            headers = self._signers.of(record.owner).headers(claimed.id, body)
-            answer = self._post(claimed.url, headers, body.encode())
-            took_s = round(time.monotonic() - began_s, 3)
-            delivery = Delivery(at=at, status=answer.status, error=answer.error, took_s=took_s)
+            at, started_s = clock(), time.monotonic()
+            body = self._make_message(record).model_dump_json()
+            headers = self._signers.get(record.owner).headers(claimed.id, body)
+            result = self._post(claimed.url, headers, body.encode())
+            took_s = round(time.monotonic() - started_s, 3)
+            delivery = Delivery(at=at, status=result.status, error=result.error, took_s=took_s)
             log.info("webhook_tried", job_id=job_id, **delivery.model_dump(exclude={"at"}))
-            self._finish(job_id, claimed, answer, delivery, clock())
-        except Exception:  # the claim runs out, and the next try comes
+            self._finish(job_id, claimed, result, delivery, clock())
+        except Exception:  # the claim expires, and the attempt is repeated
             log.exception("webhook_failed", job_id=job_id)
         return True
 
-    def _claim(self, job_id: str, now: datetime) -> tuple[Record, _Log] | None:
-        found = self._stored(job_id)
-        record = self._record(job_id, now)
+    def _claim(self, job_id: str, now: datetime) -> tuple[Record, _DeliveryLog] | None:
+        loaded = self._load(job_id)
+        record = self._load_record(job_id, now)
         if record is None:
             return None
-        content, stored = found or (None, _begin(record))
+        content, stored = loaded or (None, _make_log(record))
         if not _is_due(stored, now):
             return None
-        if stored.tries == len(DELAYS_S):  # whoever made the last try did not live to write it down
-            self._write(job_id, content, _ended(stored, "given_up"))
+        if stored.tries == len(DELAYS_S):  # the process died in the last attempt
+            self._write(job_id, content, _close(stored, "given_up"))
             return None
         claimed = stored.model_copy(
             update={"tries": stored.tries + 1, "next_at": now + timedelta(seconds=CLAIM_S)}
         )
         return (record, claimed) if self._write(job_id, content, claimed) else None
 
-    def _finish(self, job_id: str, claimed: _Log, answer: Answer, delivery: Delivery, now: datetime) -> None:
-        """Write down how a try went, beside what others may have written meanwhile."""
-        while found := self._stored(job_id):
-            content, stored = found
-            after = _after(stored, claimed, answer, now)
+    def _finish(
+        self, job_id: str, claimed: _DeliveryLog, result: PostResult, delivery: Delivery, now: datetime
+    ) -> None:
+        """Record the result of an attempt, merged with concurrent changes."""
+        while loaded := self._load(job_id):
+            content, stored = loaded
+            after = _apply_result(stored, claimed, result, now)
             logged = [*stored.deliveries, delivery][-MAX_DELIVERIES:]
             if self._write(job_id, content, after.model_copy(update={"deliveries": logged})):
                 if after.state != "waiting":
-                    self._unmark(job_id)
+                    self._remove_marker(job_id)
                 return
 
-    def _unmark(self, job_id: str) -> None:
-        """Remove a mark, and put it back if a resend came between."""
-        self._store.delete(_mark(job_id))
-        found = self._stored(job_id)
-        if found and found[1].state == "waiting":
-            self._store.put(_mark(job_id), b"")
+    def _remove_marker(self, job_id: str) -> None:
+        """Remove a marker, and restore it if a resend was scheduled concurrently."""
+        self._store.delete(_marker_key(job_id))
+        loaded = self._load(job_id)
+        if loaded and loaded[1].state == "waiting":
+            self._store.put(_marker_key(job_id), b"")
 
-    def _record(self, job_id: str, now: datetime) -> Record | None:
-        """A job's record; a job that was removed takes its mark along."""
+    def _load_record(self, job_id: str, now: datetime) -> Record | None:
+        """Return a job's record; None if there is none. The marker of a removed job is deleted."""
         try:
             return self._jobs.get(job_id)
         except Problem as problem:
             try:
-                age_s = self._store.age_s(_mark(job_id), now.timestamp())
+                age_s = self._store.age_s(_marker_key(job_id), now.timestamp())
             except KeyError:
                 return None
-            # The mark is written before the record: one that is young may have its record coming.
+            # The marker is written before the record, so a recent one may not have its record yet.
             if problem.code != "job_not_found" or age_s > ORPHAN_S:
-                self._store.delete(_mark(job_id))
+                self._store.delete(_marker_key(job_id))
             return None
 
-    def _stored(self, job_id: str) -> tuple[bytes, _Log] | None:
+    def _load(self, job_id: str) -> tuple[bytes, _DeliveryLog] | None:
         try:
-            content = self._store.get(key(job_id, "webhook.json"))
+            content = self._store.get(job_key(job_id, "webhook.json"))
         except KeyError:
             return None
-        return content, _Log.model_validate_json(content)
+        return content, _DeliveryLog.model_validate_json(content)
 
-    def _write(self, job_id: str, expected: bytes | None, changed: _Log) -> bool:
-        """Swap webhook.json; what is written beside a deletion of the job goes too."""
+    def _write(self, job_id: str, expected: bytes | None, changed: _DeliveryLog) -> bool:
+        """Replace webhook.json by compare-and-swap; if the job was deleted concurrently, delete what was written."""
         if not self._store.compare_and_swap(
-            key(job_id, "webhook.json"), expected, changed.model_dump_json().encode()
+            job_key(job_id, "webhook.json"), expected, changed.model_dump_json().encode()
         ):
             return False
         try:
             self._jobs.get(job_id)
         except Problem:
-            self._store.delete(key(job_id))
+            self._store.delete(job_key(job_id))
             return False
         return True
 
-    def _message(self, record: Record) -> Message:
+    def _make_message(self, record: Record) -> Message:
         return Message.model_validate(
             {
                 "type": f"job.{record.state}",
@@ -296,11 +302,11 @@ class Webhooks:
         )
 
 
-def _begin(record: Record) -> _Log:
-    """A job's message before its first try."""
+def _make_log(record: Record) -> _DeliveryLog:
+    """Return the delivery log of a job before its first attempt; raises Problem no_callback."""
     if record.options.callback_url is None:
         raise Problem("no_callback", "the job was sent without a callback_url; give one with POST /detect")
-    return _Log(
+    return _DeliveryLog(
         id=f"msg_{record.id}",
         url=str(record.options.callback_url),
         state="waiting",
@@ -309,38 +315,40 @@ def _begin(record: Record) -> _Log:
     )
 
 
-def _after(stored: _Log, claimed: _Log, answer: Answer, now: datetime) -> _Log:
-    """What follows from a try: nothing, where another delivered the message meanwhile, or it is sent anew."""
+def _apply_result(
+    stored: _DeliveryLog, claimed: _DeliveryLog, result: PostResult, now: datetime
+) -> _DeliveryLog:
+    """Return the log after an attempt; unchanged if the message was delivered or resent in the meantime."""
     if stored.series != claimed.series or stored.state == "delivered":
         return stored
-    if answer.status is not None and 200 <= answer.status < 300:
-        return _ended(stored, "delivered")
-    if stored.tries != claimed.tries:  # the claim ran out, and another has it now
+    if result.status is not None and 200 <= result.status < 300:
+        return _close(stored, "delivered")
+    if stored.tries != claimed.tries:  # the claim expired, and another process made the next attempt
         return stored
-    if answer.status == 410 or stored.tries == len(DELAYS_S):
-        return _ended(stored, "given_up")
+    if result.status == 410 or stored.tries == len(DELAYS_S):
+        return _close(stored, "given_up")
     delay_s = DELAYS_S[stored.tries] * random.uniform(1, 1 + JITTER)
-    wished_s = min(answer.retry_after_s or 0.0, MAX_RETRY_AFTER_S)
-    return stored.model_copy(update={"next_at": now + timedelta(seconds=max(delay_s, wished_s))})
+    requested_s = min(result.retry_after_s or 0.0, MAX_RETRY_AFTER_S)
+    return stored.model_copy(update={"next_at": now + timedelta(seconds=max(delay_s, requested_s))})
 
 
-def _ended(stored: _Log, state: Literal["delivered", "given_up"]) -> _Log:
+def _close(stored: _DeliveryLog, state: Literal["delivered", "given_up"]) -> _DeliveryLog:
     return stored.model_copy(update={"state": state, "next_at": None})
 
 
-def _is_due(stored: _Log, now: datetime) -> bool:
+def _is_due(stored: _DeliveryLog, now: datetime) -> bool:
     return stored.state == "waiting" and stored.next_at is not None and stored.next_at <= now
 
 
-def _shown(stored: _Log) -> Webhook:
+def _to_public(stored: _DeliveryLog) -> Webhook:
     return Webhook.model_validate(stored.model_dump(exclude={"series", "tries"}))
 
 
-def _host(stored: _Log) -> str:
+def _get_host(stored: _DeliveryLog) -> str:
     return urlsplit(stored.url).hostname or ""
 
 
-def _mark(job_id: str) -> str:
+def _marker_key(job_id: str) -> str:
     return f"callbacks/{job_id}"
 
 

@@ -1,4 +1,4 @@
-"""Clips that FFmpeg itself makes and reads, to hold our decoding against."""
+"""Test videos made with the FFmpeg program, and its decoding as a reference."""
 
 import subprocess
 from pathlib import Path
@@ -17,7 +17,7 @@ def ffmpeg(*arguments: str) -> bytes:
 def pattern(
     path: Path, *, size: str = "320x180", seconds: float = 3, rate: str = "30", extra: tuple[str, ...] = ()
 ) -> Path:
-    """A moving test picture."""
+    """Write a video of FFmpeg's moving test pattern."""
     ffmpeg(
         "-f",
         "lavfi",
@@ -32,14 +32,14 @@ def pattern(
 
 
 def rotated(path: Path, degrees: int, *mirror: str) -> Path:
-    """The test picture, stored lying down as a phone does."""
-    lying = pattern(path.with_suffix(".lying.mp4"))
-    ffmpeg("-display_rotation", str(degrees), *mirror, "-i", str(lying), "-c", "copy", str(path))
+    """Write the test pattern with a display rotation, as phones do."""
+    unrotated = pattern(path.with_suffix(".unrotated.mp4"))
+    ffmpeg("-display_rotation", str(degrees), *mirror, "-i", str(unrotated), "-c", "copy", str(path))
     return path
 
 
 def frames_by_ffmpeg(path: Path, fps: float, width: int, height: int, crop: str = "") -> NDArray[np.uint8]:
-    """(frames, height, width, 3): FFmpeg's own resampling, turning, cropping and scaling."""
+    """Decode with FFmpeg's resampling, rotation, cropping and scaling; returns (frames, height, width, 3)."""
     largest = f"'floor(min(iw,ih*{width}/{height})/2)*2':'floor(min(ih,iw*{height}/{width})/2)*2'"
     crop = crop or f"{largest}:'floor((iw-ow)/4)*2':'floor((ih-oh)/4)*2'"
     filters = f"fps={fps},crop={crop}:exact=1,scale={width}:{height}:flags=area"
@@ -48,13 +48,13 @@ def frames_by_ffmpeg(path: Path, fps: float, width: int, height: int, crop: str 
 
 
 def silence(path: Path) -> Path:
-    """Sound without pictures."""
+    """Write an audio file without a video stream."""
     ffmpeg("-f", "lavfi", "-i", "anullsrc=d=1", "-c:a", "aac", str(path))
     return path
 
 
 def white_between(path: Path, start_s: float, end_s: float, seconds: float) -> Path:
-    """Black, but white from start to end."""
+    """Write a black video that is white from `start_s` to `end_s`."""
     white = f"color=white:s=64x64:r=15:d={seconds}"
     black = f"color=black:s=64x64:r=15:d={seconds}"
     overlay = f"[0][1]overlay=enable='between(t,{start_s},{end_s - 1 / 30})'"

@@ -1,4 +1,4 @@
-"""What tests share: the demo bundle, generated clips, values computed by public code, and a live service."""
+"""Shared fixtures: bundles, generated clips, reference values of public code, and a live service."""
 
 import fcntl
 import os
@@ -25,18 +25,18 @@ from mmad.private_redis import private_redis
 from model.architecture import HeadConfig
 from model.bundle import Bundle
 from model.head import ActionFormer
-from service.app import app_of
+from service.app import build_app
 from service.app_state import AppState
 from service.auth import Auth
 from service.queue import connect
 from service.settings import Settings
 from service.store import FolderStore
 from tests.fake_service import RecordingQueue
-from tests.untrained import make_bundle
+from tests.untrained_bundle import make_bundle
 
 
 class _Stdout:
-    """Whatever sys.stdout is now: print() without a file dies if a test's capture ends while a thread is in it."""
+    """Writes to the current sys.stdout, which pytest's capture may close while another thread prints."""
 
     def write(self, text: str) -> int:
         return sys.stdout.write(text)
@@ -45,7 +45,7 @@ class _Stdout:
         sys.stdout.flush()
 
 
-# Without variables, as the commands log: they take long to draw for every exception that a test provokes.
+# Tracebacks without local variables, as in production: formatting those is slow.
 structlog.configure(
     processors=[
         structlog.contextvars.merge_contextvars,
@@ -55,7 +55,7 @@ structlog.configure(
     logger_factory=structlog.PrintLoggerFactory(cast(TextIO, _Stdout())),
 )
 
-# Tests talk to this machine alone, and what they start does too, unless they set a proxy themselves.
+# Tests and the processes that they start connect to this machine only: no proxies.
 for _name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
     os.environ.pop(_name, None)
     os.environ.pop(_name.upper(), None)
@@ -71,7 +71,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def seeded() -> None:
-    """Networks that a test makes begin alike, whatever ran in its process before."""
+    """Seed torch, so that networks do not depend on the order of tests."""
     torch.manual_seed(0)
 
 
@@ -82,23 +82,23 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session", autouse=True)
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bundle]:
-    """Untrained and small; commands and services take it where a test says nothing else."""
-    made = Bundle.load(_made_once(tmp_path_factory, "untrained", make_bundle))
-    os.environ["MMAD_BUNDLE"] = str(made.folder)
-    yield made
+    """A small untrained bundle, the default of commands and services in tests."""
+    bundle = Bundle.load(_make_once(tmp_path_factory, "untrained", make_bundle))
+    os.environ["MMAD_BUNDLE"] = str(bundle.folder)
+    yield bundle
     del os.environ["MMAD_BUNDLE"]
 
 
 @pytest.fixture(scope="session")
 def pose_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a bundle that finds joints, untrained and small."""
-    from tests.posing import make_pose_bundle  # takes a while, and few need it
+    """Folder of a small untrained bundle with a pose backbone."""
+    from tests.pose_runs import make_pose_bundle  # a slow import that few tests need
 
-    return _made_once(tmp_path_factory, "pose", make_pose_bundle)
+    return _make_once(tmp_path_factory, "pose", make_pose_bundle)
 
 
-def _made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
-    """A folder for all processes that test."""
+def _make_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """Make a folder once for all pytest-xdist processes."""
     base = factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
     with folder.with_suffix(".lock").open("w") as lock:
@@ -115,7 +115,7 @@ def shipped() -> Bundle:
 
 @pytest.fixture(scope="session")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Five seconds of something moving."""
+    """A video of five seconds with motion."""
     path = tmp_path_factory.mktemp("clip") / "clip.mp4"
     write_clip(path, seconds=5, width=320, height=240)
     return path
@@ -128,26 +128,26 @@ class Service:
     data_dir: Path
     log: Path
 
-    def stop(self, how: signal.Signals = signal.SIGINT) -> int:
-        self.process.send_signal(how)
+    def stop(self, stop_signal: signal.Signals = signal.SIGINT) -> int:
+        self.process.send_signal(stop_signal)
         return self.process.wait(120)
 
     def children(self) -> list[int]:
-        """Process ids of all that descends from the service, by name of our data directory or module."""
+        """Return the process ids of all descendants of the service."""
         return descendants(self.process.pid)
 
 
 def children(pid: int) -> list[int]:
-    """Process ids of a process's own."""
-    found = []
+    """Return the process ids of a process's children."""
+    pids = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
             parent = int(path.read_text().rsplit(")", 1)[1].split()[1])
-        except OSError:  # it has ended meanwhile
+        except OSError:  # has ended meanwhile
             continue
         if parent == pid:
-            found.append(int(path.parent.name))
-    return found
+            pids.append(int(path.parent.name))
+    return pids
 
 
 def descendants(pid: int) -> list[int]:
@@ -161,7 +161,7 @@ def free_port() -> int:
 
 
 def start_service(data_dir: Path, log: Path, **environment: str) -> Service:
-    """`mmad serve` as a user starts it; returns once it says that it is ready."""
+    """Start `mmad serve` and wait until it is ready."""
     port = free_port()
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("MMAD_", "REDIS_"))}
     clean["MMAD_BUNDLE"] = os.environ["MMAD_BUNDLE"]
@@ -175,7 +175,7 @@ def start_service(data_dir: Path, log: Path, **environment: str) -> Service:
 
 
 def wait_for(condition: Callable[[], object], seconds: float) -> None:
-    """Until a condition holds; fails after so many seconds."""
+    """Wait until a condition is true; fails after `seconds`."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
@@ -200,7 +200,7 @@ def client(service: Service) -> Iterator[Client]:
 
 @pytest.fixture(scope="module")
 def reference(shared: Path) -> dict[str, Any]:
-    """One small ActionFormer detector run by public code: inputs, every intermediate, targets, losses, results."""
+    """Values of a small ActionFormer computed by public code: inputs, intermediates, targets, losses, results."""
     if not (shared / "reference/actionformer.pt").exists():
         pytest.skip("shared/reference/actionformer.pt is not beside this checkout")
     values: dict[str, Any] = torch.load(shared / "reference/actionformer.pt", weights_only=True)
@@ -214,7 +214,7 @@ def detector(reference: dict[str, Any]) -> ActionFormer:
     weights = {
         name: value for name, value in reference["state_dict"].items() if name != "rpn_head.loss_normalizer"
     }
-    detector.load_state_dict(weights)  # names and shapes as published
+    detector.load_state_dict(weights)  # with the published names and shapes
     return detector
 
 
@@ -226,7 +226,7 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def connection(redis_url: str) -> Iterator[Redis]:
-    """A real Redis that holds nothing."""
+    """A connection to a real, empty Redis."""
     with connect(Settings(redis_url=redis_url), retries=0) as connection:
         connection.flushall()
         yield connection
@@ -243,5 +243,5 @@ def app_state(tmp_path: Path) -> AppState:
 
 @pytest.fixture
 def api(app_state: AppState) -> Iterator[TestClient]:
-    with TestClient(app_of(app_state), "http://127.0.0.1", raise_server_exceptions=False) as client:
+    with TestClient(build_app(app_state), "http://127.0.0.1", raise_server_exceptions=False) as client:
         yield client

@@ -1,12 +1,12 @@
-"""A desk whose queue only writes down what it was given, and jobs brought to their end as a worker does it."""
+"""A job queue that only records ids, and helpers that make and finish jobs without a worker."""
 
 from typing import Any
 
 from service.app_state import AppState
 from service.errors import CATALOGUE
 from service.job_schemas import JobError, JobOptions, Stage, State
-from service.jobs import Jobs, Upload, key, new_job_id, published
-from service.queue import JobQueue, Pace, Progress, connect
+from service.jobs import Jobs, Upload, attempt_key, job_key, new_job_id
+from service.queue import JobQueue, Progress, Throughput, connect
 from service.results import make_result
 from service.schemas import ModelCard, View
 from service.settings import Settings
@@ -18,31 +18,31 @@ VIDEO = b"\0\0\0\x18ftypisom" + bytes(3000)
 
 class RecordingQueue(JobQueue):
     def __init__(self, store: FolderStore) -> None:
-        # What it does not do itself has no Redis to ask.
+        # There is no Redis for the methods that are not overridden.
         super().__init__(connect(Settings(redis_url="unix:///nowhere/redis.sock"), retries=0), 60)
         self.store = store
         self.ids: list[str] = []
-        self.away = False
+        self.unavailable = False
 
     def try_enqueue(self, job_id: str) -> None:
-        # A worker may take it at once: all that it needs must be there.
+        # A worker may start at once: record and video must exist.
         assert Jobs(self.store).get(job_id).state is State.QUEUED
-        assert self.store.get(key(job_id, "video"))
-        if not self.away:
+        assert self.store.get(job_key(job_id, "video"))
+        if not self.unavailable:
             self.ids.append(job_id)
 
-    def forget(self, job_id: str) -> None:
+    def remove(self, job_id: str) -> None:
         if job_id in self.ids:
             self.ids.remove(job_id)
 
-    def progress(self, job_id: str) -> Progress:
+    def get_progress(self, job_id: str) -> Progress:
         return Progress(Stage.DETECTING, 0.5)
 
-    def position(self, job_id: str) -> int | None:
+    def get_position(self, job_id: str) -> int | None:
         return self.ids.index(job_id) if job_id in self.ids else None
 
-    def pace(self) -> Pace:
-        return Pace(4.0, 2)
+    def get_throughput(self) -> Throughput:
+        return Throughput(4.0, 2)
 
     def check(self) -> dict[str, str]:
         return {"redis": "ok", "workers": "none is running"}
@@ -61,26 +61,26 @@ def assert_problem(response: object, code: str) -> str:
     return str(body["detail"])
 
 
-def finish(app_state: AppState, job_id: str, error: JobError | None = None) -> None:
-    """As a worker does it."""
+def finish_job(app_state: AppState, job_id: str, error: JobError | None = None) -> None:
+    """Bring a job to its final state as a worker does."""
     record = app_state.jobs.change(app_state.jobs.get(job_id), State.RUNNING)
     if error is None:
-        app_state.store.put(published(record, "proposals.npz"), EXAMPLE.to_bytes())
+        app_state.store.put(attempt_key(record, "proposals.npz"), EXAMPLE.to_bytes())
         result = make_result(EXAMPLE, View()).model_dump_json()
-        app_state.store.put(published(record, "result.json"), result.encode())
+        app_state.store.put(attempt_key(record, "result.json"), result.encode())
     app_state.jobs.change(record, State.FAILED if error else State.SUCCEEDED, error)
 
 
-def finished_job(app_state: AppState, error: JobError | None = None, **options: Any) -> str:
+def make_finished_job(app_state: AppState, error: JobError | None = None, **options: Any) -> str:
     job_id = new_job_id()
-    app_state.store.put(key(job_id, "video"), VIDEO)
+    app_state.store.put(job_key(job_id, "video"), VIDEO)
     upload = Upload(bytes=len(VIDEO), sha256="0")
     app_state.jobs.create(job_id, upload, JobOptions(**options), retention_s=60)
-    finish(app_state, job_id, error)
+    finish_job(app_state, job_id, error)
     return job_id
 
 
-def card() -> ModelCard:
+def make_model_card() -> ModelCard:
     return ModelCard(
         bundle="b", version="1", weights_sha256="0", engine="e", precision="fp32", trained_on=None, licence="x",
         device="cpu", fps=15, window_s=1, input_width=1, input_height=1, metrics=None, calibrated=False, thresholds=[0.5] * 3,

@@ -1,8 +1,9 @@
-"""A keeper whose cells go wrong where a video says so in its last bytes; tests start it in the place of model.sandbox.forkserver.
+"""A forkserver whose decoder processes fail as the last bytes of a video say. Tests run it instead of
+model.sandbox.forkserver:
 
     python -m tests.faulty_forkserver [without_landlock] [without_seccomp] [root_only] CONTROL
 
-All of it happens behind the confinement that a cell takes on by itself: nothing here could be done in production.
+The faults run inside the confinement of the decoder process, as code injected by a hostile video would.
 """
 
 import ctypes
@@ -24,7 +25,7 @@ import pyseccomp
 
 from model.errors import DamagedVideoError
 from model.sandbox import confine, decode_process, forkserver, ipc, sandbox
-from model.sandbox.decode_process import Given
+from model.sandbox.decode_process import DecodeFiles
 from model.sandbox.sandbox import Sandbox
 from model.video import Limits
 
@@ -34,7 +35,7 @@ _decode = decode_process._decode
 
 
 def faulty_sandbox(*without: str) -> Sandbox:
-    """With cells that go wrong, and without parts of their confinement: as on machines that have none of them."""
+    """Make a sandbox whose decoder processes fail on marked videos, without some parts of the confinement."""
     program = sandbox.PROGRAM
     sandbox.PROGRAM = ("-P", "-m", "tests.faulty_forkserver", *without)
     try:
@@ -44,7 +45,7 @@ def faulty_sandbox(*without: str) -> Sandbox:
 
 
 def marked_bytes(video: bytes, fault: str) -> bytes:
-    """The video, whose cell will go wrong; to all others nothing is wrong with it."""
+    """Mark a video with a fault; other decoders ignore the mark."""
     assert fault in FAULTS
     return video + MARK + fault.encode()
 
@@ -52,7 +53,7 @@ def marked_bytes(video: bytes, fault: str) -> bytes:
 def main() -> None:
     *without, control = sys.argv[1:]
     for name in without:
-        _TAKEN_AWAY[name]()
+        _REMOVALS[name]()
     sys.argv = ["tests.faulty_forkserver", control]
     decode_process._decode = _decode_or_fail
     forkserver.main()
@@ -73,14 +74,14 @@ def _root_only() -> None:
     confine.drop_privileges = refuse
 
 
-_TAKEN_AWAY = {
+_REMOVALS = {
     "without_landlock": _without_landlock,
     "without_seccomp": _without_seccomp,
     "root_only": _root_only,
 }
 
 
-def _decode_or_fail(line: socket.socket, given: Given, limits: Limits) -> None:
+def _decode_or_fail(line: socket.socket, given: DecodeFiles, limits: Limits) -> None:
     os.lseek(given.video, -_TRAILER_BYTES, os.SEEK_END)
     _, mark, name = os.read(given.video, _TRAILER_BYTES).partition(MARK)
     os.lseek(given.video, 0, os.SEEK_SET)
@@ -90,46 +91,46 @@ def _decode_or_fail(line: socket.socket, given: Given, limits: Limits) -> None:
         _decode(line, given, limits)
 
 
-def _opened(line: socket.socket) -> ipc.Order:
+def _send_opened(line: socket.socket) -> ipc.FrameRequest:
     ipc.send(line, {"declared_duration_s": 1.0})
     message = ipc.receive(line)
     assert message is not None
-    return ipc.Order(**message)
+    return ipc.FrameRequest(**message)
 
 
-def _frame(line: socket.socket, **changes: Any) -> None:
+def _send_frame(line: socket.socket, **changes: Any) -> None:
     ipc.send(line, {"slot": 0, "height": 36, "width": 64, "at": 0} | changes)
 
 
 def _after_a_frame(then: Callable[[], Any]) -> Callable[[socket.socket], None]:
     def fault(line: socket.socket) -> None:
-        _opened(line)
-        _frame(line)
+        _send_opened(line)
+        _send_frame(line)
         then()
 
     return fault
 
 
-def _saying(**changes: Any) -> Callable[[socket.socket], None]:
-    """A frame's message that is not as it should be, after one that is."""
+def _send_frame_with(**changes: Any) -> Callable[[socket.socket], None]:
+    """Send a valid frame message, then one with changes."""
 
     def fault(line: socket.socket) -> None:
-        _opened(line)
-        _frame(line)
-        _frame(line, **changes)
+        _send_opened(line)
+        _send_frame(line)
+        _send_frame(line, **changes)
 
     return fault
 
 
-def _sending(content: bytes) -> Callable[[socket.socket], None]:
+def _send_bytes(content: bytes) -> Callable[[socket.socket], None]:
     def fault(line: socket.socket) -> None:
         line.send(content)
 
     return fault
 
 
-def _ending(**changes: Any) -> Callable[[socket.socket], None]:
-    """A last message that is not as it should be."""
+def _send_media_with(**changes: Any) -> Callable[[socket.socket], None]:
+    """Send a valid frame message, then a final message with changes."""
     media = {
         "duration_s": 1.0, "width": 64, "height": 36, "frames_decoded": 1, "average_fps": 1.0,
         "variable_frame_rate": False, "rotation_deg": 0, "looked_at": 1.0, "damaged": [[0.5, 0.6]],
@@ -137,8 +138,8 @@ def _ending(**changes: Any) -> Callable[[socket.socket], None]:
     }  # fmt: skip
 
     def fault(line: socket.socket) -> None:
-        _opened(line)
-        _frame(line)
+        _send_opened(line)
+        _send_frame(line)
         ipc.send(
             line, {"media": {name: value for name, value in (media | changes).items() if value != "gone"}}
         )
@@ -146,15 +147,15 @@ def _ending(**changes: Any) -> Callable[[socket.socket], None]:
     return fault
 
 
-def _endless(line: socket.socket) -> None:
-    _opened(line)
-    _frame(line)
+def _repeat_forever(line: socket.socket) -> None:
+    _send_opened(line)
+    _send_frame(line)
     while True:
         ipc.send(line, {"again": True, "at": 0})
 
 
-def _repeating(line: socket.socket) -> None:
-    _opened(line)
+def _repeat_nothing(line: socket.socket) -> None:
+    _send_opened(line)
     ipc.send(line, {"again": True, "at": 0})
 
 
@@ -168,8 +169,8 @@ def _catch_and_spin() -> None:
     _spin()
 
 
-def _deaf(line: socket.socket) -> None:
-    """Closes the line and lives on."""
+def _close_socket(line: socket.socket) -> None:
+    """Close the socket but do not exit."""
     line.close()
     time.sleep(1000)
 
@@ -179,7 +180,7 @@ def _native_memory() -> None:
 
 
 def _raise_hidden() -> None:
-    """As FFmpeg's own errors come, wrapped by those who catch them."""
+    """Raise a MemoryError wrapped in another error, as those of FFmpeg are."""
     try:
         raise MemoryError
     except MemoryError as error:
@@ -191,7 +192,7 @@ def _raise_odd() -> None:
 
 
 def _report(line: socket.socket) -> None:
-    """What this process can still do, and what the kernel refused for another reason than that it may not."""
+    """Report which attempts succeed, and which the kernel refuses for other reasons than missing permission."""
     found = {name: _outcome(attempt) for name, attempt in ATTEMPTS.items()}
     done = [name for name, outcome in found.items() if outcome == 0]
     reached = [name for name, outcome in found.items() if outcome not in (0, errno.EPERM, errno.ENOSYS)]
@@ -199,7 +200,7 @@ def _report(line: socket.socket) -> None:
 
 
 def _outcome(attempt: Callable[[], Any]) -> int | None:
-    """The number of its error; 0 for none."""
+    """Return the errno of an attempt, or 0."""
     try:
         attempt()
     except OSError as error:
@@ -275,40 +276,40 @@ FAULTS: dict[str, Callable[[socket.socket], None]] = {
     "odd": lambda _: _raise_odd(),
     "hang": lambda _: time.sleep(1000),
     "hang amid": _after_a_frame(lambda: time.sleep(1000)),
-    "deaf": _deaf,
+    "deaf": _close_socket,
     "spin": lambda _: _spin(),
     "catch and spin": lambda _: _catch_and_spin(),
     "hog": lambda _: bytearray(64 * 1024**3),
     "hog natively": lambda _: _native_memory(),
     "hog amid": _after_a_frame(lambda: bytearray(64 * 1024**3)),
     "hidden": lambda _: _raise_hidden(),
-    "no json": _sending(b"\xff\xfe{}"),
-    "not an object": _sending(b"[1]"),
-    "nested": _sending(b"[" * 100_000),
-    "long": _sending(b'{"a": "' + b"x" * 150_000 + b'"}'),
-    "no duration": _sending(b'{"declared_duration_s": NaN}'),
-    "negative duration": _sending(b'{"declared_duration_s": -1}'),
-    "unknown error": _sending(b'{"error": "internal_error", "detail": "words of its own"}'),
-    "error without words": _sending(b'{"error": "damaged_video"}'),
-    "control letters": _sending(
+    "no json": _send_bytes(b"\xff\xfe{}"),
+    "not an object": _send_bytes(b"[1]"),
+    "nested": _send_bytes(b"[" * 100_000),
+    "long": _send_bytes(b'{"a": "' + b"x" * 150_000 + b'"}'),
+    "no duration": _send_bytes(b'{"declared_duration_s": NaN}'),
+    "negative duration": _send_bytes(b'{"declared_duration_s": -1}'),
+    "unknown error": _send_bytes(b'{"error": "internal_error", "detail": "words of its own"}'),
+    "error without words": _send_bytes(b'{"error": "damaged_video"}'),
+    "control letters": _send_bytes(
         b'{"error": "damaged_video", "detail": "a\\u001b[2J\\ud800b' + b"x" * 9000 + b'"}'
     ),
-    "no slot": _saying(slot=None),
-    "slot too high": _saying(slot=32),
-    "slot below": _saying(slot=-1),
-    "slot of truth": _saying(slot=True),
-    "other size": _saying(width=63),
-    "no size": _saying(height=0),
-    "no place": _saying(at="there"),
-    "repeat of nothing": _repeating,
-    "endless": _endless,
-    "media of another form": _ending(width="64"),
-    "media without": _ending(width="gone"),
-    "media with more": _ending(codec="h264"),
-    "media of no number": _ending(average_fps=1e300),
-    "media of truth": _ending(variable_frame_rate=1),
-    "media of odd pairs": _ending(damaged=[[1, 2, 3]]),
-    "media": _ending(),
+    "no slot": _send_frame_with(slot=None),
+    "slot too high": _send_frame_with(slot=32),
+    "slot below": _send_frame_with(slot=-1),
+    "slot of truth": _send_frame_with(slot=True),
+    "other size": _send_frame_with(width=63),
+    "no size": _send_frame_with(height=0),
+    "no place": _send_frame_with(at="there"),
+    "repeat of nothing": _repeat_nothing,
+    "endless": _repeat_forever,
+    "media of another form": _send_media_with(width="64"),
+    "media without": _send_media_with(width="gone"),
+    "media with more": _send_media_with(codec="h264"),
+    "media of no number": _send_media_with(average_fps=1e300),
+    "media of truth": _send_media_with(variable_frame_rate=1),
+    "media of odd pairs": _send_media_with(damaged=[[1, 2, 3]]),
+    "media": _send_media_with(),
 }
 
 

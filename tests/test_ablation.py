@@ -8,7 +8,7 @@ import pytest
 from training import ablation
 from training.people.film import Recipe as People
 from training.people.options import Mix, Storage
-from training.people.studio import Order, produce
+from training.people.studio import DatasetSpec, produce
 from training.recipe import load_recipe
 from training.run import make_manifest
 from training.tables import standard_labels
@@ -16,20 +16,16 @@ from training.tables import standard_labels
 
 @pytest.mark.parametrize("variant", ablation.VARIANTS, ids=lambda variant: variant.name)
 def test_every_variant_is_a_recipe(variant):
-    recipe = load_recipe(
-        "ablation", [*ablation.STARTS[variant.start].settings, *ablation.FROM_START, *variant.settings]
-    )
+    recipe = load_recipe("ablation", [*ablation.SKIP_PRETRAINING, *variant.settings])
     architecture = make_manifest(recipe, standard_labels(), "data").architecture
-    given = recipe.stages[-1].given
-    assert (given == "joints") == architecture.finds_joints
-    assert (architecture.backbone.inputs == "rgb") == (given == "joints" or variant.start == "rgb")
+    assert (recipe.stages[-1].given == "joints") == architecture.finds_joints
     adapted = "adapter" in variant.name or "TIA" in variant.name or "DSTA" in variant.name
     assert (architecture.adapter.kind != "none") == adapted == (recipe.stages[-1].tuning == "adapters")
 
 
 def test_variants_run_once_and_make_a_table(tmp_path, monkeypatch, capsys):
     people = People(seed=6, fps=10.0, height=48, width=48, mix=Mix.BALANCED)
-    produce(Order(people, tmp_path / "people", Storage.NPZ, 16), 1, lambda done, count: None)
+    produce(DatasetSpec(people, tmp_path / "people", Storage.NPZ, 16), 1, lambda done, count: None)
     arguments = ["ablation", "--data", str(tmp_path / "people"), "--out", str(tmp_path / "runs"), "--config", "smoke",
                  "--steps", "2", "2", "--seeds", "1", "--set", "validate_videos=1", "--only", "DSTA, kernel 3", "frozen features"]  # fmt: skip
     monkeypatch.setattr(sys, "argv", arguments)
@@ -40,10 +36,9 @@ def test_variants_run_once_and_make_a_table(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "runs" / "table.md").read_text() == printed
     rows = [
         json.loads(line)
-        for line in (tmp_path / "runs" / "start-taught" / "history.jsonl").read_text().splitlines()
+        for line in (tmp_path / "runs" / "pretrained" / "history.jsonl").read_text().splitlines()
     ]
     assert [row["stage"] for row in rows] == [0, 0, 1]
-    assert f"| taught | 2 | {rows[1]['dense']:.4f} | {rows[1]['joints']:.4f} |  |  |" in printed
     metrics = json.loads((tmp_path / "runs" / "DSTA-kernel-3-0" / "metrics.json").read_text())
     assert metrics["videos"] == 1  # of two that are held out, as --set says
     done = (tmp_path / "runs" / "DSTA-kernel-3-0" / "checkpoint.pt").stat().st_mtime_ns

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from service.errors import CATALOGUE
-from tests.apis import Answer, Api, read, running_api
+from tests.api_process import Api, RawResponse, read_response, running_api
 from tests.conftest import wait_for
 from tests.fake_service import VIDEO
 
@@ -41,7 +41,7 @@ def api(started: Api) -> Iterator[Api]:
     assert httpx.get(f"{started.url}/healthz").json() == {"status": "ok"}
 
 
-def assert_told(answer: Answer, code: str) -> str:
+def assert_told(answer: RawResponse, code: str) -> str:
     """A problem document that this code has, and a closed connection."""
     document = json.loads(answer.body)
     assert (document["code"], answer.status) == (code, CATALOGUE[code].status)
@@ -50,21 +50,21 @@ def assert_told(answer: Answer, code: str) -> str:
     return str(document["detail"])
 
 
-def drip(caller: socket.socket, piece: bytes, seconds: float = 20) -> Answer:
+def drip(caller: socket.socket, piece: bytes, seconds: float = 20) -> RawResponse:
     """Send a piece now and then, until an answer comes or the connection is closed."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         if select.select([caller], [], [], 0.1)[0]:
-            return read(caller)
+            return read_response(caller)
         try:
             caller.sendall(piece)
         except ConnectionError:
-            return read(caller)
+            return read_response(caller)
     raise AssertionError("the connection was kept open")
 
 
 def test_a_body_that_stalls_is_refused(api: Api) -> None:
-    answer = api.ask(POST + b"Content-Length: 900000\r\n\r\n" + VIDEO)
+    answer = api.exchange(POST + b"Content-Length: 900000\r\n\r\n" + VIDEO)
     assert "MMAD_UPLOAD_STALL_S" in assert_told(answer, "upload_too_slow")
 
 
@@ -77,19 +77,21 @@ def test_a_body_that_takes_too_long_is_refused(api: Api) -> None:
 
 def test_a_form_that_stalls_amid_a_file_is_refused(api: Api) -> None:
     part = b'--e\r\nContent-Disposition: form-data; name="file"; filename="a.mp4"\r\n\r\n' + VIDEO
-    answer = api.ask(EDGE + f"{len(part):x}\r\n".encode() + part + b"\r\n")
+    answer = api.exchange(EDGE + f"{len(part):x}\r\n".encode() + part + b"\r\n")
     assert_told(answer, "upload_too_slow")
 
 
 def test_a_header_that_does_not_end_is_refused(api: Api) -> None:
-    assert "MMAD_HEADER_TIMEOUT_S" in assert_told(api.ask(b"GET /healthz HTTP/1.1\r\nHo"), "upload_too_slow")
+    assert "MMAD_HEADER_TIMEOUT_S" in assert_told(
+        api.exchange(b"GET /healthz HTTP/1.1\r\nHo"), "upload_too_slow"
+    )
     with api.connect() as caller:
         caller.sendall(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n")
         assert_told(drip(caller, b"X-A: b\r\n"), "upload_too_slow")
 
 
 def test_a_connection_that_says_nothing_is_closed(api: Api) -> None:
-    assert api.ask(b"") == Answer(0, "", "")
+    assert api.exchange(b"") == RawResponse(0, "", "")
 
 
 def test_a_second_header_on_a_connection_has_its_time_too(api: Api) -> None:
@@ -97,7 +99,7 @@ def test_a_second_header_on_a_connection_has_its_time_too(api: Api) -> None:
         caller.sendall(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
         assert caller.recv(65536).startswith(b"HTTP/1.1 200")
         caller.sendall(b"GET /healthz HTTP/1.1\r\n")
-        assert_told(read(caller), "upload_too_slow")
+        assert_told(read_response(caller), "upload_too_slow")
 
 
 def test_a_body_may_not_go_on_for_ever_after_its_answer(api: Api) -> None:
@@ -113,7 +115,7 @@ def test_a_body_may_not_go_on_for_ever_after_its_answer(api: Api) -> None:
 
 def test_an_endless_header_is_refused(api: Api) -> None:
     flood = b"".join(f"X-{number}: {'y' * 500}\r\n".encode() for number in range(2000))
-    assert_told(api.ask(b"GET /healthz HTTP/1.1\r\n" + flood), "malformed_request")
+    assert_told(api.exchange(b"GET /healthz HTTP/1.1\r\n" + flood), "malformed_request")
 
 
 @pytest.mark.parametrize(
@@ -126,7 +128,7 @@ def test_an_endless_header_is_refused(api: Api) -> None:
     ],
 )
 def test_a_flood_of_parts_is_refused(api: Api, part: bytes, words: str) -> None:
-    answer = api.ask(EDGE + f"{len(part):x}\r\n".encode() + part + b"\r\n0\r\n\r\n")
+    answer = api.exchange(EDGE + f"{len(part):x}\r\n".encode() + part + b"\r\n0\r\n\r\n")
     assert (answer.status, json.loads(answer.body)["code"]) == (400, "malformed_upload")
     assert words in json.loads(answer.body)["detail"]
 
@@ -166,7 +168,7 @@ NONSENSE = [
     ("sent", "status"), [case[1:] for case in NONSENSE], ids=[case[0] for case in NONSENSE]
 )
 def test_a_request_of_nonsense_is_refused(api: Api, sent: bytes, status: int) -> None:
-    answer = api.ask(sent)
+    answer = api.exchange(sent)
     assert answer.status == status
     if status == 400:
         assert "application/problem+json" in answer.headers
@@ -176,7 +178,9 @@ def test_a_request_of_nonsense_is_refused(api: Api, sent: bytes, status: int) ->
 def test_what_follows_a_refused_request_is_none_of_its_own(api: Api) -> None:
     """Request smuggling: a proxy that counts by Content-Length takes the second request for the first one's body."""
     hidden = b"GET /model HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
-    answer = api.ask(POST + b"Content-Length: 50\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + hidden)
+    answer = api.exchange(
+        POST + b"Content-Length: 50\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + hidden
+    )
     assert_told(answer, "malformed_request")
     assert answer.headers.count("http/1.1 ") == 1
     assert "http/1.1" not in answer.body.lower()
@@ -198,7 +202,7 @@ def test_fewer_bytes_than_declared_make_no_job(api: Api) -> None:
     with api.connect() as caller:
         caller.sendall(POST + b"Content-Length: 3025\r\n\r\n" + VIDEO)
         caller.shutdown(socket.SHUT_WR)
-        assert read(caller).status in (0, 408)
+        assert read_response(caller).status in (0, 408)
     assert httpx.get(f"{api.url}/jobs").json()["jobs"] == []
 
 
@@ -209,12 +213,12 @@ def test_more_connections_than_the_limit_are_told_so(api: Api) -> None:
         idle = [api.connect() for _ in range(30)]
         try:
             wait_for(lambda: api.sockets() >= before + 30, seconds=10)
-            answer = api.ask(b"GET /jobs HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+            answer = api.exchange(b"GET /jobs HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
             assert "more than 20 connections" in assert_told(answer, "overloaded")
             assert "retry-after: 2" in answer.headers
             assert "x-request-id" in answer.headers
             assert (
-                api.ask(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n").status
+                api.exchange(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n").status
                 == 200
             )
             assert early.get("/jobs").status_code == 200  # who was there first is served
@@ -242,7 +246,7 @@ def test_a_caller_that_does_not_read_is_cut_off(tmp_path: Path) -> None:
     with running_api(tmp_path, **PATIENCE) as api:
         sent = httpx.post(f"{api.url}/detect?keep_video=true", content=big).json()
         before = api.descriptors()
-        with api.connect(receive_bytes=4096) as caller:
+        with api.connect(receive_buffer_bytes=4096) as caller:
             caller.sendall(f"GET /jobs/{sent['id']}/video HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
             wait_for(lambda: api.descriptors() > before, seconds=10)
             wait_for(lambda: api.descriptors() <= before, seconds=20)

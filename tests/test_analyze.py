@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from tests.test_evaluate import instances
-from training.analyze import KINDS, analyze, classify, missed_by_size, video_scores
-from training.figures import worst_and_best
-from training.statistics import compute
+from training.evaluation.errors import KINDS, analyze, classify, missed_by_size, video_scores
+from training.evaluation.figures import worst_and_best
+from training.evaluation.statistics import compute_statistics
 from training.tables import read_annotations, read_labels
 
 PNG = b"\x89PNG\r\n"
@@ -98,7 +98,7 @@ def test_videos_are_ranked_by_what_their_best_predictions_find() -> None:
 def test_statistics_of_the_real_annotations(shared: Path, subset: str) -> None:
     taxonomy = read_labels(shared / "data/labels.json")
     truth = read_annotations(shared / "data/mma52/mmad.json", taxonomy, subset=subset).instances
-    ours = compute(truth, taxonomy)
+    ours = compute_statistics(truth, taxonomy)
     known = json.loads((shared / "data/mma52/statistics.json").read_text())[subset]
     assert (ours.videos, ours.instances) == (known["n_videos"], known["n_instances"])
     assert ours.instances == {"train": 13698, "val": 4735}[subset]
@@ -128,7 +128,7 @@ def test_times_of_the_real_annotations_when_30_fps_are_assumed(
 ) -> None:
     taxonomy = read_labels(shared / "data/labels.json")
     truth = read_annotations(shared / f"data/mma52/{subset}.csv", taxonomy, fps=30).instances
-    ours = compute(truth, taxonomy)
+    ours = compute_statistics(truth, taxonomy)
     assert ours.video_duration.mean == pytest.approx(video_s, abs=0.005)
     assert ours.instance_duration.mean == pytest.approx(instance_s, abs=0.005)
 

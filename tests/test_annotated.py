@@ -19,10 +19,10 @@ from tests.clips import ffmpeg, pattern
 from tests.test_exports import TAXONOMY, analysed, late
 from tests.test_results import stored
 from training.annotated import read_annotated
-from training.dataset import Item
+from training.dataset import Sample
 from training.elan import Elan
 from training.marks import AnnotationError
-from training.split import divide
+from training.split import split_by_list
 from training.tables import read_annotations
 
 SPANS = [(0, 1.503, 0.9, 1), (1.503, 4, 0.8, 1), (2.5, 6, 0.55, 0), (5.972, 6.769, 0.65, 2)]
@@ -76,7 +76,7 @@ def folder(clip: Path, tmp_path: Path) -> Folder:
     return make
 
 
-def read(videos: Path, *annotations: Path) -> tuple[list[Item], list[str]]:
+def read(videos: Path, *annotations: Path) -> tuple[list[Sample], list[str]]:
     """The annotated videos, and what was said about them."""
     notices: list[str] = []
     return list(read_annotated(videos, annotations, TAXONOMY, notify=notices.append)), notices
@@ -91,7 +91,7 @@ def write(path: Path, content: str | bytes | object) -> Path:
     return path
 
 
-def spans(item: Item) -> list[tuple[float, float, int]]:
+def spans(item: Sample) -> list[tuple[float, float, int]]:
     return [
         (*np.round(span, 3).tolist(), label)
         for span, label in zip(item.segments, item.labels.tolist(), strict=True)
@@ -385,7 +385,7 @@ def test_names_are_one_in_every_form_of_unicode(folder: Folder, tmp_path: Path) 
     assert [item.name for item in items] == [composed, "Müller"]
     assert notices == []
     listed = write(tmp_path / "held.txt", f"{apart}.MP4\n")
-    assert [item.name for item in divide(items, listed)[1]] == [composed]
+    assert [item.name for item in split_by_list(items, listed)[1]] == [composed]
     folder(f"{composed}.mov")
     with pytest.raises(AnnotationError, match="have one name"):
         read(videos, table)

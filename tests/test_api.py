@@ -12,8 +12,8 @@ from service.app import openapi_yaml
 from service.app_state import AppState
 from service.errors import CATALOGUE
 from service.job_schemas import JobError, JobOptions, State
-from service.jobs import Upload, key, new_job_id
-from tests.fake_service import VIDEO, assert_problem, card, finished_job, stored_files
+from service.jobs import Upload, job_key, new_job_id
+from tests.fake_service import VIDEO, assert_problem, make_finished_job, make_model_card, stored_files
 from tests.test_results import LABELS
 
 
@@ -38,7 +38,7 @@ def test_an_upload_is_stored_whole_and_queued(api: TestClient, app_state: AppSta
     body = response.json()
     assert body["state"] == "queued"
     assert response.headers["location"] == body["links"]["self"] == f"/jobs/{body['id']}"
-    assert app_state.store.get(key(body["id"], "video")) == VIDEO
+    assert app_state.store.get(job_key(body["id"], "video")) == VIDEO
     record = app_state.jobs.get(body["id"])
     name = "x.mp4" if record.upload.name else None
     assert record.upload == Upload(bytes=len(VIDEO), sha256=hashlib.sha256(VIDEO).hexdigest(), name=name)
@@ -59,7 +59,7 @@ def test_a_form_in_small_pieces_is_the_same(api: TestClient, app_state: AppState
             "/detect", content=pieces, headers={"content-type": "multipart/form-data; boundary=edge"}
         )
         assert response.status_code == 202, response.text
-        assert app_state.store.get(key(response.json()["id"], "video")) == payload
+        assert app_state.store.get(job_key(response.json()["id"], "video")) == payload
         assert app_state.jobs.get(response.json()["id"]).options.top_k == 3
 
 
@@ -103,7 +103,7 @@ REFUSED = [
 def test_what_is_refused_leaves_nothing(
     api: TestClient, app_state: AppState, code: str, words: str, request_: dict
 ) -> None:
-    app_state.store.put("model.json", card().model_dump_json().encode())
+    app_state.store.put("model.json", make_model_card().model_dump_json().encode())
     detail = assert_problem(api.post("/detect", **request_), code)
     import re
 
@@ -121,11 +121,11 @@ def test_a_form_that_breaks_off_is_refused(api: TestClient, app_state: AppState)
 
 def test_a_job_is_accepted_while_the_queue_is_away(api: TestClient, app_state: AppState) -> None:
     """It is on disk; the reconciler queues it."""
-    app_state.queue.away = True  # type: ignore[attr-defined]
+    app_state.queue.unavailable = True  # type: ignore[attr-defined]
     job = api.post("/detect", content=VIDEO).json()
     assert job["state"] == "queued"
     assert app_state.queue.ids == []  # type: ignore[attr-defined]
-    assert app_state.jobs.unfinished() == [job["id"]]
+    assert app_state.jobs.list_unfinished() == [job["id"]]
     assert api.get(f"/jobs/{job['id']}").json()["queue_position"] is None
 
 
@@ -145,21 +145,23 @@ def test_a_job_is_told_at_every_state(api: TestClient, app_state: AppState) -> N
         0.5,
         1,
     )
-    done = api.get(f"/jobs/{finished_job(app_state)}").json()
+    done = api.get(f"/jobs/{make_finished_job(app_state)}").json()
     assert (done["state"], done["stage"], done["progress"]) == ("succeeded", None, 1)
-    failed = api.get(f"/jobs/{finished_job(app_state, JobError(code='no_video_stream', detail='x'))}").json()
+    failed = api.get(
+        f"/jobs/{make_finished_job(app_state, JobError(code='no_video_stream', detail='x'))}"
+    ).json()
     assert (failed["state"], failed["error"]) == ("failed", {"code": "no_video_stream", "detail": "x"})
 
 
 def test_a_failed_jobs_result_is_its_error(api: TestClient, app_state: AppState) -> None:
-    job_id = finished_job(app_state, JobError(code="no_video_stream", detail="only sound"))
+    job_id = make_finished_job(app_state, JobError(code="no_video_stream", detail="only sound"))
     response = api.get(f"/jobs/{job_id}/result")
     assert assert_problem(response, "no_video_stream") == "only sound"
     assert response.json()["job_id"] == job_id
 
 
 def test_other_views_of_a_result_need_no_second_run(api: TestClient, app_state: AppState) -> None:
-    job_id = finished_job(app_state)
+    job_id = make_finished_job(app_state)
     assert len(api.get(f"/jobs/{job_id}/result").json()["detections"]) == 4
     everything = api.get(f"/jobs/{job_id}/result?min_score=0").json()
     assert len(everything["detections"]) == 6
@@ -184,8 +186,8 @@ def test_unknown_addresses_and_methods_are_problems(api: TestClient) -> None:
 def test_the_model_is_what_a_worker_said(api: TestClient, app_state: AppState) -> None:
     assert_problem(api.get("/model"), "no_worker_yet")
     assert_problem(api.get("/labels"), "no_worker_yet")
-    app_state.store.put("model.json", card().model_dump_json().encode())
-    assert api.get("/model").json() == card().model_dump(mode="json")
+    app_state.store.put("model.json", make_model_card().model_dump_json().encode())
+    assert api.get("/model").json() == make_model_card().model_dump(mode="json")
     assert api.get("/labels").json() == LABELS.model_dump(mode="json")
 
 

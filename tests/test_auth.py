@@ -20,7 +20,7 @@ from service import keys
 from service.auth import Auth, Caller, Limits, RateLimitHeaders, add_cors, get_caller
 from service.errors import CATALOGUE, RETRY_AFTER_S, Problem
 from service.job_schemas import JobOptions
-from service.jobs import NOBODY, Jobs, Record, Upload, key, new_job_id
+from service.jobs import ANONYMOUS_OWNER, Jobs, Record, Upload, job_key, new_job_id
 from service.keys import KeysError, OwnLimits
 from service.settings import Settings
 from service.store import FolderStore
@@ -125,7 +125,7 @@ def test_on_loopback_everybody_is_nobody_without_limits(tmp_path: Path, connecti
     with TestClient(make_app(Settings(data_dir=tmp_path, requests_per_minute=1), connection)) as client:
         for header in ({}, {"Authorization": "Bearer whatever"}):
             answer = client.get("/who", headers=header)
-            assert answer.json() == {"owner": NOBODY}
+            assert answer.json() == {"owner": ANONYMOUS_OWNER}
             assert "RateLimit-Policy" not in answer.headers
     assert connection.keys() == []
 
@@ -295,13 +295,13 @@ def auth(settings: Settings, connection: Redis) -> Auth:
 
 def send(jobs: Jobs, size: int, *, keep: bool = False, owner: str = ALICE.owner) -> Record:
     job_id, upload = new_job_id(), Upload(bytes=size, sha256="0" * 64)
-    jobs.store.put(key(job_id, "video"), bytes(size))
+    jobs.store.put(job_key(job_id, "video"), bytes(size))
     return jobs.create(job_id, upload, JobOptions(keep_video=keep), retention_s=60, owner=owner)
 
 
 def refusal(auth: Auth, jobs: Jobs, coming_bytes: int, count: int, caller: Caller = ALICE) -> Problem | None:
     try:
-        auth.admit(caller, jobs, coming_bytes, count)
+        auth.check_limits(caller, jobs, coming_bytes, count)
     except Problem as problem:
         return problem
     return None
@@ -319,7 +319,7 @@ def test_unfinished_jobs_are_limited(auth: Auth, jobs: Jobs) -> None:
     for word in ("2 unfinished jobs", "2 more", "limit is 3", "MMAD_MAX_JOBS_PER_KEY", "cancel"):
         assert word in problem.detail
     assert refusal(auth, jobs, 1, 2, BOB) is None
-    assert refusal(auth, jobs, 10**9, 10**9, Caller(NOBODY, None)) is None
+    assert refusal(auth, jobs, 10**9, 10**9, Caller(ANONYMOUS_OWNER, None)) is None
     jobs.cancel(first.id)
     assert refusal(auth, jobs, 1, 2) is None
 
@@ -366,8 +366,10 @@ def test_what_could_never_fit_is_not_told_to_come_again(auth: Auth, jobs: Jobs) 
 def test_a_key_may_have_its_own_limits(auth: Auth, settings: Settings) -> None:
     _, own = new_key(settings, max_jobs=5, requests_per_minute=70)
     _, none = new_key(settings)
-    assert auth.identify(own["Authorization"][7:]).limits == Limits(70, 5, settings.max_stored_bytes_per_key)
-    assert auth.identify(none["Authorization"][7:]).limits == Limits(
+    assert auth.authenticate(own["Authorization"][7:]).limits == Limits(
+        70, 5, settings.max_stored_bytes_per_key
+    )
+    assert auth.authenticate(none["Authorization"][7:]).limits == Limits(
         3, settings.max_jobs_per_key, settings.max_stored_bytes_per_key
     )
 

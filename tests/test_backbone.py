@@ -8,7 +8,6 @@ import torch
 from model.architecture import SIZES, AdapterConfig, BackboneConfig
 from model.backbone import Attention, Backbone, position_table
 from model.sinusoids import sinusoid_table
-from model.stem import ConvolutionalStem
 
 SMALL = BackboneConfig(embed_dim=32, depth=2, heads=4, position_grid=4)
 
@@ -121,21 +120,6 @@ def test_features_are_in_time_order_and_clips_apart_without_adapters() -> None:
     assert features.shape == (2, 32, 3 * 2)
     alone = backbone(clips[1:, 2:])
     torch.testing.assert_close(features[1:, :, 4:], alone, atol=1e-5, rtol=1e-5)
-
-
-@torch.inference_mode()
-def test_convolutional_stem_keeps_places_and_tubelets() -> None:
-    """A token sees its own tubelet only; a bright spot shows most where it is."""
-    torch.manual_seed(0)
-    config = BackboneConfig(embed_dim=32, depth=1, heads=2, stem="convolutions")
-    stem = ConvolutionalStem(config)
-    clips = torch.zeros(2, 3, 6, 64, 96)
-    before = stem(clips)
-    assert before.shape == (2, 32, 3, 4, 6)
-    clips[1, :, 3, 17:31, 65:79] = 5.0
-    change = (stem(clips) - before).abs().sum(dim=1)  # (2, 3, 4, 6)
-    assert change.flatten(2).sum(dim=2).gt(0).tolist() == [[False] * 3, [False, True, False]]
-    assert divmod(int(change[1, 1].argmax()), 6) == (1, 4)
 
 
 def test_heads_must_divide_the_width() -> None:

@@ -11,13 +11,13 @@ import pytest
 from torch.utils.data import Dataset
 
 from model.bundle import Manifest
-from tests.untrained import demo_manifest
+from tests.untrained_bundle import make_untrained_manifest
 from training.augment import Example
-from training.batches import load_batches, naming_workers
-from training.dataset import CorpusError
+from training.batches import explain_worker_errors, load_batches
+from training.dataset import DatasetError
 from training.run import TrainingError
 
-MANIFEST = demo_manifest()
+MANIFEST = make_untrained_manifest()
 NUMBERS = [[0, 1], [2, 3], [4, 5]]
 
 
@@ -31,7 +31,7 @@ class Shades(Dataset[Example]):
 
 class Broken(Dataset[Example]):
     def __getitem__(self, number: int) -> Example:
-        raise CorpusError("a.mp4 has no sidecar")
+        raise DatasetError("a.mp4 has no sidecar")
 
 
 class Killed(Dataset[Example]):
@@ -60,13 +60,13 @@ def test_a_worker_that_is_killed_ends_the_run_with_a_sentence() -> None:
 
 
 def test_what_is_wrong_with_a_video_is_said_without_the_worker_s_traceback() -> None:
-    with pytest.raises(CorpusError) as told, naming_workers():
+    with pytest.raises(DatasetError) as told, explain_worker_errors():
         list(load_batches(Broken(), NUMBERS, MANIFEST, 1))
     assert str(told.value) == "a.mp4 has no sidecar"
 
 
 def test_other_errors_pass() -> None:
-    with pytest.raises(RuntimeError, match="no more than that"), naming_workers():
+    with pytest.raises(RuntimeError, match="no more than that"), explain_worker_errors():
         raise RuntimeError("no more than that")
 
 
@@ -91,7 +91,7 @@ def test_batches_come_whatever_shared_memory_there_is(options: str, said: str) -
 
 def tell_of_killed_worker() -> str:
     try:
-        with naming_workers():
+        with explain_worker_errors():
             list(load_batches(Killed(), NUMBERS, MANIFEST, 1))
     except TrainingError as error:
         return str(error)

@@ -5,7 +5,7 @@ import pytest
 
 from model.bundle import Calibration
 from model.segments import calibrate
-from training.calibration import expected_error, fit, right
+from training.evaluation.calibration import expected_calibration_error, find_correct, fit_calibration
 from training.instances import Instances
 
 
@@ -33,17 +33,17 @@ def overconfident(seed: int, count: int = 3000) -> tuple[Instances, Instances]:
 
 
 def test_scores_become_how_often_they_are_right():
-    calibration = fit(*overconfident(0))
+    calibration = fit_calibration(*overconfident(0))
     truth, found = overconfident(1)
-    hits = right(truth, found)
+    hits = find_correct(truth, found)
     after = calibrate(found.scores.astype(np.float32), calibration)
-    assert expected_error(found.scores, hits) > 0.2
-    assert expected_error(after, hits) < 0.05
+    assert expected_calibration_error(found.scores, hits) > 0.2
+    assert expected_calibration_error(after, hits) < 0.05
     assert calibrate(np.array([0.8], np.float32), calibration)[0] == pytest.approx(0.4, abs=0.08)
 
 
 def test_the_order_of_predictions_stays():
-    calibration = fit(*overconfident(0))
+    calibration = fit_calibration(*overconfident(0))
     scores = np.linspace(0, 1, 5000, dtype=np.float32)
     after = calibrate(scores, calibration)
     assert (np.diff(after) >= 0).all()
@@ -54,12 +54,12 @@ def test_the_order_of_predictions_stays():
 
 def test_too_little_is_not_calibrated():
     truth, found = overconfident(0, 100)
-    assert fit(truth, found) is None
+    assert fit_calibration(truth, found) is None
     none_right = (
         instances(np.array([[0.0, 1.0]]), [1.0]),
         instances(np.tile([5.0, 6.0], (500, 1)), np.linspace(0, 1, 500)),
     )
-    assert fit(*none_right) is None
+    assert fit_calibration(*none_right) is None
     scores = np.array([0.3], np.float32)
     assert calibrate(scores, None) is scores
 

@@ -12,7 +12,7 @@ import redis
 
 from mmad import children
 from mmad.children import Child, StartError, stop_all
-from mmad.private_redis import private_redis, set_aside
+from mmad.private_redis import move_data_aside, private_redis
 from tests.conftest import wait_for
 
 
@@ -26,14 +26,14 @@ def child_of(code: str, **options: object) -> Iterator[Child]:
 
 
 def up_again(child: Child, before: int) -> bool:
-    child.keep_up()
+    child.restart_if_ended()
     return child.pid != before and child.exit_code() is None
 
 
 def test_what_ends_is_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(children, "_FIRST_PAUSE_S", 0.01)
     with child_of("import time; time.sleep(60)") as child:
-        child.keep_up()
+        child.restart_if_ended()
         for _ in range(3):
             before = child.pid
             os.kill(before, signal.SIGKILL)
@@ -73,20 +73,20 @@ def test_what_ends_soon_waits_longer_each_time(monkeypatch: pytest.MonkeyPatch) 
         while len(starts) < 7:
             child._process.wait()
             before = child.pid
-            child.keep_up()  # sees that it has ended
+            child.restart_if_ended()  # sees that it has ended
             ended = now[0]
             while child.pid == before:
                 now[0] += 0.25
-                child.keep_up()
+                child.restart_if_ended()
             starts.append(now[0] - ended)
         assert starts == [1.0, 2.0, 4.0, 5.0, 5.0, 5.0, 5.0]
         assert repaired == [3] * 7
         child._process.wait()
         now[0] += 100  # it lived long: whatever was wrong is no more
         before = child.pid
-        child.keep_up()
+        child.restart_if_ended()
         now[0] += 0.5
-        child.keep_up()
+        child.restart_if_ended()
         assert child.pid != before
         assert len(repaired) == 7
 
@@ -135,7 +135,7 @@ def _answers(client: "redis.Redis") -> bool:
 
 
 def test_a_redis_that_does_not_start_for_another_reason_says_so(tmp_path: Path) -> None:
-    assert not set_aside(tmp_path)
+    assert not move_data_aside(tmp_path)
     (tmp_path / "redis.log").mkdir()
     with (
         pytest.raises(StartError, match=r"ended at once with status 1; .*redis\.log says why"),

@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.apis import Api, running_api
+from tests.api_process import Api, running_api
 from tests.conftest import wait_for
 from tests.fake_service import VIDEO
 
@@ -69,7 +69,7 @@ def test_an_upload_that_fills_the_disk_is_refused(disk: Path, kept: int, words: 
 def test_an_upload_that_cannot_fit_is_refused_before_its_body(disk: Path) -> None:
     with running_api(disk.parent, min_free_bytes=2 * MIB, upload_stall_s=60, header_timeout_s=1) as api:
         head = f"POST /detect HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {7 * MIB}\r\n\r\n"
-        answer = api.ask(head.encode())  # and nothing more
+        answer = api.exchange(head.encode())  # and nothing more
         assert (answer.status, json.loads(answer.body)["code"]) == (507, "disk_full")
         assert files(api) == set()
         ready = httpx.get(f"{api.url}/readyz").json()

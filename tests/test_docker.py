@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from service.keys import KeysError, check_open, is_loopback
+from service.keys import KeysError, check_exposure, is_loopback
 from service.settings import Settings
 
 ROOT = Path(__file__).parents[1]
@@ -92,6 +92,6 @@ def test_what_is_open_is_published_on_this_machine_alone(monkeypatch: pytest.Mon
     assert not is_loopback(settings.host)
     assert settings.allow_open
     assert all(is_loopback(port.rsplit(":", 2)[0]) for port in api["ports"])
-    check_open(settings)
+    check_exposure(settings)
     with pytest.raises(KeysError, match="MMAD_ALLOW_OPEN=true"):
-        check_open(settings.model_copy(update={"allow_open": False}))
+        check_exposure(settings.model_copy(update={"allow_open": False}))

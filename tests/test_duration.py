@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings, strategies
 from starlette.testclient import TestClient
 
-from service.app import app_of
+from service.app import build_app
 from service.app_state import AppState
-from service.duration import declared_s
+from service.duration import read_declared_duration_s
 from service.settings import Settings
 from tests import clips
 from tests.fake_service import assert_problem, stored_files
@@ -29,7 +29,7 @@ FORMS = {
 def test_a_declared_length_is_read(tmp_path: Path, form: str) -> None:
     name, extra = FORMS[form]
     with clips.pattern(tmp_path / name, size="64x64", seconds=25, rate="5", extra=extra).open("rb") as file:
-        assert declared_s(file) == pytest.approx(25, abs=0.1)
+        assert read_declared_duration_s(file) == pytest.approx(25, abs=0.1)
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def test_a_declared_length_is_read(tmp_path: Path, form: str) -> None:
 )  # fmt: skip
 def test_what_is_not_declared_is_not_known(tmp_path: Path, name: str, extra: tuple[str, ...]) -> None:
     with clips.pattern(tmp_path / name, size="64x64", seconds=3, extra=extra).open("rb") as file:
-        assert declared_s(file) is None
+        assert read_declared_duration_s(file) is None
 
 
 def box(kind: bytes, content: bytes, length: int | None = None) -> bytes:
@@ -55,15 +55,15 @@ def movie(version: int, timescale: int, ticks: int, more: bytes = b"") -> io.Byt
 
 
 def test_headers_of_movies() -> None:
-    assert declared_s(movie(0, 1000, 9_000_000)) == 9000
-    assert declared_s(movie(1, 1000, 9_000_000)) == 9000
-    assert declared_s(movie(0, 1000, 0xFFFFFFFF)) is None
-    assert declared_s(movie(1, 1000, 2**64 - 1)) is None
-    assert declared_s(movie(0, 0, 5)) is None
+    assert read_declared_duration_s(movie(0, 1000, 9_000_000)) == 9000
+    assert read_declared_duration_s(movie(1, 1000, 9_000_000)) == 9000
+    assert read_declared_duration_s(movie(0, 1000, 0xFFFFFFFF)) is None
+    assert read_declared_duration_s(movie(1, 1000, 2**64 - 1)) is None
+    assert read_declared_duration_s(movie(0, 0, 5)) is None
     fragments = box(b"mvex", box(b"mehd", bytes(4) + (5000).to_bytes(4)))
-    assert declared_s(movie(0, 1000, 0, fragments)) == 5
+    assert read_declared_duration_s(movie(0, 1000, 0, fragments)) == 5
     wide = box(b"mdat", (1 << 40).to_bytes(8), length=1)  # its end lies far behind that of the file
-    assert declared_s(io.BytesIO(wide + movie(0, 1000, 1).getvalue())) is None
+    assert read_declared_duration_s(io.BytesIO(wide + movie(0, 1000, 1).getvalue())) is None
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_headers_of_movies() -> None:
 def test_numbers_that_are_no_length(number: bytes, found: float | None) -> None:
     info = b"\x15\x49\xa9\x66" + bytes([0x80 | len(number)]) + number
     content = b"\x1a\x45\xdf\xa3\x80" + b"\x18\x53\x80\x67\x01" + b"\xff" * 7 + info
-    assert declared_s(io.BytesIO(content)) is found
+    assert read_declared_duration_s(io.BytesIO(content)) is found
 
 
 HEADS = [
@@ -88,7 +88,7 @@ HEADS = [
 @settings(max_examples=300, deadline=None)
 @given(strategies.sampled_from(HEADS), strategies.binary(max_size=300))
 def test_any_bytes_do_no_harm(head: bytes, rest: bytes) -> None:
-    found = declared_s(io.BytesIO(head + rest))
+    found = read_declared_duration_s(io.BytesIO(head + rest))
     assert found is None or found > 0
 
 
@@ -104,7 +104,7 @@ def test_elements_that_reach_beyond_any_file_do_no_harm(content: bytes, tmp_path
     path = tmp_path / "x"
     path.write_bytes(content)
     with path.open("rb") as file:
-        assert declared_s(file) is None
+        assert read_declared_duration_s(file) is None
 
 
 def test_many_levels_of_nothing_are_not_all_read() -> None:
@@ -120,7 +120,7 @@ def test_many_levels_of_nothing_are_not_all_read() -> None:
             return super().read(size)
 
     file = Counting(b"RIFF\xff\xff\xff\xffAVI " + headers)
-    assert declared_s(file) is None
+    assert read_declared_duration_s(file) is None
     assert file.reads < 20_000
 
 
@@ -137,7 +137,7 @@ def test_broken_headers_do_no_harm(tmp_path: Path, form: str) -> None:
                     [0, 1, 255, chance.randrange(256)]
                 )
         reads = _Counting(bytes(content))
-        declared_s(reads)
+        read_declared_duration_s(reads)
         assert reads.bytes <= 200_000
 
 
@@ -152,7 +152,7 @@ class _Counting(io.BytesIO):
 
 def test_too_long_by_its_own_word_is_refused_with_the_upload(app_state: AppState) -> None:
     app_state.settings = app_state.settings.model_copy(update={"max_duration_s": 7200.0})
-    api = TestClient(app_of(app_state), "http://127.0.0.1")
+    api = TestClient(build_app(app_state), "http://127.0.0.1")
     long, short = movie(0, 1000, 7_300_000).getvalue(), movie(0, 1000, 7_200_900).getvalue()
     before = stored_files(app_state)
     for request in (

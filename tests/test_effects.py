@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from model.video import Video
-from training.people.camera.effects import develop, draw_look, mask_faces, occlude
+from training.people.camera.effects import develop, draw_effects, mask_faces, occlude
 from training.people.camera.footage import read_frames, write_frames, write_video
-from training.people.camera.looks import Camera, Kind, Look, Mask, Occluder, Shape
+from training.people.camera.looks import Camera, Effects, Kind, Mask, Occluder, Shape
 
 COUNT = 8
 PLAIN = Camera(
@@ -59,21 +59,21 @@ def inside(boxes, shape):
     return (x > left) & (x < right) & (y > top) & (y < bottom)
 
 
-FULL = Look(
+FULL = Effects(
     replace(PLAIN, grain=3, colour_grain=1, blur=0.01, halo=0.3, drift=0.02, bands=0.02), STEADY, CARD
 )
 
 
 def test_the_same_seed_gives_the_same_pictures_and_another_seed_others():
     frames, boxes = scene()
-    assert draw_look(rng(3)) == draw_look(rng(3)) != draw_look(rng(4))
+    assert draw_effects(rng(3)) == draw_effects(rng(3)) != draw_effects(rng(4))
     first, second, other = (whole(FULL, frames, boxes, seed)[0] for seed in (5, 5, 6))
     assert np.array_equal(first, second)
     assert not np.array_equal(first, other)
 
 
 def test_looks_are_as_frequent_as_planned_and_hold_plain_numbers():
-    looks = [draw_look(rng(seed)) for seed in range(400)]
+    looks = [draw_effects(rng(seed)) for seed in range(400)]
     masks = [look.mask for look in looks if look.mask]
     assert 0.42 < len(masks) / 400 < 0.58
     assert 0.07 < sum(look.occluder is not None for look in looks) / 400 < 0.18
@@ -94,7 +94,7 @@ def test_any_size_works_and_the_input_stays(height, width):
     frames, boxes = scene(height, width)
     before = frames.copy()
     for seed in range(12):
-        look = replace(draw_look(rng(seed)), occluder=CARD)
+        look = replace(draw_effects(rng(seed)), occluder=CARD)
         out, hidden = whole(look, frames, boxes, seed)
         assert (out.shape, out.dtype, hidden.shape, hidden.dtype) == (
             frames.shape,
@@ -107,7 +107,7 @@ def test_any_size_works_and_the_input_stays(height, width):
 
 def test_what_a_look_does_not_have_is_not_done():
     frames, boxes = scene()
-    look = Look(PLAIN, None, None)
+    look = Effects(PLAIN, None, None)
     out, hidden = occlude(frames, look, rng())
     assert out is frames
     assert not hidden.any()
@@ -120,7 +120,7 @@ def test_cameras_change_pictures_but_leave_them_recognisable():
     frames, _ = scene()
     changes = []
     for seed in range(60):
-        out = develop(frames, draw_look(rng(seed)), rng(seed))
+        out = develop(frames, draw_effects(rng(seed)), rng(seed))
         changes.append(change(out, frames))
         assert np.corrcoef(out.ravel(), frames.ravel())[0, 1] > 0.6
     assert 2 < np.median(changes) < 20
@@ -148,14 +148,14 @@ def test_cameras_change_pictures_but_leave_them_recognisable():
 )
 def test_each_part_of_the_camera_does_something_and_not_too_much(part, low, high):
     frames, _ = scene()
-    assert low < change(develop(frames, Look(replace(PLAIN, **part), None, None), rng(1)), frames) < high
+    assert low < change(develop(frames, Effects(replace(PLAIN, **part), None, None), rng(1)), frames) < high
 
 
 def test_noise_is_new_in_every_frame_and_strongest_in_shadows():
     frames = np.full((40, 64, 64, 3), 40, np.uint8)
     frames[:, 32:] = 220
     # Highlights roll off, which would weaken their noise by itself; their mean is taken as it is.
-    out = develop(frames, Look(replace(PLAIN, grain=5), None, None), rng()).astype(float)
+    out = develop(frames, Effects(replace(PLAIN, grain=5), None, None), rng()).astype(float)
     deviation = out.std(0).mean((1, 2))
     assert 4 < deviation[:30].mean() < 7
     assert 2 < deviation[34:].mean() < 0.75 * deviation[:30].mean()
@@ -165,7 +165,7 @@ def test_noise_is_new_in_every_frame_and_strongest_in_shadows():
 def test_softness_keeps_brightness_and_takes_detail():
     frames, _ = scene()
     for part in ({"blur": 0.02}, {"shrink": 2.0}):
-        out = develop(frames, Look(replace(PLAIN, **part), None, None), rng()).astype(float)
+        out = develop(frames, Effects(replace(PLAIN, **part), None, None), rng()).astype(float)
         assert abs(out.mean() - frames.mean()) < 0.6
         assert (
             np.abs(np.diff(out, axis=2)).mean() < 0.7 * np.abs(np.diff(frames.astype(float), axis=2)).mean()
@@ -176,7 +176,7 @@ def test_softness_keeps_brightness_and_takes_detail():
 def test_masks_cover_the_middle_of_the_head_and_nothing_beyond_it(kind):
     frames, boxes = scene()
     cell = {"blocks": 0.5, "fine": 0.15, "blur": 0.25, "bar": 1.0}[kind]
-    out = mask_faces(frames, boxes, Look(PLAIN, replace(STEADY, kind=kind, cell=cell), None), rng())
+    out = mask_faces(frames, boxes, Effects(PLAIN, replace(STEADY, kind=kind, cell=cell), None), rng())
     changed = (out != frames).any(3)
     head = inside(boxes, frames.shape)
     centre = inside((boxes + boxes[:, [2, 3, 0, 1]]) / 2 + np.array([-3, -3, 3, 3]), frames.shape)
@@ -190,7 +190,7 @@ def test_drawn_masks_cover_the_middle_of_the_head_but_for_moments():
     centre = inside((boxes + boxes[:, [2, 3, 0, 1]]) / 2 + np.array([-2, -2, 2, 2]), frames.shape)
     shares = []
     for seed in range(100):
-        look = draw_look(rng(seed))
+        look = draw_effects(rng(seed))
         if look.mask and look.mask.kind != "bar":
             shares.append((mask_faces(frames, boxes, look, rng(seed)) != frames).any(3)[centre].mean())
     assert np.mean(shares) > 0.85
@@ -198,7 +198,7 @@ def test_drawn_masks_cover_the_middle_of_the_head_but_for_moments():
 
 def test_blocks_are_a_few_flat_cells_that_stay_with_the_picture():
     frames, boxes = scene(240, 200)
-    out = mask_faces(frames, boxes, Look(PLAIN, STEADY, None), rng())
+    out = mask_faces(frames, boxes, Effects(PLAIN, STEADY, None), rng())
     # The 80 % of a head 50 pixels wide, in cells of 25 pixels: two or three each way.
     left, top, right, bottom = (boxes[0] + np.array([6, 6, -6, -6])).astype(int)
     face = out[0, top:bottom, left:right].astype(int)
@@ -212,7 +212,7 @@ def test_blocks_are_a_few_flat_cells_that_stay_with_the_picture():
 def test_colours_flicker_and_cells_go_missing_when_they_are_to():
     frames, boxes = scene()
     frames, boxes = frames[[0] * COUNT], boxes[[0] * COUNT]
-    steady = mask_faces(frames, boxes, Look(PLAIN, STEADY, None), rng())
+    steady = mask_faces(frames, boxes, Effects(PLAIN, STEADY, None), rng())
     assert (steady == steady[0]).all()
     for part in (
         {"flicker": 0.3},
@@ -220,9 +220,9 @@ def test_colours_flicker_and_cells_go_missing_when_they_are_to():
         {"change": 0.5, "missing": 0.5},
         {"off": 0.5},
     ):
-        out = mask_faces(frames, boxes, Look(PLAIN, replace(STEADY, **part), None), rng(2))
+        out = mask_faces(frames, boxes, Effects(PLAIN, replace(STEADY, **part), None), rng(2))
         assert (out != out[0]).any(), part
-    off = mask_faces(frames, boxes, Look(PLAIN, replace(STEADY, off=1.0), None), rng())
+    off = mask_faces(frames, boxes, Effects(PLAIN, replace(STEADY, off=1.0), None), rng())
     assert np.array_equal(off, frames)
 
 
@@ -230,9 +230,9 @@ def test_masks_lag_and_move_at_intervals():
     frames, boxes = scene()
     boxes[:, [0, 2]] += 3 * np.arange(COUNT)[:, None]
     bar = replace(STEADY, kind="bar")
-    now = mask_faces(frames * 0 + 200, boxes, Look(PLAIN, bar, None), rng())
-    late = mask_faces(frames * 0 + 200, boxes, Look(PLAIN, replace(bar, lag_frames=2), None), rng())
-    held = mask_faces(frames * 0 + 200, boxes, Look(PLAIN, replace(bar, hold_frames=3), None), rng())
+    now = mask_faces(frames * 0 + 200, boxes, Effects(PLAIN, bar, None), rng())
+    late = mask_faces(frames * 0 + 200, boxes, Effects(PLAIN, replace(bar, lag_frames=2), None), rng())
+    held = mask_faces(frames * 0 + 200, boxes, Effects(PLAIN, replace(bar, hold_frames=3), None), rng())
     assert np.array_equal(late[2:], now[:-2])
     assert np.array_equal(held, now[[0, 0, 0, 3, 3, 3, 6, 6]])
 
@@ -244,7 +244,7 @@ def test_masks_lag_and_move_at_intervals():
 def test_heads_outside_of_the_picture_are_not_masked(kind, box):
     frames, boxes = scene()
     boxes[3] = box
-    out = mask_faces(frames, boxes, Look(PLAIN, replace(STEADY, kind=kind), None), rng())
+    out = mask_faces(frames, boxes, Effects(PLAIN, replace(STEADY, kind=kind), None), rng())
     assert np.array_equal(out[3], frames[3])
     assert not np.array_equal(out[4], frames[4])
 
@@ -254,7 +254,7 @@ def test_heads_outside_of_the_picture_are_not_masked(kind, box):
 def test_boxes_that_are_none_mask_nothing_nor_disturb_the_frames_after(kind, box):
     frames, boxes = scene()
     boxes[3] = box
-    look = Look(PLAIN, replace(STEADY, kind=kind, lag_frames=1), None)
+    look = Effects(PLAIN, replace(STEADY, kind=kind, lag_frames=1), None)
     out = mask_faces(frames, boxes, look, rng())
     assert np.array_equal(out[3], frames[3])
     assert not np.array_equal(out[5], frames[5])
@@ -265,7 +265,7 @@ def test_boxes_that_are_none_mask_nothing_nor_disturb_the_frames_after(kind, box
 def test_a_head_larger_than_the_picture_is_masked_all_over(kind):
     frames, boxes = scene()
     boxes[:] = (-1e6, -1e6, 1e6, 1e6)
-    out = mask_faces(frames, boxes, Look(PLAIN, replace(STEADY, kind=kind), None), rng())
+    out = mask_faces(frames, boxes, Effects(PLAIN, replace(STEADY, kind=kind), None), rng())
     assert (out != frames).any(3).mean() > 0.5
 
 
@@ -274,7 +274,7 @@ def test_a_head_larger_than_the_picture_is_masked_all_over(kind):
 def test_the_map_of_what_is_hidden_matches_the_pixels_that_changed(shape, side):
     frames, _ = scene()
     occluder = Occluder(shape, side, 0.25, 0.01, 250, 0, 250)
-    out, hidden = occlude(frames, Look(PLAIN, None, occluder), rng())
+    out, hidden = occlude(frames, Effects(PLAIN, None, occluder), rng())
     changed = (out != frames).any(3)
     assert (changed == changed[0]).all()
     assert changed[0][hidden].all()

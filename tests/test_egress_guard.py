@@ -14,16 +14,16 @@ import httpcore
 import httpx
 import pytest
 
-from service.egress_guard import Answer, Sender, check, is_public
+from service.egress_guard import GuardedClient, PostResult, check, is_public
 from service.errors import Problem
-from tests.receivers import Receiver, receiving
+from tests.webhook_receiver import Receiver, run_receiver
 
 PUBLIC = "93.184.215.14"
 
 
 @pytest.fixture
 def receiver() -> Iterator[Receiver]:
-    with receiving() as made:
+    with run_receiver() as made:
         yield made
 
 
@@ -177,19 +177,19 @@ def tls() -> ssl.SSLContext:
 
 def test_a_name_that_is_bound_anew_never_leads_inside(tls: ssl.SSLContext, receiver: Receiver) -> None:
     detour = Detour(receiver)
-    sender = Sender(tls, resolve=resolving([PUBLIC], ["127.0.0.1"]), network=detour)
-    assert sender.post("http://hooks.example.org/", {}, b"{}") == Answer(204)
+    sender = GuardedClient(tls, resolve=resolving([PUBLIC], ["127.0.0.1"]), network=detour)
+    assert sender.post("http://hooks.example.org/", {}, b"{}") == PostResult(204)
     assert detour.went_to == [PUBLIC]  # the address that was checked, not the name
-    assert receiver.came[0][1]["Host"] == "hooks.example.org"
-    assert sender.post("http://hooks.example.org/", {}, b"{}") == Answer(error="address_refused")
+    assert receiver.deliveries[0][1]["Host"] == "hooks.example.org"
+    assert sender.post("http://hooks.example.org/", {}, b"{}") == PostResult(error="address_refused")
     assert detour.went_to == [PUBLIC]
 
 
 @pytest.mark.parametrize("found", [["10.0.0.1"], [PUBLIC, "10.0.0.1"], ["::ffff:10.0.0.1"], ["fe80::1%eth0"]])
 def test_one_private_address_is_enough_to_refuse_a_name(tls: ssl.SSLContext, found: list[str]) -> None:
     detour = Detour()
-    sender = Sender(tls, resolve=resolving(found), network=detour)
-    assert sender.post("https://hooks.example.org/", {}, b"{}") == Answer(error="address_refused")
+    sender = GuardedClient(tls, resolve=resolving(found), network=detour)
+    assert sender.post("https://hooks.example.org/", {}, b"{}") == PostResult(error="address_refused")
     assert detour.went_to == []
 
 
@@ -201,17 +201,17 @@ def test_no_form_of_this_machine_is_connected_to_unless_allowed(
     tls: ssl.SSLContext, receiver: Receiver, host: str
 ) -> None:
     url = f"http://{host}:{receiver.port}/"
-    assert Sender(tls).post(url, {}, b"{}") == Answer(error="address_refused")
-    assert receiver.came == []
+    assert GuardedClient(tls).post(url, {}, b"{}") == PostResult(error="address_refused")
+    assert receiver.deliveries == []
     if host != "[::1]":  # the receiver listens on IPv4 only
-        assert Sender(tls, allow_private=True).post(url, {}, b"{}") == Answer(204)
-        assert receiver.came[0][1]["Host"] == f"{host}:{receiver.port}"
+        assert GuardedClient(tls, allow_private=True).post(url, {}, b"{}") == PostResult(204)
+        assert receiver.deliveries[0][1]["Host"] == f"{host}:{receiver.port}"
 
 
 def test_the_next_address_is_taken_where_one_is_silent(tls: ssl.SSLContext, receiver: Receiver) -> None:
     detour = Detour(receiver, silent=["2606:4700::1111"])
-    sender = Sender(tls, resolve=resolving(["2606:4700::1111", PUBLIC]), network=detour)
-    assert sender.post("http://hooks.example.org/", {}, b"{}") == Answer(204)
+    sender = GuardedClient(tls, resolve=resolving(["2606:4700::1111", PUBLIC]), network=detour)
+    assert sender.post("http://hooks.example.org/", {}, b"{}") == PostResult(204)
     assert detour.went_to == ["2606:4700::1111", PUBLIC]
 
 
@@ -220,11 +220,11 @@ def test_names_that_lead_nowhere(tls: ssl.SSLContext) -> None:
         raise socket.gaierror(socket.EAI_NONAME, "not known")
 
     for resolve in (nowhere, resolving([])):
-        assert Sender(tls, resolve=resolve).post("http://a.example.org/", {}, b"{}") == Answer(
+        assert GuardedClient(tls, resolve=resolve).post("http://a.example.org/", {}, b"{}") == PostResult(
             error="name_not_found"
         )
     too_long = f"http://{'a' * 64}.example.org/"
-    assert Sender(tls).post(too_long, {}, b"{}") == Answer(error="name_not_found")
+    assert GuardedClient(tls).post(too_long, {}, b"{}") == PostResult(error="name_not_found")
 
 
 def test_a_resolver_that_does_not_answer_is_bounded(tls: ssl.SSLContext) -> None:
@@ -234,8 +234,8 @@ def test_a_resolver_that_does_not_answer_is_bounded(tls: ssl.SSLContext) -> None
         answered.wait(60)
         return [PUBLIC]
 
-    sender = Sender(tls, timeout_s=0.05, resolve=hangs)
-    assert sender.post("http://a.example.org/", {}, b"{}") == Answer(error="timeout")
+    sender = GuardedClient(tls, timeout_s=0.05, resolve=hangs)
+    assert sender.post("http://a.example.org/", {}, b"{}") == PostResult(error="timeout")
     answered.set()
 
 
@@ -251,9 +251,9 @@ def test_an_answer_that_drips_is_bounded(tls: ssl.SSLContext, receiver: Receiver
         except OSError:
             gone.set()
 
-    receiver.drip = drip
-    sender = Sender(tls, allow_private=True, timeout_s=0.3)
-    assert sender.post(receiver.url, {}, b"{}") == Answer(error="timeout")
+    receiver.respond = drip
+    sender = GuardedClient(tls, allow_private=True, timeout_s=0.3)
+    assert sender.post(receiver.url, {}, b"{}") == PostResult(error="timeout")
     assert gone.wait(30)
 
 
@@ -272,9 +272,9 @@ def test_the_status_counts_however_long_the_body(
         except OSError:
             gone.set()
 
-    receiver.drip = drip
-    sender = Sender(tls, allow_private=True, timeout_s=0.3 if pause_s else 60)
-    assert sender.post(receiver.url, {}, b"{}") == Answer(200)
+    receiver.respond = drip
+    sender = GuardedClient(tls, allow_private=True, timeout_s=0.3 if pause_s else 60)
+    assert sender.post(receiver.url, {}, b"{}") == PostResult(200)
     assert gone.wait(30)
 
 
@@ -287,8 +287,8 @@ def test_what_is_no_http_has_a_word(
     def say(handler: BaseHTTPRequestHandler) -> None:
         handler.wfile.write(answer)
 
-    receiver.drip = say
-    assert Sender(tls, allow_private=True).post(receiver.url, {}, b"{}") == Answer(error=error)
+    receiver.respond = say
+    assert GuardedClient(tls, allow_private=True).post(receiver.url, {}, b"{}") == PostResult(error=error)
 
 
 @pytest.fixture
@@ -322,18 +322,18 @@ def test_certificates_are_verified_against_the_name(
     server, client = certified
     named: list[str] = []
     server.sni_callback = lambda _socket, name, _context: named.append(name)
-    with receiving(server) as receiver:
+    with run_receiver(server) as receiver:
         receiver.server.handle_error = lambda *_: None  # type: ignore[method-assign]
 
-        def post(context: ssl.SSLContext, url: str) -> Answer:
-            sender = Sender(context, resolve=resolving([PUBLIC]), network=Detour(receiver))
+        def post(context: ssl.SSLContext, url: str) -> PostResult:
+            sender = GuardedClient(context, resolve=resolving([PUBLIC]), network=Detour(receiver))
             return sender.post(url, {}, b"{}")
 
-        assert post(client, "https://hooks.example.org/") == Answer(204)
+        assert post(client, "https://hooks.example.org/") == PostResult(204)
         assert named == ["hooks.example.org"]
-        assert post(client, "https://other.example.org/") == Answer(error="tls_failed")
-        assert post(tls, "https://hooks.example.org/") == Answer(error="tls_failed")
-        assert len(receiver.came) == 1
+        assert post(client, "https://other.example.org/") == PostResult(error="tls_failed")
+        assert post(tls, "https://hooks.example.org/") == PostResult(error="tls_failed")
+        assert len(receiver.deliveries) == 1
 
 
 def test_an_answer_that_drips_is_bounded_under_tls_too(
@@ -350,12 +350,12 @@ def test_an_answer_that_drips_is_bounded_under_tls_too(
         except OSError:
             gone.set()
 
-    with receiving(server) as receiver:
-        receiver.drip = drip
-        sender = Sender(client, timeout_s=2, resolve=resolving([PUBLIC]), network=Detour(receiver))
+    with run_receiver(server) as receiver:
+        receiver.respond = drip
+        sender = GuardedClient(client, timeout_s=2, resolve=resolving([PUBLIC]), network=Detour(receiver))
         try:
-            assert sender.post("https://hooks.example.org/", {}, b"{}") == Answer(error="timeout")
+            assert sender.post("https://hooks.example.org/", {}, b"{}") == PostResult(error="timeout")
             assert gone.wait(30)
         finally:
             gone.set()
-        assert len(receiver.came) == 1
+        assert len(receiver.deliveries) == 1

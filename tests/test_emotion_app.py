@@ -27,7 +27,7 @@ from examples.emotion_app.features import (
     seconds_at_least,
 )
 from examples.emotion_app.plot import draw
-from examples.emotion_app.receiver import Receiver, listening
+from examples.emotion_app.receiver import Receiver, serve_receiver
 from mmad.models import ActionLabel, Label, Labels, Result
 from model.bundle import Bundle
 from tests.conftest import start_service
@@ -199,7 +199,7 @@ def test_only_genuine_messages_are_believed() -> None:
         signed(body) | {"webhook-signature": "v1,***"},
         {},
     ]
-    with listening(receiver, "127.0.0.1", 0) as address, httpx.Client() as http:
+    with serve_receiver(receiver, "127.0.0.1", 0) as address, httpx.Client() as http:
         for headers in forged:
             assert http.post(address, content=body, headers=headers).status_code == 401
         assert http.post(address, content=b"\xff", headers=signed(body)).status_code == 401
@@ -216,7 +216,7 @@ def test_only_genuine_messages_are_believed() -> None:
 
 def test_it_listens_where_it_is_told_and_advertises_its_host() -> None:
     body = json.dumps({"type": "job.succeeded", "data": {"id": "j1"}})
-    with listening(Receiver(SECRET), "app.example", 0, "127.0.0.1") as address:
+    with serve_receiver(Receiver(SECRET), "app.example", 0, "127.0.0.1") as address:
         port = address.removeprefix("http://app.example:").removesuffix("/mmad")
         sent = httpx.post(
             f"http://127.0.0.1:{port}/mmad", content=body, headers=signed(body), trust_env=False

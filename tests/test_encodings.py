@@ -11,7 +11,7 @@ from starlette.testclient import TestClient
 from service.app_state import AppState
 from service.encodings import Decoder
 from service.errors import Problem
-from service.jobs import key
+from service.jobs import job_key
 from tests.fake_service import VIDEO, assert_problem, stored_files
 
 
@@ -50,7 +50,7 @@ def test_it_is_undone(api: TestClient, app_state: AppState, way: str, size: int)
     )
     assert answer.status_code == 202, answer.text
     job_id = answer.json()["id"]
-    assert app_state.store.get(key(job_id, "video")) == VIDEO
+    assert app_state.store.get(job_key(job_id, "video")) == VIDEO
     assert app_state.jobs.get(job_id).upload.bytes == len(VIDEO)
 
 

@@ -15,7 +15,7 @@ import structlog
 from typer import Exit
 
 from mmad.local import StartError, _lock
-from mmad.options import DETECTING, settings_with
+from mmad.options import DETECTING, load_settings
 from mmad.redis_server import find_redis_server
 from service.locks import lock
 from service.queue import QueueError, check_redis
@@ -49,12 +49,12 @@ def test_no_other_setting_is_named_as_kubernetes_names_services() -> None:
 def test_a_setting_that_is_not_read_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MMAD_PORT", "abc")
     monkeypatch.setenv("MMAD_MAX_PIXELS", "12")
-    settings = settings_with(DETECTING, engine="onnx")
+    settings = load_settings(DETECTING, engine="onnx")
     assert (settings.port, settings.max_pixels, settings.engine) == (DEFAULT_PORT, 12, "onnx")
     with pytest.raises(Exit):
-        settings_with()
+        load_settings()
     with pytest.raises(Exit):
-        settings_with(DETECTING, device="tpu")
+        load_settings(DETECTING, device="tpu")
     assert json.loads(mmad("labels", "--json", MMAD_PORT="abc").stdout)["actions"]
 
 
@@ -72,12 +72,12 @@ def test_a_user_without_a_home_detects_and_is_told_where_data_go(
 
     monkeypatch.delenv("MMAD_DATA_DIR", raising=False)
     monkeypatch.setattr(Path, "home", homeless)
-    assert settings_with(DETECTING).data_dir.is_relative_to(NO_HOME)
+    assert load_settings(DETECTING).data_dir.is_relative_to(NO_HOME)
     with pytest.raises(Exit):
-        settings_with()
+        load_settings()
     assert "set MMAD_DATA_DIR" in capsys.readouterr().err
     monkeypatch.setenv("MMAD_DATA_DIR", "/somewhere")
-    assert settings_with().data_dir == Path("/somewhere")
+    assert load_settings().data_dir == Path("/somewhere")
     with pytest.raises(OSError):  # noqa: PT011 - whoever is asked, also root
         (NO_HOME / "mmad").mkdir(parents=True)
 

@@ -9,16 +9,16 @@ from model.bundle import Bundle
 from service.app import openapi_yaml
 from service.errors import CATALOGUE, RETRY_AFTER_S
 from tests.fake_service import assert_problem
-from tests.provoke import PROVOKED, Counter
+from tests.provoked_errors import PROVOKERS, InProcessService
 
 
 def test_every_code_is_provoked() -> None:
-    assert set(PROVOKED) == set(CATALOGUE)
+    assert set(PROVOKERS) == set(CATALOGUE)
 
 
-@pytest.mark.parametrize("code", list(PROVOKED))
+@pytest.mark.parametrize("code", list(PROVOKERS))
 def test_an_error_as_its_caller_meets_it(code: str, tmp_path: Path, bundle: Bundle, redis_url: str) -> None:
-    answer = PROVOKED[code](Counter(tmp_path, bundle, redis_url))
+    answer = PROVOKERS[code](InProcessService(tmp_path, bundle, redis_url))
     detail = assert_problem(answer, code)
     assert len(detail.split()) >= 5
     assert str(tmp_path) not in answer.text

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from mmad.cli import app
 from tests.test_tables import TAXONOMY
 from training import evaluate as metrics
-from training.evaluate import TIOUS, evaluate, without_duplicates
+from training.evaluation.metrics import TIOUS, evaluate, without_duplicates
 from training.instances import Instances, Row, collect
 from training.tables import read_annotations, read_labels, read_predictions
 
@@ -222,7 +222,7 @@ def test_as_public_evaluators(shared: Path, case: str, annotations: str) -> None
         chosen = sorted({found.videos[index] for index in found.video})
         if file == "synth_a_unique":
             chosen = json.loads((shared / "reference/map_videos.json").read_text())[file]
-        truth, found = truth.of_videos(chosen), found.of_videos(chosen)
+        truth, found = truth.select_videos(chosen), found.select_videos(chosen)
     classes = 52
     if level == "body":
         truth, found, classes = truth.to_body_level(taxonomy), found.to_body_level(taxonomy), 7

@@ -20,7 +20,7 @@ from model.bundle import Bundle, InputConfig, Manifest, Thresholds, read_manifes
 from model.errors import BundleError, EngineError
 from model.network import Network
 from model.taxonomy import Taxonomy
-from tests.untrained import demo_manifest, demo_network
+from tests.untrained_bundle import make_untrained_manifest, make_untrained_network
 
 
 def small_manifest(kind: str) -> Manifest:
@@ -69,7 +69,7 @@ def test_exported_graph_agrees_for_any_batch_and_number_of_clips(kind: str, tmp_
     export.export_graph(network, manifest, tmp_path / "network.onnx")
     session = onnxruntime.InferenceSession(str(tmp_path / "network.onnx"))
     for batch, count in ((1, 1), (1, 4), (2, 3), (3, 2)):
-        clips, mask = export.example(manifest, batch, count)
+        clips, mask = export.make_example_input(manifest, batch, count)
         theirs = session.run(None, {"clips": clips, "mask": mask})
         with torch.inference_mode():
             ours = network(torch.from_numpy(clips), torch.from_numpy(mask))
@@ -82,7 +82,7 @@ def test_clips_beyond_the_video_need_not_be_computed() -> None:
     """A short window costs its own clips; only adapters, which look across clips, see their absence."""
     manifest = small_manifest("none")
     network = random_network(manifest)
-    clips, mask = (torch.from_numpy(array) for array in export.example(manifest, 1, 2))
+    clips, mask = (torch.from_numpy(array) for array in export.make_example_input(manifest, 1, 2))
     padded = torch.cat([clips, torch.full_like(clips, 99)], dim=1)
     with torch.inference_mode():
         for short, full in zip(network(clips, mask), network(padded, mask), strict=True):
@@ -91,8 +91,8 @@ def test_clips_beyond_the_video_need_not_be_computed() -> None:
 
 
 def test_exporting_again_makes_the_same_bundle(bundle: Bundle, tmp_path: Path) -> None:
-    manifest = demo_manifest()
-    export.save_checkpoint(tmp_path / "demo.safetensors", demo_network(manifest), manifest)
+    manifest = make_untrained_manifest()
+    export.save_checkpoint(tmp_path / "demo.safetensors", make_untrained_network(manifest), manifest)
     said: list[export.Agreement] = []
     made = export.export_bundle(tmp_path / "demo.safetensors", tmp_path / "bundle", said.append)
     assert {agreement.engine for agreement in said} == {"onnx", "openvino"}
@@ -110,8 +110,8 @@ def test_exporting_again_makes_the_same_bundle(bundle: Bundle, tmp_path: Path) -
 def test_half_a_bundle_holds_the_same_weights_rounded_in_both_files(bundle: Bundle, tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
-    manifest = demo_manifest()
-    trained = demo_network(manifest)
+    manifest = make_untrained_manifest()
+    trained = make_untrained_network(manifest)
     export.save_checkpoint(tmp_path / "demo.safetensors", trained, manifest)
     found = CliRunner().invoke(
         app, ["export", "--checkpoint", str(tmp_path / "demo.safetensors"), "--weights", "fp16",
@@ -188,9 +188,9 @@ class Nothing(engines.TorchEngine):
 
 def test_no_numbers_are_no_agreement(bundle: Bundle) -> None:
     broken, whole = Nothing(bundle, "cpu"), engines.load_engine(bundle, "torch")
-    assert export.difference(broken, whole, bundle.manifest) == float("inf")
-    assert export.difference(broken, broken, bundle.manifest) == float("inf")
-    assert export.difference(whole, whole, bundle.manifest) == 0
+    assert export.max_abs_difference(broken, whole, bundle.manifest) == float("inf")
+    assert export.max_abs_difference(broken, broken, bundle.manifest) == float("inf")
+    assert export.max_abs_difference(whole, whole, bundle.manifest) == 0
 
 
 def test_a_bundle_that_fails_the_check_leaves_the_old_one(
@@ -231,7 +231,7 @@ def test_all_engines_agree_on_the_shipped_bundle(bundle: Bundle) -> None:
     for name in ("openvino", "onnx"):
         engine = engines.load_engine(bundle, name)  # type: ignore[arg-type]
         assert engine.name == name
-        assert export.difference(engine, reference, bundle.manifest) < 1e-4
+        assert export.max_abs_difference(engine, reference, bundle.manifest) < 1e-4
 
 
 _FREED_ENGINES = """

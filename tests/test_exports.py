@@ -33,9 +33,9 @@ from service.exports import (
     BORIS_COLUMNS,
     CSV_COLUMNS,
     FORMATS,
-    Analysed,
-    find_clash,
+    VideoResult,
     find_format,
+    find_name_collision,
     write_export,
 )
 from service.results import StoredProposals, make_result
@@ -70,8 +70,8 @@ def noted(proposals: StoredProposals) -> StoredProposals:
 
 def analysed(
     proposals: StoredProposals = EXAMPLE, video: str = "interview", view: View | None = None, **more: Any
-) -> Analysed:
-    return Analysed(video, make_result(proposals, view or ResultView(min_score=0.5)), proposals, **more)
+) -> VideoResult:
+    return VideoResult(video, make_result(proposals, view or ResultView(min_score=0.5)), proposals, **more)
 
 
 EXAMPLES = [analysed(noted(EXAMPLE), source="videos/interview 1.mp4", rate=2)]
@@ -305,7 +305,7 @@ def test_what_a_player_shows_is_on_its_clock(offset_s: float, tmp_path: Path) ->
         assert unchanged(name, one) == unchanged(name, analysed(proposals)), name
 
 
-def unchanged(name: str, one: Analysed) -> object:
+def unchanged(name: str, one: VideoResult) -> object:
     content = write_export(name, [one])
     if name == "mac-csv":
         return unpacked(content)
@@ -359,14 +359,14 @@ def test_label_studio_is_told_the_rate_of_its_frames(
 def test_names_that_are_not_utf_8_stay_apart() -> None:
     latin = [os.fsdecode(f"M{letter}ller".encode("latin-1")) for letter in "üö"]
     assert [analysed(video=one).video for one in latin] == ["Müller", "Möller"]
-    assert find_clash(latin, any_case=True) == []
+    assert find_name_collision(latin, any_case=True) == []
     assert analysed(video=os.fsdecode(b"\x81")).video == r"\x81"
     assert analysed(video="a\n\u2028b", source="c\x01/a.mp4").video == r"a\x0a\u2028b"
-    assert find_clash(["a", "b\x01", "b\x02"], any_case=False) == []
+    assert find_name_collision(["a", "b\x01", "b\x02"], any_case=False) == []
     both = [unicodedata.normalize(form, "Café") for form in ("NFC", "NFD")]
-    assert find_clash(both, any_case=False) == both
-    assert find_clash(["a", "A"], any_case=True) == ["a", "A"]
-    assert find_clash(["a", "A"], any_case=False) == []
+    assert find_name_collision(both, any_case=False) == both
+    assert find_name_collision(["a", "A"], any_case=True) == ["a", "A"]
+    assert find_name_collision(["a", "A"], any_case=False) == []
 
 
 def test_webvtt_is_read_cue_by_cue() -> None:

@@ -21,20 +21,21 @@ from model.network import Network
 from model.transforms import Region
 from model.video import Video
 from tests.clips import pattern
-from training import early_stopping, framed, train
-from training.annotated import AnnotationError, make_corpus, read_annotated
-from training.dataset import Item, read_frames
-from training.evaluate import evaluate
+from training import framed, train
+from training.annotated import AnnotationError, make_dataset, read_annotated
+from training.dataset import Sample, read_frames
+from training.evaluation import early_stopping
+from training.evaluation.metrics import evaluate
+from training.evaluation.validation import ValidationResult
 from training.instances import Instances
 from training.people.film import Recipe as People
 from training.people.options import Mix, Storage
-from training.people.studio import Order, produce
+from training.people.studio import DatasetSpec, produce
 from training.recipe import LOCATOR_FILE, RecipeError, load_recipe
 from training.run import CHECKPOINT, HISTORY, RECIPE, Run, TrainingError, make_manifest
-from training.split import SplitError, divide, split
-from training.start import locator_of, settle_scores, start_network, tuned_manifest
+from training.split import SplitError, split, split_by_list
+from training.start import choose_calibration, find_locator, start_network, tuned_manifest
 from training.tables import standard_labels
-from training.validate import Measured
 
 TAXONOMY = standard_labels()
 CODES = [action.code for action in TAXONOMY.actions]
@@ -53,7 +54,7 @@ MARKS = {  # seconds that are frames
 def videos(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("people")
     people = People(seed=3, fps=float(FPS), height=48, width=48, mix=Mix.BALANCED)
-    produce(Order(people, folder, Storage.MP4, len(MARKS)), 1, lambda done, count: None)
+    produce(DatasetSpec(people, folder, Storage.MP4, len(MARKS)), 1, lambda done, count: None)
     return folder / "videos"
 
 
@@ -216,9 +217,9 @@ def test_files_that_do_not_fit_are_told(videos, tmp_path):
 # -- what is held out
 
 
-def item(name: str, *labels: int) -> Item:
+def item(name: str, *labels: int) -> Sample:
     spans = np.array([[0.0, 1.0]] * len(labels)).reshape(-1, 2)
-    return Item(name=name, path=Path(f"{name}.mp4"), sidecar=None, duration_s=2.0, segments=spans, labels=np.array(labels, int))  # fmt: skip
+    return Sample(name=name, path=Path(f"{name}.mp4"), sidecar=None, duration_s=2.0, segments=spans, labels=np.array(labels, int))  # fmt: skip
 
 
 def test_actions_of_two_videos_are_on_both_sides():
@@ -242,13 +243,13 @@ def test_a_list_says_what_is_held_out(tmp_path):
     items = [item("a", 1), item("b", 2), item("c")]
     listed = tmp_path / "held.txt"
     listed.write_text("b.mp4\n\nc\n")
-    assert [[one.name for one in part] for part in divide(items, listed)] == [["a"], ["b", "c"]]
+    assert [[one.name for one in part] for part in split_by_list(items, listed)] == [["a"], ["b", "c"]]
     listed.write_text("b\nd\n")
     with pytest.raises(SplitError, match=r"held\.txt: line 2: 'd' is no annotated video"):
-        divide(items, listed)
+        split_by_list(items, listed)
     listed.write_text("a\nb\nc\n")
     with pytest.raises(SplitError, match="holds out 3 of 3"):
-        divide(items, listed)
+        split_by_list(items, listed)
     with pytest.raises(SplitError, match="1 annotated video: at least two"):
         split(items[:1], 0.2, 0)
 
@@ -264,7 +265,7 @@ def make_run(videos: Path, out: Path, *overrides: str) -> Run:
     marks = out.parent / f"{out.name}.csv"
     rows = [f"{name},{start},{end},{label}" for name, marks in MARKS.items() for start, end, label in marks]
     items = read_annotated(videos, [write_table(marks, rows)], TAXONOMY)
-    parts = [make_corpus(part, 52, 0.5) for part in (items[:3], items[3:])]
+    parts = [make_dataset(part, 52, 0.5) for part in (items[:3], items[3:])]
     return Run(recipe, make_manifest(recipe, TAXONOMY, "people"), parts[0], out, 0, held_out=parts[1])
 
 
@@ -288,7 +289,7 @@ def test_training_stops_and_keeps_the_best(videos, tmp_path):
     best = min(losses, key=losses.__getitem__)
     assert max(losses) == best + 3 * 2 < 30
     assert losses[max(losses)] > losses[best] + 0.05
-    held_out = early_stopping.HeldOut(run.manifest, run.held_out, run.recipe, torch.device("cpu"))
+    held_out = early_stopping.ValidationLoss(run.manifest, run.held_out, run.recipe, torch.device("cpu"))
     assert held_out.loss(network.state_dict()) == pytest.approx(losses[best], rel=1e-6)
     assert (seen[-1].best.step, seen[-1].best.loss) == (best, losses[best])
     assert seen[-1].best.missed == 3
@@ -352,9 +353,9 @@ def test_the_loss_of_held_out_videos_is_of_all_windows(videos, tmp_path):
     """Windows shorter than the video see each action whole somewhere; the loss is the mean over all points."""
     run = make_run(videos, tmp_path / "run")
     network = Network(run.manifest)
-    one, two = (replace(run.held_out, items=run.held_out.items[place : place + 1]) for place in (0, 1))
-    values = [early_stopping.HeldOut(run.manifest, corpus, run.recipe, torch.device("cpu")).loss(network.state_dict())
-              for corpus in (one, two, run.held_out)]  # fmt: skip
+    one, two = (replace(run.held_out, items=run.held_out.samples[place : place + 1]) for place in (0, 1))
+    values = [early_stopping.ValidationLoss(run.manifest, dataset, run.recipe, torch.device("cpu")).loss(network.state_dict())
+              for dataset in (one, two, run.held_out)]  # fmt: skip
     assert min(values[:2]) < values[2] < max(values[:2])
     segments = np.array([[0.0, 10.0], [95.0, 105.0], [180.0, 400.0], [99.0, 130.0]])
     cut, kept = early_stopping._inside(segments, 96, 192)
@@ -420,21 +421,21 @@ def test_scores_are_settled_by_enough_actions_or_stay(bundle):
         update={"trained_on": past, "calibration": kept, "thresholds": Thresholds(default=0.3)}
     )
 
-    def measured(each: int) -> Measured:
+    def measured(each: int) -> ValidationResult:
         videos = tuple("abcd")
         truth = Instances(videos, np.full(4, 99.0), np.repeat(np.arange(4), each), np.arange(8.0 * each).reshape(-1, 2),
                           np.zeros(4 * each, int), np.ones(4 * each))  # fmt: skip
         level = evaluate(truth, truth, 52)
         fitted = Calibration(scores=(0, 1), probabilities=(0, 0.9))
-        return Measured(truth, truth, level, level, Thresholds(default=0.7), fitted, (0.2, 0.1))
+        return ValidationResult(truth, truth, level, level, Thresholds(default=0.7), fitted, (0.2, 0.1))
 
     few, enough = measured(14), measured(15)
-    assert settle_scores(enough, before).measured is enough
-    settled = settle_scores(few, before)
+    assert choose_calibration(enough, before).measured is enough
+    settled = choose_calibration(few, before)
     assert (settled.measured.calibration, settled.measured.thresholds) == (kept, before.thresholds)
     assert settled.measured.calibration_error == (0.2, pytest.approx(0.5))  # shown 0.5, always right
-    assert "those of demo" in settled.told
-    assert settle_scores(few, before.model_copy(update={"trained_on": None})).measured is few
+    assert "those of demo" in settled.explanation
+    assert choose_calibration(few, before.model_copy(update={"trained_on": None})).measured is few
 
 
 def test_videos_are_cut_around_the_person_as_the_bundle_does(bundle, tmp_path, monkeypatch):
@@ -454,7 +455,7 @@ def test_videos_are_cut_around_the_person_as_the_bundle_does(bundle, tmp_path, m
         "fine-tune", [f"start={bundle.folder}", "input.height=64", "input.width=64", "data.margin=1"]
     )
     wide = replace(item("wide", 1), path=source)
-    (cut,) = framed.frame_items([wide], located, recipe, tmp_path / "frames", lambda done, count: None)
+    (cut,) = framed.crop_to_person([wide], located, recipe, tmp_path / "frames", lambda done, count: None)
     frames = read_frames(cut, recipe.input, 1.0)
     with source.open("rb") as file:
         expected = list(Video(file).frames(recipe.input.fps, 64, 64, Region(0.5, 0, 0.5, 1)))
@@ -462,21 +463,23 @@ def test_videos_are_cut_around_the_person_as_the_bundle_does(bundle, tmp_path, m
     assert (cut.name, cut.labels.tolist()) == ("wide", [1])
     nobody = type("Nobody", (), {"find": lambda self, frames: [np.zeros((0, 4), np.float32)] * len(frames)})
     monkeypatch.setattr(framed, "load_locator", lambda _bundle: nobody())
-    (whole,) = framed.frame_items([wide], located, recipe, tmp_path / "others", lambda done, count: None)
+    (whole,) = framed.crop_to_person([wide], located, recipe, tmp_path / "others", lambda done, count: None)
     assert not np.array_equal(read_frames(whole, recipe.input, 1.0), frames)
     monkeypatch.undo()
     plain = Bundle(bundle.folder, bundle.manifest.model_copy(update={"locator": None}))
-    assert framed.frame_items([wide], plain, recipe, tmp_path, lambda done, count: None) == [wide]
+    assert framed.crop_to_person([wide], plain, recipe, tmp_path, lambda done, count: None) == [wide]
 
 
 def test_the_locator_of_the_first_bundle_comes_along(tmp_path):
     (tmp_path / "locator.onnx").touch()
-    assert locator_of({"framing": "none", "start": str(tmp_path)}) is None
-    assert locator_of({"framing": "person", "start": str(tmp_path)}) == tmp_path / "locator.onnx"
+    assert find_locator({"framing": "none", "start": str(tmp_path)}) is None
+    assert find_locator({"framing": "person", "start": str(tmp_path)}) == tmp_path / "locator.onnx"
     assert (
-        locator_of({"framing": "person", "start": None}) == locator_of({"framing": "person"}) == LOCATOR_FILE
+        find_locator({"framing": "person", "start": None})
+        == find_locator({"framing": "person"})
+        == LOCATOR_FILE
     )
-    assert locator_of({}) is None
+    assert find_locator({}) is None
 
 
 def command(bundle: Bundle, videos: Path, annotations: Path) -> list[str]:

@@ -15,14 +15,14 @@ from model.bundle import Bundle
 from model.engines import RawPoints, load_engine
 from model.segments import point_grid
 from tests import clips
-from training.frozen_frame_test import (
-    ControlError,
-    Listener,
-    chance,
-    control,
-    label_of,
+from training.evaluation.frozen_frame_test import (
+    FrozenFrameEngine,
+    FrozenFrameTestError,
+    chance_rank,
+    choose_frozen_frames,
+    parse_action,
     rank,
-    still_frames,
+    run_frozen_frame_test,
     to_document,
 )
 
@@ -55,7 +55,7 @@ def named(bundle: Bundle, action: int, folder: Path) -> Path:
 @pytest.mark.parametrize("stills", [1, 3])
 def test_movement_stays_and_posture_goes(bundle: Bundle, tmp_path: Path, stills: int) -> None:
     clip = clips.white_between(named(bundle, MOVEMENT, tmp_path), 1.0, 2.0, 3)
-    seen = control(bundle, Onlooker(bundle), clip, stills=stills)
+    seen = run_frozen_frame_test(bundle, Onlooker(bundle), clip, stills=stills)
     assert seen.label == MOVEMENT
     assert seen.action.ranks == (2, 1)
     assert seen.action.still[POSTURE] == seen.action.clip[POSTURE] == pytest.approx(1 / (1 + np.exp(-3)))
@@ -63,14 +63,14 @@ def test_movement_stays_and_posture_goes(bundle: Bundle, tmp_path: Path, stills:
     assert seen.body.ranks == (2, 1)
     # A hit by posture alone is first among the raw scores, and as good as nothing without the still's: the middle of
     # the 51 that movement adds nothing to, behind the one that it does.
-    hit = control(bundle, Onlooker(bundle), clip, POSTURE, stills)
+    hit = run_frozen_frame_test(bundle, Onlooker(bundle), clip, POSTURE, stills)
     assert hit.action.ranks == (1, 27)
 
 
 @pytest.mark.parametrize("start_s", [1.0, 18.0])
 def test_a_movement_anywhere_in_a_long_clip_counts(bundle: Bundle, tmp_path: Path, start_s: float) -> None:
     clip = clips.white_between(named(bundle, MOVEMENT, tmp_path), start_s, start_s + 0.5, 20)
-    seen = control(bundle, Onlooker(bundle), clip)
+    seen = run_frozen_frame_test(bundle, Onlooker(bundle), clip)
     assert seen.windows == 2
     assert seen.action.ranks.moving <= 2
     assert seen.action.gain[MOVEMENT] > 0.8
@@ -78,7 +78,7 @@ def test_a_movement_anywhere_in_a_long_clip_counts(bundle: Bundle, tmp_path: Pat
 
 def test_scores_are_the_networks_own_before_any_threshold(bundle: Bundle, tmp_path: Path) -> None:
     clip = clips.pattern(tmp_path / "A1_short.mp4", seconds=1.5)
-    seen = control(bundle, load_engine(bundle, "torch"), clip)
+    seen = run_frozen_frame_test(bundle, load_engine(bundle, "torch"), clip)
     assert seen.action.clip.shape == (52,)
     assert len(np.unique(seen.action.clip)) == 52
     # What is proposed has the same highest scores.
@@ -92,7 +92,7 @@ def test_scores_are_the_networks_own_before_any_threshold(bundle: Bundle, tmp_pa
 
 
 def test_ranks_of_those_who_know_nothing_are_chance() -> None:
-    guessed, spread = chance(52, 1)
+    guessed, spread = chance_rank(52, 1)
     assert rank(np.full(52, 0.3), 17) == guessed == 26.5
     ranks = [rank(np.random.default_rng(seed).random(52), 17) for seed in range(2000)]
     assert np.mean(ranks) == pytest.approx(guessed, abs=1)
@@ -112,7 +112,7 @@ def test_a_still_is_one_frame_of_the_video_over_the_whole_window(bundle: Bundle)
     # 20 frames, then the last again until the second clip is full: the middle is the 10th, not the 16th.
     numbers = np.minimum(np.arange(32), 19).astype(np.uint8)
     pictures = np.broadcast_to(numbers[:, None, None, None], (32, 4, 4, 3)).reshape(2, 16, 4, 4, 3)
-    Listener(Recorder(bundle), bundle.manifest, 1).run(pictures, np.arange(192) < 20)
+    FrozenFrameEngine(Recorder(bundle), bundle.manifest, 1).run(pictures, np.arange(192) < 20)
     assert np.array_equal(shown[0], pictures)
     assert shown[1].shape == pictures.shape
     assert np.unique(shown[1]).tolist() == [10]
@@ -125,21 +125,21 @@ def test_a_clip_in_which_nobody_is_found_ranks_as_a_guess(
     from model.segments import Proposals
 
     monkeypatch.setattr(Detector, "propose", lambda self, cut: list(cut) and Proposals.empty())
-    seen = control(bundle, Onlooker(bundle), clip, MOVEMENT)
+    seen = run_frozen_frame_test(bundle, Onlooker(bundle), clip, MOVEMENT)
     assert (seen.windows, seen.action.ranks, seen.body.ranks) == (0, (26.5, 26.5), (4, 4))
     ended = CliRunner().invoke(app, ["control", str(clip), "--action", "B1"])
     assert "nobody was found in it" in ended.stderr
 
 
 def test_stills_are_the_middles_of_parts() -> None:
-    assert still_frames(45, 1) == [22]
-    assert still_frames(45, 3) == [7, 22, 37]
-    assert still_frames(1, 3) == [0, 0, 0]
+    assert choose_frozen_frames(45, 1) == [22]
+    assert choose_frozen_frames(45, 3) == [7, 22, 37]
+    assert choose_frozen_frames(1, 3) == [0, 0, 0]
 
 
 def test_means_over_clips_stand_beside_chance(bundle: Bundle, tmp_path: Path) -> None:
     clip = clips.white_between(named(bundle, MOVEMENT, tmp_path), 1.0, 2.0, 3)
-    seen = [control(bundle, Onlooker(bundle), clip, label) for label in (MOVEMENT, POSTURE)]
+    seen = [run_frozen_frame_test(bundle, Onlooker(bundle), clip, label) for label in (MOVEMENT, POSTURE)]
     document = to_document(seen, bundle.manifest.taxonomy)
     ranks = document["mean_rank"]["action"]  # type: ignore[index]
     assert (ranks["raw"], ranks["moving"], ranks["chance"]) == (1.5, 14, 26.5)
@@ -148,12 +148,14 @@ def test_means_over_clips_stand_beside_chance(bundle: Bundle, tmp_path: Path) ->
 
 def test_a_clip_must_say_its_class(bundle: Bundle, tmp_path: Path) -> None:
     taxonomy = bundle.manifest.taxonomy
-    assert taxonomy.actions[label_of(Path("A2_turning_around_0078.mp4"), taxonomy)].name == "turning around"
-    with pytest.raises(ControlError, match="'A22' is no class of the bundle"):
-        label_of(Path("A22_turning.mp4"), taxonomy)
+    assert (
+        taxonomy.actions[parse_action(Path("A2_turning_around_0078.mp4"), taxonomy)].name == "turning around"
+    )
+    with pytest.raises(FrozenFrameTestError, match="'A22' is no class of the bundle"):
+        parse_action(Path("A22_turning.mp4"), taxonomy)
     (tmp_path / "A2_text.mp4").write_text("hello")
-    with pytest.raises(ControlError, match=r"A2_text\.mp4: the file is no video"):
-        control(bundle, Onlooker(bundle), tmp_path / "A2_text.mp4")
+    with pytest.raises(FrozenFrameTestError, match=r"A2_text\.mp4: the file is no video"):
+        run_frozen_frame_test(bundle, Onlooker(bundle), tmp_path / "A2_text.mp4")
 
 
 def run_json(*arguments: str) -> dict[str, Any]:

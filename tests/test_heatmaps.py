@@ -10,13 +10,13 @@ from model.errors import BundleError
 from model.export import export_bundle, save_checkpoint
 from model.heatmaps import HeatmapBackbone
 from model.network import Network
-from tests.posing import SETTINGS as POSE
-from tests.posing import TAXONOMY, make_people
-from tests.untrained import demo_manifest, demo_network
-from training.dataset import CorpusError, load_corpus
+from tests.pose_runs import SETTINGS as POSE
+from tests.pose_runs import TAXONOMY, make_people
+from tests.untrained_bundle import make_untrained_manifest, make_untrained_network
+from training.dataset import DatasetError, load_dataset
 from training.distillation import Teacher
-from training.keypoint_noise import as_found, features_of
-from training.objectives import Trainee, collate
+from training.keypoint_noise import add_keypoint_noise, features_from_joints
+from training.objectives import TrainingModule, collate
 from training.people.options import Storage
 from training.recipe import RecipeError, load_recipe
 from training.run import Examples, Run, TrainingError, make_manifest
@@ -48,8 +48,8 @@ def people(tmp_path_factory):
 
 def make_run(folders, out, *settings: str) -> Run:
     recipe = load_recipe("videomae", [*SETTINGS, *settings])
-    corpus = load_corpus(folders, TAXONOMY, "train", 0)
-    return Run(recipe, make_manifest(recipe, TAXONOMY, "people"), corpus, out, corpus.count_joints())
+    dataset = load_dataset(folders, TAXONOMY, "train", 0)
+    return Run(recipe, make_manifest(recipe, TAXONOMY, "people"), dataset, out, dataset.count_joints())
 
 
 def backbone(**changed: object) -> HeatmapBackbone:
@@ -70,7 +70,7 @@ def test_joints_are_drawn_where_they_are_if_they_are_seen():
     one[..., 2] = 0
     one[:, :, 1] = torch.tensor([6.5 / 8, 1.5 / 6, 1.0])  # the middle of column 6, row 1
     one[:, :, 3] = torch.tensor([6.5 / 8, 1.5 / 6, 0.25])
-    maps = backbone()._draw(one)  # a grid of 6 rows and 8 columns
+    maps = backbone()._draw_heatmaps(one)  # a grid of 6 rows and 8 columns
     assert maps.shape == (1, 8, 5 * 5, 6, 8)
     own = maps[0, 0].unflatten(0, (5, 5))  # (joints, bump and moves, rows, columns)
     assert own[1, 0, 1, 6] == pytest.approx(1.0)
@@ -87,7 +87,9 @@ def test_movement_is_drawn_with_its_direction():
     still[..., 2] = 1
     moved = still.clone()
     moved[0, 5:, 2, 1] += 0.1  # down, from frame 5 on
-    bumps = backbone()._draw(moved).unflatten(2, (5, 5))[0]  # (steps, joints, bump and moves, rows, columns)
+    bumps = (
+        backbone()._draw_heatmaps(moved).unflatten(2, (5, 5))[0]
+    )  # (steps, joints, bump and moves, rows, columns)
     heights = bumps[:, 2, 1:].flatten(2).abs().amax(2) / bumps[:, 2, 0].flatten(1).amax(1)[:, None]
     assert heights[4].tolist() == [0, 0, 0, 0]
     assert heights[5].tolist() == pytest.approx([0, 1.0, 0, 0.5])  # y at lag 1, and at lag 4 divided by 2
@@ -115,10 +117,10 @@ def test_pictures_give_what_their_joints_do_in_order():
 
 
 def test_the_exported_graph_answers_as_the_network(tmp_path):
-    before = demo_manifest()
+    before = make_untrained_manifest()
     parts = Architecture(backbone=SMALL, adapter=AdapterConfig(kind="dsta"), head=before.architecture.head)
     manifest = before.model_copy(update={"architecture": parts})
-    save_checkpoint(tmp_path / "heatmaps.safetensors", demo_network(manifest), manifest)
+    save_checkpoint(tmp_path / "heatmaps.safetensors", make_untrained_network(manifest), manifest)
     exported = export_bundle(
         tmp_path / "heatmaps.safetensors", tmp_path / "bundle"
     )  # refuses a graph that differs
@@ -130,7 +132,6 @@ def test_the_exported_graph_answers_as_the_network(tmp_path):
     [
         ({"stem": "heatmaps"}, "a stem of heatmaps needs a finder"),
         ({"stem": "linear", "finder": {}}, "no other stem has one"),
-        ({"stem": "heatmaps", "finder": {}, "inputs": "rgb_differences"}, "inputs must be rgb, not rgb_differences"),
         ({"stem": "heatmaps", "finder": {"widths": (8,)}}, "the stem's and at least one stage's"),
     ],
 )  # fmt: skip
@@ -146,7 +147,7 @@ def test_it_learns_from_joints_alone_and_only_what_may_move_does(joints, tmp_pat
     run = make_run([joints], tmp_path)
     torch.manual_seed(0)
     network = Network(run.manifest)
-    trainee = Trainee(network, run.manifest, run.joints)
+    trainee = TrainingModule(network, run.manifest, run.joints)
     for place, names in ((0, {"dense", "loss"}), (1, {"classes", "boundaries", "dense", "loss"})):
         stage = run.recipe.stages[place]
         moving = set(set_trainable(network, stage.tuning))
@@ -178,7 +179,7 @@ def test_a_finder_and_a_teacher_come_from_a_bundle(joints, tmp_path):
     save_checkpoint(tmp_path / "pose.safetensors", posed, manifest)
     folder = export_bundle(tmp_path / "pose.safetensors", tmp_path / "pose").folder
     run = make_run(
-        [joints], tmp_path / "run", f"finder={folder}", f"teacher={folder}", "stages.0.imitate=1.0", "stages.0.steps=2",
+        [joints], tmp_path / "run", f"finder={folder}", f"teacher={folder}", "stages.0.distillation=1.0", "stages.0.steps=2",
         "stages.1.steps=1", "stages.0.batch=2", "stages.1.batch=2",
     )  # fmt: skip
     seen: list[dict[str, float]] = []
@@ -189,9 +190,9 @@ def test_a_finder_and_a_teacher_come_from_a_bundle(joints, tmp_path):
         torch.equal(value, theirs[name]) for name, value in trained.backbone.finder.state_dict().items()
     )
     batch = collate([Examples(run, 0)[number] for number in range(2)], run.manifest)
-    held = as_found(batch.joints[:, :96], batch.mask[:, :96], 0.0)
+    held = add_keypoint_noise(batch.joints[:, :96], batch.mask[:, :96], 0.0)
     told = Teacher(folder, run.manifest.input).features(batch.clips, batch.mask, held)
-    torch.testing.assert_close(told, features_of(posed.eval(), held, batch.mask))
+    torch.testing.assert_close(told, features_from_joints(posed.eval(), held, batch.mask))
     other = replace(
         run, recipe=run.recipe.model_copy(update={"finder": tmp_path / "other"}), out=tmp_path / "o"
     )
@@ -220,7 +221,12 @@ def test_a_backbone_that_was_never_trained_is_not_left_as_it_is(joints, tmp_path
 def test_a_teacher_that_reads_no_joints_is_told(joints, tmp_path, bundle):
     seen = [f"input.{name}={getattr(bundle.manifest.input, name)}" for name in ("fps", "window_frames", "overlap_frames", "clip_frames")]  # fmt: skip
     run = make_run(
-        [joints], tmp_path, *seen, f"teacher={bundle.folder}", "stages.0.imitate=1.0", "stages.0.frames=0"
+        [joints],
+        tmp_path,
+        *seen,
+        f"teacher={bundle.folder}",
+        "stages.0.distillation=1.0",
+        "stages.0.frames=0",
     )
     with pytest.raises(TrainingError, match="reads no joints, and stage 0 is given nothing else"):
         train(run, lambda at: None, accelerator="cpu")
@@ -230,11 +236,6 @@ def test_a_teacher_that_reads_no_joints_is_told(joints, tmp_path, bundle):
 def test_pictures_and_joints_are_not_mixed_up(setting):
     with pytest.raises(RecipeError, match="architecture.backbone.kind pose or stem heatmaps"):
         load_recipe("smoke", [setting])
-
-
-def test_heatmaps_are_not_hidden_from():
-    with pytest.raises(RecipeError, match="adapter.kind none that sees pictures"):
-        load_recipe("videomae", ["architecture.adapter={kind: none}", "stages.0.objective=masked"])
 
 
 # -- people without pictures
@@ -250,12 +251,12 @@ def test_they_are_those_of_the_pictures(joints, people):
 
 
 def test_stages_that_see_draw_only_videos_with_pictures(joints, people, tmp_path):
-    both = load_corpus([joints, people], TAXONOMY, "train", 0)
-    shown = both.with_pictures()
-    assert [item.path.parent for item in shown.items] == [people / "frames"] * len(shown.items)
+    both = load_dataset([joints, people], TAXONOMY, "train", 0)
+    shown = both.with_frames()
+    assert [item.path.parent for item in shown.samples] == [people / "frames"] * len(shown.samples)
     assert shown.weights.sum() == pytest.approx(1)
-    assert shown.with_pictures() is shown
+    assert shown.with_frames() is shown
     run = make_run([joints, people], tmp_path, "stages.1.given=pictures")
     assert all(Examples(run, 1)[number].frames.shape[1:] == (48, 48, 3) for number in range(8))
-    with pytest.raises(CorpusError, match="joints and no pictures: add videos"):
+    with pytest.raises(DatasetError, match="joints and no pictures: add videos"):
         Examples(make_run([joints], tmp_path, "stages.1.given=pictures"), 1)

@@ -20,9 +20,9 @@ from service.app_state import AppState
 from service.results import make_result
 from service.schemas import Options, View
 from tests.fake_service import VIDEO, stored_files
-from tests.hostile import CASES, PARTIAL, SUCCEEDED, Case, mutations, run
-from tests.measured import MeasuredSandbox, measured_sandbox
-from workers.serialization import make_context, store_proposals
+from tests.hostile_videos import CASES, PARTIAL, SUCCEEDED, Case, mutations, run
+from tests.measuring_forkserver import MeasuredSandbox, measured_sandbox
+from workers.serialization import make_context, make_stored_proposals
 
 # The process itself takes 40 MiB, a picture of 8K decoded by two threads some 170 more.
 MOST_MIB = 400
@@ -61,7 +61,7 @@ def test_a_part_of_a_video_makes_a_partial_result(tmp_path: Path, detector: Dete
     [case] = [case for case in CASES if case.name == "MP4 cut off"]
     found = detector.detect(io.BytesIO(case.make(tmp_path)), region=Region())
     context = make_context(found, detector, Options(), job_id="j", video_sha256="0")
-    result = make_result(store_proposals(found, context), View())
+    result = make_result(make_stored_proposals(found, context), View())
     assert result.partial
     assert [one.status for one in result.coverage] == ["analysed", "damaged"]
     assert result.coverage[-1].end_s == result.media.duration_s == pytest.approx(6, abs=0.01)

@@ -10,15 +10,15 @@ import pytest
 from service.errors import Problem
 from service.job_schemas import ENDED, JobError, JobOptions, State
 from service.jobs import (
-    NOBODY,
+    ANONYMOUS_OWNER,
     TRANSITIONS,
     Jobs,
     Record,
     StaleAttemptError,
     Upload,
-    key,
+    attempt_key,
+    job_key,
     new_job_id,
-    published,
 )
 from service.store import FolderStore
 
@@ -35,9 +35,9 @@ def jobs(store: FolderStore) -> Jobs:
     return Jobs(store)
 
 
-def make(jobs: Jobs, owner: str = NOBODY, retention_s: int = 60, **options: Any) -> Record:
+def make(jobs: Jobs, owner: str = ANONYMOUS_OWNER, retention_s: int = 60, **options: Any) -> Record:
     job_id = new_job_id()
-    jobs.store.put(key(job_id, "video"), b"bytes")
+    jobs.store.put(job_key(job_id, "video"), b"bytes")
     return jobs.create(job_id, UPLOAD, JobOptions(**options), retention_s=retention_s, owner=owner)
 
 
@@ -89,7 +89,7 @@ def test_only_the_tables_transitions_are_allowed(store: FolderStore, state: Stat
     "job_id", ["", "x", "../../etc/passwd", "0" * 31, "0" * 32, "0" * 32 + "\n", "A" * 32]
 )
 def test_unknown_ids_never_reach_the_disk(store: FolderStore, job_id: str) -> None:
-    store.put(key("probe", "job.json"), b"{}")
+    store.put(job_key("probe", "job.json"), b"{}")
     with pytest.raises(Problem) as caught:
         Jobs(store).get(job_id)
     assert caught.value.code == "job_not_found"
@@ -99,12 +99,12 @@ def test_unknown_ids_never_reach_the_disk(store: FolderStore, job_id: str) -> No
 @pytest.mark.parametrize("keep", [False, True])
 def test_a_job_that_has_ended_lets_go_of_its_video(jobs: Jobs, state: State, keep: bool) -> None:
     record = make(jobs, keep_video=keep)
-    assert jobs.pending(NOBODY) == {record.id: 5}
-    assert jobs.kept(NOBODY) == ({record.id: 5} if keep else {})
+    assert jobs.get_pending_bytes(ANONYMOUS_OWNER) == {record.id: 5}
+    assert jobs.get_retained_bytes(ANONYMOUS_OWNER) == ({record.id: 5} if keep else {})
     bring(jobs, record, state)
-    assert jobs.pending(NOBODY) == {}
-    assert (key(record.id, "video") in files(jobs.store)) == keep
-    assert jobs.kept(NOBODY) == ({record.id: 5} if keep else {})
+    assert jobs.get_pending_bytes(ANONYMOUS_OWNER) == {}
+    assert (job_key(record.id, "video") in files(jobs.store)) == keep
+    assert jobs.get_retained_bytes(ANONYMOUS_OWNER) == ({record.id: 5} if keep else {})
 
 
 def test_only_a_job_that_has_ended_expires(jobs: Jobs) -> None:
@@ -172,10 +172,10 @@ def test_of_a_finish_and_a_cancellation_at_once_one_is_true(jobs: Jobs) -> None:
 
 def test_a_removal_leaves_a_note_and_a_receipt(jobs: Jobs) -> None:
     record = bring(jobs, make(jobs, keep_video=True, callback_url="https://example.org/x"), State.RUNNING)
-    jobs.store.put(published(record, "proposals.npz"), b"1234567")
-    jobs.store.put(published(record, "result.json"), b"12")
-    jobs.store.put(key(record.id, "webhook.json"), b"1")
-    jobs.store.put(key(record.id, ".nfs01"), b"")
+    jobs.store.put(attempt_key(record, "proposals.npz"), b"1234567")
+    jobs.store.put(attempt_key(record, "result.json"), b"12")
+    jobs.store.put(job_key(record.id, "webhook.json"), b"1")
+    jobs.store.put(job_key(record.id, ".nfs01"), b"")
     receipt = jobs.remove(record, "deleted")
     sizes = {one.what: one.bytes for one in receipt.removed}
     assert set(sizes) == {"video", "proposals", "result", "webhook", "record", "other"}
@@ -188,9 +188,9 @@ def test_a_removal_leaves_a_note_and_a_receipt(jobs: Jobs) -> None:
 
 def test_the_newest_come_first_and_go_on_behind_an_id(jobs: Jobs) -> None:
     made = sorted((make(jobs).id for _ in range(4)), reverse=True)
-    assert [one.id for one in jobs.newest(NOBODY)] == made
-    assert [one.id for one in jobs.newest(NOBODY, made[1])] == made[2:]
-    assert list(jobs.newest("anna")) == []
+    assert [one.id for one in jobs.iter_newest(ANONYMOUS_OWNER)] == made
+    assert [one.id for one in jobs.iter_newest(ANONYMOUS_OWNER, made[1])] == made[2:]
+    assert list(jobs.iter_newest("anna")) == []
 
 
 def test_a_job_that_cannot_be_written_leaves_nothing(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,5 +204,5 @@ def test_a_job_that_cannot_be_written_leaves_nothing(jobs: Jobs, monkeypatch: py
     monkeypatch.setattr(jobs.store, "put", full)
     with pytest.raises(OSError, match="No space"):
         make(jobs, keep_video=True, callback_url="https://example.org/x")
-    assert jobs.pending(NOBODY) == jobs.kept(NOBODY) == {}
+    assert jobs.get_pending_bytes(ANONYMOUS_OWNER) == jobs.get_retained_bytes(ANONYMOUS_OWNER) == {}
     assert [one.key for one in jobs.store.entries("") if not one.key.startswith("locks/")] == []

@@ -12,9 +12,9 @@ from mmad.commands import jobs
 from mmad.private_redis import private_redis
 from service.app_state import AppState
 from service.job_schemas import JobError, JobOptions, State
-from service.jobs import Upload, key, new_job_id
+from service.jobs import Upload, job_key, new_job_id
 from service.queue import lease_key
-from tests.fake_service import VIDEO, finished_job, stored_files
+from tests.fake_service import VIDEO, make_finished_job, stored_files
 
 CRASHED = JobError(code="internal_error", detail="it broke")
 
@@ -39,7 +39,7 @@ def told(*arguments: str) -> Any:
 
 
 def test_jobs_are_listed_the_newest_first(app_state: AppState) -> None:
-    ids = [finished_job(app_state), finished_job(app_state, CRASHED), new_job_id()]
+    ids = [make_finished_job(app_state), make_finished_job(app_state, CRASHED), new_job_id()]
     app_state.jobs.create(ids[2], Upload(bytes=7, sha256="0"), JobOptions(), retention_s=60, owner="ada")
     rows = told("list")["jobs"]
     assert [row["id"] for row in rows] == ids[::-1]
@@ -54,9 +54,9 @@ def test_jobs_are_listed_the_newest_first(app_state: AppState) -> None:
 
 
 def test_a_job_is_shown(app_state: AppState) -> None:
-    job_id = finished_job(app_state, tag="[red]", keep_video=True)
+    job_id = make_finished_job(app_state, tag="[red]", keep_video=True)
     shown = told("show", job_id)
-    assert shown["record"] == json.loads(app_state.store.get(key(job_id, "job.json")))
+    assert shown["record"] == json.loads(app_state.store.get(job_key(job_id, "job.json")))
     assert {"job.json", "video", "1/result.json", "1/proposals.npz"} == set(shown["files"])
     assert shown["files"]["video"] == len(VIDEO)
     assert shown["leased"] is None
@@ -83,28 +83,30 @@ def test_a_job_is_canceled(app_state: AppState) -> None:
     app_state.jobs.create(job_id, Upload(bytes=1, sha256="0"), JobOptions(), retention_s=60)
     assert told("cancel", job_id)["state"] == "canceled"
     assert app_state.jobs.get(job_id).state is State.CANCELED
-    assert "there is nothing to cancel" in ask("cancel", finished_job(app_state), status=1)
+    assert "there is nothing to cancel" in ask("cancel", make_finished_job(app_state), status=1)
 
 
 def test_a_failed_job_is_made_anew(app_state: AppState) -> None:
-    old = finished_job(app_state, CRASHED, keep_video=True, tag="a", min_score=0.2)
+    old = make_finished_job(app_state, CRASHED, keep_video=True, tag="a", min_score=0.2)
     made = app_state.jobs.get(ask("retry", old).strip())
     before = app_state.jobs.get(old)
     assert made.id != old
     assert (made.state, made.attempt, before.state) == (State.QUEUED, 0, State.FAILED)
     assert (made.owner, made.options, made.upload) == (before.owner, before.options, before.upload)
-    assert app_state.store.get(key(made.id, "video")) == app_state.store.get(key(old, "video")) == VIDEO
-    assert made.id in app_state.jobs.unfinished()  # where the reconciler finds it
+    assert (
+        app_state.store.get(job_key(made.id, "video")) == app_state.store.get(job_key(old, "video")) == VIDEO
+    )
+    assert made.id in app_state.jobs.list_unfinished()  # where the reconciler finds it
     assert told("retry", old)["made_of"] == old
 
 
 def test_a_job_without_its_video_cannot_be_made_anew(app_state: AppState) -> None:
-    job_id = finished_job(app_state, CRASHED)
+    job_id = make_finished_job(app_state, CRASHED)
     before = stored_files(app_state)
     assert "has to send it again" in " ".join(ask("retry", job_id, status=1).split())
-    assert "succeeded" in ask("retry", finished_job(app_state), status=1)
+    assert "succeeded" in ask("retry", make_finished_job(app_state), status=1)
     assert set(before) <= set(stored_files(app_state))
-    assert app_state.jobs.unfinished() == []
+    assert app_state.jobs.list_unfinished() == []
 
 
 def test_a_folder_without_a_store_is_told_and_left_alone(tmp_path: Path) -> None:

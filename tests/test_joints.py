@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from tests.posing import TAXONOMY, make_people
-from training.dataset import load_corpus, read_frames, read_joints
+from tests.pose_runs import TAXONOMY, make_people
+from training.dataset import load_dataset, read_frames, read_joints
 from training.joints import Finder, _squares, main, measure
-from training.keypoint_noise import as_found, misfound
+from training.keypoint_noise import add_keypoint_noise, keypoint_loss
 from training.people.camera.footage import write_video
 
 
@@ -27,7 +27,7 @@ def test_joints_as_found_err_as_told_and_end_with_the_video():
     joints[..., 3:, 2] = 0  # three are hidden
     joints[..., :3, 2] = 1
     mask = torch.ones(40, 32, dtype=torch.bool)
-    found = as_found(joints, mask, 0.01)
+    found = add_keypoint_noise(joints, mask, 0.01)
     errors = found[..., :2] - 0.5
     # sqrt(1 + .8**2 * 2/3 + .25**2) * .6 * exp(.7**2) / 100
     assert errors[..., :3, :].std().item() == pytest.approx(0.0119, rel=0.2)
@@ -40,11 +40,11 @@ def test_joints_as_found_err_as_told_and_end_with_the_video():
     assert torch.equal(found[..., 2], joints[..., 2])
     moving = torch.linspace(0, 1, 32)[None, :, None, None].expand(2, 32, 6, 3)
     mask = torch.arange(32)[None].expand(2, 32) < 20
-    exact = as_found(moving, mask, 0.0)
+    exact = add_keypoint_noise(moving, mask, 0.0)
     torch.testing.assert_close(exact[:, :20], moving[:, :20])
     torch.testing.assert_close(exact[:, 20:], moving[:, 19:20].expand(2, 12, 6, 3))
     assert (
-        as_found(moving, mask, 9.0)[..., :2].abs().max() <= 1
+        add_keypoint_noise(moving, mask, 9.0)[..., :2].abs().max() <= 1
     )  # joints outside the picture are told at its border
 
 
@@ -53,20 +53,20 @@ def test_joints_that_are_seen_must_be_found_and_others_count_less():
     wanted[..., 2] = torch.tensor([1.0, 0.0, 1.0])
     mask = torch.tensor([[True] * 4, [True, True, False, False]])
     found = wanted.clone()
-    assert misfound(found, wanted, mask) == 0
+    assert keypoint_loss(found, wanted, mask) == 0
     found[1, 2:, :, :2] = 0.3  # behind the end
-    assert misfound(found, wanted, mask) == 0
+    assert keypoint_loss(found, wanted, mask) == 0
     weights = 12 + 0.1 * 6  # seen, and hidden
     found[0, 0, 0, 0] = 1 - found[0, 0, 0, 0]
-    assert misfound(found, wanted, mask) == pytest.approx(10 * (1 - 0.01) / weights)
+    assert keypoint_loss(found, wanted, mask) == pytest.approx(10 * (1 - 0.01) / weights)
     found[0, 0, 1, 0] = 1 - found[0, 0, 1, 0]  # hidden
-    assert misfound(found, wanted, mask) == pytest.approx(10 * 1.1 * (1 - 0.01) / weights)
+    assert keypoint_loss(found, wanted, mask) == pytest.approx(10 * 1.1 * (1 - 0.01) / weights)
 
 
 def test_joints_outside_the_picture_are_to_be_found_at_its_border():
     outside = torch.tensor([[[[-0.4, 1.7, 0.0], [0.5, 0.5, 1.0]]]])
-    assert misfound(outside.clamp(0, 1), outside, torch.ones(1, 1, dtype=torch.bool)) == 0
-    assert misfound(outside, outside, torch.ones(1, 1, dtype=torch.bool)) > 0
+    assert keypoint_loss(outside.clamp(0, 1), outside, torch.ones(1, 1, dtype=torch.bool)) == 0
+    assert keypoint_loss(outside, outside, torch.ones(1, 1, dtype=torch.bool)) > 0
 
 
 # -- how well they are found
@@ -77,7 +77,7 @@ def test_errors_of_joints_are_measured_where_they_are_seen(data, pose_bundle, mo
     monkeypatch.setattr(finder, "find", lambda frames: np.full((len(frames), 25, 3), 0.5))
     names, errors = measure(finder, [data])
     away, count = np.zeros(25), np.zeros(25)
-    for item in load_corpus([data], TAXONOMY, "val", 0).items:
+    for item in load_dataset([data], TAXONOMY, "val", 0).samples:
         frames = read_frames(item, finder.bundle.manifest.input, 1.0)
         places = read_joints(item, 5.0, len(frames)).places
         first = max(len(frames) - 64, 0) // 2
@@ -105,7 +105,7 @@ def test_given_joints_are_read(data, pose_bundle, monkeypatch, capsys):
     arguments = ["joints", "--bundle", str(pose_bundle), "--data", str(data), "--read"]
     monkeypatch.setattr(sys, "argv", arguments)
     main()
-    count = len(load_corpus([data], TAXONOMY, "val", 0).items)
+    count = len(load_dataset([data], TAXONOMY, "val", 0).samples)
     assert capsys.readouterr().out.startswith(f"{count} videos, joints given: mAP action ")
 
 

@@ -15,19 +15,24 @@ from typer.testing import CliRunner
 from mmad.cli import app
 from model.bundle import Bundle
 from model.network import Network
-from tests.posing import SETTINGS, TAXONOMY, make_people, make_run
+from tests.pose_runs import SETTINGS, TAXONOMY, make_people, make_run
 from tests.test_train import PLAIN
 from training import found as module
-from training.dataset import Corpus, CorpusError, load_corpus, read_frames, read_joints
-from training.early_stopping import HeldOut
+from training.dataset import DatasetError, VideoDataset, load_dataset, read_frames, read_joints
+from training.evaluation.early_stopping import ValidationLoss
+from training.evaluation.validation import evaluate_network
 from training.joints import Finder
-from training.keypoint_cache import as_read, claim_of, finds_only, keep
+from training.keypoint_cache import (
+    compute_fingerprint,
+    has_fixed_keypoints,
+    to_keypoint_recipe,
+    write_keypoints,
+)
 from training.keypoint_cache import main as find_all
 from training.people.options import Storage
 from training.recipe import load_recipe
 from training.run import HISTORY, RECIPE, Examples, make_manifest
 from training.start import start_network
-from training.validate import measure
 
 
 @pytest.fixture(scope="module")
@@ -41,12 +46,12 @@ def plain_recipe():
 
 def test_found_joints_are_a_data_set_that_readers_learn_from(data, pose_bundle, tmp_path):
     finder, out = Finder(pose_bundle), tmp_path / "found"
-    corpus = load_corpus([data], TAXONOMY, "train", 0)
+    dataset = load_dataset([data], TAXONOMY, "train", 0)
     recipe = plain_recipe()
-    keep(finder, corpus, recipe, out, looks=1)
-    kept = load_corpus([out], TAXONOMY, "train", 0)
-    assert [item.name for item in kept.items] == [f"{item.name}-0" for item in corpus.items]
-    for ours, theirs in zip(kept.items, corpus.items, strict=True):
+    write_keypoints(finder, dataset, recipe, out, copies=1)
+    kept = load_dataset([out], TAXONOMY, "train", 0)
+    assert [item.name for item in kept.samples] == [f"{item.name}-0" for item in dataset.samples]
+    for ours, theirs in zip(kept.samples, dataset.samples, strict=True):
         frames = np.array(read_frames(theirs, recipe.input, 1.0))
         joints = read_joints(ours, 5.0, len(frames))
         np.testing.assert_allclose(joints.places, finder.find(frames), atol=1e-5)
@@ -74,7 +79,7 @@ def test_every_look_is_another_and_taken_once(data, pose_bundle, tmp_path, monke
     ]
     monkeypatch.setattr(sys, "argv", arguments)
     find_all()
-    first = load_corpus([out], TAXONOMY, "train", 0).items
+    first = load_dataset([out], TAXONOMY, "train", 0).samples
     assert f"{len(first)} looks at {len(first) // 2} videos" in capsys.readouterr().out
     one, other = (read_joints(item, 5.0, 10).places for item in first[:2])
     assert np.abs(one - other).max() > 0.001
@@ -86,7 +91,7 @@ def test_every_look_is_another_and_taken_once(data, pose_bundle, tmp_path, monke
     assert times.items() <= again.items()
     monkeypatch.setattr(sys, "argv", [*arguments, "--seed", "1"])
     with pytest.raises(
-        CorpusError, match="holds looks of another bundle, recipe or data: take another --out"
+        DatasetError, match="holds looks of another bundle, recipe or data: take another --out"
     ):
         find_all()
     monkeypatch.setattr(sys, "argv", [*arguments[:-1], "0"])
@@ -98,55 +103,59 @@ def test_every_look_is_another_and_taken_once(data, pose_bundle, tmp_path, monke
 def test_videos_without_sidecars_have_joints_of_those_who_are_rendered(
     data, pose_bundle, tmp_path, monkeypatch
 ):
-    corpus = load_corpus([data], TAXONOMY, "train", 0)
-    names = read_joints(corpus.items[0], 5.0, 1).names
-    bare = Corpus(tuple(replace(item, sidecar=None) for item in corpus.items), corpus.weights)
+    dataset = load_dataset([data], TAXONOMY, "train", 0)
+    names = read_joints(dataset.samples[0], 5.0, 1).names
+    bare = VideoDataset(tuple(replace(item, sidecar=None) for item in dataset.samples), dataset.weights)
     finder = Finder(pose_bundle)
-    keep(finder, bare, plain_recipe(), tmp_path / "found", looks=1)
+    write_keypoints(finder, bare, plain_recipe(), tmp_path / "found", copies=1)
     assert (
-        read_joints(load_corpus([tmp_path / "found"], TAXONOMY, "train", 0).items[0], 5.0, 1).names == names
+        read_joints(load_dataset([tmp_path / "found"], TAXONOMY, "train", 0).samples[0], 5.0, 1).names
+        == names
     )
     monkeypatch.setattr(finder, "find", lambda frames: np.zeros((len(frames), 17, 3)))
-    with pytest.raises(CorpusError, match="17 joints are found, and names of 25 are known: take a bundle"):
-        keep(finder, bare, plain_recipe(), tmp_path / "others", looks=1)
+    with pytest.raises(DatasetError, match="17 joints are found, and names of 25 are known: take a bundle"):
+        write_keypoints(finder, bare, plain_recipe(), tmp_path / "others", copies=1)
 
 
 def test_found_joints_are_measured_like_their_pictures(data, pose_bundle, tmp_path):
     """A bundle's own loss on held-out videos is the same, whether it finds joints then or has found them before."""
     finder, recipe = Finder(pose_bundle), plain_recipe()
-    corpus = load_corpus([data], TAXONOMY, "train", 0)
-    keep(finder, corpus, recipe, tmp_path, looks=0)
-    found = load_corpus([tmp_path], TAXONOMY, "val", 0)
-    assert [item.name for item in found.items] == [item.name for item in corpus.items]
+    dataset = load_dataset([data], TAXONOMY, "train", 0)
+    write_keypoints(finder, dataset, recipe, tmp_path, copies=0)
+    found = load_dataset([tmp_path], TAXONOMY, "val", 0)
+    assert [item.name for item in found.samples] == [item.name for item in dataset.samples]
     weights = finder.network.state_dict()
     for frames in (256, 32):  # no video fills a window, and most have several
         seen = recipe.input.model_copy(update={"window_frames": frames, "overlap_frames": frames // 2})
-        short = as_read(recipe.model_copy(update={"input": seen}))
+        short = to_keypoint_recipe(recipe.model_copy(update={"input": seen}))
         manifest = make_manifest(short, TAXONOMY, "people")
         network = Network(manifest)
         network.load_state_dict(weights)
         losses = [
-            HeldOut(manifest, videos, short, torch.device("cpu")).loss(weights) for videos in (corpus, found)
+            ValidationLoss(manifest, videos, short, torch.device("cpu")).loss(weights)
+            for videos in (dataset, found)
         ]
         assert losses[0] == pytest.approx(losses[1], rel=1e-4)
         scores = [
-            measure(
+            evaluate_network(
                 network, manifest, videos, short, "cpu", lambda done, count: None, given
             ).predictions.scores
-            for videos, given in ((corpus, "pictures"), (found, "joints"))
+            for videos, given in ((dataset, "pictures"), (found, "joints"))
         ]
         assert np.median(np.abs(scores[0] - scores[1])) < 1e-5  # equal ones may change places
 
 
 def test_long_videos_are_changed_alike_part_by_part(data, pose_bundle, tmp_path, monkeypatch):
-    corpus = load_corpus([data], TAXONOMY, "train", 0)
-    bare = Corpus(tuple(replace(item, sidecar=None) for item in corpus.items[:3]), corpus.weights[:3])
+    dataset = load_dataset([data], TAXONOMY, "train", 0)
+    bare = VideoDataset(
+        tuple(replace(item, sidecar=None) for item in dataset.samples[:3]), dataset.weights[:3]
+    )
     recipe = load_recipe("demo", [*SETTINGS, "augment.noise=0"])  # grain is new in every frame
     finder, found = Finder(pose_bundle), []
     for out, frames in ((tmp_path / "whole", 1000), (tmp_path / "parts", 7)):
         monkeypatch.setattr(module, "_PART", frames)
-        keep(finder, bare, recipe, out, looks=1)
-        found.append(load_corpus([out], TAXONOMY, "train", 0).items)
+        write_keypoints(finder, bare, recipe, out, copies=1)
+        found.append(load_dataset([out], TAXONOMY, "train", 0).samples)
     for whole, parts in zip(*found, strict=True):
         one, other = (read_joints(item, 5.0, 20).places for item in (whole, parts))
         np.testing.assert_allclose(one, other, atol=1e-5)
@@ -154,23 +163,29 @@ def test_long_videos_are_changed_alike_part_by_part(data, pose_bundle, tmp_path,
 
 
 def test_videos_that_are_not_the_same_are_looked_at_again(data, pose_bundle):
-    corpus, finder, recipe = load_corpus([data], TAXONOMY, "train", 0.0), Finder(pose_bundle), plain_recipe()
-    drawn_otherwise = load_corpus([data], TAXONOMY, "train", 1.0)
-    claim = claim_of(finder, corpus, recipe, 2)
-    assert claim == claim_of(finder, drawn_otherwise, recipe, 3)
+    dataset, finder, recipe = (
+        load_dataset([data], TAXONOMY, "train", 0.0),
+        Finder(pose_bundle),
+        plain_recipe(),
+    )
+    drawn_otherwise = load_dataset([data], TAXONOMY, "train", 1.0)
+    claim = compute_fingerprint(finder, dataset, recipe, 2)
+    assert claim == compute_fingerprint(finder, drawn_otherwise, recipe, 3)
     wider = recipe.model_copy(update={"data": recipe.data.model_copy(update={"margin": 1.5})})
     slower = recipe.model_copy(update={"input": recipe.input.model_copy(update={"fps": 2.5})})
-    assert len({claim, *(claim_of(finder, corpus, one, 2) for one in (wider, slower))}) == 3
-    times = corpus.items[0].path.stat()
-    os.utime(corpus.items[0].path, ns=(times.st_atime_ns, times.st_mtime_ns + 1))
-    assert claim_of(finder, corpus, recipe, 2) != claim
+    assert len({claim, *(compute_fingerprint(finder, dataset, one, 2) for one in (wider, slower))}) == 3
+    times = dataset.samples[0].path.stat()
+    os.utime(dataset.samples[0].path, ns=(times.st_atime_ns, times.st_mtime_ns + 1))
+    assert compute_fingerprint(finder, dataset, recipe, 2) != claim
 
 
 def test_looks_have_the_rate_of_their_recipe(data, pose_bundle, tmp_path):
-    corpus, recipe = load_corpus([data], TAXONOMY, "train", 0.0), plain_recipe()
+    dataset, recipe = load_dataset([data], TAXONOMY, "train", 0.0), plain_recipe()
     slower = recipe.model_copy(update={"input": recipe.input.model_copy(update={"fps": 2.5})})
-    keep(Finder(pose_bundle), corpus, slower, tmp_path, looks=0)
-    for ours, theirs in zip(load_corpus([tmp_path], TAXONOMY, "val", 0.0).items, corpus.items, strict=True):
+    write_keypoints(Finder(pose_bundle), dataset, slower, tmp_path, copies=0)
+    for ours, theirs in zip(
+        load_dataset([tmp_path], TAXONOMY, "val", 0.0).samples, dataset.samples, strict=True
+    ):
         assert ours.duration_s == pytest.approx(theirs.duration_s, abs=0.5)
         np.testing.assert_allclose(ours.segments, theirs.segments, atol=0.5)
 
@@ -181,12 +196,14 @@ def test_what_does_not_leave_the_finder_alone_looks_at_pictures():
         ("dense", "reader", True), ("dense", "all", False), ("joints", "reader", False), ("detection", "auto", True),
     ):  # fmt: skip
         stages = f"stages=[{one.format(objective, tuning)}, {one.format('detection', 'head')}]"
-        assert finds_only(load_recipe("demo", [*SETTINGS, stages])) is alone
-    assert not finds_only(load_recipe("smoke", []))
-    assert not finds_only(
+        assert has_fixed_keypoints(load_recipe("demo", [*SETTINGS, stages])) is alone
+    assert not has_fixed_keypoints(load_recipe("smoke", []))
+    assert not has_fixed_keypoints(
         load_recipe("demo", [*SETTINGS, f"stages=[{one.format('detection', 'head')}]", "finder=other"])
     )
-    read = as_read(load_recipe("demo", [*SETTINGS, "augment.scale=[0.5, 0.9]", "augment.close=0.5"]))
+    read = to_keypoint_recipe(
+        load_recipe("demo", [*SETTINGS, "augment.scale=[0.5, 0.9]", "augment.close=0.5"])
+    )
     assert {(stage.given, stage.joint_error) for stage in read.stages} == {("joints", 0.0)}
     assert (read.augment.scale, read.augment.close) == ((1.0, 1.0), 0.0)
 
@@ -197,7 +214,7 @@ def test_fine_tuning_finds_joints_once_and_leaves_a_mixture(pose_bundle, tmp_pat
     with (tmp_path / "marks.csv").open("w", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(("video", "start_s", "end_s", "action"))
-        for item in load_corpus([people], TAXONOMY, "train", 0).items[:5]:
+        for item in load_dataset([people], TAXONOMY, "train", 0).samples[:5]:
             rows.writerows(
                 (item.name, *span, int(label)) for span, label in zip(item.segments, item.labels, strict=True)
             )
@@ -219,9 +236,9 @@ def test_fine_tuning_finds_joints_once_and_leaves_a_mixture(pose_bundle, tmp_pat
     network = Network(manifest)
     start_network(network, out / "bundle")
     recipe = load_recipe(str(out / RECIPE), [])
-    assert recipe.start_share == 0.5
+    assert recipe.wise_ft_alpha == 0.5
     folder = next(out.glob("frames/joints-*/records/synth??????.json")).parents[1]
-    held_out = load_corpus([folder], TAXONOMY, "val", 0)
-    left = HeldOut(manifest, held_out, recipe, torch.device("cpu")).loss(network.state_dict())
+    held_out = load_dataset([folder], TAXONOMY, "val", 0)
+    left = ValidationLoss(manifest, held_out, recipe, torch.device("cpu")).loss(network.state_dict())
     assert left == pytest.approx(min(losses), rel=1e-5)
     assert "joints found before in 2 changed copies of each" in manifest.trained_on.data

@@ -90,15 +90,15 @@ def test_a_link_stays_a_link(file: Path, tmp_path: Path) -> None:
 
 def test_a_running_service_sees_what_other_processes_do(file: Path) -> None:
     ring = KeyRing(file)
-    assert not ring.has_any()
+    assert not ring.has_valid_key()
     made = json.loads(mmad("keys", "create", "alice", "--json", "--file", str(file)).stdout)
     found = ring.find(made["key"])
     assert found is not None
     assert found.id == made["id"]
-    assert ring.has_any()
+    assert ring.has_valid_key()
     mmad("keys", "revoke", made["id"], "--file", str(file))
     assert ring.find(made["key"]) is None
-    assert not ring.has_any()
+    assert not ring.has_valid_key()
     file.unlink()
     assert ring.find(made["key"]) is None
 
@@ -246,27 +246,27 @@ def test_is_loopback(host: str, loopback: bool) -> None:
 def test_keys_are_off_on_loopback_and_on_elsewhere(tmp_path: Path) -> None:
     named, default = tmp_path / "named.json", tmp_path / "keys.json"
     here, everywhere = {"data_dir": tmp_path}, {"data_dir": tmp_path, "host": "0.0.0.0"}
-    assert keys.file_in_force(Settings(**here)) is None
-    assert keys.file_in_force(Settings(**here, api_keys_file=named)) == named
-    assert keys.file_in_force(Settings(**everywhere, allow_open=True)) is None
-    assert keys.file_in_force(Settings(**everywhere, allow_open=True, api_keys_file=named)) == named
-    assert keys.file_in_force(Settings(**everywhere)) == default
-    assert keys.file_in_force(Settings(**everywhere, api_keys_file=named)) == named
+    assert keys.active_keys_file(Settings(**here)) is None
+    assert keys.active_keys_file(Settings(**here, api_keys_file=named)) == named
+    assert keys.active_keys_file(Settings(**everywhere, allow_open=True)) is None
+    assert keys.active_keys_file(Settings(**everywhere, allow_open=True, api_keys_file=named)) == named
+    assert keys.active_keys_file(Settings(**everywhere)) == default
+    assert keys.active_keys_file(Settings(**everywhere, api_keys_file=named)) == named
 
 
 def test_it_does_not_start_open_to_others_unless_told(tmp_path: Path) -> None:
     everywhere = Settings(data_dir=tmp_path / "data", host="0.0.0.0")
     with pytest.raises(KeysError) as caught:
-        keys.check_open(everywhere)
+        keys.check_exposure(everywhere)
     for word in ("0.0.0.0", "127.0.0.1", "MMAD_API_KEYS_FILE", "MMAD_ALLOW_OPEN=true", "mmad keys create"):
         assert word in str(caught.value)
     for allowed in ({"host": "127.0.0.1"}, {"allow_open": True}, {"api_keys_file": tmp_path / "none yet"}):
-        keys.check_open(everywhere.model_copy(update=allowed))
+        keys.check_exposure(everywhere.model_copy(update=allowed))
     with pytest.raises(StartError, match="MMAD_ALLOW_OPEN=true"):
         serve(everywhere, 1, lambda _url: None)
     assert not everywhere.data_dir.exists()
     keys.create(keys.default_file(everywhere), "alice", OwnLimits())
-    keys.check_open(everywhere)
+    keys.check_exposure(everywhere)
 
 
 @pytest.mark.parametrize("arguments", [("api",), ("serve", "--host", "192.0.2.1")])
@@ -305,11 +305,11 @@ def test_create_shows_what_messages_are_signed_with(file: Path, data_dir: Path) 
     settings = Settings(data_dir=data_dir)
     done = command("create", "alice", "--file", str(file))
     [alice] = keys.read(file).keys
-    assert signing.secret(settings, alice.id) in done.stderr.split()
+    assert signing.load_secret(settings, alice.id) in done.stderr.split()
     assert str(data_dir / "webhook-secret") in done.stderr
     made = json.loads(command("create", "bob", "--json", "--file", str(file)).stdout)
-    assert made["webhook_secret"] == signing.secret(settings, made["id"])
-    assert signing.secret(settings) not in done.output + json.dumps(made)
+    assert made["webhook_secret"] == signing.load_secret(settings, made["id"])
+    assert signing.load_secret(settings) not in done.output + json.dumps(made)
 
 
 def test_no_key_is_made_where_there_is_no_secret_to_show(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -342,8 +342,8 @@ def test_the_webhook_secret_of_a_key_is_that_of_its_jobs(file: Path, data_dir: P
     made, _ = keys.create(file, "alice", OwnLimits())
     settings = Settings(data_dir=data_dir)
     own = mmad("webhook-secret", "--key", made.id, "--file", str(file))
-    assert own.stdout == signing.secret(settings, made.id) + "\n"
-    assert mmad("webhook-secret").stdout == signing.secret(settings) + "\n"
+    assert own.stdout == signing.load_secret(settings, made.id) + "\n"
+    assert mmad("webhook-secret").stdout == signing.load_secret(settings) + "\n"
     for unknown in ("00000000", "open", ""):  # never the service's own instead
         refused = mmad("webhook-secret", "--key", unknown, "--file", str(file))
         assert (refused.returncode, refused.stdout) == (1, "")

@@ -15,12 +15,21 @@ from model.bundle import LOCATOR, Bundle, LocatorConfig, sha256
 from model.detector import Detector
 from model.errors import BundleError, EngineError
 from model.export import export_bundle, read_locator, save_checkpoint
-from model.locator import GraphLocator, Locator, _onnxruntime, _openvino, iou, letterbox, load_locator, people
-from model.person_crop import choose, count, looks
+from model.locator import (
+    GraphLocator,
+    Locator,
+    _onnxruntime,
+    _openvino,
+    decode_people,
+    iou,
+    letterbox,
+    load_locator,
+)
+from model.person_crop import choose_person, count_people, sample_indices
 from tests.test_detector import WhiteSpotter
-from tests.untrained import demo_manifest, demo_network
+from tests.untrained_bundle import make_untrained_manifest, make_untrained_network
 from training import locate, locate_network
-from training.locate_stills import LONGEST, gather, make_stills, video_numbers
+from training.locate_stills import LONGEST, make_stills, stack_stills, video_numbers
 from training.recipe import LOCATOR_FILE, load_recipe
 
 HELD_OUT = video_numbers(4, held_out=True)
@@ -34,8 +43,8 @@ def locator() -> Locator:
 @pytest.fixture(scope="module")
 def framed(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     folder = tmp_path_factory.mktemp("framed")
-    manifest = demo_manifest()
-    save_checkpoint(folder / "demo.safetensors", demo_network(manifest), manifest)
+    manifest = make_untrained_manifest()
+    save_checkpoint(folder / "demo.safetensors", make_untrained_network(manifest), manifest)
     return export_bundle(folder / "demo.safetensors", folder / "bundle", locator=LOCATOR_FILE)
 
 
@@ -44,12 +53,12 @@ def test_people_are_local_maxima() -> None:
     scores[2, 2], scores[2, 3], scores[5, 6], scores[0, 7] = 0.8, 0.7, 0.9, 0.3
     boxes = np.zeros((8, 8, 4), np.float32)
     boxes[2, 2], boxes[5, 6] = (0.1, 0.1, 0.4, 0.5), (0.5, 0.4, 0.9, 0.9)
-    np.testing.assert_array_equal(people(scores, boxes, 0.5), [boxes[5, 6], boxes[2, 2]])
-    assert people(scores, boxes, 0.95).shape == (0, 4)
+    np.testing.assert_array_equal(decode_people(scores, boxes, 0.5), [boxes[5, 6], boxes[2, 2]])
+    assert decode_people(scores, boxes, 0.95).shape == (0, 4)
     boxes[5, 6] = boxes[2, 2] + 0.01
-    assert len(people(scores, boxes, 0.5)) == 1  # one person seen twice
+    assert len(decode_people(scores, boxes, 0.5)) == 1  # one person seen twice
     boxes[5, 6] = (0.12, 0.1, 0.3, 0.3)
-    assert len(people(scores, boxes, 0.5)) == 1  # somebody's upper half
+    assert len(decode_people(scores, boxes, 0.5)) == 1  # somebody's upper half
 
 
 def test_letterboxed_pictures_keep_their_shape() -> None:
@@ -78,7 +87,7 @@ def test_boxes_are_in_pixels_of_the_frames() -> None:
 
 
 def test_the_shipped_locator_finds_held_out_people(locator: Locator) -> None:
-    stills = gather(still for number in HELD_OUT for still in make_stills(77, number, people=1))
+    stills = stack_stills(still for number in HELD_OUT for still in make_stills(77, number, people=1))
     found = locate.measure(locator, stills, 1)
     assert found["found"] >= 0.9
     assert found["mean_iou"] >= 0.7
@@ -86,13 +95,13 @@ def test_the_shipped_locator_finds_held_out_people(locator: Locator) -> None:
 
 
 def test_the_shipped_locator_finds_nobody_in_empty_rooms(locator: Locator) -> None:
-    stills = gather(still for number in HELD_OUT for still in make_stills(77, number, people=0))
+    stills = stack_stills(still for number in HELD_OUT for still in make_stills(77, number, people=0))
     assert locate.measure(locator, stills, 0)["nobody"] >= 0.85
     assert locator.find(np.full((1, 96, 128, 3), 128, np.uint8))[0].shape == (0, 4)
 
 
 def test_two_people_are_two(locator: Locator) -> None:
-    stills = gather(still for number in HELD_OUT for still in make_stills(77, number, people=2))
+    stills = stack_stills(still for number in HELD_OUT for still in make_stills(77, number, people=2))
     found = locate.measure(locator, stills, 2)
     assert found["several"] >= 0.7
     assert found["nobody"] == 0
@@ -112,9 +121,9 @@ def test_the_shipped_locator_finds_real_people(
     """People marked by eye, as fractions of the picture: all the room they take."""
     with av.open(str(shared / "data/clips" / name)) as container:
         frames = [frame.reformat(426, 512).to_ndarray(format="rgb24") for frame in container.decode(video=0)]
-    found = locator.find(np.stack([frames[place] for place in looks(len(frames))]))
-    assert count(found) == 1
-    room = choose(found)
+    found = locator.find(np.stack([frames[place] for place in sample_indices(len(frames))]))
+    assert count_people(found) == 1
+    room = choose_person(found)
     assert room is not None
     assert iou(room / np.array((426, 512, 426, 512), np.float32), np.array(person, np.float32)) > 0.7
 
@@ -131,7 +140,7 @@ def test_stills_show_as_many_people_as_asked_for_inside_the_picture() -> None:
     for asked in (0, 1, 3):
         stills = list(make_stills(6, HELD_OUT[1], people=asked))
         assert max(len(still.boxes) for still in stills) == asked
-        gathered = gather(stills)
+        gathered = stack_stills(stills)
         for index, still in enumerate(stills):
             height, width = still.picture.shape[:2]
             assert max(height, width) == LONGEST
@@ -143,7 +152,7 @@ def test_stills_show_as_many_people_as_asked_for_inside_the_picture() -> None:
 
 def test_boxes_follow_what_is_done_to_their_pictures() -> None:
     """A white rectangle stays where its box says, cut, scaled and mirrored."""
-    stills = gather(make_stills(6, HELD_OUT[1], people=1))
+    stills = stack_stills(make_stills(6, HELD_OUT[1], people=1))
     left, top, right, bottom = box = (50, 40, 90, 110)
     stills.pictures[:] = 1
     stills.pictures[:, top:bottom, left:right] = 255
@@ -178,7 +187,9 @@ def test_targets_are_one_in_the_middles_cell() -> None:
 
 
 def test_training_lowers_the_loss_and_leaves_a_locator(tmp_path: Path) -> None:
-    stills = gather(still for number in video_numbers(3, held_out=False) for still in make_stills(9, number))
+    stills = stack_stills(
+        still for number in video_numbers(3, held_out=False) for still in make_stills(9, number)
+    )
     told: list[str] = []
     network = locate_network.train(stills, 8, 0, told.append, batch=6)
     losses = [float(line.rsplit(" ", 1)[1]) for line in told]
@@ -188,7 +199,7 @@ def test_training_lowers_the_loss_and_leaves_a_locator(tmp_path: Path) -> None:
     assert read_locator(tmp_path / "small.onnx") == config
     pictures = stills.pictures[:3, :128, :128]
     with torch.inference_mode():
-        ours = locate_network.Exported(network)(torch.from_numpy(pictures))
+        ours = locate_network.ExportedLocator(network)(torch.from_numpy(pictures))
     for run in (_openvino(tmp_path / "small.onnx"), _onnxruntime(tmp_path / "small.onnx")):
         for mine, theirs in zip(ours, run(pictures), strict=True):
             np.testing.assert_allclose(mine.numpy(), theirs, atol=1e-4)
@@ -276,8 +287,8 @@ def test_recipes_for_cropped_people_say_so() -> None:
 
 
 def test_export_takes_a_locator(tmp_path: Path) -> None:
-    manifest = demo_manifest()
-    save_checkpoint(tmp_path / "demo.safetensors", demo_network(manifest), manifest)
+    manifest = make_untrained_manifest()
+    save_checkpoint(tmp_path / "demo.safetensors", make_untrained_network(manifest), manifest)
     out = tmp_path / "bundle"
     arguments = ["export", "--checkpoint", str(tmp_path / "demo.safetensors"), "--out", str(out)]
     done = CliRunner().invoke(app, [*arguments, "--locator", str(LOCATOR_FILE)])

@@ -10,7 +10,7 @@ import structlog
 
 from mmad import logs
 from service.keys import OwnLimits, create
-from tests.apis import running_api
+from tests.api_process import running_api
 from tests.conftest import wait_for
 from tests.fake_service import VIDEO
 
@@ -31,9 +31,11 @@ def test_no_name_key_or_byte_is_logged(tmp_path: Path) -> None:
             http.post("/detect", params={"secret-query": "1"}, content=video)
             http.get("/secret-address?x=secret-query")
             http.get("/jobs", headers={"authorization": "Bearer secret-name"})
-            api.ask(b"POST /detect HTTP/1.1\r\nHost: x\r\nContent-Length: secret-name\r\n\r\nSECRETBYTES")
+            api.exchange(
+                b"POST /detect HTTP/1.1\r\nHost: x\r\nContent-Length: secret-name\r\n\r\nSECRETBYTES"
+            )
             bearer = f"Authorization: Bearer {key}\r\n".encode()
-            api.ask(
+            api.exchange(
                 b"POST /detect HTTP/1.1\r\nHost: x\r\n" + bearer + b"Content-Length: 99999\r\n\r\n" + video
             )
             record = api.store.get(f"jobs/{job_id}/job.json")

@@ -15,9 +15,17 @@ from mmad.cli import app
 from model.bundle import Bundle
 from tests import clips
 from tests.test_detector import ACTION, WhiteSpotter
+from training.evaluation.measure import (
+    MapScores,
+    MeasureError,
+    _without_looking,
+    load_samples,
+    measure,
+    ratios,
+    read_prior,
+)
+from training.evaluation.measure import make_untrained_network as make_untrained
 from training.instances import Instances
-from training.measure import MeasureError, Worth, _without_looking, load_items, measure, ratios, read_prior
-from training.measure import untrained_network as make_untrained
 from training.tables import standard_labels
 
 TAXONOMY = standard_labels()
@@ -47,12 +55,12 @@ def quietly(done: int, count: int) -> None:
 
 
 def test_what_sees_is_worth_more_than_what_does_not_look(bundle: Bundle, data: Path) -> None:
-    items = load_items(data, TAXONOMY, "test", None)
+    items = load_samples(data, TAXONOMY, "test", None)
     found = measure(bundle, WhiteSpotter(bundle), items, None, quietly, untrained=False)
     # Its boundaries are exact but for a frame. The white of d is taken for ACTION, after the three of its score.
     assert found.action.precision[7, ACTION] == 1.0
     assert found.action.precision[0, OTHER] == 0.0
-    assert found.body.precision[0, TAXONOMY.body_of[OTHER]] == 0.0
+    assert found.body.precision[0, TAXONOMY.body_ids[OTHER]] == 0.0
     # A whole video has a tIoU of 0.625 with its white: right at six of nine thresholds. OTHER is the last of four.
     most, every = (
         found.baselines[f"{which}, whole video"] for which in ("most frequent class", "every class")
@@ -62,10 +70,10 @@ def test_what_sees_is_worth_more_than_what_does_not_look(bundle: Bundle, data: P
     assert every.body == pytest.approx(every.action)
     assert "favours the baselines" in found.prior
     # One label in all proposals: shuffling changes nothing.
-    assert found.baselines["own proposals, labels shuffled"] == pytest.approx(tuple(found.worth))
-    assert set(ratios(found.worth, most)) == {"action", "body", "average"}
-    assert ratios(found.worth, most)["action"] == pytest.approx(found.worth.action / (3 / 9))
-    assert ratios(found.worth, Worth(0, 0)) == {"action": None, "body": None, "average": None}
+    assert found.baselines["own proposals, labels shuffled"] == pytest.approx(tuple(found.map_scores))
+    assert set(ratios(found.map_scores, most)) == {"action", "body", "average"}
+    assert ratios(found.map_scores, most)["action"] == pytest.approx(found.map_scores.action / (3 / 9))
+    assert ratios(found.map_scores, MapScores(0, 0)) == {"action": None, "body": None, "average": None}
     # Every proposal has the score of the logit 5; three of four are right, all are shown.
     assert found.calibration_error == pytest.approx(1 / (1 + np.exp(-5)) - 0.75, abs=0.3)
     assert found.shown_error == found.calibration_error
@@ -74,7 +82,7 @@ def test_what_sees_is_worth_more_than_what_does_not_look(bundle: Bundle, data: P
 
 
 def test_frequencies_of_training_choose_the_baselines_class(bundle: Bundle, data: Path) -> None:
-    items = load_items(data, TAXONOMY, "test", None)
+    items = load_samples(data, TAXONOMY, "test", None)
     prior = read_prior(data / "mmad.json", TAXONOMY)
     assert np.flatnonzero(prior.counts).tolist() == [OTHER]
     found = measure(bundle, WhiteSpotter(bundle), items, prior, quietly, untrained=False)
@@ -154,23 +162,23 @@ def test_what_cannot_be_measured_is_named(bundle: Bundle, data: Path, tmp_path: 
     entries = {"a": {"subset": "test", "duration": 1.0, "actions": [[3, 0.1, 0.5]]}}
     (tmp_path / "mmad.json").write_text(json.dumps(entries))
     with pytest.raises(MeasureError, match="holds frames, not videos"):
-        load_items(tmp_path, TAXONOMY, "test", None)
+        load_samples(tmp_path, TAXONOMY, "test", None)
     (tmp_path / "frames" / "a.npz").unlink()
     (tmp_path / "videos").mkdir()
     (tmp_path / "videos" / "a.mp4").write_text("hello")
-    items = load_items(tmp_path, TAXONOMY, "test", None)
+    items = load_samples(tmp_path, TAXONOMY, "test", None)
     with pytest.raises(MeasureError, match=r"a\.mp4: the file is no video"):
         measure(bundle, WhiteSpotter(bundle), items, None, quietly, untrained=False)
     (tmp_path / "mmad.json").write_text(json.dumps({"a": {"subset": "test", "duration": 1.0, "actions": []}}))
     with pytest.raises(MeasureError, match="no video of subset 'test' has annotations"):
-        load_items(tmp_path, TAXONOMY, "test", None)
+        load_samples(tmp_path, TAXONOMY, "test", None)
     with pytest.raises(MeasureError, match="no annotations of a subset train"):
         read_prior(tmp_path / "mmad.json", TAXONOMY)
 
 
 def test_a_limit_takes_videos_evenly(data: Path) -> None:
-    assert [item.name for item in load_items(data, TAXONOMY, "test", 2)] == ["a", "d"]
-    assert len(load_items(data, TAXONOMY, "test", 99)) == 4
+    assert [item.name for item in load_samples(data, TAXONOMY, "test", 2)] == ["a", "d"]
+    assert len(load_samples(data, TAXONOMY, "test", 99)) == 4
 
 
 def test_numbers_are_recorded_in_the_bundle_beside_those_of_other_videos(

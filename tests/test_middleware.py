@@ -8,9 +8,9 @@ import structlog
 from starlette.testclient import TestClient
 
 from service.admission import Admission
-from service.app import app_of
+from service.app import build_app
 from service.app_state import AppState
-from tests.fake_service import VIDEO, assert_problem, card, stored_files
+from tests.fake_service import VIDEO, assert_problem, make_model_card, stored_files
 
 PAGE = "https://app.example.org"
 
@@ -45,7 +45,7 @@ def test_every_answer_has_an_id_of_its_own(api: TestClient) -> None:
 
 def test_pages_may_read_that_something_went_wrong(broken: AppState) -> None:
     broken.settings = broken.settings.model_copy(update={"cors_origins": [PAGE]})
-    with TestClient(app_of(broken), "http://127.0.0.1", raise_server_exceptions=False) as api:
+    with TestClient(build_app(broken), "http://127.0.0.1", raise_server_exceptions=False) as api:
         response = api.get("/jobs/x", headers={"origin": PAGE, "x-request-id": "seen"})
         asked = {"origin": PAGE, "access-control-request-method": "GET"}
         preflight = api.options("/jobs/x", headers=asked | {"access-control-request-headers": "x-request-id"})
@@ -76,7 +76,7 @@ def test_a_line_tells_of_a_request_and_of_nothing_that_its_caller_chose(api: Tes
 
 
 def test_what_is_logged_meanwhile_has_the_requests_id(broken: AppState) -> None:
-    app = app_of(broken)
+    app = build_app(broken)
     with structlog.testing.capture_logs([structlog.contextvars.merge_contextvars]) as lines:
         TestClient(app, "http://127.0.0.1").get("/jobs/x", headers={"x-request-id": "one"})
         TestClient(app, "http://127.0.0.1").get("/healthz", headers={"x-request-id": "two"})
@@ -144,7 +144,7 @@ def test_readiness_tells_how_the_decoder_is_shut_in(
     api: TestClient, app_state: AppState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(app_state.queue, "check", lambda: {"redis": "ok", "workers": "ok"})
-    app_state.store.put("model.json", card().model_dump_json().encode())
+    app_state.store.put("model.json", make_model_card().model_dump_json().encode())
     assert "sandbox" not in api.get("/readyz").json()["checks"]
     for told, shown in (
         ("full: Landlock 7", "full: Landlock 7"),

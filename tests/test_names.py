@@ -12,8 +12,8 @@ from mmad import endpoints
 from mmad.client import Client
 from service.app_state import AppState
 from service.jobs import Record
-from service.names import MAX_CHARACTERS, attachment, clean_name, disposition_name
-from tests.fake_service import VIDEO, assert_problem, finish
+from service.names import MAX_CHARACTERS, clean_name, format_attachment, parse_disposition_name
+from tests.fake_service import VIDEO, assert_problem, finish_job
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_a_name_is_plain(given: str, name: str | None) -> None:
     ],
 )  # fmt: skip
 def test_a_name_in_a_header(header: bytes, name: str | None) -> None:
-    assert disposition_name(header) == name
+    assert parse_disposition_name(header) == name
 
 
 @pytest.mark.parametrize(
@@ -65,8 +65,8 @@ def test_a_name_in_a_header(header: bytes, name: str | None) -> None:
     ],
 )
 def test_a_download_has_the_name(name: str, header: str) -> None:
-    assert attachment(name) == header
-    assert disposition_name(header.encode()) == clean_name(name)
+    assert format_attachment(name) == header
+    assert parse_disposition_name(header.encode()) == clean_name(name)
 
 
 def sent(api: TestClient, file_name: str | None = None, **params: str) -> str:
@@ -80,14 +80,14 @@ def test_a_name_goes_with_the_job(api: TestClient, app_state: AppState) -> None:
         job_id = sent(api, "Zoë am 3. Mai.mp4", keep_video="true")
         assert api.get(f"/jobs/{job_id}").json()["name"] == "Zoë am 3. Mai.mp4"
         assert api.get("/jobs").json()["jobs"][0]["name"] == "Zoë am 3. Mai.mp4"
-        finish(app_state, job_id)
+        finish_job(app_state, job_id)
         table = api.get(f"/jobs/{job_id}/export?format=csv")
-        assert disposition_name(table.headers["content-disposition"].encode()) == "Zoë am 3. Mai.csv"
+        assert parse_disposition_name(table.headers["content-disposition"].encode()) == "Zoë am 3. Mai.csv"
         assert table.text.splitlines()[1].startswith("Zoë am 3. Mai,")
         assert "Zo%C3%AB%20am%203.%20Mai.mp4" in api.get(f"/jobs/{job_id}/export?format=eaf").text
         assert api.get(f"/jobs/{job_id}/export?format=json").json()["video"] == "Zoë am 3. Mai.mp4"
         video = api.get(f"/jobs/{job_id}/video")
-        assert disposition_name(video.headers["content-disposition"].encode()) == "Zoë am 3. Mai.mp4"
+        assert parse_disposition_name(video.headers["content-disposition"].encode()) == "Zoë am 3. Mai.mp4"
         receipt = api.delete(f"/jobs/{job_id}")
         gone = api.get(f"/jobs/{job_id}")
     assert "Mai" not in receipt.text + gone.text + str(lines)
@@ -104,7 +104,7 @@ def test_the_parameter_goes_before_the_files_name(api: TestClient, app_state: Ap
     assert app_state.jobs.get(body.json()["id"]).name == "body.mkv"
     bare = api.post("/detect", content=VIDEO).json()["id"]
     assert app_state.jobs.get(bare).name is None
-    finish(app_state, bare)
+    finish_job(app_state, bare)
     table = api.get(f"/jobs/{bare}/export?format=csv")
     assert table.headers["content-disposition"] == f'attachment; filename="{bare}.csv"'
     for wrong in ("", "  ", "..", "x" * 256):

@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from redis import Redis
 from starlette.testclient import TestClient
 
-from service.app import app_of
+from service.app import build_app
 from service.app_state import AppState
 from service.auth import Auth
 from service.job_schemas import JobOptions, State
@@ -32,7 +32,7 @@ from service.metrics import (
 )
 from service.queue import connect
 from service.settings import Settings
-from service.ttl_cache import Lately
+from service.ttl_cache import TtlCache
 from tests.conftest import wait_for
 from tests.fake_service import VIDEO, assert_problem
 
@@ -51,7 +51,7 @@ def meter(connection: Redis) -> Iterator[Meter]:
 @pytest.fixture
 def counted(app_state: AppState, redis_url: str) -> Iterator[TestClient]:
     app_state.queue.meter = Meter(connect(Settings(redis_url=redis_url), retries=0))
-    with TestClient(app_of(app_state), "http://127.0.0.1") as client:
+    with TestClient(build_app(app_state), "http://127.0.0.1") as client:
         yield client
 
 
@@ -156,7 +156,7 @@ def test_how_jobs_stand(connection: Redis, counted: TestClient, app_state: AppSt
     found = scrape(counted)
     assert 0 < found["mmad_oldest_waiting_seconds{}"] < 60
     assert found["mmad_queue_depth{}"] == 2
-    assert found["mmad_workers{}"] == app_state.queue.pace().workers
+    assert found["mmad_workers{}"] == app_state.queue.get_throughput().workers
     assert found["mmad_redis_up{}"] == 1
     assert found["mmad_store_free_bytes{}"] > 0
     assert found[f"mmad_build_info{{version={version('mmad')}}}"] == 1
@@ -165,7 +165,7 @@ def test_how_jobs_stand(connection: Redis, counted: TestClient, app_state: AppSt
 def test_a_scrape_reads_a_bounded_number_of_records(
     counted: TestClient, app_state: AppState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.metrics_endpoint._MOST_READ", 5)
+    monkeypatch.setattr("service.metrics_endpoint._MAX_RECORDS_READ", 5)
     for _ in range(12):
         app_state.jobs.create(new_job_id(), Upload(bytes=1, sha256="0"), JobOptions(), retention_s=60)
     read: list[str] = []
@@ -266,7 +266,7 @@ def test_an_answer_is_good_for_a_while_and_a_fault_for_none(monkeypatch: pytest.
             raise OSError("once")
         return asked[0]
 
-    lately = Lately(1.0, ask)
+    lately = TtlCache(1.0, ask)
     assert [lately.get(), lately.get()] == [1, 1]
     now[0] = 1.0
     with pytest.raises(OSError, match="once"):

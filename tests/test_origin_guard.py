@@ -13,12 +13,12 @@ from pydantic import ValidationError
 from starlette.testclient import TestClient
 
 from service import keys
-from service.app import app_of, openapi_yaml
+from service.app import build_app, openapi_yaml
 from service.app_state import AppState
 from service.auth import Auth
 from service.jobs import JobOptions, Upload, new_job_id
 from service.keys import OwnLimits
-from service.origin_guard import hosts_of
+from service.origin_guard import allowed_hosts
 from service.queue import connect
 from service.settings import Settings
 from tests.conftest import Service
@@ -31,7 +31,7 @@ HERE = "http://127.0.0.1:8000"
 def serving(app_state: AppState, base_url: str = HERE, **changed: Any) -> Iterator[TestClient]:
     """As create_app puts it together."""
     app_state.settings = app_state.settings.model_copy(update=changed)
-    with TestClient(app_of(app_state), base_url, raise_server_exceptions=False) as client:
+    with TestClient(build_app(app_state), base_url, raise_server_exceptions=False) as client:
         yield client
 
 
@@ -104,7 +104,7 @@ def test_names_of_the_setting_are_allowed_and_any_with_a_star(app_state: AppStat
     ],
 )  # fmt: skip
 def test_the_address_listened_on_is_allowed_where_it_is_one(host: str, added: list[str]) -> None:
-    assert hosts_of(Settings(host=host, allowed_hosts=["a"])) == ["a", *added]
+    assert allowed_hosts(Settings(host=host, allowed_hosts=["a"])) == ["a", *added]
 
 
 @pytest.mark.parametrize(

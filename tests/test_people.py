@@ -7,10 +7,10 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from training.people.actions import ACTIONS, BY_CODE, Course, held
+from training.people.actions import ACTIONS, BY_CODE, MotionProfile, get_resources
 from training.people.body import CACHE, Part, load_anatomy
-from training.people.film import JOINT_NAMES, PARTS, Recipe, make_film, person_of
-from training.people.hand_targets import AT_REST, PLACES
+from training.people.film import KEYPOINT_NAMES, PARTS, Recipe, get_person, make_film
+from training.people.hand_targets import HAND_TARGETS, REST_TARGETS
 from training.people.hands import MOTIONS
 from training.people.options import Crop
 from training.people.performance import perform
@@ -18,8 +18,7 @@ from training.people.person import draw_person, make_mesh
 from training.people.scene import Framing
 from training.people.schedules.schedule import Event, Schedule
 from training.people.skeleton import Skeleton
-from training.people.timing import STYLES, VISIBLE, Span, cycled, stepped
-from training.people.timing import held as held_track
+from training.people.timing import STYLES, VISIBLE, Span, cycle_track, hold_track, step_track
 from training.tables import standard_labels
 
 WHOLE = Framing(3.4, 1.15, 0.0, 0.8, 0.5, 0.5, 0.0, "", 0.0)
@@ -46,19 +45,19 @@ def test_every_label_has_an_entry_and_every_entry_a_label():
 def test_entries_name_what_exists():
     for action in ACTIONS:
         assert action.moves or action.hand, action.code
-        for name in action.shows:
+        for name in action.visible_parts:
             assert name in PARTS or f"{name}.left" in PARTS, (action.code, name)
         if action.hand:
             assert action.hand.motion in MOTIONS
-            assert set(action.hand.places) <= set(PLACES)
-    assert set(AT_REST) <= set(PLACES)
+            assert set(action.hand.targets) <= set(HAND_TARGETS)
+    assert set(REST_TARGETS) <= set(HAND_TARGETS)
 
 
 def test_sides_decide_what_is_held():
-    assert held(BY_CODE["F1"], ("left",)) == {"hand.left", "F1"}
-    assert held(BY_CODE["C6"], ("left",)) == {"hand.left", "hand.right"}
-    assert held(BY_CODE["D7"], ("right",)) == {"leg.left", "leg.right"}
-    assert held(BY_CODE["B1"], ("left",)) == {"head_pitch"}
+    assert get_resources(BY_CODE["F1"], ("left",)) == {"hand.left", "F1"}
+    assert get_resources(BY_CODE["C6"], ("left",)) == {"hand.left", "hand.right"}
+    assert get_resources(BY_CODE["D7"], ("right",)) == {"leg.left", "leg.right"}
+    assert get_resources(BY_CODE["B1"], ("left",)) == {"head_pitch"}
 
 
 # -- timing
@@ -66,7 +65,7 @@ def test_sides_decide_what_is_held():
 
 def departures(track, span, times):
     """When a track first leaves its start and last differs from its end."""
-    values = track.at(times)
+    values = track.sample(times)
     first = times[np.argmax(np.abs(values - values[0]) >= VISIBLE)]
     last = times[len(times) - 1 - np.argmax(np.abs(values[::-1] - values[-1]) >= VISIBLE)]
     return first - span.start_s, last - span.end_s
@@ -78,10 +77,10 @@ def test_movement_is_seen_exactly_while_it_is_labelled(style):
     for seed in range(40):
         span = Span(2.0, 2.0 + (0.4, 0.9, 2.0, 6.0, 11.0)[seed % 5])
         for make in (
-            held_track,
-            stepped,
-            lambda *a: cycled(*a, 1.7),
-            lambda *a: cycled(*a, 2.3, rising=True),
+            hold_track,
+            step_track,
+            lambda *a: cycle_track(*a, 1.7),
+            lambda *a: cycle_track(*a, 2.3, rising=True),
         ):
             track = make(np.random.default_rng(seed), span, STYLES[style])
             assert np.abs(departures(track, span, times)).max() < 1 / 30  # half a frame
@@ -92,14 +91,14 @@ def test_what_is_open_goes_on_beyond_the_film():
         rng = np.random.default_rng(seed)
         for span in (Span(0, 5, open_start=True), Span(3, 8, open_end=True), Span(0, 8, True, True)):
             edges = np.array([0.0] if span.open_start else []), np.array([8.0] if span.open_end else [])
-            values = held_track(rng, span, STYLES["calm"]).at(np.concatenate(edges))
+            values = hold_track(rng, span, STYLES["calm"]).sample(np.concatenate(edges))
             assert (values > 0.5).all()
 
 
 def test_no_two_cycles_are_alike():
     times = np.arange(0, 12, 0.01)
     for name, style in STYLES.items():
-        values = cycled(np.random.default_rng(7), Span(1, 11), style, 1.5).at(times)
+        values = cycle_track(np.random.default_rng(7), Span(1, 11), style, 1.5).sample(times)
         turns = np.flatnonzero(np.diff(np.sign(np.diff(values))))
         lengths, sizes = np.diff(times[turns]), np.abs(np.diff(values[turns]))
         assert np.std(lengths) / np.mean(lengths) > 0.1, name
@@ -109,9 +108,9 @@ def test_no_two_cycles_are_alike():
 def test_styles_differ():
     def rate(style):
         """Mean speed of a hold's way there."""
-        tracks = [held_track(np.random.default_rng(s), Span(1, 5), STYLES[style], 0.6) for s in range(40)]
+        tracks = [hold_track(np.random.default_rng(s), Span(1, 5), STYLES[style], 0.6) for s in range(40)]
         times = np.arange(0, 3, 0.01)
-        return np.mean([np.abs(np.diff(track.at(times))).max() for track in tracks])
+        return np.mean([np.abs(np.diff(track.sample(times))).max() for track in tracks])
 
     assert rate("brisk") > 1.25 * rate("calm")
 
@@ -144,7 +143,7 @@ def test_loose_cloth_stands_off(anatomy):
 
 def test_people_differ_and_neighbouring_videos_share_one(anatomy):
     films = [make_film(SMALL, number, anatomy, alone("B1")) for number in (0, 1, 5)]
-    assert films[0].person == films[1].person == person_of(1) != films[2].person
+    assert films[0].person == films[1].person == get_person(1) != films[2].person
     assert np.array_equal(films[0].shot.dress, films[1].shot.dress)
     assert not np.array_equal(films[0].shot.dress, films[2].shot.dress)
     assert not np.array_equal(films[0].shot.room, films[1].shot.room)
@@ -179,7 +178,7 @@ def test_every_action_moves_what_it_should_while_it_is_labelled(code, anatomy):
         assert largest > 1.5 * before, code
         return
     shares = [
-        visit.share for side in sides for visit in acted.visits[side] if visit.place in action.hand.places
+        visit.share for side in sides for visit in acted.visits[side] if visit.target in action.hand.targets
     ]
     if code == "C10":
         shares = [visit.share for visit in acted.visits["left"] if visit.share.max() > 0.8]
@@ -201,7 +200,7 @@ def test_steps_stay(anatomy):
         ("D2", "foot_back.left"),
         ("A3", "slump"),
     ):
-        assert BY_CODE[code].course is Course.STEP
+        assert BY_CODE[code].profile is MotionProfile.STEP
         sides = ("left", "right")
         acted = perform(
             np.random.default_rng(2),
@@ -247,7 +246,7 @@ def test_the_same_recipe_and_number_give_the_same_film(anatomy):
     first, second = (make_film(SMALL, 7, anatomy) for _ in range(2))
     assert first.schedule == second.schedule
     assert np.array_equal(first.shot.transforms, second.shot.transforms)
-    assert np.array_equal(first.joints, second.joints)
+    assert np.array_equal(first.keypoints, second.keypoints)
     other = make_film(replace(SMALL, seed=5), 7, anatomy)
     assert first.schedule != other.schedule
 
@@ -256,11 +255,11 @@ def test_boxes_hold_the_joints(anatomy):
     for number in range(4):
         film = make_film(SMALL, number, anatomy, framing=WHOLE)
         low, high = film.person_box[:, None, :2] - 0.5, film.person_box[:, None, 2:] + 0.5
-        assert ((film.joints >= low) & (film.joints <= high)).all()
-        nose = film.joints[:, JOINT_NAMES.index("nose")]
+        assert ((film.keypoints >= low) & (film.keypoints <= high)).all()
+        nose = film.keypoints[:, KEYPOINT_NAMES.index("nose")]
         assert ((nose >= film.head_box[:, :2]) & (nose <= film.head_box[:, 2:])).all()
-        inside = ((film.joints >= 0) & (film.joints < 48)).all(axis=-1)
-        assert (film.seen <= inside).all()
+        inside = ((film.keypoints >= 0) & (film.keypoints < 48)).all(axis=-1)
+        assert (film.keypoint_visible <= inside).all()
 
 
 def test_what_cannot_be_seen_is_not_labelled(anatomy):
@@ -274,7 +273,7 @@ def test_what_cannot_be_seen_is_not_labelled(anatomy):
     )
     bare = replace(SMALL, seed=11)  # a look without an occluder
     whole = make_film(bare, 0, anatomy, schedule, WHOLE)
-    assert whole.look.occluder is None
+    assert whole.effects.occluder is None
     assert [event.code for event in whole.shown] == ["B1", "D1", "G3"]
     cut = make_film(bare, 0, anatomy, schedule, replace(WHOLE, cut="chest"))
     assert [event.code for event in cut.shown] == ["B1"]

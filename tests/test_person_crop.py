@@ -8,11 +8,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model.bundle import Bundle, InputConfig, LocatorConfig
-from model.detections import Detections, Stretch
+from model.detections import CoverageInterval, Detections
 from model.detector import Detector
 from model.engines import RawPoints
-from model.person_crop import LOOKS, Framer, Seen, choose, count, coverage, damage_notice, looks, notices
-from model.transforms import Box, Region, crop_around, cut
+from model.person_crop import (
+    SAMPLED_FRAMES,
+    PersonCropper,
+    WindowPeople,
+    choose_person,
+    count_people,
+    find_coverage,
+    make_corruption_notice,
+    make_person_notices,
+    sample_indices,
+)
+from model.transforms import Box, Region, crop_and_scale, crop_around
 from tests import clips
 from tests.test_detector import WhiteSpotter
 
@@ -72,8 +82,8 @@ def test_each_window_has_its_own_crop(bundle: Bundle, half_white: Path) -> None:
     locator = Told(boxes(RIGHT), boxes(LEFT), boxes(RIGHT))
     found, recorder = detect(bundle, half_white, locator)
     assert [round(mean, -1) for mean in recorder.means] == [260, 0, 260, 260]
-    assert [frames.shape for frames in locator.shown] == [(LOOKS, 64, 128, 3)] * 4
-    assert found.coverage == (Stretch(0.0, pytest.approx(30), "analysed"),)  # type: ignore[arg-type]
+    assert [frames.shape for frames in locator.shown] == [(SAMPLED_FRAMES, 64, 128, 3)] * 4
+    assert found.coverage == (CoverageInterval(0.0, pytest.approx(30), "analysed"),)  # type: ignore[arg-type]
     assert found.notices == ()
 
 
@@ -98,7 +108,7 @@ def test_nobody_anywhere(bundle: Bundle, half_white: Path) -> None:
     found, recorder = detect(bundle, half_white, Told(NOBODY))
     assert recorder.windows == 0
     assert len(found.proposals) == 0
-    assert found.coverage == (Stretch(0.0, pytest.approx(30), "no_person"),)  # type: ignore[arg-type]
+    assert found.coverage == (CoverageInterval(0.0, pytest.approx(30), "no_person"),)  # type: ignore[arg-type]
     assert [notice.code for notice in found.notices] == ["no_person"]
     assert "0.0-30.0 s" in found.notices[0].detail
     assert "region=x,y,width,height" in found.notices[0].detail
@@ -131,9 +141,9 @@ def test_several_people_are_told_of(bundle: Bundle, half_white: Path) -> None:
 
 
 def test_looks_are_spread() -> None:
-    assert looks(101).tolist() == [0, 25, 50, 75, 100]
-    assert looks(3).tolist() == [0, 1, 2]
-    assert looks(1).tolist() == [0]
+    assert sample_indices(101).tolist() == [0, 25, 50, 75, 100]
+    assert sample_indices(3).tolist() == [0, 1, 2]
+    assert sample_indices(1).tolist() == [0]
 
 
 ALL = (LEFT, RIGHT, (55, 20, 75, 60), (30, 20, 50, 60))
@@ -160,7 +170,7 @@ ALL = (LEFT, RIGHT, (55, 20, 75, 60), (30, 20, 50, 60))
 def test_how_many_people_a_window_shows(shown: str, people: int) -> None:
     """Each look by the numbers of the people it sees."""
     found = [boxes(*(ALL[int(number)] for number in look.strip("-"))) for look in shown.split()]
-    assert count(found) == people
+    assert count_people(found) == people
 
 
 def test_a_window_in_which_nobody_stays_is_not_analysed(bundle: Bundle, half_white: Path) -> None:
@@ -180,18 +190,18 @@ def test_the_room_of_a_person_is_that_of_all_looks() -> None:
         NOBODY,
         boxes((22, 18, 44, 60)),
     ]
-    assert choose(reaching) is not None
-    np.testing.assert_array_equal(choose(reaching), [15, 18, 45, 62])
-    assert choose([NOBODY, NOBODY]) is None
+    assert choose_person(reaching) is not None
+    np.testing.assert_array_equal(choose_person(reaching), [15, 18, 45, 62])
+    assert choose_person([NOBODY, NOBODY]) is None
 
 
 def test_who_was_looked_at_before_stays_unless_somebody_is_much_larger() -> None:
-    found = [boxes(LEFT, (85, 18, 110, 60))] * LOOKS
+    found = [boxes(LEFT, (85, 18, 110, 60))] * SAMPLED_FRAMES
     before = boxes(LEFT)[0]
-    np.testing.assert_array_equal(choose(found), found[0][1])
-    np.testing.assert_array_equal(choose(found, before), found[0][0])
-    large = [boxes(LEFT, (70, 0, 120, 64))] * LOOKS
-    np.testing.assert_array_equal(choose(large, before), large[0][1])
+    np.testing.assert_array_equal(choose_person(found), found[0][1])
+    np.testing.assert_array_equal(choose_person(found, before), found[0][0])
+    large = [boxes(LEFT, (70, 0, 120, 64))] * SAMPLED_FRAMES
+    np.testing.assert_array_equal(choose_person(large, before), large[0][1])
 
 
 def test_a_video_keeps_to_the_person_it_began_with(bundle: Bundle, half_white: Path) -> None:
@@ -229,7 +239,7 @@ def test_the_crop_lies_inside_the_picture(
 def test_cutting_scales_by_area() -> None:
     frames = np.zeros((2, 20, 30, 3), np.uint8)
     frames[0, 4:8, 10:20] = (200, 100, 50)
-    small = cut(frames, Box(10, 4, 10, 8), 5, 4)
+    small = crop_and_scale(frames, Box(10, 4, 10, 8), 5, 4)
     assert small.shape == (2, 4, 5, 3)
     np.testing.assert_allclose(small[0, 0], [[200, 100, 50]] * 5, atol=2)
     np.testing.assert_allclose(small[0, 2:], 0, atol=2)
@@ -240,31 +250,36 @@ def test_windows_are_those_of_windows() -> None:
     config = InputConfig(
         height=16, width=16, fps=15, window_frames=8, overlap_frames=4, clip_frames=4, mean=(0, 0, 0), std=(1, 1, 1)
     )  # fmt: skip
-    framer = Framer(Told(boxes((2, 2, 10, 10))), config, 1.0)
+    cropper = PersonCropper(Told(boxes((2, 2, 10, 10))), config, 1.0)
     frames = (np.full((12, 12, 3), index, np.uint8) for index in range(14))
-    found = list(framer.crop(frames))
+    found = list(cropper.crop(frames))
     assert [(one.start_frame, one.end_frame) for one in found] == [(0, 8), (4, 12), (6, 14)]
-    assert framer.seen == [Seen(0, 8, 1), Seen(4, 12, 1), Seen(6, 14, 1)]
+    assert cropper.windows == [WindowPeople(0, 8, 1), WindowPeople(4, 12, 1), WindowPeople(6, 14, 1)]
     assert found[1].frames[:, 0, 0, 0] == pytest.approx(np.arange(4, 12), abs=1)
 
 
 def test_coverage_fills_the_whole_video() -> None:
-    seen = [Seen(0, 100, 0), Seen(50, 150, 1), Seen(100, 200, 2), Seen(201, 300, 0)]
-    found = coverage(seen, 10.0, 30.05)
+    seen = [
+        WindowPeople(0, 100, 0),
+        WindowPeople(50, 150, 1),
+        WindowPeople(100, 200, 2),
+        WindowPeople(201, 300, 0),
+    ]
+    found = find_coverage(seen, 10.0, 30.05)
     assert [(one.start_s, one.end_s, one.status) for one in found] == [
         (0.0, 5.0, "no_person"),
         (5.0, 20.0, "analysed"),
         (20.0, 30.05, "no_person"),
     ]
-    codes = [notice.detail for notice in notices(seen, 10.0, 30.05)]
+    codes = [notice.detail for notice in make_person_notices(seen, 10.0, 30.05)]
     assert "0.0-5.0 s, 20.0-30.1 s" in codes[0] or "0.0-5.0 s, 20.0-30.0 s" in codes[0]
     assert codes[1].startswith("2 people were found at 10.0-20.0 s")
 
 
 def test_what_is_damaged_is_cut_out_of_the_rest() -> None:
-    seen = [Seen(0, 100, 0), Seen(50, 150, 1), Seen(150, 300, 0)]
+    seen = [WindowPeople(0, 100, 0), WindowPeople(50, 150, 1), WindowPeople(150, 300, 0)]
     damaged = ((0.0, 1.0), (4.0, 6.0), (7.0, 8.0), (28.0, 30.0))
-    found = coverage(seen, 10.0, 30.0, damaged)
+    found = find_coverage(seen, 10.0, 30.0, damaged)
     assert [(one.start_s, one.end_s, one.status) for one in found] == [
         (0.0, 1.0, "damaged"),
         (1.0, 4.0, "no_person"),
@@ -275,12 +290,12 @@ def test_what_is_damaged_is_cut_out_of_the_rest() -> None:
         (15.0, 28.0, "no_person"),
         (28.0, 30.0, "damaged"),
     ]
-    assert "at 1.0-4.0 s, 15.0-28.0 s:" in notices(seen, 10.0, 30.0, damaged)[0].detail
-    assert "at 0.0-1.0 s, 4.0-6.0 s, 7.0-8.0 s, 28.0-30.0 s:" in damage_notice(damaged).detail
+    assert "at 1.0-4.0 s, 15.0-28.0 s:" in make_person_notices(seen, 10.0, 30.0, damaged)[0].detail
+    assert "at 0.0-1.0 s, 4.0-6.0 s, 7.0-8.0 s, 28.0-30.0 s:" in make_corruption_notice(damaged).detail
 
 
 def test_all_of_a_video_may_be_damaged_but_a_frame() -> None:
-    found = coverage(None, 10.0, 5.0, ((0.1, 5.0),))
+    found = find_coverage(None, 10.0, 5.0, ((0.1, 5.0),))
     assert [(one.start_s, one.end_s, one.status) for one in found] == [
         (0.0, 0.1, "analysed"),
         (0.1, 5.0, "damaged"),
@@ -288,6 +303,6 @@ def test_all_of_a_video_may_be_damaged_but_a_frame() -> None:
 
 
 def test_many_stretches_are_not_all_listed() -> None:
-    seen = [Seen(10 * index, 10 * index + 5, 3) for index in range(9)]
-    detail = notices(seen, 1.0, 86.0)[-1].detail
+    seen = [WindowPeople(10 * index, 10 * index + 5, 3) for index in range(9)]
+    detail = make_person_notices(seen, 1.0, 86.0)[-1].detail
     assert "0.0-5.0 s, 10.0-15.0 s, 20.0-25.0 s, 30.0-35.0 s, 40.0-45.0 s and 4 more times" in detail

@@ -45,7 +45,7 @@ def test_noise_is_added_within_the_range(pictures):
     shifts = np.array([[0, 0], [8, 6], [3, 2]])
     noise = np.stack([sheet[y : y + 9, x : x + 7] for y, x in shifts])[..., None]
     expected = np.clip(pictures.astype(int) + noise, 0, 255)
-    pixels.add_sheet(pictures, sheet, shifts)
+    pixels.add_noise(pictures, sheet, shifts)
     assert (pictures == expected).all()
 
 

@@ -10,14 +10,14 @@ from model.architecture import Architecture, PoseConfig
 from model.export import export_bundle, save_checkpoint
 from model.network import Network
 from model.pose import PoseBackbone
-from model.pose_estimator import JointFinder, _mean_place
-from tests.posing import SETTINGS, make_people, make_run
+from model.pose_estimator import JointFinder, _mean_position
+from tests.pose_runs import SETTINGS, make_people, make_run
 from tests.test_train import PLAIN
-from tests.untrained import demo_manifest, demo_network
+from tests.untrained_bundle import make_untrained_manifest, make_untrained_network
 from training.augment import make_example
-from training.dataset import Corpus, CorpusError, Joints
+from training.dataset import DatasetError, Joints, VideoDataset
 from training.joints import Finder
-from training.objectives import Trainee, collate
+from training.objectives import TrainingModule, collate
 from training.recipe import RecipeError, load_recipe
 from training.run import Examples, TrainingError
 from training.train import train
@@ -37,7 +37,7 @@ def test_a_joint_is_the_mean_place_of_its_heatmap():
     shares = torch.zeros(1, 2, 10)
     shares[0, 0, 3] = 1.0
     shares[0, 1, [2, 5]] = torch.tensor([0.25, 0.75])
-    assert _mean_place(shares)[0].tolist() == pytest.approx([0.35, 0.25 * 0.25 + 0.75 * 0.55])
+    assert _mean_position(shares)[0].tolist() == pytest.approx([0.35, 0.25 * 0.25 + 0.75 * 0.55])
 
 
 @torch.inference_mode()
@@ -106,21 +106,19 @@ def test_a_window_is_one_and_windows_are_not():
 
 
 def test_the_exported_graph_answers_as_the_network(tmp_path):
-    before = demo_manifest()
+    before = make_untrained_manifest()
     pose = Architecture.model_validate(
         before.architecture.model_dump() | {"backbone": SMALL.model_dump(), "adapter": {"kind": "none"}}
     )
     manifest = before.model_copy(update={"architecture": pose})
-    save_checkpoint(tmp_path / "pose.safetensors", demo_network(manifest), manifest)
+    save_checkpoint(tmp_path / "pose.safetensors", make_untrained_network(manifest), manifest)
     bundle = export_bundle(tmp_path / "pose.safetensors", tmp_path / "bundle")  # refuses a graph that differs
     assert bundle.manifest.architecture.backbone.kind == "pose"
 
 
-def test_a_pose_backbone_takes_no_adapters_and_sees_rgb():
+def test_a_pose_backbone_takes_no_adapters():
     with pytest.raises(ValueError, match="does not go with backbone.kind 'pose'"):
         Architecture(backbone=SMALL)
-    with pytest.raises(ValueError, match="Input should be 'rgb'"):
-        PoseConfig(kind="pose", inputs="rgb_differences")
     with pytest.raises(ValueError, match="at least one stage"):
         PoseConfig(kind="pose", widths=(8,))
 
@@ -173,7 +171,7 @@ def test_joints_are_learned_and_what_reads_them_too(data, tmp_path):
     run = make_run(data, tmp_path)
     torch.manual_seed(0)
     network = Network(run.manifest)
-    trainee = Trainee(network, run.manifest, run.joints)
+    trainee = TrainingModule(network, run.manifest, run.joints)
     finder = {name: value.clone() for name, value in network.backbone.finder.named_parameters()}
     for place, names in ((0, {"joints", "loss"}), (1, {"dense", "loss"})):
         stage = run.recipe.stages[place]
@@ -232,9 +230,11 @@ def test_a_reader_goes_with_a_finder(data, tmp_path, pose_bundle):
 
 def test_videos_without_joints_are_told(data, tmp_path):
     run = make_run(data, tmp_path)
-    bare = Corpus(tuple(replace(item, sidecar=None) for item in run.corpus.items), run.corpus.weights)
-    with pytest.raises(CorpusError, match="has no sidecar with joints, which stage 1 learns from"):
-        Examples(replace(run, corpus=bare, joints=0), 1)[0]
+    bare = VideoDataset(
+        tuple(replace(item, sidecar=None) for item in run.dataset.samples), run.dataset.weights
+    )
+    with pytest.raises(DatasetError, match="has no sidecar with joints, which stage 1 learns from"):
+        Examples(replace(run, dataset=bare, joints=0), 1)[0]
     few = make_run(data, tmp_path, "architecture.backbone.joints=17")
     with pytest.raises(TrainingError, match="have 25 joints, the backbone finds 17"):
         train(few, lambda at: None, accelerator="cpu")
@@ -258,7 +258,7 @@ def test_a_share_of_the_beginning_is_kept(data, pose_bundle, tmp_path):
     )
     left = {
         share: train(
-            make_run(data, tmp_path / str(share), *settings, f"start_share={share}"),
+            make_run(data, tmp_path / str(share), *settings, f"wise_ft_alpha={share}"),
             lambda at: None,
             accelerator="cpu",
         ).state_dict()
@@ -270,5 +270,5 @@ def test_a_share_of_the_beginning_is_kept(data, pose_bundle, tmp_path):
         torch.testing.assert_close(left[0.25][name], expected)
         moved = max(moved, float((value - left[0.0][name]).abs().max()))
     assert moved > 1e-3
-    with pytest.raises(RecipeError, match=r"start_share 0.25 needs a bundle .* set start"):
-        make_run(data, tmp_path, "start_share=0.25")
+    with pytest.raises(RecipeError, match=r"wise_ft_alpha 0.25 needs a bundle .* set start"):
+        make_run(data, tmp_path, "wise_ft_alpha=0.25")

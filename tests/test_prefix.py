@@ -17,12 +17,12 @@ from pydantic import ValidationError
 from starlette.testclient import TestClient
 
 from mmad.client import Client
-from service.app import app_of
+from service.app import build_app
 from service.app_state import AppState
 from service.settings import Settings
-from tests.apis import running_api
+from tests.api_process import running_api
 from tests.conftest import wait_for
-from tests.fake_service import VIDEO, card, finished_job
+from tests.fake_service import VIDEO, make_finished_job, make_model_card
 
 PROXY = ("127.0.0.1", 5000)
 
@@ -32,7 +32,7 @@ def served(
 ) -> TestClient:
     app_state.settings = app_state.settings.model_copy(update={"root_path": root_path})
     app_state.root_path = root_path
-    app = app_of(app_state)
+    app = build_app(app_state)
     return TestClient(app, "http://127.0.0.1", client=client, headers=headers, follow_redirects=False)
 
 
@@ -46,24 +46,20 @@ def test_everything_that_leads_somewhere_is_under_the_prefix(
         if how == "setting"
         else served(app_state, **{"X-Forwarded-Prefix": "/lab/mmad/"})
     )
-    app_state.store.put("model.json", card().model_dump_json().encode())
+    app_state.store.put("model.json", make_model_card().model_dump_json().encode())
     sent = api.post(f"{below}/detect", content=VIDEO)
     job_id = sent.json()["id"]
-    assert sent.headers["location"] == sent.json()["links"]["self"] == f"/lab/mmad/commands/jobs/{job_id}"
+    assert sent.headers["location"] == sent.json()["links"]["self"] == f"/lab/mmad/jobs/{job_id}"
     batch = api.post(f"{below}/detect", files=[("file", VIDEO), ("file", VIDEO)])
     assert batch.headers["location"] == batch.json()["links"]["jobs"]
     assert batch.headers["location"].startswith("/lab/mmad/jobs?batch=")
-    assert batch.json()["jobs"][1]["links"]["events"].startswith("/lab/mmad/commands/jobs/")
+    assert batch.json()["jobs"][1]["links"]["events"].startswith("/lab/mmad/jobs/")
     links = api.get(f"{below}/jobs/{job_id}").json()["links"].values()
-    assert all(link.startswith(f"/lab/mmad/commands/jobs/{job_id}") for link in links)
-    assert (
-        api.get(f"{below}/jobs?limit=1")
-        .json()["jobs"][0]["links"]["self"]
-        .startswith("/lab/mmad/commands/jobs/")
-    )
-    assert f"/lab/mmad/commands/jobs/{job_id} " in api.get(f"{below}/jobs/{job_id}/result").json()["detail"]
+    assert all(link.startswith(f"/lab/mmad/jobs/{job_id}") for link in links)
+    assert api.get(f"{below}/jobs?limit=1").json()["jobs"][0]["links"]["self"].startswith("/lab/mmad/jobs/")
+    assert f"/lab/mmad/jobs/{job_id} " in api.get(f"{below}/jobs/{job_id}/result").json()["detail"]
     api.post(f"{below}/jobs/{job_id}/cancel")
-    assert f'"self":"/lab/mmad/commands/jobs/{job_id}"' in api.get(f"{below}/jobs/{job_id}/events").text
+    assert f'"self":"/lab/mmad/jobs/{job_id}"' in api.get(f"{below}/jobs/{job_id}/events").text
     assert api.get(f"{below}/").headers["location"] == "/lab/mmad/docs"
     page = api.get(f"{below}/docs").text
     asked = [one for one in re.findall(r"(?:href|src|url)[=:] ?[\"'](/[^\"']*)", page) if "oauth" not in one]
@@ -109,7 +105,7 @@ def test_headers_of_strangers_are_not_believed(app_state: AppState) -> None:
     assert stranger.get("/").headers["location"] == "/docs"
     app_state.settings = app_state.settings.model_copy(update={"forwarded_allow_ips": "192.0.2.0/24"})
     known = TestClient(
-        app_of(app_state), "http://127.0.0.1", client=("192.0.2.7", 5000), follow_redirects=False
+        build_app(app_state), "http://127.0.0.1", client=("192.0.2.7", 5000), follow_redirects=False
     )
     assert known.get("/", headers={"X-Forwarded-Prefix": "/mmad"}).headers["location"] == "/mmad/docs"
     forged = {"X-Forwarded-Prefix": "/mmad", "X-Forwarded-For": "192.0.2.9"}
@@ -127,9 +123,9 @@ def test_a_setting_that_is_no_path_is_refused(monkeypatch: pytest.MonkeyPatch) -
 def test_messages_have_links_under_the_setting(app_state: AppState) -> None:
     settings = app_state.settings.model_copy(update={"root_path": "/mmad"})
     anew = AppState(settings, app_state.store, app_state.queue, app_state.auth)
-    job_id = finished_job(anew, callback_url="https://example.org/hook")
-    message = anew.webhooks._message(anew.jobs.get(job_id))
-    assert message.data.links.result == f"/mmad/commands/jobs/{job_id}/result"
+    job_id = make_finished_job(anew, callback_url="https://example.org/hook")
+    message = anew.webhooks._make_message(anew.jobs.get(job_id))
+    assert message.data.links.result == f"/mmad/jobs/{job_id}/result"
 
 
 class _Proxy(BaseHTTPRequestHandler):
@@ -187,8 +183,8 @@ def test_through_a_proxy(tmp_path: Path) -> None:
 
 def test_head_is_get_without_the_body(app_state: AppState) -> None:
     api = served(app_state)
-    app_state.store.put("model.json", card().model_dump_json().encode())
-    job_id = finished_job(app_state, keep_video=True)
+    app_state.store.put("model.json", make_model_card().model_dump_json().encode())
+    job_id = make_finished_job(app_state, keep_video=True)
     paths = [
         "/", "/docs", "/openapi.json", "/static-offline-docs/swagger-ui.css", "/healthz", "/readyz", "/labels",
         "/model", "/jobs", f"/jobs/{job_id}", f"/jobs/{job_id}/result", f"/jobs/{job_id}/export?format=csv",
@@ -219,7 +215,7 @@ def test_head_is_get_without_the_body(app_state: AppState) -> None:
 
 
 def test_head_closes_the_video(app_state: AppState, monkeypatch: pytest.MonkeyPatch) -> None:
-    job_id = finished_job(app_state, keep_video=True)
+    job_id = make_finished_job(app_state, keep_video=True)
     real, files = app_state.store.open, []
 
     def opened(key: str) -> Any:
@@ -228,7 +224,7 @@ def test_head_closes_the_video(app_state: AppState, monkeypatch: pytest.MonkeyPa
         return file
 
     monkeypatch.setattr(app_state.store, "open", opened)
-    app = app_of(app_state)
+    app = build_app(app_state)
 
     async def ask() -> httpx.Response:
         transport = httpx.ASGITransport(app, client=PROXY)

@@ -9,7 +9,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from service import reconciler as module
 from service.job_schemas import JobOptions, RetryReason, State
-from service.jobs import Jobs, Record, Upload, key, new_job_id
+from service.jobs import Jobs, Record, Upload, job_key, new_job_id
 from service.metrics import JOBS_ENDED, LEASES_LOST, RETRIES
 from service.queue import JobQueue, lease_key, put_heartbeat
 from service.reconciler import Reconciler
@@ -48,7 +48,7 @@ def reconciler(jobs: Jobs, queue: JobQueue, clock: Clock) -> Reconciler:
 
 def make_job(jobs: Jobs, owner: str = "open") -> Record:
     job_id = new_job_id()
-    jobs.store.put(key(job_id, "video"), b"bytes")
+    jobs.store.put(job_key(job_id, "video"), b"bytes")
     return jobs.create(job_id, Upload(bytes=5, sha256="ab"), JobOptions(), retention_s=60, owner=owner)
 
 
@@ -69,12 +69,12 @@ def test_what_redis_lost_is_queued_again_oldest_first(
 ) -> None:
     records = [make_job(jobs, owner) for owner in ("zoe", "anna", "open")]
     for record in records:
-        queue.deliver(record.id)
+        queue.enqueue(record.id)
     pass_by(reconciler, clock, 60, times=2)
     assert connection.llen("rq:queue:mmad") == 3  # they are there: nothing to do
     connection.flushall()
     pass_by(reconciler, clock, 1)
-    assert queue.waiting() == set()  # perhaps a worker has just taken them
+    assert queue.get_queued_ids() == set()  # perhaps a worker has just taken them
     pass_by(reconciler, clock, 6)
     assert order(connection) == [record.id for record in records]
     pass_by(reconciler, clock, 6, times=3)
@@ -93,13 +93,13 @@ def test_a_job_without_a_worker_is_taken_back_and_fails_at_last(
         pass_by(reconciler, clock, 6)
         found = jobs.get(record.id)
         assert (found.attempt, found.state) == (attempt, State.FAILED if attempt == 3 else State.QUEUED)
-        assert queue.waiting() == (set() if attempt == 3 else {record.id})
+        assert queue.get_queued_ids() == (set() if attempt == 3 else {record.id})
         connection.delete("rq:queue:mmad")  # a worker takes it
     assert found.error is not None
     assert found.error.code == "worker_lost"
     assert [change.why for change in found.changes if change.why] == [RetryReason.WORKER_LOST] * 2
-    assert jobs.store.names(key(record.id)) == ["job.json"]
-    assert jobs.unfinished() == []
+    assert jobs.store.names(job_key(record.id)) == ["job.json"]
+    assert jobs.list_unfinished() == []
     counts = queue.meter.read()[0]  # type: ignore[index]
     assert (counts[LEASES_LOST], counts[RETRIES]) == ({(): 3}, {("worker_lost",): 2})
     assert counts[JOBS_ENDED] == {("failed", "worker_lost"): 1}
@@ -128,7 +128,7 @@ def test_the_lease_of_an_earlier_attempt_counts_for_nothing(
 ) -> None:
     """A worker that was stopped, taken for dead and goes on keeps telling of the attempt that it lost."""
     first = jobs.change(make_job(jobs), State.RUNNING)
-    second = jobs.change(jobs.take_back(first, RetryReason.WORKER_LOST, "x", "x"), State.RUNNING)
+    second = jobs.change(jobs.requeue(first, RetryReason.WORKER_LOST, "x", "x"), State.RUNNING)
     put_heartbeat(connection, "worker", lease_key(first.id, first.attempt))
     pass_by(reconciler, clock, 7, times=2)
     assert jobs.get(second.id).state is State.QUEUED
@@ -160,10 +160,10 @@ def test_a_poisonous_job_goes_behind_the_others(
 ) -> None:
     """But for the first time: its worker may have died of anything, and it had waited."""
     poison, other = jobs.change(make_job(jobs), State.RUNNING), make_job(jobs)
-    queue.deliver(other.id)
+    queue.enqueue(other.id)
     pass_by(reconciler, clock, 7, times=2)
     assert order(connection) == [poison.id, other.id]
-    queue.forget(poison.id)
+    queue.remove(poison.id)
     jobs.change(jobs.get(poison.id), State.RUNNING)
     pass_by(reconciler, clock, 7, times=2)
     assert order(connection) == [other.id, poison.id]
@@ -172,12 +172,12 @@ def test_a_poisonous_job_goes_behind_the_others(
 def test_what_failed_is_tried_again_after_a_while(
     jobs: Jobs, queue: JobQueue, reconciler: Reconciler, clock: Clock
 ) -> None:
-    record = jobs.take_back(jobs.change(make_job(jobs), State.RUNNING), RetryReason.FAULT, "x", "x")
+    record = jobs.requeue(jobs.change(make_job(jobs), State.RUNNING), RetryReason.FAULT, "x", "x")
     pass_by(reconciler, clock, 1)
     pass_by(reconciler, clock, 20)
-    assert queue.waiting() == set()
+    assert queue.get_queued_ids() == set()
     pass_by(reconciler, clock, 1)
-    assert queue.waiting() == {record.id}
+    assert queue.get_queued_ids() == {record.id}
 
 
 def test_one_job_s_trouble_is_not_all_jobs(
@@ -200,21 +200,23 @@ def test_one_job_s_trouble_is_not_all_jobs(
     monkeypatch.setattr(jobs.store, "get", refusing_get)
     monkeypatch.setattr(jobs.store, "compare_and_swap", refusing_swap)
     pass_by(reconciler, clock, 7, times=2)
-    assert queue.waiting() == {waiting.id}
+    assert queue.get_queued_ids() == {waiting.id}
     monkeypatch.undo()
     pass_by(reconciler, clock, 7, times=2)
-    assert queue.waiting() == {waiting.id, unread.id, unwritten.id}
+    assert queue.get_queued_ids() == {waiting.id, unread.id, unwritten.id}
 
 
 def test_what_has_ended_or_cannot_be_read_is_passed_over(
     jobs: Jobs, queue: JobQueue, reconciler: Reconciler, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broken, ended, waiting = make_job(jobs), make_job(jobs), make_job(jobs)
-    jobs.store.put(key(broken.id, "job.json"), b"{")
-    monkeypatch.setattr(jobs, "tidy", lambda _record: None)  # killed before that: its mark stays for a while
+    jobs.store.put(job_key(broken.id, "job.json"), b"{")
+    monkeypatch.setattr(
+        jobs, "clean_up", lambda _record: None
+    )  # killed before that: its mark stays for a while
     jobs.change(ended, State.CANCELED)
     pass_by(reconciler, clock, 7, times=2)
-    assert queue.waiting() == {waiting.id}
+    assert queue.get_queued_ids() == {waiting.id}
 
 
 def test_a_job_whose_worker_was_alive_after_all(
@@ -223,24 +225,24 @@ def test_a_job_whose_worker_was_alive_after_all(
     """It publishes in the moment in which the job is taken from it."""
     record = jobs.change(make_job(jobs), State.RUNNING)
     pass_by(reconciler, clock, 1)
-    take_back = jobs.take_back
+    requeue = jobs.requeue
 
     def late(found: Record, *arguments: object) -> Record:
         jobs.change(record, State.SUCCEEDED)
-        return take_back(found, *arguments)  # type: ignore[arg-type]
+        return requeue(found, *arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(jobs, "take_back", late)
+    monkeypatch.setattr(jobs, "requeue", late)
     pass_by(reconciler, clock, 7)
     assert jobs.get(record.id).state is State.SUCCEEDED
-    assert queue.waiting() == set()
+    assert queue.get_queued_ids() == set()
 
 
 def test_it_goes_on_after_a_pass_that_failed(
     jobs: Jobs, queue: JobQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "EVERY_S", 0.01)
+    monkeypatch.setattr(module, "INTERVAL_S", 0.01)
     monkeypatch.setattr(module, "_GRACE_S", 0.0)
-    waiting, calls = queue.waiting, []
+    waiting, calls = queue.get_queued_ids, []
 
     def failing() -> set[str]:
         calls.append(1)
@@ -248,7 +250,7 @@ def test_it_goes_on_after_a_pass_that_failed(
             raise RedisError if len(calls) == 1 else OSError
         return waiting()
 
-    monkeypatch.setattr(queue, "waiting", failing)
+    monkeypatch.setattr(queue, "get_queued_ids", failing)
     record, stop = make_job(jobs), threading.Event()
     thread = threading.Thread(target=Reconciler(jobs, queue).run, args=(stop,))
     thread.start()

@@ -17,7 +17,7 @@ from training.people.props import Shape
 from training.people.render import cpu, raster, room
 from training.people.render.materials import DRESS_SIZE
 from training.people.render.pixels import encode
-from training.people.render.raster import closeness_of
+from training.people.render.raster import get_closeness
 from training.people.render.shot import SHADOW_SIZE, SUPERSAMPLING, Mesh, Shot
 
 RED, GREEN, GREY = (0.7, 0.05, 0.05), (0.05, 0.7, 0.05), (0.5, 0.5, 0.5)
@@ -151,7 +151,7 @@ def test_samples_see_what_rays_hit() -> None:
     assert (seen != triangle).mean() < 0.003
     same = (seen == triangle) & (triangle >= 0)
     assert same.mean() > 0.15
-    depths = 1 / np.vectorize(closeness_of.py_func)(keys[same])
+    depths = 1 / np.vectorize(get_closeness.py_func)(keys[same])
     np.testing.assert_allclose(depths, depth[same], rtol=2e-6)
 
 
@@ -267,7 +267,7 @@ def test_a_film_shows_its_person_where_it_says() -> None:
     inside = np.zeros((64, 64), bool)
     inside[top : bottom + 1, left : right + 1] = True
     assert change[inside].mean() > 0.3
-    joints = film.joints[0][film.seen[0]].astype(int)
+    joints = film.keypoints[0][film.keypoint_visible[0]].astype(int)
     assert change[joints[:, 1], joints[:, 0]].mean() > 0.7
     assert change[inside].mean() > 4 * change[~inside].mean()
 

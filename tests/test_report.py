@@ -8,18 +8,18 @@ import pytest
 
 from model.bundle import Thresholds
 from model.export import load_checkpoint
-from tests.untrained import demo_manifest, demo_network
+from tests.untrained_bundle import make_untrained_manifest, make_untrained_network
 from training import report
-from training.evaluate import evaluate
+from training.evaluation.metrics import evaluate
+from training.evaluation.validation import ValidationResult
 from training.instances import Instances
 from training.recipe import load_recipe
 from training.run import HISTORY, RECIPE
-from training.validate import Measured
 
-MANIFEST = demo_manifest()
+MANIFEST = make_untrained_manifest()
 
 
-def measured() -> Measured:
+def measured() -> ValidationResult:
     """Five videos: three are found, one is found wrongly, one is missed."""
     truth = Instances(
         videos=tuple("abcde"),
@@ -37,7 +37,7 @@ def measured() -> Measured:
             (truth.to_body_level(MANIFEST.taxonomy), found.to_body_level(MANIFEST.taxonomy), 7),
         )
     ]
-    return Measured(truth, found, *levels, Thresholds(default=0.3), None, (0.2, 0.1))
+    return ValidationResult(truth, found, *levels, Thresholds(default=0.3), None, (0.2, 0.1))
 
 
 def run_folder(folder: Path, rows: list[dict[str, float]]) -> None:
@@ -49,7 +49,9 @@ def test_a_report_has_all_that_a_run_is_judged_by(tmp_path: Path, monkeypatch: p
     asked: list[object] = []
     monkeypatch.setattr(report, "export_bundle", lambda *arguments: asked.append(arguments[3]))
     run_folder(tmp_path, [{"stage": 0, "step": 1, "loss": 2.0}, {"stage": 1, "step": 1, "loss": 1.0}])
-    report.conclude(demo_network(MANIFEST), MANIFEST, measured(), tmp_path, device="cpu", weights="fp16")
+    report.write_results(
+        make_untrained_network(MANIFEST), MANIFEST, measured(), tmp_path, device="cpu", weights="fp16"
+    )
     assert asked == ["fp16"]
     document = json.loads((tmp_path / "report" / "report.json").read_text())
     assert document["seed"] == 5
@@ -70,7 +72,7 @@ def test_a_report_has_all_that_a_run_is_judged_by(tmp_path: Path, monkeypatch: p
 def test_classes_stand_in_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(report, "export_bundle", lambda *_: None)
     run_folder(tmp_path, [])
-    report.conclude(demo_network(MANIFEST), MANIFEST, measured(), tmp_path)
+    report.write_results(make_untrained_network(MANIFEST), MANIFEST, measured(), tmp_path)
     tables = (tmp_path / "report" / "tables.md").read_text()
     assert "| A2 | turning around | 3 | 100.00 | 100.00 | 100.00 | 100.00 | 100.00 | 100.00 |" in tables
     assert "| B1 | nodding | 2 | 50.00 | 50.00 | 50.00 | 50.00 | 50.00 | 50.00 |" in tables
@@ -81,7 +83,7 @@ def test_classes_stand_in_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_the_effort_counts_what_history_tells() -> None:
     recipe = {"stages": [{"batch": 2}, {"batch": 4}]}
     rows = [{"stage": 0, "step": 1}, {"stage": 1, "step": 1}, {"stage": 1, "step": 2}]
-    found = report.effort([row | {"frames": 50, "seconds": 0.5} for row in rows], recipe)
+    found = report.summarise_cost([row | {"frames": 50, "seconds": 0.5} for row in rows], recipe)
     assert found == {
         "steps": 3, "windows": 10, "frames": 150, "seconds": 1.5, "frames_per_second": pytest.approx(100)
     }  # fmt: skip

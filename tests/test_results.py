@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmad.terminal import tell_hidden
+from mmad.terminal import print_hidden
 from service.errors import Problem
 from service.parameters import parse_parameters
-from service.results import Context, StoredProposals, chosen_actions, make_result, with_defaults
+from service.results import Context, StoredProposals, find_action_ids, make_result, with_defaults
 from service.schemas import (
     ActionLabel,
     Detection,
@@ -29,7 +29,7 @@ from service.schemas import (
     Stretch,
     View,
 )
-from service.scores import make_frame_scores, to_csv, to_npz, track_scores
+from service.scores import compute_score_track, make_frame_scores, to_csv, to_npz
 from service.summary import merge
 
 BODIES = [Label(id=0, code="A", name="Body"), Label(id=1, code="B", name="Head")]
@@ -124,7 +124,7 @@ LISTED = Labels(
 def test_labels_are_codes_or_names_as_people_write_them(given: str, ids: set[int]) -> None:
     wanted = parse_parameters(View, {"labels": given}).labels
     assert wanted is not None
-    assert chosen_actions(LISTED, wanted) == ids
+    assert find_action_ids(LISTED, wanted) == ids
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_unknown_labels_are_told_with_those_near_them(given: str, said: str) -> 
     wanted = parse_parameters(View, {"labels": given}).labels
     assert wanted is not None
     with pytest.raises(Problem) as refused:
-        chosen_actions(LISTED, wanted)
+        find_action_ids(LISTED, wanted)
     assert refused.value.code == "invalid_parameter"
     assert said in refused.value.detail
 
@@ -284,7 +284,7 @@ def test_scores_over_time_by_hand() -> None:
 
 
 def test_scores_over_time_as_files() -> None:
-    track = track_scores(EXAMPLE, 2)
+    track = compute_score_track(EXAMPLE, 2)
     with np.load(io.BytesIO(to_npz(track)), allow_pickle=False) as arrays:
         np.testing.assert_array_equal(arrays["action_scores"], track.action_scores)
         assert list(arrays["bodies"]) == ["A", "B"]
@@ -468,9 +468,9 @@ def test_pairs_are_those_of_brute_force(proposals: StoredProposals, window: tupl
 def test_scores_over_time_are_those_of_brute_force(proposals: StoredProposals, rate: float) -> None:
     scores = make_frame_scores(proposals, rate)
     assert scores.times_s[0] == 0
-    last_s = track_scores(proposals, rate).times_s[-1]
+    last_s = compute_score_track(proposals, rate).times_s[-1]
     assert last_s < 20 <= last_s + 1 / rate + 1e-9
-    times, rounded = proposals.shown_times(), np.round(proposals.scores.astype(float), 4)
+    times, rounded = proposals.round_times(), np.round(proposals.scores.astype(float), 4)
     part_of = np.array([action.body.id for action in LABELS.actions])
     for place in range(0, len(scores.times_s), 7):
         time_s = place / rate
@@ -489,7 +489,7 @@ def test_the_command_says_what_is_hidden(capsys: pytest.CaptureFixture[str]) -> 
     here = StoredProposals(rows.segments, rows.scores, rows.labels, context)
 
     def told(proposals: StoredProposals, **view: Any) -> str:
-        tell_hidden(make_result(proposals, View(**view)).model_dump(mode="json"))
+        print_hidden(make_result(proposals, View(**view)).model_dump(mode="json"))
         return capsys.readouterr().err
 
     assert told(here) == (

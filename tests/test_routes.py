@@ -16,11 +16,11 @@ from service import events, listing
 from service.app_state import AppState
 from service.exports import FORMATS
 from service.job_schemas import JobError, JobOptions, State
-from service.jobs import Upload, key, new_job_id
+from service.jobs import Upload, job_key, new_job_id
 from service.queue import Progress
 from service.ranges import parse_range
 from service.sweeper import Sweeper
-from tests.fake_service import VIDEO, assert_problem, finished_job
+from tests.fake_service import VIDEO, assert_problem, make_finished_job
 
 
 def send(api: TestClient, **params: Any) -> str:
@@ -47,7 +47,7 @@ def test_a_job_tells_its_place_and_when_it_will_end(api: TestClient, app_state: 
     assert running["queue_position"] is None
     assert 0 < running["estimate_s"] < 5  # half done: as long again as it has taken
     assert running["expires_at"] is None
-    ended = api.get(f"/jobs/{finished_job(app_state)}").json()
+    ended = api.get(f"/jobs/{make_finished_job(app_state)}").json()
     assert (ended["queue_position"], ended["estimate_s"]) == (None, None)
     took = datetime.fromisoformat(ended["expires_at"]) - datetime.fromisoformat(ended["changes"][-1]["at"])
     assert took == timedelta(seconds=60)
@@ -64,7 +64,7 @@ def test_a_list_goes_page_by_page_to_its_end(api: TestClient, app_state: AppStat
 
 
 def test_a_list_is_filtered(api: TestClient, app_state: AppState) -> None:
-    plain, tagged, done = send(api), send(api, tag="red"), finished_job(app_state, tag="red")
+    plain, tagged, done = send(api), send(api, tag="red"), make_finished_job(app_state, tag="red")
     assert list(walk(api, tag="red")) == [sorted([tagged, done], reverse=True)]
     assert list(walk(api, tag="red", state="succeeded")) == [[done]]
     assert set(next(walk(api, state="queued"))) == {plain, tagged}
@@ -89,11 +89,11 @@ def test_a_rare_tag_does_not_read_the_whole_store_at_a_time(
     app_state: AppState,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    rare = send(api, tag="rare")
+    class_balance_exponent = send(api, tag="rare")
     for _ in range(6):
         send(api)
-    monkeypatch.setattr(listing, "_MOST_READ", 3)
-    assert list(walk(api, tag="rare")) == [[], [], [rare]]
+    monkeypatch.setattr(listing, "_MAX_RECORDS_READ", 3)
+    assert list(walk(api, tag="rare")) == [[], [], [class_balance_exponent]]
 
 
 def test_a_list_shows_the_callers_jobs_only(api: TestClient, app_state: AppState) -> None:
@@ -116,11 +116,11 @@ def test_a_canceled_job_leaves_the_queue_and_has_no_result(api: TestClient, app_
     assert app_state.queue.ids == []
     assert api.get(f"/jobs/{job_id}").json() == canceled == api.post(f"/jobs/{job_id}/cancel").json()
     assert_problem(api.get(f"/jobs/{job_id}/result"), "job_canceled")
-    assert_problem(api.post(f"/jobs/{finished_job(app_state)}/cancel"), "job_already_ended")
+    assert_problem(api.post(f"/jobs/{make_finished_job(app_state)}/cancel"), "job_already_ended")
 
 
 def test_a_deleted_job_is_gone_and_says_so(api: TestClient, app_state: AppState) -> None:
-    job_id = finished_job(app_state, keep_video=True)
+    job_id = make_finished_job(app_state, keep_video=True)
     receipt = api.delete(f"/jobs/{job_id}").json()
     assert {one["what"]: one["bytes"] for one in receipt["removed"]}["video"] == len(VIDEO)
     for path in ("", "/result", "/video", "/events", "/export?format=csv"):
@@ -133,7 +133,11 @@ def test_a_deleted_job_is_gone_and_says_so(api: TestClient, app_state: AppState)
 
 
 def test_what_has_had_its_time_is_swept(api: TestClient, app_state: AppState) -> None:
-    old, young, running = finished_job(app_state, keep_video=True), finished_job(app_state), send(api)
+    old, young, running = (
+        make_finished_job(app_state, keep_video=True),
+        make_finished_job(app_state),
+        send(api),
+    )
     now = datetime.now(UTC)
     app_state.store.put("jobs/0123/video", b"a job whose making was cut off")
     for mark in (f"pending/open/{'0' * 32}-17", f"owners/open/{'0' * 32}", "incoming/x", "uploads/x/0"):
@@ -145,7 +149,7 @@ def test_what_has_had_its_time_is_swept(api: TestClient, app_state: AppState) ->
     assert app_state.store.names("jobs/0123") == ["video"]
     record = app_state.jobs.get(young)
     app_state.store.put(
-        key(young, "job.json"),
+        job_key(young, "job.json"),
         record.model_copy(update={"retention_s": 9_000_000_000}).model_dump_json().encode(),
     )
     assert sweeper.sweep(now + timedelta(seconds=61)) == 1
@@ -153,7 +157,7 @@ def test_what_has_had_its_time_is_swept(api: TestClient, app_state: AppState) ->
     assert sweeper.sweep(now + timedelta(days=2)) == 0
     assert {*app_state.store.names("jobs")} == {young, running, kept}
     assert app_state.store.names("incoming") == app_state.store.names("uploads") == []
-    assert {*app_state.jobs.pending("open")} == {running, kept}
+    assert {*app_state.jobs.get_pending_bytes("open")} == {running, kept}
     assert {*app_state.store.names("owners/open")} == {young, running, kept}
     assert app_state.store.names("idempotency/open") == []
     assert_problem(api.get(f"/jobs/{old}"), "job_expired")
@@ -165,21 +169,21 @@ def test_what_a_crash_left_of_a_job_that_has_ended_is_swept(
     api: TestClient, app_state: AppState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed between the record's last change and the rest; and an attempt that was overtaken, and killed."""
-    monkeypatch.setattr(app_state.jobs, "tidy", lambda _record: None)
+    monkeypatch.setattr(app_state.jobs, "clean_up", lambda _record: None)
     job_id = send(api)
     app_state.jobs.cancel(job_id)
     monkeypatch.undo()
-    app_state.store.put(key(job_id, "1/result.json"), b"{}")
+    app_state.store.put(job_key(job_id, "1/result.json"), b"{}")
     assert app_state.store.names(f"jobs/{job_id}") == ["1", "job.json", "video"]
     Sweeper(app_state.store, app_state.jobs, 1, 3600).sweep(datetime.now(UTC))
     assert app_state.store.names(f"jobs/{job_id}") == ["job.json"]
-    assert app_state.jobs.pending("open") == {}
+    assert app_state.jobs.get_pending_bytes("open") == {}
 
 
 def test_a_record_that_cannot_be_read_stops_nobody_else(api: TestClient, app_state: AppState) -> None:
-    broken, old, other = send(api), finished_job(app_state), send(api)
-    app_state.store.put(key(broken, "job.json"), b'{"id": 1}')
-    app_state.store.put(key(old, ".nfs0001"), b"x")
+    broken, old, other = send(api), make_finished_job(app_state), send(api)
+    app_state.store.put(job_key(broken, "job.json"), b'{"id": 1}')
+    app_state.store.put(job_key(old, ".nfs0001"), b"x")
     assert list(walk(api)) == [sorted([old, other], reverse=True)]
     assert (
         Sweeper(app_state.store, app_state.jobs, 1, 3600).sweep(datetime.now(UTC) + timedelta(seconds=61))
@@ -227,7 +231,7 @@ def stream(api: TestClient, job_id: str, last: str | None = None) -> list[tuple[
 def test_events_tell_a_job_to_its_end(
     api: TestClient, app_state: AppState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(events, "_LOOK_EVERY_S", 0.005)
+    monkeypatch.setattr(events, "_POLL_INTERVAL_S", 0.005)
     fractions = iter([0.0, 0.25, 0.25, 0.5, 0.4, 0.9])
     job_id = send(api)
 
@@ -241,7 +245,7 @@ def test_events_tell_a_job_to_its_end(
                 app_state.jobs.change(record, State.FAILED, JobError(code="damaged_video", detail="x"))
             return Progress(None, 0.9)
 
-    monkeypatch.setattr(app_state.queue, "progress", progress)
+    monkeypatch.setattr(app_state.queue, "get_progress", progress)
     app_state.jobs.change(app_state.jobs.get(job_id), State.RUNNING)
     told = stream(api, job_id)
     assert [(kind, mark) for kind, mark, _ in told] == [
@@ -257,7 +261,7 @@ def test_events_tell_a_job_to_its_end(
 def test_events_of_a_job_that_is_deleted_end(
     api: TestClient, app_state: AppState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(events, "_LOOK_EVERY_S", 0.005)
+    monkeypatch.setattr(events, "_POLL_INTERVAL_S", 0.005)
     job_id = send(api)
     looks: list[str] = []
 
@@ -267,12 +271,12 @@ def test_events_of_a_job_that_is_deleted_end(
             app_state.jobs.remove(app_state.jobs.get(job_id), "deleted")
         return 0
 
-    monkeypatch.setattr(app_state.queue, "position", position)
+    monkeypatch.setattr(app_state.queue, "get_position", position)
     assert [kind for kind, _, _ in stream(api, job_id)] == ["state"]
 
 
 def test_a_kept_video_comes_back_byte_for_byte(api: TestClient, app_state: AppState) -> None:
-    job_id = finished_job(app_state, keep_video=True)
+    job_id = make_finished_job(app_state, keep_video=True)
     whole = api.get(f"/jobs/{job_id}/video")
     assert (whole.status_code, whole.content) == (200, VIDEO)
     assert whole.headers["accept-ranges"] == "bytes"
@@ -282,7 +286,7 @@ def test_a_kept_video_comes_back_byte_for_byte(api: TestClient, app_state: AppSt
     beyond = api.get(f"/jobs/{job_id}/video", headers={"range": f"bytes={len(VIDEO)}-"})
     assert_problem(beyond, "range_not_satisfiable")
     assert beyond.headers["content-range"] == f"bytes */{len(VIDEO)}"
-    assert_problem(api.get(f"/jobs/{finished_job(app_state)}/video"), "video_not_kept")
+    assert_problem(api.get(f"/jobs/{make_finished_job(app_state)}/video"), "video_not_kept")
 
 
 @given(st.integers(0, 20), st.none() | st.integers(0, 25), st.none() | st.integers(0, 25))
@@ -308,7 +312,7 @@ def test_other_ranges_are_passed_over(header: str | None) -> None:
 
 @pytest.mark.parametrize("name", list(FORMATS))
 def test_every_format_is_an_export(api: TestClient, app_state: AppState, name: str) -> None:
-    job_id = finished_job(app_state)
+    job_id = make_finished_job(app_state)
     response = api.get(f"/jobs/{job_id}/export", params={"format": name, "min_score": "0.3"})
     assert response.status_code == 200, response.text
     assert response.headers["content-type"].split(";")[0] == FORMATS[name].media_type.split(";")[0]
@@ -317,7 +321,7 @@ def test_every_format_is_an_export(api: TestClient, app_state: AppState, name: s
 
 
 def test_exports_take_filters_and_refuse_the_rest(api: TestClient, app_state: AppState) -> None:
-    job_id = finished_job(app_state)
+    job_id = make_finished_job(app_state)
     export = f"/jobs/{job_id}/export"
     both = [
         len(api.get(export, params={"format": "csv", **more}).text.splitlines())
@@ -330,24 +334,24 @@ def test_exports_take_filters_and_refuse_the_rest(api: TestClient, app_state: Ap
 
 
 def test_scores_over_time(api: TestClient, app_state: AppState) -> None:
-    frames = api.get(f"/jobs/{finished_job(app_state)}/result?level=frames&rate=2").json()
+    frames = api.get(f"/jobs/{make_finished_job(app_state)}/result?level=frames&rate=2").json()
     assert len(frames["times_s"]) == 40
     column = frames["actions"].index("B1")
     assert [row[column] for row in frames["action_scores"]][:10] == pytest.approx(
         [0, 0, *[0.9] * 4, 0, 0, 0.61, 0.61]
     )
     assert_problem(
-        api.get(f"/jobs/{finished_job(app_state)}/result?level=frames&rate=31"), "invalid_parameter"
+        api.get(f"/jobs/{make_finished_job(app_state)}/result?level=frames&rate=31"), "invalid_parameter"
     )
     assert_problem(
-        api.get(f"/jobs/{finished_job(app_state)}/result?level=frames&top_k=3"), "unknown_parameter"
+        api.get(f"/jobs/{make_finished_job(app_state)}/result?level=frames&top_k=3"), "unknown_parameter"
     )
-    assert_problem(api.get(f"/jobs/{finished_job(app_state)}/result?level=all"), "invalid_parameter")
+    assert_problem(api.get(f"/jobs/{make_finished_job(app_state)}/result?level=all"), "invalid_parameter")
 
 
 def test_a_jobs_message_is_under_the_job(api: TestClient, app_state: AppState) -> None:
-    assert_problem(api.get(f"/jobs/{finished_job(app_state)}/webhook"), "no_callback")
-    assert_problem(api.post(f"/jobs/{finished_job(app_state)}/webhook/resend"), "no_callback")
+    assert_problem(api.get(f"/jobs/{make_finished_job(app_state)}/webhook"), "no_callback")
+    assert_problem(api.post(f"/jobs/{make_finished_job(app_state)}/webhook/resend"), "no_callback")
     job_id = send(api, callback_url="https://example.org/hook")
     told = api.get(f"/jobs/{job_id}/webhook").json()
     assert (told["url"], told["state"], told["deliveries"]) == ("https://example.org/hook", "waiting", [])

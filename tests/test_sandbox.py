@@ -18,7 +18,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from model.bundle import Bundle
-from model.decoder import InProcess, Opened
+from model.decoder import InProcessDecoder, OpenVideo
 from model.detector import Detector
 from model.errors import (
     DecoderCrashedError,
@@ -64,7 +64,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return clips.pattern(tmp_path_factory.mktemp("small") / "small.mp4", size="64x36", seconds=1)
 
 
-def taken(video: Opened, size: tuple[int, int] = (64, 36)) -> list[np.ndarray]:
+def taken(video: OpenVideo, size: tuple[int, int] = (64, 36)) -> list[np.ndarray]:
     with closing(video):
         return list(video.frames(15, *size))
 
@@ -80,14 +80,14 @@ def marked(small: Path, fault: str) -> io.BytesIO:
 
 
 def forkserver_of(made: Sandbox) -> int:
-    return made._keeper._process.pid
+    return made._forkserver._process.pid
 
 
 def assert_well(made: Sandbox, small: Path) -> None:
     """The next video's frames are right, and no process of one before is there."""
     with small.open("rb") as file, small.open("rb") as same:
         np.testing.assert_array_equal(
-            taken(made.open(file, Limits())), taken(InProcess().open(same, Limits()))
+            taken(made.open(file, Limits())), taken(InProcessDecoder().open(same, Limits()))
         )
     assert descendants(forkserver_of(made)) == []
 
@@ -120,7 +120,7 @@ def test_frames_are_the_same_bit_for_bit(box: Sandbox, tmp_path: Path, kind: str
             (15, 160, 120, Region(0, 0, 0.7, 0.9)) if take == "frames" else (12.5, 100)
         )
         with path.open("rb") as here, path.open("rb") as there:
-            expected = InProcess().open(here, Limits())
+            expected = InProcessDecoder().open(here, Limits())
             found = box.open(there, Limits())
             with closing(expected), closing(found):
                 assert found.declared_duration_s == expected.declared_duration_s
@@ -137,7 +137,7 @@ def test_a_large_honest_video_fits_the_default_limits(box: Sandbox, tmp_path: Pa
     )
     with path.open("rb") as file, path.open("rb") as same:
         frames = taken(box.open(file, Limits()), (160, 90))
-        np.testing.assert_array_equal(frames, taken(InProcess().open(same, Limits()), (160, 90)))
+        np.testing.assert_array_equal(frames, taken(InProcessDecoder().open(same, Limits()), (160, 90)))
 
 
 def test_where_the_file_stands_and_what_it_may_do_is_the_callers(
@@ -170,7 +170,7 @@ def test_errors_come_as_if_they_had_been_here(box: Sandbox, small: Path, tmp_pat
     for path, limits in bad:
         with path.open("rb") as here, path.open("rb") as there:
             with pytest.raises(VideoError) as expected:
-                taken(InProcess().open(here, limits))
+                taken(InProcessDecoder().open(here, limits))
             with pytest.raises(VideoError) as found:
                 taken(box.open(there, limits))
         assert (type(found.value), str(found.value)) == (type(expected.value), str(expected.value))
@@ -367,7 +367,7 @@ def test_a_cell_killed_from_outside_is_no_fault_of_the_video(faulty: Sandbox, sm
 def test_a_keeper_that_is_gone_takes_its_cells_along_and_is_started_again(
     small: Path, how: signal.Signals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client, "_END_S", 1.0)
+    monkeypatch.setattr(client, "_END_TIMEOUT_S", 1.0)
     with closing(faulty_sandbox()) as made:
         frames = made.open(marked(small, "hang amid"), SHORT).frames(15, 64, 36)
         next(frames)
@@ -458,7 +458,9 @@ def test_two_videos_at_a_time(box: Sandbox, small: Path) -> None:
     with small.open("rb") as one, small.open("rb") as other, small.open("rb") as same:
         first, second = box.open(one, Limits()), box.open(other, Limits())
         pairs = list(zip(first.frames(15, 64, 36), second.frames(15, 32, 18), strict=True))
-        np.testing.assert_array_equal([pair[0] for pair in pairs], taken(InProcess().open(same, Limits())))
+        np.testing.assert_array_equal(
+            [pair[0] for pair in pairs], taken(InProcessDecoder().open(same, Limits()))
+        )
         first.close()
         second.close()
 
@@ -471,7 +473,7 @@ def test_a_slow_worker_holds_its_cell_up_and_loses_nothing(box: Sandbox, small: 
         found = [next(frames)]
         [decoder] = descendants(forkserver_of(box))
         state = Path(f"/proc/{decoder}/stat")
-        with closing(InProcess().open(same, Limits())) as expected:
+        with closing(InProcessDecoder().open(same, Limits())) as expected:
             for place, frame in enumerate(expected.frames(10, *size)):
                 if place < 7:  # later there may be no more to wait for
                     wait_for(lambda: state.read_text().rsplit(")", 1)[1].split()[0] == "S", seconds=10)
@@ -483,7 +485,7 @@ def test_a_slow_worker_holds_its_cell_up_and_loses_nothing(box: Sandbox, small: 
 def test_the_detector_finds_the_same(box: Sandbox, bundle: Bundle, tmp_path: Path) -> None:
     path = clips.white_between(tmp_path / "white.mp4", 10, 12, 30)
     found = []
-    for decoder in (InProcess(), box):
+    for decoder in (InProcessDecoder(), box):
         with path.open("rb") as file:
             detector = Detector(bundle, WhiteSpotter(bundle), decoder=decoder)
             found.append(detector.detect(file, region=Region()))
@@ -531,7 +533,7 @@ def test_the_state_is_what_was_tried(box: Sandbox) -> None:
 def test_off_decodes_here_and_says_so(small: Path) -> None:
     with capture_logs() as logs:
         made = make_decoder("off")
-    assert isinstance(made, InProcess)
+    assert isinstance(made, InProcessDecoder)
     assert made.describe().startswith("off: ")
     assert [entry["event"] for entry in logs] == ["sandbox_not_full"]
 
@@ -544,14 +546,14 @@ def test_a_keeper_that_does_not_start_is_told(monkeypatch: pytest.MonkeyPatch) -
 
 def test_another_system_has_no_sandbox(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
-    assert isinstance(make_decoder("auto"), InProcess)
+    assert isinstance(make_decoder("auto"), InProcessDecoder)
     with pytest.raises(SandboxError, match="darwin"):
         make_decoder("require")
 
 
 def test_reading_alone_is_what_the_detector_asks_for(small: Path) -> None:
-    """Both kinds have what model.decoder.Opened names."""
-    with small.open("rb") as file, closing(InProcess().open(file, Limits())) as video:
+    """Both kinds have what model.decoder.OpenVideo names."""
+    with small.open("rb") as file, closing(InProcessDecoder().open(file, Limits())) as video:
         assert isinstance(video, Video)
         assert video.tell() > 0
 
@@ -567,9 +569,9 @@ def test_what_a_process_says_of_a_video_is_bounded(lie: dict[str, Any]) -> None:
     video = SandboxedVideo.__new__(SandboxedVideo)
     video._limits = Limits(max_duration_s=60)
     media = Media(5.0, 64, 48, 75, 15.0, False, 0, 1.0, ((1.0, 2.0), (3.0, 5.0)))
-    assert video._checked(media) == media
+    assert video._check_media(media) == media
     with pytest.raises(IpcError):
-        video._checked(replace(media, **lie))
+        video._check_media(replace(media, **lie))
 
 
 @pytest.mark.parametrize("fault", ["hang", "hang amid"])

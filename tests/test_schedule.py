@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from training.people.actions import BY_CODE, held
+from training.evaluation.statistics import Statistics, compute_statistics
+from training.people.actions import BY_CODE, get_resources
 from training.people.schedules.placement import GAP_S
 from training.people.schedules.schedule import (
     MIN_EVENT_S,
@@ -22,7 +23,6 @@ from training.people.schedules.schedule import (
 )
 from training.people.schedules.statistics import build_table
 from training.people.schedules.table import format_table, parse_table
-from training.statistics import Statistics, compute
 from training.tables import read_labels
 
 TAXONOMY = read_labels(Path(__file__).parent.parent / "training/labels/mma52.json")
@@ -39,7 +39,7 @@ def sampled(mix: Mix, seed: int = 0) -> tuple[Schedule, ...]:
 
 @cache
 def statistics() -> Statistics:
-    return compute(to_instances(sampled(Mix.REAL), TAXONOMY), TAXONOMY)
+    return compute_statistics(to_instances(sampled(Mix.REAL), TAXONOMY), TAXONOMY)
 
 
 def is_stretch_before(first: Event, second: Event) -> bool:
@@ -58,7 +58,7 @@ def test_nothing_that_uses_the_same_part_of_the_body_comes_close(mix):
     shared = 0
     for schedule in sampled(mix):
         for first, second in combinations(schedule.events, 2):
-            both = (held(BY_CODE[event.code], event.sides) for event in (first, second))
+            both = (get_resources(BY_CODE[event.code], event.sides) for event in (first, second))
             if frozenset.intersection(*both):
                 shared += 1
                 assert first.end_s + GAP_S <= second.start_s + ROUNDING or is_stretch_before(first, second)

@@ -16,8 +16,8 @@ from service.schemas import Options, View
 from training.people.camera.footage import write_video
 from training.people.film import Recipe
 from training.people.options import Mix, Storage
-from training.people.studio import Order, produce
-from workers.serialization import make_context, make_model_card, make_warnings, store_proposals
+from training.people.studio import DatasetSpec, produce
+from workers.serialization import make_context, make_model_card, make_stored_proposals, make_warnings
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def test_the_example_shows_two_actions_and_hides_the_third(detector: Detector) -
     path = Path(__file__).parents[1] / "examples/interview.mp4"
     found = detect(detector, path)
     context = make_context(found, detector, Options(), job_id=None, video_sha256="0" * 64)
-    result = make_result(store_proposals(found, context), View())
+    result = make_result(make_stored_proposals(found, context), View())
     assert {one.action.code for one in result.detections} == {"E5", "B6"}
     third = next(one for one in result.hidden.best if one.action.code == "B4")
     assert third.start_s == pytest.approx(10.4, abs=0.5)
@@ -74,7 +74,7 @@ def test_the_example_shows_two_actions_and_hides_the_third(detector: Detector) -
 def test_it_knows_people_of_the_test_better_than_chance(detector: Detector, tmp_path: Path) -> None:
     """Of people it has never seen, actions that they do score higher than those that they do not."""
     recipe = Recipe(seed=77, height=160, width=128, mix=Mix.BALANCED, styles=("abrupt", "languid"), test=True)
-    produce(Order(recipe, tmp_path, Storage.MP4, 6), 1, lambda done, count: None)
+    produce(DatasetSpec(recipe, tmp_path, Storage.MP4, 6), 1, lambda done, count: None)
     ranks = []
     for name, record in json.loads((tmp_path / "mmad.json").read_text()).items():
         found = detect(detector, tmp_path / "videos" / f"{name}.mp4")

@@ -9,19 +9,19 @@ import pytest
 from training.people.actions import ACTIONS, BY_CODE
 from training.people.arms import Arms
 from training.people.body import load_anatomy
-from training.people.hand_targets import AT_REST, PLACES, Contact
-from training.people.hands import Motion, Visit, move_arms, sharing
+from training.people.hand_targets import HAND_TARGETS, REST_TARGETS, Contact
+from training.people.hands import HandMotion, Visit, is_shared_target, move_arms
 from training.people.performance import perform
 from training.people.rotations import (
-    about,
-    apply,
-    between,
-    onto,
-    passing,
-    steadied,
-    transposed,
-    two_bones,
-    unit,
+    axis_angle,
+    invert,
+    limit_rate,
+    normalize,
+    rotate,
+    rotation_between,
+    slerp,
+    slerp_one_way,
+    two_bone_ik,
 )
 from training.people.schedules.schedule import Event, Schedule
 from training.people.skeleton import LETTER, SIDES, Skeleton
@@ -54,7 +54,7 @@ def skeletons(count=6):
 
 
 def still(frames, curl=0.2):
-    return Motion(
+    return HandMotion(
         np.zeros((frames, 3)), np.zeros((frames, 3)), np.broadcast_to(np.asarray(curl, float), (frames, 5))
     )
 
@@ -92,11 +92,11 @@ def acted(skeleton, code, sides, seed=0, fps=FPS, style="calm"):
 
 def steps_of(rotations):
     """Angles (frames - 1,) between rotations, degrees."""
-    turned = transposed(rotations[:-1]) @ rotations[1:]
+    turned = invert(rotations[:-1]) @ rotations[1:]
     return np.degrees(np.arccos(np.clip((np.trace(turned, axis1=1, axis2=2) - 1) / 2, -1, 1)))
 
 
-def sides_of(code, number):
+def choose_sides(code, number):
     return tuple(SIDES) if BY_CODE[code].both == 1 else (("left",), ("right",))[number % 2]
 
 
@@ -108,14 +108,14 @@ def skin(skeleton, pose, bones):
     )
     moves = pose.transforms()[:, anatomy.bones[chosen]]
     blended = (moves * anatomy.weights[chosen][..., None, None]).sum(2)
-    return apply(blended[..., :3], skeleton.vertices[chosen]) + blended[..., 3]
+    return rotate(blended[..., :3], skeleton.vertices[chosen]) + blended[..., 3]
 
 
 def palm(skeleton, pose, side):
     """Middle of a palm's surface (frames, 3), and where it looks."""
     letter = LETTER[side]
     rotation = pose.rotation(f"wrist.{letter}")
-    looks = apply(rotation, skeleton.hand_axes(letter)[1])
+    looks = rotate(rotation, skeleton.hand_axes(letter)[1])
     wrist, knuckle = pose.position(f"wrist.{letter}"), pose.position(f"finger3-1.{letter}")
     return wrist + 0.75 * (knuckle - wrist) + 0.02 * looks, looks
 
@@ -123,8 +123,8 @@ def palm(skeleton, pose, side):
 def test_two_bones_reach_and_keep_their_lengths():
     rng = np.random.default_rng(0)
     start, pole = rng.normal(size=(2, 200, 3))
-    target = start + unit(rng.normal(size=(200, 3))) * rng.uniform(0.1, 0.49, (200, 1))
-    middle, end = two_bones(start, target, 0.27, 0.23, pole)
+    target = start + normalize(rng.normal(size=(200, 3))) * rng.uniform(0.1, 0.49, (200, 1))
+    middle, end = two_bone_ik(start, target, 0.27, 0.23, pole)
     assert np.allclose(end, target)
     assert np.allclose(np.linalg.norm(middle - start, axis=1), 0.27)
     assert np.allclose(np.linalg.norm(end - middle, axis=1), 0.23)
@@ -132,7 +132,7 @@ def test_two_bones_reach_and_keep_their_lengths():
 
 
 def test_out_of_reach_two_bones_stretch_towards_the_target():
-    middle, end = two_bones(
+    middle, end = two_bone_ik(
         np.zeros((1, 3)), np.array([[0.0, -2.0, 0.0]]), 0.3, 0.2, np.array([[0.0, 0.0, -1.0]])
     )
     assert 0.49 < np.linalg.norm(end) < 0.5
@@ -143,13 +143,13 @@ def test_out_of_reach_two_bones_stretch_towards_the_target():
 @pytest.mark.parametrize("code", ["F1", "E5", "G4", "D7", "C4"])
 def test_limbs_keep_their_lengths(code):
     for number, skeleton in enumerate(skeletons(4)):
-        pose = acted(skeleton, code, sides_of(code, number), number)
+        pose = acted(skeleton, code, choose_sides(code, number), number)
         for letter in "LR":
             for chain in (("upperarm01", "lowerarm01", "wrist"), ("upperleg01", "lowerleg01", "foot")):
                 names = [f"{bone}.{letter}" for bone in chain]
                 for first, second in pairwise(names):
                     length = np.linalg.norm(pose.position(first) - pose.position(second), axis=1)
-                    at_rest = np.linalg.norm(skeleton.head_of(first) - skeleton.head_of(second))
+                    at_rest = np.linalg.norm(skeleton.rest_head(first) - skeleton.rest_head(second))
                     assert np.allclose(length, at_rest, atol=2e-3), (first, second)
 
 
@@ -188,7 +188,7 @@ def test_a_raised_heel_leaves_the_ball_of_the_foot_on_the_floor():
 @pytest.mark.parametrize("code", LEGS)
 def test_feet_stand_on_the_floor(code):
     for number, skeleton in enumerate(skeletons(4)):
-        pose = acted(skeleton, code, sides_of(code, number), number)
+        pose = acted(skeleton, code, choose_sides(code, number), number)
         for letter in "LR":
             lowest = skin(
                 skeleton, pose, (f"foot.{letter}", *(f"toe{toe}-1.{letter}" for toe in range(1, 6)))
@@ -218,10 +218,10 @@ def test_a_touch_stays_on_a_moving_head(place, side):
     channels = {"head_pitch": 0.25 * beat, "head_yaw": 0.2 * np.roll(beat, 3), "torso_roll": 0.1 * beat}
     for skeleton in skeletons(4):
         pose = posed(skeleton, {side: place}, channels, frames)
-        wanted = Arms(skeleton, pose).reach(PLACES[place], side, np.full((frames, 5), 0.2))
-        touching = wanted.position + apply(wanted.rotation, wanted.contact)
+        wanted = Arms(skeleton, pose).reach(HAND_TARGETS[place], side, np.full((frames, 5), 0.2))
+        touching = wanted.position + rotate(wanted.rotation, wanted.contact)
         letter = LETTER[side]
-        hand = pose.position(f"wrist.{letter}") + apply(pose.rotation(f"wrist.{letter}"), wanted.contact)
+        hand = pose.position(f"wrist.{letter}") + rotate(pose.rotation(f"wrist.{letter}"), wanted.contact)
         assert np.ptp(touching, axis=0).max() > 0.04  # the head does move
         assert np.linalg.norm(hand - touching, axis=1).max() < NODDED[place]
 
@@ -261,7 +261,7 @@ def test_arms_are_crossed_in_front_of_the_chest():
             assert wrist[1] < chest[1]
 
 
-@pytest.mark.parametrize("rest", AT_REST)
+@pytest.mark.parametrize("rest", REST_TARGETS)
 def test_only_hips_have_winged_elbows(rest):
     for skeleton in skeletons():
 
@@ -280,7 +280,7 @@ def out_of_reach(place):
 def test_places_are_reached_by_most(code):
     """The trunk in the middle of what the action makes it do."""
     action = BY_CODE[code]
-    for place in action.hand.places:
+    for place in action.hand.targets:
         missed = []
         for skeleton in skeletons()[1::2]:
             channels = {
@@ -290,16 +290,16 @@ def test_places_are_reached_by_most(code):
                 / 2
                 for move in action.moves
             }
-            pitch, yaw, roll = PLACES[place].lean
+            pitch, yaw, roll = HAND_TARGETS[place].lean
             for name, value in zip(
                 ("torso_pitch", "torso_yaw", "torso_roll"), (pitch, yaw, roll), strict=True
             ):
                 channels[name] = channels.get(name, 0) + value
             curl = curl_of(action.hand)
             pose = posed(skeleton, {"left": place}, channels, curl=curl)
-            wanted = Arms(skeleton, pose).reach(PLACES[place], "left", curl[None], on_top=True)
-            hand = pose.position("wrist.L") + apply(pose.rotation("wrist.L"), wanted.contact)
-            missed.append(np.linalg.norm(hand - wanted.position - apply(wanted.rotation, wanted.contact)))
+            wanted = Arms(skeleton, pose).reach(HAND_TARGETS[place], "left", curl[None], on_top=True)
+            hand = pose.position("wrist.L") + rotate(pose.rotation("wrist.L"), wanted.contact)
+            missed.append(np.linalg.norm(hand - wanted.position - rotate(wanted.rotation, wanted.contact)))
         if out_of_reach(place):  # so that the arm is stretched
             assert min(missed) > 0.02
         else:
@@ -311,14 +311,14 @@ def test_arms_stay_out_of_the_body(code):
     """Wrists, knuckles, elbows and forearms in every frame, on the way too."""
     deep = 0.075 if code in BENT_DOUBLE else 0.045
     for number, skeleton in enumerate(skeletons()[1::2]):
-        pose = acted(skeleton, code, sides_of(code, number), number)
+        pose = acted(skeleton, code, choose_sides(code, number), number)
         body = skeleton.surface(pose)
         for letter in "LR":
             elbow, wrist, knuckle = (
                 pose.position(f"{bone}.{letter}") for bone in ("lowerarm01", "wrist", "finger3-1")
             )
             points = [wrist, knuckle, elbow, elbow + 0.35 * (wrist - elbow), elbow + 0.7 * (wrist - elbow)]
-            distance, _ = body.outward(np.stack(points, 1))
+            distance, _ = body.signed_distance(np.stack(points, 1))
             assert distance.min() > -deep, (number, letter)
             assert np.quantile(distance, 0.05) > (-0.03 if code in BENT_DOUBLE else -0.01)
 
@@ -326,12 +326,12 @@ def test_arms_stay_out_of_the_body(code):
 @pytest.mark.parametrize("code", ["C7", "E3", "F1", "F4", "F8", "G1", "C6"])
 def test_nothing_jumps(code):
     for number, skeleton in enumerate(skeletons()[::2]):
-        pose = acted(skeleton, code, sides_of(code, number), number)
+        pose = acted(skeleton, code, choose_sides(code, number), number)
         for letter in "LR":
             for bone in ("lowerarm01", "wrist", "finger3-1"):
                 speed = np.linalg.norm(np.diff(pose.position(f"{bone}.{letter}"), axis=0), axis=1) * FPS
                 assert speed.max() < 4.5
-            turned = transposed(pose.rotation(f"wrist.{letter}"))[:-1] @ pose.rotation(f"wrist.{letter}")[1:]
+            turned = invert(pose.rotation(f"wrist.{letter}"))[:-1] @ pose.rotation(f"wrist.{letter}")[1:]
             cosine = (np.trace(turned, axis1=1, axis2=2) - 1) / 2
             assert cosine.min() > np.cos(2.2)
 
@@ -341,7 +341,7 @@ def test_arms_do_not_flip_between_frames(code):
     for number, (skeleton, style) in enumerate(
         zip(skeletons(), 2 * ("calm", "brisk", "restless"), strict=True)
     ):
-        pose = acted(skeleton, code, sides_of(code, number), number, 30, style)
+        pose = acted(skeleton, code, choose_sides(code, number), number, 30, style)
         for bone in ("upperarm01", "lowerarm01", "lowerarm02", "wrist"):
             for letter in "LR":
                 assert steps_of(pose.rotation(f"{bone}.{letter}")).max() < 40, (number, bone, letter)
@@ -349,32 +349,32 @@ def test_arms_do_not_flip_between_frames(code):
 
 def test_what_jumps_becomes_a_ramp_and_the_rest_stays():
     gentle = 0.3 * np.sin(np.linspace(0, 6, 60))[:, None] * (1, -2)
-    assert np.allclose(steadied(gentle, 0.1), gentle)
+    assert np.allclose(limit_rate(gentle, 0.1), gentle)
     jump = np.where(np.arange(60) < 30, -1.0, 1.0)
-    ramp = steadied(jump, 0.2)
+    ramp = limit_rate(jump, 0.2)
     assert np.allclose(np.diff(ramp)[[10, 25, 29, 33, 45]], [0, 0.1, 0.2, 0.1, 0])
     assert np.allclose(ramp[[0, 15, 45, 59]], [-1, -1, 1, 1])
-    assert (np.diff(steadied(np.random.default_rng(0).normal(size=60), 0.2)) < 0.2 + 1e-9).all()
+    assert (np.diff(limit_rate(np.random.default_rng(0).normal(size=60), 0.2)) < 0.2 + 1e-9).all()
 
 
 def test_a_passage_of_half_a_turn_keeps_its_way_round():
     frames = 40
     share = np.linspace(0, 1, frames)
     first = np.broadcast_to(np.eye(3), (frames, 3, 3))
-    second = about((0, 0, 1), np.linspace(np.pi - 0.2, np.pi + 0.2, frames))
-    assert steps_of(between(first, second, share)).max() > 150
-    for way in (second, transposed(second)):
-        passage = passing(first, way, share)
+    second = axis_angle((0, 0, 1), np.linspace(np.pi - 0.2, np.pi + 0.2, frames))
+    assert steps_of(slerp(first, second, share)).max() > 150
+    for way in (second, invert(second)):
+        passage = slerp_one_way(first, way, share)
         assert steps_of(passage).max() < 15
         assert np.allclose(passage[[0, -1]], [first[0], way[-1]])
 
 
 def test_the_smallest_turn_takes_one_direction_to_another():
-    first, second = unit(np.random.default_rng(0).normal(size=(2, 50, 3)))
-    turn = onto(first, second)
-    assert np.allclose(apply(turn, first), second)
-    assert np.allclose(turn @ transposed(turn), np.eye(3))
-    assert np.allclose(apply(turn, np.cross(first, second)), np.cross(first, second))
+    first, second = normalize(np.random.default_rng(0).normal(size=(2, 50, 3)))
+    turn = rotation_between(first, second)
+    assert np.allclose(rotate(turn, first), second)
+    assert np.allclose(turn @ invert(turn), np.eye(3))
+    assert np.allclose(rotate(turn, np.cross(first, second)), np.cross(first, second))
 
 
 def test_a_wrist_stays_away_from_its_shoulder():
@@ -392,8 +392,8 @@ def test_a_hand_that_turns_all_round_does_not_flip():
     pose = skeleton.sit({}, frames)
     arms = Arms(skeleton, pose)
     tilt = np.linspace(0, 2 * np.pi, frames)[:, None] * (1, 0, 0)
-    arms.set("left", arms.reach(PLACES["front"], "left", np.full((frames, 5), 0.2), tilt=tilt))
-    turned = transposed(pose.rotation("wrist.L"))[:-1] @ pose.rotation("wrist.L")[1:]
+    arms.pose_arm("left", arms.reach(HAND_TARGETS["front"], "left", np.full((frames, 5), 0.2), tilt=tilt))
+    turned = invert(pose.rotation("wrist.L"))[:-1] @ pose.rotation("wrist.L")[1:]
     assert ((np.trace(turned, axis1=1, axis2=2) - 1) / 2).min() > np.cos(0.3)
 
 
@@ -408,20 +408,20 @@ def test_hands_travel_in_a_bow_away_from_the_body():
 
 
 def test_hands_that_meet_share_what_they_do():
-    assert {place for place in PLACES if sharing(place)} == {
+    assert {place for place in HAND_TARGETS if is_shared_target(place)} == {
         "rest_joined", "lap_joined", "palms_joined", "palms_joined_low", "rub_joined", "crossed",
     }  # fmt: skip
 
 
 def test_wrists_bend_no_farther_than_wrists_do():
-    for place, where in PLACES.items():
-        if where.on.endswith(".other"):
+    for place, where in HAND_TARGETS.items():
+        if where.parent.endswith(".other"):
             continue
         for skeleton in (skeletons()[0], skeletons()[5]):
             pose = posed(skeleton, {"left": place})
-            forearm = unit(pose.position("wrist.L") - pose.position("lowerarm01.L"))
-            at_rest = unit(skeleton.head_of("wrist.L") - skeleton.head_of("lowerarm01.L"))
-            hand = apply(pose.rotation("wrist.L"), at_rest)
+            forearm = normalize(pose.position("wrist.L") - pose.position("lowerarm01.L"))
+            at_rest = normalize(skeleton.rest_head("wrist.L") - skeleton.rest_head("lowerarm01.L"))
+            hand = rotate(pose.rotation("wrist.L"), at_rest)
             assert (forearm * hand).sum() > np.cos(1.35), place
 
 
@@ -429,7 +429,7 @@ def test_fingers_give_way_to_the_thigh_they_lie_on():
     for skeleton in skeletons():
         pose = posed(skeleton, {}, rest="rest_thigh")
         tips = skin(skeleton, pose, ("finger2-3.L", "finger3-3.L", "finger4-3.L"))
-        distance, _ = skeleton.surface(pose).outward(tips)
+        distance, _ = skeleton.surface(pose).signed_distance(tips)
         assert np.median(distance) > -0.012
         assert np.median(distance) < 0.04
 
@@ -440,7 +440,7 @@ def test_a_contact_is_a_part_of_the_hand():
     arms = Arms(skeleton, pose)
     lengths = {
         place.contact: np.linalg.norm(arms.reach(place, "left", np.full((1, 5), 0.1)).contact)
-        for place in PLACES.values()
+        for place in HAND_TARGETS.values()
     }
     assert lengths[Contact.WRIST] < 0.005
     assert 0.03 < lengths[Contact.PALM] < lengths[Contact.PADS] < 0.25

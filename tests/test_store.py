@@ -29,7 +29,7 @@ def test_what_is_put_is_there_and_replaced_whole(store: FolderStore) -> None:
 
 
 def test_a_write_that_fails_leaves_nothing(store: FolderStore) -> None:
-    with pytest.raises(RuntimeError, match="stop"), store.writing("jobs/a/video") as file:
+    with pytest.raises(RuntimeError, match="stop"), store.open_writer("jobs/a/video") as file:
         file.write(b"half")
         raise RuntimeError("stop")
     assert all_files(store) == []

@@ -17,12 +17,12 @@ from numba import cuda
 from typer.testing import CliRunner
 
 from mmad.cli import app
-from training.people.annotations import name_of
+from training.people.annotations import format_video_name
 from training.people.body import load_anatomy
 from training.people.film import Recipe
 from training.people.options import Crop, Device, Mix, Storage, Subset
 from training.people.person import draw_person
-from training.people.studio import Order, StudioError, produce
+from training.people.studio import DatasetSpec, StudioError, produce
 from training.people.timing import TEST_STYLES
 from training.tables import read_annotations, standard_labels
 
@@ -39,9 +39,9 @@ def digests(folder: Path) -> dict[str, str]:
     }
 
 
-def order(out: Path, **changes) -> Order:
+def order(out: Path, **changes) -> DatasetSpec:
     recipe = replace(RECIPE, **{name: changes.pop(name) for name in ("seed", "crop") if name in changes})
-    return Order(recipe, out, **({"storage": Storage.MP4, "videos": VIDEOS} | changes))
+    return DatasetSpec(recipe, out, **({"storage": Storage.MP4, "videos": VIDEOS} | changes))
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +62,8 @@ def test_any_number_of_processes_makes_the_same_bytes(made, tmp_path):
 def test_a_run_goes_on_where_it_was_interrupted(made, tmp_path):
     produce(order(tmp_path, videos=VIDEOS), 1, lambda done, count: None)
     before = digests(tmp_path)
-    (tmp_path / "records" / f"{name_of(1)}.json").unlink()
-    (tmp_path / "videos" / f"{name_of(1)}.mp4").write_bytes(b"half")
+    (tmp_path / "records" / f"{format_video_name(1)}.json").unlink()
+    (tmp_path / "videos" / f"{format_video_name(1)}.mp4").write_bytes(b"half")
     assert produce(order(tmp_path), 1, lambda done, count: None) > 0
     assert digests(tmp_path) == before
     assert produce(order(tmp_path), 1, lambda done, count: None) == 0  # nothing is left to do
@@ -156,14 +156,14 @@ def test_labels_read_as_the_data_sets_own(made):
 
 
 def test_nobody_is_in_two_splits(tmp_path):
-    from training.people.film import person_of, subset_of
+    from training.people.film import get_person, get_subset
 
     subsets = {}
     for number in range(200):
-        subsets.setdefault(person_of(number), set()).add(subset_of(Recipe(), person_of(number)))
+        subsets.setdefault(get_person(number), set()).add(get_subset(Recipe(), get_person(number)))
     assert all(len(found) == 1 for found in subsets.values())
     assert {subset for found in subsets.values() for subset in found} == {"train", "val"}
-    assert {subset_of(Recipe(test=True), person) for person in range(20)} == {"test"}
+    assert {get_subset(Recipe(test=True), person) for person in range(20)} == {"test"}
 
 
 def test_no_body_is_in_two_subsets():
@@ -204,7 +204,7 @@ def test_frames_without_coding(tmp_path):
     from training.people.camera.footage import read_frames
 
     produce(order(tmp_path, storage=Storage.NPZ, videos=1, crop=Crop.HEAD), 1, lambda done, count: None)
-    footage = read_frames(tmp_path / "frames" / f"{name_of(0)}.npz")
+    footage = read_frames(tmp_path / "frames" / f"{format_video_name(0)}.npz")
     assert footage.frames.shape[1:] == (48, 48, 3)
     assert footage.fps == 10
 

@@ -14,10 +14,10 @@ from service.app_state import AppState
 from service.auth import Caller
 from service.errors import Problem
 from service.job_schemas import JobError, State
-from service.jobs import Jobs, key
-from service.submission import preferred_wait_s
+from service.jobs import Jobs, job_key
+from service.submission import parse_preferred_wait
 from tests.conftest import wait_for
-from tests.fake_service import VIDEO, assert_problem, finish, stored_files
+from tests.fake_service import VIDEO, assert_problem, finish_job, stored_files
 
 OTHER = VIDEO + b"other"
 
@@ -54,7 +54,7 @@ def test_another_key_is_another_job(api: TestClient, app_state: AppState) -> Non
 
 def test_the_answer_tells_where_the_job_is_by_now(api: TestClient, app_state: AppState) -> None:
     job_id = send(api).json()["id"]
-    finish(app_state, job_id)
+    finish_job(app_state, job_id)
     again = send(api)
     assert (again.json()["id"], again.json()["state"]) == (job_id, "succeeded")
 
@@ -137,14 +137,14 @@ def test_a_request_sent_again_is_answered_at_the_limit(
     api: TestClient, app_state: AppState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     full: list[bool] = []
-    admit = app_state.auth.admit
+    check_limits = app_state.auth.check_limits
 
     def at_limit(caller: Caller, jobs: Jobs, coming_bytes: int, count: int) -> None:
         if full:
             raise Problem("too_many_jobs", "no more jobs for this key")
-        admit(caller, jobs, coming_bytes, count)
+        check_limits(caller, jobs, coming_bytes, count)
 
-    monkeypatch.setattr(app_state.auth, "admit", at_limit)
+    monkeypatch.setattr(app_state.auth, "check_limits", at_limit)
     first = send(api).json()
     full.append(True)
     assert send(api).json() == first
@@ -162,7 +162,7 @@ def test_several_videos_are_several_jobs_of_a_batch(api: TestClient, app_state: 
     body = response.json()
     ids = [job["id"] for job in body["jobs"]]
     assert app_state.queue.ids == ids
-    assert [app_state.store.get(key(job_id, "video")) for job_id in ids] == videos
+    assert [app_state.store.get(job_key(job_id, "video")) for job_id in ids] == videos
     assert {app_state.jobs.get(job_id).options.top_k for job_id in ids} == {2}
     assert response.headers["location"] == body["links"]["jobs"] == f"/jobs?batch={body['batch']}"
     api.post("/detect", content=VIDEO)
@@ -210,7 +210,7 @@ def test_who_waits_gets_the_result(api: TestClient, app_state: AppState) -> None
         deadline = time.monotonic() + 20
         while not app_state.queue.ids and time.monotonic() < deadline:
             time.sleep(0.01)
-        finish(app_state, app_state.queue.ids[0])
+        finish_job(app_state, app_state.queue.ids[0])
 
     worker = threading.Thread(target=work)
     worker.start()
@@ -231,7 +231,7 @@ def test_who_waits_in_vain_or_for_a_failure_gets_the_job(
 
     def fails(job_id: str) -> None:
         offer(job_id)
-        finish(app_state, job_id, JobError(code="damaged_video", detail="x"))
+        finish_job(app_state, job_id, JobError(code="damaged_video", detail="x"))
 
     monkeypatch.setattr(app_state.queue, "try_enqueue", fails)
     response = api.post("/detect", content=OTHER, headers={"prefer": "wait=20"})
@@ -247,7 +247,7 @@ def test_who_waits_in_vain_or_for_a_failure_gets_the_job(
     ],
 )  # fmt: skip
 def test_how_long_a_caller_prefers_to_wait(header: str | None, seconds: int | None) -> None:
-    assert preferred_wait_s(header) == seconds
+    assert parse_preferred_wait(header) == seconds
 
 
 def test_one_file_is_open_at_a_time(
@@ -256,7 +256,7 @@ def test_one_file_is_open_at_a_time(
     """However many a request brings: it may take an hour to bring them."""
     opened: list[int] = []
     most: list[int] = []
-    writing = app_state.store.writing
+    writing = app_state.store.open_writer
 
     @contextmanager
     def counting(name: str) -> Iterator[Any]:
@@ -266,12 +266,12 @@ def test_one_file_is_open_at_a_time(
             yield file
         opened.pop()
 
-    monkeypatch.setattr(app_state.store, "writing", counting)
+    monkeypatch.setattr(app_state.store, "open_writer", counting)
     batch = api.post("/detect", files=[("file", (name, VIDEO + name.encode())) for name in "abc"]).json()
     assert max(most) == 1
     assert opened == []
     for job, name in zip(batch["jobs"], "abc", strict=True):
-        assert app_state.store.get(key(job["id"], "video")) == VIDEO + name.encode()
+        assert app_state.store.get(job_key(job["id"], "video")) == VIDEO + name.encode()
 
 
 def test_a_batch_that_the_queue_has_no_room_for(api: TestClient, app_state: AppState) -> None:

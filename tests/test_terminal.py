@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mmad import terminal
-from mmad.terminal import bar, check_writable, print_result, print_table, write_file
+from mmad.terminal import check_writable, print_result, print_table, progress_bar, write_file
 
 RESULT = {
     "detections": [
@@ -80,7 +80,7 @@ def wait_for_line(text: io.StringIO, part: str) -> None:
 
 
 def test_progress_is_printed_as_lines_where_there_is_no_terminal(noted: io.StringIO) -> None:
-    with bar("1 of 2: film.mp4") as show:
+    with progress_bar("1 of 2: film.mp4") as show:
         show("detecting", 0.1)
         wait_for_line(noted, "1 of 2: film.mp4: detecting, 10 %\n")
         show("detecting", 0.4)
@@ -95,7 +95,7 @@ def test_progress_is_printed_as_lines_where_there_is_no_terminal(noted: io.Strin
 
 def test_short_work_prints_no_progress(noted: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(terminal, "_FIRST_LINE_S", 60.0)
-    with bar("film.mp4") as show:
+    with progress_bar("film.mp4") as show:
         show("detecting", 0.5)
     assert noted.getvalue() == ""
 

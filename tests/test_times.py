@@ -1,4 +1,4 @@
-"""Numbers and times of frames are FFmpeg's, in every container; see tests/times.py."""
+"""Numbers and times of frames are FFmpeg's, in every container; see tests/timestamp_table.py."""
 
 import io
 from collections.abc import Sequence
@@ -9,25 +9,25 @@ import av
 import numpy as np
 import pytest
 
-from model.packets import Given
-from model.timing import Clock, Stamps
+from model.packets import DecodedFrame
+from model.timing import Clock, TimestampSelector
 from model.truncation import is_cut_off
-from model.video import Limits, Video, extent
-from tests import times
-from tests.times import CODECS, CONTAINERS, PATTERNS, Case, Container, Sound
+from model.video import Limits, Video, measure_extent
+from tests import timestamp_table
+from tests.timestamp_table import CODECS, CONTAINERS, PATTERNS, Case, Container, Sound
 
 CONSTANT = PATTERNS["constant"]
 H264, H264_B = CODECS["H.264"], CODECS["H.264 B"]
 
 
 @pytest.mark.parametrize(
-    ("container", "codec"), sorted({(case.container, case.codec) for case in times.cases()})
+    ("container", "codec"), sorted({(case.container, case.codec) for case in timestamp_table.cases()})
 )
 def test_times_are_ffmpegs(container: str, codec: str, tmp_path: Path) -> None:
     """With ffprobe beside; without it, those that were written."""
-    if container == "AVI" and not times.has_ffprobe():
+    if container == "AVI" and not timestamp_table.has_ffprobe():
         pytest.skip("AVI has no presentation times, and there is no ffprobe to tell what FFmpeg makes of it")
-    rows = [times.compare(Case(container, codec, pattern), tmp_path) for pattern in PATTERNS]
+    rows = [timestamp_table.compare(Case(container, codec, pattern), tmp_path) for pattern in PATTERNS]
     assert [(row.case.pattern, row.fault) for row in rows if row.fault] == []
     assert [(row.case.pattern, float(row.error)) for row in rows if row.error >= row.tick] == []
     assert all(row.frames > 10 for row in rows)
@@ -38,7 +38,7 @@ def test_times_are_ffmpegs(container: str, codec: str, tmp_path: Path) -> None:
 )
 @pytest.mark.parametrize("name", ["MP4", "MOV", "MKV"])
 def test_a_video_ends_with_its_last_frame(name: str, pattern: str, tmp_path: Path) -> None:
-    found = times.read(times.make(Case(name, "H.264", pattern), tmp_path))
+    found = timestamp_table.read(timestamp_table.make(Case(name, "H.264", pattern), tmp_path))
     written = PATTERNS[pattern]
     last_ms = written[-1] - written[0]
     assert found.end == pytest.approx(found.media.duration_s)
@@ -61,29 +61,33 @@ EDITS = {
 @pytest.mark.parametrize("name", ["MP4", "MOV"])
 @pytest.mark.parametrize("kind", EDITS)
 def test_edit_lists_are_followed(kind: str, name: str, tmp_path: Path) -> None:
-    path = times.write(tmp_path / f"edited{CONTAINERS[name].suffix}", CONTAINERS[name], H264, CONSTANT)
-    tick = times.read(path).tick
+    path = timestamp_table.write(
+        tmp_path / f"edited{CONTAINERS[name].suffix}", CONTAINERS[name], H264, CONSTANT
+    )
+    tick = timestamp_table.read(path).tick
     edits, numbers = EDITS[kind]
-    frame = int(Fraction(times.STEP_MS, 1000) / tick)
-    found = times.read(times.edit(path, [(ms, at * frame if at > 0 else at, rate) for ms, at, rate in edits]))
+    frame = int(Fraction(timestamp_table.STEP_MS, 1000) / tick)
+    found = timestamp_table.read(
+        timestamp_table.edit(path, [(ms, at * frame if at > 0 else at, rate) for ms, at, rate in edits])
+    )
     assert found.numbers == numbers
-    assert found.times == [Fraction(times.STEP_MS, 1000) * index for index in range(len(numbers))]
-    assert not times.has_ffprobe() or times.probe(path) == found.times
+    assert found.times == [Fraction(timestamp_table.STEP_MS, 1000) * index for index in range(len(numbers))]
+    assert not timestamp_table.has_ffprobe() or timestamp_table.probe(path) == found.times
     assert found.media.damaged == ()
     assert found.media.start_offset_s == (5 if kind == "nothing at first" else 0)
 
 
 @pytest.mark.parametrize("codec", ["H.264 B", "MPEG-4 B", "HEVC B"])
 def test_edit_lists_of_videos_with_b_frames_are_ffmpegs(codec: str, tmp_path: Path) -> None:
-    if not times.has_ffprobe():
+    if not timestamp_table.has_ffprobe():
         pytest.skip("there is no ffprobe to compare with")
     for kind, edits in {
         "cut": [(800, 6144, 1)],
         "dwell": [(400, 0, 1), (2000, 5120, 0), (800, 5120, 1)],
     }.items():
-        path = times.write(tmp_path / f"{kind}.mov", CONTAINERS["MOV"], CODECS[codec], CONSTANT)
-        found = times.read(times.edit(path, edits))
-        assert found.times == times.probe(path), kind
+        path = timestamp_table.write(tmp_path / f"{kind}.mov", CONTAINERS["MOV"], CODECS[codec], CONSTANT)
+        found = timestamp_table.read(timestamp_table.edit(path, edits))
+        assert found.times == timestamp_table.probe(path), kind
         assert found.media.damaged == ()
 
 
@@ -112,19 +116,23 @@ OFFSETS = {
 def test_when_a_player_shows_the_first_frame(kind: str, tmp_path: Path) -> None:
     name, times_ms, sound, offset_s = OFFSETS[kind]
     codec = CODECS["VP9"] if name == "WebM" else H264_B
-    path = times.write(tmp_path / f"late{CONTAINERS[name].suffix}", CONTAINERS[name], codec, times_ms, sound)
-    found = times.read(path)
+    path = timestamp_table.write(
+        tmp_path / f"late{CONTAINERS[name].suffix}", CONTAINERS[name], codec, times_ms, sound
+    )
+    found = timestamp_table.read(path)
     # Coders of sound begin some milliseconds before their first sample, and containers round.
     assert found.media.start_offset_s == pytest.approx(offset_s, abs=0.03)
     assert found.media.duration_s == pytest.approx(len(times_ms) * 0.04, abs=0.001)
     with path.open("rb") as file:
-        assert tuple(extent(file)) == pytest.approx((found.media.duration_s, found.media.start_offset_s))
+        assert tuple(measure_extent(file)) == pytest.approx(
+            (found.media.duration_s, found.media.start_offset_s)
+        )
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "mkv"])
 @pytest.mark.shared("cases/late-video")
 def test_recordings_of_calls_start_late(suffix: str, shared: Path) -> None:
-    found = times.read(shared / f"cases/late-video/late.{suffix}")
+    found = timestamp_table.read(shared / f"cases/late-video/late.{suffix}")
     assert found.media.start_offset_s == pytest.approx(5, abs=0.01)
     assert found.media.duration_s == pytest.approx(13.267, abs=0.001)
 
@@ -132,27 +140,30 @@ def test_recordings_of_calls_start_late(suffix: str, shared: Path) -> None:
 def test_a_stream_that_tells_no_length_is_measured_without_decoding(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = times.write(tmp_path / "a.ts", CONTAINERS["TS"], H264_B, PATTERNS["pause of 30 s"])
+    path = timestamp_table.write(tmp_path / "a.ts", CONTAINERS["TS"], H264_B, PATTERNS["pause of 30 s"])
     content = path.read_bytes()
-    assert tuple(extent(io.BytesIO(content * 2))) == pytest.approx((62.32, 0))  # two clocks: all is decoded
+    assert tuple(measure_extent(io.BytesIO(content * 2))) == pytest.approx(
+        (62.32, 0)
+    )  # two clocks: all is decoded
     monkeypatch.setattr(Video, "shown", None)
-    assert tuple(extent(io.BytesIO(content))) == pytest.approx((31.16, 0))
+    assert tuple(measure_extent(io.BytesIO(content))) == pytest.approx((31.16, 0))
 
 
 def test_frames_go_on_where_the_clock_of_a_transport_stream_wraps(tmp_path: Path) -> None:
     wrap_ms = int(2**33 / 90) // 40 * 40
-    path = times.write(
+    path = timestamp_table.write(
         tmp_path / "wrap.ts", CONTAINERS["TS"], H264_B, [wrap_ms - 2000 + ms for ms in CONSTANT]
     )
-    found = times.read(path)
+    found = timestamp_table.read(path)
     assert found.numbers == [*range(40)]
     assert found.times == [Fraction(ms, 1000) for ms in CONSTANT]
 
 
 def test_frames_of_two_hours_are_exact(tmp_path: Path) -> None:
     hours = [*range(0, 7_190_000, 119_840)]
-    found = times.read(
-        times.write(tmp_path / "long.mkv", CONTAINERS["MKV"], H264_B, hours), Limits(max_duration_s=7200)
+    found = timestamp_table.read(
+        timestamp_table.write(tmp_path / "long.mkv", CONTAINERS["MKV"], H264_B, hours),
+        Limits(max_duration_s=7200),
     )
     assert found.times == [Fraction(ms, 1000) for ms in hours]
 
@@ -182,21 +193,21 @@ def as_recorded(content: bytes) -> bytes:
 def test_a_picture_that_stands_still_at_the_end_is_whole(
     name: str, codec: str, recorded: bool, tmp_path: Path
 ) -> None:
-    path = times.write(tmp_path / "still", CONTAINERS[name], CODECS[codec], CONSTANT)
+    path = timestamp_table.write(tmp_path / "still", CONTAINERS[name], CODECS[codec], CONSTANT)
     content = still(path, 30_000)
     path.write_bytes(as_recorded(content) if recorded else content)
-    found = times.read(path)
+    found = timestamp_table.read(path)
     assert found.media.damaged == ()
     assert found.media.duration_s == found.end == 30
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 7 // 10])
-    [(start_s, end_s)] = times.read(path).media.damaged
+    [(start_s, end_s)] = timestamp_table.read(path).media.damaged
     assert 0.2 < start_s < 1.5
     assert end_s == 30
 
 
 @pytest.mark.shared("cases/still-tail-webm")
 def test_a_browsers_recording_of_a_still_screen_is_whole(shared: Path) -> None:
-    found = times.read(shared / "cases/still-tail-webm/still_tail.webm")
+    found = timestamp_table.read(shared / "cases/still-tail-webm/still_tail.webm")
     assert (found.media.damaged, found.media.duration_s) == ((), 30)
 
 
@@ -211,7 +222,7 @@ NAMES = {"MP4": "mov,mp4,m4a", "fragmented MP4": "mov,mp4,m4a", "MKV": "matroska
 
 @pytest.mark.parametrize("form", FORMS)
 def test_a_file_that_is_cut_off_is_known_by_its_elements(form: str, tmp_path: Path) -> None:
-    path = times.write(tmp_path / "whole", FORMS[form], CODECS["MPEG-4"], CONSTANT)
+    path = timestamp_table.write(tmp_path / "whole", FORMS[form], CODECS["MPEG-4"], CONSTANT)
     content = path.read_bytes()
     assert not is_cut_off(io.BytesIO(content), NAMES[form])
     for size in (len(content) * 6 // 10, len(content) - 1):
@@ -229,20 +240,20 @@ def test_a_file_that_is_cut_off_is_known_by_its_elements(form: str, tmp_path: Pa
     assert not is_cut_off(io.BytesIO(gone), "mpegts")
 
 
-def given(pts: int | None, dts: int | None = None, restarts: int = 0, doubtful: bool = False) -> Given:
+def given(pts: int | None, dts: int | None = None, restarts: int = 0, doubtful: bool = False) -> DecodedFrame:
     frame = av.VideoFrame(16, 16)
     frame.pts, frame.dts = pts, dts
-    return Given(frame, doubtful, restarts)
+    return DecodedFrame(frame, doubtful, restarts)
 
 
-def placed(clock: Clock, frames: Sequence[Given]) -> list[int | None]:
+def placed(clock: Clock, frames: Sequence[DecodedFrame]) -> list[int | None]:
     return [one and one.start for one in (clock.place(frame, None) for frame in frames)]
 
 
 def test_presentation_times_are_taken_unless_they_fail_to_grow() -> None:
     def chosen(*pairs: tuple[int | None, int | None]) -> list[int | None]:
-        stamps = Stamps()
-        return [stamps.of(given(pts, dts).frame) for pts, dts in pairs]
+        stamps = TimestampSelector()
+        return [stamps.select(given(pts, dts).frame) for pts, dts in pairs]
 
     assert chosen((5, 3), (6, 4), (9, 5)) == [5, 6, 9]
     assert chosen((None, 3), (None, 4), (7, None), (None, None)) == [3, 4, 7, None]
@@ -254,7 +265,7 @@ def test_a_long_frame_does_not_make_the_next_one_late() -> None:
     """MP4's durations go by the order of decoding: after a pause they are of another frame."""
     frames = [given(0), given(1), given(31), given(32)]
     frames[1].frame.duration, frames[2].frame.duration = 1, 30
-    assert placed(Clock(Fraction(1, 10), 1, strung=False), frames) == [0, 1, 31, 32]
+    assert placed(Clock(Fraction(1, 10), 1, concatenated=False), frames) == [0, 1, 31, 32]
 
 
 @pytest.mark.parametrize("strung", [False, True])
@@ -272,5 +283,5 @@ def test_a_clock_is_set_anew_where_packets_start_anew(strung: bool) -> None:
 
 def test_recordings_hours_apart_follow_each_other_where_they_are_strung() -> None:
     apart = [given(0), given(1), given(50_000), given(50_001)]
-    assert placed(Clock(Fraction(1, 10), 1, strung=True), apart) == [0, 1, 2, 3]
-    assert placed(Clock(Fraction(1, 10), 1, strung=False), apart) == [0, 1, 50_000, 50_001]
+    assert placed(Clock(Fraction(1, 10), 1, concatenated=True), apart) == [0, 1, 2, 3]
+    assert placed(Clock(Fraction(1, 10), 1, concatenated=False), apart) == [0, 1, 50_000, 50_001]

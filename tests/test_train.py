@@ -20,18 +20,18 @@ from mmad.cli import app
 from model.bundle import Bundle, Thresholds
 from model.network import Network
 from training.augment import make_example
-from training.dataset import Corpus, CorpusError, Joints, load_corpus, read_frames
-from training.distillation import Teacher, _scaled, unlike
+from training.dataset import DatasetError, Joints, VideoDataset, load_dataset, read_frames
+from training.distillation import Teacher, _scaled, feature_distance
+from training.evaluation.validation import choose_thresholds
 from training.instances import Instances
-from training.objectives import Trainee, collate
+from training.objectives import TrainingModule, collate
 from training.people.film import Recipe as People
 from training.people.options import Mix, Storage
-from training.people.studio import Order, produce
-from training.recipe import AugmentConfig, RecipeError, load_recipe, shipped
+from training.people.studio import DatasetSpec, produce
+from training.recipe import AugmentConfig, RecipeError, list_shipped_recipes, load_recipe
 from training.run import CHECKPOINT, HISTORY, Examples, Run, TrainingError, make_manifest
 from training.tables import standard_labels
 from training.train import train
-from training.validate import choose_thresholds
 
 TAXONOMY = standard_labels()
 # A few steps of the smoke recipe.
@@ -55,14 +55,14 @@ PLAIN = AugmentConfig(
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("people")
     people = People(seed=1, fps=10.0, height=48, width=48, mix=Mix.BALANCED)
-    produce(Order(people, folder, Storage.NPZ, 17), 1, lambda done, count: None)
+    produce(DatasetSpec(people, folder, Storage.NPZ, 17), 1, lambda done, count: None)
     return folder
 
 
 def make_run(data: Path, out: Path, *overrides: str) -> Run:
     recipe = load_recipe("smoke", [*SHORT, *overrides])
-    corpus = load_corpus([data], TAXONOMY, "train", recipe.data.rare)
-    return Run(recipe, make_manifest(recipe, TAXONOMY, "people"), corpus, out, corpus.count_joints())
+    dataset = load_dataset([data], TAXONOMY, "train", recipe.data.class_balance_exponent)
+    return Run(recipe, make_manifest(recipe, TAXONOMY, "people"), dataset, out, dataset.count_joints())
 
 
 def losses(out: Path) -> list[float]:
@@ -72,7 +72,7 @@ def losses(out: Path) -> list[float]:
 # -- recipes
 
 
-@pytest.mark.parametrize("name", shipped())
+@pytest.mark.parametrize("name", list_shipped_recipes())
 def test_shipped_recipes_are_read(name):
     start = {"fine-tune": [f"start={files('bundles') / 'demo'}"]}  # what it does not say is the bundle's
     recipe = load_recipe(name, start.get(name, []))
@@ -107,38 +107,43 @@ def test_unknown_recipes_are_told_with_those_there_are():
 
 
 def test_folders_mix_by_weight(data):
-    corpus = load_corpus([data, Path(f"{data}*3")], TAXONOMY, "train", 0.0)
-    half = len(corpus.items) // 2
-    assert len(set(corpus.truth(range(2 * half)).videos)) == 2 * half  # though names are the same in both
-    assert corpus.weights[half:].sum() == pytest.approx(0.75)
-    rare = load_corpus([data], TAXONOMY, "train", 1.0)
-    counts = np.bincount(np.concatenate([item.labels for item in rare.items]), minlength=52)
-    rarest = [min(counts[item.labels], default=99) for item in rare.items]
-    assert rare.weights[int(np.argmin(rarest))] > rare.weights[int(np.argmax(rarest))]
+    dataset = load_dataset([data, Path(f"{data}*3")], TAXONOMY, "train", 0.0)
+    half = len(dataset.samples) // 2
+    assert len(set(dataset.truth(range(2 * half)).videos)) == 2 * half  # though names are the same in both
+    assert dataset.weights[half:].sum() == pytest.approx(0.75)
+    class_balance_exponent = load_dataset([data], TAXONOMY, "train", 1.0)
+    counts = np.bincount(
+        np.concatenate([item.labels for item in class_balance_exponent.samples]), minlength=52
+    )
+    rarest = [min(counts[item.labels], default=99) for item in class_balance_exponent.samples]
+    assert (
+        class_balance_exponent.weights[int(np.argmin(rarest))]
+        > class_balance_exponent.weights[int(np.argmax(rarest))]
+    )
 
 
 def test_broken_folders_are_told(data, tmp_path):
-    with pytest.raises(CorpusError, match=r"has no mmad\.json"):
-        load_corpus([tmp_path], TAXONOMY, "train", 0)
+    with pytest.raises(DatasetError, match=r"has no mmad\.json"):
+        load_dataset([tmp_path], TAXONOMY, "train", 0)
     (tmp_path / "mmad.json").write_text((data / "mmad.json").read_text())
-    with pytest.raises(CorpusError, match="videos of 'train' are missing"):
-        load_corpus([tmp_path], TAXONOMY, "train", 0)
-    with pytest.raises(CorpusError, match="no video of subset 'test'"):
-        load_corpus([data], TAXONOMY, "test", 0)
+    with pytest.raises(DatasetError, match="videos of 'train' are missing"):
+        load_dataset([tmp_path], TAXONOMY, "train", 0)
+    with pytest.raises(DatasetError, match="no video of subset 'test'"):
+        load_dataset([data], TAXONOMY, "test", 0)
     for weight in ("often", "0", "-1", "nan", "inf"):
-        with pytest.raises(CorpusError, match=rf"'{weight}' is no weight above 0; write FOLDER\*2"):
-            load_corpus([Path(f"{data}*{weight}")], TAXONOMY, "train", 0)
+        with pytest.raises(DatasetError, match=rf"'{weight}' is no weight above 0; write FOLDER\*2"):
+            load_dataset([Path(f"{data}*{weight}")], TAXONOMY, "train", 0)
 
 
 def test_videos_are_decoded_once_with_a_cache(tmp_path):
     folder = tmp_path / "mp4"
     produce(
-        Order(People(seed=2, fps=10.0, height=48, width=48), folder, Storage.MP4, 1),
+        DatasetSpec(People(seed=2, fps=10.0, height=48, width=48), folder, Storage.MP4, 1),
         1,
         lambda done, count: None,
     )
     recipe = load_recipe("smoke", [])
-    item = load_corpus([folder], TAXONOMY, "train", 0).items[0]
+    item = load_dataset([folder], TAXONOMY, "train", 0).samples[0]
     first = read_frames(item, recipe.input, 1.0, tmp_path / "cache")
     kept = list((tmp_path / "cache").iterdir())
     item.path.write_bytes(item.path.read_bytes())  # another time stamp: decoded anew
@@ -239,10 +244,10 @@ def test_numbers_alone_decide_an_example(data, tmp_path):
 def test_a_teacher_is_imitated_and_never_trained(data, tmp_path, bundle):
     theirs = bundle.manifest.input
     seen = [f"input.{name}={list(value) if isinstance(value, tuple) else value}" for name, value in theirs]
-    run = make_run(data, tmp_path, *seen, f"teacher={bundle.folder}", "stages.0.imitate=2.0")
+    run = make_run(data, tmp_path, *seen, f"teacher={bundle.folder}", "stages.0.distillation=2.0")
     stage = run.recipe.stages[0]
     teacher = Teacher(bundle.folder, run.manifest.input)
-    trainee = Trainee(Network(run.manifest), run.manifest, run.joints, teacher=teacher)
+    trainee = TrainingModule(Network(run.manifest), run.manifest, run.joints, teacher=teacher)
     assert sum("teacher" in name for name in trainee.state_dict()) == 0
     batch = collate([Examples(run, 0)[number] for number in range(2)], run.manifest)
     wanted = teacher.features(batch.clips, batch.mask)
@@ -252,9 +257,9 @@ def test_a_teacher_is_imitated_and_never_trained(data, tmp_path, bundle):
         != run.manifest.architecture.backbone.embed_dim
     )
     noise = torch.randn(2, 5, batch.mask.shape[1]) * 3 + 7
-    assert unlike(torch.zeros_like(noise), noise, batch.mask) == pytest.approx(1.0, abs=0.01)
+    assert feature_distance(torch.zeros_like(noise), noise, batch.mask) == pytest.approx(1.0, abs=0.01)
     told, beyond = (noise - 7) / 3, 100.0 * ~batch.mask[:, None]  # what is beyond the video does not count
-    assert unlike(told - beyond, noise + beyond, batch.mask) < 0.1
+    assert feature_distance(told - beyond, noise + beyond, batch.mask) < 0.1
     optimizer = torch.optim.Adam([p for p in trainee.parameters() if p.requires_grad], 1e-3)
     course = []
     for _ in range(20):
@@ -266,7 +271,7 @@ def test_a_teacher_is_imitated_and_never_trained(data, tmp_path, bundle):
         optimizer.step()
     assert course[-1] < 0.8 * course[0]
     assert torch.equal(teacher.features(batch.clips, batch.mask), wanted)
-    assert "teacher" not in trainee(batch, stage.model_copy(update={"imitate": 0.0}))
+    assert "teacher" not in trainee(batch, stage.model_copy(update={"distillation": 0.0}))
 
 
 def test_pictures_are_scaled_for_a_teacher_of_another_size():
@@ -282,8 +287,8 @@ def test_a_teacher_must_see_the_same_moments(data, tmp_path, bundle):
     run = make_run(data, tmp_path, f"teacher={bundle.folder}")
     with pytest.raises(TrainingError, match=r"input.fps 15.0, the recipe 5.0: .* set input.fps to 15.0"):
         train(run, lambda at: None, accelerator="cpu")
-    with pytest.raises(RecipeError, match="imitate needs a teacher"):
-        load_recipe("smoke", ["stages.0.imitate=1"])
+    with pytest.raises(RecipeError, match="distillation needs a teacher"):
+        load_recipe("smoke", ["stages.0.distillation=1"])
 
 
 def test_losses_of_a_batch_are_of_its_stage(data, tmp_path):
@@ -292,7 +297,7 @@ def test_losses_of_a_batch_are_of_its_stage(data, tmp_path):
     assert batch.clips.dtype == torch.uint8
     assert batch.dense.sum() > 0
     assert batch.joints.shape[2] == run.joints > 0
-    trainee = Trainee(Network(run.manifest), run.manifest, run.joints)
+    trainee = TrainingModule(Network(run.manifest), run.manifest, run.joints)
     assert set(trainee(batch, run.recipe.stages[0])) == {"dense", "joints", "loss"}
     assert set(trainee(batch, run.recipe.stages[1])) == {"classes", "boundaries", "loss"}
 
@@ -305,7 +310,7 @@ def test_training_learns_one_video_by_heart(data, tmp_path):
         "stages.0.head_rate=0.01",
     )
     run = make_run(data, tmp_path, *settings)
-    train(replace(run, corpus=Corpus(run.corpus.items[:1], np.ones(1))), lambda at: None)
+    train(replace(run, dataset=VideoDataset(run.dataset.samples[:1], np.ones(1))), lambda at: None)
     curve = losses(tmp_path)
     assert np.mean(curve[40:50]) < 0.6 * np.mean(curve[:5])
 
@@ -393,7 +398,7 @@ def test_a_killed_run_goes_on_with_the_same_losses(data, tmp_path):
     process.wait()
     before = history.read_text().count("\n")
     assert before < 20
-    held_out = load_corpus([data], TAXONOMY, "val", 0.5)  # as the command does
+    held_out = load_dataset([data], TAXONOMY, "val", 0.5)  # as the command does
     train(
         replace(make_run(data, tmp_path / "cut", *settings), held_out=held_out), lambda at: None, resume=True
     )
@@ -409,8 +414,8 @@ def test_a_checkpoint_goes_on_with_its_own_recipe_only(data, tmp_path):
     with pytest.raises(TrainingError, match="is not this recipe"):
         train(make_run(data, tmp_path, "seed=5"), lambda at: None, resume=True)
     run = make_run(data, tmp_path)
-    fewer = Corpus(run.corpus.items[1:], run.corpus.weights[1:] / run.corpus.weights[1:].sum())
-    for changed in (replace(run, corpus=fewer), replace(run, held_out=fewer)):
+    fewer = VideoDataset(run.dataset.samples[1:], run.dataset.weights[1:] / run.dataset.weights[1:].sum())
+    for changed in (replace(run, dataset=fewer), replace(run, held_out=fewer)):
         with pytest.raises(TrainingError, match="was begun with other videos"):
             train(changed, lambda at: None, resume=True)
 

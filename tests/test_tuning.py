@@ -16,7 +16,7 @@ def test_only_what_is_chosen_moves(kind: str, tuning: Tuning) -> None:
     names = set_trainable(network, tuning)
     before = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
     optimizer = torch.optim.SGD([p for p in network.parameters() if p.requires_grad], lr=0.1)
-    clips, mask = (torch.from_numpy(array) for array in export.example(manifest, 1, 2))
+    clips, mask = (torch.from_numpy(array) for array in export.make_example_input(manifest, 1, 2))
     points = network(clips, mask)
     (points.logits.square().sum() + points.offsets.square().sum()).backward()
     optimizer.step()

@@ -17,9 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model import errors, packets
-from model.corruption import Damage, declared_end
-from model.packets import Given, Packets
-from model.timing import Clock, Shown, resample
+from model.corruption import CorruptionTracker, read_declared_end
+from model.packets import DecodedFrame, PacketReader
+from model.timing import Clock, TimedFrame, resample
 from model.transforms import Box, Orientation, Region, crop_box
 from model.video import Limits, Media, Video
 from model.windows import windows
@@ -106,7 +106,7 @@ def test_wide_pixels_are_squared(tmp_path: Path) -> None:
 def test_resampling_fills_every_slot_once(times: list[int], rate: Fraction) -> None:
     starts = np.cumsum([0, *times[1:]])
     frame = av.VideoFrame(16, 16)
-    shown = [Shown(frame, int(start), int(start) + 1) for start in starts]
+    shown = [TimedFrame(frame, int(start), int(start) + 1) for start in starts]
     counts = [repeats for _, repeats in resample(shown, rate)]
     assert all(count > 0 for count in counts)
     end = int((starts[-1] + 1) * rate + Fraction(1, 2))
@@ -122,7 +122,7 @@ def test_crop_lies_within_the_stored_picture(
 ) -> None:
     upright = (width, height) if turns % 2 == 0 else (height, width)
     box = crop_box(*upright, Region(x, y, (1 - x) / 2, (1 - y) / 2), aspect)
-    box = Orientation(turns % 2 == 1, turns in (1, 2), turns in (2, 3)).lay_down(box, width, height)
+    box = Orientation(turns % 2 == 1, turns in (1, 2), turns in (2, 3)).to_stored(box, width, height)
     assert box.x >= 0
     assert box.y >= 0
     assert box.width >= 1
@@ -134,7 +134,7 @@ def test_crop_lies_within_the_stored_picture(
 def test_lay_down_turns_a_corner() -> None:
     # Where the upright picture's top left corner lies in a picture stored 8 wide and 4 high.
     def corner(*orientation: bool) -> tuple[int, int]:
-        return Orientation(*orientation).lay_down(Box(0, 0, 1, 1), 8, 4)[:2]
+        return Orientation(*orientation).to_stored(Box(0, 0, 1, 1), 8, 4)[:2]
 
     assert [corner(False, x, y) for x in (False, True) for y in (False, True)] == [
         (0, 0),
@@ -230,14 +230,14 @@ def test_frames_without_times_follow_each_other(tmp_path: Path, monkeypatch: pyt
     path = clips.pattern(tmp_path / "timed.mp4", seconds=2)
     known, _ = decode(path)
 
-    taken = Packets.frames
+    taken = PacketReader.frames
 
-    def timeless(self: Packets) -> Iterator[Given]:
+    def timeless(self: PacketReader) -> Iterator[DecodedFrame]:
         for index, one in enumerate(taken(self)):
             one.frame.pts = one.frame.pts if index == 0 else None
             yield one
 
-    monkeypatch.setattr(Packets, "frames", timeless)
+    monkeypatch.setattr(PacketReader, "frames", timeless)
     frames, media = decode(path)
     np.testing.assert_array_equal(frames, known)
     assert media.duration_s == pytest.approx(2, abs=0.01)
@@ -387,7 +387,7 @@ def test_empty_packets_and_late_streams_are_no_matter(tmp_path: Path) -> None:
     path = clips.pattern(tmp_path / "x.mp4", seconds=1)
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
-        found = list(Packets(Odd(container), stream).frames())  # type: ignore[arg-type]
+        found = list(PacketReader(Odd(container), stream).frames())  # type: ignore[arg-type]
     assert len(found) == 30
     assert not any(one.doubtful for one in found)
 
@@ -399,12 +399,12 @@ def test_packets_without_end_are_not_waited_for(tmp_path: Path, monkeypatch: pyt
     content[start : start + 20_000] = bytes(20_000)
     path.write_bytes(content)
     assert decode(path)[1].damaged[0][1] < 2.9
-    monkeypatch.setattr(packets, "_MOST_FRUITLESS", 5)
+    monkeypatch.setattr(packets, "_MAX_EMPTY_PACKETS", 5)
     assert decode(path)[1].damaged[0][1] == pytest.approx(3)
 
 
-def shown(start: int, end: int) -> Shown:
-    return Shown(av.VideoFrame(16, 16), start, end)
+def shown(start: int, end: int) -> TimedFrame:
+    return TimedFrame(av.VideoFrame(16, 16), start, end)
 
 
 class Container(NamedTuple):
@@ -426,7 +426,7 @@ class Container(NamedTuple):
             format=SimpleNamespace(name=self.name), streams=[0] * self.streams, duration=self.ticks,
             metadata={"ENCODER": self.encoder},
         )  # fmt: skip
-        ends_s = declared_end(container, SimpleNamespace(**(known | stream)))  # type: ignore[arg-type]
+        ends_s = read_declared_end(container, SimpleNamespace(**(known | stream)))  # type: ignore[arg-type]
         return None if ends_s is None else float(ends_s)
 
 
@@ -448,11 +448,11 @@ def test_where_a_container_says_that_its_video_ends() -> None:
 
 
 def test_damage_close_together_is_one_stretch() -> None:
-    damage = Damage(Fraction(1, 10), 1)
+    damage = CorruptionTracker(Fraction(1, 10), 1)
     for start, doubtful in ((0, False), (3, True), (5, True), (12, True), (20, False), (40, True)):
-        damage.see(shown(start, start + 1), doubtful)
+        damage.add_frame(shown(start, start + 1), doubtful)
     assert damage.finish(41, None, False, 1000) == 41
-    assert damage.stretches == ((0.1, 1.2), (2.1, 4.0))  # of the gap before 20 nobody knows anything bad
+    assert damage.intervals == ((0.1, 1.2), (2.1, 4.0))  # of the gap before 20 nobody knows anything bad
 
 
 @pytest.mark.parametrize(
@@ -473,40 +473,40 @@ def test_an_end_is_missing_by_what_there_is_to_show_it(
 ) -> None:
     damage = frames_of_a_second()
     found = damage.finish(declared, reached, doubtful, 1000, lambda: cut_off)
-    assert damage.stretches == (((1.0, end / 10),) if end else ())
-    assert end is None or (found, damage.shown_until) == (end, 10)
+    assert damage.intervals == (((1.0, end / 10),) if end else ())
+    assert end is None or (found, damage.last_frame_end) == (end, 10)
 
 
 @pytest.mark.parametrize(("declared", "end"), [(None, 10), (14, 14), (17, 17), (2000, 1000), (5, 10)])
 def test_the_last_frame_stays_on_until_the_declared_end(declared: int | None, end: int) -> None:
     damage = frames_of_a_second()
-    assert damage.finish(declared, 9, False, 1000, lambda: False) == damage.shown_until == end
-    assert damage.stretches == ()
+    assert damage.finish(declared, 9, False, 1000, lambda: False) == damage.last_frame_end == end
+    assert damage.intervals == ()
 
 
-def frames_of_a_second() -> Damage:
-    damage = Damage(Fraction(1, 10), 1)
+def frames_of_a_second() -> CorruptionTracker:
+    damage = CorruptionTracker(Fraction(1, 10), 1)
     for start in range(10):
-        damage.see(shown(start, start + 1), False)
+        damage.add_frame(shown(start, start + 1), False)
     return damage
 
 
 def test_damage_is_listed_within_bounds() -> None:
-    damage = Damage(Fraction(1), 1)
+    damage = CorruptionTracker(Fraction(1), 1)
     for start in range(0, 5000, 2):
-        damage.see(shown(start, start + 1), True)
-    assert len(damage.stretches) == 1000
-    assert damage.stretches[-1][1] == 4998
+        damage.add_frame(shown(start, start + 1), True)
+    assert len(damage.intervals) == 1000
+    assert damage.intervals[-1][1] == 4998
 
 
-def at(pts: int | None, doubtful: bool = False) -> Given:
+def at(pts: int | None, doubtful: bool = False) -> DecodedFrame:
     frame = av.VideoFrame(16, 16)
     frame.pts = pts
-    return Given(frame, doubtful)
+    return DecodedFrame(frame, doubtful)
 
 
 def test_frames_that_come_too_late_are_not_shown() -> None:
-    clock = Clock(Fraction(1, 10), 1, strung=False)
+    clock = Clock(Fraction(1, 10), 1, concatenated=False)
     placed = [clock.place(one, 100) for one in (at(100), at(108), at(103, True), at(109, True))]
     assert [one and one.start for one in placed] == [0, 8, None, 9]
 

@@ -6,10 +6,10 @@ import pytest
 from model.bundle import InputConfig
 from training.augment import make_example
 from training.dataset import Joints
-from training.people.film import JOINT_NAMES
+from training.people.film import KEYPOINT_NAMES
 from training.recipe import AugmentConfig
 from training.tables import standard_labels
-from training.view import close_up, in_view
+from training.view import draw_close_up, find_visible_actions
 
 NODDING, SHAKING_LEG, STRETCHING = "nodding", "shaking legs", "stretching arms"
 # Heights in the picture; everything is in its middle.
@@ -19,7 +19,7 @@ PLACES = {"crown": 0.1, "nose": 0.15, "neck": 0.25, "chest": 0.35, "pelvis": 0.5
 
 def person(frames: int) -> np.ndarray:
     """(frames, joints, 3) of somebody who sits still, all in the picture."""
-    down = [PLACES.get(name.split(".")[0], 0.3) for name in JOINT_NAMES]
+    down = [PLACES.get(name.split(".")[0], 0.3) for name in KEYPOINT_NAMES]
     return np.tile(np.stack([np.full(len(down), 0.5), down, np.ones(len(down))], -1), (frames, 1, 1))
 
 
@@ -32,7 +32,7 @@ def test_close_ups_lie_in_the_picture_and_hold_the_neck():
     rng = np.random.default_rng(0)
     sides = []
     for _ in range(300):
-        left, top, side = close_up(rng, person(4))
+        left, top, side = draw_close_up(rng, person(4))
         assert left >= 0
         assert top >= 0
         assert left + side <= 1
@@ -48,14 +48,14 @@ def test_an_action_is_in_view_while_all_that_shows_it_is():
     points = person(20)
     whole = np.array([[0.0, 20.0], [0.0, 20.0], [0.0, 20.0]])
     labels = labels_of(NODDING, SHAKING_LEG, STRETCHING)
-    assert in_view(points, JOINT_NAMES, whole, labels).tolist() == [True, True, True]
-    points[:, [name.split(".")[0] in ("knee", "ankle", "toe") for name in JOINT_NAMES], 2] = 0
-    assert in_view(points, JOINT_NAMES, whole, labels).tolist() == [True, False, True]
-    points[:, [name.startswith("knuckle") for name in JOINT_NAMES], 2] = 0
-    assert in_view(points, JOINT_NAMES, whole, labels).tolist() == [True, False, False]
+    assert find_visible_actions(points, KEYPOINT_NAMES, whole, labels).tolist() == [True, True, True]
+    points[:, [name.split(".")[0] in ("knee", "ankle", "toe") for name in KEYPOINT_NAMES], 2] = 0
+    assert find_visible_actions(points, KEYPOINT_NAMES, whole, labels).tolist() == [True, False, True]
+    points[:, [name.startswith("knuckle") for name in KEYPOINT_NAMES], 2] = 0
+    assert find_visible_actions(points, KEYPOINT_NAMES, whole, labels).tolist() == [True, False, False]
     points[8:, :, 2] = 0  # eight of twenty frames are less than half
-    assert not in_view(points, JOINT_NAMES, whole, labels).any()
-    assert in_view(points, JOINT_NAMES, np.array([[0.0, 9.0]]), labels_of(NODDING)).all()
+    assert not find_visible_actions(points, KEYPOINT_NAMES, whole, labels).any()
+    assert find_visible_actions(points, KEYPOINT_NAMES, np.array([[0.0, 9.0]]), labels_of(NODDING)).all()
 
 
 @pytest.mark.parametrize(("close", "left"), [(0.0, [NODDING, SHAKING_LEG]), (1.0, [NODDING])])
@@ -68,13 +68,13 @@ def test_examples_hold_no_action_that_a_close_up_leaves_out(close, left, monkeyp
     )
     frames = np.zeros((60, 64, 64, 3), np.uint8)
     frames[:, int(PLACES["nose"] * 64), 32] = 255
-    joints = Joints(person(60), np.arange(len(JOINT_NAMES)), JOINT_NAMES)
+    joints = Joints(person(60), np.arange(len(KEYPOINT_NAMES)), KEYPOINT_NAMES)
     example = make_example(
         np.random.default_rng(0), frames, np.array([[1.0, 3.0], [2.0, 4.0]]), labels_of(NODDING, SHAKING_LEG),
         joints, config, augment,
     )  # fmt: skip
     assert example.labels.tolist() == labels_of(*left).tolist()
     assert len(example.segments) == len(left)
-    nose = example.joints[0, JOINT_NAMES.index("nose"), :2]
+    nose = example.joints[0, KEYPOINT_NAMES.index("nose"), :2]
     brightest = np.unravel_index(example.frames[0].sum(-1).argmax(), (32, 32))
     np.testing.assert_allclose((nose[::-1] * 32), np.array(brightest) + 0.5, atol=2)

@@ -24,16 +24,16 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from service import webhooks as module
-from service.egress_guard import Answer
+from service.egress_guard import PostResult
 from service.errors import Problem
 from service.job_schemas import JobError, JobOptions, Links, State, Webhook
-from service.jobs import NOBODY, Jobs, Record, Upload, key, new_job_id
+from service.jobs import ANONYMOUS_OWNER, Jobs, Record, Upload, job_key, new_job_id
 from service.settings import Settings
-from service.signing import secret
+from service.signing import load_secret
 from service.store import FolderStore
 from service.webhooks import CLAIM_S, DELAYS_S, JITTER, MAX_RETRY_AFTER_S, ORPHAN_S, Post, Webhooks
 from tests.conftest import free_port, wait_for
-from tests.receivers import Receiver, receiving
+from tests.webhook_receiver import Receiver, run_receiver
 
 PUBLIC = "93.184.215.14"
 SUCCEEDED, FAILED, CANCELED = State.SUCCEEDED, State.FAILED, State.CANCELED
@@ -65,7 +65,7 @@ class House:
         self,
         url: str | None = "http://hooks.example.org/",
         state: State | None = SUCCEEDED,
-        owner: str = NOBODY,
+        owner: str = ANONYMOUS_OWNER,
     ) -> Record:
         """A job in a state; None: still queued."""
         options = JobOptions.model_validate({"callback_url": url, "tag": "walk 7"})
@@ -87,17 +87,17 @@ class House:
 class Answers:
     """Answers a test lays down, one for each try; remembers what was sent."""
 
-    def __init__(self, answers: Iterable[Answer | int]) -> None:
+    def __init__(self, answers: Iterable[PostResult | int]) -> None:
         self._answers = iter(answers)
         self.sent: list[tuple[str, dict[str, str], bytes]] = []
 
-    def __call__(self, url: str, headers: Mapping[str, str], body: bytes) -> Answer:
+    def __call__(self, url: str, headers: Mapping[str, str], body: bytes) -> PostResult:
         self.sent.append((url, dict(headers), body))
         answer = next(self._answers)
-        return Answer(answer) if isinstance(answer, int) else answer
+        return PostResult(answer) if isinstance(answer, int) else answer
 
 
-def never(url: str, headers: Mapping[str, str], body: bytes) -> Answer:
+def never(url: str, headers: Mapping[str, str], body: bytes) -> PostResult:
     raise AssertionError(f"nothing should go to {url}")
 
 
@@ -112,7 +112,7 @@ def now() -> datetime:
 
 @pytest.fixture
 def receiver() -> Iterator[Receiver]:
-    with receiving() as made:
+    with run_receiver() as made:
         yield made
 
 
@@ -121,13 +121,13 @@ def test_a_receiver_can_verify_the_message_and_it_tells_only_state_and_links(
     house: House, receiver: Receiver, state: State
 ) -> None:
     record = house.job(receiver.url + ";v=1?token=a%20b", state)
-    house.store.put(key(record.id, "1/result.json"), b'{"detections": ["nodding"]}')
-    assert house.process().work_off(now()) == 1
-    [(path, headers, body)] = receiver.came
+    house.store.put(job_key(record.id, "1/result.json"), b'{"detections": ["nodding"]}')
+    assert house.process().deliver_due(now()) == 1
+    [(path, headers, body)] = receiver.deliveries
     assert path == "/hook;v=1?token=a%20b"
     assert headers["Host"] == f"127.0.0.1:{receiver.port}"
     assert headers["content-type"] == "application/json"
-    message = standardwebhooks.Webhook(secret(house.settings)).verify(body, headers)
+    message = standardwebhooks.Webhook(load_secret(house.settings)).verify(body, headers)
     assert message == {
         "type": f"job.{state}",
         "timestamp": record.changes[-1].at.isoformat().replace("+00:00", "Z"),
@@ -146,9 +146,9 @@ def test_a_receiver_can_verify_the_message_and_it_tells_only_state_and_links(
 
 def test_a_message_that_was_changed_on_the_way_is_seen(house: House, receiver: Receiver) -> None:
     house.job(receiver.url)
-    house.process().work_off(now())
-    [(_, headers, body)] = receiver.came
-    verifier = standardwebhooks.Webhook(secret(house.settings))
+    house.process().deliver_due(now())
+    [(_, headers, body)] = receiver.deliveries
+    verifier = standardwebhooks.Webhook(load_secret(house.settings))
     with pytest.raises(standardwebhooks.WebhookVerificationError):
         verifier.verify(body.replace(b"succeeded", b"failed"), headers)
     with pytest.raises(standardwebhooks.WebhookVerificationError):
@@ -164,13 +164,13 @@ def verifies(secret_: str, headers: Mapping[str, str], body: bytes) -> bool:
 
 
 def test_each_keys_messages_are_signed_with_its_own_secret(house: House) -> None:
-    owners = [NOBODY, "0123abcd", "4567cdef"]
+    owners = [ANONYMOUS_OWNER, "0123abcd", "4567cdef"]
     records = {house.job(owner=owner).id: owner for owner in owners}
     answers = Answers([200] * 3)
-    assert house.process(answers).work_off(now()) == 3
+    assert house.process(answers).deliver_due(now()) == 3
     signed_by = {}
     for _, headers, body in answers.sent:
-        fits = [owner for owner in owners if verifies(secret(house.settings, owner), headers, body)]
+        fits = [owner for owner in owners if verifies(load_secret(house.settings, owner), headers, body)]
         signed_by[json.loads(body)["data"]["id"]] = fits
     assert signed_by == {job_id: [owner] for job_id, owner in records.items()}
 
@@ -179,11 +179,15 @@ def test_a_keys_secret_comes_from_the_services_and_from_its_id(tmp_path: Path) -
     given = {"data_dir": tmp_path, "webhook_secret": "whsec_" + base64.b64encode(bytes(range(32))).decode()}
     house = Settings.model_validate(given)
     # printf 'mmad webhook 0123abcd' | openssl dgst -sha256 -mac HMAC -macopt hexkey:000102...1f -binary | base64
-    assert secret(house, "0123abcd") == "whsec_nqR0pr7wB0E8uzQOXjMU1LWlzisuBTFDaVJIRwVINTw="
+    assert load_secret(house, "0123abcd") == "whsec_nqR0pr7wB0E8uzQOXjMU1LWlzisuBTFDaVJIRwVINTw="
     unpadded = house.model_copy(update={"webhook_secret": SecretStr(given["webhook_secret"].rstrip("="))})  # type: ignore[attr-defined]
-    assert secret(unpadded, "0123abcd") == secret(house, "0123abcd")
+    assert load_secret(unpadded, "0123abcd") == load_secret(house, "0123abcd")
     other = house.model_copy(update={"webhook_secret": SecretStr("whsec_" + "A" * 43 + "=")})
-    found = {secret(one, owner) for one in (house, other) for owner in (NOBODY, "0123abcd", "0123abce")}
+    found = {
+        load_secret(one, owner)
+        for one in (house, other)
+        for owner in (ANONYMOUS_OWNER, "0123abcd", "0123abce")
+    }
     assert len(found) == 6
     assert list(tmp_path.iterdir()) == []
 
@@ -192,25 +196,25 @@ def test_the_log_has_status_or_a_word_and_nothing_of_the_answer(house: House, re
     receiver.status, receiver.body = 500, b"inner matters"
     receiver.headers = {"X-Inner": "inner matters"}
     record = house.job(receiver.url)
-    house.process().work_off(now())
+    house.process().deliver_due(now())
     receiver.server.server_close()
-    house.process().work_off(now() + timedelta(minutes=1))
+    house.process().deliver_due(now() + timedelta(minutes=1))
     shown = house.shown(record)
     assert [(done.status, done.error) for done in shown.deliveries] == [
         (500, None),
         (None, "connection_failed"),
     ]
-    assert b"inner" not in house.store.get(key(record.id, "webhook.json"))
+    assert b"inner" not in house.store.get(job_key(record.id, "webhook.json"))
 
 
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
 def test_redirects_are_failures(house: House, receiver: Receiver, status: int) -> None:
-    with receiving() as other:
+    with run_receiver() as other:
         receiver.status, receiver.headers = status, {"Location": other.url}
         record = house.job(receiver.url)
-        house.process().work_off(now())
-        assert len(receiver.came) == 1
-        assert other.came == []
+        house.process().deliver_due(now())
+        assert len(receiver.deliveries) == 1
+        assert other.deliveries == []
     shown = house.shown(record)
     assert (shown.state, shown.deliveries[0].status) == ("waiting", status)
 
@@ -218,13 +222,13 @@ def test_redirects_are_failures(house: House, receiver: Receiver, status: int) -
 def test_no_proxy_of_the_environment_is_used(
     house: House, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with receiving() as proxy:
+    with run_receiver() as proxy:
         for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
             monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.port}")
         house.job(receiver.url)
-        house.process().work_off(now())
-        assert proxy.came == []
-    assert len(receiver.came) == 1
+        house.process().deliver_due(now())
+        assert proxy.deliveries == []
+    assert len(receiver.deliveries) == 1
 
 
 def test_tries_follow_the_table_over_restarts_and_end(house: House) -> None:
@@ -234,8 +238,8 @@ def test_tries_follow_the_table_over_restarts_and_end(house: House) -> None:
     gaps_s: list[float] = []
     while house.marks():
         if gaps_s:
-            assert house.process(never).work_off(at - timedelta(milliseconds=1)) == 0
-        assert house.process(answers).work_off(at) == 1  # each time a process that has just begun
+            assert house.process(never).deliver_due(at - timedelta(milliseconds=1)) == 0
+        assert house.process(answers).deliver_due(at) == 1  # each time a process that has just begun
         next_at = house.shown(record).next_at
         if next_at:
             gaps_s.append((next_at - at).total_seconds())
@@ -247,36 +251,42 @@ def test_tries_follow_the_table_over_restarts_and_end(house: House) -> None:
     assert (shown.state, len(shown.deliveries)) == ("given_up", len(DELAYS_S))
     assert len({headers["webhook-id"] for _, headers, _ in answers.sent}) == 1
     assert len({body for _, _, body in answers.sent}) == 1
-    assert house.process(never).work_off(at + timedelta(days=9)) == 0
+    assert house.process(never).deliver_due(at + timedelta(days=9)) == 0
 
 
 @settings(max_examples=30, deadline=None)
 @given(
     st.lists(
         st.sampled_from(
-            [Answer(200), Answer(202), Answer(503, retry_after_s=7), Answer(404), Answer(error="timeout")]
+            [
+                PostResult(200),
+                PostResult(202),
+                PostResult(503, retry_after_s=7),
+                PostResult(404),
+                PostResult(error="timeout"),
+            ]
         )
-        | st.builds(Answer, st.sampled_from([301, 400, 410, 429, 500, 503, None, None, None, None])),
+        | st.builds(PostResult, st.sampled_from([301, 400, 410, 429, 500, 503, None, None, None, None])),
         min_size=12,
         max_size=12,
     )
 )
-def test_it_ends_delivered_if_and_only_if_a_2xx_came(laid_down: list[Answer]) -> None:
+def test_it_ends_delivered_if_and_only_if_a_2xx_came(laid_down: list[PostResult]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         house = House(Path(folder))
         record = house.job()
         answers = Answers(laid_down)
         at: datetime | None = now()
         while at:
-            house.process(answers).work_off(at)
+            house.process(answers).deliver_due(at)
             at = house.shown(record).next_at
         given = laid_down[: len(answers.sent)]
         shown = house.shown(record)
-        came = [answer.status for answer in given if answer.status and 200 <= answer.status < 300]
+        deliveries = [answer.status for answer in given if answer.status and 200 <= answer.status < 300]
         assert len(given) == len(shown.deliveries) <= len(DELAYS_S)
-        assert (shown.state == "delivered") == bool(came)
-        assert len(came) <= 1
-        if not came:
+        assert (shown.state == "delivered") == bool(deliveries)
+        assert len(deliveries) <= 1
+        if not deliveries:
             assert shown.state == "given_up"
             assert given[-1].status == 410 or len(given) == len(DELAYS_S)
         assert all(answer.status != 410 for answer in given[:-1])
@@ -304,7 +314,7 @@ def test_a_receivers_retry_after_is_honoured_up_to_an_hour(
     receiver.status, receiver.headers = 503, {"Retry-After": header}
     record = house.job(receiver.url)
     at = now()
-    house.process().work_off(at)
+    house.process().deliver_due(at)
     next_at = house.shown(record).next_at
     assert next_at
     assert least_s <= (next_at - at).total_seconds() <= most_s + 0.001
@@ -312,13 +322,13 @@ def test_a_receivers_retry_after_is_honoured_up_to_an_hour(
 
 def test_a_job_that_has_not_ended_says_nothing_yet(house: House) -> None:
     record = house.job(state=None)
-    assert house.process(never).work_off(now() + timedelta(days=1)) == 0
+    assert house.process(never).deliver_due(now() + timedelta(days=1)) == 0
     assert house.marks() == [record.id]
     shown = house.shown(record)
     assert (shown.state, shown.next_at, shown.deliveries) == ("waiting", None, [])
     house.jobs.cancel(record.id)
     answers = Answers([200])
-    assert house.process(answers).work_off(now()) == 1
+    assert house.process(answers).deliver_due(now()) == 1
     assert json.loads(answers.sent[0][2])["type"] == "job.canceled"
     assert answers.sent[0][1]["webhook-id"] == shown.id
 
@@ -332,7 +342,7 @@ def test_of_many_processes_one_tries(house: House) -> None:
 
     def pass_once(process: Webhooks) -> int:
         together.wait()
-        return process.work_off(at)
+        return process.deliver_due(at)
 
     with ThreadPoolExecutor(len(processes)) as pool:
         assert sum(pool.map(pass_once, processes)) == len(records)
@@ -344,14 +354,14 @@ def test_of_many_processes_one_tries(house: House) -> None:
 def test_a_process_that_dies_in_the_middle_leaves_the_message_to_another(house: House) -> None:
     record = house.job()
 
-    def dies(url: str, headers: Mapping[str, str], body: bytes) -> Answer:
+    def dies(url: str, headers: Mapping[str, str], body: bytes) -> PostResult:
         raise MemoryError
 
     at = now()
-    house.process(dies).work_off(at)
+    house.process(dies).deliver_due(at)
     soon = at + timedelta(seconds=CLAIM_S)
-    assert house.process(never).work_off(soon - timedelta(seconds=1)) == 0
-    assert house.process(Answers([200])).work_off(soon) == 1
+    assert house.process(never).deliver_due(soon - timedelta(seconds=1)) == 0
+    assert house.process(Answers([200])).deliver_due(soon) == 1
     assert house.shown(record).state == "delivered"
 
 
@@ -359,17 +369,17 @@ def test_it_is_given_up_also_where_nobody_lived_to_write_the_tries_down(house: H
     record = house.job()
     tried = 0
 
-    def dies(url: str, headers: Mapping[str, str], body: bytes) -> Answer:
+    def dies(url: str, headers: Mapping[str, str], body: bytes) -> PostResult:
         nonlocal tried
         tried += 1
         raise MemoryError
 
     at: datetime | None = now()
     while at:
-        house.process(dies).work_off(at)
+        house.process(dies).deliver_due(at)
         at = house.shown(record).next_at
     assert (tried, house.shown(record).state) == (len(DELAYS_S), "given_up")
-    assert house.process(never).work_off(now()) == 0
+    assert house.process(never).deliver_due(now()) == 0
     assert house.marks() == []
 
 
@@ -377,11 +387,11 @@ def test_a_late_success_counts_and_a_late_failure_changes_nothing(house: House) 
     def overtaken(late: int, meanwhile: int) -> tuple[datetime, Webhook]:
         record, at = house.job(), now()
 
-        def post(url: str, headers: Mapping[str, str], body: bytes) -> Answer:
-            assert house.process(Answers([meanwhile])).work_off(at + timedelta(seconds=CLAIM_S)) == 1
-            return Answer(late)
+        def post(url: str, headers: Mapping[str, str], body: bytes) -> PostResult:
+            assert house.process(Answers([meanwhile])).deliver_due(at + timedelta(seconds=CLAIM_S)) == 1
+            return PostResult(late)
 
-        house.process(post).work_off(at)
+        house.process(post).deliver_due(at)
         return at, house.shown(record)
 
     assert overtaken(late=200, meanwhile=500)[1].state == "delivered"
@@ -396,20 +406,20 @@ def test_a_failure_does_not_undo_what_an_earlier_try_delivered_meanwhile(house: 
     record, at = house.job(), now()
     second_is_out = threading.Event()
 
-    def first(url: str, headers: Mapping[str, str], body: bytes) -> Answer:
+    def first(url: str, headers: Mapping[str, str], body: bytes) -> PostResult:
         assert second_is_out.wait(30)
-        return Answer(200)
+        return PostResult(200)
 
     with ThreadPoolExecutor(1) as pool:
-        slow = pool.submit(house.process(first).work_off, at)
+        slow = pool.submit(house.process(first).deliver_due, at)
         wait_for(lambda: house.store.names(f"jobs/{record.id}").count("webhook.json"), seconds=30)
 
-        def second(url: str, headers: Mapping[str, str], body: bytes) -> Answer:
+        def second(url: str, headers: Mapping[str, str], body: bytes) -> PostResult:
             second_is_out.set()
             assert slow.result() == 1
-            return Answer(500)
+            return PostResult(500)
 
-        assert house.process(second).work_off(at + timedelta(seconds=CLAIM_S)) == 1
+        assert house.process(second).deliver_due(at + timedelta(seconds=CLAIM_S)) == 1
     shown = house.shown(record)
     assert [done.status for done in shown.deliveries] == [200, 500]
     assert (shown.state, shown.next_at, house.marks()) == ("delivered", None, [])
@@ -419,24 +429,24 @@ def test_a_success_counts_even_after_the_end(house: House, monkeypatch: pytest.M
     monkeypatch.setattr(module, "DELAYS_S", (0,))
     record, at = house.job(), now()
 
-    def last(url: str, headers: Mapping[str, str], body: bytes) -> Answer:
-        house.process(never).work_off(at + timedelta(seconds=CLAIM_S))
+    def last(url: str, headers: Mapping[str, str], body: bytes) -> PostResult:
+        house.process(never).deliver_due(at + timedelta(seconds=CLAIM_S))
         assert house.shown(record).state == "given_up"
-        return Answer(200)
+        return PostResult(200)
 
-    assert house.process(last).work_off(at) == 1
+    assert house.process(last).deliver_due(at) == 1
     assert house.shown(record).state == "delivered"
 
 
 def test_a_job_deleted_while_its_message_is_on_the_way_leaves_nothing(house: House) -> None:
     record = house.job()
 
-    def post(url: str, headers: Mapping[str, str], body: bytes) -> Answer:
+    def post(url: str, headers: Mapping[str, str], body: bytes) -> PostResult:
         house.jobs.remove(record, "deleted")
-        return Answer(500)
+        return PostResult(500)
 
-    assert house.process(post).work_off(now()) == 1
-    assert house.store.entries(key(record.id)) == []
+    assert house.process(post).deliver_due(now()) == 1
+    assert house.store.entries(job_key(record.id)) == []
     assert house.marks() == []
 
 
@@ -449,8 +459,8 @@ def test_a_claim_written_beside_a_deletion_goes_too(tmp_path: Path) -> None:
 
     house = House(tmp_path, Racing(tmp_path / "store"))
     record = house.job()
-    assert house.process(never).work_off(now()) == 0
-    assert house.store.entries(key(record.id)) == []
+    assert house.process(never).deliver_due(now()) == 0
+    assert house.store.entries(job_key(record.id)) == []
 
 
 def test_marks_of_jobs_that_are_gone_are_dropped_but_not_of_those_just_being_made(house: House) -> None:
@@ -460,29 +470,29 @@ def test_marks_of_jobs_that_are_gone_are_dropped_but_not_of_those_just_being_mad
     for job_id in (gone.id, being_made):
         house.store.put(f"callbacks/{job_id}", b"")
     process = house.process(never)
-    assert process.work_off(now()) == 0
+    assert process.deliver_due(now()) == 0
     assert house.marks() == [being_made]
-    assert process.work_off(now() + timedelta(seconds=ORPHAN_S + 1)) == 0
+    assert process.deliver_due(now() + timedelta(seconds=ORPHAN_S + 1)) == 0
     assert house.marks() == []
 
 
 def test_one_message_in_trouble_does_not_hold_up_the_next(house: House) -> None:
     broken, sound = house.job(), house.job()
-    house.store.put(key(broken.id, "webhook.json"), b"not json")
-    assert house.process(Answers([200])).work_off(now()) == 1
+    house.store.put(job_key(broken.id, "webhook.json"), b"not json")
+    assert house.process(Answers([200])).deliver_due(now()) == 1
     assert house.shown(sound).state == "delivered"
 
 
 def test_a_resend_is_the_same_message_with_all_its_tries_again(house: House) -> None:
     record = house.job()
     answers = Answers([410, *[500] * (len(DELAYS_S) - 1), 200])
-    house.process(answers).work_off(now())
+    house.process(answers).deliver_due(now())
     assert house.shown(record).state == "given_up"
     again = house.process(never).resend(record)
     assert (again.state, len(again.deliveries)) == ("waiting", 1)
     at = again.next_at
     while at:
-        house.process(answers).work_off(at)
+        house.process(answers).deliver_due(at)
         at = house.shown(record).next_at
     shown = house.shown(record)
     assert (shown.state, len(shown.deliveries)) == ("delivered", 1 + len(DELAYS_S))
@@ -494,13 +504,13 @@ def test_a_resend_while_a_try_is_on_its_way_is_not_lost(house: House) -> None:
     record = house.job()
     process = house.process(never)
 
-    def post(url: str, headers: Mapping[str, str], body: bytes) -> Answer:
+    def post(url: str, headers: Mapping[str, str], body: bytes) -> PostResult:
         process.resend(record)
-        return Answer(200)
+        return PostResult(200)
 
-    house.process(post).work_off(now())
+    house.process(post).deliver_due(now())
     assert house.shown(record).state == "waiting"
-    assert house.process(Answers([200])).work_off(now()) == 1
+    assert house.process(Answers([200])).deliver_due(now()) == 1
     shown = house.shown(record)
     assert (shown.state, len(shown.deliveries)) == ("delivered", 2)
 
@@ -517,8 +527,8 @@ def test_a_resend_between_the_end_and_its_mark_is_not_lost(tmp_path: Path) -> No
 
     house = House(tmp_path, Racing(tmp_path / "store"))
     record = house.job()
-    house.process(Answers([200])).work_off(now())
-    assert house.process(Answers([200])).work_off(now()) == 1
+    house.process(Answers([200])).deliver_due(now())
+    assert house.process(Answers([200])).deliver_due(now()) == 1
     assert len(house.shown(record).deliveries) == 2
 
 
@@ -535,14 +545,14 @@ def test_what_cannot_be_shown_or_resent_says_why(house: House) -> None:
         with pytest.raises(Problem) as caught:
             ask(record)
         assert caught.value.code == code
-    assert house.store.entries(key(deleted.id)) == []
+    assert house.store.entries(job_key(deleted.id)) == []
 
 
 def test_the_log_keeps_the_latest(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_DELIVERIES", 2)
     record = house.job()
     for status in (500, 501, 502):
-        house.process(Answers([status])).work_off(now())
+        house.process(Answers([status])).deliver_due(now())
         house.process(never).resend(record)
     assert [done.status for done in house.shown(record).deliveries] == [501, 502]
 
@@ -566,13 +576,13 @@ def test_a_slow_host_does_not_hold_up_others(house: House, monkeypatch: pytest.M
     release, quick_came, slow_came = threading.Event(), threading.Event(), threading.Event()
     slow = [house.job("http://slow.example.org/") for _ in range(6)]
 
-    def post(url: str, headers: Mapping[str, str], body: bytes) -> Answer:
+    def post(url: str, headers: Mapping[str, str], body: bytes) -> PostResult:
         if "slow" in url:
             slow_came.set()
             release.wait(60)
         else:
             quick_came.set()
-        return Answer(200)
+        return PostResult(200)
 
     with running(house.process(post)):
         try:
@@ -589,7 +599,7 @@ def test_a_store_that_fails_once_does_not_end_the_loop(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "PASS_EVERY_S", 0.01)
-    failed, came = threading.Event(), threading.Event()
+    failed, deliveries = threading.Event(), threading.Event()
 
     class Failing(FolderStore):
         def names(self, prefix: str) -> list[str]:
@@ -601,12 +611,12 @@ def test_a_store_that_fails_once_does_not_end_the_loop(
     house = House(tmp_path, Failing(tmp_path / "store"))
     record = house.job()
 
-    def post(url: str, headers: Mapping[str, str], body: bytes) -> Answer:
-        came.set()
-        return Answer(200)
+    def post(url: str, headers: Mapping[str, str], body: bytes) -> PostResult:
+        deliveries.set()
+        return PostResult(200)
 
     with running(house.process(post)):
-        assert came.wait(30)
+        assert deliveries.wait(30)
     assert failed.is_set()
     assert house.shown(record).state == "delivered"
 
@@ -628,19 +638,19 @@ def test_the_secret_is_made_once_and_is_its_owners_only(tmp_path: Path) -> None:
 
     def make(_: int) -> str:
         together.wait()
-        return secret(Settings(data_dir=folder))
+        return load_secret(Settings(data_dir=folder))
 
     with ThreadPoolExecutor(8) as pool:
         made = set(pool.map(make, range(8)))
-    assert made == {secret(Settings(data_dir=folder))}
+    assert made == {load_secret(Settings(data_dir=folder))}
     assert [path.name for path in folder.iterdir()] == ["webhook-secret"]
     assert stat.S_IMODE((folder / "webhook-secret").stat().st_mode) == 0o600
-    assert made != {secret(Settings(data_dir=tmp_path / "other"))}
+    assert made != {load_secret(Settings(data_dir=tmp_path / "other"))}
 
 
 def test_the_setting_comes_first_and_must_be_a_secret(tmp_path: Path) -> None:
     good = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
-    assert secret(Settings.model_validate({"data_dir": tmp_path, "webhook_secret": good})) == good
+    assert load_secret(Settings.model_validate({"data_dir": tmp_path, "webhook_secret": good})) == good
     assert list(tmp_path.iterdir()) == []
     for bad in (
         "",
@@ -652,7 +662,7 @@ def test_the_setting_comes_first_and_must_be_a_secret(tmp_path: Path) -> None:
         good[:18] + "!" + good[18:],
     ):
         with pytest.raises(ValueError, match="MMAD_WEBHOOK_SECRET") as caught:
-            secret(Settings.model_validate({"data_dir": tmp_path, "webhook_secret": bad}))
+            load_secret(Settings.model_validate({"data_dir": tmp_path, "webhook_secret": bad}))
         assert not bad or bad not in str(caught.value) or bad == "whsec_"
 
 
@@ -661,7 +671,7 @@ def test_the_receiver_of_the_documentation_works(house: House) -> None:
     program = text.split("```python\n")[1].split("```")[0]
     port = free_port()
     assert program.count("9000") == 1
-    environment = os.environ | {"MMAD_WEBHOOK_SECRET": secret(house.settings)}
+    environment = os.environ | {"MMAD_WEBHOOK_SECRET": load_secret(house.settings)}
     receiver = subprocess.Popen(
         [sys.executable, "-u", "-c", program.replace("9000", str(port))],
         stdout=subprocess.PIPE,
@@ -673,7 +683,7 @@ def test_the_receiver_of_the_documentation_works(house: House) -> None:
             wait_for(lambda: listens(port) or receiver.poll() is not None, seconds=60)
             url = f"http://127.0.0.1:{port}/"
             record = house.job(url)
-            house.process().work_off(now())
+            house.process().deliver_due(now())
             assert house.shown(record).state == "delivered"
             assert receiver.stdout
             assert receiver.stdout.readline().decode().split() == [record.id, "succeeded"]

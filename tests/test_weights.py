@@ -11,19 +11,17 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from mmad.benchmark import write_clip
 from model import export
-from model.architecture import AdapterConfig, BackboneConfig, ShiftConfig
+from model.architecture import AdapterConfig, BackboneConfig, PoseConfig
 from model.backbone import Backbone
-from model.bundle import Bundle, Manifest
+from model.bundle import Bundle
 from model.network import Network
-from model.shift import ShiftBackbone
+from model.pose import PoseBackbone
 from tests.test_tables import TAXONOMY
 from training.weights import (
-    Imported,
     WeightsError,
     adapter_config,
     backbone_config,
@@ -106,7 +104,7 @@ def test_other_models_of_hugging_face_hold_the_same_backbone(tmp_path: Path, kin
         "VideoMAEForPreTraining": "decoder.norm.weight",
         "VideoMAEForVideoClassification": "classifier.weight",
     }
-    assert expected[kind] in imported.left
+    assert expected[kind] in imported.unmatched
     assert imported.matched == 2 + 2 * 13
     assert backbone_config(imported).norm_eps == 1e-12
 
@@ -194,7 +192,7 @@ def test_other_files_hold_the_same_backbone(tmp_path: Path, form: str, left: int
     backbone = small_backbone()
     torch.save(renamed(backbone.state_dict(), form), tmp_path / "x.pth")
     imported = read_weights(tmp_path / "x.pth")
-    assert len(imported.left) == left
+    assert len(imported.unmatched) == left
     for name, tensor in backbone.state_dict().items():
         assert torch.equal(imported.backbone[name], tensor)
     config = backbone_config(imported)
@@ -210,27 +208,6 @@ def test_other_files_hold_the_same_backbone(tmp_path: Path, form: str, left: int
     assert weights.keys() == imported.backbone.keys()
 
 
-@torch.inference_mode()
-@pytest.mark.parametrize("adapter", ["none", "dsta"])
-def test_channels_that_pretrained_weights_lack_change_nothing_at_first(tmp_path: Path, adapter: str) -> None:
-    backbone = small_backbone()
-    torch.save(renamed(backbone.state_dict(), "original"), tmp_path / "x.pth")
-    imported = read_weights(tmp_path / "x.pth")
-    import_backbone(imported, backbone_config(imported), tmp_path / "backbone.safetensors")
-    wide = backbone.config.model_copy(update={"inputs": "rgb_differences", "lags": (1, 2, 9)})
-    started = Backbone(wide, AdapterConfig.model_validate({"kind": adapter}), 16, 32, 32)
-    start_backbone(started, tmp_path / "backbone.safetensors")
-    weight = started.patch_embed.weight
-    assert weight.shape == (192, 6, 2, 16, 16)
-    assert torch.equal(weight[:, :3], backbone.patch_embed.weight)
-    assert not weight[:, 3:].any()
-    alone = Backbone(backbone.config, AdapterConfig(kind="none"), 16, 32, 32)
-    alone.load_state_dict(imported.backbone)
-    clips = torch.randn(1, 2, 3, 16, 32, 32)
-    torch.testing.assert_close(started(clips), alone(clips), atol=1e-4, rtol=1e-4)
-    assert alone(clips).std() > 0.1
-
-
 def test_a_backbone_that_is_another_is_not_started(tmp_path: Path) -> None:
     backbone = small_backbone()
     torch.save(renamed(backbone.state_dict(), "original"), tmp_path / "x.pth")
@@ -243,32 +220,9 @@ def test_a_backbone_that_is_another_is_not_started(tmp_path: Path) -> None:
         with pytest.raises(WeightsError, match=words):
             start_backbone(other, path)
 
-    refuse({"stem": "convolutions"}, "another backbone; stem is linear in the file, convolutions here")
     refuse({"heads": 6, "depth": 3}, "depth is 2 in the file, 3 here; heads is 3 in the file, 6 here")
-    with pytest.raises(WeightsError, match="kind is videomae in the file, shift here"):
-        start_backbone(ShiftBackbone(ShiftConfig(kind="shift", embed_dim=192)), path)
-
-
-@torch.inference_mode()
-def test_a_detector_can_be_given_more_channels(bundle: Bundle, tmp_path: Path) -> None:
-    network = Network(bundle.manifest)
-    network.load_state_dict(load_file(bundle.folder / "weights.safetensors"))
-    document = bundle.manifest.model_dump(mode="json")
-    document["architecture"]["backbone"]["inputs"] = "rgb_differences"
-    wide = Manifest.model_validate_json(json.dumps(document))
-    state = network.state_dict()
-    parts = {
-        part: {name.removeprefix(part + "."): value for name, value in state.items() if name.startswith(part)}
-        for part in ("backbone", "detector")
-    }
-    import_detector(Imported(**parts, left=[], hints={}), wide, tmp_path / "x.safetensors")
-    weights, manifest = export.load_checkpoint(tmp_path / "x.safetensors")
-    assert manifest == wide
-    again = Network(manifest).eval()
-    again.load_state_dict(weights)
-    clips, mask = (torch.from_numpy(array) for array in export.example(manifest, batch=1, clips=2))
-    expected = network.eval()(clips, mask)
-    torch.testing.assert_close(tuple(again(clips, mask)), tuple(expected), atol=1e-4, rtol=1e-4)
+    with pytest.raises(WeightsError, match="kind is videomae in the file, pose here"):
+        start_backbone(PoseBackbone(PoseConfig(kind="pose", embed_dim=192)), path)
 
 
 def opentad_detector(shared: Path, path: Path) -> dict[str, torch.Tensor]:
@@ -300,7 +254,7 @@ SETTINGS = {
 def test_an_opentad_detector_computes_what_it_computed(shared: Path, bundle: Bundle, tmp_path: Path) -> None:
     weights = opentad_detector(shared, tmp_path / "x.pth")
     imported = read_weights(tmp_path / "x.pth")
-    assert imported.left == ["module.rpn_head.loss_normalizer"]
+    assert imported.unmatched == ["module.rpn_head.loss_normalizer"]
     assert adapter_config(imported) == AdapterConfig(kind="tia")
     assert head_config(imported).embed_convs == 3
     manifest = detector_manifest(imported, bundle.manifest.taxonomy, SETTINGS)

@@ -17,7 +17,7 @@ from rq.timeouts import JobTimeoutException
 
 from mmad.private_redis import private_redis
 from model.bundle import Bundle
-from model.detections import Detections, Stretch
+from model.detections import CoverageInterval, Detections
 from model.detector import Detector
 from model.engines import load_engine
 from model.errors import NoVideoStreamError
@@ -25,9 +25,9 @@ from model.segments import Proposals
 from model.transforms import Region
 from model.video import Limits, Media
 from service.job_schemas import JobOptions, RetryReason, Stage, State
-from service.jobs import Jobs, Record, Upload, key, new_job_id, published
+from service.jobs import Jobs, Record, Upload, attempt_key, job_key, new_job_id
 from service.metrics import DECODED_FRAMES, JOBS_ENDED, STAGE_SECONDS, VIDEO_SECONDS
-from service.queue import DETECT, LEASE_S, JobQueue, connect, lease_key, make_queue
+from service.queue import DETECT, LEASE_TTL_S, JobQueue, connect, lease_key, make_queue
 from service.schemas import Region as RegionDocument
 from service.settings import Settings
 from service.store import FolderStore
@@ -58,7 +58,7 @@ class Obedient(Detector):
         return self.answer
 
 
-FOUND = Detections(Proposals.empty(), MEDIA, (Stretch(0, 2, "analysed"),))
+FOUND = Detections(Proposals.empty(), MEDIA, (CoverageInterval(0, 2, "analysed"),))
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def make_context(
 
 def make_job(jobs: Jobs, **options: Any) -> Record:
     job_id = new_job_id()
-    jobs.store.put(key(job_id, "video"), b"bytes")
+    jobs.store.put(job_key(job_id, "video"), b"bytes")
     return jobs.create(job_id, Upload(bytes=5, sha256="ab"), JobOptions(**options), retention_s=60)
 
 
@@ -90,10 +90,10 @@ def test_a_job_is_published_and_its_video_removed(bundle: Bundle, jobs: Jobs, co
     assert content == b"bytes"
     assert options["region"] == Region(0, 0, 0.5, 1)
     assert options["limits"] == Limits(max_duration_s=99, max_pixels=1234)
-    assert b'"sha256":"ab"' in jobs.store.get(published(jobs.get(record.id), "result.json"))
+    assert b'"sha256":"ab"' in jobs.store.get(attempt_key(jobs.get(record.id), "result.json"))
     with pytest.raises(KeyError):
-        jobs.store.get(key(record.id, "video"))
-    assert JobQueue(connection, 1).progress(record.id) == (Stage.PUBLISHING, 1.0)
+        jobs.store.get(job_key(record.id, "video"))
+    assert JobQueue(connection, 1).get_progress(record.id) == (Stage.PUBLISHING, 1.0)
     context.run(record.id)  # delivered twice: nothing happens
     assert len(detector.asked) == 1
 
@@ -117,14 +117,14 @@ def test_what_is_wrong_with_the_video_ends_the_job(
     assert ended.error.code == code
     assert words in ended.error.detail
     with pytest.raises(KeyError):
-        jobs.store.get(key(record.id, "video"))
+        jobs.store.get(job_key(record.id, "video"))
 
 
 def test_what_it_does_is_counted(bundle: Bundle, jobs: Jobs, connection: Redis, clip: Path) -> None:
     answer = clip.read_bytes()
     context = WorkerContext(Detector(bundle, load_engine(bundle, "openvino", "cpu", clip.parent / "cache")), jobs.store, connection, Settings())  # fmt: skip
     good, bad = make_job(jobs), make_job(jobs)
-    jobs.store.put(key(good.id, "video"), answer)
+    jobs.store.put(job_key(good.id, "video"), answer)
     for record in (good, bad):
         context.run(record.id)
     told = context.meter.read()
@@ -144,7 +144,7 @@ def test_a_fault_of_ours_has_three_attempts(
     bundle: Bundle, jobs: Jobs, connection: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     context, detector = make_context(bundle, jobs, connection, RuntimeError("a secret"))
-    monkeypatch.setattr(context, "end_worker", lambda: None)
+    monkeypatch.setattr(context, "terminate", lambda: None)
     record = make_job(jobs)
     for attempt in (1, 2):
         context.run(record.id)
@@ -154,7 +154,7 @@ def test_a_fault_of_ours_has_three_attempts(
             attempt,
             RetryReason.FAULT,
         )
-        assert context.queue.waiting() == set()  # the reconciler queues it, and not at once
+        assert context.queue.get_queued_ids() == set()  # the reconciler queues it, and not at once
     context.run(record.id)
     ended = jobs.get(record.id)
     assert ended.state is State.FAILED
@@ -162,7 +162,7 @@ def test_a_fault_of_ours_has_three_attempts(
     assert ended.error.code == "internal_error"
     assert "secret" not in ended.error.detail
     assert len(detector.asked) == 3
-    assert jobs.store.names(key(record.id)) == ["job.json"]
+    assert jobs.store.names(job_key(record.id)) == ["job.json"]
 
 
 def test_a_worker_that_cannot_do_anything_ends(
@@ -171,7 +171,7 @@ def test_a_worker_that_cannot_do_anything_ends(
     """Whatever is wrong with it would fail all jobs; one that succeeds, or is a video's fault, begins the count anew."""
     ended: list[int] = []
     context, detector = make_context(bundle, jobs, connection, RuntimeError())
-    monkeypatch.setattr(context, "end_worker", lambda: ended.append(1))
+    monkeypatch.setattr(context, "terminate", lambda: ended.append(1))
     for answer, so_far in (
         (RuntimeError(), 0),
         (RuntimeError(), 0),
@@ -203,7 +203,7 @@ def test_a_result_is_not_thrown_away_when_tidying_fails(
     monkeypatch.undo()
     ended = jobs.get(record.id)
     assert (ended.state, len(refused)) == (State.SUCCEEDED, 1)
-    assert jobs.store.get(published(ended, "result.json"))
+    assert jobs.store.get(attempt_key(ended, "result.json"))
 
 
 def test_a_worker_that_shall_stop_hands_the_job_back(bundle: Bundle, jobs: Jobs, connection: Redis) -> None:
@@ -211,7 +211,7 @@ def test_a_worker_that_shall_stop_hands_the_job_back(bundle: Bundle, jobs: Jobs,
 
     class Asked(Obedient):
         def detect(self, file: Any, **options: Any) -> Detections:
-            context.stop_soon()
+            context.request_shutdown()
             return super().detect(file, **options)
 
     settings = Settings(stop_grace_s=0)
@@ -220,7 +220,7 @@ def test_a_worker_that_shall_stop_hands_the_job_back(bundle: Bundle, jobs: Jobs,
         context = WorkerContext(Asked(bundle, FOUND), jobs.store, connection, settings)
         context.run(record.id)
         waiting = jobs.get(record.id)
-        assert (waiting.state, waiting.attempt, waiting.faults) == (State.QUEUED, attempt, 0)
+        assert (waiting.state, waiting.attempt, waiting.failed_attempts) == (State.QUEUED, attempt, 0)
         assert waiting.changes[-1].why is RetryReason.HANDED_BACK
     context = WorkerContext(Asked(bundle, FOUND), jobs.store, connection, Settings(stop_grace_s=60))
     context.run(record.id)
@@ -239,7 +239,7 @@ def test_a_full_disk_is_waited_for(
     bundle: Bundle, jobs: Jobs, connection: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The work is done; it is published when there is room again."""
-    monkeypatch.setattr(run, "_ROOM_EVERY_S", 0.01)
+    monkeypatch.setattr(run, "_DISK_FULL_RETRY_S", 0.01)
     context, detector = make_context(bundle, jobs, connection, FOUND)
     record = make_job(jobs)
     put, refused = jobs.store.put, []
@@ -279,7 +279,7 @@ def test_an_attempt_that_was_overtaken_changes_nothing(
     assert after.attempt == 2
     assert not [
         one
-        for one in jobs.store.entries(key(record.id))
+        for one in jobs.store.entries(job_key(record.id))
         if one.key.endswith(("result.json", "proposals.npz"))
     ]
 
@@ -290,7 +290,7 @@ def test_a_worker_lets_go_of_a_job_that_is_not_wanted(
     bundle: Bundle, jobs: Jobs, connection: Redis, monkeypatch: pytest.MonkeyPatch, end: str, late: bool
 ) -> None:
     """In mid-work it stops at its next look; after its last look it cannot publish."""
-    monkeypatch.setattr(run, "_LOOK_EVERY_S", 0)
+    monkeypatch.setattr(run, "_CHECK_RECORD_EVERY_S", 0)
     record = make_job(jobs)
     went_on: list[bool] = []
 
@@ -319,8 +319,8 @@ def test_a_worker_lets_go_of_a_job_that_is_not_wanted(
         monkeypatch.setattr(jobs.store, "put", putting)
     WorkerContext(Busy(bundle, FOUND), jobs.store, connection, Settings()).run(record.id)
     assert went_on == ([True] if late else [])
-    left = {one.key for one in jobs.store.entries(key(record.id))}
-    assert left == ({key(record.id, "job.json")} if end == "cancel" else set())
+    left = {one.key for one in jobs.store.entries(job_key(record.id))}
+    assert left == ({job_key(record.id, "job.json")} if end == "cancel" else set())
     if end == "cancel":
         assert jobs.get(record.id).state is State.CANCELED
 
@@ -332,7 +332,7 @@ def test_an_attempt_s_progress_begins_at_its_beginning(bundle: Bundle, jobs: Job
 
     class Looking(Obedient):
         def detect(self, file: Any, **options: Any) -> Detections:
-            seen.append(queue.progress(record.id))
+            seen.append(queue.get_progress(record.id))
             return FOUND
 
     WorkerContext(Looking(bundle, FOUND), jobs.store, connection, Settings()).run(record.id)
@@ -344,13 +344,13 @@ def test_a_job_that_was_ended_and_not_tidied_is_tidied(
 ) -> None:
     context, detector = make_context(bundle, jobs, connection, FOUND)
     record = make_job(jobs)
-    monkeypatch.setattr(context.jobs, "tidy", lambda _record: None)  # killed before that
+    monkeypatch.setattr(context.jobs, "clean_up", lambda _record: None)  # killed before that
     context.run(record.id)
     monkeypatch.undo()
-    assert "video" in jobs.store.names(key(record.id))
+    assert "video" in jobs.store.names(job_key(record.id))
     context.run(record.id)  # rq delivers again what was not acknowledged
-    assert "video" not in jobs.store.names(key(record.id))
-    assert jobs.pending("open") == {}
+    assert "video" not in jobs.store.names(job_key(record.id))
+    assert jobs.get_pending_bytes("open") == {}
     assert len(detector.asked) == 1
 
 
@@ -366,34 +366,34 @@ def test_redis_away_is_asked_once_in_a_while(
 
     monkeypatch.setattr(queue._connection, "hgetall", away)
     for _ in range(5):
-        assert queue.progress("x") == (None, 0.0)
-    assert (queue.position("x"), queue.pace()) == (None, (None, 0))
+        assert queue.get_progress("x") == (None, 0.0)
+    assert (queue.get_position("x"), queue.get_throughput()) == (None, (None, 0))
     assert len(asked) == 1
-    queue._away_until = 0.0
-    queue.progress("x")
+    queue._unavailable_until_s = 0.0
+    queue.get_progress("x")
     assert len(asked) == 2
 
 
 def test_times_of_jobs_make_estimates(bundle: Bundle, jobs: Jobs, connection: Redis) -> None:
     queue = JobQueue(connection, 60)
-    assert queue.pace() == (None, 0)
-    assert queue.pace().queued_s(3) is None
+    assert queue.get_throughput() == (None, 0)
+    assert queue.get_throughput().estimate_queued_s(3) is None
     context, _ = make_context(bundle, jobs, connection, FOUND)
     context.run(make_job(jobs).id)
     assert connection.llen("mmad:times") == 1
     connection.delete("mmad:times", "mmad:workers")
     for seconds in (1, 8, 2):
-        queue.note_time(seconds)
+        queue.record_job_time(seconds)
     with Heartbeat(connection):
-        wait_for(lambda: JobQueue(connection, 60).pace().workers, seconds=10)
-        pace = JobQueue(connection, 60).pace()
+        wait_for(lambda: JobQueue(connection, 60).get_throughput().workers, seconds=10)
+        pace = JobQueue(connection, 60).get_throughput()
     assert pace == (2.0, 1)
-    assert (pace.queued_s(0), pace.queued_s(3)) == (2.0, 8.0)
-    assert pace.running_s(0.01, 0.5) == 1.5
-    assert pace.running_s(0.01, 5) == 0
-    assert pace.running_s(0.25, 5) == 15
+    assert (pace.estimate_queued_s(0), pace.estimate_queued_s(3)) == (2.0, 8.0)
+    assert pace.estimate_running_s(0.01, 0.5) == 1.5
+    assert pace.estimate_running_s(0.01, 5) == 0
+    assert pace.estimate_running_s(0.25, 5) == 15
     for _ in range(60):
-        queue.note_time(1)
+        queue.record_job_time(1)
     assert connection.llen("mmad:times") == 50
 
 
@@ -401,11 +401,15 @@ def test_a_place_in_the_queue_is_told_and_left(jobs: Jobs, connection: Redis) ->
     queue = JobQueue(connection, 60)
     first, second = make_job(jobs), make_job(jobs)
     for record in (first, second):
-        queue.deliver(record.id)
-    assert (queue.position(first.id), queue.position(second.id), queue.position("x")) == (0, 1, None)
-    queue.forget(first.id)
+        queue.enqueue(record.id)
+    assert (queue.get_position(first.id), queue.get_position(second.id), queue.get_position("x")) == (
+        0,
+        1,
+        None,
+    )
+    queue.remove(first.id)
     again = JobQueue(connection, 60)
-    assert (again.position(first.id), again.position(second.id)) == (None, 0)
+    assert (again.get_position(first.id), again.get_position(second.id)) == (None, 0)
     assert not list(connection.scan_iter(f"rq:job:{first.id}*"))
 
 
@@ -415,7 +419,7 @@ def test_the_queue_carries_json_and_a_worker_runs_it(
     context, _ = make_context(bundle, jobs, connection, FOUND)
     monkeypatch.setattr(run, "_context", context)
     record = make_job(jobs)
-    JobQueue(connection, 60).deliver(record.id)
+    JobQueue(connection, 60).enqueue(record.id)
     (delivery,) = connection.scan_iter(f"rq:job:{record.id}*")
     raw = connection.hgetall(delivery)
     import json
@@ -431,7 +435,7 @@ def test_a_worker_keeps_its_lease_while_native_code_runs(
     bundle: Bundle, jobs: Jobs, connection: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also when Redis is emptied meanwhile."""
-    monkeypatch.setattr(heartbeat, "BEAT_S", 0.05)
+    monkeypatch.setattr(heartbeat, "HEARTBEAT_INTERVAL_S", 0.05)
     record, queue = make_job(jobs), JobQueue(connection, 60)
     left_s: list[int] = []
 
@@ -446,11 +450,11 @@ def test_a_worker_keeps_its_lease_while_native_code_runs(
 
     context = WorkerContext(Slow(bundle, FOUND), jobs.store, connection, Settings())
     monkeypatch.setattr(run, "_context", context)
-    queue.deliver(record.id)
+    queue.enqueue(record.id)
     with context.heartbeat:
         ModelWorker(make_queue(connection)).work(burst=True, logging_level="ERROR")
     assert jobs.get(record.id).state is State.SUCCEEDED
-    assert 0 < left_s[0] <= LEASE_S
+    assert 0 < left_s[0] <= LEASE_TTL_S
     assert not [thread for thread in threading.enumerate() if thread.name == "pulse"]
     assert queue.check()["workers"] == "none is running"
 
@@ -479,7 +483,7 @@ def test_no_other_function_is_run(connection: Redis, tmp_path: Path) -> None:
 def test_a_worker_is_seen_by_readiness(connection: Redis) -> None:
     queue = JobQueue(connection, 60)
     assert queue.check() == {"redis": "ok", "workers": "none is running"}
-    connection.zadd("mmad:workers", {"killed": time.time() - LEASE_S - 1, "alive": time.time() - 1})
+    connection.zadd("mmad:workers", {"killed": time.time() - LEASE_TTL_S - 1, "alive": time.time() - 1})
     assert queue.check()["workers"] == "ok"
     connection.zrem("mmad:workers", "alive")
     assert queue.check()["workers"] == "none is running"
@@ -489,8 +493,8 @@ def test_a_redis_that_is_away_is_gone_without(tmp_path: Path) -> None:
     queue = JobQueue(connect(Settings(redis_url=f"unix://{tmp_path}/nothing"), retries=0), 60)
     queue.try_enqueue(new_job_id())
     with pytest.raises(RedisConnectionError):
-        queue.waiting()
-    assert queue.progress("x") == (None, 0.0)
+        queue.get_queued_ids()
+    assert queue.get_progress("x") == (None, 0.0)
     assert queue.check()["redis"] == "cannot be reached"
 
 
@@ -527,7 +531,7 @@ def test_a_worker_without_a_job_stops_at_once(connection: Redis) -> None:
     finally:
         for number, handler in zip((signal.SIGINT, signal.SIGTERM), handlers, strict=True):
             signal.signal(number, handler)
-    assert worker.asked_to_stop
+    assert worker.stop_requested
     assert told == [1, 1]
 
 
@@ -544,12 +548,12 @@ def test_a_decoder_that_says_nothing_holds_up_neither_stop_nor_cancel(
             detector, jobs.store, connection, Settings(stop_grace_s=0, decoder_stall_s=250)
         )
         record = make_job(jobs)
-        jobs.store.put(key(record.id, "video"), marked_bytes(clip.read_bytes(), "hang"))
+        jobs.store.put(job_key(record.id, "video"), marked_bytes(clip.read_bytes(), "hang"))
         thread = threading.Thread(target=context.run, args=(record.id,))
         thread.start()
         wait_for(lambda: jobs.get(record.id).state is State.RUNNING, seconds=20)
         if end == "stop":
-            context.stop_soon()
+            context.request_shutdown()
         else:
             jobs.cancel(record.id)
         thread.join(60)
@@ -559,4 +563,4 @@ def test_a_decoder_that_says_nothing_holds_up_neither_stop_nor_cancel(
             assert (ended.state, ended.changes[-1].why) == (State.QUEUED, RetryReason.HANDED_BACK)
         else:
             assert ended.state is State.CANCELED
-        assert len(descendants(sandbox._keeper._process.pid)) == 0
+        assert len(descendants(sandbox._forkserver._process.pid)) == 0

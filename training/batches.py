@@ -1,7 +1,7 @@
-"""Batches that other processes make while the network trains.
+"""Load batches in worker processes while the network trains.
 
-They come through shared memory. Where /dev/shm has no room, as in a container with Docker's default of 64 MB, they come
-through pipes, which copies them twice more.
+Batches are passed through shared memory. If /dev/shm is full, as in a container with Docker's default of 64 MB, they
+are passed through pipes, which takes two more copies.
 """
 
 import multiprocessing
@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from model.bundle import Manifest
 from model.errors import DetectorError
 from training.augment import Example
-from training.dataset import CorpusError
+from training.dataset import DatasetError
 from training.objectives import Batch, collate
 from training.run import TrainingError
 
@@ -33,42 +33,42 @@ Arrays = list[NDArray[np.generic]]
 def load_batches(
     examples: Dataset[Example], numbers: Sequence[list[int]], manifest: Manifest, workers: int
 ) -> Iterator[Batch]:
-    """Collated batches, in the order of `numbers`; with no workers they are made in this process.
+    """Yield collated batches in the order of `numbers`; with 0 workers they are made in this process.
 
     Raises:
-        TrainingError: a worker was ended from outside. It may be raised wherever the caller is: see naming_workers.
-        CorpusError, DetectorError: what is wrong with a video.
+        TrainingError: a worker was killed. It may be raised outside of this function, see explain_worker_errors.
+        DatasetError, DetectorError: a video cannot be read.
     """
-    if workers and not _can_share():
+    if workers and not _can_use_shared_memory():
         workers = 0
     loader: DataLoader[Example] = DataLoader(
-        examples, batch_sampler=numbers, num_workers=workers, collate_fn=partial(_carry, manifest=manifest),
+        examples, batch_sampler=numbers, num_workers=workers, collate_fn=partial(_collate_shared, manifest=manifest),
         persistent_workers=False, multiprocessing_context="spawn" if workers else None,
     )  # fmt: skip
-    told = False
-    for carried in loader:
-        if isinstance(carried, list) and not told:
-            told = True
+    warned = False
+    for batch in loader:
+        if isinstance(batch, list) and not warned:
+            warned = True
             log.warning(
                 "shared_memory_is_full", path=_SHARED_MEMORY, free_mb=_free_mb(),
                 consequence="batches go through pipes, which is slower", remedy="docker run --shm-size=2g",
             )  # fmt: skip
-        yield Batch(*(torch.as_tensor(part) for part in carried))
+        yield Batch(*(torch.as_tensor(part) for part in batch))
 
 
 def _free_mb() -> int | None:
     try:
         return shutil.disk_usage(_SHARED_MEMORY).free // 10**6
-    except OSError:  # there is none
+    except OSError:  # /dev/shm does not exist
         return None
 
 
 @contextmanager
-def naming_workers() -> Iterator[None]:
-    """Turn errors of DataLoader workers, which PyTorch reports as tracebacks, into sentences with a remedy."""
+def explain_worker_errors() -> Iterator[None]:
+    """Convert errors of DataLoader workers, which PyTorch reports as tracebacks, to messages with a remedy."""
     try:
         yield
-    except (CorpusError, DetectorError) as error:
+    except (DatasetError, DetectorError) as error:
         lines = str(error).strip().splitlines() or [""]
         if not lines[0].startswith("Caught "):
             raise
@@ -83,21 +83,21 @@ def naming_workers() -> Iterator[None]:
         ) from error
 
 
-def _carry(examples: Sequence[Example], manifest: Manifest) -> Batch | Arrays:
-    """Collate examples: into shared memory in a worker, or as arrays if there is no room for that."""
+def _collate_shared(examples: Sequence[Example], manifest: Manifest) -> Batch | Arrays:
+    """Collate examples; in a worker into shared memory, or as arrays if it is full."""
     batch = collate(examples, manifest)
     if get_worker_info() is None:
         return batch
     try:
         for part in batch:
             part.share_memory_()  # type: ignore[no-untyped-call]
-    except (RuntimeError, OSError):  # sending it would fail the same way, in a thread that nobody hears of
+    except (RuntimeError, OSError):  # sending the batch would fail silently in the queue's thread
         return [part.numpy() for part in batch]
     return batch
 
 
-def _can_share() -> bool:
-    """Whether processes can share locks, which need /dev/shm too."""
+def _can_use_shared_memory() -> bool:
+    """Return whether processes can share locks, which need /dev/shm too."""
     try:
         multiprocessing.get_context("spawn").Lock()
     except (ImportError, OSError) as error:

@@ -1,4 +1,4 @@
-"""A bundle that is already trained, as what another backbone may learn from: its features, at every step."""
+"""Feature distillation: a backbone is trained to predict the features of a trained bundle at every step."""
 
 from pathlib import Path
 
@@ -8,35 +8,36 @@ from torch.nn import functional as F
 
 from model.bundle import Bundle, InputConfig
 from model.network import Network
-from training.keypoint_noise import features_of
+from training.keypoint_noise import features_from_joints
 from training.run import TrainingError
 from training.start import start_network
 
-# What must be alike for both to be given the same moments; pictures of another size are scaled for the teacher, and one
-# of kind pose has no clips.
-_SEEN = ("fps", "window_frames", "clip_frames", "mean", "std")
+# Input settings that teacher and student must share, so that their steps coincide. Frames are resized for the teacher;
+# a pose backbone has no clips.
+_SHARED_INPUT = ("fps", "window_frames", "clip_frames", "mean", "std")
 
 
 class Teacher:
-    """A frozen network, no part of what is trained: neither its weights nor its gradients are kept.
+    """Frozen network whose features are distilled. It is not a module: it is in no checkpoint and gets no gradients.
 
     Args:
         folder: of its bundle.
-        seen: the pictures that the network to be taught is given.
+        student_input: input of the student.
 
     Raises:
-        BundleError: a bundle that cannot be read.
-        TrainingError: its input differs.
+        BundleError: the bundle cannot be read.
+        TrainingError: its input differs from the student's.
 
     Attributes:
-        width: of its features. finds_joints: whether joints can be given to it in the place of pictures.
+        width: number of its features.
+        finds_joints: whether it can be given joints instead of frames.
     """
 
-    def __init__(self, folder: Path, seen: InputConfig) -> None:
+    def __init__(self, folder: Path, student_input: InputConfig) -> None:
         manifest = Bundle.load(folder).manifest
         clipless = manifest.architecture.backbone.kind == "pose"
-        for name in (name for name in _SEEN if not (clipless and name == "clip_frames")):
-            theirs, ours = getattr(manifest.input, name), getattr(seen, name)
+        for name in (name for name in _SHARED_INPUT if not (clipless and name == "clip_frames")):
+            theirs, ours = getattr(manifest.input, name), getattr(student_input, name)
             if theirs != ours:
                 raise TrainingError(
                     f"teacher {folder} has input.{name} {theirs}, the recipe {ours}: a teacher must see the same "
@@ -50,31 +51,31 @@ class Teacher:
 
     @torch.no_grad()
     def features(self, clips: Tensor, mask: Tensor, joints: Tensor | None = None) -> Tensor:
-        """(B, width, window): what the student is to tell, of clips or of joints; see Network.features."""
+        """Return features (B, width, window) of clips, or of joints if given; see Network.features."""
         self._network.to(clips.device)
         if joints is not None:
-            return features_of(self._network, joints, mask)
-        return self._network.features(_scaled(clips, self._size), mask)
+            return features_from_joints(self._network, joints, mask)
+        return self._network.features(_resize(clips, self._size), mask)
 
 
-def _scaled(clips: Tensor, size: tuple[int, int]) -> Tensor:
-    """(B, clips, frames, height, width, 3) uint8 -> the same with pictures of this height and width."""
+def _resize(clips: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize the frames of clips (B, clips, frames, height, width, 3) to this height and width."""
     if clips.shape[3:5] == size:
         return clips
-    pictures = clips.flatten(0, 2).permute(0, 3, 1, 2).float()
-    pictures = F.interpolate(pictures, size=size, mode="bilinear", align_corners=False, antialias=True)
-    return pictures.permute(0, 2, 3, 1).reshape(*clips.shape[:3], *size, 3)
+    images = clips.flatten(0, 2).permute(0, 3, 1, 2).float()
+    images = F.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=True)
+    return images.permute(0, 2, 3, 1).reshape(*clips.shape[:3], *size, 3)
 
 
-def unlike(told: Tensor, wanted: Tensor, mask: Tensor) -> Tensor:
-    """Mean squared error over the steps that show something, of features that each have variance 1 in the batch.
+def feature_distance(predicted: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """Return the mean squared error over valid steps, with target features normalised to mean 0 and variance 1.
 
-    Their means and scales would count for more than what tells one movement from another. It is 1 for who always tells
-    the mean.
+    Without the normalisation, means and scales of the features would dominate the loss. Predicting the mean gives 1.
 
     Args:
-        told, wanted: (B, width, window). mask: (B, window) bool.
+        predicted, target: (B, width, window).
+        mask: (B, window) bool, valid steps.
     """
-    steps = wanted.transpose(1, 2)[mask]  # (steps, width)
+    steps = target.transpose(1, 2)[mask]  # (steps, width)
     steps = F.batch_norm(steps, None, None, training=True)
-    return F.mse_loss(told.transpose(1, 2)[mask], steps)
+    return F.mse_loss(predicted.transpose(1, 2)[mask], steps)

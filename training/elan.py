@@ -1,4 +1,4 @@
-"""ELAN's .eaf files: annotations of all tiers with their times in the video."""
+"""Read .eaf files of ELAN: annotations of all tiers with their times in the video."""
 
 import re
 import warnings
@@ -10,19 +10,19 @@ from urllib.parse import unquote
 
 from pympi.Elan import Eaf
 
-from training.files import Names
+from training.files import NameIndex
 
-# As mmad's exports write it behind a name: "nodding (0.83)".
+# Score that mmad's exports append to a label: "nodding (0.83)".
 _SCORE = re.compile(r"\s\([01]\.\d\d\)$")
 _KINDS_WITH_SCORES = ("action", "body part")
 
 
 class ElanError(Exception):
-    """A file that ELAN did not write, or that it could not open again."""
+    """Raised for a file that is not a valid .eaf file."""
 
 
 class Annotation(NamedTuple):
-    """One annotation, in the file's own time; its label as written, or its tier's name where nothing is.
+    """One annotation, in the time of the file; an empty label is replaced by the name of its tier.
 
     Attributes:
         kind: the linguistic type of its tier.
@@ -38,29 +38,33 @@ class Annotation(NamedTuple):
 
 @dataclass(frozen=True)
 class Elan:
-    """One file.
+    """Contents of one .eaf file.
 
     Attributes:
-        media: names of the linked files, without folders, and how far into each of them the file's time begins (s).
-        annotations: of the tiers that were asked for.
+        media: names of the linked media files, without folders, and the media time in seconds at which the time of the
+            .eaf file begins.
+        annotations: of the selected tiers.
     """
 
     media: dict[str, float]
     annotations: tuple[Annotation, ...]
 
     def shift_s(self, video: str) -> float:
-        """What to add to times for those of a video, by its file name; one that was renamed is the only one linked."""
+        """Return the seconds to add to times for those of a video, by its file name.
+
+        A single linked file is taken for the video even if the names differ, since videos are renamed.
+        """
         only = next(iter(self.media.values())) if len(self.media) == 1 else 0.0
-        linked = Names((name, name) for name in self.media).find(video)
+        linked = NameIndex((name, name) for name in self.media).find(video)
         return self.media[linked.name] if linked else only
 
 
 def read_eaf(path: Path, tiers: Sequence[str] = ()) -> Elan:
-    """Read an .eaf.
+    """Read an .eaf file.
 
     Args:
         path: of the file.
-        tiers: only these are read; all without any.
+        tiers: names of the tiers to read; all if empty.
 
     Raises:
         ElanError: the file cannot be read, lacks one of the tiers, or has annotations without times.
@@ -72,7 +76,7 @@ def read_eaf(path: Path, tiers: Sequence[str] = ()) -> Elan:
             f"{path}: there is no tier {missing[0]!r}; its tiers are {', '.join(map(repr, eaf.tiers))}"
         )
     media = {
-        _name_of(one.get("MEDIA_URL", "")): int(one.get("TIME_ORIGIN") or 0) / 1000
+        _get_file_name(one.get("MEDIA_URL", "")): int(one.get("TIME_ORIGIN") or 0) / 1000
         for one in eaf.media_descriptors
     }
     return Elan(media, tuple(_annotations(path, eaf, tiers or tuple(eaf.tiers))))
@@ -82,12 +86,10 @@ def _parse(path: Path) -> Eaf:
     with warnings.catch_warnings():
         warnings.simplefilter(
             "ignore"
-        )  # of newer versions of the format, which differ in what is not read here
+        )  # warns of newer versions of the format, which differ in parts that are not read here
         try:
             return Eaf(str(path))
-        except (
-            Exception
-        ) as error:  # the library raises bare Exception, KeyError and ValueError for broken files
+        except Exception as error:  # pympi raises Exception, KeyError and ValueError for invalid files
             raise ElanError(
                 f"{path} is no .eaf file of ELAN ({error}): open it in ELAN and save it anew"
             ) from error
@@ -101,7 +103,7 @@ def _annotations(path: Path, eaf: Eaf, tiers: Sequence[str]) -> Iterator[Annotat
             id: entry[1] for id, entry in referring.items()
         }
         for id, value in values.items():
-            start, end = (eaf.timeslots.get(slot) for slot in _slots(eaf, id))
+            start, end = (eaf.timeslots.get(slot) for slot in _find_slots(eaf, id))
             if start is None or end is None:
                 raise ElanError(
                     f"{path}: tier {tier!r}, annotation {id} ({value!r}) has no time of its own: align it in ELAN"
@@ -112,15 +114,15 @@ def _annotations(path: Path, eaf: Eaf, tiers: Sequence[str]) -> Iterator[Annotat
             yield Annotation(tier, kind, id, start / 1000, end / 1000, label or tier)
 
 
-def _slots(eaf: Eaf, id: str) -> tuple[str, str]:
-    """Where an annotation begins and ends; one that refers to another has the other's."""
+def _find_slots(eaf: Eaf, id: str) -> tuple[str, str]:
+    """Return the time slots of an annotation; a referring annotation has those of the one it refers to."""
     aligned, referring = eaf.tiers[eaf.annotations[id]][:2]
     if id in aligned:
         start, end, *_ = aligned[id]
         return start, end
-    return _slots(eaf, referring[id][0])
+    return _find_slots(eaf, referring[id][0])
 
 
-def _name_of(url: str) -> str:
-    """The file's name alone, of a URL or a path of any system."""
+def _get_file_name(url: str) -> str:
+    """Return the file name of a URL, or of a path of any operating system."""
     return PureWindowsPath(unquote(url)).name

@@ -1,4 +1,4 @@
-"""Finding and reading users' files: hidden files, spellings of names, text encodings."""
+"""Find and read users' files: hidden files, Unicode and case of names, text encodings."""
 
 import re
 import unicodedata
@@ -8,66 +8,72 @@ from typing import NamedTuple
 
 from model.source import VIDEO_ENDINGS
 
-# What macOS, Windows, Synology and office programs leave beside files; names that begin with a dot are left out too.
-_LEFT_BEHIND = {"__macosx", "thumbs.db", "desktop.ini", "$recycle.bin", "system volume information", "@eadir"}
+# Files that macOS, Windows and Synology create; names that begin with a dot are ignored too.
+_SYSTEM_FILES = {
+    "__macosx",
+    "thumbs.db",
+    "desktop.ini",
+    "$recycle.bin",
+    "system volume information",
+    "@eadir",
+}
 _NOT_UTF8 = re.compile(r"[\udc80-\udcff]")
 
 
-class Name(NamedTuple):
-    """A name that was found, and whether it differs from the written one in case."""
+class NameMatch(NamedTuple):
+    """The value of a name, and whether the name differs in case from the one looked up."""
 
     name: str
-    forgiven: bool
+    case_differs: bool
 
 
-class Names:
-    """Finds the names of videos as people write them.
+class NameIndex:
+    """Look up names of videos as users write them.
 
-    Names are one if their characters are, in whatever form of Unicode; if there is no such name, those that differ in
-    upper and lower case alone are found too.
+    Names are compared exactly, then in normalised Unicode, then ignoring case.
     """
 
     def __init__(self, names: Iterable[tuple[str, str]]) -> None:
-        """Take names to find, each with what it stands for."""
+        """Index pairs of a name and its value."""
         listed = list(names)
-        self._levels = [(form, _grouped(listed, form)) for form in (str, composed, _lower)]
+        self._levels = [(form, _group_by_form(listed, form)) for form in (str, normalize_name, _lower)]
 
-    def find(self, written: str) -> Name | None:
-        """The meaning of a name, with or without folders; None if it is unknown or ambiguous."""
+    def find(self, written: str) -> NameMatch | None:
+        """Look up a name, with or without folders; None if it is unknown or ambiguous."""
         for form, names in self._levels:
             for name in (written, PureWindowsPath(written).name):  # the latter takes slashes of both kinds
-                found = names.get(form(name), set())
-                if len(found) == 1:
-                    return Name(next(iter(found)), form is _lower)
+                values = names.get(form(name), set())
+                if len(values) == 1:
+                    return NameMatch(next(iter(values)), form is _lower)
         return None
 
 
 def find_files(folder: Path, endings: Iterable[str]) -> list[Path]:
-    """Files with one of the endings (lower case), at any depth, in order; hidden and temporary ones are left out."""
-    wanted = tuple(endings)
+    """Return the sorted files with one of the endings (lower case), recursively; without hidden and temporary ones."""
+    suffixes = tuple(endings)
     return sorted(
         path
         for path in folder.rglob("*")
-        if path.suffix.lower() in wanted and not is_hidden(path.relative_to(folder)) and path.is_file()
+        if path.suffix.lower() in suffixes and not is_hidden(path.relative_to(folder)) and path.is_file()
     )
 
 
 def is_hidden(path: PurePath) -> bool:
-    """Whether a file or a folder above it is hidden, a lock file, or left behind by an operating system."""
-    return any(part.startswith((".", "~$")) or part.lower() in _LEFT_BEHIND for part in path.parts)
+    """Return whether a file or a folder above it is hidden, a lock file, or created by an operating system."""
+    return any(part.startswith((".", "~$")) or part.lower() in _SYSTEM_FILES for part in path.parts)
 
 
-def without_ending(name: str) -> str:
-    """A video's name without the ending of a video file; other dots stay."""
+def strip_video_ending(name: str) -> str:
+    """Remove the ending of a video file from a name; other dots remain."""
     stem, dot, ending = name.rpartition(".")
     return stem if stem and f"{dot}{ending.lower()}" in VIDEO_ENDINGS else name
 
 
 def decode(content: bytes) -> str:
-    """Text in UTF-8, in UTF-16 with its mark, or as Windows-1252, in which older spreadsheets save.
+    """Decode UTF-8, UTF-16 with a byte order mark, or Windows-1252, which older spreadsheet programs write.
 
     Raises:
-        UnicodeDecodeError: it is no text.
+        UnicodeDecodeError: the content is binary.
     """
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         return content.decode("utf-16")
@@ -79,20 +85,20 @@ def decode(content: bytes) -> str:
         return content.decode("cp1252")
 
 
-def composed(name: str) -> str:
-    """A name in one form of Unicode; bytes that are not UTF-8 are Windows-1252, as exports take them."""
+def normalize_name(name: str) -> str:
+    """Normalise a name to NFC; undecodable bytes are read as Windows-1252, as in the exports."""
     text = _NOT_UTF8.sub(
         lambda byte: bytes([ord(byte[0]) - 0xDC00]).decode("cp1252", "backslashreplace"), name
     )
     return unicodedata.normalize("NFC", text)
 
 
-def _grouped(names: Iterable[tuple[str, str]], form: Callable[[str], str]) -> dict[str, set[str]]:
+def _group_by_form(names: Iterable[tuple[str, str]], form: Callable[[str], str]) -> dict[str, set[str]]:
     groups: dict[str, set[str]] = {}
-    for name, meaning in names:
-        groups.setdefault(form(name), set()).add(meaning)
+    for name, value in names:
+        groups.setdefault(form(name), set()).add(value)
     return groups
 
 
 def _lower(name: str) -> str:
-    return composed(name).lower()
+    return normalize_name(name).lower()

@@ -1,6 +1,7 @@
-"""Users' videos as a bundle's detector sees them: cut around the person whom its locator finds.
+"""Crop users' videos around the person, as a bundle's detector does.
 
-The detector cuts each window anew; here one cut holds for the whole video, with room for all that the person does.
+The detector crops each window separately; here one crop is used for the whole video, which contains the person in all
+frames.
 """
 
 import hashlib
@@ -14,70 +15,81 @@ import numpy as np
 from model.bundle import Bundle, LocatorConfig
 from model.errors import VideoError
 from model.locator import Locator, load_locator
-from model.person_crop import LONGEST, choose
+from model.person_crop import MAX_SIDE_PX, choose_person
 from model.transforms import Region, crop_around
 from model.video import Limits, Video
-from training.dataset import CorpusError, Frames, Item
+from training.dataset import DatasetError, Frames, Sample
 from training.recipe import Recipe
 
-_LOOKS_PER_S = 1.0
+_DETECTIONS_PER_S = 1.0
 _NO_LIMITS = Limits(max_duration_s=36_000, max_pixels=2**30)
 
 
-def frame_items(
-    items: Sequence[Item], start: Bundle, recipe: Recipe, folder: Path, watch: Callable[[int, int], None]
-) -> list[Item]:
-    """Videos as frames around the person, kept in a folder; as they are where the bundle has no locator.
+def crop_to_person(
+    samples: Sequence[Sample],
+    start: Bundle,
+    recipe: Recipe,
+    folder: Path,
+    on_progress: Callable[[int, int], None],
+) -> list[Sample]:
+    """Crop videos around the person and store their frames; return them unchanged if the bundle has no locator.
 
     Args:
-        items: the videos.
-        start: the bundle whose detector is to see them. recipe: how large pictures are kept.
-        folder: for the frames; those that are there already are taken.
-        watch: told of every video.
+        samples: the videos.
+        start: the bundle whose locator is used.
+        recipe: determines the size of the frames.
+        folder: for the frames; existing files are reused.
+        on_progress: called with the number of finished videos and of all videos.
 
     Raises:
-        CorpusError: a video that cannot be read.
+        DatasetError: a video cannot be read.
     """
     config, locator = start.manifest.locator, load_locator(start)
     if config is None or locator is None:
-        return list(items)
-    framed = []
+        return list(samples)
+    cropped = []
     folder.mkdir(parents=True, exist_ok=True)
-    for place, item in enumerate(items):
-        watch(place, len(items))
-        key = f"{item.path.resolve()} {item.path.stat().st_mtime_ns} {recipe.input} {recipe.data.margin} {config}"
-        name = f"{item.name}-{hashlib.sha256(key.encode()).hexdigest()[:12]}.npz"
+    for done, sample in enumerate(samples):
+        on_progress(done, len(samples))
+        key = f"{sample.path.resolve()} {sample.path.stat().st_mtime_ns} {recipe.input} {recipe.data.margin} {config}"
+        name = f"{sample.name}-{hashlib.sha256(key.encode()).hexdigest()[:12]}.npz"
         path = folder / name
         if not path.exists():
-            aside = folder / f".{name}"
-            np.savez(aside, frames=_frames(item, config, locator, recipe), fps=recipe.input.fps)
-            aside.replace(path)
-        framed.append(replace(item, path=path))
-    return framed
+            temporary = folder / f".{name}"
+            np.savez(
+                temporary, frames=_read_cropped_frames(sample, config, locator, recipe), fps=recipe.input.fps
+            )
+            temporary.replace(path)
+        cropped.append(replace(sample, path=path))
+    return cropped
 
 
-def _frames(item: Item, config: LocatorConfig, locator: Locator, recipe: Recipe) -> Frames:
-    """(frames, height, width, 3) at the network's rate, the recipe's margin larger than it wants them."""
-    seen = recipe.input
-    height, width = (2 * round(side * recipe.data.margin / 2) for side in (seen.height, seen.width))
+def _read_cropped_frames(
+    sample: Sample, locator_config: LocatorConfig, locator: Locator, recipe: Recipe
+) -> Frames:
+    """Return frames (n, height, width, 3) at the network's rate, `data.margin` times larger than its input."""
+    config = recipe.input
+    height, width = (2 * round(side * recipe.data.margin / 2) for side in (config.height, config.width))
     try:
-        with item.path.open("rb") as file:
+        with sample.path.open("rb") as file:
             with closing(Video(file, _NO_LIMITS)) as video:
-                region = around_person(video, locator, seen.width / seen.height, config.margin)
+                region = find_person_region(
+                    video, locator, config.width / config.height, locator_config.margin
+                )
             file.seek(0)
             with closing(Video(file, _NO_LIMITS)) as video:
-                return np.stack(list(video.frames(seen.fps, width, height, region)))
+                return np.stack(list(video.frames(config.fps, width, height, region)))
     except (VideoError, OSError) as error:
-        raise CorpusError(f"{item.path} cannot be read: {error}") from error
+        raise DatasetError(f"{sample.path} cannot be read: {error}") from error
 
 
-def around_person(video: Video, locator: Locator, aspect: float, margin: float) -> Region:
-    """The part of the picture that the detector would cut out; all of it where nobody is found."""
-    found, rows, columns = [], 1, 1
-    for frame in video.whole_frames(_LOOKS_PER_S, LONGEST):
+def find_person_region(video: Video, locator: Locator, aspect: float, margin: float) -> Region:
+    """Return the region that the detector would crop; the whole frame if no person is detected."""
+    detections, rows, columns = [], 1, 1
+    for frame in video.whole_frames(_DETECTIONS_PER_S, MAX_SIDE_PX):
         rows, columns = frame.shape[:2]
-        found += locator.find(frame[None])
-    person = choose(found)
+        detections += locator.find(frame[None])
+    person = choose_person(detections)
     if person is None:
         return Region()
     box = crop_around(person, columns, rows, aspect, margin)

@@ -1,4 +1,4 @@
-"""Labelled segments of many videos as arrays: ground truth, or predictions with scores."""
+"""Labelled segments of videos as arrays: ground truth, or predictions with scores."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -15,7 +15,7 @@ Booleans = NDArray[np.bool_]
 
 
 class Fault(NamedTuple):
-    """A row that was not taken: where it stands, and what is wrong with it."""
+    """A rejected row: its location in the file, and the reason."""
 
     place: str
     reason: str
@@ -25,7 +25,7 @@ class Fault(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One segment as read; the score of ground truth is 1."""
+    """One segment of a file; ground truth has the score 1."""
 
     video: str
     start_s: float
@@ -40,12 +40,12 @@ class Instances:
     """Segments of videos.
 
     Attributes:
-        videos: their ids; `video` counts in this order.
-        durations: (videos,) seconds, NaN where not known.
-        video: (n,) index of each segment's video.
+        videos: ids of the videos.
+        durations: (videos,) seconds, NaN if unknown.
+        video: (n,) index in `videos` of each segment's video.
         segments: (n, 2) seconds.
         labels: (n,) ids of actions, or of body parts after to_body_level.
-        scores: (n,) 1 for ground truth.
+        scores: (n,), 1 for ground truth.
     """
 
     videos: tuple[str, ...]
@@ -59,7 +59,7 @@ class Instances:
         return len(self.labels)
 
     def __getitem__(self, index: NDArray[np.bool_] | Integers) -> "Instances":
-        """The segments chosen; videos stay, also those that have none left."""
+        """Select segments; all videos remain, also those without segments."""
         return replace(
             self,
             video=self.video[index],
@@ -68,23 +68,23 @@ class Instances:
             scores=self.scores[index],
         )
 
-    def of_videos(self, videos: Iterable[str]) -> "Instances":
-        """Only these videos, in the order given; those not known here are passed over."""
+    def select_videos(self, videos: Iterable[str]) -> "Instances":
+        """Select videos, in the given order; unknown ones are ignored."""
         position = {video: index for index, video in enumerate(self.videos)}
-        kept = [video for video in videos if video in position]
+        known = [video for video in videos if video in position]
         renumber = np.full(len(self.videos), -1)
-        renumber[[position[video] for video in kept]] = np.arange(len(kept))
+        renumber[[position[video] for video in known]] = np.arange(len(known))
         chosen = self[renumber[self.video] >= 0] if len(self) else self
-        durations = self.durations[[position[video] for video in kept]]
-        return replace(chosen, videos=tuple(kept), durations=durations, video=renumber[chosen.video])
+        durations = self.durations[[position[video] for video in known]]
+        return replace(chosen, videos=tuple(known), durations=durations, video=renumber[chosen.video])
 
     def to_body_level(self, taxonomy: Taxonomy) -> "Instances":
-        """Every segment with the id of its action's body part."""
-        return replace(self, labels=np.array(taxonomy.body_of)[self.labels])
+        """Replace the label of every segment by the id of its body part."""
+        return replace(self, labels=np.array(taxonomy.body_ids)[self.labels])
 
 
 def collect(rows: Iterable[Row], durations: dict[str, float]) -> Instances:
-    """Arrays of rows; `durations` names every video, in order, with NaN where it is not known."""
+    """Convert rows to arrays; `durations` lists all videos in order, with NaN for unknown durations."""
     listed = list(rows)
     position = {video: index for index, video in enumerate(durations)}
     return Instances(
@@ -98,12 +98,12 @@ def collect(rows: Iterable[Row], durations: dict[str, float]) -> Instances:
 
 
 def find_fault(row: Row, duration_s: float, *, slack_s: float) -> str | None:
-    """What is wrong with a segment, or None.
+    """Return why a segment is invalid, or None if it is valid.
 
     Args:
         row: the segment.
-        duration_s: of its video, NaN where it is not known.
-        slack_s: how far it may reach beyond the end; it must start before.
+        duration_s: duration of its video, NaN if unknown.
+        slack_s: how far its end may exceed the duration; its start must be less than the duration.
     """
     if not np.isfinite((row.start_s, row.end_s, row.score)).all():
         return f"start {row.start_s}, end {row.end_s}, score {row.score}: not all are numbers"

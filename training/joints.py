@@ -1,6 +1,6 @@
-"""Where a bundle's backbone finds joints: how far from where they are, what it reads of given ones, and drawn on clips.
+"""Evaluate the joints that a bundle's backbone finds: their error, mAP with given joints, and drawings on clips.
 
-python -m training.joints --bundle BUNDLE --data FOLDER...      error on held-out videos, joint by joint
+python -m training.joints --bundle BUNDLE --data FOLDER...      error per joint on held-out videos
 python -m training.joints --bundle BUNDLE --data FOLDER... --read [--subset test] [--error .005]   mAP, joints given
 python -m training.joints --bundle BUNDLE --clips FILE... --out sheet.png
 """
@@ -23,24 +23,27 @@ from model.network import Network
 from model.pose_estimator import JointReader
 from model.transforms import Region
 from model.video import Limits, Video
-from training.augment import plain_example
-from training.dataset import CorpusError, Frames, load_corpus, read_frames, read_joints
-from training.framed import around_person
+from training.augment import resize_to_input
+from training.dataset import DatasetError, Frames, load_dataset, read_frames, read_joints
+from training.evaluation.validation import ValidationResult, evaluate_network
+from training.framed import find_person_region
 from training.recipe import StageConfig, load_recipe
 from training.start import start_network
-from training.validate import Measured
-from training.validate import measure as evaluate_network
 
 Floats = NDArray[np.float64]
 
-SHOWN = 6  # frames of a clip
-_EACH = 64  # frames from the middle of a video that are measured
-_AT_ONCE = 32  # frames; more are slower on a processor
+DRAWN_FRAMES = 6  # per clip
+_MEASURED_FRAMES = 64  # from the middle of each video
+_BATCH_FRAMES = 32  # larger batches are slower on a CPU
 _NO_LIMITS = Limits(max_duration_s=36_000, max_pixels=2**30)
 
 
 class Finder:
-    """A bundle's backbone, as far as joints go; ValueError where it finds none."""
+    """Finds joints in frames with a bundle's backbone.
+
+    Raises:
+        ValueError: the backbone finds no joints.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.bundle = Bundle.load(folder)
@@ -56,19 +59,20 @@ class Finder:
 
     @torch.inference_mode()
     def find(self, frames: Frames) -> Floats:
-        """(n, height, width, 3) of the network's size -> (n, joints, 3), see JointFinder."""
-        parts = torch.split(torch.from_numpy(frames), _AT_ONCE)
-        found = [self._backbone.find(self.network.normalised(part[None, None]))[0] for part in parts]
+        """Find joints (n, joints, 3) in frames (n, height, width, 3) of the network's input size, see JointFinder."""
+        parts = torch.split(torch.from_numpy(frames), _BATCH_FRAMES)
+        found = [self._backbone.find(self.network.normalise(part[None, None]))[0] for part in parts]
         return torch.cat(found).double().numpy()
 
 
 class Errors(NamedTuple):
-    """Of each joint (joints,), in sides of the picture; NaN if never seen.
+    """Errors of each joint, (joints,), as fractions of the side of a frame; NaN for joints that are never visible.
 
     Attributes:
-        away: mean distance from where it is.
-        lasting, drifting, fresh: standard deviations, on one axis, of what is the same in all of a video, of what is
-            new in every frame, and of the rest; of joints that are seen all the time.
+        away: mean distance from the true position.
+        lasting: standard deviation, on one axis, of the error that is constant within a video.
+        drifting: of the error that changes slowly, i.e. the rest.
+        fresh: of the error that is independent in every frame. All three are of joints that are visible in all frames.
     """
 
     away: Floats
@@ -78,31 +82,33 @@ class Errors(NamedTuple):
 
 
 def measure(finder: Finder, folders: Sequence[Path]) -> tuple[list[str], Errors]:
-    """Names of joints, and how they are missed on held-out videos."""
+    """Return the names of the joints, and their errors on held-out videos."""
     manifest = finder.bundle.manifest
     names: list[str] = []
     away, parts = [], []
-    for item in load_corpus(folders, manifest.taxonomy, "val", 0).with_pictures().items:
-        frames = read_frames(item, manifest.input, 1.0)
-        joints = read_joints(item, manifest.input.fps, len(frames))
-        if joints is None or item.sidecar is None:
-            raise CorpusError(f"{item.path} has no sidecar with joints: take videos of mmad synth")
-        names = np.load(item.sidecar)["joint_names"].tolist()
-        count = min(_EACH, len(frames))
+    for sample in load_dataset(folders, manifest.taxonomy, "val", 0).with_frames().samples:
+        frames = read_frames(sample, manifest.input, 1.0)
+        joints = read_joints(sample, manifest.input.fps, len(frames))
+        if joints is None or sample.sidecar is None:
+            raise DatasetError(f"{sample.path} has no sidecar with joints: take videos of mmad synth")
+        names = np.load(sample.sidecar)["joint_names"].tolist()
+        count = min(_MEASURED_FRAMES, len(frames))
         chosen = (len(frames) - count) // 2 + np.arange(count)
-        found = finder.find(plain_example(frames[chosen], manifest.input))
+        found = finder.find(resize_to_input(frames[chosen], manifest.input))
         errors = found[..., :2] - joints.places[chosen, :, :2]  # (frames, joints, 2)
-        seen = joints.places[chosen, :, 2] > 0
-        away.append(np.where(seen, np.linalg.norm(errors, axis=-1), np.nan))
-        parts.append(np.where(seen.all(axis=0), _squares(errors), np.nan))
+        visible = joints.places[chosen, :, 2] > 0
+        away.append(np.where(visible, np.linalg.norm(errors, axis=-1), np.nan))
+        parts.append(np.where(visible.all(axis=0), _decompose(errors), np.nan))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # a joint that is never seen
+        warnings.simplefilter(
+            "ignore", RuntimeWarning
+        )  # mean of no values, for a joint that is never visible
         lasting, drifting, fresh = np.sqrt(np.nanmean(parts, axis=0))
         return names, Errors(np.nanmean(np.concatenate(away), axis=0), lasting, drifting, fresh)
 
 
-def _squares(errors: Floats) -> Floats:
-    """(frames, joints, 2) -> (3, joints): squares of what lasts, of what drifts and of what is new in every frame."""
+def _decompose(errors: Floats) -> Floats:
+    """Return mean squares (3, joints) of the constant, drifting and independent parts of errors (frames, joints, 2)."""
     lasting = np.square(errors.mean(axis=0)).mean(axis=-1)
     fresh = (
         np.square(np.diff(errors, axis=0)).mean(axis=(0, 2)) / 2
@@ -113,49 +119,53 @@ def _squares(errors: Floats) -> Floats:
     return np.stack([lasting, np.maximum(drifting, 0), fresh])
 
 
-def read(finder: Finder, folders: Sequence[Path], subset: str, error: float) -> Measured:
-    """What the network is worth where joints are given, with errors as StageConfig.joint_error says."""
-    bare = {"locator": None, "calibration": None}  # nobody is looked for, scores are the network's own
-    manifest = finder.bundle.manifest.model_copy(update=bare)
+def read(finder: Finder, folders: Sequence[Path], subset: str, error: float) -> ValidationResult:
+    """Evaluate the network on given joints, with noise as of StageConfig.joint_error."""
+    update = {"locator": None, "calibration": None}  # no person detection, scores of the network
+    manifest = finder.bundle.manifest.model_copy(update=update)
     stage = StageConfig(given="joints", joint_error=error, steps=1, batch=1)
     recipe = load_recipe("demo", []).model_copy(
         update={"input": manifest.input, "validate_videos": 0, "stages": (stage,)}
     )
-    corpus = load_corpus(folders, manifest.taxonomy, subset, 0)
+    dataset = load_dataset(folders, manifest.taxonomy, subset, 0)
     return evaluate_network(
-        finder.network, manifest, corpus, recipe, "cpu", lambda done, count: None, "joints"
+        finder.network, manifest, dataset, recipe, "cpu", lambda done, count: None, "joints"
     )
 
 
 def draw(finder: Finder, clips: Sequence[Path], out: Path) -> None:
-    """Frames of each clip, cut around the person as the detector does, with the joints found; hidden are hollow."""
+    """Draw the joints found in frames of each clip, cropped as in the detector; invisible joints are hollow."""
     from matplotlib.figure import Figure
 
     manifest, locator = finder.bundle.manifest, load_locator(finder.bundle)
-    seen = manifest.input
-    figure = Figure(figsize=(2.4 * SHOWN, 2.5 * len(clips)), layout="tight")
+    config = manifest.input
+    figure = Figure(figsize=(2.4 * DRAWN_FRAMES, 2.5 * len(clips)), layout="tight")
     for row, clip in enumerate(clips):
         with clip.open("rb") as file:
             region = Region()
             if locator is not None and manifest.locator is not None:
                 with closing(Video(file, _NO_LIMITS)) as video:
-                    region = around_person(video, locator, seen.width / seen.height, manifest.locator.margin)
+                    region = find_person_region(
+                        video, locator, config.width / config.height, manifest.locator.margin
+                    )
             file.seek(0)
             with closing(Video(file, _NO_LIMITS)) as video:
-                frames = np.stack(list(video.frames(seen.fps, seen.width, seen.height, region)))
-        for column, moment in enumerate(np.linspace(0, len(frames) - 1, SHOWN).astype(int)):
-            axes = figure.add_subplot(len(clips), SHOWN, row * SHOWN + column + 1)
+                frames = np.stack(list(video.frames(config.fps, config.width, config.height, region)))
+        for column, moment in enumerate(np.linspace(0, len(frames) - 1, DRAWN_FRAMES).astype(int)):
+            axes = figure.add_subplot(len(clips), DRAWN_FRAMES, row * DRAWN_FRAMES + column + 1)
             axes.imshow(frames[moment])
-            for x, y, told in finder.find(frames[moment][None])[0]:
-                place = (x * seen.width - 0.5, y * seen.height - 0.5)
-                axes.plot(*place, "o", color="lime", markersize=4, fillstyle="full" if told > 0.5 else "none")
-            axes.set_title(f"{moment / seen.fps:.1f} s", fontsize=8)
+            for x, y, visible in finder.find(frames[moment][None])[0]:
+                position = (x * config.width - 0.5, y * config.height - 0.5)
+                axes.plot(
+                    *position, "o", color="lime", markersize=4, fillstyle="full" if visible > 0.5 else "none"
+                )
+            axes.set_title(f"{moment / config.fps:.1f} s", fontsize=8)
             axes.axis("off")
     figure.savefig(out, dpi=80)
 
 
 def main() -> None:
-    """Measure, draw, or both."""
+    """Evaluate, draw, or both."""
     parser = ArgumentParser(description="Where a bundle's backbone finds joints.")
     parser.add_argument("--bundle", type=Path, required=True)
     parser.add_argument("--data", type=Path, nargs="+", help="folders of mmad synth")
@@ -167,11 +177,11 @@ def main() -> None:
     options = parser.parse_args()
     finder = Finder(options.bundle)
     if options.data and options.read:
-        found = read(finder, options.data, options.subset, options.error)
-        action, body = found.action.average, found.body.average
-        parts = zip(finder.bundle.manifest.taxonomy.bodies, found.body.precision.mean(axis=0), strict=True)
+        result = read(finder, options.data, options.subset, options.error)
+        action, body = result.action.average, result.body.average
+        parts = zip(finder.bundle.manifest.taxonomy.bodies, result.body.precision.mean(axis=0), strict=True)
         sys.stdout.write(
-            f"{len(found.truth.videos)} videos, joints given: mAP action {100 * action:.1f}, body {100 * body:.1f}, "
+            f"{len(result.truth.videos)} videos, joints given: mAP action {100 * action:.1f}, body {100 * body:.1f}, "
             f"mean {50 * (action + body):.1f} %; {', '.join(f'{one.name} {100 * ap:.1f}' for one, ap in parts)}\n"
         )
     elif options.data:

@@ -1,11 +1,11 @@
-"""Joints as a bundle finds them in a data set's pictures, kept as a data set of their own.
+"""Cache the joints that a bundle finds in the videos of a data set, as a data set of its own.
 
     python -m training.keypoint_cache --bundle BUNDLE --data FOLDER... --out FOLDER [--looks 4] [--seed 0]
         [--set key=value]...
 
-What reads joints then learns from their true errors, `given: joints, joint_error: 0`, without looking at a picture
-again: a step costs a tenth. Every look at a video changes its pictures anew, as the recipe's `augment` says; mirror
-images are left to the training. Looks that are there already are not taken again. `mmad fine-tune` does the same with
+Stages with `given: joints, joint_error: 0` are then trained on joints with real errors, without decoding or finding: a
+step takes a tenth of the time. Each of several copies of a video is augmented anew by the recipe's `augment`, except
+for mirroring, which is done in training. Existing copies are not computed again. `mmad fine-tune` does the same with
 users' videos.
 """
 
@@ -20,119 +20,124 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from model.bundle import InputConfig
-from training.augment import Example, make_example, plain_example
+from training.augment import Example, make_example, resize_to_input
 from training.dataset import (
-    Corpus,
-    CorpusError,
+    DatasetError,
     Floats,
     Frames,
     Integers,
-    Item,
     Joints,
+    Sample,
+    VideoDataset,
     distinct_names,
-    load_corpus,
+    load_dataset,
     read_frames,
     read_joints,
 )
 from training.joints import Finder
-from training.people.film import JOINT_NAMES
+from training.people.film import KEYPOINT_NAMES
 from training.recipe import AugmentConfig, Recipe, load_recipe
 
-# A video stays whole and as it is: cutting and mirroring are done in training, to found joints as to given ones.
-_WHOLE = {"flip": 0.0, "truncate": 0.0, "freeze": 0.0, "still": 0.0, "speed": (1.0, 1.0)}
-# What is not to be done again then.
-_DONE = {"scale": (1.0, 1.0), "close": 0.0}
+# Augmentation that is done in training, on the joints: the cache holds whole, unmirrored videos.
+_TRAINING_ONLY = {"flip": 0.0, "truncate": 0.0, "freeze": 0.0, "speed": (1.0, 1.0)}
+# Augmentation that is done in the cache and not again in training.
+_CACHE_ONLY = {"scale": (1.0, 1.0), "close": 0.0}
 TRAIN, VAL = "train", "val"
-_PART = 512  # frames in memory at once
+_PART = 512  # frames per part of a video that is in memory at once
 
 
-def finds_only(recipe: Recipe) -> bool:
-    """Whether a run leaves what finds joints as its first bundle has it: they need not be found in every step then."""
-    stays = recipe.architecture.finds_joints and recipe.finder is None
-    return stays and all(
+def has_fixed_keypoints(recipe: Recipe) -> bool:
+    """Return whether a run does not train the finder of its start bundle, so that joints can be cached."""
+    is_start_finder = recipe.architecture.finds_joints and recipe.finder is None
+    return is_start_finder and all(
         stage.objective in ("detection", "dense") and stage.tuning != "all" for stage in recipe.stages
     )
 
 
-def as_read(recipe: Recipe) -> Recipe:
-    """The recipe for a data set of found joints, of one for pictures."""
+def to_keypoint_recipe(recipe: Recipe) -> Recipe:
+    """Convert a recipe for frames to one for cached joints."""
     given = {"given": "joints", "joint_error": 0.0}
     return recipe.model_copy(
         update={
-            "augment": recipe.augment.model_copy(update=_DONE),
+            "augment": recipe.augment.model_copy(update=_CACHE_ONLY),
             "stages": tuple(stage.model_copy(update=given) for stage in recipe.stages),
         }
     )
 
 
-def claim_of(finder: Finder, corpus: Corpus, recipe: Recipe, looks: int) -> str:
-    """What looks are made with, as hex digits; those of several must not be mixed. More looks are no others."""
-    augment = recipe.augment.model_dump(mode="json") if looks else None
+def compute_fingerprint(finder: Finder, dataset: VideoDataset, recipe: Recipe, copies: int) -> str:
+    """Return a SHA-256 of everything that determines the contents of a copy, but not the number of copies."""
+    augment = recipe.augment.model_dump(mode="json") if copies else None
     videos = [
         [
-            item.name,
-            str(item.path.resolve()),
-            item.path.stat().st_mtime_ns,
-            item.segments.tolist(),
-            item.labels.tolist(),
+            sample.name,
+            str(sample.path.resolve()),
+            sample.path.stat().st_mtime_ns,
+            sample.segments.tolist(),
+            sample.labels.tolist(),
         ]
-        for item in corpus.items
+        for sample in dataset.samples
     ]
-    seen = recipe.input.model_dump(mode="json"), recipe.data.margin
-    made = [finder.bundle.weights_sha256, recipe.seed, augment, seen, videos]
-    return hashlib.sha256(json.dumps(made).encode()).hexdigest()
+    config = recipe.input.model_dump(mode="json"), recipe.data.margin
+    inputs = [finder.bundle.weights_sha256, recipe.seed, augment, config, videos]
+    return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()
 
 
-def keep(
+def write_keypoints(
     finder: Finder,
-    corpus: Corpus,
+    dataset: VideoDataset,
     recipe: Recipe,
     out: Path,
-    looks: int,
-    watch: Callable[[int, int], None] = lambda done, count: None,
+    copies: int,
+    on_progress: Callable[[int, int], None] = lambda done, count: None,
 ) -> None:
-    """Write a data set without pictures: sidecars, records, mmad.json.
+    """Find joints in all videos and write a data set without frames: sidecars, records and mmad.json.
 
     Args:
-        finder: what finds joints. corpus: videos with pictures; where they have sidecars, these tell what a part of a
-            picture still shows of each action.
-        recipe: its augment and seed, and its input as what the finder looks at.
-        out: the folder, made if need be.
-        looks: at each video, changed anew, as subset `train`; 0 for one at each as a detector sees it, as subset
-            `val`: to measure by.
-        watch: told of every look.
+        finder: finds the joints.
+        dataset: videos with frames. Sidecars, if there are any, determine which actions are visible in a crop.
+        recipe: its augmentation, seed and input.
+        out: the folder, created if necessary.
+        copies: augmented copies of each video, as subset `train`; 0 for one copy without augmentation, as subset `val`.
+        on_progress: called with the number of finished copies and of all copies.
 
     Raises:
-        CorpusError: a folder with looks of another finder, recipe or corpus, or a finder of joints without names.
+        DatasetError: the folder was written with another finder, recipe or data set, or the joints have no names.
     """
-    claim = claim_of(finder, corpus, recipe, looks)
+    fingerprint = compute_fingerprint(finder, dataset, recipe, copies)
     note = out / "found.json"
-    if note.exists() and json.loads(note.read_text("utf-8")) != claim:
-        raise CorpusError(f"{out} holds looks of another bundle, recipe or data: take another --out")
+    if note.exists() and json.loads(note.read_text("utf-8")) != fingerprint:
+        raise DatasetError(f"{out} holds looks of another bundle, recipe or data: take another --out")
     for name in ("sidecars", "records"):
         (out / name).mkdir(parents=True, exist_ok=True)
-    note.write_text(json.dumps(claim) + "\n", encoding="utf-8")
-    augment = recipe.augment.model_copy(update=_WHOLE)
+    note.write_text(json.dumps(fingerprint) + "\n", encoding="utf-8")
+    augment = recipe.augment.model_copy(update=_TRAINING_ONLY)
     videos: dict[str, Any] = {}
-    for place, (item, stem) in enumerate(zip(corpus.items, distinct_names(corpus.items), strict=True)):
-        for look in range(max(looks, 1)):
-            watch(place * max(looks, 1) + look, len(corpus.items) * max(looks, 1))
-            name = f"{stem}-{look}" if looks else stem
+    for index, (sample, stem) in enumerate(
+        zip(dataset.samples, distinct_names(dataset.samples), strict=True)
+    ):
+        for copy in range(max(copies, 1)):
+            on_progress(index * max(copies, 1) + copy, len(dataset.samples) * max(copies, 1))
+            name = f"{stem}-{copy}" if copies else stem
             record = out / "records" / f"{name}.json"
             if not record.exists():
-                seed = np.random.SeedSequence((recipe.seed, place, look))
-                seen = _changed(item, recipe, augment, seed) if looks else _plain(item, recipe)
-                _find(finder, item, seen, recipe, out, name)
+                seed = np.random.SeedSequence((recipe.seed, index, copy))
+                video = (
+                    _augment(sample, recipe, augment, seed) if copies else _read_unaugmented(sample, recipe)
+                )
+                _find_joints(finder, sample, video, recipe, out, name)
             videos[name] = json.loads(record.read_text("utf-8"))
     (out / "mmad.json").write_text(json.dumps(videos) + "\n", encoding="utf-8")
 
 
-class _Seen(NamedTuple):
-    """All of a video, as a look shows it.
+class _Copy(NamedTuple):
+    """One copy of a video.
 
     Attributes:
-        parts: frames (n, height, width, 3) uint8 of the network's size, a part after the other.
-        segments: (m, 2) in frames. labels: (m,). subset: that it is for.
+        parts: consecutive parts of its frames, (n, height, width, 3) uint8 at the network's input size.
+        segments: (m, 2) in frames.
+        labels: (m,) action ids.
+        subset: train or val.
     """
 
     parts: Iterator[Frames]
@@ -141,79 +146,79 @@ class _Seen(NamedTuple):
     subset: str
 
 
-def _changed(item: Item, recipe: Recipe, augment: AugmentConfig, seed: np.random.SeedSequence) -> _Seen:
-    """Every part is changed alike, since all begin with the same seed."""
-    frames = read_frames(item, recipe.input, recipe.data.margin, recipe.data.cache)
-    joints = read_joints(item, recipe.input.fps, len(frames))
+def _augment(sample: Sample, recipe: Recipe, augment: AugmentConfig, seed: np.random.SeedSequence) -> _Copy:
+    """Augment a whole video; all parts are augmented in the same way, by the same seed."""
+    frames = read_frames(sample, recipe.input, recipe.data.margin, recipe.data.cache)
+    joints = read_joints(sample, recipe.input.fps, len(frames))
 
-    def change(part: Frames, config: InputConfig, joints: Joints | None) -> Example:
+    def augment_part(part: Frames, config: InputConfig, joints: Joints | None) -> Example:
         rng, longest = np.random.default_rng(seed), max(len(part), config.window_frames)
-        return make_example(rng, part, item.segments, item.labels, joints, config, augment, longest)
+        return make_example(rng, part, sample.segments, sample.labels, joints, config, augment, longest)
 
-    # What happens is the same where nothing is seen, and black pixels cost nothing.
-    told = change(
+    # The segments do not depend on the frames: compute them on single black pixels.
+    example = augment_part(
         np.zeros((len(frames), 1, 1, 3), np.uint8),
         recipe.input.model_copy(update={"height": 1, "width": 1}),
         joints,
     )
-    at_once = _PART if joints is None else len(frames)  # close-ups are of all places that joints come to
-    parts = (change(part, recipe.input, joints).frames for part in _cut(frames, at_once))
-    return _Seen(parts, told.segments, told.labels, TRAIN)
+    at_once = _PART if joints is None else len(frames)  # close-ups depend on the joints of all frames
+    parts = (augment_part(part, recipe.input, joints).frames for part in _iterate_parts(frames, at_once))
+    return _Copy(parts, example.segments, example.labels, TRAIN)
 
 
-def _plain(item: Item, recipe: Recipe) -> _Seen:
-    """The same as a detector sees it."""
-    seen = recipe.input
-    frames = read_frames(item, seen, 1.0, recipe.data.cache)
-    segments = np.minimum(item.segments * seen.fps, len(frames))
+def _read_unaugmented(sample: Sample, recipe: Recipe) -> _Copy:
+    """Read a whole video at the network's input size."""
+    config = recipe.input
+    frames = read_frames(sample, config, 1.0, recipe.data.cache)
+    segments = np.minimum(sample.segments * config.fps, len(frames))
     inside = segments[:, 0] < segments[:, 1]
-    parts = (plain_example(part, seen) for part in _cut(frames, _PART))
-    return _Seen(parts, segments[inside], item.labels[inside], VAL)
+    parts = (resize_to_input(part, config) for part in _iterate_parts(frames, _PART))
+    return _Copy(parts, segments[inside], sample.labels[inside], VAL)
 
 
-def _cut(frames: Frames, at_once: int) -> Iterator[Frames]:
+def _iterate_parts(frames: Frames, at_once: int) -> Iterator[Frames]:
     for begin in range(0, len(frames), at_once):
         yield frames[begin : begin + at_once]
 
 
-def _find(finder: Finder, item: Item, seen: _Seen, recipe: Recipe, out: Path, name: str) -> None:
-    """One look at a video; its record is written last, and says that it is there."""
+def _find_joints(finder: Finder, sample: Sample, video: _Copy, recipe: Recipe, out: Path, name: str) -> None:
+    """Find the joints of one copy and write its sidecar, then its record, which marks it as complete."""
     config = recipe.input
-    # Frames may be mapped, and not to be written to, which torch does not take.
-    found = np.concatenate([finder.find(np.array(part)) for part in seen.parts])
+    # Memory-mapped frames are read-only, which torch does not accept: copy them.
+    joints = np.concatenate([finder.find(np.array(part)) for part in video.parts])
     np.savez(
         out / "sidecars" / f"{name}.npz",
-        joints=(found[..., :2] * (config.width, config.height)).astype(np.float32),
-        joints_seen=found[..., 2].astype(np.float32),
-        joint_names=np.array(_names(item, found.shape[1])),
+        joints=(joints[..., :2] * (config.width, config.height)).astype(np.float32),
+        joints_seen=joints[..., 2].astype(np.float32),
+        joint_names=np.array(_get_joint_names(sample, joints.shape[1])),
     )
     actions = [
         [int(label), *(round(float(moment) / config.fps, 4) for moment in segment)]
-        for label, segment in zip(seen.labels, seen.segments, strict=True)
+        for label, segment in zip(video.labels, video.segments, strict=True)
     ]
     record = {
-        "subset": seen.subset, "duration": round(len(found) / config.fps, 4), "frames": len(found),
+        "subset": video.subset, "duration": round(len(joints) / config.fps, 4), "frames": len(joints),
         "fps": config.fps, "height": config.height, "width": config.width, "actions": actions,
     }  # fmt: skip
-    aside = out / "records" / f".{name}.json"
-    aside.write_text(json.dumps(record), encoding="utf-8")
-    aside.replace(out / "records" / f"{name}.json")
+    temporary = out / "records" / f".{name}.json"
+    temporary.write_text(json.dumps(record), encoding="utf-8")
+    temporary.replace(out / "records" / f"{name}.json")
 
 
-def _names(item: Item, count: int) -> tuple[str, ...]:
-    """Of the joints found: the sidecar's, or those of `mmad synth`, which finders learn from."""
-    joints = read_joints(item, 1.0, 1)
-    names = JOINT_NAMES if joints is None else joints.names
+def _get_joint_names(sample: Sample, count: int) -> tuple[str, ...]:
+    """Return the names of the joints: those of the sidecar, or of `mmad synth`, on which finders are trained."""
+    joints = read_joints(sample, 1.0, 1)
+    names = KEYPOINT_NAMES if joints is None else joints.names
     if len(names) != count:
-        raise CorpusError(
-            f"{item.path}: {count} joints are found, and names of {len(names)} are known: take a bundle whose finder "
+        raise DatasetError(
+            f"{sample.path}: {count} joints are found, and names of {len(names)} are known: take a bundle whose finder "
             "learned from mmad synth, videos with its sidecars, or fine-tune with --looks 0"
         )
     return names
 
 
 def main() -> None:
-    """Look at every training video of some data sets."""
+    """Cache the joints of the training videos of data sets."""
     parser = ArgumentParser(description="Joints as a bundle finds them, as a data set.")
     parser.add_argument(
         "--bundle", type=Path, required=True, help="whose finder looks, at the size of its input"
@@ -234,15 +239,15 @@ def main() -> None:
     finder = Finder(options.bundle)
     recipe = load_recipe(options.config, [*options.overrides, f"seed={options.seed}"])
     recipe = recipe.model_copy(update={"input": finder.bundle.manifest.input})
-    corpus = load_corpus(options.data, finder.bundle.manifest.taxonomy, TRAIN, 0.0).with_pictures()
+    dataset = load_dataset(options.data, finder.bundle.manifest.taxonomy, TRAIN, 0.0).with_frames()
 
-    def watch(done: int, count: int) -> None:
+    def on_progress(done: int, count: int) -> None:
         if done % 50 == 0:
             sys.stderr.write(f"{done} of {count} looks\n")
 
-    keep(finder, corpus, recipe, options.out, options.looks, watch)
+    write_keypoints(finder, dataset, recipe, options.out, options.looks, on_progress)
     sys.stdout.write(
-        f"{options.out}: {len(corpus.items) * options.looks} looks at {len(corpus.items)} videos\n"
+        f"{options.out}: {len(dataset.samples) * options.looks} looks at {len(dataset.samples)} videos\n"
     )
 
 

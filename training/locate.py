@@ -1,7 +1,7 @@
-"""Makes and measures the locator: `python -m training.locate --out FILE`, `python -m training.locate --measure FILE`.
+"""Train and evaluate the locator: `python -m training.locate --out FILE`, `python -m training.locate --measure FILE`.
 
-It learns from stills of synthetic people (locate_stills) and is one ONNX file (locate_network); the one that comes with
-mmad is training/locator.onnx. Bundles get it by `framing: person` in a recipe, or by `mmad export --locator FILE`.
+The locator is trained on stills of synthetic people (locate_stills) and is one ONNX file (locate_network). The file
+that is shipped with mmad is training/locator.onnx. Bundles include it by `framing: person` in a recipe, or by `mmad export --locator FILE`.
 """
 
 import sys
@@ -13,53 +13,55 @@ import torch
 
 from model.bundle import LocatorConfig
 from model.export import read_locator
-from model.locator import GraphLocator, Locator, area, iou, load_graph
+from model.locator import GraphLocator, Locator, box_area, iou, load_graph
 from training.locate_network import SIZE, save, train
-from training.locate_stills import Stills, gather, make_stills, video_numbers
+from training.locate_stills import Stills, make_stills, stack_stills, video_numbers
 from training.people.body import load_anatomy
 
 VIDEOS, EPOCHS, SEED = 1300, 18, 1000
 _HELD_OUT_SEED, _HELD_OUT_VIDEOS = 2000, 60
 _FOUND_IOU = 0.5
-# The middle of what `mmad synth --crop person` leaves around people (1.04 to 1.3).
+# Mean of the margins of `mmad synth --crop person` (1.04 to 1.3).
 MARGIN = 1.17
 THRESHOLD = 0.4
 
 
 def load(path: Path) -> Locator:
-    """A locator from its file, without a bundle."""
+    """Load a locator from its file, without a bundle."""
     return GraphLocator(read_locator(path), load_graph(path))
 
 
 def render(seed: int, videos: int, *, held_out: bool, people: int | None = None) -> Stills:
-    """Stills of so many videos' people."""
+    """Render stills of the people of `videos` videos."""
     anatomy = load_anatomy()
     numbers = video_numbers(videos, held_out=held_out)
-    return gather(still for number in numbers for still in make_stills(seed, number, people, anatomy))
+    return stack_stills(still for number in numbers for still in make_stills(seed, number, people, anatomy))
 
 
 def measure(locator: Locator, stills: Stills, people: int) -> dict[str, float]:
-    """How a locator does on those of the stills that show so many people.
+    """Evaluate a locator on the stills that show `people` people.
 
     Returns:
-        stills: how many. nobody, one, several: shares of them for which that is what it says. Where there is somebody,
-        of the largest person: found, the share with an IoU of 0.5 and more, and mean_iou, 0 where nothing was found.
+        stills: the number of stills.
+        nobody, one, several: shares of the stills with that number of detections.
+        found, mean_iou: if `people` is above 0, the share of stills whose largest person is detected with an IoU of at
+            least 0.5, and the mean IoU of the largest person (0 without a detection).
     """
     counts, ious = [], []
     for still in map(stills.still, range(len(stills))):
-        if len(still.boxes) != people:  # no room was found for the second
+        if len(still.boxes) != people:  # another person did not fit into the still
             continue
-        found = locator.find(still.picture[None])[0]
-        counts.append(len(found))
+        detections = locator.find(still.picture[None])[0]
+        counts.append(len(detections))
         if people:
-            largest = max(still.boxes, key=area)
-            ious.append(max((iou(box, largest) for box in found), default=0.0))
-    told = np.array(counts)
+            largest = max(still.boxes, key=box_area)
+            ious.append(max((iou(box, largest) for box in detections), default=0.0))
+    detected = np.array(counts)
     result = {
         "stills": float(len(counts)),
-        "nobody": float((told == 0).mean()),
-        "one": float((told == 1).mean()),
-        "several": float((told > 1).mean()),
+        "nobody": float((detected == 0).mean()),
+        "one": float((detected == 1).mean()),
+        "several": float((detected > 1).mean()),
     }
     if people:
         result |= {"found": float((np.array(ious) >= _FOUND_IOU).mean()), "mean_iou": float(np.mean(ious))}
@@ -67,18 +69,18 @@ def measure(locator: Locator, stills: Stills, people: int) -> dict[str, float]:
 
 
 def report(path: Path, videos: int) -> str:
-    """A table of measure on held-out people: none, one, two in a still."""
+    """Return a table of the results on held-out stills of 0, 1 and 2 people."""
     locator = load(path)
     names = ("stills", "nobody", "one", "several", "found", "mean_iou")
     lines = ["people  " + "".join(f"{name:>12}" for name in names)]
     for people in (0, 1, 2):
-        found = measure(locator, render(_HELD_OUT_SEED, videos, held_out=True, people=people), people)
-        lines.append(f"{people:<8}" + "".join(f"{found.get(name, float('nan')):>12.3f}" for name in names))
+        results = measure(locator, render(_HELD_OUT_SEED, videos, held_out=True, people=people), people)
+        lines.append(f"{people:<8}" + "".join(f"{results.get(name, float('nan')):>12.3f}" for name in names))
     return "\n".join(lines) + "\n"
 
 
 def main() -> None:
-    """Train a locator, or measure one."""
+    """Train a locator, or evaluate one."""
     parser = ArgumentParser(description="Make or measure the locator.")
     parser.add_argument("--out", type=Path, help="file to make")
     parser.add_argument("--measure", type=Path, help="file to measure on held-out people")

@@ -1,4 +1,4 @@
-"""The locator's network: what it is, how it learns from stills, how it becomes a file."""
+"""Network of the locator: architecture, training on stills, and export to ONNX."""
 
 import warnings
 from collections.abc import Callable
@@ -11,19 +11,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.bundle import LocatorConfig
-from model.export import LOCATOR_HEADER, OPSET, without_traces
+from model.export import LOCATOR_HEADER, OPSET, strip_metadata
 from training.locate_stills import LONGEST, Array, Stills
 
-SIZE = 128  # side of the square it sees
+SIZE = 128  # side of the square input in pixels
 STRIDE = 8
 CELLS = SIZE // STRIDE
-_SIDE = 0.3  # of the square: a box's side lies about so far from its middle
-_SPREAD = 0.13  # of a box's size: how far from its middle scores fall off
-_NEAR = 0.6  # cells with at least this target learn where the box lies, too
+_SIDE_SCALE = 0.3  # typical distance from the centre of a box to its side, as a fraction of the input
+_SIGMA = 0.13  # standard deviation of the score target around the centre, as a fraction of the box
+_MIN_BOX_TARGET = 0.6  # boxes are trained in cells whose score target is at least this
 
 
 class LocatorNetwork(nn.Module):
-    """Convolutions down to an eighth and a sixteenth, joined at the eighth: 0.3 M parameters."""
+    """Convolutional network with features at strides 8 and 16, merged at stride 8; 0.3 M parameters."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -43,25 +43,28 @@ class LocatorNetwork(nn.Module):
         self.register_buffer("grid", grid)
 
     def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
-        """Pictures (B, SIZE, SIZE, 3) uint8 -> logits (B, CELLS, CELLS), boxes (B, CELLS, CELLS, 4) of the square."""
+        """Compute logits (B, CELLS, CELLS) and boxes (B, CELLS, CELLS, 4) of images (B, SIZE, SIZE, 3) uint8.
+
+        Boxes are fractions of the input: left, top, right, bottom.
+        """
         fine = self.eighth(pictures.permute(0, 3, 1, 2).float() / 127.5 - 1)
         coarse = F.interpolate(self.sixteenth(fine), size=(CELLS, CELLS), mode="nearest")
         answer = self.answer(self.joint(self.across(fine) + coarse)).permute(0, 2, 3, 1)
-        sides = F.softplus(answer[..., 1:]) * _SIDE
+        sides = F.softplus(answer[..., 1:]) * _SIDE_SCALE
         grid = self.grid
         assert isinstance(grid, Tensor)
         return answer[..., 0], torch.cat([grid - sides[..., :2], grid + sides[..., 2:]], dim=-1)
 
 
-class Exported(nn.Module):
-    """The network as its file holds it: scores instead of logits."""
+class ExportedLocator(nn.Module):
+    """The exported network, which returns scores instead of logits."""
 
     def __init__(self, network: LocatorNetwork) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
-        """See model/locator.py."""
+        """Compute scores and boxes, see model/locator.py."""
         logits, boxes = self.network(pictures)
         return logits.sigmoid(), boxes
 
@@ -75,7 +78,7 @@ def _convolution(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
 def train(
     stills: Stills, epochs: int, seed: int, say: Callable[[str], object], batch: int = 32, rate: float = 3e-3
 ) -> LocatorNetwork:
-    """A network trained on stills, every one seen in another way each time."""
+    """Train a network on stills, with new augmentation in every epoch; `say` is called with a line per epoch."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     network = LocatorNetwork()
@@ -87,8 +90,8 @@ def train(
         order, total = rng.permutation(len(stills)), 0.0
         for start in range(0, len(order) - batch + 1, batch):
             pictures, boxes = augment(stills, order[start : start + batch], rng)
-            logits, ours = network(pictures)
-            loss = loss_of(logits, ours, boxes)
+            logits, predicted = network(pictures)
+            loss = locator_loss(logits, predicted, boxes)
             optimiser.zero_grad()
             torch.autograd.backward(loss)
             optimiser.step()
@@ -98,44 +101,48 @@ def train(
     return network.eval()
 
 
-def loss_of(logits: Tensor, boxes: Tensor, truth: Tensor) -> Tensor:
-    """Penalty-reduced focal loss of the scores (CenterNet, equation 1) and generalised IoU of the boxes.
+def locator_loss(logits: Tensor, boxes: Tensor, truth: Tensor) -> Tensor:
+    """Return the penalty-reduced focal loss of scores (CenterNet, equation 1) plus the GIoU loss of boxes.
 
     Args:
         logits, boxes: of the network.
-        truth: (B, people, 4) fractions of the square; NaN where there is nobody.
+        truth: (B, people, 4) fractions of the input; NaN for absent people.
     """
-    target, wanted = targets(truth)
+    target, target_boxes = make_targets(truth)
     scores = logits.sigmoid().clamp(1e-4, 1 - 1e-4)
-    hit = target == 1
-    found = torch.log(scores) * (1 - scores) ** 2 * hit
-    missed = torch.log(1 - scores) * scores**2 * (1 - target) ** 4 * ~hit
-    count = hit.sum().clamp(min=1)
-    near = target >= _NEAR
-    apart = 1 - generalised_iou(boxes[near], wanted[near])
-    return -(found + missed).sum() / count + 2 * (apart * target[near]).sum() / target[near].sum().clamp(
-        min=1
-    )
+    centre = target == 1
+    positive = torch.log(scores) * (1 - scores) ** 2 * centre
+    negative = torch.log(1 - scores) * scores**2 * (1 - target) ** 4 * ~centre
+    count = centre.sum().clamp(min=1)
+    near = target >= _MIN_BOX_TARGET
+    distance = 1 - generalised_iou(boxes[near], target_boxes[near])
+    return -(positive + negative).sum() / count + 2 * (distance * target[near]).sum() / target[
+        near
+    ].sum().clamp(min=1)
 
 
-def targets(truth: Tensor) -> tuple[Tensor, Tensor]:
-    """Of boxes (B, people, 4): scores (B, CELLS, CELLS), 1 in a middle's cell, and the box each cell is near to."""
+def make_targets(truth: Tensor) -> tuple[Tensor, Tensor]:
+    """Return targets for boxes (B, people, 4).
+
+    Returns:
+        Scores (B, CELLS, CELLS), 1 in the cell of a centre; and the nearest box of each cell (B, CELLS, CELLS, 4).
+    """
     middles = (truth[..., :2] + truth[..., 2:]) / 2 * CELLS  # (B, people, 2)
-    spread = ((truth[..., 2:] - truth[..., :2]) * _SPREAD * CELLS).clamp(min=0.5)
+    sigma = ((truth[..., 2:] - truth[..., :2]) * _SIGMA * CELLS).clamp(min=0.5)
     cell = middles.floor().clamp(0, CELLS - 1)
-    places = torch.arange(CELLS)
-    x = (places - cell[..., :1]) / spread[..., :1]  # (B, people, CELLS)
-    y = (places - cell[..., 1:]) / spread[..., 1:]
-    bumps = torch.exp(-0.5 * (x[:, :, None] ** 2 + y[..., None] ** 2)).nan_to_num(0.0)
-    height, owner = bumps.max(dim=1)
-    wanted = torch.gather(truth.nan_to_num(0.0), 1, owner.flatten(1)[..., None].expand(-1, -1, 4)).view(
-        *owner.shape, 4
+    indices = torch.arange(CELLS)
+    x = (indices - cell[..., :1]) / sigma[..., :1]  # (B, people, CELLS)
+    y = (indices - cell[..., 1:]) / sigma[..., 1:]
+    gaussians = torch.exp(-0.5 * (x[:, :, None] ** 2 + y[..., None] ** 2)).nan_to_num(0.0)
+    scores, nearest = gaussians.max(dim=1)
+    boxes = torch.gather(truth.nan_to_num(0.0), 1, nearest.flatten(1)[..., None].expand(-1, -1, 4)).view(
+        *nearest.shape, 4
     )
-    return height, wanted
+    return scores, boxes
 
 
 def generalised_iou(ours: Tensor, theirs: Tensor) -> Tensor:
-    """Of boxes (n, 4) and (n, 4): (n,) between -1 and 1 (arXiv:1902.09630)."""
+    """Return the generalised IoU (n,) of boxes (n, 4) and (n, 4), between -1 and 1 (arXiv:1902.09630)."""
 
     def area(boxes: Tensor) -> Tensor:
         return (boxes[:, 2:] - boxes[:, :2]).clamp(min=0).prod(dim=1)
@@ -149,18 +156,18 @@ def generalised_iou(ours: Tensor, theirs: Tensor) -> Tensor:
 
 
 def augment(stills: Stills, chosen: Array, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Stills cut, scaled, mirrored and recoloured: pictures (B, SIZE, SIZE, 3) uint8, boxes (B, people, 4)."""
-    views = np.stack([_view(place, rng) for place in stills.places[chosen]])
+    """Crop, scale, mirror and recolour stills; return images (B, SIZE, SIZE, 3) uint8 and boxes (B, people, 4)."""
+    views = np.stack([_sample_view(place, rng) for place in stills.places[chosen]])
     boxes = stills.boxes[chosen].astype(np.float32)
     flipped = rng.random(len(chosen)) < 0.5
-    pictures = _seen(torch.from_numpy(stills.pictures[chosen]), torch.from_numpy(views))
+    pictures = _crop_views(torch.from_numpy(stills.pictures[chosen]), torch.from_numpy(views))
     pictures = torch.where(torch.from_numpy(flipped)[:, None, None, None], pictures.flip(3), pictures)
-    pictures = _recoloured(pictures, rng)
-    return pictures.permute(0, 2, 3, 1), torch.from_numpy(_in_view(boxes, views, flipped))
+    pictures = _recolour(pictures, rng)
+    return pictures.permute(0, 2, 3, 1), torch.from_numpy(_transform_boxes(boxes, views, flipped))
 
 
-def _view(place: Array, rng: np.random.Generator) -> Array:
-    """Part of a picture: left, top, right, bottom; mostly all of it, otherwise another size and shape."""
+def _sample_view(place: Array, rng: np.random.Generator) -> Array:
+    """Sample a crop: left, top, right, bottom. It is the whole image with probability 0.4."""
     low, high = place[:2], place[2:]
     if rng.random() < 0.4:
         return np.asarray(place, np.float32)
@@ -169,8 +176,8 @@ def _view(place: Array, rng: np.random.Generator) -> Array:
     return np.concatenate([corner, corner + size]).astype(np.float32)
 
 
-def _seen(squares: Tensor, views: Tensor) -> Tensor:
-    """Views letterboxed on black: (B, 3, SIZE, SIZE) float."""
+def _crop_views(squares: Tensor, views: Tensor) -> Tensor:
+    """Crop views and letterbox them, (B, 3, SIZE, SIZE) float; the padding is -1."""
     middle = (views[:, :2] + views[:, 2:]) / 2
     sizes = views[:, 2:] - views[:, :2]
     longest = sizes.max(dim=1).values
@@ -185,12 +192,12 @@ def _seen(squares: Tensor, views: Tensor) -> Tensor:
         align_corners=False,
     )
     inside = ((grid >= views[:, None, None, :2]) & (grid < views[:, None, None, 2:])).all(dim=-1)
-    # Black stays black whatever happens to the colours: it is marked by being negative.
+    # Negative values mark the padding, which is not recoloured.
     return torch.where(inside[:, None], pictures, -1.0)
 
 
-def _recoloured(pictures: Tensor, rng: np.random.Generator) -> Tensor:
-    """(B, 3, SIZE, SIZE) uint8 with other colours, light, sharpness and grain."""
+def _recolour(pictures: Tensor, rng: np.random.Generator) -> Tensor:
+    """Change colours, brightness, sharpness and noise of images (B, 3, SIZE, SIZE); return uint8."""
     count = len(pictures)
 
     def draw(low: float, high: float, *shape: int) -> Tensor:
@@ -209,17 +216,17 @@ def _recoloured(pictures: Tensor, rng: np.random.Generator) -> Tensor:
     return torch.where(black, 0.0, tone.clamp(0, 1) * 255).round().to(torch.uint8)
 
 
-def _in_view(boxes: Array, views: Array, flipped: Array) -> Array:
-    """Boxes (B, people, 4) as fractions of the square; NaN for who is hardly seen."""
+def _transform_boxes(boxes: Array, views: Array, flipped: Array) -> Array:
+    """Convert boxes (B, people, 4) to fractions of the view; NaN for people of whom less than 0.3 is visible."""
     low, high = np.tile(views[:, None, :2], 2), np.tile(views[:, None, 2:], 2)
-    seen = np.clip(boxes, low, high)
+    visible = np.clip(boxes, low, high)
     sizes = views[:, 2:] - views[:, :2]
     longest = sizes.max(axis=1)[:, None, None]
     corner = (views[:, :2] + views[:, 2:])[:, None] / 2 - longest / 2
-    placed = (seen - np.tile(corner, 2)) / longest
+    placed = (visible - np.tile(corner, 2)) / longest
     mirrored = np.stack([1 - placed[..., 2], placed[..., 1], 1 - placed[..., 0], placed[..., 3]], -1)
     placed = np.where(flipped[:, None, None], mirrored, placed)
-    shares = _area(seen) / np.maximum(_area(boxes), 1e-6)
+    shares = _area(visible) / np.maximum(_area(boxes), 1e-6)
     return np.where((shares >= 0.3)[..., None], placed, np.nan).astype(np.float32)
 
 
@@ -228,13 +235,13 @@ def _area(boxes: Array) -> Array:
 
 
 def save(network: LocatorNetwork, config: LocatorConfig, path: Path) -> None:
-    """Write the network as ONNX with its configuration in the header; any number of pictures goes in at once."""
+    """Export the network to ONNX, with any batch size and its configuration in the metadata."""
     pictures = torch.zeros(2, SIZE, SIZE, 3, dtype=torch.uint8)
     with warnings.catch_warnings():
-        # The exporter warns of its own internals, which nobody here can mend.
+        # The exporter warns about its own internals.
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
-            Exported(network).eval(),
+            ExportedLocator(network).eval(),
             (pictures,),
             dynamo=True,
             opset_version=OPSET,
@@ -244,6 +251,6 @@ def save(network: LocatorNetwork, config: LocatorConfig, path: Path) -> None:
             verbose=False,
         )
     assert program is not None
-    model = without_traces(program.model_proto)
+    model = strip_metadata(program.model_proto)
     onnx.helper.set_model_props(model, {LOCATOR_HEADER: config.model_dump_json()})
     onnx.save_model(model, path)

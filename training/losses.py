@@ -1,4 +1,4 @@
-"""What the detector is trained with: sigmoid focal loss on classes, DIoU on boundaries."""
+"""Losses of the detector: sigmoid focal loss of classes, DIoU loss of boundaries."""
 
 from typing import NamedTuple
 
@@ -11,28 +11,28 @@ from training.targets import PointGrid, Targets
 
 
 class Losses(NamedTuple):
-    """Both parts, weighted; their sum is what is minimised."""
+    """Weighted class and boundary losses."""
 
     classes: Tensor
     boundaries: Tensor
 
     @property
     def total(self) -> Tensor:
-        """The sum."""
+        """Sum of both losses, which is minimised."""
         return self.classes + self.boundaries
 
 
 def sigmoid_focal_loss(logits: Tensor, targets: Tensor, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
-    """Element by element: cross entropy that fades where the answer is right already (Lin et al., equation 5)."""
+    """Return the element-wise focal loss (Lin et al., equation 5)."""
     probability = logits.sigmoid()
-    right = probability * targets + (1 - probability) * (1 - targets)
+    correct = probability * targets + (1 - probability) * (1 - targets)
     weight = alpha * targets + (1 - alpha) * (1 - targets)
     entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
-    return weight * (1 - right) ** gamma * entropy
+    return weight * (1 - correct) ** gamma * entropy
 
 
 def diou_loss(predicted: Tensor, truth: Tensor) -> Tensor:
-    """(n, 2) segments in any unit -> (n,): 1 - tIoU + (distance of middles / length of both)^2.
+    """Return 1 - tIoU + (distance of centres / length of the hull)^2, (n,), of segments (n, 2) in any unit.
 
     Zheng et al., AAAI 2020, equation 7.
     """
@@ -40,23 +40,23 @@ def diou_loss(predicted: Tensor, truth: Tensor) -> Tensor:
     shared = shared.clamp(min=0)
     union = (predicted[:, 1] - predicted[:, 0]) + (truth[:, 1] - truth[:, 0]) - shared
     span = torch.maximum(predicted[:, 1], truth[:, 1]) - torch.minimum(predicted[:, 0], truth[:, 0])
-    apart = (predicted.sum(dim=1) - truth.sum(dim=1)) / 2
+    distance = (predicted.sum(dim=1) - truth.sum(dim=1)) / 2
     tiny = torch.finfo(predicted.dtype).tiny
-    return 1 - shared / union.clamp(min=tiny) + (apart / span.clamp(min=tiny)) ** 2
+    return 1 - shared / union.clamp(min=tiny) + (distance / span.clamp(min=tiny)) ** 2
 
 
 class DetectionLoss(nn.Module):
-    """Both losses, divided by the number of points that learn an action.
+    """Class and boundary losses, divided by the number of positive points.
 
-    In training the divisor is a moving average, so that a batch with few actions does not shout
-    (ActionFormer, section 3.3); in evaluation it is the batch's own number.
+    In training the divisor is a moving average, so that batches with few actions do not get a large weight
+    (ActionFormer, section 3.3). In evaluation it is the number of the batch.
 
     Args:
         grid: the points of a window.
-        normalizer: where the moving average starts.
-        momentum: how much of it stays with each batch.
-        label_smoothing: moved from the right class to all.
-        boundary_weight: of the boundary loss; 0 weighs it like the class loss.
+        normalizer: initial value of the moving average.
+        momentum: of the moving average.
+        label_smoothing: probability that is moved from the true class to all classes.
+        boundary_weight: weight of the boundary loss; 0 scales it to the class loss.
     """
 
     normalizer: Tensor
@@ -79,29 +79,29 @@ class DetectionLoss(nn.Module):
         self.register_buffer("positions", grid.positions[:, None], persistent=False)
 
     def forward(self, points: Points, valid: Tensor, targets: Targets) -> Losses:
-        """Losses of a batch.
+        """Compute the losses of a batch.
 
         Args:
-            points: of the network, (B, points, ...).
+            points: output of the network, (B, points, ...).
             valid: (B, points) bool, True for points on a frame of the video.
             targets: classes (B, points, actions) and offsets (B, points, 2).
         """
-        learning = (targets.classes.sum(dim=-1) > 0) & valid
-        count = max(int(learning.sum()), 1)
+        positive = (targets.classes.sum(dim=-1) > 0) & valid
+        count = max(int(positive.sum()), 1)
         if self.training:
             self.normalizer.mul_(self.momentum).add_((1 - self.momentum) * count)
         divisor = self.normalizer.clone() if self.training else torch.tensor(float(count))
         smooth = self.label_smoothing
         classes = targets.classes * (1 - smooth) + smooth / (targets.classes.shape[-1] + 1)
-        on_classes = sigmoid_focal_loss(points.logits[valid], classes[valid]).sum() / divisor
+        class_loss = sigmoid_focal_loss(points.logits[valid], classes[valid]).sum() / divisor
         predicted, truth = (
-            self._segments(offsets)[learning] for offsets in (points.offsets, targets.offsets)
+            self._segments(offsets)[positive] for offsets in (points.offsets, targets.offsets)
         )
-        on_boundaries = diou_loss(predicted, truth).sum() / divisor
-        weight = self.boundary_weight or float(on_classes.detach() / on_boundaries.detach().clamp(min=0.01))
-        return Losses(on_classes, on_boundaries * weight)
+        boundary_loss = diou_loss(predicted, truth).sum() / divisor
+        weight = self.boundary_weight or float(class_loss.detach() / boundary_loss.detach().clamp(min=0.01))
+        return Losses(class_loss, boundary_loss * weight)
 
     def _segments(self, offsets: Tensor) -> Tensor:
-        """(B, points, 2) in strides -> the same in steps of the window."""
+        """Convert offsets (B, points, 2) in strides to segments in steps of the window."""
         sides = offsets * self.strides * offsets.new_tensor([-1.0, 1.0])
         return self.positions + sides

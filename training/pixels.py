@@ -1,4 +1,4 @@
-"""What costs time when pictures are changed, compiled: one pass over them each."""
+"""Compiled kernels for image augmentation; each makes one pass over the images."""
 
 import numpy as np
 
@@ -6,16 +6,16 @@ from training.people.render.compiled import kernel
 
 
 @kernel
-def resample(pictures, down, across, out):
-    """Bilinear samples.
+def resample(images, down, across, out):
+    """Resample images bilinearly.
 
     Args:
-        pictures: (n, rows, columns, 3) uint8.
-        down, across: (height,) and (width,) fractional places, within the picture.
-        out: (n, height, width, 3) uint8, written.
+        images: (n, rows, columns, 3) uint8.
+        down, across: (height,) and (width,) fractional row and column positions within the image.
+        out: (n, height, width, 3) uint8, the result.
     """
-    rows, columns = pictures.shape[1:3]
-    for frame in range(len(pictures)):
+    rows, columns = images.shape[1:3]
+    for frame in range(len(images)):
         for row in range(len(down)):
             top = int(down[row])
             below = min(top + 1, rows - 1)
@@ -23,31 +23,33 @@ def resample(pictures, down, across, out):
             for column in range(len(across)):
                 left = int(across[column])
                 right = min(left + 1, columns - 1)
-                share = np.float32(across[column] - left)
+                fraction = np.float32(across[column] - left)
                 for channel in range(3):
-                    first = np.float32(pictures[frame, top, left, channel])
-                    first += (np.float32(pictures[frame, below, left, channel]) - first) * lower
-                    second = np.float32(pictures[frame, top, right, channel])
-                    second += (np.float32(pictures[frame, below, right, channel]) - second) * lower
+                    first = np.float32(images[frame, top, left, channel])
+                    first += (np.float32(images[frame, below, left, channel]) - first) * lower
+                    second = np.float32(images[frame, top, right, channel])
+                    second += (np.float32(images[frame, below, right, channel]) - second) * lower
                     out[frame, row, column, channel] = np.uint8(
-                        first + (second - first) * share + np.float32(0.5)
+                        first + (second - first) * fraction + np.float32(0.5)
                     )
 
 
 @kernel
-def colour(pictures, tables, grey, out):
-    """Every value by its channel's table, then all channels their mean if wanted.
+def colour(images, tables, grey, out):
+    """Apply a lookup table to each channel, then convert to grey if `grey`.
 
     Args:
-        pictures: (n, rows, columns, 3) uint8, of any strides. tables: (3, 256) uint8. grey: bool.
-        out: like pictures, written.
+        images: (n, rows, columns, 3) uint8, of any strides.
+        tables: (3, 256) uint8.
+        grey: replace all channels by their mean.
+        out: same shape as the images, the result.
     """
-    for frame in range(pictures.shape[0]):
-        for row in range(pictures.shape[1]):
-            for column in range(pictures.shape[2]):
-                red = tables[0, pictures[frame, row, column, 0]]
-                green = tables[1, pictures[frame, row, column, 1]]
-                blue = tables[2, pictures[frame, row, column, 2]]
+    for frame in range(images.shape[0]):
+        for row in range(images.shape[1]):
+            for column in range(images.shape[2]):
+                red = tables[0, images[frame, row, column, 0]]
+                green = tables[1, images[frame, row, column, 1]]
+                blue = tables[2, images[frame, row, column, 2]]
                 if grey:
                     red = green = blue = np.uint8((int(red) + int(green) + int(blue)) // 3)
                 out[frame, row, column, 0] = red
@@ -56,17 +58,18 @@ def colour(pictures, tables, grey, out):
 
 
 @kernel
-def add_sheet(pictures, sheet, shifts):
-    """Add a part of a sheet of noise to each picture, in place.
+def add_noise(images, noise, shifts):
+    """Add a part of a noise image to each image, in place.
 
     Args:
-        pictures: (n, rows, columns, 3) uint8. sheet: (2 rows, 2 columns) int16. shifts: (n, 2) where a part begins.
+        images: (n, rows, columns, 3) uint8. noise: (2 rows, 2 columns) int16.
+        shifts: (n, 2) row and column where the part for each image begins.
     """
-    for frame in range(pictures.shape[0]):
+    for frame in range(images.shape[0]):
         first, left = shifts[frame]
-        for row in range(pictures.shape[1]):
-            for column in range(pictures.shape[2]):
-                noise = int(sheet[first + row, left + column])
+        for row in range(images.shape[1]):
+            for column in range(images.shape[2]):
+                added = int(noise[first + row, left + column])
                 for channel in range(3):
-                    value = int(pictures[frame, row, column, channel]) + noise
-                    pictures[frame, row, column, channel] = np.uint8(min(max(value, 0), 255))
+                    value = int(images[frame, row, column, channel]) + added
+                    images[frame, row, column, channel] = np.uint8(min(max(value, 0), 255))

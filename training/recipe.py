@@ -10,12 +10,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from model.architecture import Architecture
 from model.bundle import MANIFEST, InputConfig, PostprocessingConfig, check_fit, read_manifest
 from model.errors import BundleError
-from training.people.options import Crop, Mix
 from training.tuning import Tuning
 
 CONFIGS = resources.files("training") / "configs"
 
-Given = Literal["pictures", "joints"]
+Inputs = Literal["pictures", "joints"]
 LOCATOR_FILE = Path(str(resources.files("training") / "locator.onnx"))
 
 
@@ -33,37 +32,16 @@ class DataConfig(Section):
     """What videos are taken, and how often.
 
     Attributes:
-        rare: exponent by which videos with rare actions are drawn more often; 0 draws all alike.
+        class_balance_exponent: exponent by which videos with rare actions are drawn more often; 0 draws all alike.
         workers: processes that read; 0 reads in the training process.
         cache: keep decoded frames in this folder, so that a video is decoded once.
         margin: pictures are kept so much larger than the network's input, for crops.
     """
 
-    rare: float = Field(default=0.5, ge=0, le=2)
+    class_balance_exponent: float = Field(default=0.5, ge=0, le=2)
     workers: int = Field(default=2, ge=0)
     cache: Path | None = None
     margin: float = Field(default=1.15, ge=1, le=2)
-
-
-class RenderConfig(Section):
-    """Synthetic videos that are rendered while a network trains on them, instead of a folder of them.
-
-    Attributes:
-        seed: of the films. height, width, fps: of their pictures, not less than the network's input.
-        mix: how often each action occurs. crop: what is shown.
-        films: so many are kept at a time. uses: examples a film gives before another takes its place.
-        held_out: so many of other people are measured on.
-    """
-
-    seed: int = Field(default=0, ge=0)
-    height: int = Field(gt=0)
-    width: int = Field(gt=0)
-    fps: float = Field(gt=0)
-    mix: Mix = Mix.BALANCED
-    crop: Crop = Crop.PERSON
-    films: int = Field(default=256, gt=0)
-    uses: int = Field(default=8, gt=0)
-    held_out: int = Field(default=100, gt=0)
 
 
 class AugmentConfig(Section):
@@ -78,7 +56,6 @@ class AugmentConfig(Section):
         grey: probability of no colour at all. blur: probability. noise: most grain, of white.
         freeze: probability that the end is a repeated frame, as short clips are padded.
         close: probability of a close-up, of videos whose joints are known: head and shoulders, or down to the knees.
-        still: probability that a window shows one frame in which nothing happens, swaying a little, and no action.
     """
 
     scale: tuple[float, float] = (0.75, 1.0)
@@ -93,16 +70,14 @@ class AugmentConfig(Section):
     noise: float = Field(default=0.02, ge=0, le=1)
     freeze: float = Field(default=0.1, ge=0, le=1)
     close: float = Field(default=0.0, ge=0, le=1)
-    still: float = Field(default=0.0, ge=0, le=1)
 
 
 class StageConfig(Section):
     """One stage: what is minimised, what moves, for how long.
 
     Attributes:
-        objective: detection (focal and DIoU losses of points), dense (every action at every step, and joints), joints
-            (where a backbone that reads them finds them, in frames from all over a video), or masked (autoencoding of a
-            VideoMAE without adapters).
+        objective: detection (focal and DIoU losses of points), dense (every action at every step, and joints), or
+            joints (where a backbone that reads them finds them, in frames from all over a video).
         given: what such a backbone is given: pictures, or the joints of the sidecars as if it had found them there.
         joint_error: of such joints, see training/keypoint_noise.py.
         tuning: what moves: the head, the head and adapters, all but what finds joints (reader), all; auto is adapters
@@ -114,14 +89,14 @@ class StageConfig(Section):
         weight_decay: of AdamW. warmup: steps of linear growth; a cosine brings rates to `final` of their highest.
         clip_norm: gradients are scaled down to this norm.
         dense: weight of the dense loss beside the detection loss. joints: weight of the joints within it.
-        imitate: weight, within the dense loss, of features that tell the teacher's.
+        distillation: weight, within the dense loss, of features that tell the teacher's.
         validate_every: so many steps apart what the run would leave is measured on the videos held out, and the best is
             what the stage leaves; 0 for never. patience: it ends after so many measurements without a better one; 0
             for never.
     """
 
-    objective: Literal["detection", "dense", "joints", "masked"] = "detection"
-    given: Given = "pictures"
+    objective: Literal["detection", "dense", "joints"] = "detection"
+    given: Inputs = "pictures"
     joint_error: float = Field(default=0.01, ge=0)
     tuning: Tuning = "adapters"
     steps: int = Field(gt=0)
@@ -136,7 +111,7 @@ class StageConfig(Section):
     clip_norm: float = Field(default=1.0, gt=0)
     dense: float = Field(default=0.0, ge=0)
     joints: float = Field(default=0.0, ge=0)
-    imitate: float = Field(default=0.0, ge=0)
+    distillation: float = Field(default=0.0, ge=0)
     validate_every: int = Field(default=0, ge=0)
     patience: int = Field(default=0, ge=0)
 
@@ -159,14 +134,13 @@ class Recipe(Section):
         backbone: weights of `mmad import-weights` to begin with.
         start: bundle to begin with instead: its whole network, and what the recipe does not say of name, licence,
             framing, input, architecture and postprocessing.
-        start_share: how much of the weights that it begins with is in those that the run leaves; 0 for none. Half of
+        wise_ft_alpha: how much of the weights that it begins with is in those that the run leaves; 0 for none. Half of
             both keeps more of what the first were good for elsewhere than the trained ones alone, after "Robust
             fine-tuning of zero-shot models" (CVPR 2022).
         finder: bundle whose finder of joints to begin with.
-        teacher: bundle whose features stages with `imitate` learn to tell, as a further help to a backbone that begins
+        teacher: bundle whose features stages with `distillation` learn to tell, as a further help to a backbone that begins
             from nothing; its input must be this recipe's.
         framing: person for data cropped around the person: the locator comes with the bundle, which then crops alike.
-        render: films to train on where no data set is given.
         precision: bf16 computes the backbone in bfloat16; the head stays fp32.
         activation_checkpointing: recompute blocks in the backward pass, for memory.
         weights: how the bundle stores them.
@@ -183,7 +157,7 @@ class Recipe(Section):
     seed: int = Field(default=0, ge=0)
     backbone: Path | None = None
     start: Path | None = None
-    start_share: float = Field(default=0.0, ge=0, lt=1)
+    wise_ft_alpha: float = Field(default=0.0, ge=0, lt=1)
     finder: Path | None = None
     teacher: Path | None = None
     framing: Literal["none", "person"] = "none"
@@ -191,7 +165,6 @@ class Recipe(Section):
     architecture: Architecture
     postprocessing: PostprocessingConfig = PostprocessingConfig()
     data: DataConfig = DataConfig()
-    render: RenderConfig | None = None
     augment: AugmentConfig = AugmentConfig()
     stages: tuple[StageConfig, ...] = Field(min_length=1)
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -210,18 +183,6 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         check_fit(self.input, self.architecture)
-        return self
-
-    @model_validator(mode="after")
-    def _masks_a_plain_transformer(self) -> Self:
-        parts = self.architecture
-        plain = parts.backbone.kind == "videomae" and parts.adapter.kind == "none"
-        plain = plain and not parts.finds_joints
-        if not plain and any(stage.objective == "masked" for stage in self.stages):
-            raise ValueError(
-                "the objective masked pretrains a backbone of kind videomae with adapter.kind none that sees pictures: "
-                "adapters are trained by a second recipe that starts from its backbone.safetensors"
-            )
         return self
 
     @model_validator(mode="after")
@@ -250,14 +211,16 @@ class Recipe(Section):
     def _begins_once(self) -> Self:
         if self.backbone is not None and self.start is not None:
             raise ValueError("backbone and start both say what to begin with: give one of them")
-        if self.start_share and self.start is None:
-            raise ValueError(f"start_share {self.start_share} needs a bundle that was begun with: set start")
+        if self.wise_ft_alpha and self.start is None:
+            raise ValueError(
+                f"wise_ft_alpha {self.wise_ft_alpha} needs a bundle that was begun with: set start"
+            )
         return self
 
     @model_validator(mode="after")
     def _imitates_somebody(self) -> Self:
-        if self.teacher is None and any(stage.imitate for stage in self.stages):
-            raise ValueError("imitate needs a teacher: set teacher to a bundle")
+        if self.teacher is None and any(stage.distillation for stage in self.stages):
+            raise ValueError("distillation needs a teacher: set teacher to a bundle")
         return self
 
     def to_yaml(self) -> str:
@@ -319,7 +282,7 @@ def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def shipped() -> list[str]:
+def list_shipped_recipes() -> list[str]:
     """Names of the recipes that come with mmad."""
     return sorted(
         entry.name.removesuffix(".yaml") for entry in CONFIGS.iterdir() if entry.name.endswith(".yaml")
@@ -334,7 +297,7 @@ def _read(source: str) -> str:
         return Path(source).read_text("utf-8")
     except OSError as error:
         raise RecipeError(
-            f"no recipe {source!r}: give a file, or one of {', '.join(shipped())} ({error.strerror})"
+            f"no recipe {source!r}: give a file, or one of {', '.join(list_shipped_recipes())} ({error.strerror})"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""A run: what is trained on what, where it is kept, and its examples by their number."""
+"""A training run: recipe, data, output folder, and its training examples."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +10,7 @@ from model.architecture import Architecture, BackboneConfig
 from model.bundle import Bundle, InputConfig, Manifest, Thresholds, Training
 from model.taxonomy import Taxonomy
 from training.augment import Example, make_example
-from training.dataset import Corpus, CorpusError, Frames, Item, Source, read_frames, read_joints
+from training.dataset import DatasetError, Frames, Sample, VideoDataset, read_frames, read_joints
 from training.recipe import Recipe, StageConfig
 from training.start import tuned_manifest
 from training.weights import WeightsError, load_backbone
@@ -24,37 +24,40 @@ CHECKPOINT, HISTORY, RECIPE, BACKBONE = (
 
 
 class TrainingError(Exception):
-    """A run that cannot begin, go on or be taken up again."""
+    """Raised for a run that cannot be started, continued or resumed."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """What is trained, on what, and where it is kept.
+    """Recipe, data and output folder of a training run.
 
     Attributes:
-        recipe: how. manifest: of the network. corpus: where training videos come from.
-        out: folder of the run. joints: how many joints sidecars have, 0 if none.
-        held_out: videos that stages with validate_every are measured on.
+        recipe: how to train.
+        manifest: of the network.
+        dataset: training videos.
+        out: folder of the run.
+        joints: number of joints in the sidecars, 0 if there are none.
+        held_out: videos for the validation in stages with validate_every.
     """
 
     recipe: Recipe
     manifest: Manifest
-    corpus: Source
+    dataset: VideoDataset
     out: Path
     joints: int
-    held_out: Corpus | None = None
+    held_out: VideoDataset | None = None
 
     def digest(self) -> str:
-        """Of the videos to train on and of those held out."""
-        return self.corpus.digest() + (self.held_out.digest() if self.held_out is not None else "")
+        """Return a digest of the training and held-out videos."""
+        return self.dataset.digest() + (self.held_out.digest() if self.held_out is not None else "")
 
 
 def make_manifest(recipe: Recipe, taxonomy: Taxonomy, data: str) -> Manifest:
-    """Of the bundle that a recipe makes.
+    """Return the manifest of the bundle that a recipe trains.
 
     Raises:
-        TrainingError: pretrained weights that cannot be read, or a bundle of other labels.
-        BundleError: a bundle to start from that does not fit its hashes.
+        TrainingError: pretrained weights cannot be read, or the start bundle has other labels.
+        BundleError: the start bundle does not match its hashes.
     """
     if recipe.start is not None:
         start = Bundle.load(recipe.start)
@@ -68,55 +71,56 @@ def make_manifest(recipe: Recipe, taxonomy: Taxonomy, data: str) -> Manifest:
         trained_on=Training(data=data, synthetic=recipe.synthetic, notes=recipe.notes),
         taxonomy=taxonomy,
         input=recipe.input,
-        architecture=_as_pretrained(recipe),
+        architecture=_match_pretrained(recipe),
         postprocessing=recipe.postprocessing,
         thresholds=Thresholds(default=0.2),
     )
 
 
-def _as_pretrained(recipe: Recipe) -> Architecture:
-    """The recipe's architecture, with what only the pretrained weights know: how they normalise and count places."""
+def _match_pretrained(recipe: Recipe) -> Architecture:
+    """Return the recipe's architecture with the normalisation and position settings of its pretrained backbone."""
     backbone = recipe.architecture.backbone
     if recipe.backbone is None or not isinstance(backbone, BackboneConfig):
         return recipe.architecture
     try:
-        theirs, _ = load_backbone(recipe.backbone)
+        pretrained, _ = load_backbone(recipe.backbone)
     except (WeightsError, OSError) as error:
         raise TrainingError(str(error)) from error
-    known = {name: getattr(theirs, name) for name in ("norm_eps", "final_norm", "position_grid", "mlp_ratio")}
+    known = {
+        name: getattr(pretrained, name) for name in ("norm_eps", "final_norm", "position_grid", "mlp_ratio")
+    }
     return recipe.architecture.model_copy(update={"backbone": backbone.model_copy(update=known)})
 
 
 class Examples(Dataset[Example]):
-    """Examples of a stage by their number."""
+    """Training examples of a stage; each is determined by the seed, the stage and its number."""
 
     def __init__(self, run: Run, stage: int) -> None:
         self._run, self._stage = run, stage
         given = run.recipe.stages[stage].given
-        self._source = run.corpus if given == "joints" else run.corpus.with_pictures()
+        self._source = run.dataset if given == "joints" else run.dataset.with_frames()
 
     def __getitem__(self, number: int) -> Example:
         recipe = self._run.recipe
         rng = np.random.default_rng(np.random.SeedSequence((recipe.seed, self._stage, number)))
-        before = sum(stage.steps * stage.batch for stage in recipe.stages[: self._stage])
-        item = self._source.draw(rng, before + number)
+        sample = self._source.draw(rng)
         stage = recipe.stages[self._stage]
-        seen, frames = self._pictures(item, stage)
-        joints = read_joints(item, seen.fps, len(frames)) if self._run.joints else None
+        config, frames = self._read_frames(sample, stage)
+        joints = read_joints(sample, config.fps, len(frames)) if self._run.joints else None
         if joints is None and (stage.objective == "joints" or stage.given == "joints"):
-            raise CorpusError(
-                f"{item.path} has no sidecar with joints, which stage {self._stage} learns from: take videos of mmad "
+            raise DatasetError(
+                f"{sample.path} has no sidecar with joints, which stage {self._stage} learns from: take videos of mmad "
                 "synth, or a recipe of another backbone"
             )
         return make_example(
-            rng, frames, item.segments, item.labels, joints, seen, recipe.augment, stage.frames,
+            rng, frames, sample.segments, sample.labels, joints, config, recipe.augment, stage.frames,
             scattered=stage.objective == "joints",
         )  # fmt: skip
 
-    def _pictures(self, item: Item, stage: StageConfig) -> tuple[InputConfig, Frames]:
-        """A video's frames and what is to be made of them; single black pixels where a stage looks at none."""
+    def _read_frames(self, sample: Sample, stage: StageConfig) -> tuple[InputConfig, Frames]:
+        """Return the input config and the frames of a video; single black pixels if the stage is given joints."""
         recipe = self._run.recipe
         if stage.given == "pictures":
-            return recipe.input, read_frames(item, recipe.input, recipe.data.margin, recipe.data.cache)
-        count = max(round(item.duration_s * recipe.input.fps), 1)
+            return recipe.input, read_frames(sample, recipe.input, recipe.data.margin, recipe.data.cache)
+        count = max(round(sample.duration_s * recipe.input.fps), 1)
         return recipe.input.model_copy(update={"height": 1, "width": 1}), np.zeros((count, 1, 1, 3), np.uint8)

@@ -1,4 +1,4 @@
-"""Reads delimited tables, whatever delimiter and decimal mark a spreadsheet has used."""
+"""Read delimited tables with any delimiter and decimal mark that spreadsheet programs use."""
 
 import csv
 import io
@@ -12,13 +12,13 @@ _SEPARATORS = ",;\t"
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
 
 
-class Line(NamedTuple):
+class TableRow(NamedTuple):
     """A row of a table.
 
     Attributes:
-        number: of the line in the file, from 1.
-        values: by column; empty where there is none.
-        fault: why the values may stand in wrong columns; None if they do not.
+        number: line number in the file, from 1.
+        values: by column; empty if missing.
+        fault: why the values may be in the wrong columns, or None.
     """
 
     number: int
@@ -27,21 +27,21 @@ class Line(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Sheet:
+class Table:
     """A table whose first row names its columns.
 
     Attributes:
         columns: their names, in lower case.
-        lines: the other rows; those without any value are left out.
-        decimal_comma: whether 1,5 is a number: where commas do not separate columns.
+        rows: the other rows, without empty ones.
+        decimal_comma: whether 1,5 is a number; true if commas do not separate columns.
     """
 
     columns: tuple[str, ...]
-    lines: tuple[Line, ...]
+    rows: tuple[TableRow, ...]
     decimal_comma: bool
 
-    def number(self, text: str) -> float:
-        """NaN for what is no number."""
+    def parse_number(self, text: str) -> float:
+        """Parse a number; NaN if the text is not one."""
         if self.decimal_comma and _DECIMAL_COMMA.fullmatch(text):
             text = text.replace(",", ".")
         try:
@@ -50,24 +50,24 @@ class Sheet:
             return math.nan
 
 
-def read_sheet(text: str) -> Sheet:
-    """Columns separated by commas, semicolons or tabs, whichever the first row has most of.
+def read_table(text: str) -> Table:
+    """Parse a table whose columns are separated by the most frequent of comma, semicolon and tab in its first row.
 
-    A first line `sep=;`, as Excel writes it, is obeyed. Values lose spaces around them; missing ones are empty.
+    A first line such as `sep=;`, as Excel writes it, sets the separator. Values are stripped; missing ones are empty.
 
     Raises:
-        csv.Error: a field that is too long.
+        csv.Error: a field is too long.
     """
-    first, separator = _begin(text)
+    skipped, separator = _find_separator(text)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True)
     rows = ((reader.line_num, [value.strip() for value in row]) for row in reader)
-    filled = ((line, row) for line, row in rows if line > first and any(row))
+    filled = ((line, row) for line, row in rows if line > skipped and any(row))
     columns = tuple(name.lower() for name in next(filled, (0, []))[1])
-    return Sheet(columns, tuple(_lines(filled, columns)), separator != ",")
+    return Table(columns, tuple(_make_rows(filled, columns)), separator != ",")
 
 
-def _begin(text: str) -> tuple[int, str]:
-    """How many lines come before the table, and what separates its columns."""
+def _find_separator(text: str) -> tuple[int, str]:
+    """Return the number of lines before the table, and its separator."""
     for number, line in enumerate(io.StringIO(text, newline="")):
         if line.lower().startswith("sep=") and len(line.strip("\r\n")) == len("sep=;"):
             return number + 1, line[4]
@@ -76,7 +76,7 @@ def _begin(text: str) -> tuple[int, str]:
     return 0, ","
 
 
-def _lines(rows: Iterator[tuple[int, list[str]]], columns: tuple[str, ...]) -> Iterator[Line]:
+def _make_rows(rows: Iterator[tuple[int, list[str]]], columns: tuple[str, ...]) -> Iterator[TableRow]:
     for number, row in rows:
         fault = None
         if any(row[len(columns) :]):
@@ -84,4 +84,4 @@ def _lines(rows: Iterator[tuple[int, list[str]]], columns: tuple[str, ...]) -> I
                 f"{len(row)} values for {len(columns)} columns: numbers are written with a point (1.5), "
                 "and what contains a comma in quotes"
             )
-        yield Line(number, dict.fromkeys(columns, "") | dict(zip(columns, row, strict=False)), fault)
+        yield TableRow(number, dict.fromkeys(columns, "") | dict(zip(columns, row, strict=False)), fault)

@@ -1,4 +1,4 @@
-"""Which annotated videos are held out from training, to tell when to stop and what the result is worth."""
+"""Split annotated videos into training and held-out videos, for early stopping and evaluation."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -6,83 +6,85 @@ from pathlib import Path
 
 import numpy as np
 
-from training.dataset import Item
-from training.files import Names, decode
+from training.dataset import Sample
+from training.files import NameIndex, decode
 
-_NOTHING = -1  # stands for the class of videos without any action
+_NO_ACTION = -1  # class of videos without actions
 
 
 class SplitError(Exception):
-    """Videos that cannot be divided as asked."""
+    """Raised for videos that cannot be split as requested."""
 
 
-def split(items: Sequence[Item], share: float, seed: int) -> tuple[list[Item], list[Item]]:
-    """Divide by video, so that actions of two videos or more are on both sides as far as that is possible.
+def split(samples: Sequence[Sample], share: float, seed: int) -> tuple[list[Sample], list[Sample]]:
+    """Split videos so that actions in two or more videos occur on both sides, as far as possible.
 
-    One video after the other is held out: of those that leave every action an example to train on, the one with most
-    actions that too few held out videos have yet, and fewest that enough have, rare ones first; the seed decides
-    between equals.
+    Videos are held out greedily: of those that leave a training example of every action, the one is chosen that has
+    the most actions with too few held-out videos, and the fewest with enough, weighted by rarity. Ties are broken at
+    random.
 
     Args:
-        items: at least two videos.
-        share: of the videos that is held out, above 0 and below 1; one at least.
-        seed: same seed, same parts.
+        samples: at least two videos.
+        share: fraction of the videos to hold out, between 0 and 1; at least one video is held out.
+        seed: of the random order.
 
     Returns:
-        Videos to train on and videos held out, each in the order given.
+        Training videos and held-out videos, each in the given order.
 
     Raises:
         SplitError: there are fewer than two videos.
     """
-    if len(items) < 2:
+    if len(samples) < 2:
         raise SplitError(
-            f"{len(items)} annotated video: at least two are needed, one to train on, one held out"
+            f"{len(samples)} annotated video: at least two are needed, one to train on, one held out"
         )
-    kinds = [frozenset(item.labels.tolist()) or frozenset({_NOTHING}) for item in items]
-    count = min(max(round(share * len(items)), 1), len(items) - 1)
-    left = dict.fromkeys(np.random.default_rng(seed).permutation(len(items)).tolist())
-    total = _count(kinds)
-    wanted = {kind: max(share * number, 1.0) if number > 1 else 0.0 for kind, number in total.items()}
+    classes = [frozenset(sample.labels.tolist()) or frozenset({_NO_ACTION}) for sample in samples]
+    count = min(max(round(share * len(samples)), 1), len(samples) - 1)
+    remaining = dict.fromkeys(np.random.default_rng(seed).permutation(len(samples)).tolist())
+    total = _count_videos(classes)
+    missing = {label: max(share * number, 1.0) if number > 1 else 0.0 for label, number in total.items()}
     training = dict(total)
 
-    def merit(index: int) -> tuple[int, float]:
-        lost = sum(training[kind] == 1 for kind in kinds[index])
-        gains = {kind: min(wanted[kind], 1.0) if wanted[kind] > 0 else -1.0 for kind in kinds[index]}
-        return -lost, sum(gain / total[kind] for kind, gain in gains.items())
+    def rate(index: int) -> tuple[int, float]:
+        lost = sum(training[label] == 1 for label in classes[index])
+        gains = {label: min(missing[label], 1.0) if missing[label] > 0 else -1.0 for label in classes[index]}
+        return -lost, sum(gain / total[label] for label, gain in gains.items())
 
     held: set[int] = set()
     while len(held) < count:
-        chosen = max(left, key=merit)
-        del left[chosen]
+        chosen = max(remaining, key=rate)
+        del remaining[chosen]
         held.add(chosen)
-        for kind in kinds[chosen]:
-            training[kind] -= 1
-            wanted[kind] -= 1
-    return [items[index] for index in sorted(left)], [items[index] for index in sorted(held)]
+        for label in classes[chosen]:
+            training[label] -= 1
+            missing[label] -= 1
+    return [samples[index] for index in sorted(remaining)], [samples[index] for index in sorted(held)]
 
 
-def _count(kinds: Sequence[frozenset[int]]) -> dict[int, int]:
-    """How many videos have each action."""
-    return dict(Counter(kind for mine in kinds for kind in mine))
+def _count_videos(classes: Sequence[frozenset[int]]) -> dict[int, int]:
+    """Count the videos of each action."""
+    return dict(Counter(label for video in classes for label in video))
 
 
-def divide(items: Sequence[Item], listed: Path) -> tuple[list[Item], list[Item]]:
-    """Divide by a file that names a video to hold out on every line, with or without its ending.
+def split_by_list(samples: Sequence[Sample], listed: Path) -> tuple[list[Sample], list[Sample]]:
+    """Hold out the videos that are listed in a file, one name per line, with or without ending.
 
     Raises:
-        SplitError: the file names a video that is not annotated, or leaves nothing on one side.
+        SplitError: a listed video is not annotated, or one side is empty.
     """
-    known = Names((name, item.name) for item in items for name in (item.name, item.path.name))
+    known = NameIndex((name, sample.name) for sample in samples for name in (sample.name, sample.path.name))
     held: set[str] = set()
     for number, line in enumerate(decode(listed.read_bytes()).splitlines(), 1):
         if name := line.strip():
             if (found := known.find(name)) is None:
                 raise SplitError(
-                    f"{listed}: line {number}: {name!r} is no annotated video; the first is {items[0].name!r}"
+                    f"{listed}: line {number}: {name!r} is no annotated video; the first is {samples[0].name!r}"
                 )
             held.add(found.name)
-    if not 0 < len(held) < len(items):
+    if not 0 < len(held) < len(samples):
         raise SplitError(
-            f"{listed} holds out {len(held)} of {len(items)} annotated videos: one at least must be on either side"
+            f"{listed} holds out {len(held)} of {len(samples)} annotated videos: one at least must be on either side"
         )
-    return [item for item in items if item.name not in held], [item for item in items if item.name in held]
+    return [sample for sample in samples if sample.name not in held], [
+        sample for sample in samples if sample.name in held
+    ]

@@ -9,10 +9,10 @@ from torch import Tensor
 from model.bundle import LOCATOR, WEIGHTS, Bundle, Manifest, Training
 from model.errors import BundleError
 from model.network import Network
-from training.calibration import expected_error, right
-from training.keypoint_noise import reader_of
+from training.evaluation.calibration import expected_calibration_error, find_correct
+from training.evaluation.validation import ValidationResult, apply_calibration
+from training.keypoint_noise import get_joint_reader
 from training.recipe import LOCATOR_FILE, Recipe
-from training.validate import Measured, calibrated
 
 # Annotated actions in the half of the held-out videos that calibration and thresholds are fitted on.
 ENOUGH_ACTIONS = 30
@@ -44,7 +44,7 @@ def start_finder(network: Network, folder: Path) -> None:
         name.removeprefix(prefix): value for name, value in _wide(folder).items() if name.startswith(prefix)
     }
     try:
-        reader_of(network).finder.load_state_dict(weights)
+        get_joint_reader(network).finder.load_state_dict(weights)
     except RuntimeError as error:
         raise BundleError(
             f"finder {folder}: its finder of joints does not fit the recipe's: {error}"
@@ -57,7 +57,7 @@ def _wide(folder: Path) -> dict[str, Tensor]:
     return {name: value.float() if value.is_floating_point() else value for name, value in weights.items()}
 
 
-def locator_of(recipe: dict[str, Any]) -> Path | None:
+def find_locator(recipe: dict[str, Any]) -> Path | None:
     """The locator's file that comes with a run's bundle: that of the bundle it started from, or mmad's own.
 
     Args:
@@ -97,31 +97,36 @@ def _past(before: Manifest) -> str:
     return f"began with weights trained on {kind}{said}"
 
 
-class Scores(NamedTuple):
+class CalibrationChoice(NamedTuple):
     """What scores of a tuned bundle mean: measured values with the calibration to be used, and where that is from."""
 
-    measured: Measured
-    told: str
+    measured: ValidationResult
+    explanation: str
 
 
-def settle_scores(measured: Measured, before: Manifest) -> Scores:
+def choose_calibration(measured: ValidationResult, before: Manifest) -> CalibrationChoice:
     """Calibration and thresholds as fitted on held-out videos; with too few actions, those of the first bundle.
 
     Both go together, since thresholds are of calibrated scores. A bundle that was never trained has none worth keeping.
     """
-    half = measured.truth.of_videos(measured.truth.videos[0::2])
+    half = measured.truth.select_videos(measured.truth.videos[0::2])
     if len(half) >= ENOUGH_ACTIONS:
-        return Scores(measured, f"calibration and thresholds are fitted on {len(half)} held-out actions")
+        return CalibrationChoice(
+            measured, f"calibration and thresholds are fitted on {len(half)} held-out actions"
+        )
     few = f"{len(half)} held-out actions to fit calibration and thresholds on, {ENOUGH_ACTIONS} are wanted"
     if before.trained_on is None:
-        return Scores(
+        return CalibrationChoice(
             measured, f"only {few}, and {before.name} was never trained: take no score for more than an order"
         )
     others = measured.truth.videos[1::2]
-    truth, found = (side.of_videos(others) for side in (measured.truth, measured.predictions))
-    kept = calibrated(found, before.calibration)
-    error = (measured.calibration_error[0], expected_error(kept.scores, right(truth, found)))
+    truth, found = (side.select_videos(others) for side in (measured.truth, measured.predictions))
+    kept = apply_calibration(found, before.calibration)
+    error = (
+        measured.calibration_error[0],
+        expected_calibration_error(kept.scores, find_correct(truth, found)),
+    )
     settled = measured._replace(
         thresholds=before.thresholds, calibration=before.calibration, calibration_error=error
     )
-    return Scores(settled, f"only {few}: those of {before.name} are kept")
+    return CalibrationChoice(settled, f"only {few}: those of {before.name} are kept")

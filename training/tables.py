@@ -15,11 +15,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from model.taxonomy import Action, Body, Taxonomy
-from training.files import Names, decode, is_hidden, without_ending
+from training.files import NameIndex, decode, is_hidden, strip_video_ending
 from training.instances import Fault, Instances, Row, collect, find_fault
 from training.label_studio import LabelStudioError, read_tasks
 from training.label_studio import is_export as is_label_studio
-from training.sheets import Sheet, read_sheet
+from training.sheets import Table, read_table
 
 CHALLENGE_COLUMNS = ("video_id", "t_start", "t_end", "class", "score")
 CHALLENGE_MEMBER = "prediction.csv"
@@ -32,7 +32,7 @@ class TableError(Exception):
     """A file that cannot be read as what it should be, or that has faults where none are allowed."""
 
 
-class Loaded(NamedTuple):
+class ReadResult(NamedTuple):
     """What a file holds, what of it was dropped, and what was forgiven."""
 
     instances: Instances
@@ -40,7 +40,7 @@ class Loaded(NamedTuple):
     notices: list[str]
 
 
-class _Raw(NamedTuple):
+class _RawRow(NamedTuple):
     """A row before it is checked; the label as written."""
 
     video: str
@@ -82,7 +82,7 @@ def read_annotations(
     subset: str | None = None,
     fps: float | None = None,
     strict: bool = False,
-) -> Loaded:
+) -> ReadResult:
     """Ground truth of a CSV (frames), the data set's JSON, ActivityNet JSON, or Label Studio's JSON.
 
     Args:
@@ -106,7 +106,7 @@ def read_annotations(
 
 def read_predictions(
     path: Path, taxonomy: Taxonomy, videos: dict[str, float], *, strict: bool = False
-) -> Loaded:
+) -> ReadResult:
     """Predictions of the challenge's CSV or zip, ActivityNet JSON, or mmad results (a document or a list of them).
 
     Args:
@@ -126,19 +126,19 @@ def read_predictions(
 
 def _check(
     path: Path,
-    rows: Iterable[_Raw],
+    rows: Iterable[_RawRow],
     durations: dict[str, float],
     taxonomy: Taxonomy,
     faults: list[Fault],
     *,
     slack_s: float,
     strict: bool,
-) -> Loaded:
-    label_of = label_finder(taxonomy)
+) -> ReadResult:
+    find_label = make_label_lookup(taxonomy)
     videos = _Videos(durations)
     kept: list[Row] = []
     for raw in rows:
-        label = label_of(raw.label)
+        label = find_label(raw.label)
         video = videos.find(raw.video)
         if video is None:
             faults.append(Fault(raw.place, f"the video {raw.video!r} is not known"))
@@ -156,7 +156,7 @@ def _check(
     if strict and faults:
         shown = "\n".join(str(fault) for fault in faults[:10])
         raise TableError(f"{path} has {len(faults)} rows that make no sense:\n{shown}")
-    return Loaded(collect(kept, durations), faults, videos.notices(path))
+    return ReadResult(collect(kept, durations), faults, videos.notices(path))
 
 
 class _Videos:
@@ -164,7 +164,9 @@ class _Videos:
 
     def __init__(self, known: Mapping[str, float]) -> None:
         self._known = known
-        self._names = Names((name, video) for video in known for name in (video, without_ending(video)))
+        self._names = NameIndex(
+            (name, video) for video in known for name in (video, strip_video_ending(video))
+        )
         self._found: dict[str, str | None] = {}
         self._forgiven: dict[str, str] = {}
 
@@ -172,10 +174,10 @@ class _Videos:
         if written in self._known:
             return written
         if written not in self._found:
-            names = (self._names.find(name) for name in (written, without_ending(written)))
+            names = (self._names.find(name) for name in (written, strip_video_ending(written)))
             name = next((name for name in names if name), None)
             self._found[written] = name and name.name
-            if name and name.forgiven:
+            if name and name.case_differs:
                 self._forgiven[written] = name.name
         return self._found[written]
 
@@ -189,7 +191,7 @@ class _Videos:
         return notices
 
 
-def label_finder(taxonomy: Taxonomy) -> Callable[[object], int | None]:
+def make_label_lookup(taxonomy: Taxonomy) -> Callable[[object], int | None]:
     """By id, code, name, or code and name."""
     known: dict[str, int] = {}
     for action in taxonomy.actions:
@@ -205,51 +207,54 @@ def label_finder(taxonomy: Taxonomy) -> Callable[[object], int | None]:
 
 def _annotations_of_csv(
     path: Path, assumed_fps: float | None, faults: list[Fault]
-) -> tuple[dict[str, float], list[_Raw]]:
-    rows: list[_Raw] = []
+) -> tuple[dict[str, float], list[_RawRow]]:
+    rows: list[_RawRow] = []
     durations: dict[str, float] = {}
-    sheet = _sheet(path, _read_text(path), ("video_id", "start_frame", "end_frame", "class"))
-    for place, record in _records(path, sheet, faults):
-        fps = assumed_fps or sheet.number(record.get("fps", ""))
+    table = _sheet(path, _read_text(path), ("video_id", "start_frame", "end_frame", "class"))
+    for place, record in _records(path, table, faults):
+        fps = assumed_fps or table.parse_number(record.get("fps", ""))
         start, end = (
-            sheet.number(record[name]) / fps if fps > 0 else math.nan for name in ("start_frame", "end_frame")
+            table.parse_number(record[name]) / fps if fps > 0 else math.nan
+            for name in ("start_frame", "end_frame")
         )
         video = record["video_id"]
         # The first row may be the one that is broken.
         if video and fps > 0 and math.isnan(durations.setdefault(video, math.nan)):
             total = record.get("total_frames", "")
-            durations[video] = _duration(sheet.number(total) / fps if total else None, place, faults)
-        rows.append(_Raw(video, start, end, record["class"], 1.0, place))
+            durations[video] = _duration(table.parse_number(total) / fps if total else None, place, faults)
+        rows.append(_RawRow(video, start, end, record["class"], 1.0, place))
     return durations, rows
 
 
-def _annotations_of_label_studio(path: Path, document: list[Any]) -> tuple[dict[str, float], list[_Raw]]:
+def _annotations_of_label_studio(path: Path, document: list[Any]) -> tuple[dict[str, float], list[_RawRow]]:
     """Times from the first frame, if mmad wrote the tasks: they then say when a player shows it."""
     try:
         tasks, _ = read_tasks(document)
     except LabelStudioError as error:
         raise TableError(f"{path}: {error}") from error
-    rows: list[_Raw] = []
+    rows: list[_RawRow] = []
     durations: dict[str, float] = {}
     for task in tasks:
-        video = without_ending(task.videos[0])
+        video = strip_video_ending(task.videos[0])
         duration_s = durations[video] = math.nan if task.duration_s is None else task.duration_s
         for one in task.regions:
             start_s, end_s = (time_s - (task.start_offset_s or 0.0) for time_s in (one.start_s, one.end_s))
             # Whole frames may reach half of one beyond either end.
             start_s = 0.0 if -task.frame_s < start_s < 0 else start_s
             end_s = duration_s if duration_s < end_s < duration_s + task.frame_s else end_s
-            rows.append(_Raw(video, start_s, end_s, one.label, 1.0, f"{path}: {task.place}, region {one.id}"))
+            rows.append(
+                _RawRow(video, start_s, end_s, one.label, 1.0, f"{path}: {task.place}, region {one.id}")
+            )
     return durations, rows
 
 
 def _annotations_of_json(
     path: Path, document: Any, subset: str | None, faults: list[Fault]
-) -> tuple[dict[str, float], list[_Raw]]:
+) -> tuple[dict[str, float], list[_RawRow]]:
     database = document.get("database", document) if isinstance(document, dict) else None
     if not isinstance(database, dict) or not all(isinstance(entry, dict) for entry in database.values()):
         raise TableError(f"{path} is neither the data set's JSON nor ActivityNet's")
-    rows: list[_Raw] = []
+    rows: list[_RawRow] = []
     durations: dict[str, float] = {}
     for video, entry in database.items():
         if subset is not None and entry.get("subset", subset) != subset:
@@ -277,14 +282,14 @@ def _duration(value: object, place: str, faults: list[Fault]) -> float:
     return math.nan
 
 
-def _predictions_of_csv(path: Path, text: str, faults: list[Fault]) -> Iterator[_Raw]:
-    sheet = _sheet(path, text, CHALLENGE_COLUMNS)
-    for place, record in _records(path, sheet, faults):
-        start, end, score = (sheet.number(record[name]) for name in ("t_start", "t_end", "score"))
-        yield _Raw(record["video_id"], start, end, record["class"], score, place)
+def _predictions_of_csv(path: Path, text: str, faults: list[Fault]) -> Iterator[_RawRow]:
+    table = _sheet(path, text, CHALLENGE_COLUMNS)
+    for place, record in _records(path, table, faults):
+        start, end, score = (table.parse_number(record[name]) for name in ("t_start", "t_end", "score"))
+        yield _RawRow(record["video_id"], start, end, record["class"], score, place)
 
 
-def _predictions_of_json(path: Path) -> Iterator[_Raw]:
+def _predictions_of_json(path: Path) -> Iterator[_RawRow]:
     document = read_json(path)
     results = document.get("results") if isinstance(document, dict) else None
     if isinstance(results, dict):
@@ -306,31 +311,31 @@ def _predictions_of_json(path: Path) -> Iterator[_Raw]:
             yield _entry(flat, video, f"{path}: {video}: detection {number}")
 
 
-def _entry(one: object, video: str, place: str, score: float | None = None) -> _Raw:
+def _entry(one: object, video: str, place: str, score: float | None = None) -> _RawRow:
     """A JSON segment; what is missing or of another form becomes NaN, and is reported with the row."""
     fields = one if isinstance(one, dict) else {}
     segment = _list(fields.get("segment"))
     start, end = segment if len(segment) == 2 else (math.nan, math.nan)
     given = _number(fields.get("score")) if score is None else score
-    return _Raw(video, _number(start), _number(end), fields.get("label"), given, place)
+    return _RawRow(video, _number(start), _number(end), fields.get("label"), given, place)
 
 
 def _list(value: object) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def _sheet(path: Path, text: str, columns: tuple[str, ...]) -> Sheet:
+def _sheet(path: Path, text: str, columns: tuple[str, ...]) -> Table:
     try:
-        sheet = read_sheet(text)
+        table = read_table(text)
     except csv.Error as error:
         raise TableError(f"{path} is no table: {error}") from error
-    if missing := [name for name in columns if name not in sheet.columns]:
-        raise TableError(f"{path} has no column {', '.join(missing)}; it has {', '.join(sheet.columns)}")
-    return sheet
+    if missing := [name for name in columns if name not in table.columns]:
+        raise TableError(f"{path} has no column {', '.join(missing)}; it has {', '.join(table.columns)}")
+    return table
 
 
-def _records(path: Path, sheet: Sheet, faults: list[Fault]) -> Iterator[tuple[str, Mapping[str, str]]]:
-    for line in sheet.lines:
+def _records(path: Path, table: Table, faults: list[Fault]) -> Iterator[tuple[str, Mapping[str, str]]]:
+    for line in table.rows:
         place = f"{path}: line {line.number}"
         if line.fault:
             faults.append(Fault(place, line.fault))

@@ -21,14 +21,14 @@ from torch.utils.tensorboard import SummaryWriter
 
 from model.network import Network
 from model.pose_estimator import JointReader
-from training.batches import load_batches, naming_workers
+from training.batches import explain_worker_errors, load_batches
 from training.distillation import Teacher
-from training.early_stopping import Best, HeldOut
-from training.objectives import Batch, Trainee
+from training.evaluation.early_stopping import BestWeights, ValidationLoss
+from training.objectives import Batch, TrainingModule
 from training.recipe import Recipe, RecipeError, StageConfig, parse_recipe
 from training.run import BACKBONE, CHECKPOINT, HISTORY, RECIPE, Examples, Run, TrainingError
 from training.start import start_finder, start_network
-from training.tuning import chosen, recompute_blocks, set_trainable
+from training.tuning import recompute_blocks, resolve_tuning, set_trainable
 from training.weights import WeightsError, save_backbone, start_backbone
 
 _LOG_EVERY = 10
@@ -45,7 +45,7 @@ class Progress(NamedTuple):
     steps: int
     losses: dict[str, float]
     rate: float
-    best: Best | None = None
+    best: BestWeights | None = None
 
 
 Watch = Callable[[Progress], None]
@@ -84,14 +84,14 @@ def train(
         (run.out / RECIPE).write_text(run.recipe.to_yaml(), encoding="utf-8")
         (run.out / HISTORY).unlink(missing_ok=True)
         (run.out / CHECKPOINT).unlink(missing_ok=True)
-    with naming_workers():
+    with explain_worker_errors():
         loop.run_stages()
     trained = Network(run.manifest)
     trained.load_state_dict(loop.left())
     return trained.eval()
 
 
-def checkpoint_of(out: Path) -> Path:
+def find_checkpoint(out: Path) -> Path:
     """What a run goes on from; raises TrainingError where its folder has none."""
     path = out / CHECKPOINT
     if not path.exists():
@@ -126,7 +126,7 @@ def _check_joints(run: Run, network: Network) -> None:
 def _load_pretrained(network: Network, recipe: Recipe) -> None:
     first = recipe.stages[0].tuning
     whole = ("all", "reader") if recipe.finder is not None else ("all",)
-    if recipe.backbone is None and recipe.start is None and chosen(network, first) not in whole:
+    if recipe.backbone is None and recipe.start is None and resolve_tuning(network, first) not in whole:
         raise TrainingError(
             f"stage 0 with tuning {first} leaves a backbone as it is that was never trained: set backbone to "
             "pretrained weights (mmad import-weights, or backbone.safetensors of a run), start to a bundle, or tuning "
@@ -149,7 +149,7 @@ def _make_teacher(run: Run) -> Teacher | None:
         return None
     teacher = Teacher(run.recipe.teacher, run.manifest.input)
     for number, stage in enumerate(run.recipe.stages):
-        if stage.imitate and stage.given == "joints" and not teacher.finds_joints:
+        if stage.distillation and stage.given == "joints" and not teacher.finds_joints:
             raise TrainingError(
                 f"teacher {run.recipe.teacher} reads no joints, and stage {number} is given nothing else: take a "
                 "bundle of kind pose, or give the stage pictures"
@@ -163,31 +163,30 @@ class _Loop:
     def __init__(self, fabric: Fabric, run: Run, network: Network, watch: Watch) -> None:
         self.fabric, self.out, self.recipe, self.watch = fabric, run.out, run.recipe, watch
         self._run = run
-        masked = any(stage.objective == "masked" for stage in run.recipe.stages)
         half = run.recipe.precision == "bf16"
         teacher = _make_teacher(run)
-        self.trainee = Trainee(network, run.manifest, run.joints, half=half, masked=masked, teacher=teacher)
+        self.trainee = TrainingModule(network, run.manifest, run.joints, half=half, teacher=teacher)
         self.trainee.to(fabric.device)
         self.kept = {name: value.clone() for name, value in network.state_dict().items()}
         self._begun = {name: value.clone() for name, value in self.kept.items()}
         self.stage, self.step = 0, 0
-        self.best: Best | None = None
+        self.best: BestWeights | None = None
         self._held_out = self._make_held_out()
         self._measured: dict[str, float] = {}  # for the history's next row
         self._optimizer_state: dict[str, Any] | None = None
         self._writer: SummaryWriter | None = None
         self._saved = time.monotonic()
 
-    def _make_held_out(self) -> HeldOut | None:
+    def _make_held_out(self) -> ValidationLoss | None:
         if not any(stage.validate_every for stage in self.recipe.stages):
             return None
-        if self._run.held_out is None or not self._run.held_out.items:
+        if self._run.held_out is None or not self._run.held_out.samples:
             raise TrainingError("validate_every needs videos that are held out, and there are none")
-        return HeldOut(self._run.manifest, self._run.held_out, self.recipe, self.fabric.device)
+        return ValidationLoss(self._run.manifest, self._run.held_out, self.recipe, self.fabric.device)
 
     def left(self) -> dict[str, Tensor]:
         """What the run leaves if it ends now: kept weights, with a share of those that it began with."""
-        return _between(self._begun, self.kept, self.recipe.start_share)
+        return _between(self._begun, self.kept, self.recipe.wise_ft_alpha)
 
     def run_stages(self) -> None:
         """Every stage from where the run is."""
@@ -209,7 +208,7 @@ class _Loop:
             optimizer.load_state_dict(self._optimizer_state)
         trainee, optimizer = self.fabric.setup(self.trainee, optimizer)
         trainee.train()
-        if chosen(network, stage.tuning) != "all":  # what is frozen keeps its statistics too
+        if resolve_tuning(network, stage.tuning) != "all":  # what is frozen keeps its statistics too
             network.backbone.eval()
         if self.step == 0:  # what a stage begins with may stay the best
             self._measure(stage)
@@ -219,7 +218,7 @@ class _Loop:
             share = _schedule(self.step, stage)
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * share
-            torch.manual_seed(hash_of(self.recipe.seed, self.stage, self.step))
+            torch.manual_seed(derive_seed(self.recipe.seed, self.stage, self.step))
             losses = trainee(batch, stage)
             self._check(losses["loss"], batch)
             optimizer.zero_grad()
@@ -253,7 +252,7 @@ class _Loop:
             return
         mine = self._held_out.loss(self.left()) if self.fabric.is_global_zero else 0.0
         loss = float(self.fabric.broadcast(mine))
-        self.best = (self.best or Best()).after(loss, self.step, self.kept)
+        self.best = (self.best or BestWeights()).update(loss, self.step, self.kept)
         if self.fabric.is_global_zero:
             self._measured["held_out" if self.step else "held_out_before"] = loss
             self._scalars({"held out/loss": loss, "held out/best": self.best.loss})
@@ -348,7 +347,7 @@ class _Loop:
 
     def resume(self) -> None:
         """Take up the checkpoint of the run's folder, if there is one."""
-        path = checkpoint_of(self.out)
+        path = find_checkpoint(self.out)
         if not self._is_same_recipe():
             raise TrainingError(
                 f"{self.out / RECIPE} is not this recipe: go on with it, or start in another --out"
@@ -362,7 +361,7 @@ class _Loop:
         self.trainee.load_state_dict(state["trainee"])
         self.kept = state["kept"]
         self.stage, self.step, self._optimizer_state = state["stage"], state["step"], state["optimizer"]
-        self.best = Best(**state["best"]) if state.get("best") else None
+        self.best = BestWeights(**state["best"]) if state.get("best") else None
         if self.fabric.is_global_zero:
             self._cut_history()
 
@@ -383,12 +382,12 @@ class _Loop:
             path.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
 
 
-def hash_of(*numbers: int) -> int:
+def derive_seed(*numbers: int) -> int:
     """One seed of several numbers."""
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
-def _groups(trainee: Trainee, stage: StageConfig) -> list[dict[str, Any]]:
+def _groups(trainee: TrainingModule, stage: StageConfig) -> list[dict[str, Any]]:
     """Parameters that move, by their learning rate; biases and norms do not decay."""
     rates = {"backbone": stage.backbone_rate, "adapter": stage.adapter_rate, "head": stage.head_rate}
     groups: dict[tuple[str, bool], list[Tensor]] = {}

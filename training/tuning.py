@@ -13,7 +13,7 @@ Tuning = Literal["head", "adapters", "reader", "all", "auto"]
 _FINDER = "backbone.finder."
 
 
-def chosen(network: Network, tuning: Tuning) -> Tuning:
+def resolve_tuning(network: Network, tuning: Tuning) -> Tuning:
     """What auto means for a network: its adapters, or else all that reads joints, or else all of it."""
     if tuning != "auto":
         return tuning
@@ -29,12 +29,12 @@ def set_trainable(network: Network, tuning: Tuning) -> list[str]:
     Args:
         network: its parameters' requires_grad is set.
         tuning: "head" is frozen features, "adapters" the paper's way, "reader" all but what finds joints in pictures,
-            "all" full fine-tuning, "auto" as chosen() says.
+            "all" full fine-tuning, "auto" as resolve_tuning() says.
 
     Returns:
         Names of the parameters that move.
     """
-    tuning = chosen(network, tuning)
+    tuning = resolve_tuning(network, tuning)
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(_moves(name, tuning))
     return [name for name, parameter in network.named_parameters() if parameter.requires_grad]

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.people.actions import BY_CODE
-from training.people.film import PARTS, SEEN
+from training.people.film import MIN_VISIBLE_SHARE, PARTS
 from training.tables import standard_labels
 
 Floats = NDArray[np.float64]
@@ -18,7 +18,7 @@ _ABOVE = (-0.08, 0.2)
 _ASIDE = 0.08
 
 
-def close_up(rng: np.random.Generator, points: Floats) -> tuple[float, float, float]:
+def draw_close_up(rng: np.random.Generator, points: Floats) -> tuple[float, float, float]:
     """A square around head and neck, as detectors cut whoever is nearer to the camera than the picture is high.
 
     Args:
@@ -35,7 +35,9 @@ def close_up(rng: np.random.Generator, points: Floats) -> tuple[float, float, fl
     return (*np.clip((left, top), 0, 1 - side).tolist(), side)
 
 
-def in_view(points: Floats, names: tuple[str, ...], segments: Floats, labels: Integers) -> NDArray[np.bool_]:
+def find_visible_actions(
+    points: Floats, names: tuple[str, ...], segments: Floats, labels: Integers
+) -> NDArray[np.bool_]:
     """(m,) whether what each action needs is in the picture for long enough, as `mmad synth` labels.
 
     Args:
@@ -50,7 +52,7 @@ def in_view(points: Floats, names: tuple[str, ...], segments: Floats, labels: In
             np.any([seen[:, [names.index(name) for name in one]].all(axis=1) for one in either], axis=0)
             for either in _needs(int(label))
         ]
-        shown[place] = np.all(every, axis=0).mean() >= SEEN
+        shown[place] = np.all(every, axis=0).mean() >= MIN_VISIBLE_SHARE
     return shown
 
 
@@ -60,5 +62,5 @@ def _needs(label: int) -> tuple[tuple[tuple[str, ...], ...], ...]:
     code = standard_labels().actions[label].code
     return tuple(
         tuple(joints for name, joints in PARTS.items() if name.split(".")[0] == part)
-        for part in BY_CODE[code].shows
+        for part in BY_CODE[code].visible_parts
     )

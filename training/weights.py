@@ -28,14 +28,12 @@ from model.architecture import (
     BackboneConfig,
     HeadConfig,
     PoseConfig,
-    ShiftConfig,
 )
 from model.backbone import Backbone
 from model.bundle import InputConfig, Manifest, PostprocessingConfig, Thresholds, Training
 from model.export import save_checkpoint
 from model.network import Network
 from model.pose import PoseBackbone
-from model.shift import ShiftBackbone
 from model.taxonomy import Taxonomy
 
 # Where published files keep the weights; an EMA's are what their authors evaluate.
@@ -80,13 +78,13 @@ class Imported:
     Attributes:
         backbone: weights under our names, with its adapters'.
         detector: projection, neck and head under our names; empty for a backbone alone.
-        left: their names that have no place here.
+        unmatched: their names that have no place here.
         hints: of the file's own configuration: heads, norm_eps.
     """
 
     backbone: dict[str, Tensor]
     detector: dict[str, Tensor]
-    left: list[str]
+    unmatched: list[str]
     hints: Mapping[str, Any]
 
     @property
@@ -100,7 +98,7 @@ def read_weights(source: Path) -> Imported:
     tensors, hints = _read_folder(source) if source.is_dir() else (_read_file(source), {})
     backbone: dict[str, Tensor] = {}
     detector: dict[str, Tensor] = {}
-    left = []
+    unmatched = []
     for name, tensor in tensors.items():
         plain = _strip(name)
         if plain.startswith(_DETECTOR_PARTS) and plain != "rpn_head.loss_normalizer":
@@ -108,14 +106,14 @@ def read_weights(source: Path) -> Imported:
         elif ours := _translate(plain):
             backbone[ours] = tensor
         else:
-            left.append(name)
+            unmatched.append(name)
     if not {"patch_embed.weight", "blocks.0.mlp.fc1.weight"} <= backbone.keys():
         shown = ", ".join(list(tensors)[:5])
         raise WeightsError(
             f"{source} holds no VideoMAE backbone: no patch embedding or no blocks "
             f"among its {len(tensors)} tensors ({shown}, ...)"
         )
-    return Imported(_join_qkv(backbone), detector, left, hints)
+    return Imported(_join_qkv(backbone), detector, unmatched, hints)
 
 
 def read_settings(path: Path) -> dict[str, Any]:
@@ -239,7 +237,7 @@ def import_detector(imported: Imported, manifest: Manifest, out: Path) -> None:
     network = Network(manifest)
     weights = {f"backbone.{name}": tensor for name, tensor in imported.backbone.items()}
     weights |= {f"detector.{name}": tensor for name, tensor in imported.detector.items()}
-    _load(network, _fitted(network, weights))
+    _load(network, _with_identity_adapters(network, weights))
     save_checkpoint(out, network, manifest)
 
 
@@ -247,18 +245,16 @@ def import_backbone(imported: Imported, config: BackboneConfig, out: Path) -> No
     """Write a backbone for training; raises WeightsError for missing weights or shapes that do not fit."""
     patch = config.patch_size * config.position_grid
     backbone = Backbone(config, adapter_config(imported), 8 * config.tubelet_size, patch, patch)
-    _load(backbone, _fitted(backbone, imported.backbone))
+    _load(backbone, _with_identity_adapters(backbone, imported.backbone))
     save_backbone(backbone.state_dict(), config, out)
 
 
-def save_backbone(
-    weights: dict[str, Tensor], config: BackboneConfig | ShiftConfig | PoseConfig, out: Path
-) -> None:
+def save_backbone(weights: dict[str, Tensor], config: BackboneConfig | PoseConfig, out: Path) -> None:
     """Write a backbone that recipes can begin with."""
     save_file(weights, out, metadata={_HEADER: config.model_dump_json()})
 
 
-def load_backbone(path: Path) -> tuple[BackboneConfig | ShiftConfig | PoseConfig, dict[str, Tensor]]:
+def load_backbone(path: Path) -> tuple[BackboneConfig | PoseConfig, dict[str, Tensor]]:
     """Read what save_backbone wrote."""
     with safe_open(path, "pt") as file:
         header = (file.metadata() or {}).get(_HEADER)
@@ -267,15 +263,14 @@ def load_backbone(path: Path) -> tuple[BackboneConfig | ShiftConfig | PoseConfig
     return TypeAdapter(AnyBackbone).validate_json(header), load_file(path)
 
 
-def start_backbone(backbone: Backbone | ShiftBackbone | PoseBackbone, path: Path) -> None:
-    """Put in what import_backbone wrote. Adapters and channels that the file has none of change nothing at first.
+def start_backbone(backbone: Backbone | PoseBackbone, path: Path) -> None:
+    """Load a file of save_backbone. Adapters that are missing from the file start as the identity.
 
     Raises:
-        WeightsError: the file's backbone is another one, but for what it sees beside RGB.
+        WeightsError: the file holds a backbone of another architecture.
     """
     config, weights = load_backbone(path)
-    seen = {"inputs": backbone.config.inputs, "lags": backbone.config.lags}
-    theirs, ours = (one.model_dump() for one in (config.model_copy(update=seen), backbone.config))
+    theirs, ours = config.model_dump(), backbone.config.model_dump()
     differing = [
         f"{name} is {theirs.get(name, 'not there')} in the file, {ours.get(name, 'not there')} here"
         for name in theirs | ours
@@ -283,7 +278,7 @@ def start_backbone(backbone: Backbone | ShiftBackbone | PoseBackbone, path: Path
     ]
     if differing:
         raise WeightsError(f"{path} holds another backbone; " + "; ".join(differing))
-    _load(backbone, _fitted(backbone, weights))
+    _load(backbone, _with_identity_adapters(backbone, weights))
 
 
 def _load(module: torch.nn.Module, weights: dict[str, Tensor]) -> None:
@@ -304,25 +299,6 @@ def _load(module: torch.nn.Module, weights: dict[str, Tensor]) -> None:
     if faults:
         raise WeightsError("the weights do not fit; " + "; ".join(faults))
     module.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
-
-
-def _fitted(network: torch.nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    return _with_zero_channels(network, _with_identity_adapters(network, weights))
-
-
-def _with_zero_channels(network: torch.nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights made for RGB: the patch embedding of further channels starts at zero, and so changes nothing."""
-    widened = dict(weights)
-    for name, wanted in network.state_dict().items():
-        if (
-            name.endswith("patch_embed.weight")
-            and name in weights
-            and wanted.shape[1] > weights[name].shape[1]
-        ):
-            given = weights[name]
-            further = given.new_zeros(given.shape[0], wanted.shape[1] - given.shape[1], *given.shape[2:])
-            widened[name] = torch.cat([given, further], dim=1)
-    return widened
 
 
 def _with_identity_adapters(network: torch.nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""An rq worker that holds a model: it never forks, and is heard of while a job is inside native code."""
+"""The rq worker, which runs jobs in its own process without forking, and the thread that sends its heartbeats."""
 
 import signal
 import threading
@@ -16,16 +16,16 @@ from rq.executions import Execution
 from rq.job import Job
 from rq.utils import now
 
-from service.queue import BEAT_S, DETECT, LEASE_S, put_death, put_heartbeat
+from service.queue import DETECT, HEARTBEAT_INTERVAL_S, LEASE_TTL_S, delete_heartbeat, put_heartbeat
 
 log = structlog.get_logger()
 
 
 class Heartbeat:
-    """Tells Redis in a thread of its own that this process lives, and which attempt it is at."""
+    """Thread that keeps the worker's heartbeat and the lease of its attempt alive, also while native code runs."""
 
     def __init__(self, connection: Redis) -> None:
-        """A connection that gives up soon: the next beat comes in any case."""
+        """`connection` should fail fast: the next heartbeat is sent anyway."""
         self._connection = connection
         self._name = uuid4().hex
         self._lease: str | None = None
@@ -40,13 +40,13 @@ class Heartbeat:
         self._ended.set()
         self._thread.join()
         with suppress(RedisError):
-            put_death(self._connection, self._name)
+            delete_heartbeat(self._connection, self._name)
 
     @contextmanager
-    def holding(self, lease: str) -> Iterator[None]:
-        """While an attempt runs; its lease ends by itself soon after."""
+    def hold_lease(self, lease: str) -> Iterator[None]:
+        """Hold an attempt's lease within the context; it expires some seconds after its end."""
         self._lease = lease
-        self._beat()
+        self._send()
         try:
             yield
         finally:
@@ -54,10 +54,10 @@ class Heartbeat:
 
     def _run(self) -> None:
         while not self._ended.is_set():
-            self._beat()
-            self._ended.wait(BEAT_S)
+            self._send()
+            self._ended.wait(HEARTBEAT_INTERVAL_S)
 
-    def _beat(self) -> None:
+    def _send(self) -> None:
         try:
             put_heartbeat(self._connection, self._name, self._lease)
         except RedisError as error:
@@ -65,41 +65,41 @@ class Heartbeat:
 
 
 class ModelWorker(SimpleWorker):
-    """Runs jobs in its own process, one at a time. What rq does for lost jobs is left to service.reconciler."""
+    """Runs jobs in its own process, one at a time. service.reconciler handles lost jobs instead of rq."""
 
-    max_connection_wait_time = 2.0  # seconds; rq itself would look for a Redis that is away once a minute
+    max_connection_wait_time = 2.0  # seconds; rq's default retries an unavailable Redis once a minute
 
-    def __init__(self, queue: Queue, stopping: Callable[[], None] = lambda: None) -> None:
-        """`stopping` is called when the process is asked to stop."""
+    def __init__(self, queue: Queue, on_stop: Callable[[], None] = lambda: None) -> None:
+        """`on_stop` is called when the process receives SIGINT or SIGTERM for the first time."""
         super().__init__(
             [queue],
             connection=queue.connection,
             serializer=queue.serializer,
-            # It waits for jobs at most 15 s less at a time, then sees whether it shall stop.
-            worker_ttl=LEASE_S + 8,
+            # rq blocks for new jobs for at most `worker_ttl` - 15 s, then checks whether to stop.
+            worker_ttl=LEASE_TTL_S + 8,
             maintenance_interval=60,
         )
-        self._stopping = stopping
-        self._performing = self.asked_to_stop = False
+        self._on_stop = on_stop
+        self._performing = self.stop_requested = False
 
     def get_heartbeat_ttl(self, job: Job, working_time: float = 0.0) -> int:
-        """Seconds until rq takes a delivery for abandoned and forgets it: never before the job is over."""
-        return int(job.timeout or 0) + LEASE_S
+        """Return the seconds until rq considers a delivery abandoned: always more than the job's timeout."""
+        return int(job.timeout or 0) + LEASE_TTL_S
 
     def request_stop(self, signum: int, frame: FrameType | None) -> None:
-        """A first signal: no further job. rq's own would tell Redis, and wait for it in the signal's handler."""
+        """Handle the first signal: take no further job. Unlike rq's handler, it does not wait for Redis."""
         self._shutdown_requested_date = now()
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self.request_force_stop)
-        self.asked_to_stop = self._stop_requested = True
-        self._stopping()
-        if not self._performing:  # rq's own word for that may be old while Redis is away
+        self.stop_requested = self._stop_requested = True
+        self._on_stop()
+        if not self._performing:  # rq's own state may be outdated while Redis is unavailable
             raise StopRequested
 
     def perform_job(self, job: Job, queue: Queue, execution: Execution) -> bool:
-        """Run a job, if it is the one kind that is allowed here."""
+        """Run a job; refuse any function other than DETECT."""
         if job.func_name != DETECT:
-            # Whoever can write to Redis can name any function.
+            # Anyone with write access to Redis can enqueue any function.
             log.error("job_refused", job_id=job.id, reason="not a function of this worker")
             self.handle_job_failure(job, queue, exc_string="refused", execution=execution)
             return False

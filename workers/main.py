@@ -1,4 +1,4 @@
-"""The worker process: load the bundle once, say what was loaded, then take jobs until told to stop."""
+"""The worker process: load the bundle once, publish the model card, then run jobs until SIGTERM or SIGINT."""
 
 import logging
 import time
@@ -21,13 +21,16 @@ from workers.serialization import make_model_card
 
 log = structlog.get_logger()
 
-# How often a worker tries Redis anew, up to 2 s apart, before it takes a fresh connection: about two minutes.
+# Connection retries, up to 2 s apart, before the worker opens a new connection: about two minutes.
 _REDIS_RETRIES = 60
-_AGAIN_AFTER_S = 1.0
+_RESTART_DELAY_S = 1.0
 
 
 def main(settings: Settings, bundle: Bundle) -> None:
-    """Work until SIGTERM or SIGINT; the job at hand is finished first, or handed back when the grace is over."""
+    """Run jobs until SIGTERM or SIGINT.
+
+    The current job is finished first, or queued again when MMAD_STOP_GRACE_S have passed.
+    """
     connection = connect(settings, retries=0)
     engine = load_engine(bundle, settings.engine, settings.device, settings.data_dir / "cache")
     store = FolderStore(settings.store_dir)
@@ -47,18 +50,18 @@ def main(settings: Settings, bundle: Bundle) -> None:
             engine=engine.name,
             trained=bool(bundle.manifest.trained_on),
         )
-        with suppress(StopRequested):  # also raised in the pause: rq's handlers stay
+        with suppress(StopRequested):  # may be raised in time.sleep, as rq's signal handlers stay installed
             while not _work(context, settings):
-                time.sleep(_AGAIN_AFTER_S)
+                time.sleep(_RESTART_DELAY_S)
     log.info("worker_stopped")
 
 
 def _work(context: WorkerContext, settings: Settings) -> bool:
-    """Take jobs until asked to stop; False where Redis, or what rq found in it, ended that before."""
+    """Run jobs until the process is asked to stop; False if an error of Redis or rq ended the worker before."""
     with connect(settings, retries=_REDIS_RETRIES) as connection:
-        worker = ModelWorker(make_queue(connection), context.stop_soon)
+        worker = ModelWorker(make_queue(connection), context.request_shutdown)
         try:
             worker.work(logging_level=logging.WARNING)  # type: ignore[arg-type]
         except RedisError as error:
             log.warning("worker_without_redis", error=type(error).__name__)
-    return worker.asked_to_stop
+    return worker.stop_requested

@@ -1,4 +1,4 @@
-"""From the detector's terms to the service's documents."""
+"""Converts the detector's types to the service's schemas."""
 
 import hashlib
 import json
@@ -28,7 +28,7 @@ from service.schemas import (
 )
 from service.settings import Settings
 
-# An engine's own, and what a locator runs on whatever the engine is; those that are installed are told.
+# Runtimes of engines and of the person locator, whose versions are reported if they are installed.
 _RUNTIMES = ("openvino", "onnxruntime", "onnxruntime-gpu")
 
 UNTRAINED = Notice(
@@ -44,12 +44,12 @@ SYNTHETIC = Notice(
 
 
 def make_region(options: Options) -> Region | None:
-    """The part of the picture a caller wants looked at, if any."""
+    """Convert the region to analyse, if any."""
     return Region(**options.region.model_dump()) if options.region else None
 
 
 def make_limits(settings: Settings) -> Limits:
-    """What a video may be, and take, at most."""
+    """Make the limits of videos and of decoding from the settings."""
     return Limits(
         max_duration_s=settings.max_duration_s,
         max_pixels=settings.max_pixels,
@@ -61,7 +61,7 @@ def make_limits(settings: Settings) -> Limits:
 
 
 def make_labels(bundle: Bundle) -> Labels:
-    """Both levels of a bundle's taxonomy, as callers see them."""
+    """Convert both levels of a bundle's taxonomy."""
     bodies = [Label(id=body.id, code=body.code, name=body.name) for body in bundle.manifest.taxonomy.bodies]
     actions = [
         ActionLabel(id=action.id, code=action.code, name=action.name, body=bodies[action.body_id])
@@ -71,7 +71,7 @@ def make_labels(bundle: Bundle) -> Labels:
 
 
 def make_model_used(bundle: Bundle, engine: Engine) -> ModelUsed:
-    """What names a bundle and an engine in results."""
+    """Describe bundle and engine for results."""
     trained_on = bundle.manifest.trained_on
     return ModelUsed(
         bundle=bundle.manifest.name,
@@ -84,7 +84,7 @@ def make_model_used(bundle: Bundle, engine: Engine) -> ModelUsed:
 
 
 def make_model_card(bundle: Bundle, engine: Engine) -> ModelCard:
-    """What GET /model tells of a bundle and an engine."""
+    """Describe bundle and engine for GET /model."""
     manifest = bundle.manifest
     return ModelCard(
         **make_model_used(bundle, engine).model_dump(),
@@ -103,13 +103,13 @@ def make_model_card(bundle: Bundle, engine: Engine) -> ModelCard:
 
 
 def make_thresholds(bundle: Bundle) -> list[float]:
-    """One threshold for each action."""
+    """Return one display threshold per action."""
     thresholds = bundle.manifest.thresholds
     return list(thresholds.per_class or [thresholds.default] * len(bundle.manifest.taxonomy.actions))
 
 
 def make_warnings(bundle: Bundle) -> list[Notice]:
-    """What every user of a bundle should know."""
+    """Return the warnings that apply to all results of a bundle."""
     trained_on = bundle.manifest.trained_on
     if trained_on is None:
         return [UNTRAINED]
@@ -117,20 +117,20 @@ def make_warnings(bundle: Bundle) -> list[Notice]:
 
 
 def make_context(
-    found: Detections, detector: Detector, options: Options, *, job_id: str | None, video_sha256: str
+    detections: Detections, detector: Detector, options: Options, *, job_id: str | None, video_sha256: str
 ) -> Context:
-    """All of a result but the detections."""
+    """Make everything in a result except the detections."""
     bundle = detector.bundle
-    media = asdict(found.media)
+    media = asdict(detections.media)
     del media["looked_at"], media["damaged"]
     return Context(
         job_id=job_id,
         media=Media(sha256=video_sha256, **media),
         model=make_model_used(bundle, detector.engine),
         settings=options,
-        coverage=[Stretch(**asdict(stretch)) for stretch in found.coverage],
-        partial=any(stretch.status == "damaged" for stretch in found.coverage),
-        warnings=[*make_warnings(bundle), *(Notice(**asdict(notice)) for notice in found.notices)],
+        coverage=[Stretch(**asdict(stretch)) for stretch in detections.coverage],
+        partial=any(stretch.status == "damaged" for stretch in detections.coverage),
+        warnings=[*make_warnings(bundle), *(Notice(**asdict(notice)) for notice in detections.notices)],
         labels=make_labels(bundle),
         thresholds=make_thresholds(bundle),
         reproduction=make_reproduction(bundle, detector.engine),
@@ -138,13 +138,13 @@ def make_context(
 
 
 def make_reproduction(bundle: Bundle, engine: Engine) -> Reproduction:
-    """What a run is made with."""
+    """Describe software, bundle and parameters of a run."""
     manifest = bundle.manifest
     labels = json.dumps(manifest.taxonomy.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
     return Reproduction(
         mmad=version("mmad"),
         python=platform.python_version(),
-        packages=_versions("av", "numpy", *_RUNTIMES, *(["torch"] if engine.name == "torch" else [])),
+        packages=_get_versions("av", "numpy", *_RUNTIMES, *(["torch"] if engine.name == "torch" else [])),
         bundle_sha256=sha256(bundle.folder / MANIFEST),
         taxonomy_sha256=hashlib.sha256(labels.encode()).hexdigest(),
         device=engine.device,
@@ -158,17 +158,18 @@ def make_reproduction(bundle: Bundle, engine: Engine) -> Reproduction:
     )
 
 
-def _versions(*packages: str) -> dict[str, str]:
-    """Of those that are installed."""
-    found = {}
+def _get_versions(*packages: str) -> dict[str, str]:
+    """Return the versions of the packages that are installed."""
+    versions = {}
     for package in packages:
         try:
-            found[package] = version(package)
+            versions[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
-def store_proposals(found: Detections, context: Context) -> StoredProposals:
-    """The detector's proposals with their context."""
-    return StoredProposals(found.proposals.segments, found.proposals.scores, found.proposals.labels, context)
+def make_stored_proposals(detections: Detections, context: Context) -> StoredProposals:
+    """Combine the detector's proposals with their context."""
+    proposals = detections.proposals
+    return StoredProposals(proposals.segments, proposals.scores, proposals.labels, context)

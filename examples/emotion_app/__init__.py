@@ -1,1 +1,1 @@
-"""An interview goes in; how often its speaker touches face or body and moves head and legs comes out. No emotions."""
+"""Example application: movement features of an interview per minute (self-touch, head, legs). It infers no emotions."""

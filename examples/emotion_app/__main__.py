@@ -1,4 +1,4 @@
-"""Sends an interview, waits for the signed message, writes features and a picture. See README.md."""
+"""Submit an interview, wait for the signed webhook, write features and a figure. See README.md."""
 
 import argparse
 import csv
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from examples.emotion_app.features import Group, Window, compute, make_groups
 from examples.emotion_app.plot import draw
-from examples.emotion_app.receiver import Receiver, listening
+from examples.emotion_app.receiver import Receiver, serve_receiver
 from mmad.client import Client, ServiceError
 from mmad.models import Result
 
@@ -22,7 +22,7 @@ LIMITS = (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit status: 0 done, 1 failed, 2 wrong usage."""
+    """Run the program; returns the exit status: 0 success, 1 failure, 2 wrong usage."""
     options = _parser().parse_args(arguments)
     try:
         secret = _secret(options.secret_file, options.api_key or os.environ.get("MMAD_API_KEY"))
@@ -44,19 +44,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def analyse(client: Client, options: argparse.Namespace, receiver: Receiver) -> Result:
-    """Send the video, and take the result when the message about it has come."""
-    with listening(receiver, options.host, options.port, options.listen) as address:
+    """Submit the video and return the result when its webhook has arrived."""
+    with serve_receiver(receiver, options.host, options.port, options.listen) as address:
         job = client.submit(options.video, callback_url=address, tag="emotion_app", region=options.region)
         sys.stderr.write(f"job {job.id}; waiting for its message at {address}\n")
         message = receiver.wait(job.id, options.timeout_s)
     sys.stderr.write(f"{message['type']}\n")
-    return client.wait(job.id)  # at its end at once; raises what the job failed of
+    return client.wait(job.id)  # returns at once, as the job has ended; raises JobFailed
 
 
 def write(
     result: Result, groups: Sequence[Group], windows: Sequence[Window], folder: Path, window_s: float
 ) -> None:
-    """features.json with all that is needed to understand the numbers, features.csv, features.png."""
+    """Write features.csv, features.png, and features.json, which also has the model and settings."""
     rows = [_row(window) for window in windows]
     with (folder / "features.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, rows[0].keys() if rows else ["start_s"])
@@ -82,7 +82,7 @@ def write(
 
 
 def _row(window: Window) -> dict[str, str]:
-    """One line of the table; empty where nothing was analysed."""
+    """Format a window as a row; values are empty if nothing was analysed."""
     numbers: dict[str, float | None] = {
         "start_s": window.start_s, "end_s": window.end_s, "analysed_s": window.analysed_s,
     }  # fmt: skip
@@ -105,7 +105,7 @@ def _table(windows: Sequence[Window]) -> str:
 
 
 def _secret(path: Path | None, api_key: str | None) -> str:
-    """What the service signs with: for a key its own secret, without one that of the setting or the file it made."""
+    """Return the webhook secret: of the API key or, without a key, from the service's setting or its file."""
     if (secret := os.environ.get("MMAD_WEBHOOK_SECRET")) and path is None:
         return secret
     if path is None and api_key:
@@ -122,26 +122,28 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m examples.emotion_app", description=__doc__, epilog=LIMITS
     )
     parser.add_argument("video", type=Path)
-    parser.add_argument("--url", help="of the service; MMAD_URL, or this machine's")
-    parser.add_argument("--api-key", help="MMAD_API_KEY is better: others see command lines")
-    parser.add_argument("--out", type=Path, default=Path("features"), help="folder for what is written")
-    parser.add_argument("--window-s", type=float, default=60.0, help="seconds of a window")
+    parser.add_argument("--url", help="address of the service; MMAD_URL or this machine by default")
     parser.add_argument(
-        "--region", help="x,y,width,height as fractions: where the person sits, if there are several"
+        "--api-key", help="API key; prefer MMAD_API_KEY, as other users can see command lines"
+    )
+    parser.add_argument("--out", type=Path, default=Path("features"), help="folder for the features")
+    parser.add_argument("--window-s", type=float, default=60.0, help="length of a window in seconds")
+    parser.add_argument(
+        "--region", help="x,y,width,height as fractions: position of the person, if there are several"
     )
     parser.add_argument(
-        "--host", default="127.0.0.1", help="the receiver's address, as the service reaches it"
+        "--host", default="127.0.0.1", help="address of the webhook receiver, as seen by the service"
     )
     parser.add_argument(
-        "--listen", metavar="HOST", help="the address it listens on, if not --host: 0.0.0.0 in a container"
+        "--listen", metavar="HOST", help="address to listen on, if not --host: 0.0.0.0 in a container"
     )
-    parser.add_argument("--port", type=int, default=0, help="the receiver's port; any free one")
+    parser.add_argument("--port", type=int, default=0, help="port of the receiver; a free one by default")
     parser.add_argument(
         "--secret-file",
         type=Path,
         help="file with the key's webhook secret, or the service's; or MMAD_WEBHOOK_SECRET",
     )
-    parser.add_argument("--timeout-s", type=float, default=3600.0, help="how long to wait for the message")
+    parser.add_argument("--timeout-s", type=float, default=3600.0, help="how long to wait for the webhook")
     return parser
 
 

@@ -1,4 +1,4 @@
-"""From micro-actions to features of each minute. Arithmetic on a result; no network, no files."""
+"""Computes features of each time window from the micro-actions of a result."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -7,12 +7,12 @@ from mmad.models import Detection, Labels, Result
 
 Interval = tuple[float, float]
 
-# A hand on the own head or body. Left out: hands on each other (C3, C9, C13), postures (arms akimbo, arms crossed), and
-# pushing glasses (F5), which is done for the glasses.
+# A hand touches the own head or body. Excluded: hands touching each other (C3, C9, C13), postures (arms akimbo, arms
+# crossed) and pushing glasses (F5).
 SELF_TOUCH = ("C6", "E1", "E2", "E3", "E6", "F1", "F2", "F3", "F4", "F6", "F7", "F8", "F9", "F10",
               "G1", "G2", "G3", "G4")  # fmt: skip
 HEAD = ("B1", "B2", "B3", "B4", "B5", "B6")
-# Movements of legs and feet. Left out: D7, one leg over the other, is a posture that may last for minutes.
+# Movements of legs and feet. Excluded: D7, crossed legs, a posture that may last for minutes.
 LEGS = ("D1", "D2", "D3", "D4", "D5", "D6", "D8")
 
 
@@ -26,12 +26,12 @@ class Group:
 
 @dataclass(frozen=True)
 class Activity:
-    """How a group moves in a window.
+    """Activity of a group in a window.
 
     Attributes:
-        per_min: episodes that begin in the window, a minute of analysed video. Actions that touch or overlap are one
-            episode.
-        share: of the analysed time in which any of its actions goes on, 0 to 1.
+        per_min: episodes that start in the window, per minute of analysed video. Adjacent and overlapping actions are
+            one episode.
+        share: fraction of the analysed time with any action of the group, 0 to 1.
     """
 
     per_min: float
@@ -40,15 +40,15 @@ class Activity:
 
 @dataclass(frozen=True)
 class Window:
-    """The features of a stretch of video. Where nothing was analysed there are none, which is not the same as zero.
+    """Features of a time window. They are None, not zero, if nothing was analysed.
 
     Attributes:
-        start_s: in seconds from the first frame, as is end_s.
-        end_s: the last window ends with the video.
-        analysed_s: for how much of it somebody was there to be looked at.
-        activity: of each group, by its name; None if analysed_s is 0.
-        concurrency: how many actions of any kind go on at once, on average; None if analysed_s is 0.
-        overlap_share: of the analysed time in which two actions or more go on; None if analysed_s is 0.
+        start_s: start in seconds from the first frame.
+        end_s: end in seconds; the last window ends with the video.
+        analysed_s: seconds of the window in which a person was visible.
+        activity: activity of each group by name.
+        concurrency: mean number of simultaneous actions of any class.
+        overlap_share: fraction of the analysed time with two or more simultaneous actions, 0 to 1.
     """
 
     start_s: float
@@ -60,7 +60,7 @@ class Window:
 
 
 def make_groups(labels: Labels) -> list[Group]:
-    """Self-touch, head and legs, in the classes of this model; raises ValueError if it has others."""
+    """Make the groups self-touch, head and legs; raises ValueError if the model lacks their classes."""
     known = {action.code for action in labels.actions}
     if missing := sorted({*SELF_TOUCH, *HEAD, *LEGS} - known):
         raise ValueError(
@@ -74,11 +74,11 @@ def make_groups(labels: Labels) -> list[Group]:
 
 
 def compute(result: Result, groups: Sequence[Group], window_s: float = 60.0) -> list[Window]:
-    """The features of every window of a video.
+    """Compute the features of every window of a video.
 
     Args:
-        result: as the service gives it, with the thresholds of its model.
-        groups: what is counted together.
+        result: result with the default thresholds of the model.
+        groups: groups of actions.
         window_s: length of a window in seconds, above 0.
     """
     if window_s <= 0:
@@ -86,11 +86,11 @@ def compute(result: Result, groups: Sequence[Group], window_s: float = 60.0) -> 
     edges: list[Interval] = []
     while (start := len(edges) * window_s) < result.media.duration_s:
         edges.append((start, min(start + window_s, result.media.duration_s)))
-    return [_window(edge, result, groups) for edge in edges]
+    return [_compute_window(edge, result, groups) for edge in edges]
 
 
-def episodes(detections: Iterable[Detection], codes: frozenset[str]) -> list[Interval]:
-    """The stretches in which any of these actions goes on, in order; those that touch or overlap are one."""
+def merge_episodes(detections: Iterable[Detection], codes: frozenset[str]) -> list[Interval]:
+    """Return the intervals with any of these actions, sorted; adjacent and overlapping ones are merged."""
     merged: list[Interval] = []
     for start, end in sorted((one.start_s, one.end_s) for one in detections if one.action.code in codes):
         if merged and start <= merged[-1][1]:
@@ -100,14 +100,14 @@ def episodes(detections: Iterable[Detection], codes: frozenset[str]) -> list[Int
     return merged
 
 
-def shared(first: Iterable[Interval], second: Sequence[Interval]) -> list[Interval]:
-    """Where an interval of the one list meets one of the other."""
+def intersect(first: Iterable[Interval], second: Sequence[Interval]) -> list[Interval]:
+    """Return the intersections of the intervals of two lists."""
     pairs = ((max(a, c), min(b, d)) for a, b in first for c, d in second)
     return [(start, end) for start, end in pairs if start < end]
 
 
 def seconds_at_least(intervals: Iterable[Interval], count: int) -> float:
-    """For how long at least so many of the intervals go on at once."""
+    """Return the total time in which at least `count` of the intervals overlap."""
     steps = sorted(step for start, end in intervals for step in ((start, 1), (end, -1)))
     total, level, since = 0.0, 0, 0.0
     for time, step in steps:
@@ -117,28 +117,33 @@ def seconds_at_least(intervals: Iterable[Interval], count: int) -> float:
     return total
 
 
-def _window(window: Interval, result: Result, groups: Sequence[Group]) -> Window:
+def _compute_window(window: Interval, result: Result, groups: Sequence[Group]) -> Window:
     covered = [(one.start_s, one.end_s) for one in result.coverage if one.status == "analysed"]
-    seen = shared(covered, [window])
-    analysed_s = _length(seen)
+    analysed = intersect(covered, [window])
+    analysed_s = _total_length(analysed)
     if analysed_s == 0:
         return Window(*window, 0.0, None, None, None)
-    everything = shared(((one.start_s, one.end_s) for one in result.detections), seen)
+    actions = intersect(((one.start_s, one.end_s) for one in result.detections), analysed)
     return Window(
         *window,
         analysed_s,
-        {one.name: _activity(episodes(result.detections, one.codes), window, seen) for one in groups},
-        _length(everything) / analysed_s,
-        seconds_at_least(everything, 2) / analysed_s,
+        {
+            one.name: _compute_activity(merge_episodes(result.detections, one.codes), window, analysed)
+            for one in groups
+        },
+        _total_length(actions) / analysed_s,
+        seconds_at_least(actions, 2) / analysed_s,
     )
 
 
-def _activity(found: Sequence[Interval], window: Interval, seen: Sequence[Interval]) -> Activity:
-    # An episode belongs to the window it begins in, so that the windows' counts add up to the video's.
-    count = sum(window[0] <= start < window[1] for start, _ in found)
-    analysed_s = _length(seen)
-    return Activity(60 * count / analysed_s, _length(shared(found, seen)) / analysed_s)
+def _compute_activity(
+    episodes: Sequence[Interval], window: Interval, analysed: Sequence[Interval]
+) -> Activity:
+    # An episode counts in the window in which it starts, so that the counts of all windows add up.
+    count = sum(window[0] <= start < window[1] for start, _ in episodes)
+    analysed_s = _total_length(analysed)
+    return Activity(60 * count / analysed_s, _total_length(intersect(episodes, analysed)) / analysed_s)
 
 
-def _length(intervals: Iterable[Interval]) -> float:
+def _total_length(intervals: Iterable[Interval]) -> float:
     return sum(end - start for start, end in intervals)

@@ -1,4 +1,4 @@
-"""A picture of the features: when each group moves, how often, and how much goes on at once."""
+"""Draws the features: a timeline of each group, its episode rate and share of time, and simultaneous actions."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,20 +7,20 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from examples.emotion_app.features import Group, Window, episodes
+from examples.emotion_app.features import Group, Window, merge_episodes
 from mmad.models import Result
 
-# Okabe and Ito's colours, which most people can tell apart.
+# Colours of Okabe and Ito, which are distinguishable for colour-blind people.
 _COLOURS = {"self_touch": "#D55E00", "head": "#0072B2", "legs": "#009E73"}
 _TITLES = {"self_touch": "self-touch", "head": "head", "legs": "legs"}
 _GREY = "#666666"
-# A rate of a few seconds says little: windows of which less than this was analysed are drawn paler.
+# Windows with a smaller analysed fraction are drawn pale, as their rates are unreliable.
 _FULL_SHARE = 0.5
 _PALE = 0.35
 
 
 def draw(result: Result, groups: Sequence[Group], windows: Sequence[Window], path: Path, note: str) -> None:
-    """Write the picture; its kind follows from the name's suffix. `note` stands below it."""
+    """Draw the figure and write it to `path`, whose suffix selects the format. `note` is printed below."""
     with mpl.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=(9, 6.6), layout="constrained")
         timeline, rates, shares, overlap = figure.subplots(
@@ -44,7 +44,7 @@ def _draw_timeline(axes: Axes, result: Result, groups: Sequence[Group]) -> None:
         if stretch.status != "analysed":
             axes.axvspan(stretch.start_s, stretch.end_s, color="#dddddd", lw=0)
     for row, group in enumerate(reversed(groups)):
-        bars = [(start, end - start) for start, end in episodes(result.detections, group.codes)]
+        bars = [(start, end - start) for start, end in merge_episodes(result.detections, group.codes)]
         axes.broken_barh(bars, (row - 0.35, 0.7), color=_COLOURS[group.name])
     axes.set_yticks(range(len(groups)), [_TITLES[group.name] for group in reversed(groups)])
     axes.set_ylim(-0.6, len(groups) - 0.4)
@@ -52,16 +52,16 @@ def _draw_timeline(axes: Axes, result: Result, groups: Sequence[Group]) -> None:
 
 
 def _draw_bars(axes: Axes, windows: Sequence[Window], groups: Sequence[Group], name: str, label: str) -> None:
-    """Side by side in each window; nothing where nothing was analysed."""
+    """Draw one bar per group in each window; none where nothing was analysed."""
     full_s = max((window.end_s - window.start_s for window in windows), default=0.0)
     for window in windows:
         if window.activity is None:
             continue
         length_s = window.end_s - window.start_s
         width = 0.8 * length_s / len(groups)
-        for place, group in enumerate(groups):
+        for index, group in enumerate(groups):
             axes.bar(
-                window.start_s + 0.1 * length_s + place * width,
+                window.start_s + 0.1 * length_s + index * width,
                 getattr(window.activity[group.name], name),
                 width,
                 align="edge",
@@ -73,18 +73,18 @@ def _draw_bars(axes: Axes, windows: Sequence[Window], groups: Sequence[Group], n
 
 
 def _draw_overlap(axes: Axes, windows: Sequence[Window]) -> None:
-    seen = [window for window in windows if window.concurrency is not None]
-    spans = [(window.start_s, window.end_s) for window in seen]
+    analysed = [window for window in windows if window.concurrency is not None]
+    spans = [(window.start_s, window.end_s) for window in analysed]
     axes.bar(
         [start for start, _ in spans],
-        [window.concurrency or 0.0 for window in seen],
+        [window.concurrency or 0.0 for window in analysed],
         [end - start for start, end in spans],
         align="edge",
         color="#CCCCCC",
     )
     axes.hlines(1, 0, spans[-1][1] if spans else 1, color=_GREY, lw=0.8, ls=":")
     axes.set_ylabel("actions at\nonce, mean")
-    for window in seen:
+    for window in analysed:
         axes.annotate(
             f"{window.overlap_share:.0%}",
             ((window.start_s + window.end_s) / 2, 0),

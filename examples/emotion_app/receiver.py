@@ -1,4 +1,4 @@
-"""Receives the service's messages, and believes none whose signature does not fit (Standard Webhooks)."""
+"""Receives webhooks of the service and verifies their signatures (Standard Webhooks)."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,19 +10,19 @@ from typing import Any
 from standardwebhooks import Webhook, WebhookVerificationError
 
 _MAX_BYTES = 64 * 1024
-_SILENCE_S = 10.0
+_READ_TIMEOUT_S = 10.0
 
 
 class Receiver:
-    """Messages that came and are genuine, each once however often it is delivered."""
+    """Verifies deliveries and queues their messages, without duplicates."""
 
     def __init__(self, secret: str) -> None:
         self._webhook = Webhook(secret)
         self._messages: Queue[dict[str, Any]] = Queue()
         self._ids: set[str] = set()
 
-    def take(self, body: bytes, headers: dict[str, str]) -> int:
-        """The HTTP status to answer a delivery with: 204 for a genuine one, 401 for others."""
+    def receive(self, body: bytes, headers: dict[str, str]) -> int:
+        """Verify a delivery and return the status to respond with: 204, or 401 if the signature is invalid."""
         try:
             message = self._webhook.verify(body, headers)
         except (
@@ -30,14 +30,14 @@ class Receiver:
             ValueError,
         ):  # ValueError: a signature or body that cannot be decoded
             return 401
-        # Deliveries come at least once: the same id is the same message.
-        if (name := headers["webhook-id"]) not in self._ids:
-            self._ids.add(name)
+        # Delivery is at least once: the same id is the same message.
+        if (message_id := headers["webhook-id"]) not in self._ids:
+            self._ids.add(message_id)
             self._messages.put(message)
         return 204
 
     def wait(self, job_id: str, timeout_s: float) -> dict[str, Any]:
-        """The message about a job; raises TimeoutError if none comes."""
+        """Wait for the message about a job and return it; raises TimeoutError."""
         while True:
             try:
                 message = self._messages.get(timeout=timeout_s)
@@ -48,18 +48,18 @@ class Receiver:
 
 
 @contextmanager
-def listening(receiver: Receiver, host: str, port: int, listen: str | None = None) -> Iterator[str]:
-    """Serve a receiver for as long as the context lasts; yields the address for callback_url.
+def serve_receiver(receiver: Receiver, host: str, port: int, listen: str | None = None) -> Iterator[str]:
+    """Run an HTTP server for a receiver; yields the URL for callback_url.
 
     Args:
-        receiver: takes what comes.
-        host: as the service reaches it.
-        port: 0 is any free one.
-        listen: the address to listen on, where that is not the host: 0.0.0.0 in a container, for one.
+        receiver: gets all deliveries.
+        host: address of this machine, as seen by the service.
+        port: port to listen on; 0 for any free port.
+        listen: address to listen on, if not `host`: 0.0.0.0 in a container, for example.
     """
 
     class Handler(BaseHTTPRequestHandler):
-        timeout = _SILENCE_S
+        timeout = _READ_TIMEOUT_S
 
         def do_POST(self) -> None:
             length = self.headers.get("Content-Length", "")
@@ -67,13 +67,13 @@ def listening(receiver: Receiver, host: str, port: int, listen: str | None = Non
                 status = 413
             else:
                 headers = {name.lower(): value for name, value in self.headers.items()}
-                status = receiver.take(self.rfile.read(int(length)), headers)
+                status = receiver.receive(self.rfile.read(int(length)), headers)
             self.send_response(status)
             self.send_header("Content-Length", "0")
             self.end_headers()
 
         def log_message(self, format: str, *arguments: object) -> None:
-            """Nothing to standard error."""
+            """Do not log to standard error."""
 
     with ThreadingHTTPServer((listen or host, port), Handler) as server:
         thread = Thread(target=server.serve_forever, name="webhooks", daemon=True)

@@ -1,1 +1,1 @@
-"""The commands of the command line, one file each; every command imports what it needs when it runs."""
+"""The commands of the command line. Slow imports happen inside the commands, so that others start quickly."""

@@ -1,4 +1,4 @@
-"""`mmad bench`: the speed of decoding and of every engine installed."""
+"""`mmad bench`: measures the speed of decoding and of every installed engine."""
 
 import json
 from pathlib import Path
@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from mmad.options import AsJson, BundleDir, load_bundle, settings_with
-from mmad.terminal import bar, failing_on, out, print_table, tell, write
+from mmad.options import AsJson, BundleDir, load_bundle, load_settings
+from mmad.terminal import exit_on, out, print_status, print_table, progress_bar, write
 
 app = typer.Typer()
 
@@ -17,22 +17,26 @@ app = typer.Typer()
 def bench(
     clip: Annotated[Path | None, typer.Option(help="Video to use instead of a generated one.")] = None,
     seconds: Annotated[float, typer.Option(min=1, help="Length of the generated clip.")] = 10,
-    rounds: Annotated[int, typer.Option(min=1, help="Runs of each, after a warm-up.")] = 5,
+    rounds: Annotated[int, typer.Option(min=1, help="Measured runs of each, after a warm-up.")] = 5,
     bundle: BundleDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure the whole way here: decoding alone, and every engine installed."""
+    """Measure the speed of detection on this machine: decoding alone, and with every installed engine."""
     import tempfile
 
     from mmad import benchmark
     from model.errors import DetectorError
 
-    loaded = load_bundle(settings_with({"bundle"}, bundle=bundle).bundle)
-    with failing_on(DetectorError, OSError), tempfile.TemporaryDirectory() as folder, bar("bench") as show:
+    loaded = load_bundle(load_settings({"bundle"}, bundle=bundle).bundle)
+    with (
+        exit_on(DetectorError, OSError),
+        tempfile.TemporaryDirectory() as folder,
+        progress_bar("bench") as show,
+    ):
         video = clip or Path(folder) / "generated-1080x1296-30fps.mp4"
         if clip is None:
             benchmark.write_clip(video, seconds=seconds)
-        report = benchmark.run(loaded, video, rounds, tell, show)
+        report = benchmark.run(loaded, video, rounds, print_status, show)
     if as_json:
         write(json.dumps(report.to_json(), indent=1), None)
         return

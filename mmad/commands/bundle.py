@@ -1,4 +1,4 @@
-"""`mmad labels`, `mmad export` and `mmad bundle`: what a bundle holds, and how one is made."""
+"""`mmad labels`, `mmad export` and `mmad bundle`: make and inspect bundles."""
 
 import json
 from pathlib import Path
@@ -7,17 +7,17 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from mmad.options import AsJson, BundleDir, Weights, load_bundle, settings_with
-from mmad.terminal import failing_on, out, print_table, write
+from mmad.options import AsJson, BundleDir, Weights, load_bundle, load_settings
+from mmad.terminal import exit_on, out, print_table, write
 
 app = typer.Typer()
-group = typer.Typer(help="Look at a bundle.", no_args_is_help=True)
+group = typer.Typer(help="Inspect a bundle.", no_args_is_help=True)
 
 
 @app.command()
 def labels(bundle: BundleDir = None, as_json: AsJson = False) -> None:
-    """List the classes of a bundle, both levels."""
-    taxonomy = load_bundle(settings_with({"bundle"}, bundle=bundle).bundle).manifest.taxonomy
+    """List the classes of a bundle: actions and body parts."""
+    taxonomy = load_bundle(load_settings({"bundle"}, bundle=bundle).bundle).manifest.taxonomy
     if as_json:
         write(json.dumps(taxonomy.model_dump(), ensure_ascii=False, indent=1), None)
         return
@@ -30,25 +30,25 @@ def labels(bundle: BundleDir = None, as_json: AsJson = False) -> None:
 @app.command()
 def export(
     checkpoint: Annotated[Path, typer.Option(help="Checkpoint from training.")],
-    out_dir: Annotated[Path, typer.Option("--out", help="Bundle folder to make.")],
+    out_dir: Annotated[Path, typer.Option("--out", help="Bundle folder to create.")],
     weights: Annotated[
-        Weights, typer.Option(help="How they are stored; fp16 halves the bundle, computation stays fp32.")
+        Weights, typer.Option(help="Type of stored weights; fp16 halves the size, computation stays fp32.")
     ] = Weights.FP32,
     locator: Annotated[
-        Path | None, typer.Option(help="File of python -m training.locate, to frame people by.")
+        Path | None, typer.Option(help="Person locator, a file written by python -m training.locate.")
     ] = None,
 ) -> None:
-    """Make a bundle of a checkpoint: weights, ONNX graph, hashes; and check the engines against torch."""
+    """Make a bundle from a checkpoint (weights, ONNX graph, hashes) and compare the engines with torch."""
     from model.errors import DetectorError
     from model.export import Agreement, export_bundle
 
-    def say(agreement: Agreement) -> None:
+    def print_agreement(agreement: Agreement) -> None:
         out.print(
             f"{agreement.engine}: max abs error against torch {agreement.max_abs_error:.2e}", highlight=False
         )
 
-    with failing_on(DetectorError, OSError):
-        bundle = export_bundle(checkpoint, out_dir, say, weights.value, locator)
+    with exit_on(DetectorError, OSError):
+        bundle = export_bundle(checkpoint, out_dir, print_agreement, weights.value, locator)
     out.print(f"{bundle.folder}: {bundle.manifest.name} {bundle.manifest.version}", highlight=False)
 
 
@@ -56,12 +56,12 @@ def export(
 def bundle_show(
     folder: Annotated[Path, typer.Argument(help="Bundle folder.")], as_json: AsJson = False
 ) -> None:
-    """What a bundle is, what it was trained on, how well it does."""
+    """Show the description of a bundle, its training data and its metrics."""
     manifest = load_bundle(folder).manifest
     if as_json:
         write(manifest.to_json().rstrip(), None)
         return
-    seen, parts = manifest.input, manifest.architecture
+    config, backbone = manifest.input, manifest.architecture.backbone
     trained = manifest.trained_on.data if manifest.trained_on else "nothing: its answers have no meaning"
     table = Table(show_header=False)
     for name, value in (
@@ -71,11 +71,11 @@ def bundle_show(
         ("classes", f"{len(manifest.taxonomy.actions)} actions, {len(manifest.taxonomy.bodies)} body parts"),
         (
             "input",
-            f"{seen.width} x {seen.height} at {seen.fps:g} fps, windows of {seen.window_frames} frames",
+            f"{config.width} x {config.height} at {config.fps:g} fps, windows of {config.window_frames} frames",
         ),
         (
             "backbone",
-            f"width {parts.backbone.embed_dim}, {parts.backbone.depth} blocks, adapter {parts.adapter.kind}",
+            f"width {backbone.embed_dim}, {backbone.depth} blocks, adapter {manifest.architecture.adapter.kind}",
         ),
         ("metrics", json.dumps(manifest.metrics)),
         *((name, digest) for name, digest in manifest.files.items()),

@@ -1,4 +1,4 @@
-"""Commands for those who train and measure: evaluation, error analysis, statistics, weights from elsewhere."""
+"""`mmad evaluate`, `mmad analyze`, `mmad stats` and `mmad import-weights`."""
 
 import json
 import re
@@ -10,39 +10,38 @@ import typer
 from rich.table import Table
 
 from mmad.client import Json
-from mmad.options import AsJson, BundleDir, load_bundle, settings_with
-from mmad.terminal import failing_on, out, print_table, tell, write
+from mmad.options import AsJson, BundleDir, load_bundle, load_settings
+from mmad.terminal import exit_on, out, print_status, print_table, write
 
 if TYPE_CHECKING:
     from model.taxonomy import Taxonomy
     from training.instances import Instances
-    from training.tables import Loaded
+    from training.tables import ReadResult
 
 app = typer.Typer()
 
 AnnotationFile = Annotated[
     Path,
-    typer.Option(
-        "--annotations", help="CSV or JSON of the data set, ActivityNet JSON, or Label Studio's JSON."
-    ),
+    typer.Option("--annotations", help="CSV or JSON of the data set, ActivityNet JSON or Label Studio JSON."),
 ]
 PredictionFile = Annotated[
-    Path, typer.Option("--predictions", help="The challenge's CSV or zip, ActivityNet JSON, or mmad results.")
+    Path,
+    typer.Option("--predictions", help="CSV or zip of the challenge, ActivityNet JSON, or results of mmad."),
 ]
 LabelFile = Annotated[
     Path | None, typer.Option("--labels", help="Label list; the bundle's labels by default.")
 ]
-Strict = Annotated[bool, typer.Option("--strict", help="Refuse files with rows that make no sense.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Refuse files with invalid rows.")]
 
 
 Subset = Annotated[
-    str | None, typer.Option("--subset", help="Takes only this subset, where the file names some.")
+    str | None, typer.Option("--subset", help="Use only this subset, if the file has subsets.")
 ]
-OutDir = Annotated[Path, typer.Option("--out", help="Folder for what is made.")]
+OutDir = Annotated[Path, typer.Option("--out", help="Folder for JSON and figures.")]
 
 
 class Videos(StrEnum):
-    """Whose ground truth counts."""
+    """Videos to evaluate on."""
 
     PREDICTED = "predicted"
     ALL = "all"
@@ -55,22 +54,20 @@ WhichVideos = Annotated[Videos, typer.Option("--videos", help="All videos, or on
 def evaluate(
     annotations: AnnotationFile,
     predictions: PredictionFile,
-    subset: Annotated[
-        str | None, typer.Option(help="Takes only this subset, where the file names some.")
-    ] = None,
+    subset: Annotated[str | None, typer.Option(help="Use only this subset, if the file has subsets.")] = None,
     videos: WhichVideos = Videos.ALL,
     labels: LabelFile = None,
     bundle: BundleDir = None,
     strict: Strict = False,
     as_json: AsJson = False,
 ) -> None:
-    """Mean average precision of predictions, at action and body level."""
-    from training.evaluate import evaluate as evaluate_level
-    from training.evaluate import to_document
+    """Compute the mean average precision of predictions, at action and body level."""
+    from training.evaluation.metrics import evaluate as evaluate_level
+    from training.evaluation.metrics import to_document
     from training.tables import TableError
 
-    with failing_on(TableError):
-        taxonomy = _taxonomy(labels, bundle)
+    with exit_on(TableError):
+        taxonomy = _load_taxonomy(labels, bundle)
         sides = _read_sides(annotations, predictions, taxonomy, subset, videos, strict=strict)
     truth, found = sides.truth, sides.found
     action = evaluate_level(truth, found, len(taxonomy.actions))
@@ -98,19 +95,17 @@ def analyze(
     labels: LabelFile = None,
     bundle: BundleDir = None,
     strict: Strict = False,
-    timelines: Annotated[
-        int, typer.Option(min=0, help="Draw so many of the best and of the worst videos.")
-    ] = 3,
+    timelines: Annotated[int, typer.Option(min=0, help="Number of best and of worst videos to draw.")] = 3,
 ) -> None:
-    """Where predictions go wrong: false positives and negatives, as JSON and as figures."""
-    from training import figures
-    from training.analyze import analyze as analyze_errors
-    from training.analyze import to_document, video_scores
+    """Analyse the errors of predictions: false positives and negatives, as JSON and figures."""
+    from training.evaluation import figures
+    from training.evaluation.errors import analyze as analyze_errors
+    from training.evaluation.errors import to_document, video_scores
     from training.tables import TableError
 
-    with failing_on(TableError, OSError):
+    with exit_on(TableError, OSError):
         out_dir.mkdir(parents=True, exist_ok=True)
-        taxonomy = _taxonomy(labels, bundle)
+        taxonomy = _load_taxonomy(labels, bundle)
         sides = _read_sides(annotations, predictions, taxonomy, subset, videos, strict=strict)
         truth, found = sides.truth, sides.found
         analysis = analyze_errors(truth, found, len(taxonomy.actions))
@@ -120,8 +115,8 @@ def analyze(
         figures.draw_false_negatives(analysis, out_dir / "false_negatives.png")
         for index in figures.worst_and_best(video_scores(truth, found), timelines):
             video = truth.videos[index]
-            plain = re.sub(r"[^\w.-]", "_", video)
-            figures.draw_timeline(video, truth, found, taxonomy, out_dir / f"timeline_{plain}.png")
+            file_name = re.sub(r"[^\w.-]", "_", video)
+            figures.draw_timeline(video, truth, found, taxonomy, out_dir / f"timeline_{file_name}.png")
     out.print(
         f"{out_dir}: {len(truth.videos)} videos, average mAP {100 * analysis.average:.2f}", highlight=False
     )
@@ -133,28 +128,30 @@ def stats(
     out_dir: OutDir,
     subset: Subset = None,
     fps: Annotated[
-        float | None, typer.Option(min=1, help="Assume this rate for CSV files, whatever they say.")
+        float | None, typer.Option(min=1, help="Frame rate of CSV files, instead of the one in the file.")
     ] = None,
     labels: LabelFile = None,
     bundle: BundleDir = None,
     strict: Strict = False,
 ) -> None:
-    """What a data set is made of, as JSON and as figures."""
-    from training import figures
-    from training.statistics import compute, to_document
+    """Compute statistics of a data set, as JSON and figures."""
+    from training.evaluation import figures
+    from training.evaluation.statistics import compute_statistics, to_document
     from training.tables import TableError, read_annotations
 
-    with failing_on(TableError, OSError):
+    with exit_on(TableError, OSError):
         out_dir.mkdir(parents=True, exist_ok=True)
-        taxonomy = _taxonomy(labels, bundle)
-        truth = _told(read_annotations(annotations, taxonomy, subset=subset, fps=fps, strict=strict))
+        taxonomy = _load_taxonomy(labels, bundle)
+        truth = _report_faults(read_annotations(annotations, taxonomy, subset=subset, fps=fps, strict=strict))
         known = [video for video, length in zip(truth.videos, truth.durations, strict=True) if length > 0]
         if len(known) < len(truth.videos):
-            tell(f"{len(truth.videos) - len(known)} videos without a known duration are left out", "yellow")
-            truth = truth.of_videos(known)
+            print_status(
+                f"{len(truth.videos) - len(known)} videos without a known duration are left out", "yellow"
+            )
+            truth = truth.select_videos(known)
         if not len(truth):
             raise TableError(f"{annotations} has no annotations of videos with a known duration to count")
-        statistics = compute(truth, taxonomy)
+        statistics = compute_statistics(truth, taxonomy)
         write(json.dumps(to_document(statistics), indent=1), out_dir / "statistics.json")
         figures.draw_classes(statistics, taxonomy, out_dir / "classes.png")
         figures.draw_lengths(truth, statistics, out_dir / "lengths.png")
@@ -180,14 +177,15 @@ def stats(
 @app.command("import-weights")
 def import_weights(
     source: Annotated[Path, typer.Argument(help="Hugging Face folder, .pth or .safetensors.")],
-    out_path: Annotated[Path, typer.Option("--out", help="File to write, .safetensors.")],
+    out_path: Annotated[Path, typer.Option("--out", help=".safetensors file to write.")],
     labels: LabelFile = None,
     bundle: BundleDir = None,
     config: Annotated[
-        Path | None, typer.Option(help="JSON with parts of a bundle.json: input, architecture, thresholds.")
+        Path | None,
+        typer.Option(help="JSON with sections of a bundle.json: input, architecture, thresholds."),
     ] = None,
 ) -> None:
-    """Bring VideoMAE weights, or a whole OpenTAD detector: the first for training, the second for mmad export."""
+    """Import VideoMAE weights (for mmad train) or an OpenTAD detector (for mmad export)."""
     from training.tables import TableError
     from training.weights import (
         WeightsError,
@@ -199,32 +197,34 @@ def import_weights(
         read_weights,
     )
 
-    with failing_on(WeightsError, TableError, OSError):
+    with exit_on(WeightsError, TableError, OSError):
         imported = read_weights(source)
         settings = read_settings(config) if config else {}
         if imported.detector:
-            manifest = detector_manifest(imported, _taxonomy(labels, bundle), settings)
+            manifest = detector_manifest(imported, _load_taxonomy(labels, bundle), settings)
             import_detector(imported, manifest, out_path)
-            seen = manifest.input
-            adapter = manifest.architecture.adapter.kind
-            kind = f"a detector of {len(manifest.taxonomy.actions)} classes, adapter {adapter}"
-            tell(
-                f"assumed, unless --config says otherwise: {seen.width} x {seen.height} at {seen.fps:g} fps, "
-                f"windows of {seen.window_frames} frames; in the pyramid {manifest.architecture.head.heads} heads, "
+            inputs, architecture = manifest.input, manifest.architecture
+            kind = (
+                f"a detector of {len(manifest.taxonomy.actions)} classes, adapter {architecture.adapter.kind}"
+            )
+            print_status(
+                f"assumed, unless --config says otherwise: {inputs.width} x {inputs.height} at {inputs.fps:g} fps, "
+                f"windows of {inputs.window_frames} frames; in the pyramid {architecture.head.heads} heads, "
                 "full attention, no position table"
             )
         else:
             import_backbone(imported, backbone_config(imported, settings), out_path)
             kind = "a backbone"
     out.print(
-        f"{out_path}: {kind}; {imported.matched} tensors matched, {len(imported.left)} left", highlight=False
+        f"{out_path}: {kind}; {imported.matched} tensors matched, {len(imported.unmatched)} left",
+        highlight=False,
     )
-    for name in imported.left[:20]:
-        tell(f"left: {name}")
+    for name in imported.unmatched[:20]:
+        print_status(f"left: {name}")
 
 
 class _Sides(NamedTuple):
-    """Ground truth and predictions of the same videos, with the numbers of annotated and predicted videos."""
+    """Ground truth and predictions of the same videos, and the numbers of annotated and predicted videos."""
 
     truth: "Instances"
     found: "Instances"
@@ -241,21 +241,21 @@ def _read_sides(
     *,
     strict: bool,
 ) -> _Sides:
-    """Ground truth and predictions of all annotated videos, or of those with a prediction.
+    """Read ground truth and predictions of all annotated videos, or of those with a prediction.
 
     Raises:
-        TableError: there is nothing to measure, or nothing to measure against.
+        TableError: there are no usable predictions or no annotations.
     """
     from training.tables import TableError, read_annotations, read_predictions
 
-    truth = _told(read_annotations(annotations, taxonomy, subset=subset, strict=strict))
+    truth = _report_faults(read_annotations(annotations, taxonomy, subset=subset, strict=strict))
     if not truth.videos:
         raise typer.BadParameter(f"no video of {annotations} is left to evaluate", param_hint="--annotations")
     if not len(truth):
         raise TableError(f"{annotations} has {len(truth.videos)} videos and no annotation to measure against")
     durations = dict(zip(truth.videos, truth.durations.tolist(), strict=True))
     loaded = read_predictions(predictions, taxonomy, durations, strict=strict)
-    found = _told(loaded)
+    found = _report_faults(loaded)
     if loaded.faults and not len(found):
         raise TableError(f"none of the {len(loaded.faults):,} predictions of {predictions} can be used")
     annotated, chosen = len(truth.videos), sorted({found.videos[index] for index in found.video})
@@ -264,11 +264,11 @@ def _read_sides(
             f"{predictions} has no predictions: --videos predicted leaves no video to measure on"
         )
     if not chosen:
-        tell(f"{predictions} has no predictions: nothing is found, and every number is 0", "yellow")
+        print_status(f"{predictions} has no predictions: nothing is found, and every number is 0", "yellow")
     elif len(chosen) < annotated:
-        tell(_coverage(len(chosen), annotated, videos), "yellow")
+        print_status(_format_coverage(len(chosen), annotated, videos), "yellow")
     if videos is Videos.PREDICTED:
-        truth, found = truth.of_videos(chosen), found.of_videos(chosen)
+        truth, found = truth.select_videos(chosen), found.select_videos(chosen)
         if not len(truth):
             raise TableError(
                 f"the {len(chosen)} videos with predictions have no annotation to measure against"
@@ -276,8 +276,8 @@ def _read_sides(
     return _Sides(truth, found, annotated, len(chosen))
 
 
-def _coverage(predicted: int, annotated: int, videos: Videos) -> str:
-    """The warning that only some of the annotated videos have predictions."""
+def _format_coverage(predicted: int, annotated: int, videos: Videos) -> str:
+    """Format the warning that only some of the annotated videos have predictions."""
     if videos is Videos.PREDICTED:
         return f"measured on the {predicted:,} of {annotated:,} videos that have predictions (--videos predicted)"
     return (
@@ -286,22 +286,22 @@ def _coverage(predicted: int, annotated: int, videos: Videos) -> str:
     )
 
 
-def _taxonomy(labels: Path | None, bundle: Path | None) -> "Taxonomy":
+def _load_taxonomy(labels: Path | None, bundle: Path | None) -> "Taxonomy":
     from training.tables import read_labels
 
     if labels is not None:
         return read_labels(labels)
-    return load_bundle(settings_with({"bundle"}, bundle=bundle).bundle).manifest.taxonomy
+    return load_bundle(load_settings({"bundle"}, bundle=bundle).bundle).manifest.taxonomy
 
 
-def _told(loaded: "Loaded") -> "Instances":
-    """The instances that were read; prints a note for each dropped row and each forgiven name."""
+def _report_faults(loaded: "ReadResult") -> "Instances":
+    """Return the loaded instances; prints the first dropped rows and corrected names."""
     for notice in loaded.notices[:10]:
-        tell(notice, "yellow")
+        print_status(notice, "yellow")
     for fault in loaded.faults[:10]:
-        tell(f"dropped: {fault}", "yellow")
+        print_status(f"dropped: {fault}", "yellow")
     if loaded.faults:
-        tell(
+        print_status(
             f"{len(loaded.faults)} rows dropped, {len(loaded.instances)} kept; --strict refuses such a file",
             "yellow",
         )
@@ -309,7 +309,7 @@ def _told(loaded: "Loaded") -> "Instances":
 
 
 def print_evaluation(document: Json) -> None:
-    """What `to_document` of an evaluation holds, but for single classes, as a table."""
+    """Print an evaluation document as a table, without the single classes."""
     levels = ("action", "body")
     table = Table("tIoU", *levels, title=f"mAP in percent, {document['videos']} videos")
     for tiou in document["action"]["mAP"]:

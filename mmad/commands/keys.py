@@ -1,4 +1,4 @@
-"""The keys of callers: mmad keys create, list, rotate, revoke."""
+"""`mmad keys`: create, list, rotate and revoke API keys."""
 
 import json
 from pathlib import Path
@@ -8,31 +8,31 @@ import typer
 from rich.table import Table
 
 from mmad.client import Json
-from mmad.options import AsJson, settings_with
-from mmad.terminal import fail, failing_on, out, print_table, tell, write
+from mmad.options import AsJson, load_settings
+from mmad.terminal import exit_on, fail, out, print_status, print_table, write
 
 if TYPE_CHECKING:
     from service.keys import Key
 
-app = typer.Typer(help="Make, renew and revoke the keys of callers.", no_args_is_help=True)
+app = typer.Typer(help="Create, list, rotate and revoke API keys.", no_args_is_help=True)
 
 KeyId = Annotated[str, typer.Argument(metavar="ID", help="The key's id, as mmad keys list shows it.")]
 KeysFile = Annotated[
     Path | None,
     typer.Option(
-        "--file", help="File of keys; MMAD_API_KEYS_FILE or keys.json in the data directory by default."
+        "--file", help="File of API keys; MMAD_API_KEYS_FILE or keys.json in the data directory by default."
     ),
 ]
 
 
 @app.command()
 def create(
-    name: Annotated[str, typer.Argument(help="Whose it is, for you to know it by.")],
+    name: Annotated[str, typer.Argument(help="Name of the key's owner.")],
     requests_per_minute: Annotated[
-        int | None, typer.Option(min=1, help="Requests a minute; MMAD_REQUESTS_PER_MINUTE by default.")
+        int | None, typer.Option(min=1, help="Requests per minute; MMAD_REQUESTS_PER_MINUTE by default.")
     ] = None,
     max_jobs: Annotated[
-        int | None, typer.Option(min=1, help="Jobs not ended at a time; MMAD_MAX_JOBS_PER_KEY by default.")
+        int | None, typer.Option(min=1, help="Unfinished jobs at a time; MMAD_MAX_JOBS_PER_KEY by default.")
     ] = None,
     max_stored_bytes: Annotated[
         int | None,
@@ -43,51 +43,55 @@ def create(
     file: KeysFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make a key and print it, this once: only a hash of it is kept. Its webhook secret goes to standard error."""
+    """Create a key and print it once: only its hash is stored. Its webhook secret goes to standard error."""
     from pydantic import ValidationError
 
     from service import keys, signing
 
-    settings = settings_with()
-    with failing_on(ValueError, OSError):  # before the key: one that is not shown would be of no use
-        signing.secret(settings)
+    settings = load_settings()
+    with exit_on(ValueError, OSError):  # fails before the key is created, not after
+        signing.load_secret(settings)
     limits = keys.OwnLimits(
         requests_per_minute=requests_per_minute, max_jobs=max_jobs, max_stored_bytes=max_stored_bytes
     )
     path = file or keys.default_file(settings)
     try:
-        with failing_on(keys.KeysError):
-            made, key = keys.create(path, name, limits)
+        with exit_on(keys.KeysError):
+            created, key = keys.create(path, name, limits)
     except ValidationError as error:
         fail(f"NAME={name!r}: {error.errors()[0]['msg']}", status=2)
     if as_json:
-        secret = signing.secret(settings, made.id)
-        write(_text({"key": key, **_shown(made), "file": str(path), "webhook_secret": secret}), None)
+        secret = signing.load_secret(settings, created.id)
+        write(_dump({"key": key, **_to_json(created), "file": str(path), "webhook_secret": secret}), None)
         return
-    tell(f"key {made.id} of {made.name} in {path}; it is not shown again:")
+    print_status(f"key {created.id} of {created.name} in {path}; it is not shown again:")
     write(key, None)
-    tell(f"messages to the callback_url of its jobs are signed with (made from {signing.source(settings)}):")
-    tell(signing.secret(settings, made.id))
+    print_status(
+        f"messages to the callback_url of its jobs are signed with (made from {signing.secret_source(settings)}):"
+    )
+    print_status(signing.load_secret(settings, created.id))
     if settings.api_keys_file is None:
-        tell(f"services that listen on this machine alone ask for keys only with MMAD_API_KEYS_FILE={path}")
+        print_status(
+            f"services that listen on this machine alone ask for keys only with MMAD_API_KEYS_FILE={path}"
+        )
 
 
 @app.command("list")
 def list_keys(file: KeysFile = None, as_json: AsJson = False) -> None:
-    """Show all keys, also revoked ones."""
+    """List all keys, including revoked ones."""
     from service import keys
 
-    path = _path(file)
-    with failing_on(keys.KeysError):
-        found = keys.read(path).keys
+    path = _find_file(file)
+    with exit_on(keys.KeysError):
+        all_keys = keys.read(path).keys
     if as_json:
-        write(_text({"file": str(path), "keys": [_shown(key) for key in found]}), None)
+        write(_dump({"file": str(path), "keys": [_to_json(key) for key in all_keys]}), None)
         return
-    if not found:
-        tell(f"no keys in {path}: mmad keys create NAME makes one")
+    if not all_keys:
+        print_status(f"no keys in {path}: mmad keys create NAME makes one")
         return
     table = Table("id", "name", "created", "revoked", "requests a minute", "jobs", "stored bytes")
-    for key in found:
+    for key in all_keys:
         limits = (key.limits.requests_per_minute, key.limits.max_jobs, key.limits.max_stored_bytes)
         table.add_row(
             key.id,
@@ -101,19 +105,19 @@ def list_keys(file: KeysFile = None, as_json: AsJson = False) -> None:
 
 @app.command()
 def rotate(key_id: KeyId, file: KeysFile = None, as_json: AsJson = False) -> None:
-    """Print a new secret for a key, this once; running services refuse the old one from the next request on.
+    """Replace a key's secret and print the new one once; running services refuse the old one immediately.
 
-    Jobs, limits and webhook secret stay the key's.
+    Jobs, limits and webhook secret do not change.
     """
     from service import keys
 
-    path = _path(file)
-    with failing_on(keys.KeysError):
+    path = _find_file(file)
+    with exit_on(keys.KeysError):
         renewed, key = keys.rotate(path, key_id)
     if as_json:
-        write(_text({"key": key, **_shown(renewed), "file": str(path)}), None)
+        write(_dump({"key": key, **_to_json(renewed), "file": str(path)}), None)
         return
-    tell(f"key {renewed.id} of {renewed.name} in {path} as it is from now on; it is not shown again:")
+    print_status(f"key {renewed.id} of {renewed.name} in {path} as it is from now on; it is not shown again:")
     write(key, None)
 
 
@@ -123,28 +127,28 @@ def revoke(
     file: KeysFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """End a key for good; running services refuse it from the next request on."""
+    """Revoke a key permanently; running services refuse it immediately."""
     from service import keys
 
-    path = _path(file)
-    with failing_on(keys.KeysError):
-        ended = keys.revoke(path, key_id)
+    path = _find_file(file)
+    with exit_on(keys.KeysError):
+        revoked = keys.revoke(path, key_id)
     if as_json:
-        write(_text(_shown(ended)), None)
+        write(_dump(_to_json(revoked)), None)
         return
-    out.print(f"{ended.id}: revoked at {ended.revoked_at:%Y-%m-%dT%H:%M:%SZ}", highlight=False)
+    out.print(f"{revoked.id}: revoked at {revoked.revoked_at:%Y-%m-%dT%H:%M:%SZ}", highlight=False)
 
 
-def _path(file: Path | None) -> Path:
+def _find_file(file: Path | None) -> Path:
     from service.keys import default_file
 
-    return file or default_file(settings_with())
+    return file or default_file(load_settings())
 
 
-def _shown(key: "Key") -> Json:
-    """A key without its hash: it would help nobody."""
+def _to_json(key: "Key") -> Json:
+    """Return a key as JSON without its hash."""
     return key.model_dump(mode="json", exclude={"sha256"})
 
 
-def _text(document: Json) -> str:
+def _dump(document: Json) -> str:
     return json.dumps(document, ensure_ascii=False, indent=1)

@@ -1,4 +1,4 @@
-"""Commands that hold a bundle against videos: what it is worth, and whether it sees movement."""
+"""`mmad measure` and `mmad control`: evaluate a bundle on annotated videos, and test whether it uses motion."""
 
 import json
 from collections.abc import Sequence
@@ -9,61 +9,61 @@ import typer
 from rich.table import Table
 
 from mmad.commands.evaluate import print_evaluation
-from mmad.options import DETECTING, AsJson, BundleDir, Device, Engine, load_bundle, settings_with
-from mmad.terminal import bar, failing_on, out, print_table, tell, write
+from mmad.options import DETECT_SETTINGS, AsJson, BundleDir, Device, Engine, load_bundle, load_settings
+from mmad.terminal import exit_on, out, print_status, print_table, progress_bar, write
 
 if TYPE_CHECKING:
     from model import engines
     from model.bundle import Bundle
     from model.taxonomy import Action, Body, Taxonomy
-    from training.frozen_frame_test import Level, Seen
+    from training.evaluation.frozen_frame_test import ClipResult, LevelScores
 
 app = typer.Typer()
 
 _FEW = 5  # best and worst classes
 
-EngineOption = Annotated[Engine | None, typer.Option(help="What runs the network.")]
-DeviceOption = Annotated[Device | None, typer.Option(help="Where the network runs.")]
+EngineOption = Annotated[Engine | None, typer.Option(help="Inference engine.")]
+DeviceOption = Annotated[Device | None, typer.Option(help="Device of the inference engine.")]
 
 
 @app.command()
 def measure(
-    data: Annotated[Path, typer.Option("--data", help="Data set folder: mmad.json and videos/.")],
+    data: Annotated[Path, typer.Option("--data", help="Data set folder with mmad.json and videos/.")],
     bundle: BundleDir = None,
-    subset: Annotated[str, typer.Option(help="Videos of this subset.")] = "test",
+    subset: Annotated[str, typer.Option(help="Subset to evaluate on.")] = "test",
     out_dir: Annotated[Path | None, typer.Option("--out", help="Folder for report.json, tables and figures.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="At most so many videos, evenly spread.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Maximum number of videos, evenly spread.")] = None,
     prior: Annotated[
-        Path | None, typer.Option(help="Training annotations: how often classes are, for the baselines.")
+        Path | None, typer.Option(help="Training annotations with class frequencies for the baselines.")
     ] = None,
     untrained: Annotated[
-        bool, typer.Option("--untrained/--no-untrained", help="Run the network with random weights too.")
+        bool, typer.Option("--untrained/--no-untrained", help="Also evaluate the network with random weights.")
     ] = True,
     record: Annotated[bool, typer.Option("--record", help="Write the numbers into the bundle's bundle.json.")] = False,
     engine: EngineOption = None,
     device: DeviceOption = None,
     as_json: AsJson = False,
 ) -> None:  # fmt: skip
-    """Run a bundle over annotated videos as the service would: mAP, errors, calibration, beside baselines."""
+    """Evaluate a bundle on annotated videos as the service runs it: mAP, errors and calibration, with baselines."""
     from model.errors import DetectorError
-    from training import findings
-    from training.analyze import analyze
-    from training.analyze import to_document as errors_document
-    from training.dataset import CorpusError
-    from training.evaluate import to_document
-    from training.measure import MeasureError, load_items, read_prior, record_metrics
-    from training.measure import measure as measure_bundle
-    from training.measure import to_document as measured_document
+    from training.dataset import DatasetError
+    from training.evaluation import report
+    from training.evaluation.errors import analyze
+    from training.evaluation.errors import to_document as errors_document
+    from training.evaluation.measure import MeasureError, load_samples, read_prior, record_metrics
+    from training.evaluation.measure import measure as measure_bundle
+    from training.evaluation.measure import to_document as measured_document
+    from training.evaluation.metrics import to_document
     from training.tables import TableError
 
-    with failing_on(MeasureError, CorpusError, TableError, DetectorError, OSError):
+    with exit_on(MeasureError, DatasetError, TableError, DetectorError, OSError):
         if out_dir is not None:
-            out_dir.mkdir(parents=True, exist_ok=True)  # better told now than when all the work is done
+            out_dir.mkdir(parents=True, exist_ok=True)  # fails before the work, not after
         loaded, runner = _load(bundle, engine, device)
         taxonomy = loaded.manifest.taxonomy
-        items = load_items(data, taxonomy, subset, limit)
+        items = load_samples(data, taxonomy, subset, limit)
         known = read_prior(prior, taxonomy) if prior else None
-        with bar("measure") as show:
+        with progress_bar("measure") as show:
             found = measure_bundle(
                 loaded,
                 runner,
@@ -75,15 +75,15 @@ def measure(
         evaluation = to_document(found.action, found.body, len(items), taxonomy)
         analysis = analyze(found.truth, found.predictions, len(taxonomy.actions))
         where = {"data": data.resolve().name, "subset": subset}
-        rest = measured_document(found, loaded, runner, findings.describe_device(runner.device))
+        rest = measured_document(found, loaded, runner, report.describe_device(runner.device))
         document: dict[str, Any] = where | {
             "evaluation": evaluation,
             **rest,
             "errors": errors_document(analysis),
         }
         if out_dir is not None:
-            findings.write_tables(found.truth, found.action, found.body, taxonomy, out_dir / findings.TABLES)
-            findings.draw(found.truth, found.predictions, found.action, analysis, taxonomy, out_dir)
+            report.write_tables(found.truth, found.action, found.body, taxonomy, out_dir / report.TABLES)
+            report.draw_figures(found.truth, found.predictions, found.action, analysis, taxonomy, out_dir)
             write(json.dumps(document, indent=1), out_dir / "report.json")
         if record:
             record_metrics(loaded, subset, document)
@@ -96,49 +96,53 @@ def measure(
 
 @app.command()
 def control(
-    clips: Annotated[list[Path], typer.Argument(metavar="CLIP...", help="Videos of one action each, A2_....mp4.")],
+    clips: Annotated[list[Path], typer.Argument(metavar="CLIP...", help="Videos of one action each, like A2_....mp4.")],
     bundle: BundleDir = None,
     action: Annotated[
-        str | None, typer.Option(help="Code of the action in all clips; by default what their names begin with.")
+        str | None, typer.Option(help="Code of the action in all clips; by default the start of each file name.")
     ] = None,
-    stills: Annotated[int, typer.Option(min=1, help="How many frames of each window are held still in turn.")] = 3,
+    stills: Annotated[int, typer.Option(min=1, help="Number of frozen frames per window.")] = 3,
     engine: EngineOption = None,
     device: DeviceOption = None,
     as_json: AsJson = False,
 ) -> None:  # fmt: skip
-    """On clips of one action: its rank among all classes, and without what a still picture of it scores."""
+    """Rank the true action among all classes, by score and by score minus that of frozen frames of the same clip."""
     from model.errors import DetectorError
-    from training.frozen_frame_test import ControlError, label_of, to_document
-    from training.frozen_frame_test import control as run_control
+    from training.evaluation.frozen_frame_test import (
+        FrozenFrameTestError,
+        parse_action,
+        run_frozen_frame_test,
+        to_document,
+    )
 
-    with failing_on(ControlError, DetectorError, OSError):
+    with exit_on(FrozenFrameTestError, DetectorError, OSError):
         loaded, runner = _load(bundle, engine, device)
         taxonomy = loaded.manifest.taxonomy
-        label = label_of(Path(action), taxonomy) if action else None
-        with bar("control") as show:
-            seen = []
-            for place, clip in enumerate(clips):
-                show(clip.name, place / len(clips))
-                seen.append(run_control(loaded, runner, clip, label, stills))
-    document: dict[str, Any] = to_document(seen, taxonomy)
+        label = parse_action(Path(action), taxonomy) if action else None
+        with progress_bar("control") as show:
+            results = []
+            for index, clip in enumerate(clips):
+                show(clip.name, index / len(clips))
+                results.append(run_frozen_frame_test(loaded, runner, clip, label, stills))
+    document: dict[str, Any] = to_document(results, taxonomy)
     if as_json:
         write(json.dumps(document, indent=1), None)
         return
-    for one in seen:
+    for one in results:
         if not one.windows:
-            tell(f"{one.clip}: nobody was found in it, so that it ranks as a guess", "yellow")
-        _print_seen(one, taxonomy)
-    _print_ranks(seen, document, taxonomy)
+            print_status(f"{one.clip}: nobody was found in it, so that it ranks as a guess", "yellow")
+        _print_clip(one, taxonomy)
+    _print_ranks(results, document, taxonomy)
 
 
 def _load(
     bundle: Path | None, engine: Engine | None, device: Device | None
 ) -> "tuple[Bundle, engines.Engine]":
-    """A bundle and what runs it, as `mmad detect` takes them."""
+    """Load a bundle and its engine, with the options of `mmad detect`."""
     from model.engines import load_engine
 
-    settings = settings_with(
-        DETECTING, bundle=bundle, engine=engine and engine.value, device=device and device.value
+    settings = load_settings(
+        DETECT_SETTINGS, bundle=bundle, engine=engine and engine.value, device=device and device.value
     )
     loaded = load_bundle(settings.bundle)
     return loaded, load_engine(loaded, settings.engine, settings.device, settings.data_dir / "cache")
@@ -170,41 +174,41 @@ def _print_measurement(document: dict[str, Any]) -> None:
 
 
 def _print_classes(per_class: dict[str, dict[str, float]]) -> None:
-    """The best and the worst actions; all are in the report."""
+    """Print the best and the worst actions; the report has all."""
     order = sorted(per_class, key=lambda code: -per_class[code]["average"])
-    words = [f"{code} {100 * per_class[code]['average']:.1f}" for code in order]
-    if len(words) > 2 * _FEW:
-        words = [*words[:_FEW], "...", *words[-_FEW:]]
-    out.print(f"average precision of actions: {', '.join(words)}", highlight=False)
+    scores = [f"{code} {100 * per_class[code]['average']:.1f}" for code in order]
+    if len(scores) > 2 * _FEW:
+        scores = [*scores[:_FEW], "...", *scores[-_FEW:]]
+    out.print(f"average precision of actions: {', '.join(scores)}", highlight=False)
 
 
-def _print_seen(seen: "Seen", taxonomy: "Taxonomy") -> None:
-    """The best classes of a clip, both ways."""
-    table = Table("", "by highest score", "by what movement adds", title=seen.clip)
-    levels: tuple[tuple[str, Level, Sequence[Action | Body]], ...] = (
-        ("action", seen.action, taxonomy.actions),
-        ("body part", seen.body, taxonomy.bodies),
+def _print_clip(result: "ClipResult", taxonomy: "Taxonomy") -> None:
+    """Print the best classes of a clip by score and by gain over frozen frames."""
+    table = Table("", "by highest score", "by what movement adds", title=result.clip)
+    levels: tuple[tuple[str, LevelScores, Sequence[Action | Body]], ...] = (
+        ("action", result.action, taxonomy.actions),
+        ("body part", result.body, taxonomy.bodies),
     )
     for kind, level, classes in levels:
         raw = sorted(classes, key=lambda one: -level.clip[one.id])
         moving = sorted(classes, key=lambda one: -level.gain[one.id])
-        for place in range(min(_FEW, len(classes))):
+        for index in range(min(_FEW, len(classes))):
             table.add_row(
-                f"{kind} {place + 1}",
-                f"{raw[place].code} {raw[place].name} {level.clip[raw[place].id]:.3f}",
-                f"{moving[place].code} {moving[place].name} {level.gain[moving[place].id]:+.3f}",
+                f"{kind} {index + 1}",
+                f"{raw[index].code} {raw[index].name} {level.clip[raw[index].id]:.3f}",
+                f"{moving[index].code} {moving[index].name} {level.gain[moving[index].id]:+.3f}",
             )
         table.add_section()
     print_table(table)
 
 
-def _print_ranks(seen: "list[Seen]", document: dict[str, Any], taxonomy: "Taxonomy") -> None:
-    """Ranks of the true classes, and their means beside chance."""
+def _print_ranks(results: "list[ClipResult]", document: dict[str, Any], taxonomy: "Taxonomy") -> None:
+    """Print the ranks of the true classes, with their means and chance level."""
     counts = (len(taxonomy.actions), len(taxonomy.bodies))
     table = Table(
         "clip", "is", f"rank of {counts[0]}", "without stills", f"body, of {counts[1]}", "without stills"
     )
-    for one in seen:
+    for one in results:
         ranks = (*one.action.ranks, *one.body.ranks)
         table.add_row(one.clip, taxonomy.actions[one.label].code, *(f"{rank:g}" for rank in ranks))
     table.add_section()

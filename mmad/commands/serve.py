@@ -1,4 +1,4 @@
-"""`mmad serve`, `mmad api` and `mmad worker`: the service on one machine, and its parts for several."""
+"""`mmad serve`, `mmad api` and `mmad worker`: the service on one machine, or its parts on several."""
 
 from pathlib import Path
 from typing import Annotated
@@ -8,8 +8,8 @@ import typer
 
 from mmad import logs
 from mmad.commands import keys
-from mmad.options import BundleDir, load_bundle, settings_with
-from mmad.terminal import failing_on, tell, write
+from mmad.options import BundleDir, load_bundle, load_settings
+from mmad.terminal import exit_on, print_status, write
 
 app = typer.Typer()
 
@@ -20,39 +20,39 @@ def serve(
     port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Worker processes.")] = 1,
     bundle: BundleDir = None,
-    data_dir: Annotated[Path | None, typer.Option(help="Where everything is kept.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Folder for jobs and Redis data.")] = None,
 ) -> None:
-    """Run everything on this machine: private Redis, API and workers."""
+    """Run the whole service on this machine: a private Redis, the API and workers."""
     from mmad import local
     from mmad.children import StartError
 
-    settings = settings_with(host=host, port=port, bundle=bundle, data_dir=data_dir)
+    settings = load_settings(host=host, port=port, bundle=bundle, data_dir=data_dir)
     logs.configure(settings.log_format)
-    _tell_of_kubernetes()
-    load_bundle(settings.bundle)  # a broken bundle is told of here, not by a worker that dies
+    _warn_about_service_link()
+    load_bundle(settings.bundle)  # report an invalid bundle here, not in a worker
 
     def announce(url: str) -> None:
-        tell(f"mmad is ready at {url}   documentation at {url}/docs   Ctrl-C stops it", "bold")
+        print_status(f"mmad is ready at {url}   documentation at {url}/docs   Ctrl-C stops it", "bold")
 
-    with failing_on(StartError):
+    with exit_on(StartError):
         local.serve(settings, workers, announce)
 
 
 @app.command()
 def api() -> None:
-    """Run the HTTP API alone; settings come from MMAD_... variables."""
+    """Run only the HTTP API; settings come from MMAD_... variables."""
     from service.app import create_app
-    from service.keys import KeysError, check_open
+    from service.keys import KeysError, check_exposure
     from service.queue import QueueError, check_redis
     from service.server import serve as serve_http
     from service.store import StoreError
 
-    settings = settings_with()
+    settings = load_settings()
     logs.configure(settings.log_format)
-    _tell_of_kubernetes()
-    with failing_on(QueueError, KeysError, StoreError):
-        check_open(settings)
-        _tell_of_redis(check_redis(settings))
+    _warn_about_service_link()
+    with exit_on(QueueError, KeysError, StoreError):
+        check_exposure(settings)
+        _warn_about_redis(check_redis(settings))
         application = create_app(settings)
     serve_http(application, settings)
 
@@ -61,19 +61,19 @@ def api() -> None:
 def webhook_secret(
     key_id: Annotated[
         str | None,
-        typer.Option("--key", metavar="ID", help="Of the jobs of this key, as its caller needs it."),
+        typer.Option("--key", metavar="ID", help="Secret for the jobs of this API key."),
     ] = None,
     file: keys.KeysFile = None,
 ) -> None:
-    """Print the secret that messages to callback_url are signed with; made now if there is none."""
-    from service.jobs import NOBODY
+    """Print the secret that signs webhooks; it is created if there is none."""
+    from service.jobs import ANONYMOUS_OWNER
     from service.keys import KeysError, default_file, find
-    from service.signing import secret
+    from service.signing import load_secret
 
-    settings = settings_with()
-    with failing_on(ValueError, OSError, KeysError):
-        owner = find(file or default_file(settings), key_id).id if key_id is not None else NOBODY
-        write(secret(settings, owner), None)
+    settings = load_settings()
+    with exit_on(ValueError, OSError, KeysError):
+        owner = find(file or default_file(settings), key_id).id if key_id is not None else ANONYMOUS_OWNER
+        write(load_secret(settings, owner), None)
 
 
 @app.command()
@@ -85,25 +85,25 @@ def worker() -> None:
     from service.store import StoreError
     from workers.main import main as work
 
-    settings = settings_with(Settings.model_fields.keys() - {"host", "port"})
+    settings = load_settings(Settings.model_fields.keys() - {"host", "port"})
     logs.configure(settings.log_format)
-    with failing_on(DetectorError, QueueError, StoreError):
-        _tell_of_redis(check_redis(settings))
+    with exit_on(DetectorError, QueueError, StoreError):
+        _warn_about_redis(check_redis(settings))
         work(settings, load_bundle(settings.bundle))
 
 
-def _tell_of_kubernetes() -> None:
-    """Warn that MMAD_PORT is a link to a service that Kubernetes has set, and is ignored."""
+def _warn_about_service_link() -> None:
+    """Warn if MMAD_PORT is a service link set by Kubernetes, which is ignored."""
     from service.settings import DEFAULT_PORT, service_link
 
     if link := service_link():
-        tell(
+        print_status(
             f"MMAD_PORT={link} is not read: Kubernetes sets it for a Service called mmad. The port is {DEFAULT_PORT} "
             "unless --port says otherwise; rename the Service or set enableServiceLinks: false to use MMAD_PORT",
             "yellow",
         )
 
 
-def _tell_of_redis(trouble: str | None) -> None:
-    if trouble:
-        structlog.get_logger().warning("redis_away", why=trouble)
+def _warn_about_redis(problem: str | None) -> None:
+    if problem:
+        structlog.get_logger().warning("redis_away", why=problem)

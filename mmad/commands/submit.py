@@ -1,4 +1,4 @@
-"""The command that sends a video to a service."""
+"""`mmad submit`: sends a video to a service."""
 
 import json
 import sys
@@ -11,7 +11,7 @@ import typer
 from mmad.client import DEFAULT_URL, Client, ServiceError
 from mmad.models import Accepted, Result
 from mmad.options import AsJson, Format, RegionOption
-from mmad.terminal import bar, fail, failing_on, out, print_result, tell, write
+from mmad.terminal import exit_on, fail, out, print_result, print_status, progress_bar, write
 
 app = typer.Typer()
 
@@ -23,13 +23,13 @@ def submit(
     api_key: Annotated[
         str | None,
         typer.Option(
-            envvar="MMAD_API_KEY", help="Key, where the service wants one; others see command lines."
+            envvar="MMAD_API_KEY", help="API key; prefer MMAD_API_KEY, as other users can see command lines."
         ),
     ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the result.")] = False,
     region: RegionOption = None,
     form: Annotated[
-        Format | None, typer.Option("--format", help="How the result is written; with --wait.")
+        Format | None, typer.Option("--format", help="Format of the result; with --wait.")
     ] = None,
     out_path: Annotated[Path | None, typer.Option("--out", help="File to write; with --wait.")] = None,
     as_json: AsJson = False,
@@ -39,37 +39,37 @@ def submit(
         raise typer.BadParameter("there is a result to write with --wait only", param_hint="--format, --out")
     if as_json and form not in (None, Format.JSON):
         raise typer.BadParameter(f"--json and --format {form} cannot both be had", param_hint="--format")
-    with failing_on(ServiceError, OSError), Client(url, api_key) as client:
+    with exit_on(ServiceError, OSError), Client(url, api_key) as client:
         accepted = client.submit(video, region=region)
         if not wait:
             _print_accepted(accepted, url, as_json)
             return
-        tell(f"job {accepted.id}")
-        with bar(video.name) as progress:
+        print_status(f"job {accepted.id}")
+        with progress_bar(video.name) as progress:
             result = client.wait(accepted.id, lambda job: progress(job.stage or job.state, job.progress))
         if form in (None, Format.JSON):
             _print_result(video, result, out_path, as_document=as_json or form is not None)
         else:
-            _export(client, accepted.id, form, out_path)
+            _write_export(client, accepted.id, form, out_path)
 
 
 def _print_accepted(accepted: Accepted, url: str, as_json: bool) -> None:
     if as_json:
-        write(_text(accepted), None)
+        write(_dump(accepted), None)
     else:
-        # The link of this client's own base URL: the service's link may have another path prefix.
+        # Made from this client's base URL: the service's own link may have another path prefix.
         out.print(f"{accepted.id}\n{url.rstrip('/')}/jobs/{accepted.id}", highlight=False)
 
 
 def _print_result(video: Path, result: Result, path: Path | None, *, as_document: bool) -> None:
     if as_document or path is not None:
-        write(_text(result), path)
+        write(_dump(result), path)
     else:
         print_result(str(video), result.document)
 
 
-def _export(client: Client, job_id: str, form: Format, path: Path | None) -> None:
-    """To a file, or to standard output as it is."""
+def _write_export(client: Client, job_id: str, form: Format, path: Path | None) -> None:
+    """Write an export to a file, or text unchanged to standard output."""
     if path is not None:
         client.export(job_id, form.value, path)
         return
@@ -82,5 +82,5 @@ def _export(client: Client, job_id: str, form: Format, path: Path | None) -> Non
     sys.stdout.buffer.write(content)
 
 
-def _text(answer: Accepted | Result) -> str:
+def _dump(answer: Accepted | Result) -> str:
     return json.dumps(answer.document, ensure_ascii=False, indent=1)

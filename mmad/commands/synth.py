@@ -1,4 +1,4 @@
-"""The command that makes synthetic people."""
+"""`mmad synth`: renders labelled videos of synthetic people."""
 
 import os
 import re
@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from mmad.terminal import bar, fail, failing_on, out, tell
+from mmad.terminal import exit_on, fail, out, print_status, progress_bar
 from training.people.options import Crop, Device, Mix, Storage
 
 app = typer.Typer()
@@ -19,40 +19,40 @@ _SMALLEST, _LARGEST = 32, 2160  # pixels along a side
 @app.command()
 def synth(
     out_dir: Annotated[
-        Path | None, typer.Option("--out", help="Folder for the data set; a begun one is gone on with.")
+        Path | None, typer.Option("--out", help="Folder for the data set; an unfinished one is continued.")
     ] = None,
-    videos: Annotated[int, typer.Option(min=1, help="How many.")] = 100,
-    seed: Annotated[int, typer.Option(min=0, help="Same seed, same videos.")] = 0,
+    videos: Annotated[int, typer.Option(min=1, help="Number of videos.")] = 100,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed; the same seed gives the same videos.")] = 0,
     size: Annotated[str, typer.Option(metavar="HxW", help="Height and width in pixels, even.")] = "160x160",
     fps: Annotated[float, typer.Option(min=1, max=60, help="Frames a second.")] = 15,
-    jobs: Annotated[int | None, typer.Option(min=1, help="Processes; one a core by default.")] = None,
-    mix: Annotated[Mix, typer.Option(help="Actions as often as in the real data set, or equally.")] = Mix.REAL,
-    style: Annotated[list[str] | None, typer.Option(help="Motion styles; by default those of the set.")] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Processes; one per core by default.")] = None,
+    mix: Annotated[Mix, typer.Option(help="Class frequencies: as in the real data set, or equal.")] = Mix.REAL,
+    style: Annotated[list[str] | None, typer.Option(help="Motion styles; all of the set by default.")] = None,
     test: Annotated[
-        bool, typer.Option("--test", help="People and motion styles that are in no other set, for measuring alone.")
+        bool, typer.Option("--test", help="Use people and motion styles that are in no training set.")
     ] = False,
-    crop: Annotated[Crop, typer.Option(help="Show the person or the head only, at a higher scale.")] = Crop.NONE,
+    crop: Annotated[Crop, typer.Option(help="Show only the person or the head, at a higher scale.")] = Crop.NONE,
     frames: Annotated[
-        Storage, typer.Option(help="H.264, raw frames for training, or none: joints alone.")
+        Storage, typer.Option(help="H.264, raw frames for training, or only joints.")
     ] = Storage.MP4,
     device: Annotated[
-        Device, typer.Option(help="What renders: cuda is a graphics card; pictures differ in rounding alone.")
+        Device, typer.Option(help="Device for rendering; frames differ only by rounding.")
     ] = Device.CPU,
     pictures: Annotated[
-        Path | None, typer.Option(exists=True, file_okay=False, help="Folder of pictures for walls.")
+        Path | None, typer.Option(exists=True, file_okay=False, help="Folder of images for walls.")
     ] = None,
     cache: Annotated[
-        Path | None, typer.Option(help="Make the body cache anew, into this file, instead of videos; needs anny.")
+        Path | None, typer.Option(help="Write the body cache to this file instead of making videos; needs anny.")
     ] = None,
 ) -> None:  # fmt: skip
-    """Make labelled videos of synthetic people: seated, moving, each a different person and room."""
+    """Make labelled videos of synthetic seated people, each with another person and room."""
     if cache is not None:
         _make_cache(cache)
         return
     if out_dir is None:
         raise typer.BadParameter("a folder for the data set is needed", param_hint="--out")
     from training.people.film import Recipe
-    from training.people.studio import Order, StudioError, produce
+    from training.people.studio import DatasetSpec, StudioError, produce
     from training.people.timing import STYLES, TEST_STYLES, TRAINING_STYLES
 
     height, width = _parse_size(size)
@@ -61,16 +61,16 @@ def synth(
         if name not in STYLES:
             raise typer.BadParameter(f"{name!r} is none of {', '.join(STYLES)}", param_hint="--style")
     recipe = Recipe(seed, fps, height, width, mix, styles, crop, test)
-    order = Order(recipe, out_dir, frames, videos, pictures, device)
-    begin = time.monotonic()
-    with failing_on(StudioError, OSError), bar("synth") as show:
+    spec = DatasetSpec(recipe, out_dir, frames, videos, pictures, device)
+    start = time.monotonic()
+    with exit_on(StudioError, OSError), progress_bar("synth") as show:
 
-        def tell_progress(done: int, made: int) -> None:
-            rate = made / max(time.monotonic() - begin, 1e-3)
+        def show_progress(done: int, rendered: int) -> None:
+            rate = rendered / max(time.monotonic() - start, 1e-3)
             show(f"{done} of {videos} videos, {rate:.0f} frames a second", done / videos)
 
-        made = produce(order, jobs or os.cpu_count() or 1, tell_progress)
-    out.print(f"{out_dir}: {videos} videos, {made} frames rendered now", highlight=False)
+        frame_count = produce(spec, jobs or os.cpu_count() or 1, show_progress)
+    out.print(f"{out_dir}: {videos} videos, {frame_count} frames rendered now", highlight=False)
 
 
 def _make_cache(path: Path) -> None:
@@ -78,16 +78,16 @@ def _make_cache(path: Path) -> None:
         from training.people.anatomy import build
     except ImportError as error:
         fail(f"the body cache is made of anny's bodies ({error}): pip install 'mmad[body]'")
-    with failing_on(OSError):
-        tell(build(path))
+    with exit_on(OSError):
+        print_status(build(path))
 
 
 def _parse_size(text: str) -> tuple[int, int]:
-    """Height and width; what cannot be coded ends the command with status 2."""
-    found = re.fullmatch(r"(\d+)x(\d+)", text)
-    if not found:
+    """Parse height and width; sizes that cannot be encoded exit with status 2."""
+    match = re.fullmatch(r"(\d+)x(\d+)", text)
+    if not match:
         raise typer.BadParameter(f"{text!r} is not of the form HxW, as in 160x160", param_hint="--size")
-    for value in (height := int(found[1]), width := int(found[2])):
+    for value in (height := int(match[1]), width := int(match[2])):
         if value % 2 or not _SMALLEST <= value <= _LARGEST:
             raise typer.BadParameter(
                 f"{value} pixels: a side must be even and from {_SMALLEST} to {_LARGEST}", param_hint="--size"

@@ -1,6 +1,6 @@
-"""A video that another process decodes, as the worker sees it: the same as model.video.Video.
+"""Client of a decode process: a video with the interface of model.video.Video that is decoded in the sandbox.
 
-Whatever that process says is a stranger's word: numbers, sizes, counts and codes are checked before they are used.
+Messages from the decode process are untrusted: numbers, sizes, counts and codes are checked before they are used.
 """
 
 import io
@@ -22,7 +22,7 @@ from typing import BinaryIO, Protocol
 import numpy as np
 import structlog
 
-from model.decoder import Waiting
+from model.decoder import WaitCallback
 from model.errors import (
     DecoderCrashedError,
     DecoderKilledError,
@@ -33,123 +33,127 @@ from model.errors import (
     VideoError,
 )
 from model.sandbox import decode_process, ipc
-from model.sandbox.ipc import IpcError, Message, Order
+from model.sandbox.ipc import FrameRequest, IpcError, Message
 from model.transforms import Region
 from model.video import Limits, Media
 from model.windows import Frame
 
 log = structlog.get_logger()
 
-# A process that was killed is gone within this: the kernel frees gigabytes for a while.
-_END_S = 10.0
-# Whoever waits wants to know as often as this whether still to.
-_PATIENCE_S = 0.25
+# How long a killed process may take to end: the kernel may have gigabytes to free.
+_END_TIMEOUT_S = 10.0
+# How often the wait callback is called.
+_WAIT_INTERVAL_S = 0.25
 
-_DETAIL_LETTERS, _FAULT_LETTERS = 500, 4000
+_MAX_DETAIL_LENGTH, _MAX_TRACEBACK_LENGTH = 500, 4000
 
-_KINDS: tuple[type[DetectorError], ...] = (*VideoError.__subclasses__(), SandboxError)
-_CODES = {kind.code: kind for kind in _KINDS}
+_ERRORS: tuple[type[DetectorError], ...] = (*VideoError.__subclasses__(), SandboxError)
+_ERRORS_BY_CODE = {error.code: error for error in _ERRORS}
 
 
-class ForkServer(Protocol):
-    """The process that forks the one that decodes; see model.sandbox."""
+class ForkServerHandle(Protocol):
+    """The worker's handle of the fork server; see model.sandbox.sandbox."""
 
     control: socket.socket
 
     def kill(self) -> None:
-        """For one that does not answer."""
+        """Kill an unresponsive fork server."""
 
 
 class SandboxedVideo:
-    """One pass over a video's frames. What goes wrong in its process is raised here, as if it had been here.
+    """One pass over a video's frames. Errors in the decode process are raised here as if decoding ran in this process.
 
     Raises:
-        VideoError: one of its kinds, DecoderCrashedError, DecoderTimeoutError and DecoderMemoryError among them.
-        DecoderKilledError: the process was ended from outside.
+        VideoError: a subclass, among them DecoderCrashedError, DecoderTimeoutError and DecoderMemoryError.
+        DecoderKilledError: the decode process was killed from outside.
         SandboxError: it could not be confined.
     """
 
     def __init__(
-        self, forkserver: ForkServer, file: BinaryIO, limits: Limits, waiting: Waiting = lambda: None
+        self,
+        forkserver: ForkServerHandle,
+        file: BinaryIO,
+        limits: Limits,
+        on_wait: WaitCallback = lambda: None,
     ) -> None:
-        self._forkserver, self._limits, self._waiting = forkserver, limits, waiting
-        self._at = 0
+        self._forkserver, self._limits, self._on_wait = forkserver, limits, on_wait
+        self._position = 0
         self.media: Media | None = None
         self.declared_duration_s: float | None = None
-        with ExitStack() as made:
-            self._line, theirs = (made.enter_context(end) for end in ipc.pair())
-            self._supervision, held = (made.enter_context(end) for end in ipc.pair())
-            self._room = made.enter_context(_new_room())
-            video = made.enter_context(_own_view(file))
-            self._line.settimeout(limits.max_stall_s)
-            self._supervision.settimeout(_END_S)
-            given = [video.fileno(), theirs.fileno(), self._room.fileno(), held.fileno()]
+        with ExitStack() as stack:
+            self._connection, connection_end = (stack.enter_context(end) for end in ipc.make_socket_pair())
+            self._supervision, supervision_end = (stack.enter_context(end) for end in ipc.make_socket_pair())
+            self._frame_buffer = stack.enter_context(_make_frame_buffer())
+            video = stack.enter_context(_reopen(file))
+            self._connection.settimeout(limits.max_stall_s)
+            self._supervision.settimeout(_END_TIMEOUT_S)
+            fds = [end.fileno() for end in (video, connection_end, self._frame_buffer, supervision_end)]
             try:
-                ipc.send(forkserver.control, asdict(limits), given)
+                ipc.send(forkserver.control, asdict(limits), fds)
             except OSError as error:
-                raise _killed() from error
-            for end in (video, theirs, held):
+                raise _make_killed_error() from error
+            for end in (video, connection_end, supervision_end):
                 end.close()
-            made.callback(self.close)
-            with self._judging():
+            stack.callback(self.close)
+            with self._translating_errors():
                 declared_s = self._receive().get("declared_duration_s")
-                self.declared_duration_s = None if declared_s is None else ipc.finite(declared_s)
-            made.pop_all()
+                self.declared_duration_s = None if declared_s is None else ipc.check_number(declared_s)
+            stack.pop_all()
 
     def frames(self, fps: float, width: int, height: int, region: Region = Region()) -> Iterator[Frame]:
         """See model.video.Video."""
-        return self._take(Order(fps, width, height, (region.x, region.y, region.width, region.height)))
+        return self._take(FrameRequest(fps, width, height, (region.x, region.y, region.width, region.height)))
 
     def whole_frames(self, fps: float, longest: int) -> Iterator[Frame]:
         """See model.video.Video."""
-        return self._take(Order(fps, longest, longest, None))
+        return self._take(FrameRequest(fps, longest, longest, None))
 
     def tell(self) -> int:
-        """How many bytes into the file the decoder was at the last frame."""
-        return self._at
+        """Return the decoder's position in the file at the last frame, in bytes."""
+        return self._position
 
     def close(self) -> None:
-        """End the process, if it has not ended, and wait until it is gone."""
+        """Stop the decode process and wait for its end."""
         if self._supervision.fileno() >= 0:
-            with self._line, self._supervision, self._room:
+            with self._connection, self._supervision, self._frame_buffer:
                 self._end()
 
-    def _take(self, order: Order) -> Iterator[Frame]:
-        most = math.ceil((self._limits.max_duration_s + 2) * order.fps) + 2
-        picture: Frame | None = None
+    def _take(self, request: FrameRequest) -> Iterator[Frame]:
+        max_frames = math.ceil((self._limits.max_duration_s + 2) * request.fps) + 2
+        frame: Frame | None = None
         try:
-            with self._judging():
-                os.ftruncate(self._room.fileno(), order.slots * order.slot_bytes)
-                self._send(asdict(order))
-            for _ in range(most + 1):
-                with self._judging():
-                    picture = self._next(order, picture)
-                if picture is None:
+            with self._translating_errors():
+                os.ftruncate(self._frame_buffer.fileno(), request.slots * request.slot_bytes)
+                self._send(asdict(request))
+            for _ in range(max_frames + 1):
+                with self._translating_errors():
+                    frame = self._receive_frame(request, frame)
+                if frame is None:
                     return
-                yield picture
-            raise self._crashed(f"more than {most} frames")
+                yield frame
+            raise self._make_crash_error(f"more than {max_frames} frames")
         finally:
             self.close()
 
-    def _next(self, order: Order, last: Frame | None) -> Frame | None:
-        """The next frame, which may be the last one once more; None where the video has ended."""
+    def _receive_frame(self, request: FrameRequest, last: Frame | None) -> Frame | None:
+        """Receive the next frame, which may repeat the last one; None at the end of the video."""
         message = self._receive()
         if "media" in message:
-            self.media = self._checked(ipc.media_of(message["media"]))
+            self.media = self._check_media(ipc.parse_media(message["media"]))
             return None
-        self._at = ipc.whole(message.get("at"), 0)
+        self._position = ipc.check_integer(message.get("at"), 0)
         if last is not None and "again" in message:
             return last
-        return self._copy(order, message, last)
+        return self._copy_frame(request, message, last)
 
-    def _checked(self, media: Media) -> Media:
-        """Within the limits that the process was given, with damage in order."""
-        limits, most_s = self._limits, self._limits.max_duration_s + 2
-        edges = [edge for stretch in media.damaged for edge in stretch]
+    def _check_media(self, media: Media) -> Media:
+        """Check that values are within the limits, and that damaged intervals are sorted and disjoint."""
+        limits, max_s = self._limits, self._limits.max_duration_s + 2
+        edges = [edge for interval in media.damaged for edge in interval]
         if (
-            not 0 <= media.duration_s <= most_s
+            not 0 <= media.duration_s <= max_s
             or media.width * media.height > limits.max_pixels
-            or media.frames_decoded > limits.max_fps * (most_s + 2)
+            or media.frames_decoded > limits.max_fps * (max_s + 2)
             or not 0 <= media.looked_at <= 1
             or edges != sorted(edges)
             or (edges and not (edges[0] >= 0 and edges[-1] <= media.duration_s + 1e-6))
@@ -157,60 +161,63 @@ class SandboxedVideo:
             raise IpcError("a length, a size or a number of frames that cannot be")
         return media
 
-    def _copy(self, order: Order, message: Message, last: Frame | None) -> Frame:
-        """A frame out of its slot, which is the process's again then."""
-        slot = ipc.whole(message.get("slot"), 0, order.slots - 1)
-        height = ipc.whole(message.get("height"), 1, order.height)
-        width = ipc.whole(message.get("width"), 1, order.width)
-        expected = (order.height, order.width) if order.region is not None else (height, width)
+    def _copy_frame(self, request: FrameRequest, message: Message, last: Frame | None) -> Frame:
+        """Copy a frame out of its slot, then free the slot."""
+        slot = ipc.check_integer(message.get("slot"), 0, request.slots - 1)
+        height = ipc.check_integer(message.get("height"), 1, request.height)
+        width = ipc.check_integer(message.get("width"), 1, request.width)
+        expected = (request.height, request.width) if request.region is not None else (height, width)
         if last is not None:
             expected = last.shape[:2]
         if (height, width) != expected:
             raise IpcError(f"a frame of {width} x {height}")
-        picture = np.empty((height, width, 3), np.uint8)
-        # Read and not mapped: nothing that is done to the file on the other side can hurt here.
-        if os.preadv(self._room.fileno(), [picture.data], slot * order.slot_bytes) != picture.nbytes:
+        frame = np.empty((height, width, 3), np.uint8)
+        # Read instead of mapped: with a mapping, a decode process that truncates the file would crash the worker.
+        if os.preadv(self._frame_buffer.fileno(), [frame.data], slot * request.slot_bytes) != frame.nbytes:
             raise IpcError("a frame that is not all there")
         self._send({"free": slot})
-        return picture
+        return frame
 
     def _send(self, message: Message) -> None:
-        # A process that has ended may have left messages: they tell more than this does.
+        # A process that has ended may have sent messages that explain why: they are received next.
         with suppress(BrokenPipeError, ConnectionResetError):
-            ipc.send(self._line, message)
+            ipc.send(self._connection, message)
 
     def _receive(self) -> Message:
         self._wait()
-        message = ipc.receive(self._line)
+        message = ipc.receive(self._connection)
         if message is None:
-            raise self._why_ended()
+            raise self._make_exit_error()
         if "error" in message:
-            raise self._told(message)
+            raise self._make_reported_error(message)
         return message
 
     def _wait(self) -> None:
-        """Until something comes, as long as a frame may take; raises TimeoutError, and what `waiting` raises."""
-        coming = select.poll()
-        coming.register(self._line, select.POLLIN)
+        """Wait for a message, at most `max_stall_s`; raises TimeoutError, or what the wait callback raises."""
+        poll = select.poll()
+        poll.register(self._connection, select.POLLIN)
         deadline = time.monotonic() + self._limits.max_stall_s
-        while not coming.poll(min(_PATIENCE_S, max(0.0, deadline - time.monotonic())) * 1000):
+        while not poll.poll(min(_WAIT_INTERVAL_S, max(0.0, deadline - time.monotonic())) * 1000):
             if time.monotonic() >= deadline:
                 raise TimeoutError
-            self._waiting()
+            self._on_wait()
 
     @contextmanager
-    def _judging(self) -> Iterator[None]:
-        """What goes wrong on the line, by whose fault it is."""
+    def _translating_errors(self) -> Iterator[None]:
+        """Translate errors of the connection into the detector's errors."""
         try:
             yield
         except IpcError as error:
-            raise self._crashed(str(error)) from error
+            raise self._make_crash_error(str(error)) from error
         except TimeoutError as error:
-            # A keeper that does not end it either is stopped, or the whole machine is.
-            raise self._stalled() if self._end() else _killed() from error
+            # If the fork server does not respond either, it or the whole machine was suspended.
+            raise self._make_stall_error() if self._end() else _make_killed_error() from error
 
     def _end(self) -> Message | None:
-        """End the process. What the keeper says of it: None where the keeper ended too, or was asked before."""
+        """End the decode process and return its exit status and CPU time from the fork server.
+
+        None if the fork server has ended, or if this was called before.
+        """
         with suppress(OSError):
             self._supervision.shutdown(socket.SHUT_WR)
         try:
@@ -219,74 +226,75 @@ class SandboxedVideo:
             self._forkserver.kill()
             return None
 
-    def _why_ended(self) -> DetectorError:
-        """An end without a word. One that has begun to end is not changed by being asked to."""
-        told = self._end()
-        if told is None:
-            return _killed()
-        status = told["status"]
-        # The limit's first signal, or what comes after it for one who catches that.
+    def _make_exit_error(self) -> DetectorError:
+        """Make the error for a process that ended without a message, from its exit status."""
+        result = self._end()  # does not change the exit status of a process that has begun to exit
+        if result is None:
+            return _make_killed_error()
+        status = result["status"]
+        # RLIMIT_CPU sends SIGXCPU first, then SIGKILL to a process that catches it.
         if status == -signal.SIGXCPU or (
-            status == -signal.SIGKILL and told["cpu_s"] >= self._limits.max_cpu_s
+            status == -signal.SIGKILL and result["cpu_s"] >= self._limits.max_cpu_s
         ):
-            return self._out_of_time()
+            return self._make_cpu_time_error()
         if status == -signal.SIGKILL:
-            return _killed()
+            return _make_killed_error()
         if status == decode_process.OUT_OF_MEMORY:
-            return self._out_of_memory()
-        return self._crashed(signal.Signals(-status).name if status < 0 else f"exit status {status}")
+            return self._make_memory_error()
+        return self._make_crash_error(signal.Signals(-status).name if status < 0 else f"exit status {status}")
 
-    def _told(self, message: Message) -> DetectorError:
-        """The error that the process met."""
+    def _make_reported_error(self, message: Message) -> DetectorError:
+        """Make the error that the decode process reported."""
         if "fault" in message:
-            log.warning("decoder_fault", fault=str(message["fault"])[-_FAULT_LETTERS:])
-        kind = _CODES.get(ipc.text(message["error"], _DETAIL_LETTERS), DecoderCrashedError)
-        detail = ipc.text(message.get("detail"), _DETAIL_LETTERS)
-        return kind(detail) if detail else self._crashed("an unexpected error")
+            log.warning("decoder_fault", fault=str(message["fault"])[-_MAX_TRACEBACK_LENGTH:])
+        code = ipc.clean_text(message["error"], _MAX_DETAIL_LENGTH)
+        error_class = _ERRORS_BY_CODE.get(code, DecoderCrashedError)
+        detail = ipc.clean_text(message.get("detail"), _MAX_DETAIL_LENGTH)
+        return error_class(detail) if detail else self._make_crash_error("an unexpected error")
 
-    def _crashed(self, how: str) -> DecoderCrashedError:
+    def _make_crash_error(self, reason: str) -> DecoderCrashedError:
         return DecoderCrashedError(
-            f"the video made the decoder crash ({how}); export it anew and send it again"
+            f"the video made the decoder crash ({reason}); export it anew and send it again"
         )
 
-    def _stalled(self) -> DecoderTimeoutError:
+    def _make_stall_error(self) -> DecoderTimeoutError:
         return DecoderTimeoutError(
             f"decoding brought no frame for {self._limits.max_stall_s:g} s, which is the limit (MMAD_DECODER_STALL_S); "
             "export the video anew, or raise the limit"
         )
 
-    def _out_of_time(self) -> DecoderTimeoutError:
+    def _make_cpu_time_error(self) -> DecoderTimeoutError:
         return DecoderTimeoutError(
             f"decoding took {self._limits.max_cpu_s:g} s of computing time, which is the limit "
             "(MMAD_DECODER_CPU_S); send the video in parts, or raise the limit"
         )
 
-    def _out_of_memory(self) -> DecoderMemoryError:
+    def _make_memory_error(self) -> DecoderMemoryError:
         return DecoderMemoryError(
             f"decoding takes more than {self._limits.max_memory_bytes // 1024**2} MiB, which is the limit "
             "(MMAD_DECODER_MEMORY_BYTES); export the video anew or smaller, or raise the limit"
         )
 
 
-def _killed() -> DecoderKilledError:
+def _make_killed_error() -> DecoderKilledError:
     return DecoderKilledError("the decoder's process was ended from outside; the video can be tried again")
 
 
-def _new_room() -> BinaryIO:
-    """Memory that has no name, so that nothing of it is left over."""
+def _make_frame_buffer() -> BinaryIO:
+    """Open anonymous shared memory, which is freed with its last file descriptor."""
     return os.fdopen(os.memfd_create("frames"), "r+b", buffering=0)
 
 
-def _own_view(file: BinaryIO) -> BinaryIO:
-    """The same bytes, to be read only, with a place in them of its own."""
+def _reopen(file: BinaryIO) -> BinaryIO:
+    """Open a file again, read-only and with a position of its own; what is not a regular file is copied."""
     try:
-        number = file.fileno()
-        if stat.S_ISREG(os.fstat(number).st_mode):
-            return Path(f"/proc/self/fd/{number}").open("rb", buffering=0)
+        fd = file.fileno()
+        if stat.S_ISREG(os.fstat(fd).st_mode):
+            return Path(f"/proc/self/fd/{fd}").open("rb", buffering=0)
     except (AttributeError, io.UnsupportedOperation):
         pass
-    copied = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - the caller closes it
+    copy = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - the caller closes it
     file.seek(0)
-    shutil.copyfileobj(file, copied)
-    copied.seek(0)
-    return copied
+    shutil.copyfileobj(file, copy)
+    copy.seek(0)
+    return copy

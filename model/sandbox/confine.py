@@ -1,17 +1,17 @@
-"""Takes all rights from this process that decoding does not need: for good, and before it reads a byte of a video.
+"""Confinement of a decode process: it permanently gives up all privileges that decoding does not need.
 
-Limits (setrlimit), no new privileges, an unprivileged user where it is root, Landlock (no file by name, no TCP, no
-signals outwards) and seccomp (a list of system calls; all others fail). What is open already stays usable.
+Resource limits (setrlimit), no new privileges, an unprivileged user if it runs as root, Landlock (no opening of files,
+no TCP, no signals to other processes) and seccomp (system calls that are not listed fail). Open files stay usable.
 
-Address space that decoding took here, MiB (VmPeak, MALLOC_ARENA_MAX=2, tests/clips.py's picture, of which 198 are
-Python, NumPy and FFmpeg themselves), with 3, 8 and 16 decoding threads:
+Address space used for decoding in MiB (VmPeak, MALLOC_ARENA_MAX=2, the test pattern of tests/clips.py; 198 MiB are
+Python, NumPy and FFmpeg), with 3, 8 and 16 decoding threads:
 
     3840x2160  H.264 8 bit   556   638   883        7680x4320  H.264 8 bit   1266  1707  2215
     3840x2160  H.265 8 bit   600   718   920        7680x4320  H.265 8 bit   1272  1561  2094
     3840x2160  AV1           566   620   690        7680x4320  H.265 10 bit  1984  2368  3092
 
-An MP4 of 539 bytes that declares 80 million samples takes 3155, of which 2852 are resident. The default limit of 2560
-lets the honest ones through, up to 8 threads for 10 bit, and gives the other one 48 resident.
+An MP4 of 539 bytes that declares 80 million samples takes 3155 MiB, of which 2852 are resident. The default limit of
+2560 MiB admits the videos above, 10 bit with up to 8 threads, and rejects the malicious file with 48 MiB resident.
 """
 
 import ctypes
@@ -41,7 +41,7 @@ _PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
 # linux/landlock.h; both numbers are the same on every architecture.
 _LANDLOCK_CREATE_RULESET, _LANDLOCK_RESTRICT_SELF = 444, 446
 _LANDLOCK_CREATE_RULESET_VERSION = 1
-# How many of the rights over files each version of Landlock knows, from EXECUTE on: all are taken.
+# Number of file access rights, from EXECUTE on, in each version of Landlock: all are handled, none is granted.
 _FILE_RIGHTS = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}
 _TCP_RIGHTS, _TCP_SINCE = 0b11, 4
 _SCOPES, _SCOPES_SINCE = 0b11, 6  # abstract unix sockets, signals
@@ -49,8 +49,8 @@ _SCOPES, _SCOPES_SINCE = 0b11, 6  # abstract unix sockets, signals
 _CLONE_THREAD = 0x00010000
 _PROT_EXEC = mmap.PROT_EXEC
 
-# What Python and FFmpeg use on files that are open, on memory and for threads. Nothing here takes a path, makes a
-# socket or a process, or reaches another process.
+# System calls that Python and FFmpeg need for open files, memory and threads. None of them takes a path, creates a
+# socket or a process, or affects another process.
 _CALLS = """
     read pread64 lseek fstat close sendto recvfrom
     brk munmap mremap madvise
@@ -62,75 +62,75 @@ _CALLS = """
 
 @dataclass(frozen=True)
 class Confinement:
-    """What this machine lets a process take from itself, tried out and not only asked for."""
+    """The parts of the confinement that work on this machine, as tested by probe."""
 
     landlock: int
-    """The kernel's version of Landlock; 0 where there is none."""
+    """The kernel's version of Landlock; 0 if it is unavailable."""
     seccomp: bool
     unprivileged: bool
-    """Whether decoding runs as a user without privileges."""
+    """Whether decoding runs as an unprivileged user."""
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """What is not there, each with its remedy."""
-        told = []
+        """The parts that do not work, each with its remedy."""
+        missing = []
         if not self.landlock:
-            told.append("Landlock (Linux 5.13 or later, started with landlock among lsm=)")
+            missing.append("Landlock (Linux 5.13 or later, started with landlock among lsm=)")
         if not self.seccomp:
-            told.append("seccomp (pip install pyseccomp, and libseccomp.so.2 of the package libseccomp2)")
+            missing.append("seccomp (pip install pyseccomp, and libseccomp.so.2 of the package libseccomp2)")
         if not self.unprivileged:
-            told.append(
+            missing.append(
                 f"an unprivileged user (run as another than root, or where user {_NOBODY} can be taken)"
             )
-        return tuple(told)
+        return tuple(missing)
 
     def describe(self) -> str:
-        """One line for people."""
+        """Describe the confinement in one line."""
         if self.missing:
             return f"partial: without {'; without '.join(self.missing)}"
         return f"full: Landlock {self.landlock}, seccomp, no privileges, limits of memory and time"
 
 
-def confine(limits: Limits, parts: Confinement, parent: int) -> None:
-    """Take all rights away, by what was found to work here, and be killed when the parent process ends.
+def confine(limits: Limits, confinement: Confinement, parent: int) -> None:
+    """Confine this process with the parts that work, and have the kernel kill it when its parent process ends.
 
     Raises:
-        OSError: a part that worked when it was tried does not work now; the caller must not go on.
+        OSError: a part fails although it worked in probe; the caller must not continue.
     """
-    _limit(limits)
+    _set_limits(limits)
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
-    if parts.unprivileged:
+    if confinement.unprivileged:
         drop_privileges()
-    _die_with(parent)  # a change of user undoes it
-    if parts.landlock:
-        forbid_files(parts.landlock)
-    if parts.seccomp:
+    _die_with_parent(parent)  # after the change of user, which resets it
+    if confinement.landlock:
+        forbid_files(confinement.landlock)
+    if confinement.seccomp:
         forbid_calls()
 
 
-def _die_with(parent: int) -> None:
+def _die_with_parent(parent: int) -> None:
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it ended before that
+    if os.getppid() != parent:  # the parent had already ended
         os.kill(os.getpid(), signal.SIGKILL)
 
 
 def probe() -> Confinement:
-    """Find out in a process of its own what works here."""
+    """Test in a child process which parts of the confinement work on this machine."""
     prepare()
     child = os.fork()
     if child == 0:
-        found = 0
+        working = 0
         try:
-            found = _try_all()
+            working = _try_all()
         finally:
-            os._exit(found)
+            os._exit(working)
     _, status = os.waitpid(child, 0)
-    found = max(0, os.waitstatus_to_exitcode(status))
-    return Confinement(landlock_version() if found & 1 else 0, bool(found & 2), bool(found & 4))
+    working = max(0, os.waitstatus_to_exitcode(status))
+    return Confinement(landlock_version() if working & 1 else 0, bool(working & 2), bool(working & 4))
 
 
 def prepare() -> None:
-    """Load what taking rights away needs, while files can be opened."""
+    """Load the libraries that the confinement needs, while files can still be opened."""
     _libc()
     try:
         _filter()
@@ -139,27 +139,27 @@ def prepare() -> None:
 
 
 def _try_all() -> int:
-    """1: files cannot be opened for Landlock, 2: nor sockets made for seccomp, 4: and this is not root."""
-    found = 0
+    """Return the sum of: 1 if Landlock prevents opening files, 2 if seccomp prevents sockets, 4 if not root."""
+    working = 0
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
     try:
         drop_privileges()
-        found |= 4
+        working |= 4
     except OSError:
         pass
     try:
         forbid_files(landlock_version())
-        found |= _fails(errno.EACCES, lambda: os.close(os.open("/", os.O_RDONLY)))
+        working |= _fails(errno.EACCES, lambda: os.close(os.open("/", os.O_RDONLY)))
     except OSError:
         pass
     try:
         forbid_calls()
         # Landlock would say EACCES.
         opening = _fails(errno.EPERM, lambda: os.close(os.open("/", os.O_RDONLY)))
-        found |= 2 * (opening and _fails(errno.EPERM, lambda: socket.socket().close()))
+        working |= 2 * (opening and _fails(errno.EPERM, lambda: socket.socket().close()))
     except (ImportError, RuntimeError, OSError):
         pass
-    return found
+    return working
 
 
 def _fails(number: int, call: Callable[[], None]) -> bool:
@@ -170,23 +170,25 @@ def _fails(number: int, call: Callable[[], None]) -> bool:
     return False
 
 
-def _limit(limits: Limits) -> None:
+def _set_limits(limits: Limits) -> None:
     cpu_s = max(1, math.ceil(limits.max_cpu_s))
-    for what, most in (
+    for resource_type, maximum in (
         (resource.RLIMIT_AS, limits.max_memory_bytes),
         (resource.RLIMIT_FSIZE, 0),
         (resource.RLIMIT_NOFILE, _OPEN_FILES),
         (resource.RLIMIT_CORE, 0),
     ):
-        resource.setrlimit(what, (most, most))
-    if os.geteuid() == 0:  # becomes nobody soon: all of that user's threads count, here and elsewhere
+        resource.setrlimit(resource_type, (maximum, maximum))
+    if (
+        os.geteuid() == 0
+    ):  # it will change to nobody; the limit counts all threads of that user on this machine
         resource.setrlimit(resource.RLIMIT_NPROC, (_THREADS, _THREADS))
-    # SIGXCPU first; whoever catches that is killed a second later.
+    # SIGXCPU at the soft limit; a process that catches it is killed a second later.
     resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s + 1))
 
 
 def drop_privileges() -> None:
-    """Become nobody, if this is root."""
+    """Change the user and group to nobody if this process runs as root."""
     if os.geteuid() == 0:
         os.setgroups([])
         os.setresgid(_NOBODY, _NOBODY, _NOBODY)
@@ -202,13 +204,13 @@ class _Ruleset(ctypes.Structure):
 
 
 def landlock_version() -> int:
-    """Of the kernel; 0 where Landlock is not there or not switched on."""
+    """Return the kernel's Landlock version; 0 if Landlock is unavailable or disabled."""
     version = _libc().syscall(_LANDLOCK_CREATE_RULESET, None, 0, _LANDLOCK_CREATE_RULESET_VERSION)
     return max(0, int(version))
 
 
 def forbid_files(version: int) -> None:
-    """By Landlock: every right it knows is handled, and no rule gives one back.
+    """Forbid all access rights that Landlock handles: opening files, TCP, and signals to other processes.
 
     Raises:
         OSError: the kernel refuses.
@@ -219,7 +221,7 @@ def forbid_files(version: int) -> None:
         _TCP_RIGHTS if version >= _TCP_SINCE else 0,
         _SCOPES if version >= _SCOPES_SINCE else 0,
     )
-    # A kernel that knows fewer fields takes the longer structure, as the rest of it is zeros.
+    # Older kernels accept the longer structure as long as the fields that they do not know are zero.
     number = _syscall(_LANDLOCK_CREATE_RULESET, ctypes.byref(ruleset), ctypes.sizeof(ruleset), 0)
     try:
         _syscall(_LANDLOCK_RESTRICT_SELF, number, 0)
@@ -228,11 +230,11 @@ def forbid_files(version: int) -> None:
 
 
 def forbid_calls() -> None:
-    """By seccomp: from here on every system call that is not listed fails with EPERM.
+    """Make every system call that is not listed fail with EPERM, by seccomp.
 
     Raises:
         ImportError: pyseccomp is not installed.
-        RuntimeError: libseccomp is not.
+        RuntimeError: libseccomp is not installed.
         OSError: the kernel refuses.
     """
     _filter().load()
@@ -244,19 +246,19 @@ def _filter() -> "pyseccomp.SyscallFilter":
 
     import pyseccomp as sc
 
-    made = sc.SyscallFilter(sc.ERRNO(errno.EPERM))
+    syscall_filter = sc.SyscallFilter(sc.ERRNO(errno.EPERM))
     for name in _CALLS.split():
         number = sc.resolve_syscall(sc.Arch.NATIVE, name)
-        if number != -1:  # one that this architecture, or an older libseccomp, does not know
-            made.add_rule(sc.ALLOW, number)
+        if number != -1:  # -1: unknown on this architecture or to this version of libseccomp
+            syscall_filter.add_rule(sc.ALLOW, number)
     for name in ("mmap", "mprotect"):
-        made.add_rule(sc.ALLOW, name, sc.Arg(2, sc.MASKED_EQ, _PROT_EXEC, 0))
-    made.add_rule(sc.ALLOW, "clone", sc.Arg(0, sc.MASKED_EQ, _CLONE_THREAD, _CLONE_THREAD))
-    # Its arguments lie in memory, where a filter cannot look: the C library then takes clone.
-    made.add_rule(sc.ERRNO(errno.ENOSYS), "clone3")
-    # Python's mmap keeps a copy of the number of its file.
-    made.add_rule(sc.ALLOW, "fcntl", sc.Arg(1, sc.EQ, fcntl.F_DUPFD_CLOEXEC))
-    return made
+        syscall_filter.add_rule(sc.ALLOW, name, sc.Arg(2, sc.MASKED_EQ, _PROT_EXEC, 0))
+    syscall_filter.add_rule(sc.ALLOW, "clone", sc.Arg(0, sc.MASKED_EQ, _CLONE_THREAD, _CLONE_THREAD))
+    # A filter cannot read clone3's arguments, which are in memory; on ENOSYS the C library falls back to clone.
+    syscall_filter.add_rule(sc.ERRNO(errno.ENOSYS), "clone3")
+    # Python's mmap duplicates the file descriptor.
+    syscall_filter.add_rule(sc.ALLOW, "fcntl", sc.Arg(1, sc.EQ, fcntl.F_DUPFD_CLOEXEC))
+    return syscall_filter
 
 
 @cache

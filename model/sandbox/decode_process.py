@@ -1,7 +1,7 @@
-"""One video's own process: takes all rights from itself, decodes, ends. Nothing of it reaches the next video.
+"""The decode process of one video: it gives up its privileges, decodes the video, and exits.
 
-It has four things from outside: the open video, a line to the worker, room for frames that the worker can read, and
-what was loaded before it was forked.
+It inherits the open video, a socket to the worker, a frame buffer shared with the worker, and the fork server's
+memory. It keeps nothing for the next video.
 """
 
 import errno
@@ -21,56 +21,66 @@ from numpy.typing import NDArray
 from model.errors import SandboxError, VideoError
 from model.sandbox import ipc
 from model.sandbox.confine import Confinement, confine
-from model.sandbox.ipc import Order
+from model.sandbox.ipc import FrameRequest
 from model.video import Limits, Video
 from model.windows import Frame
 
-# Exit statuses. There may be no memory left for words.
+# Exit statuses: there may be no memory left to send a message.
 OUT_OF_MEMORY = 12
-_FAULT = 1
+_FAILED = 1
 
-_DETAIL_LETTERS, _FAULT_LETTERS = 500, 4000
+_MAX_DETAIL_LENGTH, _MAX_TRACEBACK_LENGTH = 500, 4000
 
 
-class Given(NamedTuple):
-    """What a cell keeps open, as numbers of files: the video, the line to the worker, the room for frames."""
+class DecodeFiles(NamedTuple):
+    """The file descriptors that a decode process keeps: video, socket to the worker, shared frame buffer."""
 
     video: int
-    line: int
-    room: int
+    connection: int
+    frame_buffer: int
 
 
-def live(given: Given, limits: Limits, parts: Confinement, parent: int) -> NoReturn:
-    """What the process does after it was forked, from start to end."""
-    status = _FAULT
+def run_decode_process(files: DecodeFiles, limits: Limits, confinement: Confinement, parent: int) -> NoReturn:
+    """Run a forked decode process until it exits.
+
+    Args:
+        files: the file descriptors to keep; all others are closed.
+        limits: limits for the video and for this process.
+        confinement: the parts of the sandbox that work on this machine.
+        parent: process ID of the fork server.
+    """
+    status = _FAILED
     try:
-        _leave_open(given)
-        line = socket.socket(fileno=given.line)
-        status = _live(line, given, limits, parts, parent)
+        _close_other_files(files)
+        connection = socket.socket(fileno=files.connection)
+        status = _run(connection, files, limits, confinement, parent)
     finally:
-        os._exit(status)  # nothing of the process that it was forked from is tidied here
+        os._exit(status)  # skip the fork server's exit handlers
 
 
-def _live(line: socket.socket, given: Given, limits: Limits, parts: Confinement, parent: int) -> int:
-    """Returns the exit status."""
+def _run(
+    connection: socket.socket, files: DecodeFiles, limits: Limits, confinement: Confinement, parent: int
+) -> int:
+    """Return the exit status."""
     try:
         try:
-            confine(limits, parts, parent)
+            confine(limits, confinement, parent)
         except OSError as error:
             raise SandboxError(f"the decoder's process could not be confined ({error.strerror})") from error
-        _decode(line, given, limits)
+        _decode(connection, files, limits)
     except BaseException as error:
         if is_out_of_memory(error):
             return OUT_OF_MEMORY
-        ipc.send(line, _last_words(error))
-    # Until the worker has gone, for what it says at the same time would make it lose what it has not read yet.
-    while ipc.receive(line) is not None:
+        ipc.send(connection, _describe_error(error))
+    # Read until the worker closes: exiting with unread messages would reset the connection, and the worker would lose
+    # those that it has not read yet.
+    while ipc.receive(connection) is not None:
         pass
     return 0
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
-    """Whether memory ran out at the bottom of it. EAGAIN is what threads say that get no stack."""
+    """Return whether an error or one of its causes is a lack of memory; EAGAIN if a thread's stack is not allocated."""
     while error is not None:
         if isinstance(error, MemoryError):
             return True
@@ -80,60 +90,61 @@ def is_out_of_memory(error: BaseException | None) -> bool:
     return False
 
 
-def _last_words(error: BaseException) -> ipc.Message:
+def _describe_error(error: BaseException) -> ipc.Message:
     if isinstance(error, VideoError | SandboxError):
-        return {"error": error.code, "detail": str(error)[:_DETAIL_LETTERS]}
-    fault = "".join(traceback.format_exception(error))[-_FAULT_LETTERS:]
-    return {"error": "decoder_crashed", "detail": "", "fault": fault}
+        return {"error": error.code, "detail": str(error)[:_MAX_DETAIL_LENGTH]}
+    text = "".join(traceback.format_exception(error))[-_MAX_TRACEBACK_LENGTH:]
+    return {"error": "decoder_crashed", "detail": "", "fault": text}
 
 
-def _leave_open(given: Given) -> None:
-    """Close all else; standard input, output and error lead nowhere."""
-    nowhere = os.open(os.devnull, os.O_RDWR)
-    for number in range(3):
-        os.dup2(nowhere, number)
+def _close_other_files(files: DecodeFiles) -> None:
+    """Close all file descriptors but `files`; redirect standard input, output and error to /dev/null."""
+    null = os.open(os.devnull, os.O_RDWR)
+    for fd in range(3):
+        os.dup2(null, fd)
     for entry in list(Path("/proc/self/fd").iterdir()):
-        if int(entry.name) > 2 and int(entry.name) not in given:
-            with suppress(OSError):  # the one that listed the folder has gone
+        if int(entry.name) > 2 and int(entry.name) not in files:
+            with suppress(OSError):  # the descriptor that listed the folder is closed already
                 os.close(int(entry.name))
 
 
-def _decode(line: socket.socket, given: Given, limits: Limits) -> None:
-    video = Video(io.FileIO(given.video, closefd=False), limits)
-    ipc.send(line, {"declared_duration_s": video.declared_duration_s})
-    message = ipc.receive(line)
+def _decode(connection: socket.socket, files: DecodeFiles, limits: Limits) -> None:
+    video = Video(io.FileIO(files.video, closefd=False), limits)
+    ipc.send(connection, {"declared_duration_s": video.declared_duration_s})
+    message = ipc.receive(connection)
     if message is None:
         return
-    room = _Room(line, given.room, Order(**message))
+    request = FrameRequest(**message)
+    buffer = _FrameBuffer(connection, files.frame_buffer, request)
     last: Frame | None = None
-    for picture in room.order.take(video):
-        what = {"again": True} if picture is last else room.put(picture)
-        ipc.send(line, what | {"at": os.lseek(given.video, 0, os.SEEK_CUR)})
-        last = picture
+    for frame in request.take(video):
+        event = {"again": True} if frame is last else buffer.put(frame)
+        ipc.send(connection, event | {"at": os.lseek(files.video, 0, os.SEEK_CUR)})
+        last = frame
     if video.media is None:
         raise RuntimeError("the frames ended and nothing is known of them")
-    ipc.send(line, {"media": asdict(video.media)})
+    ipc.send(connection, {"media": asdict(video.media)})
 
 
-class _Room:
-    """The shared room for frames; a slot is filled again once the worker has copied what was in it."""
+class _FrameBuffer:
+    """Writes frames into the slots of the shared buffer; the worker frees a slot once it has copied the frame."""
 
-    def __init__(self, line: socket.socket, number: int, order: Order) -> None:
-        self.order = order
-        self._line = line
+    def __init__(self, connection: socket.socket, fd: int, request: FrameRequest) -> None:
+        self._connection = connection
+        self._slot_bytes = request.slot_bytes
         self._bytes: NDArray[np.uint8] = np.frombuffer(
-            mmap.mmap(number, order.slots * order.slot_bytes), np.uint8
+            mmap.mmap(fd, request.slots * request.slot_bytes), np.uint8
         )
-        self._free = list(range(order.slots))
+        self._free = list(range(request.slots))
 
-    def put(self, picture: Frame) -> ipc.Message:
-        """Waits for a free slot."""
+    def put(self, frame: Frame) -> ipc.Message:
+        """Wait for a free slot, copy the frame into it, and return the message for the worker."""
         while not self._free:
-            message = ipc.receive(self._line)
+            message = ipc.receive(self._connection)
             if message is None:
-                os._exit(0)  # the worker wants no more
+                os._exit(0)  # the worker has closed the video
             self._free.append(message["free"])
         slot = self._free.pop()
-        start = slot * self.order.slot_bytes
-        self._bytes[start : start + picture.size] = picture.reshape(-1)
-        return {"slot": slot, "height": picture.shape[0], "width": picture.shape[1]}
+        start = slot * self._slot_bytes
+        self._bytes[start : start + frame.size] = frame.reshape(-1)
+        return {"slot": slot, "height": frame.shape[0], "width": frame.shape[1]}

@@ -1,7 +1,8 @@
-"""Forks a process for each video out of one that is warm: FFmpeg is loaded and has decoded once, no model is.
+"""The fork server: forks a decode process for each video, with FFmpeg already loaded and initialised.
 
-Started by model.sandbox with the number of its control line, over which videos come. It has one thread, without which
-forking were not safe, and never looks into a video itself. It ends when the worker closes the line or ends.
+model.sandbox.sandbox starts it with the file descriptor of its control socket, over which videos arrive. It has a
+single thread, so that forking is safe, loads no model, and never reads a video itself. It exits when the worker closes
+the socket or ends.
 """
 
 import gc
@@ -24,35 +25,35 @@ from model.sandbox import decode_process, ipc
 from model.sandbox.confine import Confinement, probe
 from model.video import Limits, Video
 
-# Among all of a worker's processes, this and its children are what the kernel ends first when memory is short.
+# When memory is short, the kernel kills the fork server and its children before the worker's other processes.
 _OOM_SCORE = "800"
-# One that has ended may still be listed for a moment.
-_THREADS_END_S = 10.0
+# A thread that has ended may stay listed for a moment.
+_THREADS_END_TIMEOUT_S = 10.0
 
 
 def main() -> None:
-    """Get warm, try out what this machine can take away, say so, serve."""
-    # Whoever stops the worker lets it finish its job: it needs its decoder for that.
+    """Warm up, probe the confinement, report it to the worker, and serve."""
+    # A worker that is being stopped finishes its job first, and needs the decoder for that.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE)
     warm_up()
-    parts = probe()
+    confinement = probe()
     control = socket.socket(fileno=int(sys.argv[1]))
     try:
-        ipc.send(control, asdict(parts))
-    except BrokenPipeError:  # the worker has ended meanwhile
+        ipc.send(control, asdict(confinement))
+    except BrokenPipeError:  # the worker has ended
         return
-    ForkServer(control, parts).serve()
+    ForkServer(control, confinement).serve()
 
 
 def warm_up() -> None:
-    """Decode once all the way, so that nothing has to be opened later, and see that no thread stays."""
+    """Decode a short video, so that decode processes need not open any library, and wait until its threads end."""
     _decode_once()
     gc.collect()  # decoders end their threads when they are freed
-    gc.freeze()  # what is here is every child's: looking through it would only make copies of it
-    deadline = time.monotonic() + _THREADS_END_S
+    gc.freeze()  # a collection in a child would copy all pages that it shares with this process
+    deadline = time.monotonic() + _THREADS_END_TIMEOUT_S
     while (threads := len(list(Path("/proc/self/task").iterdir()))) > 1:
         if time.monotonic() > deadline:
             raise RuntimeError(
@@ -67,91 +68,92 @@ def _decode_once() -> None:
         stream = container.add_stream("mpeg4", rate=Fraction(15))
         stream.width = stream.height = 64
         for shade in range(0, 200, 20):
-            picture = np.full((64, 64, 3), shade, np.uint8)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            frame = np.full((64, 64, 3), shade, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
     for region in ((0.0, 0.0, 1.0, 1.0), None):
         buffer.seek(0)
         with closing(Video(buffer)) as video:
-            for _ in ipc.Order(15.0, 32, 32, region).take(video):
+            for _ in ipc.FrameRequest(15.0, 32, 32, region).take(video):
                 pass
 
 
 @dataclass
 class _Child:
-    """The leash leads to the worker: closing its end kills the child, and the child's end is told over it."""
+    """A decode process. The worker closes its end of the supervision socket to have the process killed."""
 
     pid: int
-    handle: int
+    pidfd: int
     supervision: socket.socket
 
 
 class ForkServer:
-    """The children that are there, each watched by its process handle, and by its leash."""
+    """Forks decode processes and waits for their end, or for the worker to close their supervision socket."""
 
-    def __init__(self, control: socket.socket, parts: Confinement) -> None:
-        self._control, self._parts = control, parts
-        self._handles: dict[int, _Child] = {}
-        self._supervisions: dict[int, _Child] = {}
+    def __init__(self, control: socket.socket, confinement: Confinement) -> None:
+        self._control, self._confinement = control, confinement
+        self._by_pidfd: dict[int, _Child] = {}
+        self._by_supervision: dict[int, _Child] = {}
         self._poll = select.poll()
         self._poll.register(control, select.POLLIN)
 
     def serve(self) -> None:
-        """Until the worker has gone; its children go too, as they are made to."""
+        """Serve until the worker closes the control socket; the kernel then kills remaining decode processes."""
         while True:
-            # One at a time: handling one may make the number of another belong to something new.
-            number, _ = self._poll.poll()[0]
-            if number == self._control.fileno():
-                if not self._take_in():
+            # One event at a time: handling it may close a descriptor whose number is then used again.
+            fd, _ = self._poll.poll()[0]
+            if fd == self._control.fileno():
+                if not self._accept():
                     return
-            elif number in self._handles:
-                self._bury(self._handles[number])
+            elif fd in self._by_pidfd:
+                self._reap(self._by_pidfd[fd])
             else:
-                self._kill(self._supervisions[number])
+                self._kill(self._by_supervision[fd])
 
-    def _take_in(self) -> bool:
-        """The next video; whether there was one."""
-        came = ipc.receive_with_files(self._control, 4)
-        if came is None:
+    def _accept(self) -> bool:
+        """Fork a decode process for the next video; return False if the control socket is closed."""
+        received = ipc.receive_with_fds(self._control, 4)
+        if received is None:
             return False
-        message, (video, line, room, supervision) = came
-        held = socket.socket(fileno=supervision)
+        message, (*fds, supervision_fd) = received
+        supervision = socket.socket(fileno=supervision_fd)
         limits = Limits(**message)
         forkserver = os.getpid()
         try:
             pid = os.fork()
-        except OSError:  # no room for a process: an end of the leash without a word tells the worker
-            held.close()
+        except OSError:  # too many processes
+            supervision.close()  # without a message: the worker takes the process for killed
         else:
             if pid == 0:
-                decode_process.live(decode_process.Given(video, line, room), limits, self._parts, forkserver)
-            self._watch(_Child(pid, os.pidfd_open(pid), held))
-        for number in (video, line, room):
-            os.close(number)
+                files = decode_process.DecodeFiles(*fds)
+                decode_process.run_decode_process(files, limits, self._confinement, forkserver)
+            self._watch(_Child(pid, os.pidfd_open(pid), supervision))
+        for fd in fds:
+            os.close(fd)
         return True
 
     def _watch(self, child: _Child) -> None:
-        self._handles[child.handle] = self._supervisions[child.supervision.fileno()] = child
-        self._poll.register(child.handle, select.POLLIN)
+        self._by_pidfd[child.pidfd] = self._by_supervision[child.supervision.fileno()] = child
+        self._poll.register(child.pidfd, select.POLLIN)
         self._poll.register(child.supervision, select.POLLIN)
 
     def _kill(self, child: _Child) -> None:
-        """The worker has no more use for it."""
+        """Kill a decode process whose supervision socket the worker has closed."""
         self._poll.unregister(child.supervision)
-        signal.pidfd_send_signal(child.handle, signal.SIGKILL)
+        signal.pidfd_send_signal(child.pidfd, signal.SIGKILL)
 
-    def _bury(self, child: _Child) -> None:
-        """Tell the worker how it ended, if it still listens."""
-        _, status, used = os.wait4(child.pid, 0)
-        del self._handles[child.handle], self._supervisions[child.supervision.fileno()]
-        self._poll.unregister(child.handle)
+    def _reap(self, child: _Child) -> None:
+        """Send the exit status and CPU time of a process that has ended to the worker, if it is still connected."""
+        _, status, usage = os.wait4(child.pid, 0)
+        del self._by_pidfd[child.pidfd], self._by_supervision[child.supervision.fileno()]
+        self._poll.unregister(child.pidfd)
         with suppress(KeyError):
             self._poll.unregister(child.supervision)
-        os.close(child.handle)
+        os.close(child.pidfd)
         with child.supervision, suppress(OSError):
             ipc.send(
                 child.supervision,
-                {"status": os.waitstatus_to_exitcode(status), "cpu_s": used.ru_utime + used.ru_stime},
+                {"status": os.waitstatus_to_exitcode(status), "cpu_s": usage.ru_utime + usage.ru_stime},
             )
 
 

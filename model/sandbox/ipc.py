@@ -1,6 +1,7 @@
-"""Messages between a worker and the processes that decode for it: JSON objects of bounded length, one a packet.
+"""Messages between the worker, the fork server and decode processes: one bounded JSON object per packet.
 
-Nothing is unpickled, and no value is taken on trust: the other side may have been taken over by a video.
+Messages from a decode process are untrusted, since a malicious video may have taken it over: nothing is unpickled,
+and every value is checked.
 """
 
 import json
@@ -10,30 +11,30 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, NoReturn
 
-from model.decoder import Pictures
+from model.decoder import FrameSource
 from model.transforms import Region
 from model.video import Media
 from model.windows import Frame
 
-# One packet. The kernel's smallest usual buffer of a socket (208 KiB) holds it.
+# One packet; fits into the kernel's default socket buffer of 208 KiB.
 MESSAGE_BYTES = 128 * 1024
 
-# How many frames may lie ready while the worker is busy with others.
-_MOST_SLOTS = 32
-_SHARED_BYTES = 16 * 1024**2
+# How many frames are decoded ahead of the worker.
+_MAX_SLOTS = 32
+_MAX_SHARED_BYTES = 16 * 1024**2
 
 Message = dict[str, Any]
 
 
 class IpcError(Exception):
-    """What came is no message of ours."""
+    """A message is malformed, too long, or has invalid values."""
 
 
 @dataclass(frozen=True)
-class Order:
-    """Which frames a worker wants, and the room that it shares for them: `slots` of `slot_bytes` each.
+class FrameRequest:
+    """The frames that a worker requests, and the layout of the shared frame buffer: `slots` times `slot_bytes`.
 
-    Without a region it is the whole picture, `width` (the same as `height`) pixels on its longer side at most.
+    With `region` None, whole frames are requested, at most `width` (equal to `height`) pixels on the longer side.
     """
 
     fps: float
@@ -43,127 +44,131 @@ class Order:
 
     @property
     def slot_bytes(self) -> int:
-        """Of the largest frame there can be."""
+        """Size of the largest possible frame."""
         return self.width * self.height * 3
 
     @property
     def slots(self) -> int:
-        """Two at least: one is filled while another is copied."""
-        return max(2, min(_MOST_SLOTS, _SHARED_BYTES // self.slot_bytes))
+        """Number of slots, at least two: one is written while another is read."""
+        return max(2, min(_MAX_SLOTS, _MAX_SHARED_BYTES // self.slot_bytes))
 
-    def take(self, video: Pictures) -> Iterator[Frame]:
-        """The frames ordered."""
+    def take(self, video: FrameSource) -> Iterator[Frame]:
+        """Yield the requested frames of a video."""
         if self.region is None:
             return video.whole_frames(self.fps, self.width)
         return video.frames(self.fps, self.width, self.height, Region(*self.region))
 
 
-def pair() -> tuple[socket.socket, socket.socket]:
-    """Two ends of a line that keeps packets apart."""
+def make_socket_pair() -> tuple[socket.socket, socket.socket]:
+    """Make two connected sockets that preserve message boundaries."""
     return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
 
-def send(line: socket.socket, message: Message, files: Sequence[int] = ()) -> None:
-    """One message, with open files that the other side gets copies of.
+def send(connection: socket.socket, message: Message, fds: Sequence[int] = ()) -> None:
+    """Send one message, with file descriptors that are duplicated into the receiver.
 
     Raises:
         IpcError: the message is too long.
-        OSError: the other side has gone.
+        OSError: the connection is closed.
     """
     content = json.dumps(message, allow_nan=False).encode()
     if len(content) > MESSAGE_BYTES:
         raise IpcError(f"a message of {len(content)} bytes, the limit is {MESSAGE_BYTES}")
-    if files:
-        socket.send_fds(line, [content], files)
+    if fds:
+        socket.send_fds(connection, [content], fds)
     else:
-        line.send(content)
+        connection.send(content)
 
 
-def receive(line: socket.socket) -> Message | None:
-    """The next message; None where the other side has gone.
+def receive(connection: socket.socket) -> Message | None:
+    """Receive one message; None if the connection is closed.
 
     Raises:
-        IpcError: it is none, or too long.
-        TimeoutError: after the line's own timeout.
+        IpcError: the packet is not a message, or too long.
+        TimeoutError: the socket's timeout has passed.
     """
     try:
-        content = line.recv(MESSAGE_BYTES + 1)
+        content = connection.recv(MESSAGE_BYTES + 1)
     except ConnectionResetError:
         return None
     return _parse(content) if content else None
 
 
-def receive_with_files(line: socket.socket, count: int) -> tuple[Message, list[int]] | None:
-    """As receive, for messages that bring exactly `count` open files."""
-    content, files, _, _ = socket.recv_fds(line, MESSAGE_BYTES + 1, count)
+def receive_with_fds(connection: socket.socket, count: int) -> tuple[Message, list[int]] | None:
+    """Receive one message that carries exactly `count` file descriptors; see receive."""
+    content, fds, _, _ = socket.recv_fds(connection, MESSAGE_BYTES + 1, count)
     if not content:
         return None
-    if len(files) != count:
-        for number in files:
-            os.close(number)
-        raise IpcError(f"{len(files)} files came, {count} were to")
-    return _parse(content), files
+    if len(fds) != count:
+        for fd in fds:
+            os.close(fd)
+        raise IpcError(f"{len(fds)} file descriptors instead of {count}")
+    return _parse(content), fds
 
 
-def whole(value: object, least: int, most: int = 2**53) -> int:
-    """A whole number within bounds (inclusive).
+def check_integer(value: object, minimum: int, maximum: int = 2**53) -> int:
+    """Return `value` if it is an integer within these bounds (inclusive).
 
     Raises:
-        IpcError: it is something else.
+        IpcError: it is not.
     """
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        raise IpcError(f"no whole number from {least} to {most}")
+    if isinstance(value, bool) or not isinstance(value, int) or not minimum <= value <= maximum:
+        raise IpcError(f"no whole number from {minimum} to {maximum}")
     return value
 
 
-def finite(value: object) -> float:
-    """A number from zero on; larger than any time or rate there can be is none.
+def check_number(value: object) -> float:
+    """Return `value` as a float if it is a number from 0 to 1e12, which exceeds every valid time and rate.
 
     Raises:
-        IpcError: it is something else.
+        IpcError: it is not.
     """
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e12:
         raise IpcError("no number from zero on")
     return float(value)
 
 
-def text(value: object, letters: int) -> str:
-    """At most so many letters, and none that a terminal or a JSON document would stumble over."""
+def clean_text(value: object, max_length: int) -> str:
+    """Truncate a string and replace its unprintable characters, which may break terminals and JSON documents.
+
+    Raises:
+        IpcError: the value is not a string.
+    """
     if not isinstance(value, str):
         raise IpcError("no text")
-    return "".join(letter if letter.isprintable() else "?" for letter in value[:letters])
+    return "".join(character if character.isprintable() else "?" for character in value[:max_length])
 
 
-def media_of(values: object) -> Media:
-    """What dataclasses.asdict made of a Media, and JSON of that.
+def parse_media(values: object) -> Media:
+    """Restore a Media that was serialised with dataclasses.asdict.
 
     Raises:
         IpcError: a field is missing, unknown or of another type.
     """
     if not isinstance(values, dict) or set(values) != {field.name for field in fields(Media)}:
         raise IpcError("not the fields of Media")
-    return Media(**{field.name: _typed(values[field.name], field.type) for field in fields(Media)})
+    return Media(**{field.name: _parse_field(values[field.name], field.type) for field in fields(Media)})
 
 
-def _typed(value: object, kind: object) -> Any:
+def _parse_field(value: object, kind: object) -> Any:
     if kind is float:
-        return finite(value)
+        return check_number(value)
     if kind is int:
-        return whole(value, 0)
+        return check_integer(value, 0)
     if kind is bool:
         if not isinstance(value, bool):
             raise IpcError("neither true nor false")
         return value
-    if not isinstance(value, list) or not all(isinstance(one, list) and len(one) == 2 for one in value):
+    if not isinstance(value, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in value):
         raise IpcError("no list of pairs")
-    return tuple((finite(start), finite(end)) for start, end in value)
+    return tuple((check_number(start), check_number(end)) for start, end in value)
 
 
 def _parse(content: bytes) -> Message:
     if len(content) > MESSAGE_BYTES:
         raise IpcError(f"a message of more than {MESSAGE_BYTES} bytes")
     try:
-        message = json.loads(content.decode(), parse_constant=_refuse)
+        message = json.loads(content.decode(), parse_constant=_reject_constant)
     except (ValueError, RecursionError) as error:
         raise IpcError("a packet that is no JSON") from error
     if not isinstance(message, dict):
@@ -171,5 +176,5 @@ def _parse(content: bytes) -> Message:
     return message
 
 
-def _refuse(name: str) -> NoReturn:
+def _reject_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no number")

@@ -1,8 +1,8 @@
-"""Decoding in processes that hold nothing worth taking, with nothing to take it with: the worker's side.
+"""Worker side of the decoder sandbox: each video is decoded in a forked, unprivileged process.
 
-worker --control--> keeper (keeper.py): warm, once a worker
-worker <--line--->  cell   (cell.py):   forked by the keeper for each video; frames lie in memory that both see
-worker <--leash-->  keeper: closing it ends the cell, and how the cell ended comes back over it
+worker --control socket-------> fork server (forkserver.py): one per worker; forks a decode process for each video
+worker <--message socket------> decode process (decode_process.py): requests and events; frames in shared memory
+worker <--supervision socket--> fork server: closing it kills the decode process; its exit status is returned over it
 """
 
 import os
@@ -16,7 +16,7 @@ from typing import BinaryIO, Literal
 
 import structlog
 
-from model.decoder import Decoder, InProcess, Waiting
+from model.decoder import Decoder, InProcessDecoder, WaitCallback
 from model.errors import SandboxError
 from model.sandbox import ipc
 from model.sandbox.client import SandboxedVideo
@@ -27,34 +27,35 @@ log = structlog.get_logger()
 
 Mode = Literal["auto", "require", "off"]
 
-# What python runs as the keeper; the number of its control line comes after it.
+# Python's arguments to run the fork server, followed by the file descriptor of its control socket.
 PROGRAM = ("-P", "-m", "model.sandbox.forkserver")
-_START_S = 60.0
-_END_S = 10.0
+_START_TIMEOUT_S = 60.0
+_END_TIMEOUT_S = 10.0
 
 
 def make_decoder(mode: Mode) -> Decoder:
-    """What the setting MMAD_SANDBOX asks for; a sandbox that is not full, or not there, is told of in the log.
+    """Make the decoder for the setting MMAD_SANDBOX; log a warning if the sandbox is off or incomplete.
 
     Raises:
-        SandboxError: it is required and cannot be had in full, or its process does not start.
+        SandboxError: the sandbox is required but incomplete or unavailable, or the fork server does not start.
     """
     if mode == "require" and sys.platform != "linux":
         raise SandboxError(f"there is no sandbox on {sys.platform}, only on Linux (MMAD_SANDBOX=require)")
-    made = InProcess() if mode == "off" or sys.platform != "linux" else Sandbox(required=mode == "require")
-    if not made.describe().startswith("full"):
-        log.warning("sandbox_not_full", state=made.describe(), setting=mode)
-    return made
+    in_process = mode == "off" or sys.platform != "linux"
+    decoder = InProcessDecoder() if in_process else Sandbox(required=mode == "require")
+    if not decoder.describe().startswith("full"):
+        log.warning("sandbox_not_full", state=decoder.describe(), setting=mode)
+    return decoder
 
 
 class Sandbox:
-    """Opens videos in processes of their own. Several may be open at a time, from several threads."""
+    """Opens each video in a process of its own. Thread-safe; several videos may be open at a time."""
 
     def __init__(self, required: bool = False) -> None:
-        """Starts the keeper, which takes about half a second; with `required`, one that confines in full or none.
+        """Start the fork server, which takes about half a second.
 
         Raises:
-            SandboxError: see make_decoder.
+            SandboxError: it does not start, or `required` is set and a part of the confinement is missing.
         """
         self._required = required
         self._lock = threading.Lock()
@@ -62,18 +63,18 @@ class Sandbox:
 
     @property
     def confinement(self) -> Confinement:
-        """What is taken from the processes that decode."""
+        """The confinement of decode processes."""
         return self._forkserver.confinement
 
     def describe(self) -> str:
         """See Decoder."""
         return self.confinement.describe()
 
-    def open(self, file: BinaryIO, limits: Limits, waiting: Waiting = lambda: None) -> SandboxedVideo:
-        """See Decoder; a keeper that has ended is started again.
+    def open(self, file: BinaryIO, limits: Limits, on_wait: WaitCallback = lambda: None) -> SandboxedVideo:
+        """See Decoder. The fork server is restarted if it has ended.
 
         Raises:
-            DecoderKilledError: the process was ended from outside.
+            DecoderKilledError: the decode process was killed from outside.
         """
         with self._lock:
             if not self._forkserver.alive:
@@ -81,14 +82,14 @@ class Sandbox:
                 self._forkserver.end()
                 self._forkserver = self._start()
             forkserver = self._forkserver
-        return SandboxedVideo(forkserver, file, limits, waiting)
+        return SandboxedVideo(forkserver, file, limits, on_wait)
 
     def close(self) -> None:
-        """End the keeper, and with it what it decodes."""
+        """Stop the fork server and all decode processes."""
         self._forkserver.end()
 
-    def _start(self) -> "_Keeper":
-        forkserver = _Keeper()
+    def _start(self) -> "_ForkServerProcess":
+        forkserver = _ForkServerProcess()
         missing = forkserver.confinement.missing
         if self._required and missing:
             forkserver.end()
@@ -98,22 +99,22 @@ class Sandbox:
         return forkserver
 
 
-class _Keeper:
-    """The warm process and the line to it. It is ended with this object, at the latest with this process."""
+class _ForkServerProcess:
+    """The fork server's process and control socket; it is stopped when this object is freed or the worker ends."""
 
     def __init__(self) -> None:
-        self.control, theirs = ipc.pair()
-        with theirs:
+        self.control, remote_end = ipc.make_socket_pair()
+        with remote_end:
             self._process = subprocess.Popen(
-                [sys.executable, *PROGRAM, str(theirs.fileno())],
+                [sys.executable, *PROGRAM, str(remote_end.fileno())],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
-                env=_environment(),
-                start_new_session=True,  # the terminal's Ctrl-C is for the worker
+                pass_fds=[remote_end.fileno()],
+                env=_make_environment(),
+                start_new_session=True,  # Ctrl-C in the terminal must reach the worker only
             )
         self.end = weakref.finalize(self, _end, self._process, self.control)
-        self.control.settimeout(_START_S)
+        self.control.settimeout(_START_TIMEOUT_S)
         try:
             message = ipc.receive(self.control)
         except (OSError, ipc.IpcError):
@@ -131,7 +132,7 @@ class _Keeper:
         return self._process.poll() is None
 
     def kill(self) -> None:
-        """For one that does not answer; its children die with it."""
+        """Kill an unresponsive fork server; the kernel kills its decode processes with it."""
         self._process.kill()
         self._process.wait()
 
@@ -139,16 +140,16 @@ class _Keeper:
 def _end(process: "subprocess.Popen[bytes]", control: socket.socket) -> None:
     control.close()
     try:
-        process.wait(_END_S)
+        process.wait(_END_TIMEOUT_S)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
 
 
-def _environment() -> dict[str, str]:
-    """What is needed to find this code, and nothing else of ours: there are addresses and secrets in it."""
-    kept = {name: os.environ[name] for name in ("LD_LIBRARY_PATH", "PATH") if name in os.environ}
+def _make_environment() -> dict[str, str]:
+    """Return only the variables that the fork server needs: the worker's environment holds addresses and secrets."""
+    inherited = {name: os.environ[name] for name in ("LD_LIBRARY_PATH", "PATH") if name in os.environ}
     paths = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
-    # NumPy's threads would make forking unsafe; an arena for each thread would use up the address space.
-    tuned = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
-    return kept | tuned | {"PYTHONPATH": os.pathsep.join(paths), "PYTHONDONTWRITEBYTECODE": "1"}
+    # NumPy's threads would make forking unsafe; one malloc arena per thread would use up the address space.
+    threads = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
+    return inherited | threads | {"PYTHONPATH": os.pathsep.join(paths), "PYTHONDONTWRITEBYTECODE": "1"}

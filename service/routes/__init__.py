@@ -1,4 +1,4 @@
-"""The routes of the API. Each is a few lines; the work is done in the modules of service."""
+"""The routes of the API: thin handlers around the modules of service."""
 
 from fastapi import APIRouter
 

@@ -1,4 +1,4 @@
-"""The model, and the state of the service."""
+"""Routes about the model and the state of the service."""
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import RedirectResponse
@@ -17,19 +17,19 @@ _MODEL = problems("no_worker_yet", "key_missing", "key_unknown", "rate_limited",
 
 @router.get("/labels", summary="All classes, both levels", tags=["model"], responses=_MODEL)
 def get_labels(app_state: AppStateDep, _caller: CallerDep) -> Labels:
-    """Actions and body parts of the model the workers have loaded."""
+    """Return the actions and body parts of the model that the workers have loaded."""
     return app_state.model_card().labels
 
 
 @router.get("/model", summary="The model", tags=["model"], responses=_MODEL)
 def get_model(app_state: AppStateDep, _caller: CallerDep) -> ModelCard:
-    """What the workers have loaded, what it was trained on, and what to be warned of."""
+    """Return the model that the workers have loaded, its training data, and its warnings."""
     return app_state.model_card()
 
 
 @router.get("/healthz", summary="Is the process up", tags=["operations"])
-async def healthz() -> Health:  # on the event loop: answers even when every thread waits for Redis
-    """Answers as long as the process does."""
+async def healthz() -> Health:  # async: responds even if all threads wait for Redis
+    """Succeeds as long as the process runs."""
     return Health()
 
 
@@ -38,8 +38,8 @@ async def healthz() -> Health:  # on the event loop: answers even when every thr
     responses={503: {"model": Readiness, "description": "Not now; the checks say why"}},
 )  # fmt: skip
 def readyz(response: Response, app_state: AppStateDep) -> Readiness:
-    """Checks store, Redis, workers and model. How a worker's decoder is shut in is told too, and decides nothing."""
-    checks = {"store": app_state.admission.trouble() or "ok", **app_state.queue.check()}
+    """Check the store, Redis, workers and model. The state of the decoder sandbox is informational."""
+    checks = {"store": app_state.admission.store_problem() or "ok", **app_state.queue.check()}
     try:
         app_state.model_card()
         checks["model"] = "ok"
@@ -51,12 +51,12 @@ def readyz(response: Response, app_state: AppStateDep) -> Readiness:
 
 
 def _sandbox(store: Store) -> dict[str, str]:
-    """What the last worker to start said; nothing where none did."""
+    """Return the sandbox state reported by the last worker to start; empty if there is none."""
     try:
-        told = store.get(SANDBOX).decode()
+        state = store.get(SANDBOX).decode()
     except KeyError:
         return {}
-    return {"sandbox": told}
+    return {"sandbox": state}
 
 
 @router.get(
@@ -67,11 +67,11 @@ def _sandbox(store: Store) -> dict[str, str]:
     },
 )  # fmt: skip
 def get_metrics(app_state: AppStateDep, _caller: CallerDep) -> Response:
-    """Jobs, queue, stages, workers and requests. Needs a key where the service asks for keys."""
+    """Return metrics of jobs, queue, stages, workers and requests. Requires a key if the service uses keys."""
     return Response(app_state.metrics_endpoint.render(), media_type=MEDIA_TYPE)
 
 
 @router.get("/", include_in_schema=False)
 def index(request: Request) -> RedirectResponse:
-    """The documentation."""
+    """Redirect to the documentation."""
     return RedirectResponse(f"{request.scope.get('root_path', '')}/docs")

@@ -1,4 +1,4 @@
-"""POST /detect: from a request to queued jobs, or to a result if the caller waits for it."""
+"""POST /detect: queue jobs for uploaded videos, or return the result if the caller waits for it."""
 
 from typing import Any
 
@@ -9,11 +9,11 @@ from service.app_state import AppState, AppStateDep, CallerDep, problems
 from service.auth import Caller
 from service.encodings import ACCEPTED
 from service.errors import Problem
-from service.events import ended_within
+from service.events import wait_until_ended
 from service.job_schemas import Accepted, Batch, BatchLinks, State
 from service.routes.parameters import UPLOAD, VIEW
-from service.submission import MAX_WAIT_S, Submission, Submitted, idempotency_key, preferred_wait_s
-from service.uploads import FILE_FIELD, Limits, receive
+from service.submission import MAX_WAIT_S, Submission, Submitted, parse_idempotency_key, parse_preferred_wait
+from service.uploads import FILE_FIELD, UploadLimits, receive
 
 router = APIRouter(tags=["detect"])
 
@@ -32,7 +32,7 @@ _FILES = {
     "oneOf": [_BYTES["schema"], {"type": "array", "items": _BYTES["schema"], "minItems": 1}],
     "description": "A video; several fields of this name make a batch.",
 }
-_EXTRA: dict[str, Any] = {
+_OPENAPI_EXTRA: dict[str, Any] = {
     "parameters": [*VIEW, *UPLOAD, *_HEADERS],
     "requestBody": {
         "required": True,
@@ -43,7 +43,7 @@ _EXTRA: dict[str, Any] = {
                     "required": [FILE_FIELD],
                     "properties": {
                         FILE_FIELD: _FILES,
-                        **{one["name"]: one["schema"] for one in [*VIEW, *UPLOAD]},
+                        **{parameter["name"]: parameter["schema"] for parameter in [*VIEW, *UPLOAD]},
                     },
                 }
             },
@@ -57,14 +57,14 @@ _REPLAYED = {
     "schema": {"type": "string"},
     "description": "`true` if an earlier request with this key made the jobs.",
 }
-_TAKEN = {"headers": {"Location": _LOCATION, "Idempotency-Replayed": _REPLAYED}}
-_ANSWERS: dict[int | str, dict[str, Any]] = {
+_ACCEPTED_HEADERS = {"headers": {"Location": _LOCATION, "Idempotency-Replayed": _REPLAYED}}
+_RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The result: it was asked for with `Prefer: wait` and ready in time",
         "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Result"}}},
-        **_TAKEN,
+        **_ACCEPTED_HEADERS,
     },
-    202: {"description": "A job, or a batch of them", **_TAKEN},
+    202: {"description": "A job, or a batch of them", **_ACCEPTED_HEADERS},
 }
 
 
@@ -73,8 +73,8 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {
     status_code=202,
     response_model=Accepted | Batch,
     summary="Send a video",
-    openapi_extra=_EXTRA,
-    responses=_ANSWERS | problems(
+    openapi_extra=_OPENAPI_EXTRA,
+    responses=_RESPONSES | problems(
         "malformed_upload", "empty_upload", "upload_too_slow", "upload_too_large", "too_many_files", "not_a_video",
         "unsupported_content_encoding", "video_too_long",
         "unknown_parameter", "invalid_parameter", "idempotency_conflict", "request_in_progress", "callback_refused",
@@ -83,67 +83,69 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {
     ),
 )  # fmt: skip
 async def detect(request: Request, response: Response, app_state: AppStateDep, caller: CallerDep) -> Any:
-    """Accept a video, or several. Every job is on disk before this answers; poll it, then fetch its result."""
+    """Accept one or several videos. The jobs are stored before the response; poll them, then fetch their results."""
     query = dict(request.query_params)
-    submission = Submission(app_state, caller, idempotency_key(request.headers.get("idempotency-key")))
+    submission = Submission(app_state, caller, parse_idempotency_key(request.headers.get("idempotency-key")))
     submission.options(query)  # refused before the body is read
-    await to_thread.run_sync(_admit, app_state, caller, submission, _declared_bytes(request))
+    await to_thread.run_sync(_check_admission, app_state, caller, submission, _declared_bytes(request))
     try:
         received = await receive(
             request,
             app_state.store,
             submission.video_key,
-            Limits.of(app_state.settings),
+            UploadLimits.from_settings(app_state.settings),
             lambda fields: submission.options({**query, **fields}),
             app_state.admission.check_disk,
         )
-        taken = await to_thread.run_sync(submission.take, received, query)
+        submitted = await to_thread.run_sync(submission.submit, received, query)
     finally:
         with CancelScope(shield=True):
             await to_thread.run_sync(submission.close)
-    if taken.replayed:
+    if submitted.replayed:
         response.headers["Idempotency-Replayed"] = "true"
-    if len(taken.records) > 1:
-        return _batch(taken, app_state, response)
-    return await _single(taken, app_state, caller.owner, request, response)
+    if len(submitted.records) > 1:
+        return _batch(submitted, app_state, response)
+    return await _single(submitted, app_state, caller.owner, request, response)
 
 
 async def _single(
-    taken: Submitted, app_state: AppState, owner: str, request: Request, response: Response
+    submitted: Submitted, app_state: AppState, owner: str, request: Request, response: Response
 ) -> Accepted | Response:
-    record = taken.records[0]
-    answer = app_state.accepted(record)
-    response.headers["Location"] = answer.links.self
-    wait_s = preferred_wait_s(request.headers.get("prefer"))
-    if wait_s is None or not await ended_within(app_state, record.id, wait_s):
-        return answer
+    record = submitted.records[0]
+    accepted = app_state.accepted(record)
+    response.headers["Location"] = accepted.links.self
+    wait_s = parse_preferred_wait(request.headers.get("prefer"))
+    if wait_s is None or not await wait_until_ended(app_state, record.id, wait_s):
+        return accepted
     try:
         record = await to_thread.run_sync(app_state.jobs.get, record.id, owner)
         if record.state is not State.SUCCEEDED:
             return app_state.accepted(record)
         content = await to_thread.run_sync(app_state.read, record, "result.json")
-    except Problem:  # removed meanwhile: the job tells
-        return answer
+    except Problem:  # the job was removed in the meantime: its link responds with the reason
+        return accepted
     headers = {**response.headers, "Preference-Applied": f"wait={wait_s}"}
     return Response(content, media_type="application/json", headers=headers)
 
 
-def _batch(taken: Submitted, app_state: AppState, response: Response) -> Batch:
-    batch = str(taken.records[0].batch)
-    where = f"{app_state.root_path}/jobs?batch={batch}"
-    response.headers["Location"] = where
+def _batch(submitted: Submitted, app_state: AppState, response: Response) -> Batch:
+    batch = str(submitted.records[0].batch)
+    url = f"{app_state.root_path}/jobs?batch={batch}"
+    response.headers["Location"] = url
     return Batch(
         batch=batch,
-        jobs=[app_state.accepted(record) for record in taken.records],
-        links=BatchLinks(jobs=where),
+        jobs=[app_state.accepted(record) for record in submitted.records],
+        links=BatchLinks(jobs=url),
     )
 
 
-def _admit(app_state: AppState, caller: Caller, submission: Submission, declared_bytes: int) -> None:
+def _check_admission(
+    app_state: AppState, caller: Caller, submission: Submission, declared_bytes: int
+) -> None:
     if not submission.may_replay:
-        # For what is larger than any video may be, waiting does not help: `receive` says so.
+        # A body above the upload limit is refused by `receive`, as waiting for disk space would not help.
         app_state.admission.check(min(declared_bytes, app_state.settings.max_upload_bytes))
-        app_state.auth.admit(caller, app_state.jobs, declared_bytes, 1)
+        app_state.auth.check_limits(caller, app_state.jobs, declared_bytes, 1)
 
 
 def _declared_bytes(request: Request) -> int:

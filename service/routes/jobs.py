@@ -1,4 +1,4 @@
-"""Jobs: where they stand, what becomes of them."""
+"""Routes for listing, inspecting, following, canceling and deleting jobs."""
 
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
@@ -7,47 +7,49 @@ from fastapi import APIRouter, Depends, Header, HTTPException, Request
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from service.app_state import AppStateDep, CallerDep, problems
-from service.events import follow, mark_of, parse_mark
+from service.events import follow_job, make_event_id, parse_event_id
 from service.job_schemas import Job, JobPage, Receipt, Webhook
 from service.jobs import Record
-from service.listing import Listing, page
+from service.listing import JobQuery, load_page
 from service.parameters import parse_parameters
 from service.routes.parameters import LISTING
 
 router = APIRouter(tags=["jobs"])
 
-CALLER = ("key_missing", "key_unknown", "rate_limited", "internal_error")
-KNOWN = ("job_not_found", "job_deleted", "job_expired", *CALLER)
+CALLER_PROBLEMS = ("key_missing", "key_unknown", "rate_limited", "internal_error")
+JOB_PROBLEMS = ("job_not_found", "job_deleted", "job_expired", *CALLER_PROBLEMS)
 
 
 @router.get(
     "/jobs", summary="Jobs, the newest first", openapi_extra={"parameters": LISTING},
-    responses=problems("unknown_parameter", "invalid_parameter", *CALLER),
+    responses=problems("unknown_parameter", "invalid_parameter", *CALLER_PROBLEMS),
 )  # fmt: skip
 def list_jobs(request: Request, app_state: AppStateDep, caller: CallerDep) -> JobPage:
-    """Page by page: go on with `cursor=next` until `next` is null. A page may hold fewer jobs than `limit`."""
-    listing = parse_parameters(Listing, dict(request.query_params))
-    found = page(app_state.jobs, listing, caller.owner)
-    return JobPage(jobs=[app_state.describe(record) for record in found.records], next=found.next)
+    """Return one page of jobs: continue with `cursor=next` until `next` is null. Pages may be shorter than `limit`."""
+    query = parse_parameters(JobQuery, dict(request.query_params))
+    page = load_page(app_state.jobs, query, caller.owner)
+    return JobPage(jobs=[app_state.describe(record) for record in page.records], next=page.next)
 
 
-@router.get("/jobs/{job_id}", summary="Where a job stands", responses=problems(*KNOWN))
+@router.get("/jobs/{job_id}", summary="Where a job stands", responses=problems(*JOB_PROBLEMS))
 def get_job(job_id: str, app_state: AppStateDep, caller: CallerDep) -> Job:
-    """State, stage, progress, place in the queue, estimate, and every change with its time."""
+    """Return the state, stage, progress, queue position, estimated time left, and all state changes of a job."""
     return app_state.describe(app_state.jobs.get(job_id, caller.owner))
 
 
-@router.post("/jobs/{job_id}/cancel", summary="Stop a job", responses=problems("job_already_ended", *KNOWN))
+@router.post(
+    "/jobs/{job_id}/cancel", summary="Stop a job", responses=problems("job_already_ended", *JOB_PROBLEMS)
+)
 def cancel_job(job_id: str, app_state: AppStateDep, caller: CallerDep) -> Job:
-    """At once if it is queued, within seconds if it runs. A job canceled stays canceled, whatever its worker finds."""
+    """Cancel a job: at once if queued, within seconds if running. It stays canceled even if its worker finishes."""
     return app_state.describe(app_state.cancel(job_id, caller.owner))
 
 
-@router.delete("/jobs/{job_id}", summary="Remove a job", responses=problems(*KNOWN))
+@router.delete("/jobs/{job_id}", summary="Remove a job", responses=problems(*JOB_PROBLEMS))
 def delete_job(job_id: str, app_state: AppStateDep, caller: CallerDep) -> Receipt:
-    """Video, proposals, result and record go, also of a job that runs; the receipt says what was there."""
+    """Delete the video, proposals, result and record of a job in any state. The receipt lists what was deleted."""
     receipt = app_state.jobs.remove(app_state.jobs.get(job_id, caller.owner), "deleted")
-    app_state.queue.forget(job_id)
+    app_state.queue.remove(job_id)
     return receipt
 
 
@@ -56,13 +58,13 @@ LastEventId = Annotated[
 ]
 
 
-def _known(
+def _get_job_to_stream(
     job_id: str, app_state: AppStateDep, caller: CallerDep, last_event_id: LastEventId = None
 ) -> Record:
-    # Before the stream begins: afterwards it is too late for another status.
+    # Checked before the stream starts, as its status cannot be changed afterwards.
     record = app_state.jobs.get(job_id, caller.owner)
-    if record.ended and parse_mark(last_event_id) >= mark_of(app_state.describe(record)):
-        raise HTTPException(204)  # a browser would come back for ever
+    if record.ended and parse_event_id(last_event_id) >= make_event_id(app_state.describe(record)):
+        raise HTTPException(204)  # otherwise browsers would reconnect for ever
     return record
 
 
@@ -76,35 +78,37 @@ _STREAM: dict[int | str, dict[str, Any]] = {
 
 @router.get(
     "/jobs/{job_id}/events", response_class=EventSourceResponse, summary="A job as it moves on",
-    responses=_STREAM | problems(*KNOWN),
+    responses=_STREAM | problems(*JOB_PROBLEMS),
 )  # fmt: skip
 async def get_events(
-    record: Annotated[Record, Depends(_known)],
+    record: Annotated[Record, Depends(_get_job_to_stream)],
     app_state: AppStateDep,
     caller: CallerDep,
     last_event_id: LastEventId = None,
 ) -> AsyncIterator[ServerSentEvent]:
-    """Closed after the event of the final state. `Last-Event-ID` goes on where a connection was lost."""
-    told = parse_mark(last_event_id)
-    async for job in follow(app_state, record.id, caller.owner, told):
-        mark = mark_of(job)
-        kind = "state" if mark.changes > told.changes else "progress"
-        told = mark
-        yield ServerSentEvent(raw_data=job.model_dump_json(), event=kind, id=str(mark))
+    """Stream a job's changes and close after its final state. `Last-Event-ID` resumes after a lost connection."""
+    last_id = parse_event_id(last_event_id)
+    async for job in follow_job(app_state, record.id, caller.owner, last_id):
+        event_id = make_event_id(job)
+        kind = "state" if event_id.changes > last_id.changes else "progress"
+        last_id = event_id
+        yield ServerSentEvent(raw_data=job.model_dump_json(), event=kind, id=str(event_id))
 
 
 @router.get(
-    "/jobs/{job_id}/webhook", summary="How a job's message fared", responses=problems("no_callback", *KNOWN)
+    "/jobs/{job_id}/webhook",
+    summary="How a job's message fared",
+    responses=problems("no_callback", *JOB_PROBLEMS),
 )
 def get_webhook(job_id: str, app_state: AppStateDep, caller: CallerDep) -> Webhook:
-    """Every try to deliver the message to the job's callback_url."""
+    """Return the delivery state of a job's message and all attempts to deliver it to its callback_url."""
     return app_state.webhooks.get(app_state.jobs.get(job_id, caller.owner))
 
 
 @router.post(
     "/jobs/{job_id}/webhook/resend", status_code=202, summary="Send a job's message again",
-    responses=problems("no_callback", "job_not_finished", *KNOWN),
+    responses=problems("no_callback", "job_not_finished", *JOB_PROBLEMS),
 )  # fmt: skip
 def resend_webhook(job_id: str, app_state: AppStateDep, caller: CallerDep) -> Webhook:
-    """At once, under the same id, whether or not it was delivered before."""
+    """Send the message again at once, with the same id, whether or not it was delivered before."""
     return app_state.webhooks.resend(app_state.jobs.get(job_id, caller.owner))

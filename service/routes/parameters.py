@@ -1,4 +1,4 @@
-"""Parameters that several routes take, as the OpenAPI document tells of them; service.parameters reads them."""
+"""OpenAPI descriptions of parameters shared by several routes; service.parameters parses them."""
 
 from typing import Any
 
@@ -26,7 +26,7 @@ UPLOAD: list[dict[str, Any]] = [
      "description": "A word of the caller's own, to find jobs by."},
 ]  # fmt: skip
 
-STRETCH: list[dict[str, Any]] = [
+TIME_RANGE: list[dict[str, Any]] = [
     {"name": "from_s", "in": "query", "schema": {"type": "number", "minimum": 0},
      "description": "Only what goes on at or after this time."},
     {"name": "to_s", "in": "query", "schema": {"type": "number", "minimum": 0},

@@ -1,4 +1,4 @@
-"""What was found: as a document, as a file, as scores over time; and the video while it is kept."""
+"""Routes for results: as a document, an exported file or scores over time; and for the stored video."""
 
 import os
 from collections.abc import Iterator
@@ -11,21 +11,21 @@ from starlette.types import Receive, Scope, Send
 
 from service.app_state import AppState, AppStateDep, CallerDep, problems
 from service.errors import Problem
-from service.exports import FORMATS, Analysed, find_format
-from service.jobs import Record, key
-from service.names import attachment
+from service.exports import FORMATS, VideoResult, find_format
+from service.jobs import Record, job_key
+from service.names import format_attachment
 from service.parameters import parse_parameters
 from service.ranges import parse_range
 from service.results import make_result, with_defaults
-from service.routes.jobs import KNOWN
-from service.routes.parameters import STRETCH, VIEW
+from service.routes.jobs import JOB_PROBLEMS
+from service.routes.parameters import TIME_RANGE, VIEW
 from service.schemas import ExportView, FrameScores, FramesView, Result, ResultView
 from service.scores import make_frame_scores
 
 router = APIRouter(tags=["results"])
 
-_FINISHED = (
-    "job_not_finished", "job_canceled", "unknown_parameter", "invalid_parameter", *KNOWN,
+_RESULT_PROBLEMS = (
+    "job_not_finished", "job_canceled", "unknown_parameter", "invalid_parameter", *JOB_PROBLEMS,
     "not_a_video", "no_video_stream", "unsupported_codec", "video_too_long", "picture_too_large",
     "frame_rate_too_high", "damaged_video", "decoder_crashed", "decoder_timeout", "decoder_out_of_memory",
     "too_many_streams", "encrypted_video",
@@ -57,16 +57,16 @@ _VIDEO: dict[int | str, dict[str, Any]] = {
     "/jobs/{job_id}/result",
     response_model=Result | FrameScores,
     summary="What was found",
-    openapi_extra={"parameters": [*VIEW, *STRETCH, _LEVEL, _RATE]},
-    responses=problems(*_FINISHED),
+    openapi_extra={"parameters": [*VIEW, *TIME_RANGE, _LEVEL, _RATE]},
+    responses=problems(*_RESULT_PROBLEMS),
 )
 def get_result(job_id: str, request: Request, app_state: AppStateDep, caller: CallerDep) -> Response:
-    """The result; other parameters than the upload's give another view of the same proposals, without a second run."""
+    """Return the result. Parameters override those of the upload and re-filter the same proposals without a new run."""
     values = dict(request.query_params)
     if values.get("level") == "frames":
-        wanted = parse_parameters(FramesView, values)
+        frames_view = parse_parameters(FramesView, values)
         stored = app_state.proposals(app_state.succeeded(job_id, caller.owner))
-        return JSONResponse(make_frame_scores(stored, wanted.rate).model_dump(mode="json"))
+        return JSONResponse(make_frame_scores(stored, frames_view.rate).model_dump(mode="json"))
     view = parse_parameters(ResultView, values)
     record = app_state.succeeded(job_id, caller.owner)
     if not values:
@@ -79,20 +79,20 @@ def get_result(job_id: str, request: Request, app_state: AppStateDep, caller: Ca
     "/jobs/{job_id}/export",
     response_class=Response,
     summary="The result as a file",
-    openapi_extra={"parameters": [_FORMAT, *VIEW, *STRETCH, _RATE, _EAF_SCORES]},
-    responses=_FILE | problems(*_FINISHED),
+    openapi_extra={"parameters": [_FORMAT, *VIEW, *TIME_RANGE, _RATE, _EAF_SCORES]},
+    responses=_FILE | problems(*_RESULT_PROBLEMS),
 )
 def export(job_id: str, request: Request, app_state: AppStateDep, caller: CallerDep) -> Response:
-    """For ELAN, BORIS, Label Studio, spreadsheets, players, and the challenge."""
+    """Export the result for ELAN, BORIS, Label Studio, spreadsheets, video players or the challenge."""
     view = parse_parameters(ExportView, dict(request.query_params))
     chosen = find_format(view.format)
     record = app_state.succeeded(job_id, caller.owner)
     stored = app_state.proposals(record)
     result = make_result(stored, with_defaults(stored, view))
     name = PurePath(record.name).stem if record.name else job_id
-    analysed = Analysed(name, result, stored, record.name or "", view.rate, view.eaf_scores)
+    analysed = VideoResult(name, result, stored, record.name or "", view.rate, view.eaf_scores)
     content = chosen.write([analysed])
-    headers = {"Content-Disposition": attachment(f"{name}{chosen.suffix}")}
+    headers = {"Content-Disposition": format_attachment(f"{name}{chosen.suffix}")}
     return Response(content, media_type=chosen.media_type, headers=headers)
 
 
@@ -104,33 +104,35 @@ def export(job_id: str, request: Request, app_state: AppStateDep, caller: Caller
         "parameters": [{"name": "Range", "in": "header", "schema": {"type": "string"}, "example": "bytes=0-1023",
                         "description": "One range of bytes."}]
     },
-    responses=_VIDEO | problems("video_not_kept", "range_not_satisfiable", *KNOWN),
+    responses=_VIDEO | problems("video_not_kept", "range_not_satisfiable", *JOB_PROBLEMS),
 )  # fmt: skip
 def get_video(job_id: str, request: Request, app_state: AppStateDep, caller: CallerDep) -> Response:
-    """Until the job has ended; with keep_video as long as the result."""
+    """Return the video, which is stored until the job has ended, or as long as the result with keep_video."""
     record = app_state.jobs.get(job_id, caller.owner)
-    file, length = _open(app_state, record)
-    wanted = parse_range(request.headers.get("range"), length)
-    if wanted is None:
+    file, length = _open_video(app_state, record)
+    byte_range = parse_range(request.headers.get("range"), length)
+    if byte_range is None:
         file.close()
         raise Problem(
             "range_not_satisfiable",
             f"the video has {length} bytes, and the range begins behind them",
             {"Content-Range": f"bytes */{length}"},
         )
-    headers = {"Accept-Ranges": "bytes", "Content-Length": str(len(wanted))}
+    headers = {"Accept-Ranges": "bytes", "Content-Length": str(len(byte_range))}
     if record.name:
-        headers["Content-Disposition"] = attachment(record.name)
-    if len(wanted) < length:
-        headers["Content-Range"] = f"bytes {wanted.start}-{wanted.stop - 1}/{length}"
-    return _FileResponse(file, wanted, 206 if "Content-Range" in headers else 200, headers)
+        headers["Content-Disposition"] = format_attachment(record.name)
+    if len(byte_range) < length:
+        headers["Content-Range"] = f"bytes {byte_range.start}-{byte_range.stop - 1}/{length}"
+    return _FileResponse(file, byte_range, 206 if "Content-Range" in headers else 200, headers)
 
 
 class _FileResponse(StreamingResponse):
-    """A part of a file, which is closed when its caller has it all, or has gone."""
+    """Streams a byte range of a file, and closes it when the response ends or the client disconnects."""
 
-    def __init__(self, file: BinaryIO, wanted: range, status_code: int, headers: dict[str, str]) -> None:
-        super().__init__(_pieces(file, wanted), status_code, headers, media_type="application/octet-stream")
+    def __init__(self, file: BinaryIO, byte_range: range, status_code: int, headers: dict[str, str]) -> None:
+        super().__init__(
+            _read_range(file, byte_range), status_code, headers, media_type="application/octet-stream"
+        )
         self._file = file
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -138,14 +140,14 @@ class _FileResponse(StreamingResponse):
         try:
             await super().__call__(scope, receive, send)
         finally:
-            # What reads it is stopped wherever it is when the caller goes, and would keep it open.
+            # When the client disconnects, the iterator is cancelled without being closed.
             self._file.close()
 
 
-def _open(app_state: AppState, record: Record) -> tuple[BinaryIO, int]:
-    """The video's file and its length in bytes."""
+def _open_video(app_state: AppState, record: Record) -> tuple[BinaryIO, int]:
+    """Open the job's video; return the file and its length in bytes."""
     try:
-        file = app_state.store.open(key(record.id, "video"))
+        file = app_state.store.open(job_key(record.id, "video"))
     except KeyError as error:
         raise Problem(
             "video_not_kept", "the video was removed when it had been analysed; send it with keep_video=true"
@@ -153,9 +155,9 @@ def _open(app_state: AppState, record: Record) -> tuple[BinaryIO, int]:
     return file, file.seek(0, os.SEEK_END)
 
 
-def _pieces(file: BinaryIO, wanted: range) -> Iterator[bytes]:
-    file.seek(wanted.start)
-    left = len(wanted)
+def _read_range(file: BinaryIO, byte_range: range) -> Iterator[bytes]:
+    file.seek(byte_range.start)
+    left = len(byte_range)
     while left and (piece := file.read(min(left, _PIECE_BYTES))):
         left -= len(piece)
         yield piece

@@ -1,4 +1,4 @@
-"""Callers who upload, poll, cancel and delete, whatever happens, and remember what they were promised."""
+"""Callers that upload, poll, cancel and delete, retry after faults, and record accepted jobs."""
 
 import random
 import threading
@@ -14,14 +14,14 @@ import httpx
 
 from tests import clips
 
-# A caller sends again with the same key for so long.
-_PATIENCE_S = 120.0
-_MOST_UNFINISHED = 8
+# How long a caller retries with the same idempotency key.
+_RETRY_S = 120.0
+_MAX_UNFINISHED = 8
 
 
 @dataclass
-class Promise:
-    """A job that was accepted."""
+class AcceptedJob:
+    """A job that the service accepted."""
 
     clip: str
     sent_s: float
@@ -31,36 +31,36 @@ class Promise:
 
 @dataclass
 class Ledger:
-    """What callers were promised, by job id; and what should never be."""
+    """Accepted jobs by id, and violations that callers observed."""
 
-    accepted: dict[str, Promise] = field(default_factory=dict)
+    accepted: dict[str, AcceptedJob] = field(default_factory=dict)
     doubled: list[str] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
     kills: list[datetime] = field(default_factory=list)
-    """When workers were killed."""
+    """Times at which workers were killed."""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def note(self, ids: set[str], clip: str) -> None:
-        """The ids that one request was answered with, over all of its tries."""
+        """Record the job ids that the attempts of one request returned."""
         with self.lock:
             if len(ids) > 1:
                 self.doubled.append(" and ".join(sorted(ids)))
             for job_id in ids:
-                self.accepted[job_id] = Promise(clip, time.monotonic())
+                self.accepted[job_id] = AcceptedJob(clip, time.monotonic())
 
 
 def make_clips(folder: Path) -> dict[str, Path]:
-    """A few videos, some of which keep a worker busy for a while."""
+    """Write videos of one to twenty seconds; returns their paths by name."""
     folder.mkdir(parents=True, exist_ok=True)
-    made = {}
+    paths = {}
     for seconds, size in ((1, "160x120"), (2, "176x144"), (6, "320x240"), (20, "480x360")):
         name = f"{size}-{seconds}s"
-        made[name] = clips.pattern(folder / f"{name}.mp4", size=size, seconds=seconds)
-    return made
+        paths[name] = clips.pattern(folder / f"{name}.mp4", size=size, seconds=seconds)
+    return paths
 
 
 class Caller(threading.Thread):
-    """Sends one video after the other until told to stop; then it goes when all of its answers have come."""
+    """Thread that uploads videos and polls their jobs until `stop` is set."""
 
     def __init__(
         self, url: str, videos: dict[str, Path], ledger: Ledger, seed: int, stop: threading.Event
@@ -81,14 +81,14 @@ class Caller(threading.Thread):
             self.failure = error
 
     def _turn(self, http: httpx.Client) -> None:
-        if len(self._unfinished) < _MOST_UNFINISHED:
+        if len(self._unfinished) < _MAX_UNFINISHED:
             self._send(http)
         for job_id in list(self._unfinished):
-            job = persist(lambda job_id=job_id: http.get(f"/jobs/{job_id}"), _PATIENCE_S)
+            job = request_until_answered(lambda job_id=job_id: http.get(f"/jobs/{job_id}"), _RETRY_S)
             if job is None or job.status_code != 200 or job.json()["state"] not in ("queued", "running"):
-                self._unfinished.remove(job_id)  # the verdict looks at it in the end
+                self._unfinished.remove(job_id)  # checked at the end, see verdict.py
         if self._unfinished:
-            self._perhaps_end(http, self._random.choice(self._unfinished))
+            self._maybe_end(http, self._random.choice(self._unfinished))
         time.sleep(self._random.uniform(0.0, 0.2))
 
     def _send(self, http: httpx.Client) -> None:
@@ -96,9 +96,9 @@ class Caller(threading.Thread):
         key, ids = {"idempotency-key": uuid4().hex}, set[str]()
 
         def post() -> httpx.Response:
-            # Streamed in pieces, so that faults hit uploads in their midst too.
-            content, pieces = self._videos[name], self._random.choice((1, 4))
-            size = -(-len(content) // pieces)
+            # Streamed in chunks, so that faults also interrupt uploads.
+            content, chunks = self._videos[name], self._random.choice((1, 4))
+            size = -(-len(content) // chunks)
             response = http.post(
                 "/detect",
                 content=(content[at : at + size] for at in range(0, len(content), size)),
@@ -108,28 +108,28 @@ class Caller(threading.Thread):
                 ids.add(response.json()["id"])
             return response
 
-        response = persist(post, _PATIENCE_S)
+        response = request_until_answered(post, _RETRY_S)
         if response is not None and response.status_code not in (202, 429):
             self._ledger.refused.append(f"{response.status_code} {response.text[:200]}")
         self._ledger.note(ids, name)
         self._unfinished += ids
 
-    def _perhaps_end(self, http: httpx.Client, job_id: str) -> None:
-        chance, promise = self._random.random(), self._ledger.accepted[job_id]
+    def _maybe_end(self, http: httpx.Client, job_id: str) -> None:
+        chance, accepted_job = self._random.random(), self._ledger.accepted[job_id]
         if chance < 0.01:
-            promise.canceled = True
-            persist(lambda: http.post(f"/jobs/{job_id}/cancel"), _PATIENCE_S)
+            accepted_job.canceled = True
+            request_until_answered(lambda: http.post(f"/jobs/{job_id}/cancel"), _RETRY_S)
         elif chance < 0.02:
-            promise.deleted = True
-            persist(lambda: http.delete(f"/jobs/{job_id}"), _PATIENCE_S)
+            accepted_job.deleted = True
+            request_until_answered(lambda: http.delete(f"/jobs/{job_id}"), _RETRY_S)
 
 
-def persist(ask: Callable[[], httpx.Response], patience_s: float) -> httpx.Response | None:
-    """An answer that is not of a fault, however often it has to be asked for; None where patience ends."""
-    deadline = time.monotonic() + patience_s
+def request_until_answered(send: Callable[[], httpx.Response], timeout_s: float) -> httpx.Response | None:
+    """Repeat a request until its response is not caused by a fault; returns None after `timeout_s`."""
+    deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         try:
-            response = ask()
+            response = send()
         except httpx.HTTPError:
             pass
         else:
@@ -141,17 +141,17 @@ def persist(ask: Callable[[], httpx.Response], patience_s: float) -> httpx.Respo
     return None
 
 
-def undisturbed(url: str, videos: dict[str, Path]) -> dict[str, Any]:
-    """What each video is answered with while nothing happens."""
+def get_expected_results(url: str, videos: dict[str, Path]) -> dict[str, Any]:
+    """Return the result of each video without faults."""
     with httpx.Client(base_url=url, timeout=60) as http:
         answers = {}
         for name, path in videos.items():
             response = http.post("/detect", content=path.read_bytes(), headers={"prefer": "wait=60"})
             assert response.status_code == 200, response.text
-            answers[name] = comparable(response.json())
+            answers[name] = without_job_id(response.json())
         return answers
 
 
-def comparable(result: dict[str, Any]) -> dict[str, Any]:
-    """A result without what names its job."""
+def without_job_id(result: dict[str, Any]) -> dict[str, Any]:
+    """Return a result without its job id."""
     return {name: value for name, value in result.items() if name != "job_id"}

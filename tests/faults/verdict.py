@@ -1,4 +1,4 @@
-"""What is true in the end: every promise kept once, every result right, nothing left over."""
+"""Checks after a campaign: every accepted job ended once with the right result, and nothing is left over."""
 
 import json
 import time
@@ -13,16 +13,16 @@ import httpx
 import redis
 
 from service.job_schemas import ENDED, RetryReason, State
-from service.queue import LEASE_S
-from tests.faults.ground import Ground
-from tests.faults.load import Ledger, Promise, comparable, persist
+from service.queue import LEASE_TTL_S
+from tests.faults.deployment import Deployment
+from tests.faults.load import AcceptedJob, Ledger, request_until_answered, without_job_id
 
-_ASK_S = 60.0
+_RETRY_S = 60.0
 
 
 @dataclass
 class Verdict:
-    """Jobs by what became of them, and all that should not be, each in words."""
+    """Number of jobs by final state, and messages for all violations."""
 
     ends: Counter[str] = field(default_factory=Counter)
     lost: list[str] = field(default_factory=list)
@@ -30,49 +30,51 @@ class Verdict:
     wrong: list[str] = field(default_factory=list)
     left_over: list[str] = field(default_factory=list)
     slowest_s: float = 0.0
-    again_s: list[float] = field(default_factory=list)
-    """Of jobs whose worker was killed: from the kill until another worker had them."""
+    retry_delays_s: list[float] = field(default_factory=list)
+    """Seconds from the kill of a worker until another worker ran its job."""
 
     @property
     def good(self) -> bool:
-        """Whether all was as promised."""
+        """Whether there are no violations."""
         return not (self.lost or self.doubled or self.wrong or self.left_over)
 
 
-def wait_for_ends(ground: Ground, patience_s: float) -> None:
-    """Until no accepted job is queued or running, or patience ends; the verdict tells which are still."""
-    deadline = time.monotonic() + patience_s
-    pending = ground.store / "pending"
+def wait_for_jobs(deployment: Deployment, timeout_s: float) -> None:
+    """Wait until no job is queued or running, at most `timeout_s`; check_jobs reports the others."""
+    deadline = time.monotonic() + timeout_s
+    pending = deployment.store / "pending"
     while time.monotonic() < deadline and any(any(owner.iterdir()) for owner in _folders(pending)):
         time.sleep(0.2)
 
 
-def judge(ground: Ground, ledger: Ledger, answers: dict[str, Any]) -> Verdict:
-    """Ask for every accepted job, while the service runs.
+def check_jobs(deployment: Deployment, ledger: Ledger, expected: dict[str, Any]) -> Verdict:
+    """Check every accepted job; the service must be running.
 
     Args:
-        ground: the service.
-        ledger: what it promised.
-        answers: of each video the undisturbed one, see load.undisturbed.
+        deployment: the service.
+        ledger: the accepted jobs.
+        expected: expected result of each video, see load.get_expected_results.
     """
     verdict = Verdict(doubled=list(ledger.doubled), wrong=list(ledger.refused))
-    with httpx.Client(base_url=ground.url, timeout=20) as http:
-        for job_id, promise in ledger.accepted.items():
-            end = _end_of(http, job_id, promise, answers, verdict)
+    with httpx.Client(base_url=deployment.url, timeout=20) as http:
+        for job_id, accepted_job in ledger.accepted.items():
+            end = _check_outcome(http, job_id, accepted_job, expected, verdict)
             verdict.ends[end] += 1
-    known = set(ledger.accepted)
-    for folder in _folders(ground.store / "jobs"):
+    accepted = set(ledger.accepted)
+    for folder in _folders(deployment.store / "jobs"):
         record = folder / "job.json"
         if not record.exists():
             verdict.left_over.append(f"a folder without a record: {folder.name}")
-        elif folder.name in known:
-            _look_at(folder, verdict)
-            verdict.again_s += _again_s(json.loads(record.read_text())["changes"], ledger.kills)
+        elif folder.name in accepted:
+            _check_record(folder, verdict)
+            verdict.retry_delays_s += _compute_retry_delays(
+                json.loads(record.read_text())["changes"], ledger.kills
+            )
     return verdict
 
 
-def _again_s(changes: list[dict[str, Any]], kills: list[datetime]) -> Iterator[float]:
-    """For each attempt that lost its worker and was followed by another, how long that took since the last kill in it."""
+def _compute_retry_delays(changes: list[dict[str, Any]], kills: list[datetime]) -> Iterator[float]:
+    """Yield seconds from the last kill during a lost attempt until the next attempt started."""
     for running, lost, again in zip(changes, changes[1:], changes[2:], strict=False):
         if lost.get("why") == RetryReason.WORKER_LOST:
             began, taken, until = (datetime.fromisoformat(one["at"]) for one in (running, lost, again))
@@ -81,14 +83,14 @@ def _again_s(changes: list[dict[str, Any]], kills: list[datetime]) -> Iterator[f
                 yield (until - max(amid)).total_seconds()
 
 
-def _end_of(
-    http: httpx.Client, job_id: str, promise: Promise, answers: dict[str, Any], verdict: Verdict
+def _check_outcome(
+    http: httpx.Client, job_id: str, accepted_job: AcceptedJob, expected: dict[str, Any], verdict: Verdict
 ) -> str:
-    response = persist(lambda: http.get(f"/jobs/{job_id}"), _ASK_S)
+    response = request_until_answered(lambda: http.get(f"/jobs/{job_id}"), _RETRY_S)
     if response is None:
         verdict.lost.append(f"{job_id}: no answer")
         return "no answer"
-    if response.status_code == 410 and promise.deleted:
+    if response.status_code == 410 and accepted_job.deleted:
         return "deleted"
     if response.status_code != 200:
         verdict.lost.append(f"{job_id}: {response.status_code} {response.text[:100]}")
@@ -98,16 +100,16 @@ def _end_of(
     if state not in ENDED:
         verdict.lost.append(f"{job_id}: still {state}")
     elif state is State.SUCCEEDED:
-        result = persist(lambda: http.get(f"/jobs/{job_id}/result"), _ASK_S)
-        if result is None or comparable(result.json()) != answers[promise.clip]:
+        result = request_until_answered(lambda: http.get(f"/jobs/{job_id}/result"), _RETRY_S)
+        if result is None or without_job_id(result.json()) != expected[accepted_job.clip]:
             verdict.wrong.append(f"{job_id}: its result is another than undisturbed")
-    elif state is State.CANCELED and not promise.canceled:
+    elif state is State.CANCELED and not accepted_job.canceled:
         verdict.wrong.append(f"{job_id}: canceled, and nobody asked for it")
     return f"failed: {job['error']['code']}" if state is State.FAILED else str(state)
 
 
-def _look_at(folder: Path, verdict: Verdict) -> None:
-    """The record on disk, and what lies beside it."""
+def _check_record(folder: Path, verdict: Verdict) -> None:
+    """Check a job's record on disk and the files next to it."""
     record = json.loads((folder / "job.json").read_text())
     ends = [change["state"] for change in record["changes"] if State(change["state"]) in ENDED]
     times = [datetime.fromisoformat(change["at"]) for change in record["changes"]]
@@ -120,29 +122,29 @@ def _look_at(folder: Path, verdict: Verdict) -> None:
         verdict.left_over.append(f"{folder.name} ({record['state']}): {sorted(beside)} beside its record")
 
 
-def look_for_leftovers(ground: Ground, verdict: Verdict, patience_s: float) -> None:
-    """Files and leases that should go by themselves, for as long as that may take; while the service runs."""
-    deadline = time.monotonic() + patience_s
-    while (found := list(_leftovers(ground))) and time.monotonic() < deadline:
+def find_leftovers(deployment: Deployment, verdict: Verdict, timeout_s: float) -> None:
+    """Report files and leases that do not disappear within `timeout_s`; the service must be running."""
+    deadline = time.monotonic() + timeout_s
+    while (found := list(_leftovers(deployment))) and time.monotonic() < deadline:
         time.sleep(0.2)
     verdict.left_over += found
 
 
-def _leftovers(ground: Ground) -> Iterator[str]:
+def _leftovers(deployment: Deployment) -> Iterator[str]:
     for name in ("incoming", "uploads"):
-        yield from (f"{name}/{path.name}" for path in _folders_and_files(ground.store / name))
+        yield from (f"{name}/{path.name}" for path in _folders_and_files(deployment.store / name))
     for name in ("pending", "kept"):
-        for owner in _folders(ground.store / name):
+        for owner in _folders(deployment.store / name):
             yield from (f"{name}/{owner.name}/{path.name}" for path in _folders_and_files(owner))
-    for folder in _folders(ground.store / "jobs"):
+    for folder in _folders(deployment.store / "jobs"):
         if not (folder / "job.json").exists():
             yield f"jobs/{folder.name} without a record"
         else:
             found = Verdict()
-            _look_at(folder, found)
+            _check_record(folder, found)
             yield from found.left_over
     try:
-        with redis.Redis(unix_socket_path=str(ground.redis_folder / "redis.sock")) as client:
+        with redis.Redis(unix_socket_path=str(deployment.redis_folder / "redis.sock")) as client:
             yield from (f"Redis: {name.decode()}" for name in client.scan_iter("mmad:lease:*"))
             if waiting := client.llen("rq:queue:mmad"):
                 yield f"Redis: {waiting} jobs on the queue"
@@ -150,8 +152,8 @@ def _leftovers(ground: Ground) -> Iterator[str]:
         yield f"Redis: {error}"
 
 
-# Leases of killed workers end by themselves, uploads that an API left behind are swept (MMAD_UPLOAD_TIMEOUT_S and a minute).
-LEFTOVERS_S = LEASE_S + 120.0
+# Leases of killed workers expire, and abandoned uploads are swept after MMAD_UPLOAD_TIMEOUT_S and a minute.
+LEFTOVERS_S = LEASE_TTL_S + 120.0
 
 
 def _folders(path: Path) -> list[Path]:

@@ -1,1 +1,1 @@
-"""Synthetic people: rendered, seated, moving, labelled exactly."""
+"""Generate rendered videos of seated people who perform micro-actions, with exact labels."""

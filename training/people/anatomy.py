@@ -1,7 +1,6 @@
-"""Makes the body cache: many adults' bodies of anny (MakeHuman's, CC0) as one small linear model.
+"""Build the body model: a small linear model of many adult bodies of anny (MakeHuman's data, CC0).
 
-The cache is what rendering reads, so that neither anny nor torch is needed where people are rendered: `mmad synth
---cache FILE` makes it.
+`mmad synth --cache FILE` writes it to a file. Rendering reads that file and needs neither anny nor torch.
 """
 
 import io
@@ -27,7 +26,7 @@ EXPRESSIONS = {
     "smile": ("mouthSmileLeft", "mouthSmileRight"),
     "brows": ("browInnerUp", "browOuterUpLeft", "browOuterUpRight"),
 }
-# Of MakeHuman's base mesh: the body's own vertices come first, then helpers that follow it.
+# MakeHuman's base mesh: the body's vertices come first, then helper meshes that follow it.
 _BODY_VERTICES = 13380
 _GROUPS = {
     "helper-tights": Part.TIGHTS,
@@ -35,11 +34,11 @@ _GROUPS = {
     "helper-r-eye": Part.EYE,
     "helper-hair": Part.HAIR,
 }
-_LOCAL_SHARE, _LOCAL_SPREAD = 0.12, 0.35  # how many of the local shape changes a person has, and how strongly
+_LOCAL_SHARE, _LOCAL_SPREAD = 0.12, 0.35  # probability and standard deviation of a local shape change
 
 
 def build(path: Path) -> str:
-    """Write the cache; takes about a minute. Returns what was made, in words."""
+    """Write the body model, which takes about a minute, and return a one-line summary."""
 
     model = anny.Anny(
         topology="anny-full", phenotypes="all", local_changes="all", facial_actions="all"
@@ -77,9 +76,10 @@ def build(path: Path) -> str:
 
 
 def _choose_faces(body: Array, template: Array, dominant: list[str], package: Path) -> tuple[Array, Array]:
-    """Triangles (n, 3) that are drawn, and the part each belongs to.
+    """Return the triangles (n, 3) to render and their parts.
 
-    Hands and head are the body's; all else is the tights helper, which lies just over the skin and can be clothed.
+    Hands and head come from the body mesh. The rest is the tights helper, which lies just above the skin and can be
+    clothed.
     """
     own = body[(body < _BODY_VERTICES).all(axis=1)]
     bare = np.array(
@@ -96,8 +96,8 @@ def _choose_faces(body: Array, template: Array, dominant: list[str], package: Pa
 
 
 def _groups(path: Path) -> dict[str, Array]:
-    """Triangles of each named helper of the base mesh."""
-    found: dict[str, list[list[int]]] = {}
+    """Load the triangles of each helper mesh in _GROUPS."""
+    triangles: dict[str, list[list[int]]] = {}
     group = ""
     for line in io.StringIO(path.read_text()):
         if line.startswith("g "):
@@ -105,19 +105,19 @@ def _groups(path: Path) -> dict[str, Array]:
         elif line.startswith("f ") and group in _GROUPS:
             corners = [int(corner.split("/")[0]) - 1 for corner in line.split()[1:]]
             for second, third in pairwise(corners[1:]):
-                found.setdefault(group, []).append([corners[0], second, third])
-    return {group: np.array(found[group]) for group in _GROUPS}
+                triangles.setdefault(group, []).append([corners[0], second, third])
+    return {group: np.array(triangles[group]) for group in _GROUPS}
 
 
 def _dominant(model: Any) -> list[str]:
-    """Name of the bone that moves each vertex most."""
+    """Return the name of the bone with the largest weight of each vertex."""
     strongest = model.vertex_bone_weights.numpy().argmax(axis=1)
     bones = np.take_along_axis(model.vertex_bone_indices.numpy(), strongest[:, None], 1)[:, 0]
     return [model.bone_labels[bone] for bone in bones]
 
 
 def _strongest(model: Any, used: Array) -> tuple[Array, Array]:
-    """The four bones (n, 4) that move a vertex most, and their weights, summing to one."""
+    """Return the four bones (n, 4) with the largest weights of each vertex, and the weights, normalised to sum 1."""
     indices, weights = model.vertex_bone_indices.numpy()[used], model.vertex_bone_weights.numpy()[used]
     order = np.argsort(-weights, axis=1)[:, :4]
     weights = np.take_along_axis(weights, order, 1)
@@ -125,7 +125,7 @@ def _strongest(model: Any, used: Array) -> tuple[Array, Array]:
 
 
 def _people(model: Any, used: Array) -> tuple[Array, Array, Array]:
-    """Vertices (people, n * 3), bone heads (people, bones * 3) and gender, age, weight of random adults."""
+    """Sample adults: vertices (people, n * 3), bone heads (people, bones * 3) and gender, age, weight (people, 3)."""
     rng = np.random.default_rng(SEED)
     vertices, heads, phenotypes = [], [], []
     for _ in range(PEOPLE):
@@ -143,7 +143,7 @@ def _people(model: Any, used: Array) -> tuple[Array, Array, Array]:
 
 
 def _draw(rng: np.random.Generator, labels: list[str]) -> tuple[dict[str, float], dict[str, float]]:
-    """An adult: phenotype values and a few local changes, the same on both sides."""
+    """Draw an adult: phenotype values and a few local changes, symmetric in left and right."""
     gender = float(rng.integers(2)) if rng.random() < 0.85 else rng.random()
     origin = rng.dirichlet((0.5, 0.9, 0.7))
     shape = {
@@ -169,7 +169,7 @@ def _draw(rng: np.random.Generator, labels: list[str]) -> tuple[dict[str, float]
 
 
 def _principal(values: Array) -> tuple[Array, Array, Array, float]:
-    """Mean, components scaled to unit variance (COMPONENTS, n), scores of each row, and millimetres left out."""
+    """Principal components: mean, basis (COMPONENTS, n) for unit-variance scores, scores, residual RMS in mm."""
     mean = values.mean(axis=0)
     centred = values - mean
     size, rows = np.linalg.eigh(centred @ centred.T)
@@ -181,7 +181,7 @@ def _principal(values: Array) -> tuple[Array, Array, Array, float]:
 
 
 def _expressions(model: Any, used: Array) -> Array:
-    """Displacements (expressions, n, 3) of a face at full strength."""
+    """Return vertex displacements (expressions, n, 3) at full strength."""
     labels = [str(label) for label in model.blendshape_labels]
     shapes = model.blendshapes.numpy()
     return np.stack(
@@ -193,7 +193,7 @@ def _expressions(model: Any, used: Array) -> Array:
 
 
 def _quantised(name: str, values: Array) -> dict[str, Array]:
-    """Each first-axis entry as 16-bit integers and a scale."""
+    """Quantise each entry of the first axis to 16-bit integers with one scale."""
     scale = np.abs(values.reshape(len(values), -1)).max(axis=1) / 32767
     shape = (len(values),) + (1,) * (values.ndim - 1)
     return {

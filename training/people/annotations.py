@@ -1,4 +1,4 @@
-"""What is known of a synthetic video, as files: labels in the data set's own CSV and JSON, and a sidecar per frame."""
+"""Write the annotations of synthetic videos: labels as CSV and JSON like the real data set's, and sidecars."""
 
 import csv
 import json
@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from model.taxonomy import Taxonomy
-from training.people.camera.footage import aside_of
-from training.people.film import JOINT_NAMES, PARTS, Film
+from training.people.camera.footage import replace_atomically
+from training.people.film import KEYPOINT_NAMES, PARTS, Film
 from training.people.options import Subset
 from training.people.schedules.schedule import Event
 
@@ -19,18 +19,18 @@ Record = dict[str, Any]
 CSV_COLUMNS = ("id", "video_id", "start_frame", "end_frame", "class", "total_frames", "fps")
 
 
-def name_of(number: int) -> str:
-    """A video's id."""
+def format_video_name(number: int) -> str:
+    """Return the id of a video."""
     return f"synth{number:06d}"
 
 
 def describe(film: Film, taxonomy: Taxonomy) -> Record:
-    """A video's entry of the data set's JSON; `hidden` lists what is done but cannot be seen."""
+    """Return a video's entry in the data set's JSON; `hidden` lists events that are not visible."""
     id_of = {action.code: action.id for action in taxonomy.actions}
 
     length_s = len(film.shot) / film.fps
 
-    def listed(events: Iterable[Event]) -> list[list[Any]]:
+    def to_rows(events: Iterable[Event]) -> list[list[Any]]:
         return [
             [id_of[event.code], round(event.start_s, 4), round(min(event.end_s, length_s), 4)]
             for event in events
@@ -43,36 +43,40 @@ def describe(film: Film, taxonomy: Taxonomy) -> Record:
         "fps": film.fps,
         "height": film.shot.height,
         "width": film.shot.width,
-        "actions": listed(film.shown),
-        "hidden": listed(film.hidden),
+        "actions": to_rows(film.shown),
+        "hidden": to_rows(film.hidden),
         "person": film.person,
         "style": film.style,
     }
 
 
 def write_sidecar(path: Path, film: Film) -> None:
-    """Per frame: person_box and head_box (frames, 4), joints (frames, j, 2) in pixels; joints_seen and parts_seen."""
-    with aside_of(path) as aside, aside.open("wb") as file:
+    """Write per-frame annotations as an .npz.
+
+    Arrays: person_box and head_box (frames, 4), joints (frames, j, 2), all in pixels; joints_seen (frames, j) and
+    parts_seen (frames, p) bool; joint_names and part_names.
+    """
+    with replace_atomically(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(
             file,
             person_box=film.person_box.astype(np.float32),
             head_box=film.head_box.astype(np.float32),
-            joints=film.joints.astype(np.float32),
-            joints_seen=film.seen,
-            joint_names=np.array(JOINT_NAMES),
-            parts_seen=film.parts_seen(),
+            joints=film.keypoints.astype(np.float32),
+            joints_seen=film.keypoint_visible,
+            joint_names=np.array(KEYPOINT_NAMES),
+            parts_seen=film.compute_part_visibility(),
             part_names=np.array(list(PARTS)),
         )
 
 
 def write_json(path: Path, document: Any) -> None:
-    """Whole or not at all."""
-    with aside_of(path) as aside:
-        aside.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    """Write a JSON file atomically."""
+    with replace_atomically(path) as temporary:
+        temporary.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
 
 def write_tables(folder: Path, records: dict[str, Record], taxonomy: Taxonomy) -> None:
-    """mmad.json, train.csv and val.csv (or test.csv alone), and labels.json."""
+    """Write mmad.json, train.csv and val.csv (or only test.csv), and labels.json."""
     write_json(folder / "mmad.json", records)
     test = any(record["subset"] == Subset.TEST for record in records.values())
     for subset in (Subset.TEST,) if test else (Subset.TRAIN, Subset.VAL):
@@ -93,7 +97,7 @@ def write_tables(folder: Path, records: dict[str, Record], taxonomy: Taxonomy) -
 
 
 def _write_csv(path: Path, items: Sequence[tuple[str, Record]]) -> None:
-    """Segments in frames, as the data set writes them."""
+    """Write segments in frames, in the data set's CSV format."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(CSV_COLUMNS)

@@ -1,4 +1,4 @@
-"""Arms: from where a hand should be to the bones of shoulder, elbow, wrist and fingers, clear of the body.
+"""Inverse kinematics of arms: from desired hand poses to bone rotations, without penetrating the body.
 
 Angles in radians, lengths in metres; arrays run over frames first.
 """
@@ -9,57 +9,61 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from training.people.hand_targets import Contact, Place
+from training.people.hand_targets import Contact, HandTarget
 from training.people.rotations import (
-    about,
-    apply,
-    between,
-    frame,
-    onto,
-    passing,
-    steadied,
-    transposed,
-    two_bones,
-    unit,
+    axis_angle,
+    invert,
+    limit_rate,
+    make_basis,
+    normalize,
+    rotate,
+    rotation_between,
+    slerp,
+    slerp_one_way,
+    two_bone_ik,
 )
 from training.people.skeleton import LETTER, SIDES, Pose, Skeleton
-from training.people.surface import Posed
+from training.people.surface import PosedSurface
 
 Array = NDArray[Any]
 
-ARM = 0.456  # shoulder to wrist of the standard body: places in the air are meant for it
-# How far the joints of a finger bend: at a small curl, and what a fist adds.
+ARM = 0.456  # metres from shoulder to wrist on the standard body; in-air targets scale with the arm's length
+# Bend of a finger's joints in radians: coefficients of curl and of curl squared.
 _BENDS = ((0.95, 0.6), (1.35, 0.4), (0.8, 0.4))
-# How far a wrist bends, at most, palmwards or back, and towards thumb or little finger; how far a forearm turns.
+# Joint limits in radians: wrist flexion, wrist deviation, forearm rotation; beyond _HALF_TURN the rotation fades to 0.
 _FLEXION, _DEVIATION, _TURN, _HALF_TURN = 1.2, 0.5, 1.75, 2.5
-# What is kept out of the body: where on the forearm (0 elbow, 1 wrist) or, negative, on the upper arm; and its radius.
+# Collision spheres of an arm: position on the forearm (0 elbow, 1 wrist) or, if negative, on the upper arm; radius.
 _ALONG_ARM = ((-0.35, 0.045), (0.0, 0.045), (0.35, 0.042), (0.7, 0.034))
-_FOREARM = 0.036
-_SUNK = 0.035  # by which a forearm must be moved before its hand gives way too
-_TIP, _LEVER = -0.004, 0.2  # how near to the body a finger's end comes; how far it moves with a curl of one
-_FOLDED = 0.15  # how near the wrist of a standard arm comes to its shoulder
-_ROUNDS = 4  # of moving hand and elbow out of the body
-_CLOSED = 0.65  # by which share fingers are less spread than at rest
-_LAID = 0.7  # how far a hand turns, at most, to lie flat
-# The elbow's swivel about the line from shoulder to wrist counts from where it hangs, out and down, when the left
-# arm points forward along _AHEAD; it carries over to other lines by the smallest turn of the chest's axes.
-_AHEAD, _HANGING = np.array([0.3, -0.9, 0.3]), np.array([1.0, 0.2, -0.9])
-_SWIVELS = (-1.4, 1.75)  # inward and up, outward and up
-_VAGUE = 0.15  # part of a direction square to that line below which it says little about the swivel
-# What the body's shape asks for may jump; joints do not. At most, a second:
-_SWIVEL_RATE, _TURN_RATE, _BEND_RATE, _SHIFT_RATE = 9.0, 8.5, 9.0, 1.4  # radians, and metres
+_FOREARM_RADIUS = 0.036
+_SLACK = 0.035  # the hand moves along only if its forearm is pushed by more than this
+_TIP, _LEVER = (
+    -0.004,
+    0.2,
+)  # minimum distance of a fingertip from the body; travel of the tip per unit of curl
+_MIN_REACH = 0.15  # minimum distance of the wrist from the shoulder, for a standard arm
+_ITERATIONS = 4  # of pushing hand and elbow out of the body
+_CLOSE_SHARE = 0.65  # share by which the fingers' spread in the rest pose is reduced
+_MAX_LAY_FLAT = 0.7  # maximum rotation of a hand to lie flat on the body
+# The elbow's swivel is its angle about the line from shoulder to wrist. It is 0 along _HANGING (out and down) when the
+# left arm points along _FORWARD; the smallest rotation of the chest's axes carries this reference to other directions.
+_FORWARD, _HANGING = np.array([0.3, -0.9, 0.3]), np.array([1.0, 0.2, -0.9])
+_SWIVEL_LIMITS = (-1.4, 1.75)  # inward and up, outward and up
+_MIN_POLE_SHARE = 0.15  # a pole whose part perpendicular to that line is smaller does not define the swivel
+# Collision corrections can jump between frames. Rate limits, per second:
+_SWIVEL_RATE, _TURN_RATE, _BEND_RATE, _SHIFT_RATE = 9.0, 8.5, 9.0, 1.4  # radians; the last one in metres
 
 
 @dataclass
-class Wrist:
-    """Where a hand should be.
+class WristPose:
+    """Desired pose of a hand.
 
     Attributes:
         position: (frames, 3) of the wrist.
-        rotation: (frames, 3, 3) of the hand against its rest.
+        rotation: (frames, 3, 3) of the hand, relative to the rest pose.
         elbow: (frames, 3) direction of the elbow.
         curl: (frames, 5) of thumb to little finger, 0 to 1.
-        contact: (frames, 3) from the wrist, at rest, to what meets the place; it stays there if the hand must turn.
+        contact: (frames, 3) rest-pose offset from the wrist to the contact point, which stays at the target if joint
+            limits change the rotation.
     """
 
     position: Array
@@ -68,12 +72,12 @@ class Wrist:
     curl: Array
     contact: Array
 
-    def blended(self, other: "Wrist", share: Array) -> "Wrist":
-        """`share` (frames,) of the way to another."""
+    def blend(self, other: "WristPose", share: Array) -> "WristPose":
+        """Interpolate towards another pose; `share` (frames,) is 0 here and 1 at the other."""
         part = share[:, None]
-        return Wrist(
+        return WristPose(
             self.position * (1 - part) + other.position * part,
-            passing(self.rotation, other.rotation, share),
+            slerp_one_way(self.rotation, other.rotation, share),
             self.elbow * (1 - part) + other.elbow * part,
             self.curl * (1 - part) + other.curl * part,
             self.contact * (1 - part) + other.contact * part,
@@ -81,233 +85,243 @@ class Wrist:
 
 
 @dataclass
-class Bones:
-    """An arm's joints and turns, (frames, 3) and (frames, 3, 3), and the shift of the wrist its forearm asks for."""
+class ArmPose:
+    """Joint positions (frames, 3) and rotations (frames, 3, 3) of an arm.
+
+    `wrist_shift` (frames, 3) moves the wrist so that the forearm leaves the body.
+    """
 
     shoulder: Array
     elbow: Array
     wrist: Array
-    above: Array
-    below: Array
-    away: Array
+    upper_rotation: Array
+    lower_rotation: Array
+    wrist_shift: Array
 
 
 class Arms:
-    """Both arms of a person in one pose; trunk, head and legs stand already."""
+    """Poses both arms of a person whose trunk, head and legs are already posed."""
 
     def __init__(self, skeleton: Skeleton, pose: Pose, fps: float = 15.0) -> None:
         self.skeleton, self.pose, self.frame_s = skeleton, pose, 1 / fps
-        self._body: Posed = skeleton.surface(pose)
-        # Elbows hang down: when the chest bows they hardly follow.
-        self._upright = between(
+        self._body: PosedSurface = skeleton.surface(pose)
+        # Elbows hang down and follow a bowing chest only by a quarter.
+        self._upright = slerp(
             pose.rotation(0), pose.rotation("spine01"), np.full(len(pose.position(0)), 0.25)
         )
 
     def reach(
-        self, place: Place, side: str, curl: Array, *, on_top: bool = False,
+        self, target: HandTarget, side: str, curl: Array, *, on_top: bool = False,
         shift: Array | None = None, tilt: Array | None = None,
-    ) -> Wrist:  # fmt: skip
-        """What a hand does to be at a place.
+    ) -> WristPose:  # fmt: skip
+        """Compute the hand pose that reaches a target.
 
         Args:
-            place: of the table; what it belongs to must be posed.
+            target: its parent must already be posed.
             side: of the hand.
             curl: (frames, 5).
-            on_top: it is the second of two hands at this place.
-            shift: (frames, 3) against the place, along the fingers, across them (outward) and out of the palm, metres.
-            tilt: (frames, 3) turns of the hand about the fingers, the line across them, and the palm's normal.
+            on_top: this is the upper of two hands at the target.
+            shift: (frames, 3) offset along the fingers, across them (outward) and out of the palm, metres.
+            tilt: (frames, 3) rotations about the fingers, the axis across them, and the palm's normal.
         """
         skeleton, pose, sign = self.skeleton, self.pose, SIDES[side]
         mirror = np.array([sign, 1, 1])
         fingers, palm = skeleton.hand_axes(LETTER[side])
-        lying = (
-            frame(np.array(place.fingers) * mirror, np.array(place.palm) * mirror) @ frame(fingers, palm).T
+        orientation = (
+            make_basis(np.array(target.fingers) * mirror, np.array(target.palm) * mirror)
+            @ make_basis(fingers, palm).T
         )
-        second = np.array(place.second) * mirror if on_top else np.zeros(3)
-        if place.free:
-            origin, turn = skeleton.origin(pose, place.on)
-            target = origin + apply(turn, (np.array(place.point) * mirror + second) * skeleton.arm / ARM)
+        second = np.array(target.second_offset) * mirror if on_top else np.zeros(3)
+        if target.in_air:
+            origin, turn = skeleton.origin(pose, target.parent)
+            position = origin + rotate(turn, (np.array(target.point) * mirror + second) * skeleton.arm / ARM)
         else:
-            bone, rest = skeleton.on_skin(place, side)
-            # Forearms turn so much that a hand on the other arm lies as the chest stands.
-            turn = pose.rotation("spine01" if place.on.endswith("arm01.other") else bone)
-            target = pose.carried(bone, rest) + apply(turn, second)
-        rotation = turn @ lying
-        if place.contact is Contact.PALM and not place.free:
-            rotation = self._laid(rotation, palm, target)
+            bone, rest = skeleton.find_skin_point(target, side)
+            # Forearms rotate a lot, so a hand on the other arm is oriented like the chest.
+            turn = pose.rotation("spine01" if target.parent.endswith("arm01.other") else bone)
+            position = pose.transform_point(bone, rest) + rotate(turn, second)
+        rotation = turn @ orientation
+        if target.contact is Contact.PALM and not target.in_air:
+            rotation = self._lay_palm_flat(rotation, palm, position)
         across = np.cross(palm, fingers)
         across = across if across[0] * sign > 0 else -across
         if tilt is not None:
-            # Mirror images turn the other way about what lies in the mirror's plane.
+            # Under mirroring, rotations about axes in the mirror plane change their sign.
             for axis, angle in (
                 (fingers, sign * tilt[:, 0]),
                 (across, tilt[:, 1]),
                 (palm, sign * tilt[:, 2]),
             ):
-                rotation = rotation @ about(axis, angle)
+                rotation = rotation @ axis_angle(axis, angle)
         if shift is not None:
-            ways = np.stack([fingers, across, palm])
-            target = target + apply(rotation, shift @ ways)
-        contact = self._contact(place.contact, LETTER[side], curl) + place.pad * palm
-        elbow = apply(self._upright, np.array(place.elbow) * mirror)
-        return Wrist(target - apply(rotation, contact), rotation, elbow, curl, contact)
+            axes = np.stack([fingers, across, palm])
+            position = position + rotate(rotation, shift @ axes)
+        contact = self._contact_offset(target.contact, LETTER[side], curl) + target.pad * palm
+        elbow = rotate(self._upright, np.array(target.elbow) * mirror)
+        return WristPose(position - rotate(rotation, contact), rotation, elbow, curl, contact)
 
-    def _contact(self, contact: Contact, letter: str, curl: Array) -> Array:
-        """The part of the hand that meets a place, from the wrist, at rest but for the fingers' curl: (frames, 3)."""
+    def _contact_offset(self, contact: Contact, letter: str, curl: Array) -> Array:
+        """Return the rest-pose offset (frames, 3) from the wrist to the contact point, with curled fingers."""
         _, palm = self.skeleton.hand_axes(letter)
         if contact is Contact.WRIST:
             return np.zeros((len(curl), 3))
         if contact in (Contact.PALM, Contact.BACK):
-            knuckle = self.skeleton.head_of(f"finger3-1.{letter}") - self.skeleton.head_of(f"wrist.{letter}")
+            knuckle = self.skeleton.rest_head(f"finger3-1.{letter}") - self.skeleton.rest_head(
+                f"wrist.{letter}"
+            )
             side = 0.02 if contact is Contact.PALM else -0.02
             return np.broadcast_to(0.75 * knuckle + side * palm, (len(curl), 3))
         if contact is Contact.TIP:
-            return np.asarray(self._finger(letter, 2, curl)[3] + 0.009 * palm)
-        _, _, last, tip = self._finger(letter, 3, curl)
+            return np.asarray(self._finger_joints(letter, 2, curl)[3] + 0.009 * palm)
+        _, _, last, tip = self._finger_joints(letter, 3, curl)
         return np.asarray(0.4 * last + 0.6 * tip + 0.009 * palm)
 
-    def _laid(self, rotation: Array, palm: Array, target: Array) -> Array:
-        """A hand's rotation (frames, 3, 3) with its palm on the body as it bulges at the target (frames, 3)."""
-        _, outward = self._body.outward(target[:, None])
-        now = apply(rotation, palm)
-        axis = np.cross(now, -outward[:, 0])
-        angle = np.arctan2(np.linalg.norm(axis, axis=-1), -(now * outward[:, 0]).sum(-1))
-        return np.asarray(about(axis + 1e-9, np.clip(angle, 0, _LAID)) @ rotation)
+    def _lay_palm_flat(self, rotation: Array, palm: Array, target: Array) -> Array:
+        """Rotate a hand (frames, 3, 3) so that its palm lies flat on the body at the target (frames, 3)."""
+        _, outward = self._body.signed_distance(target[:, None])
+        normal = rotate(rotation, palm)
+        axis = np.cross(normal, -outward[:, 0])
+        angle = np.arctan2(np.linalg.norm(axis, axis=-1), -(normal * outward[:, 0]).sum(-1))
+        return np.asarray(axis_angle(axis + 1e-9, np.clip(angle, 0, _MAX_LAY_FLAT)) @ rotation)
 
-    def _finger(self, letter: str, finger: int, curl: Array) -> list[Array]:
-        """Joints of a finger and its tip from the wrist, at rest but for the curl: 4 of (frames, 3)."""
-        head_of = self.skeleton.head_of
+    def _finger_joints(self, letter: str, finger: int, curl: Array) -> list[Array]:
+        """Return rest-pose offsets from the wrist to a curled finger's three joints and tip, each (frames, 3)."""
+        rest_head = self.skeleton.rest_head
         fingers, palm = self.skeleton.hand_axes(letter)
-        joints = [head_of(f"finger{finger}-{joint}.{letter}") for joint in (1, 2, 3)]
-        bones = [joints[1] - joints[0], joints[2] - joints[1], 1.1 * (joints[2] - joints[1])]
-        axis, closed = np.cross(fingers, palm), self._closed(letter, finger)
+        joints = [rest_head(f"finger{finger}-{joint}.{letter}") for joint in (1, 2, 3)]
+        phalanges = [joints[1] - joints[0], joints[2] - joints[1], 1.1 * (joints[2] - joints[1])]
+        axis, closed = np.cross(fingers, palm), self._close_spread(letter, finger)
         bend = np.zeros(len(curl))
-        found = [np.broadcast_to(joints[0] - head_of(f"wrist.{letter}"), (len(curl), 3))]
-        for bone, (little, fist) in zip(bones, _BENDS, strict=True):
+        offsets = [np.broadcast_to(joints[0] - rest_head(f"wrist.{letter}"), (len(curl), 3))]
+        for bone, (little, fist) in zip(phalanges, _BENDS, strict=True):
             bend = bend + curl[:, finger - 1] * (little + fist * curl[:, finger - 1])
-            found.append(found[-1] + apply(about(axis, bend) @ closed, bone))
-        return found
+            offsets.append(offsets[-1] + rotate(axis_angle(axis, bend) @ closed, bone))
+        return offsets
 
-    def set(self, side: str, wrist: Wrist, over: str | None = None) -> None:
-        """Turn the bones of an arm so that its hand is where it should be, if the body allows.
+    def pose_arm(self, side: str, wrist: WristPose, over: str | None = None) -> None:
+        """Set the bone rotations of an arm for a hand pose, corrected for collisions, joint limits and rate limits.
 
         Args:
             side: of the arm.
-            wrist: what is wanted.
-            over: the side of an arm that stands already and is not to be run through.
+            wrist: desired pose of the hand.
+            over: side of an arm that is already posed and must not be penetrated.
         """
         pose, letter = self.pose, LETTER[side]
-        pose.forget_arm(letter)
+        pose.reset_arm(letter)
         rotation, pole, shift = wrist.rotation, wrist.elbow, np.zeros_like(wrist.position)
         parts = self._hand_parts(letter, wrist.curl)
-        for _ in range(_ROUNDS):
-            held = apply(wrist.rotation, wrist.contact) - apply(rotation, wrist.contact)
-            shift = shift + self.unfold(side, wrist.position + held + shift, _FOLDED)
-            shift = shift + self._clear(wrist.position + held + shift, rotation, parts, over)
-            target = wrist.position + steadied(held + shift, _SHIFT_RATE * self.frame_s)
+        for _ in range(_ITERATIONS):
+            held = rotate(wrist.rotation, wrist.contact) - rotate(rotation, wrist.contact)
+            shift = shift + self.unfold(side, wrist.position + held + shift, _MIN_REACH)
+            shift = shift + self._push_hand_out(wrist.position + held + shift, rotation, parts, over)
+            target = wrist.position + limit_rate(held + shift, _SHIFT_RATE * self.frame_s)
             shift = target - wrist.position - held
-            bones = self._bent(letter, target, pole, over)
-            shift = shift + bones.away
-            pole = bones.elbow - 0.5 * (bones.shoulder + bones.wrist)
-            rotation = self._allowed(letter, wrist.rotation, bones)
+            arm = self._solve_arm(letter, target, pole, over)
+            shift = shift + arm.wrist_shift
+            pole = arm.elbow - 0.5 * (arm.shoulder + arm.wrist)
+            rotation = self._limit_wrist(letter, wrist.rotation, arm)
         for name, turn in (
-            ("upperarm01", bones.above),
-            ("upperarm02", bones.above),
-            ("lowerarm01", bones.below),
+            ("upperarm01", arm.upper_rotation),
+            ("upperarm02", arm.upper_rotation),
+            ("lowerarm01", arm.lower_rotation),
         ):
-            pose.put(f"{name}.{letter}", turn)
-        # The forearm's second half shares the turn of the hand, as radius and ulna do.
-        along = bones.wrist - bones.elbow
-        turn, _ = _split(rotation @ transposed(bones.below), along)
-        pose.put(f"lowerarm02.{letter}", about(along, 0.55 * turn) @ bones.below)
-        pose.put(f"wrist.{letter}", rotation)
-        self._set_fingers(letter, rotation, self._conforming(letter, bones.wrist, rotation, wrist.curl))
+            pose.set_world(f"{name}.{letter}", turn)
+        # The forearm's second half follows about half of the hand's twist, like radius and ulna.
+        along = arm.wrist - arm.elbow
+        turn, _ = _split_twist_swing(rotation @ invert(arm.lower_rotation), along)
+        pose.set_world(f"lowerarm02.{letter}", axis_angle(along, 0.55 * turn) @ arm.lower_rotation)
+        pose.set_world(f"wrist.{letter}", rotation)
+        self._set_fingers(letter, rotation, self._straighten_fingers(letter, arm.wrist, rotation, wrist.curl))
 
     def unfold(self, side: str, position: Array, least: float) -> Array:
-        """Shift (frames, 3) of a wrist that brings it as far from its shoulder as `least` (of a standard arm)."""
+        """Return the shift (frames, 3) that moves a wrist `least` metres (on a standard arm) away from its shoulder."""
         outward = np.array([SIDES[side], -0.6, 0.0])
         away = position - self.pose.position(f"upperarm01.{LETTER[side]}")
-        away = away + 0.06 * apply(self.pose.rotation("spine01"), outward)
+        away = away + 0.06 * rotate(self.pose.rotation("spine01"), outward)
         distance = np.linalg.norm(away, axis=-1)
         missing = np.maximum(least * self.skeleton.arm / ARM - distance, 0)
         return np.asarray((missing / np.maximum(distance, 0.01))[:, None] * away)
 
     def _hand_parts(self, letter: str, curl: Array) -> tuple[Array, Array]:
-        """Points (frames, q, 3) of a hand from its wrist, at rest but for the curl, and their radii (q,)."""
-        index, middle, little = (self._finger(letter, finger, curl) for finger in (2, 3, 5))
+        """Return the collision spheres of a hand: rest-pose offsets (frames, q, 3) from the wrist and radii (q,)."""
+        index, middle, little = (self._finger_joints(letter, finger, curl) for finger in (2, 3, 5))
         points = [np.zeros_like(middle[0]), index[0], little[0], middle[1]]
         return np.stack(points, 1), np.array([0.022, 0.015, 0.014, 0.009])
 
-    def _conforming(self, letter: str, position: Array, rotation: Array, curl: Array) -> Array:
-        """Curl (frames, 5) of fingers that straighten where they would dig into the body."""
-        tips = np.stack([self._finger(letter, finger, curl)[3] for finger in (2, 3, 4, 5)], 1)
-        distance, _ = self._body.outward(position[:, None] + (rotation[:, None] @ tips[..., None])[..., 0])
+    def _straighten_fingers(self, letter: str, position: Array, rotation: Array, curl: Array) -> Array:
+        """Return the curl (frames, 5), reduced where fingertips would penetrate the body."""
+        tips = np.stack([self._finger_joints(letter, finger, curl)[3] for finger in (2, 3, 4, 5)], 1)
+        distance, _ = self._body.signed_distance(
+            position[:, None] + (rotation[:, None] @ tips[..., None])[..., 0]
+        )
         depth = np.maximum(_TIP - distance, 0) * (distance > -0.06)
         conforming = curl.copy()
         conforming[:, 1:] = np.maximum(curl[:, 1:] - depth / _LEVER, np.minimum(curl[:, 1:], -0.1))
         return conforming
 
-    def _clear(self, target: Array, rotation: Array, parts: tuple[Array, Array], over: str | None) -> Array:
-        """Shift (frames, 3) of a hand that brings all of it out of the body."""
+    def _push_hand_out(
+        self, target: Array, rotation: Array, parts: tuple[Array, Array], over: str | None
+    ) -> Array:
+        """Return the shift (frames, 3) that moves a hand out of the body."""
         offsets, radii = parts
         points = target[:, None] + (rotation[:, None] @ offsets[..., None])[..., 0]
-        pushes = self._body.push(points, radii)
+        pushes = self._body.push_out(points, radii)
         if over is not None:
-            pushes[:, :3] += self._out_of_arm(points[:, :3], radii[:3], over)
-        # The deepest part counts most.
+            pushes[:, :3] += self._push_out_of_arm(points[:, :3], radii[:3], over)
+        # Weighted by depth.
         sizes = np.linalg.norm(pushes, axis=-1, keepdims=True) + 1e-9
         return np.asarray((pushes * sizes).sum(1) / sizes.sum(1))
 
-    def _bent(self, letter: str, target: Array, pole: Array, over: str | None) -> Bones:
-        """An arm whose wrist is at a target, its elbow towards the pole and turned out of the body."""
-        head_of = self.skeleton.head_of
-        rest_upper = head_of(f"lowerarm01.{letter}") - head_of(f"upperarm01.{letter}")
-        rest_lower = head_of(f"wrist.{letter}") - head_of(f"lowerarm01.{letter}")
+    def _solve_arm(self, letter: str, target: Array, pole: Array, over: str | None) -> ArmPose:
+        """Solve an arm with the wrist at a target and the elbow towards the pole, swivelled out of the body."""
+        rest_head = self.skeleton.rest_head
+        rest_upper = rest_head(f"lowerarm01.{letter}") - rest_head(f"upperarm01.{letter}")
+        rest_lower = rest_head(f"wrist.{letter}") - rest_head(f"lowerarm01.{letter}")
         upper, lower = float(np.linalg.norm(rest_upper)), float(np.linalg.norm(rest_lower))
         shoulder = self.pose.position(f"upperarm01.{letter}")
         radii = np.array([radius for _, radius in _ALONG_ARM]) * self.skeleton.arm / ARM
-        swivels = self._swivels(letter, unit(target - shoulder))
-        elbow, hand = two_bones(shoulder, target, upper, lower, self._turned_out(swivels, pole))
+        swivels = self._swivel_axes(letter, normalize(target - shoulder))
+        elbow, hand = two_bone_ik(shoulder, target, upper, lower, self._limit_swivel(swivels, pole))
         ends = [(shoulder, 1 + share) if share < 0 else (hand, 1 - share) for share, _ in _ALONG_ARM]
         points = np.stack([end + part * (elbow - end) for end, part in ends], 1)
-        pushes = self._body.push(points, radii)
+        pushes = self._body.push_out(points, radii)
         if over is not None:
-            pushes += self._out_of_arm(points, 0.8 * radii, over)
+            pushes += self._push_out_of_arm(points, 0.8 * radii, over)
         moved = sum(1.5 * part * pushes[:, place] for place, (_, part) in enumerate(ends))
-        pole = self._turned_out(swivels, elbow + moved - 0.5 * (shoulder + hand))
-        elbow, hand = two_bones(shoulder, target, upper, lower, pole)
+        pole = self._limit_swivel(swivels, elbow + moved - 0.5 * (shoulder + hand))
+        elbow, hand = two_bone_ik(shoulder, target, upper, lower, pole)
         hinge, hinge_rest = np.cross(elbow - shoulder, hand - elbow), np.cross(rest_upper, rest_lower)
-        return Bones(
+        return ArmPose(
             shoulder, elbow, hand,
-            frame(elbow - shoulder, hinge) @ frame(rest_upper, hinge_rest).T,
-            frame(hand - elbow, hinge) @ frame(rest_lower, hinge_rest).T,
-            pushes[:, -1] * (1 - _SUNK / np.maximum(np.linalg.norm(pushes[:, -1:], axis=-1), _SUNK)),
+            make_basis(elbow - shoulder, hinge) @ make_basis(rest_upper, hinge_rest).T,
+            make_basis(hand - elbow, hinge) @ make_basis(rest_lower, hinge_rest).T,
+            pushes[:, -1] * (1 - _SLACK / np.maximum(np.linalg.norm(pushes[:, -1:], axis=-1), _SLACK)),
         )  # fmt: skip
 
-    def _swivels(self, letter: str, along: Array) -> Array:
-        """Where a swivel of zero and one of a quarter turn outward have the elbow: (frames, 2, 3).
+    def _swivel_axes(self, letter: str, along: Array) -> Array:
+        """Return the elbow directions (frames, 2, 3) at swivel 0 and at a quarter turn outward.
 
         Args:
-            letter: of the arm.
-            along: (frames, 3) from the shoulder to the wrist.
+            letter: side of the arm.
+            along: (frames, 3) unit vectors from the shoulder to the wrist.
         """
         mirror = np.array([1.0 if letter == "L" else -1.0, 1, 1])
         chest = self.pose.rotation("spine01")
-        ahead, hanging = frame(_AHEAD, np.cross(_AHEAD, _HANGING))[:, :2].T
+        ahead, hanging = make_basis(_FORWARD, np.cross(_FORWARD, _HANGING))[:, :2].T
         basis = np.stack([hanging, np.cross(ahead, hanging)])
-        turn = onto(ahead, apply(transposed(chest), along) * mirror)
+        turn = rotation_between(ahead, rotate(invert(chest), along) * mirror)
         return np.asarray(np.swapaxes(chest @ (mirror[:, None] * (turn @ basis.T)), -1, -2))
 
-    def _turned_out(self, swivels: Array, pole: Array) -> Array:
-        """Direction (frames, 3) of an elbow that swivels towards a pole as far and as fast as arms do."""
+    def _limit_swivel(self, swivels: Array, pole: Array) -> Array:
+        """Return elbow directions (frames, 3) towards a pole, within the swivel's range and rate limit."""
         parts = (swivels @ pole[..., None])[..., 0]
-        size = np.linalg.norm(pole, axis=-1) * _VAGUE
+        size = np.linalg.norm(pole, axis=-1) * _MIN_POLE_SHARE
         swivel = np.arctan2(parts[:, 1], parts[:, 0] + np.maximum(size - np.hypot(*parts.T), 0))
-        swivel = steadied(np.clip(swivel, *_SWIVELS), _SWIVEL_RATE * self.frame_s)
+        swivel = limit_rate(np.clip(swivel, *_SWIVEL_LIMITS), _SWIVEL_RATE * self.frame_s)
         return np.asarray(np.cos(swivel)[:, None] * swivels[:, 0] + np.sin(swivel)[:, None] * swivels[:, 1])
 
-    def _out_of_arm(self, points: Array, radii: Array, side: str) -> Array:
-        """Shift (frames, q, 3) that brings balls out of a forearm that stands already."""
+    def _push_out_of_arm(self, points: Array, radii: Array, side: str) -> Array:
+        """Return shifts (frames, q, 3) that move spheres out of an already posed forearm."""
         start, end = (
             self.pose.position(f"{bone}.{LETTER[side]}")[:, None] for bone in ("lowerarm01", "wrist")
         )
@@ -316,64 +330,66 @@ class Arms:
         away = points - (start + np.clip(share, 0, 1) * way)
         distance = np.linalg.norm(away, axis=-1, keepdims=True)
         return np.asarray(
-            np.maximum(radii[:, None] + _FOREARM - distance, 0) * away / np.maximum(distance, 1e-6)
+            np.maximum(radii[:, None] + _FOREARM_RADIUS - distance, 0) * away / np.maximum(distance, 1e-6)
         )
 
-    def _allowed(self, letter: str, wanted: Array, bones: Bones) -> Array:
-        """The rotation nearest to a wanted one that forearm and wrist can do."""
-        along = unit(bones.wrist - bones.elbow)
-        turn, bend = _split(wanted @ transposed(bones.below), along)
-        # Towards a half turn, either way is as good: none at all, so that nothing jumps.
+    def _limit_wrist(self, letter: str, wanted: Array, arm: ArmPose) -> Array:
+        """Clamp a hand's rotation to the joint limits and rate limits of forearm and wrist."""
+        along = normalize(arm.wrist - arm.elbow)
+        turn, bend = _split_twist_swing(wanted @ invert(arm.lower_rotation), along)
+        # Near a half turn both directions are equal: fade the rotation to 0 to avoid jumps.
         turn = np.clip(turn, -_TURN, _TURN) * np.minimum((np.pi - np.abs(turn)) / (np.pi - _HALF_TURN), 1)
-        forearm = about(along, turn) @ bones.below
+        forearm = axis_angle(along, turn) @ arm.lower_rotation
         fingers, palm = self.skeleton.hand_axes(letter)
-        flexion = (bend * apply(forearm, np.cross(fingers, palm))).sum(-1)
-        deviation = (bend * apply(forearm, palm)).sum(-1)
+        flexion = (bend * rotate(forearm, np.cross(fingers, palm))).sum(-1)
+        deviation = (bend * rotate(forearm, palm)).sum(-1)
         excess = np.maximum(np.hypot(flexion / _FLEXION, deviation / _DEVIATION), 1)
-        turn = steadied(turn, _TURN_RATE * self.frame_s)
+        turn = limit_rate(turn, _TURN_RATE * self.frame_s)
         flexion, deviation = (
-            steadied(angle / excess, _BEND_RATE * self.frame_s)[:, None] for angle in (flexion, deviation)
+            limit_rate(angle / excess, _BEND_RATE * self.frame_s)[:, None] for angle in (flexion, deviation)
         )
-        forearm = about(along, turn) @ bones.below
-        bend = flexion * apply(forearm, np.cross(fingers, palm)) + deviation * apply(forearm, palm)
-        return np.asarray(about(bend + 1e-9, np.linalg.norm(bend, axis=-1)) @ forearm)
+        forearm = axis_angle(along, turn) @ arm.lower_rotation
+        bend = flexion * rotate(forearm, np.cross(fingers, palm)) + deviation * rotate(forearm, palm)
+        return np.asarray(axis_angle(bend + 1e-9, np.linalg.norm(bend, axis=-1)) @ forearm)
 
     def _set_fingers(self, letter: str, rotation: Array, curl: Array) -> None:
         fingers, palm = self.skeleton.hand_axes(letter)
         axis = np.cross(fingers, palm)
         for finger in range(2, 6):
-            closed = self._closed(letter, finger)
+            closed = self._close_spread(letter, finger)
             bend = np.zeros(len(curl))
             for joint, (little, fist) in enumerate(_BENDS, 1):
                 bend = bend + curl[:, finger - 1] * (little + fist * curl[:, finger - 1])
-                self.pose.put(f"finger{finger}-{joint}.{letter}", rotation @ about(axis, bend) @ closed)
-        # The thumb comes round in front of the palm, then bends over the fingers.
-        head_of = self.skeleton.head_of
-        over = head_of(f"finger5-1.{letter}") - head_of(f"finger2-1.{letter}")
-        length = head_of(f"finger1-3.{letter}") - head_of(f"finger1-2.{letter}")
-        round_palm = about(np.cross(-over, palm), 0.9 * curl[:, 0])
+                self.pose.set_world(
+                    f"finger{finger}-{joint}.{letter}", rotation @ axis_angle(axis, bend) @ closed
+                )
+        # The thumb moves in front of the palm, then bends over the fingers.
+        rest_head = self.skeleton.rest_head
+        over = rest_head(f"finger5-1.{letter}") - rest_head(f"finger2-1.{letter}")
+        length = rest_head(f"finger1-3.{letter}") - rest_head(f"finger1-2.{letter}")
+        round_palm = axis_angle(np.cross(-over, palm), 0.9 * curl[:, 0])
         for joint, most in ((1, 0.0), (2, 0.6), (3, 1.3)):
-            bend = about(np.cross(length, over), most * curl[:, 0])
-            self.pose.put(f"finger1-{joint}.{letter}", rotation @ round_palm @ bend)
+            bend = axis_angle(np.cross(length, over), most * curl[:, 0])
+            self.pose.set_world(f"finger1-{joint}.{letter}", rotation @ round_palm @ bend)
 
-    def _closed(self, letter: str, finger: int) -> Array:
-        """Rotation that brings a finger, spread at rest, nearer to the middle one."""
+    def _close_spread(self, letter: str, finger: int) -> Array:
+        """Return the rotation that reduces the spread of a finger in the rest pose."""
         fingers, palm = self.skeleton.hand_axes(letter)
-        bone = self.skeleton.head_of(f"finger{finger}-2.{letter}") - self.skeleton.head_of(
+        bone = self.skeleton.rest_head(f"finger{finger}-2.{letter}") - self.skeleton.rest_head(
             f"finger{finger}-1.{letter}"
         )
         spread = np.arctan2(np.cross(fingers, bone) @ palm, fingers @ bone)
-        return about(palm, -_CLOSED * spread)
+        return axis_angle(palm, -_CLOSE_SHARE * spread)
 
 
-def _split(rotation: Array, axis: Array) -> tuple[Array, Array]:
-    """A turn about an axis (frames,), and the bend (axis times angle, square to it) that follows it."""
-    axis = unit(axis)
-    moved = apply(rotation, axis)
+def _split_twist_swing(rotation: Array, axis: Array) -> tuple[Array, Array]:
+    """Decompose rotations into a twist (frames,) about an axis and a swing (axis times angle, perpendicular)."""
+    axis = normalize(axis)
+    moved = rotate(rotation, axis)
     square = np.cross(axis, moved)
     sin = np.linalg.norm(square, axis=-1)
-    bend = unit(square) * np.arctan2(sin, (axis * moved).sum(-1))[:, None]
-    turn = transposed(about(square + 1e-9, np.linalg.norm(bend, axis=-1))) @ rotation
+    bend = normalize(square) * np.arctan2(sin, (axis * moved).sum(-1))[:, None]
+    turn = invert(axis_angle(square + 1e-9, np.linalg.norm(bend, axis=-1))) @ rotation
     skew = np.stack(
         [turn[:, 2, 1] - turn[:, 1, 2], turn[:, 0, 2] - turn[:, 2, 0], turn[:, 1, 0] - turn[:, 0, 1]], -1
     )

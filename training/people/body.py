@@ -1,4 +1,4 @@
-"""The body cache: every person's rest shape, skeleton and skin weights from a few numbers."""
+"""The body model: rest shape, skeleton and skin weights of every person, from a small linear model on disk."""
 
 from dataclasses import dataclass
 from enum import IntEnum
@@ -15,30 +15,30 @@ CACHE = Path(__file__).with_name("body.npz")
 
 
 class Part(IntEnum):
-    """What a triangle is of: the material starts from it."""
+    """Body part or object that a triangle belongs to; selects its material."""
 
     SKIN = 0  # head and hands
-    TIGHTS = 1  # all else of the body, bare or clothed
+    TIGHTS = 1  # the rest of the body, bare or clothed
     EYE = 2
     HAIR = 3  # long hair
-    THING = 4  # furniture and props: one colour each
+    PROP = 4  # furniture and props, one colour each
 
 
 @dataclass(frozen=True)
 class Anatomy:
-    """What all people share.
+    """The body model shared by all people.
 
     Lengths in metres; z is up, a person faces -y, and +x is the person's left.
 
     Attributes:
-        faces: (triangles, 3) vertices; counter-clockwise from outside.
+        faces: (triangles, 3) vertex indices, counter-clockwise seen from outside.
         parts: (triangles,) Part.
-        template: (n, 3) the standard body: where a vertex is on any body.
-        bones, weights: (n, 4) what moves a vertex.
-        names: of bones. index: the reverse.
-        parents: (bones,) index of each bone's parent, -1 of the root; a parent stands before its children.
+        template: (n, 3) vertices of the standard body; gives a vertex the same coordinates for every person.
+        bones, weights: (n, 4) bones that move a vertex, and their skinning weights.
+        names: of the bones.
+        index: bone name -> index.
+        parents: (bones,) index of each bone's parent, -1 for the root; parents precede children.
         expressions: name -> (n, 3) displacement at full strength.
-        people: how many there are.
         phenotypes: (people, 3) gender (0 male, 1 female), age (0.67 young to 1 old), weight (0 to 1).
     """
 
@@ -58,17 +58,17 @@ class Anatomy:
 
     @property
     def people(self) -> int:
-        """How many bodies there are."""
+        """Number of bodies."""
         return len(self._scores)
 
     def rest(self, person: int) -> tuple[Array, Array]:
-        """Vertices (n, 3) and bone heads (bones, 3) of a person standing at rest."""
-        # Not a matrix product: how that rounds depends on the number of threads.
+        """Return vertices (n, 3) and bone heads (bones, 3) of a person in the rest pose (standing)."""
+        # Not a matrix product: its rounding depends on the number of threads.
         values = (self._mean + np.einsum("c,cv->v", self._scores[person], self._basis)).reshape(-1, 3)
         return values[: len(self.template)], values[len(self.template) :]
 
     def nearest(self, position: tuple[float, float, float]) -> int:
-        """The vertex of head, hands or body nearest to a point of the standard body."""
+        """Return the index of the skin or clothing vertex nearest to a point on the standard body."""
         far = np.square(self.template - np.array(position)).sum(axis=1)
         far[np.unique(self.faces[self.parts > Part.TIGHTS])] = np.inf
         return int(far.argmin())
@@ -76,7 +76,7 @@ class Anatomy:
 
 @cache
 def load_anatomy(path: Path = CACHE) -> Anatomy:
-    """Read a cache made by `mmad synth --cache` or the shipped one."""
+    """Load the shipped body model, or one written by `mmad synth --cache`."""
     with np.load(path, allow_pickle=False) as file:
         stored = dict(file)
     names = tuple(str(name) for name in stored["bone_names"])
@@ -90,7 +90,7 @@ def load_anatomy(path: Path = CACHE) -> Anatomy:
         bones=stored["bones"].astype(np.int32),
         weights=weights / weights.sum(axis=1, keepdims=True),
         names=names,
-        index={name: place for place, name in enumerate(names)},
+        index={name: index for index, name in enumerate(names)},
         parents=stored["bone_parents"],
         expressions=dict(zip(stored["expression_names"].tolist(), expressions, strict=True)),
         phenotypes=stored["phenotypes"].astype(np.float64),

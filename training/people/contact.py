@@ -1,4 +1,4 @@
-"""A contact sheet: frames of many synthetic videos, as a data set holds them, beside those of real clips.
+"""Draw a contact sheet of frames of many synthetic videos, with all effects, beside frames of real clips.
 
 python -m training.people.contact --out sheet.png [--clips FOLDER] [--seed 0] [--height 192 --width 160]
 """
@@ -20,14 +20,14 @@ from training.people.studio import QUALITIES, render_film
 
 Frame = NDArray[np.uint8]
 
-_MOMENTS = 12  # frames rendered around the one shown, so that masks and coding have a past
+_CLIP_FRAMES = 12  # rendered per still, because face masks and video coding depend on earlier frames
 
 
-def still_of(recipe: Recipe, number: int) -> Frame:
-    """One frame of a video, rendered, spoilt and coded: (height, width, 3)."""
+def render_still(recipe: Recipe, number: int) -> Frame:
+    """Return one frame of a video after rendering, effects and H.264 coding: (height, width, 3)."""
     film = make_film(recipe, number, load_anatomy())
     first = len(film.shot) // 3
-    part = slice(first, first + _MOMENTS)
+    part = slice(first, first + _CLIP_FRAMES)
     shot = replace(
         film.shot,
         transforms=film.shot.transforms[part],
@@ -41,13 +41,13 @@ def still_of(recipe: Recipe, number: int) -> Frame:
         return _decode(path, recipe.height, recipe.width)[-3]
 
 
-def clip_stills(folder: Path, height: int, width: int) -> list[Frame]:
-    """Two frames of every clip of a folder."""
-    found = []
+def load_clip_stills(folder: Path, height: int, width: int) -> list[Frame]:
+    """Load two frames of every clip in a folder."""
+    stills = []
     for path in sorted(folder.glob("*.mp4")):
         frames = _decode(path, height, width)
-        found += [frames[len(frames) // 8], frames[len(frames) // 2]]
-    return found
+        stills += [frames[len(frames) // 8], frames[len(frames) // 2]]
+    return stills
 
 
 def _decode(path: Path, height: int, width: int) -> list[Frame]:
@@ -72,9 +72,9 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=4)
     options = parser.parse_args()
     recipe = Recipe(seed=options.seed, height=options.height, width=options.width)
-    stills = clip_stills(options.clips, options.height, options.width) if options.clips else []
+    stills = load_clip_stills(options.clips, options.height, options.width) if options.clips else []
     missing = options.columns * options.rows - len(stills)
-    stills += [still_of(recipe, number * VIDEOS_PER_PERSON) for number in range(missing)]
+    stills += [render_still(recipe, number * VIDEOS_PER_PERSON) for number in range(missing)]
     rows = [
         np.concatenate(stills[n : n + options.columns], 1) for n in range(0, len(stills), options.columns)
     ]

@@ -1,4 +1,4 @@
-"""One synthetic video: from a seed and a number to a shot that can be rendered, its labels and where everything is."""
+"""Build one synthetic video from a seed and a number: a renderable shot, its labels, boxes and keypoints."""
 
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from training.people.actions import BY_CODE
 from training.people.body import Anatomy, Part
-from training.people.camera.effects import Look, draw_look, occlude
+from training.people.camera.effects import Effects, draw_effects, occlude
 from training.people.hands import move_arms
 from training.people.options import Crop, Mix, Subset
 from training.people.performance import Performance, perform
@@ -17,8 +17,8 @@ from training.people.props import TOYS, Shape, make_glasses, make_seat, make_toy
 from training.people.render import raster
 from training.people.render.cpu import deform
 from training.people.render.shot import SUPERSAMPLING, Mesh, Shot, join
-from training.people.rotations import about, apply
-from training.people.scene import Framing, aim, draw_framing, draw_scene
+from training.people.rotations import axis_angle, rotate
+from training.people.scene import Framing, aim_camera, draw_framing, draw_scene
 from training.people.schedules.schedule import Event, Schedule, sample_schedule
 from training.people.skeleton import Pose, Skeleton
 from training.people.timing import STYLES, TRAINING_STYLES, Floats, wander
@@ -26,12 +26,12 @@ from training.people.timing import STYLES, TRAINING_STYLES, Floats, wander
 Array = NDArray[Any]
 
 VIDEOS_PER_PERSON = 5
-VALIDATION_EVERY = 4  # every fourth person is held out
-_EYE, _EAR = (0.031, -0.135, 0.728), (0.078, -0.02, 0.72)  # the left ones, on the standard body
-PASSING = 0.07  # share of the videos in which something passes behind
+VALIDATION_EVERY = 4  # every fourth person belongs to the validation subset
+_EYE, _EAR = (0.031, -0.135, 0.728), (0.078, -0.02, 0.72)  # left side, metres on the standard body
+PASSER_PROBABILITY = 0.07  # share of videos in which someone or something passes behind the person
 
-# Points that sidecars follow: name, bone that carries it, place on the standard body (None: the bone's head).
-JOINTS: tuple[tuple[str, str, tuple[float, float, float] | None], ...] = (
+# Keypoints stored in sidecars: name, bone it moves with, point on the standard body (None: the bone's head).
+KEYPOINTS: tuple[tuple[str, str, tuple[float, float, float] | None], ...] = (
     ("nose", "head", (0.0, -0.165, 0.69)),
     ("eye.left", "head", _EYE),
     ("eye.right", "head", (-_EYE[0], *_EYE[1:])),
@@ -50,8 +50,8 @@ JOINTS: tuple[tuple[str, str, tuple[float, float, float] | None], ...] = (
         )
     ),
 )  # fmt: skip
-JOINT_NAMES = tuple(name for name, _, _ in JOINTS)
-# What must be seen of a part for it to be visible.
+KEYPOINT_NAMES = tuple(name for name, _, _ in KEYPOINTS)
+# A body part is visible if all of these keypoints are.
 PARTS: dict[str, tuple[str, ...]] = {
     "head": ("nose", "crown", "neck"),
     "torso": ("chest", "shoulder.left", "shoulder.right"),
@@ -59,20 +59,22 @@ PARTS: dict[str, tuple[str, ...]] = {
     **{f"thigh.{side}": (f"knee.{side}",) for side in ("left", "right")},
     **{f"foot.{side}": (f"ankle.{side}", f"toe.{side}") for side in ("left", "right")},
 }
-SEEN = 0.5  # share of its time for which an action must be in the picture to be labelled
+MIN_VISIBLE_SHARE = 0.5  # an action is labelled if it is visible for at least this share of its duration
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What all videos of a set have in common.
+    """Settings shared by all videos of a data set.
 
     Attributes:
-        seed: of the whole set. fps: frames a second. height, width: in pixels.
+        seed: random seed of the data set.
+        fps: frames per second.
+        height, width: of a frame, pixels.
         mix: how often each action occurs.
-        styles: names of the motion styles.
-        crop: what is shown, at the same size.
-        test: people of the test alone, instead of those to train and to select with.
-        pictures: (rows, columns, 3) uint8 for back walls.
+        styles: names of the motion styles to sample from, see timing.STYLES.
+        crop: region of the camera's view that the frames show.
+        test: generate the test subset instead of the training and validation subsets.
+        pictures: (rows, columns, 3) uint8 images for back walls.
     """
 
     seed: int = 0
@@ -88,16 +90,23 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Film:
-    """A video before it is rendered.
+    """A video before rendering.
 
     Attributes:
-        number: of the video in its set. person: of its identity. subset: where that person belongs.
-        style: of its motion.
-        schedule: all that the person does. shown: events that can be seen. hidden: the others.
-        shot: what to render. look: what the camera and the authors make of it.
-        joints: (frames, JOINTS, 2) pixels. seen: (frames, JOINTS) whether it is in the picture and not behind an
-            occluder (it may be behind the person).
-        person_box, head_box: (frames, 4) left, top, right, bottom in pixels; they may reach out of the picture.
+        number: index of the video in its data set.
+        person: number of the person.
+        subset: the subset that the person belongs to.
+        style: name of the motion style.
+        fps: frames per second.
+        schedule: all events, visible or not.
+        shown: events that are visible.
+        hidden: events that are not.
+        shot: what to render.
+        effects: parameters of the camera effects, the face mask and the occluder.
+        keypoints: (frames, KEYPOINTS, 2) pixels.
+        keypoint_visible: (frames, KEYPOINTS) whether a keypoint is inside the frame and not behind an occluder.
+            Occlusion by the person's own body is ignored.
+        person_box, head_box: (frames, 4) left, top, right, bottom in pixels; may extend beyond the frame.
     """
 
     number: int
@@ -109,34 +118,38 @@ class Film:
     shown: tuple[Event, ...]
     hidden: tuple[Event, ...]
     shot: Shot
-    look: Look
-    joints: Array
-    seen: Array
+    effects: Effects
+    keypoints: Array
+    keypoint_visible: Array
     person_box: Array
     head_box: Array
 
-    def parts_seen(self) -> Array:
-        """(frames, PARTS): which parts of the body are in the picture."""
+    def compute_part_visibility(self) -> Array:
+        """Return (frames, PARTS) bool: which body parts are visible."""
         return np.stack(
-            [self.seen[:, [JOINT_NAMES.index(name) for name in names]].all(1) for names in PARTS.values()], 1
+            [
+                self.keypoint_visible[:, [KEYPOINT_NAMES.index(name) for name in names]].all(1)
+                for names in PARTS.values()
+            ],
+            1,
         )
 
 
 def generator(seed: int, number: int, purpose: int) -> np.random.Generator:
-    """One stream of numbers for each purpose of each video, whatever else is drawn."""
+    """Return an independent random stream for one purpose of one video."""
     return np.random.default_rng(np.random.SeedSequence((seed, number, purpose)))
 
 
-SCHEDULE, PERFORMANCE, SCENE, FRAMING, LOOK, EFFECTS, PERSON, FURNITURE = range(8)
+SCHEDULE, PERFORMANCE, SCENE, FRAMING, EFFECT_PARAMETERS, EFFECTS, PERSON, FURNITURE = range(8)
 
 
-def person_of(number: int) -> int:
-    """Whose video it is: the same person in neighbouring videos."""
+def get_person(number: int) -> int:
+    """Return the number of a video's person; VIDEOS_PER_PERSON consecutive videos share one."""
     return number // VIDEOS_PER_PERSON
 
 
-def subset_of(recipe: Recipe, person: int) -> Subset:
-    """Where somebody's videos belong: training, validation, or everybody to the test."""
+def get_subset(recipe: Recipe, person: int) -> Subset:
+    """Return the subset of a person: always test if `recipe.test`, else training or validation."""
     if recipe.test:
         return Subset.TEST
     return Subset.VAL if person % VALIDATION_EVERY == VALIDATION_EVERY - 1 else Subset.TRAIN
@@ -149,12 +162,13 @@ def make_film(
     schedule: Schedule | None = None,
     framing: Framing | None = None,
 ) -> Film:
-    """The video of a set that has this number; the same recipe and number give the same film.
+    """Build a video of a data set; the result depends only on the arguments.
 
     Args:
-        recipe: of the set. number: from 0.
-        anatomy: the body cache.
-        schedule, framing: given ones instead of drawn ones.
+        recipe: settings of the data set.
+        number: index of the video, from 0.
+        anatomy: the body model.
+        schedule, framing: used instead of sampled ones.
     """
 
     def draw(purpose: int) -> np.random.Generator:
@@ -164,29 +178,30 @@ def make_film(
     rng = draw(PERFORMANCE)
     style = str(rng.choice(sorted(recipe.styles)))
     frames = max(round(schedule.duration_s * recipe.fps), 1)
-    acted = perform(rng, schedule, np.arange(frames) / recipe.fps, STYLES[style])
-    identity = person_of(number)
-    person = draw_person(generator(recipe.seed, identity, PERSON), anatomy, subset_of(recipe, identity))
+    performance = perform(rng, schedule, np.arange(frames) / recipe.fps, STYLES[style])
+    identity = get_person(number)
+    person = draw_person(generator(recipe.seed, identity, PERSON), anatomy, get_subset(recipe, identity))
     mesh, vertices, heads = make_mesh(person, anatomy)
     skeleton = Skeleton(anatomy, vertices, heads)
-    things = draw(FURNITURE)
-    yaw = float(things.normal(0, 0.22))
-    pose = skeleton.sit(acted.channels, frames, yaw)
-    move_arms(skeleton, pose, acted.rest, acted.visits, recipe.fps)
-    whole, transforms = _furnish(things, acted, skeleton, mesh, pose, person, yaw)
+    props_rng = draw(FURNITURE)
+    yaw = float(props_rng.normal(0, 0.22))
+    pose = skeleton.sit(performance.channels, frames, yaw)
+    move_arms(skeleton, pose, performance.rest, performance.visits, recipe.fps)
+    whole, transforms = _add_props(props_rng, performance, skeleton, mesh, pose, person, yaw)
     scene = draw_scene(draw(SCENE), list(recipe.pictures))
-    look = draw_look(draw(LOOK))
+    effects = draw_effects(draw(EFFECT_PARAMETERS))
     shot = Shot(
-        whole, transforms, acted.faces.astype(np.float32), np.zeros((frames, raster.CAMERA_SIZE), np.float32),
+        whole, transforms, performance.expressions.astype(np.float32),
+        np.zeros((frames, raster.CAMERA_SIZE), np.float32),
         scene.light, person.dress, scene.room, scene.panels, scene.backdrop, recipe.height, recipe.width,
     )  # fmt: skip
-    return _film(
+    return _assemble_film(
         recipe,
         number,
         style,
         schedule,
         shot,
-        look,
+        effects,
         pose,
         skeleton,
         framing or draw_framing(draw(FRAMING)),
@@ -194,45 +209,45 @@ def make_film(
     )
 
 
-def _furnish(
+def _add_props(
     rng: np.random.Generator,
-    acted: Performance,
+    performance: Performance,
     skeleton: Skeleton,
     mesh: Mesh,
     pose: Pose,
     person: Person,
     yaw: float,
 ) -> tuple[Mesh, Array]:
-    """Person, seat and props as one mesh, and the transforms of all bones."""
+    """Return person, seat and props as one mesh, and the transforms (frames, bones, 3, 4) of all bones."""
     anatomy = skeleton.anatomy
-    frames = len(acted.times_s)
+    frames = len(performance.times_s)
     bones = len(anatomy.names)
     posed = pose.transforms()
-    under = _seat_height(mesh, posed, anatomy)
+    under = _find_seat_height(mesh, posed, anatomy)
     meshes = [mesh, make_seat(rng, under, draw_seat_colour(rng), draw_colour(rng)).mesh(bones)]
-    still = np.concatenate([about((0, 0, 1), np.full(frames, yaw)), np.zeros((frames, 3, 1))], -1)
+    still = np.concatenate([axis_angle((0, 0, 1), np.full(frames, yaw)), np.zeros((frames, 3, 1))], -1)
     rigid = [still]
-    for holder in acted.holders:
+    for holder in performance.holders:
         letter = "L" if holder == "left" else "R"
         toy = make_toy(rng, str(rng.choice(TOYS)), draw_colour(rng)).mesh(anatomy.index[f"wrist.{letter}"])
-        meshes.append(_in_hand(toy, skeleton, letter))
-    if "glasses" in acted.props or person.glasses:
+        meshes.append(_place_in_hand(toy, skeleton, letter))
+    if "glasses" in performance.props or person.glasses:
         eyes, ears = (
             np.array([skeleton.vertices[anatomy.nearest((side * x, y, z))] for side in (1, -1)], float)
             for x, y, z in (_EYE, _EAR)
         )
         shape = make_glasses(rng, eyes, ears, draw_colour(rng) * 0.5)
         meshes.append(shape.mesh(anatomy.index["head"]))
-    if rng.random() < PASSING:
-        passer, way = _passer(rng, acted.times_s, bones + 1)
+    if rng.random() < PASSER_PROBABILITY:
+        passer, way = _make_passer(rng, performance.times_s, bones + 1)
         meshes.append(passer)
         rigid.append(way)
     transforms = np.concatenate([posed, *(one[:, None] for one in rigid)], 1)
     return join(meshes), transforms.astype(np.float32)
 
 
-def _seat_height(mesh: Mesh, transforms: Array, anatomy: Anatomy) -> float:
-    """Where a person's seat is, metres: flesh gives way a little."""
+def _find_seat_height(mesh: Mesh, transforms: Array, anatomy: Anatomy) -> float:
+    """Return the height of the seat in metres; the body sinks in slightly."""
     x, y, z = anatomy.template.T
     own = np.flatnonzero((np.abs(x) < 0.16) & (y > -0.06) & (z > -0.12) & (z < 0.1))
     own = own[mesh.weights[own, 0] > 0]
@@ -242,17 +257,17 @@ def _seat_height(mesh: Mesh, transforms: Array, anatomy: Anatomy) -> float:
     return float(np.quantile(world[:, 2], 0.03)) + 0.012
 
 
-def _in_hand(toy: Mesh, skeleton: Skeleton, letter: str) -> Mesh:
-    """A prop moved into the palm of the hand at rest."""
+def _place_in_hand(toy: Mesh, skeleton: Skeleton, letter: str) -> Mesh:
+    """Move a prop from the origin into the palm of the hand in the rest pose."""
     fingers, palm = skeleton.hand_axes(letter)
-    wrist, knuckle = skeleton.head_of(f"wrist.{letter}"), skeleton.head_of(f"finger3-1.{letter}")
+    wrist, knuckle = skeleton.rest_head(f"wrist.{letter}"), skeleton.rest_head(f"finger3-1.{letter}")
     axes = np.stack([fingers, np.cross(palm, fingers), palm], -1)
     centre = wrist + 1.05 * (knuckle - wrist) + 0.035 * palm
     return replace(toy, rest=(toy.rest @ axes.T + centre).astype(np.float32))
 
 
-def _passer(rng: np.random.Generator, times_s: Floats, bone: int) -> tuple[Mesh, Array]:
-    """Somebody or something that crosses the room behind."""
+def _make_passer(rng: np.random.Generator, times_s: Floats, bone: int) -> tuple[Mesh, Array]:
+    """Return a simple figure that crosses the room behind the person, and its transforms (frames, 3, 4)."""
     shape = Shape()
     depth, tall = rng.uniform(0.35, 0.9), rng.uniform(0.5, 1.75)
     shape.ball((0, 0, 0.55 * tall), (rng.uniform(0.12, 0.25), 0.14, 0.45 * tall), draw_colour(rng))
@@ -267,17 +282,17 @@ def _passer(rng: np.random.Generator, times_s: Floats, bone: int) -> tuple[Mesh,
     return shape.mesh(bone), way
 
 
-def _film(
-    recipe: Recipe, number: int, style: str, schedule: Schedule, shot: Shot, look: Look, pose: Pose,
+def _assemble_film(
+    recipe: Recipe, number: int, style: str, schedule: Schedule, shot: Shot, effects: Effects, pose: Pose,
     skeleton: Skeleton, framing: Framing, rng: np.random.Generator,
 ) -> Film:  # fmt: skip
-    """Aim the camera, see what is in the picture, and label what can be seen."""
+    """Aim the camera, project boxes and keypoints, and split the events into visible and hidden ones."""
     frames = len(shot)
-    points = _joints(pose, skeleton)
-    outline, head = _outline(shot, skeleton.anatomy)
+    points = _compute_keypoints(pose, skeleton)
+    outline, head = _sample_outline(shot, skeleton.anatomy)
     low, high = outline.min(axis=(0, 1)), outline.max(axis=(0, 1))
     middle = np.median(outline, axis=0)
-    camera = aim(
+    camera = aim_camera(
         framing,
         np.array([middle[:, 0].min(), low[1], 0.0]),
         np.array([middle[:, 0].max(), high[1], middle[:, 2].max()]),
@@ -286,100 +301,105 @@ def _film(
     )
     cameras = np.tile(camera, (frames, 1))
     times_s = np.arange(frames) / recipe.fps
-    for place in (raster.CENTRE_X, raster.CENTRE_Y):
-        cameras[:, place] += (
+    for index in (raster.CENTRE_X, raster.CENTRE_Y):
+        cameras[:, index] += (
             camera[raster.FOCAL]
             * framing.shake
             * (wander(rng, times_s, 0.9) + 0.4 * wander(rng, times_s, 0.2))
         )
-    person_box = _box(_project(cameras, outline))
-    head_box = _box(_project(cameras, head))
+    person_box = _bounding_boxes(_project(cameras, outline))
+    head_box = _bounding_boxes(_project(cameras, head))
     if recipe.crop is not Crop.NONE:
-        cameras = _cropped(rng, cameras, person_box if recipe.crop is Crop.PERSON else head_box, recipe)
-        person_box, head_box = _box(_project(cameras, outline)), _box(_project(cameras, head))
-    joints = _project(cameras, points)
+        cameras = _crop_cameras(rng, cameras, person_box if recipe.crop is Crop.PERSON else head_box, recipe)
+        person_box, head_box = (
+            _bounding_boxes(_project(cameras, outline)),
+            _bounding_boxes(_project(cameras, head)),
+        )
+    keypoints = _project(cameras, points)
     covered = occlude(
-        np.zeros((1, recipe.height, recipe.width, 3), np.uint8), look, generator(recipe.seed, number, EFFECTS)
+        np.zeros((1, recipe.height, recipe.width, 3), np.uint8),
+        effects,
+        generator(recipe.seed, number, EFFECTS),
     )[1]
-    seen = _seen(joints, covered)
+    keypoint_visible = _is_keypoint_visible(keypoints, covered)
     film = Film(
-        number, person_of(number), subset_of(recipe, person_of(number)), style, recipe.fps, schedule, (), (),
-        replace(shot, cameras=cameras), look, joints, seen, person_box, head_box,
+        number, get_person(number), get_subset(recipe, get_person(number)), style, recipe.fps, schedule, (), (),
+        replace(shot, cameras=cameras), effects, keypoints, keypoint_visible, person_box, head_box,
     )  # fmt: skip
-    shown = tuple(event for event in schedule.events if _is_shown(film, event))
+    shown = tuple(event for event in schedule.events if _is_event_visible(film, event))
     return replace(film, shown=shown, hidden=tuple(event for event in schedule.events if event not in shown))
 
 
-def _is_shown(film: Film, event: Event) -> bool:
-    """Whether what an event needs is in the picture for enough of its time."""
+def _is_event_visible(film: Film, event: Event) -> bool:
+    """Return whether the body parts of an event are visible for MIN_VISIBLE_SHARE of its duration."""
     first, last = (
         min(int(event.start_s * film.fps), len(film.shot) - 1),
         max(int(np.ceil(event.end_s * film.fps)), int(event.start_s * film.fps) + 1),
     )
-    visible = film.parts_seen()[first:last]
+    visible = film.compute_part_visibility()[first:last]
     names = list(PARTS)
     needed = []
-    for part in BY_CODE[event.code].shows:
+    for part in BY_CODE[event.code].visible_parts:
         if part in names:
             needed.append(visible[:, names.index(part)])
-        else:  # of a side: one that takes part is enough
+        else:  # a paired part: one of the event's sides is enough
             needed.append(np.any([visible[:, names.index(f"{part}.{side}")] for side in event.sides], axis=0))
-    return bool(np.all(needed, axis=0).mean() >= SEEN)
+    return bool(np.all(needed, axis=0).mean() >= MIN_VISIBLE_SHARE)
 
 
-def _joints(pose: Pose, skeleton: Skeleton) -> Array:
-    """(frames, JOINTS, 3) in the world."""
+def _compute_keypoints(pose: Pose, skeleton: Skeleton) -> Array:
+    """Return world positions (frames, KEYPOINTS, 3)."""
     anatomy = skeleton.anatomy
     return np.stack(
         [
-            pose.position(bone) if place is None
-            else pose.carried(anatomy.index[bone], skeleton.vertices[anatomy.nearest(place)].astype(float))
-            for _, bone, place in JOINTS
+            pose.position(bone) if point is None
+            else pose.transform_point(anatomy.index[bone], skeleton.vertices[anatomy.nearest(point)].astype(float))
+            for _, bone, point in KEYPOINTS
         ], 1,
     )  # fmt: skip
 
 
-def _outline(shot: Shot, anatomy: Anatomy) -> tuple[Array, Array]:
-    """Some vertices of the person (frames, n, 3), and those of the head with its hair."""
+def _sample_outline(shot: Shot, anatomy: Anatomy) -> tuple[Array, Array]:
+    """Return every ninth vertex of the person (frames, n, 3), and those of them on the head and hair."""
     mesh = shot.mesh
-    own = np.unique(mesh.faces[mesh.parts != Part.THING])[::9]
+    own = np.unique(mesh.faces[mesh.parts != Part.PROP])[::9]
     result = np.zeros((len(shot), len(own), 3), np.float32)
     for frame in range(len(shot)):
         deform(mesh.rest[own], mesh.bones[own], mesh.weights[own], shot.transforms[frame], result[frame])
-    place = anatomy.template[own]
-    head = (place[:, 2] > 0.60) & (np.abs(place[:, 0]) < 0.13)
+    template = anatomy.template[own]
+    head = (template[:, 2] > 0.60) & (np.abs(template[:, 0]) < 0.13)
     return result, result[:, head]
 
 
 def _project(cameras: Array, points: Array) -> Array:
-    """World (frames, n, 3) to pixels (frames, n, 2)."""
+    """Project world points (frames, n, 3) to pixels (frames, n, 2)."""
     rotation = cameras[:, raster.ROTATION : raster.ROTATION + 9].reshape(-1, 3, 3).astype(float)
-    seen = apply(rotation[:, None], points - cameras[:, None, :3])
-    depth = np.maximum(seen[..., 2], 0.2)
+    keypoint_visible = rotate(rotation[:, None], points - cameras[:, None, :3])
+    depth = np.maximum(keypoint_visible[..., 2], 0.2)
     scale = cameras[:, None, raster.FOCAL] / depth
-    x = cameras[:, None, raster.CENTRE_X] + scale * seen[..., 0]
-    y = cameras[:, None, raster.CENTRE_Y] + scale * seen[..., 1]
+    x = cameras[:, None, raster.CENTRE_X] + scale * keypoint_visible[..., 0]
+    y = cameras[:, None, raster.CENTRE_Y] + scale * keypoint_visible[..., 1]
     return np.stack([x, y], -1) / SUPERSAMPLING
 
 
-def _box(points: Array) -> Array:
+def _bounding_boxes(points: Array) -> Array:
     return np.concatenate([points.min(axis=1), points.max(axis=1)], 1)
 
 
-def _seen(joints: Array, covered: Array) -> Array:
-    """Which joints are in the picture and not behind an occluder."""
+def _is_keypoint_visible(keypoints: Array, covered: Array) -> Array:
+    """Return which keypoints are inside the frame and not behind an occluder."""
     height, width = covered.shape
-    x, y = np.floor(joints[..., 0]).astype(int), np.floor(joints[..., 1]).astype(int)
+    x, y = np.floor(keypoints[..., 0]).astype(int), np.floor(keypoints[..., 1]).astype(int)
     inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
     hidden = covered[np.clip(y, 0, height - 1), np.clip(x, 0, width - 1)]
     return np.asarray(inside & ~hidden)
 
 
-def _cropped(rng: np.random.Generator, cameras: Array, boxes: Array, recipe: Recipe) -> Array:
-    """Cameras that show one part of the picture over the whole video, as wide as the picture's shape.
+def _crop_cameras(rng: np.random.Generator, cameras: Array, boxes: Array, recipe: Recipe) -> Array:
+    """Return cameras that show one fixed crop of the view, with the aspect ratio of the frame.
 
-    Of the person: all of it. Of the head: around where it mostly is, in proportion to its own size; whoever bows
-    leaves the picture, so that its scale tells nothing of what happens in the video.
+    A person crop covers the person in all frames. A head crop is centred on the head's median position and scaled by
+    its median size: a bowing head may leave the frame, so that the crop's scale does not reveal the action.
     """
     aspect = recipe.width / recipe.height
     if recipe.crop is Crop.HEAD:
@@ -393,9 +413,9 @@ def _cropped(rng: np.random.Generator, cameras: Array, boxes: Array, recipe: Rec
     scale = recipe.height / height
     cropped = cameras.copy()
     cropped[:, raster.FOCAL] *= scale
-    for place, centre, middle in (
+    for index, centre, middle in (
         (raster.CENTRE_X, x, recipe.width / 2),
         (raster.CENTRE_Y, y, recipe.height / 2),
     ):
-        cropped[:, place] = ((cameras[:, place] / SUPERSAMPLING - centre) * scale + middle) * SUPERSAMPLING
+        cropped[:, index] = ((cameras[:, index] / SUPERSAMPLING - centre) * scale + middle) * SUPERSAMPLING
     return cropped

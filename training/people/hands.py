@@ -1,28 +1,28 @@
-"""What hands do where they are, and how they get from one place to the next."""
+"""Motions of hands at their targets, and their paths between targets."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from training.people.actions import Hand
-from training.people.arms import Arms, Wrist
-from training.people.hand_targets import PLACES
-from training.people.rotations import apply, rotation_vector, steadied, transposed, unit
+from training.people.actions import HandAction
+from training.people.arms import Arms, WristPose
+from training.people.hand_targets import HAND_TARGETS
+from training.people.rotations import invert, limit_rate, normalize, rotate, rotation_vector
 from training.people.skeleton import LETTER, SIDES, Pose, Skeleton
-from training.people.timing import Floats, Span, Style, cycled, held, wander
+from training.people.timing import Floats, Span, Style, cycle_track, hold_track, wander
 
-_FASTEST = 3.5  # metres a second, of a hand on its way
-_TURN_M = 0.35  # metres for which a radian of turning counts
+_MAX_SPEED = 3.5  # metres per second, of a hand between targets
+_METRES_PER_RADIAN = 0.35  # path length equivalent to a rotation of one radian
 
 
 @dataclass
-class Motion:
-    """Of a hand at its place.
+class HandMotion:
+    """Movement of a hand relative to its target.
 
     Attributes:
         shift: (frames, 3) along the fingers, outward across them, out of the palm, metres.
-        tilt: (frames, 3) turns about the fingers, about the line across, about the palm's normal, radians.
+        tilt: (frames, 3) rotations about the fingers, the axis across them, and the palm's normal, radians.
         curl: (frames, 5) of thumb to little finger.
     """
 
@@ -33,27 +33,30 @@ class Motion:
 
 @dataclass(frozen=True)
 class Visit:
-    """A hand goes to a place and comes back.
+    """A visit of a hand to a target.
 
     Attributes:
-        place: of places.py.
-        share: (frames,) 0 away, 1 there.
-        motion: what it does there.
-        on_top: it is the upper of two hands.
+        target: key of HAND_TARGETS.
+        share: (frames,) position on the path to the target, 0 start to 1 target.
+        motion: movement at the target.
+        on_top: this is the upper of two hands.
     """
 
-    place: str
+    target: str
     share: Floats
-    motion: Motion
+    motion: HandMotion
     on_top: bool = False
 
 
 @dataclass(frozen=True)
-class Doing:
-    """All that a motion is made from.
+class MotionContext:
+    """Inputs of a motion function.
 
     Attributes:
-        times_s: of the frames. span: of the action.
+        rng: random stream.
+        times_s: (frames,).
+        span: of the action.
+        style: motion style.
         size, rate_hz: drawn from the action's ranges.
         side: of the hand.
     """
@@ -67,7 +70,7 @@ class Doing:
     side: str
 
     def cycles(self, *, rising: bool = False, faster: float = 1.0) -> Floats:
-        """(frames,) to and fro while the action lasts, of about unit size."""
+        """Return (frames,) an oscillation of about unit amplitude during the action."""
         inner = Span(
             self.span.start_s + 0.15 * min(self.span.length_s, 1.5) * (not self.span.open_start),
             self.span.end_s - 0.15 * min(self.span.length_s, 1.5) * (not self.span.open_end),
@@ -75,110 +78,114 @@ class Doing:
             self.span.open_end,
         )
         rate = self.rate_hz * faster
-        return cycled(self.rng, inner, self.style, rate, rising=rising).at(self.times_s)
+        return cycle_track(self.rng, inner, self.style, rate, rising=rising).sample(self.times_s)
 
     def drift(self, every_s: float = 0.8) -> Floats:
-        """(frames,) slow noise of about unit size."""
+        """Return (frames,) slow noise of about unit amplitude."""
         return wander(self.rng, self.times_s, every_s)
 
 
-def _still(doing: Doing, motion: Motion) -> None:
-    motion.shift[:, :2] += 0.004 * np.stack([doing.drift(), doing.drift()], 1)
+def _still(context: MotionContext, motion: HandMotion) -> None:
+    motion.shift[:, :2] += 0.004 * np.stack([context.drift(), context.drift()], 1)
 
 
-def _rub(doing: Doing, motion: Motion) -> None:
-    motion.shift[:, 1] += doing.size * doing.cycles()
-    motion.shift[:, 0] += 0.5 * doing.size * doing.cycles(faster=0.8)
-    motion.tilt[:, 2] += 4.0 * doing.size * doing.cycles()
+def _rub(context: MotionContext, motion: HandMotion) -> None:
+    motion.shift[:, 1] += context.size * context.cycles()
+    motion.shift[:, 0] += 0.5 * context.size * context.cycles(faster=0.8)
+    motion.tilt[:, 2] += 4.0 * context.size * context.cycles()
 
 
-def _scratch(doing: Doing, motion: Motion) -> None:
-    beat = doing.cycles(rising=True)
-    motion.shift[:, 0] -= doing.size * beat
+def _scratch(context: MotionContext, motion: HandMotion) -> None:
+    beat = context.cycles(rising=True)
+    motion.shift[:, 0] -= context.size * beat
     motion.curl[:, 1:] += (0.25 * beat)[:, None]
-    motion.shift[:, :2] += 0.35 * doing.size * np.stack([doing.drift(1.2), doing.drift(1.2)], 1)
+    motion.shift[:, :2] += 0.35 * context.size * np.stack([context.drift(1.2), context.drift(1.2)], 1)
 
 
-def _stroke(doing: Doing, motion: Motion) -> None:
-    motion.shift[:, 0] += doing.size * doing.cycles()
-    motion.shift[:, 1] += 0.25 * doing.size * doing.drift(1.0)
+def _stroke(context: MotionContext, motion: HandMotion) -> None:
+    motion.shift[:, 0] += context.size * context.cycles()
+    motion.shift[:, 1] += 0.25 * context.size * context.drift(1.0)
 
 
-def _pat(doing: Doing, motion: Motion) -> None:
-    beat = doing.cycles(rising=True)
-    motion.shift[:, 2] -= doing.size * beat
-    motion.tilt[:, 1] -= 3.0 * doing.size * beat
+def _pat(context: MotionContext, motion: HandMotion) -> None:
+    beat = context.cycles(rising=True)
+    motion.shift[:, 2] -= context.size * beat
+    motion.tilt[:, 1] -= 3.0 * context.size * beat
 
 
-def _push(doing: Doing, motion: Motion) -> None:
-    motion.shift[:, 0] += doing.size * doing.cycles(rising=True)
+def _push(context: MotionContext, motion: HandMotion) -> None:
+    motion.shift[:, 0] += context.size * context.cycles(rising=True)
 
 
-def _tap(doing: Doing, motion: Motion) -> None:
-    motion.shift[:, 0] -= doing.size * doing.cycles(rising=True)
-    motion.tilt[:, 1] += 0.15 * doing.cycles()
+def _tap(context: MotionContext, motion: HandMotion) -> None:
+    motion.shift[:, 0] -= context.size * context.cycles(rising=True)
+    motion.tilt[:, 1] += 0.15 * context.cycles()
 
 
-def _wave(doing: Doing, motion: Motion) -> None:
-    beat = doing.cycles()
-    motion.tilt[:, 2] += doing.size * beat
-    motion.shift[:, 1] += 0.12 * doing.size * beat
-    motion.shift[:, 0] += 0.02 * doing.drift()
+def _wave(context: MotionContext, motion: HandMotion) -> None:
+    beat = context.cycles()
+    motion.tilt[:, 2] += context.size * beat
+    motion.shift[:, 1] += 0.12 * context.size * beat
+    motion.shift[:, 0] += 0.02 * context.drift()
 
 
-def _illustrate(doing: Doing, motion: Motion) -> None:
+def _illustrate(context: MotionContext, motion: HandMotion) -> None:
     for axis, part in enumerate((0.8, 1.0, 0.6)):
         motion.shift[:, axis] += (
-            part * doing.size * (0.6 * doing.cycles(faster=doing.rng.uniform(0.6, 1.3)) + 0.6 * doing.drift())
+            part
+            * context.size
+            * (0.6 * context.cycles(faster=context.rng.uniform(0.6, 1.3)) + 0.6 * context.drift())
         )
-    motion.tilt[:, 0] += 0.5 * doing.drift() + 0.3 * doing.cycles()
-    motion.tilt[:, 1] += 0.3 * doing.cycles()
-    motion.curl += 0.15 * doing.drift()[:, None]
+    motion.tilt[:, 0] += 0.5 * context.drift() + 0.3 * context.cycles()
+    motion.tilt[:, 1] += 0.3 * context.cycles()
+    motion.curl += 0.15 * context.drift()[:, None]
 
 
-def _finger(doing: Doing, motion: Motion) -> None:
+def _finger(context: MotionContext, motion: HandMotion) -> None:
     for finger in range(5):
-        if doing.rng.random() < 0.7:
-            motion.curl[:, finger] += doing.size * doing.cycles(
-                rising=True, faster=doing.rng.uniform(0.7, 1.4)
+        if context.rng.random() < 0.7:
+            motion.curl[:, finger] += context.size * context.cycles(
+                rising=True, faster=context.rng.uniform(0.7, 1.4)
             )
-    motion.tilt[:, 1] += 0.06 * doing.drift()
+    motion.tilt[:, 1] += 0.06 * context.drift()
 
 
-def _fiddle(doing: Doing, motion: Motion) -> None:
-    motion.shift[:, 0] += doing.size * doing.cycles()
-    motion.shift[:, 1] += 0.6 * doing.size * doing.cycles(faster=0.7)
-    motion.tilt[:, 0] += 6.0 * doing.size * doing.cycles(faster=0.6)
-    motion.curl += 0.12 * np.stack([doing.cycles(faster=doing.rng.uniform(0.7, 1.4)) for _ in range(5)], 1)
+def _fiddle(context: MotionContext, motion: HandMotion) -> None:
+    motion.shift[:, 0] += context.size * context.cycles()
+    motion.shift[:, 1] += 0.6 * context.size * context.cycles(faster=0.7)
+    motion.tilt[:, 0] += 6.0 * context.size * context.cycles(faster=0.6)
+    motion.curl += 0.12 * np.stack(
+        [context.cycles(faster=context.rng.uniform(0.7, 1.4)) for _ in range(5)], 1
+    )
 
 
-def _open(doing: Doing, motion: Motion) -> None:
-    motion.shift[:, 1] += doing.size * doing.cycles()
-    motion.tilt[:, 0] += 0.12 * doing.cycles()
-    motion.shift[:, 2] += doing.size * doing.cycles(faster=0.7)
+def _open(context: MotionContext, motion: HandMotion) -> None:
+    motion.shift[:, 1] += context.size * context.cycles()
+    motion.tilt[:, 0] += 0.12 * context.cycles()
+    motion.shift[:, 2] += context.size * context.cycles(faster=0.7)
 
 
-def _play(doing: Doing, motion: Motion) -> None:
-    motion.tilt[:, 0] += doing.size * doing.cycles()
-    motion.tilt[:, 1] += 0.5 * doing.size * doing.cycles(faster=0.8)
-    motion.curl += 0.2 * np.stack([doing.cycles(faster=doing.rng.uniform(0.8, 1.5)) for _ in range(5)], 1)
-    motion.shift += 0.012 * np.stack([doing.drift() for _ in range(3)], 1)
+def _play(context: MotionContext, motion: HandMotion) -> None:
+    motion.tilt[:, 0] += context.size * context.cycles()
+    motion.tilt[:, 1] += 0.5 * context.size * context.cycles(faster=0.8)
+    motion.curl += 0.2 * np.stack([context.cycles(faster=context.rng.uniform(0.8, 1.5)) for _ in range(5)], 1)
+    motion.shift += 0.012 * np.stack([context.drift() for _ in range(3)], 1)
 
 
-def _clench(doing: Doing, motion: Motion) -> None:
-    tight = held(doing.rng, doing.span, doing.style, 0.3).at(doing.times_s)
-    loosening = doing.size * doing.cycles(rising=True)
+def _clench(context: MotionContext, motion: HandMotion) -> None:
+    tight = hold_track(context.rng, context.span, context.style, 0.3).sample(context.times_s)
+    loosening = context.size * context.cycles(rising=True)
     motion.curl[:] = (0.25 + (motion.curl - 0.25) * np.clip(tight, 0, 1)[:, None]) - loosening[:, None]
 
 
-def _rub_palms(doing: Doing, motion: Motion) -> None:
-    """Both hands draw the same cycles (they share a generator), and run against each other."""
-    sign = SIDES[doing.side]
-    motion.shift[:, 0] += sign * doing.size * doing.cycles()
-    motion.tilt[:, 0] += 0.2 * sign * doing.cycles(faster=0.5)
+def _rub_palms(context: MotionContext, motion: HandMotion) -> None:
+    """Move the hands in opposite phase: both use generators with the same seed, so their cycles are equal."""
+    sign = SIDES[context.side]
+    motion.shift[:, 0] += sign * context.size * context.cycles()
+    motion.tilt[:, 0] += 0.2 * sign * context.cycles(faster=0.5)
 
 
-MOTIONS: dict[str, Callable[[Doing, Motion], None]] = {
+MOTIONS: dict[str, Callable[[MotionContext, HandMotion], None]] = {
     "still": _still,
     "rub": _rub,
     "scratch": _scratch,
@@ -197,28 +204,28 @@ MOTIONS: dict[str, Callable[[Doing, Motion], None]] = {
 }
 
 
-def rest_motion(rng: np.random.Generator, times_s: Floats, idle: float) -> Motion:
-    """Of a hand that does nothing: drift, and fingers that are never quite still."""
+def make_rest_motion(rng: np.random.Generator, times_s: Floats, ambient: float) -> HandMotion:
+    """Make the motion of a resting hand: slow drift of hand and fingers."""
     frames = len(times_s)
-    shift = 0.0025 * idle * np.stack([wander(rng, times_s, 2.0) for _ in range(3)], 1)
-    tilt = 0.02 * idle * np.stack([wander(rng, times_s, 2.0) for _ in range(3)], 1)
+    shift = 0.0025 * ambient * np.stack([wander(rng, times_s, 2.0) for _ in range(3)], 1)
+    tilt = 0.02 * ambient * np.stack([wander(rng, times_s, 2.0) for _ in range(3)], 1)
     curl = (
         rng.uniform(0.1, 0.32)
         + rng.normal(0, 0.04, 5)
-        + 0.02 * idle * np.stack([wander(rng, times_s, 1.5) for _ in range(5)], 1)
+        + 0.02 * ambient * np.stack([wander(rng, times_s, 1.5) for _ in range(5)], 1)
     )
-    return Motion(shift, tilt, curl.reshape(frames, 5))
+    return HandMotion(shift, tilt, curl.reshape(frames, 5))
 
 
-def make_motion(hand: Hand, doing: Doing) -> Motion:
-    """What an action's hand does at its place."""
-    frames = len(doing.times_s)
-    curl = np.full((frames, 5), doing.rng.uniform(*hand.curl)) + doing.rng.normal(0, 0.05, 5)
+def make_motion(hand: HandAction, context: MotionContext) -> HandMotion:
+    """Make the motion of an action's hand at its target."""
+    frames = len(context.times_s)
+    curl = np.full((frames, 5), context.rng.uniform(*hand.curl)) + context.rng.normal(0, 0.05, 5)
     if hand.point:
-        curl[:, 1] = doing.rng.uniform(0.05, 0.2)
+        curl[:, 1] = context.rng.uniform(0.05, 0.2)
         curl[:, 0] *= 0.6
-    motion = Motion(np.zeros((frames, 3)), np.zeros((frames, 3)), curl)
-    MOTIONS[hand.motion](doing, motion)
+    motion = HandMotion(np.zeros((frames, 3)), np.zeros((frames, 3)), curl)
+    MOTIONS[hand.motion](context, motion)
     np.clip(motion.curl, 0, 1, out=motion.curl)
     return motion
 
@@ -226,78 +233,83 @@ def make_motion(hand: Hand, doing: Doing) -> Motion:
 def move_arms(
     skeleton: Skeleton, pose: Pose, rest: dict[str, Visit], visits: dict[str, list[Visit]], fps: float = 15.0
 ) -> None:
-    """Set both arms: from their places of rest through all visits, in the order given.
+    """Pose both arms: from their rest targets through all visits, in the given order.
 
-    The hand that lies on top comes second; visits to the other arm in a last round, when that arm is set.
+    The upper hand is posed second. Visits to the other arm are applied last, when that arm is posed.
     """
     arms = Arms(skeleton, pose, fps)
     wrists = {}
     below, above = sorted(SIDES, key=lambda side: any(visit.on_top for visit in (rest[side], *visits[side])))
     for side in (below, above):
-        wrist = _arrive(arms, rest[side], side)
+        wrist = _reach_target(arms, rest[side], side)
         for visit in visits[side]:
-            if not PLACES[visit.place].on.endswith(".other"):
-                wrist = _travel(arms, wrist, visit, side)
+            if not HAND_TARGETS[visit.target].parent.endswith(".other"):
+                wrist = _move_towards(arms, wrist, visit, side)
         wrists[side] = wrist
-        arms.set(side, wrist, below if side == above else None)
+        arms.pose_arm(side, wrist, below if side == above else None)
     for side in SIDES:
-        across = [visit for visit in visits[side] if PLACES[visit.place].on.endswith(".other")]
+        across = [visit for visit in visits[side] if HAND_TARGETS[visit.target].parent.endswith(".other")]
         for visit in across:
-            wrists[side] = _travel(arms, wrists[side], visit, side)
+            wrists[side] = _move_towards(arms, wrists[side], visit, side)
         if across:
-            arms.set(side, wrists[side])
+            arms.pose_arm(side, wrists[side])
 
 
-def _arrive(arms: Arms, visit: Visit, side: str) -> Wrist:
+def _reach_target(arms: Arms, visit: Visit, side: str) -> WristPose:
     motion = visit.motion
     return arms.reach(
-        PLACES[visit.place], side, motion.curl, on_top=visit.on_top, shift=motion.shift, tilt=motion.tilt
+        HAND_TARGETS[visit.target],
+        side,
+        motion.curl,
+        on_top=visit.on_top,
+        shift=motion.shift,
+        tilt=motion.tilt,
     )
 
 
-def _travel(arms: Arms, wrist: Wrist, visit: Visit, side: str) -> Wrist:
-    """Part of the way to a place, in a bow away from the body: forward, or past the side to what lies behind."""
-    there = _arrive(arms, visit, side)
+def _move_towards(arms: Arms, wrist: WristPose, visit: Visit, side: str) -> WristPose:
+    """Move a hand along its path to a target, an arc in front of the body, or past its side for targets behind."""
+    there = _reach_target(arms, visit, side)
     way = np.linalg.norm(there.position - wrist.position, axis=1)
-    share = _unhurried(arms, side, wrist, there, np.clip(visit.share, -0.05, 1.0))
+    share = _limit_speed(arms, side, wrist, there, np.clip(visit.share, -0.05, 1.0))
     bow = np.sin(np.pi * np.clip(share, 0, 1)) * np.minimum(0.28 * way, 0.12)
     chest = arms.pose.rotation("spine01")
-    behind = apply(transposed(chest), there.position - arms.pose.position("spine01"))[:, 1:2]
+    behind = rotate(invert(chest), there.position - arms.pose.position("spine01"))[:, 1:2]
     aside = np.clip(behind / 0.1 + 0.5, 0, 1)
     forward, outward = np.array([0.35 * SIDES[side], -0.9, 0.1]), np.array([1.6 * SIDES[side], -0.4, 0.0])
-    moved = wrist.blended(there, share)
-    moved.position = _swung(arms, side, wrist.position, there.position, share)
-    moved.position = moved.position + bow[:, None] * apply(chest, forward + aside * (outward - forward))
+    moved = wrist.blend(there, share)
+    moved.position = _swing_around_shoulder(arms, side, wrist.position, there.position, share)
+    moved.position = moved.position + bow[:, None] * rotate(chest, forward + aside * (outward - forward))
     return moved
 
 
-def _swung(arms: Arms, side: str, start: Floats, end: Floats, share: Floats) -> Floats:
-    """Part of the way between two positions (frames, 3), round the shoulder, and round its front."""
+def _swing_around_shoulder(arms: Arms, side: str, start: Floats, end: Floats, share: Floats) -> Floats:
+    """Interpolate between two positions (frames, 3) on an arc around the shoulder that bends forward."""
     shoulder = arms.pose.position(f"upperarm01.{LETTER[side]}")
-    front = apply(arms.pose.rotation("spine01"), np.array([0.5 * SIDES[side], -0.85, 0.0]))
+    front = rotate(arms.pose.rotation("spine01"), np.array([0.5 * SIDES[side], -0.85, 0.0]))
     first, last = start - shoulder, end - shoulder
-    cosine = (unit(first) * unit(last)).sum(-1)
+    cosine = (normalize(first) * normalize(last)).sum(-1)
     part = share[:, None]
     round_front = (0.35 * (1 - cosine) * np.sin(np.pi * np.clip(share, 0, 1)))[:, None]
-    way = unit(unit(first) * (1 - part) + unit(last) * part + round_front * front)
+    way = normalize(normalize(first) * (1 - part) + normalize(last) * part + round_front * front)
     far = np.linalg.norm(first, axis=1) * (1 - share) + np.linalg.norm(last, axis=1) * share
     return np.asarray(shoulder + far[:, None] * way)
 
 
-def _unhurried(arms: Arms, side: str, wrist: Wrist, there: Wrist, share: Floats) -> Floats:
-    """Share (frames,) of the way between two wrists, no faster than hands go and turn."""
+def _limit_speed(arms: Arms, side: str, wrist: WristPose, there: WristPose, share: Floats) -> Floats:
+    """Limit the rate of `share` (frames,) so that the hand does not exceed _MAX_SPEED."""
     steps = np.abs(np.diff(share))
     if not steps.any():
         return share
     shoulder = arms.pose.position(f"upperarm01.{LETTER[side]}")
     first, last = (np.linalg.norm(end.position - shoulder, axis=1) for end in (wrist, there))
-    cosine = (unit(wrist.position - shoulder) * unit(there.position - shoulder)).sum(-1)
+    cosine = (normalize(wrist.position - shoulder) * normalize(there.position - shoulder)).sum(-1)
     arc = 0.5 * (first + last) * np.arccos(np.clip(cosine, -1, 1)) + np.abs(last - first)
-    turn = np.linalg.norm(rotation_vector(transposed(wrist.rotation) @ there.rotation), axis=1)
-    way = float(np.average(np.hypot(arc, _TURN_M * turn)[1:], weights=steps))
-    return steadied(share, _FASTEST * arms.frame_s / max(way, 0.15))
+    turn = np.linalg.norm(rotation_vector(invert(wrist.rotation) @ there.rotation), axis=1)
+    way = float(np.average(np.hypot(arc, _METRES_PER_RADIAN * turn)[1:], weights=steps))
+    return limit_rate(share, _MAX_SPEED * arms.frame_s / max(way, 0.15))
 
 
-def sharing(place: str) -> bool:
-    """Whether both hands meet at a place."""
-    return "_joined" in place or place == "crossed"
+def is_shared_target(target: str) -> bool:
+    """Return whether both hands meet at a target."""
+    return "_joined" in target or target == "crossed"

@@ -1,4 +1,4 @@
-"""What a data set of synthetic people can be asked for, by name. Imports nothing: the command line reads it."""
+"""Enumerated options of synthetic data sets. Imports nothing heavy, as the command line loads it."""
 
 from enum import StrEnum
 
@@ -6,20 +6,20 @@ from enum import StrEnum
 class Mix(StrEnum):
     """How often each action occurs."""
 
-    REAL = "real"  # as in the data set, also which occur together
+    REAL = "real"  # as in the real data set, including co-occurrence
     BALANCED = "balanced"  # all equally often
 
 
 class Crop(StrEnum):
-    """What a video shows."""
+    """Region that a video shows."""
 
-    NONE = "none"  # what the camera sees
+    NONE = "none"  # the camera's whole view
     PERSON = "person"  # the square around the person over the whole video
     HEAD = "head"  # the square around the head over the whole video
 
 
 class Subset(StrEnum):
-    """Whom a video shows: nobody, and no body, is in two of them."""
+    """Subset of the data set; subsets share neither people nor bodies."""
 
     TRAIN = "train"
     VAL = "val"
@@ -27,15 +27,15 @@ class Subset(StrEnum):
 
 
 class Storage(StrEnum):
-    """How frames are kept."""
+    """Format in which frames are stored."""
 
     MP4 = "mp4"
     NPZ = "npz"
-    NONE = "none"  # joints alone: many more people in the same time, for what learns from joints
+    NONE = "none"  # no frames, only sidecars with keypoints: much faster
 
 
 class Device(StrEnum):
-    """What renders."""
+    """Device that renders."""
 
     CPU = "cpu"
     CUDA = "cuda"

@@ -1,4 +1,4 @@
-"""Who is filmed: a body of the cache, skin, hair and clothes, all from one generator."""
+"""Sample a person: body, skin, hair and clothes; build the dressed mesh."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -14,21 +14,22 @@ from training.people.render.shot import Mesh
 
 Array = NDArray[Any]
 
-# Of eight bodies of the cache in a row, whose the others are not.
+# Bodies are split by index modulo 8, so that no body occurs in two subsets.
 _BODIES = {Subset.TRAIN: (1, 2, 3, 5, 6, 7), Subset.VAL: (0,), Subset.TEST: (4,)}
-_GLASSES = 0.32
+_GLASSES = 0.32  # probability
 
 
 @dataclass(frozen=True)
 class Person:
-    """An identity.
+    """The appearance of one person.
 
     Attributes:
-        body: row of the cache.
+        body: index into the body model.
         gender, age: of the body (1 female, 1 old).
-        dress: vector of materials.py.
-        loose, loose_legs: how far shirt and trousers stand off, metres.
-        hair_volume: metres. hair_length: height on the standard body down to which long hair falls, none if 0.
+        dress: appearance vector, see materials.py.
+        loose, loose_legs: distance of shirt and trousers from the skin, metres.
+        hair_volume: thickness, metres.
+        hair_length: height on the standard body down to which long hair falls, 0 without long hair.
         glasses: worn in every video.
     """
 
@@ -44,7 +45,7 @@ class Person:
 
 
 def draw_person(rng: np.random.Generator, anatomy: Anatomy, subset: Subset = Subset.TRAIN) -> Person:
-    """Anyone; each subset has bodies of its own."""
+    """Draw a person with a body of the subset."""
     rows = np.arange(anatomy.people)
     rows = rows[np.isin(rows % 8, _BODIES[subset])]
     body = int(rows[rng.integers(len(rows))])
@@ -66,12 +67,12 @@ def draw_person(rng: np.random.Generator, anatomy: Anatomy, subset: Subset = Sub
 
 
 def linear(colour: Any) -> Array:
-    """Display values 0 to 1 to linear light."""
+    """Convert display values 0 to 1 to linear light."""
     return np.asarray(np.clip(np.asarray(colour, float), 0, 1) ** 2.2)
 
 
 def draw_colour(rng: np.random.Generator) -> Array:
-    """Of cloth and things: mostly muted, often grey, black or white, sometimes loud; linear light."""
+    """Draw a colour of clothes or props in linear light: mostly muted or grey, sometimes saturated."""
     kind = rng.random()
     value = rng.beta(1.3, 1.5)
     if kind < 0.45:
@@ -82,7 +83,7 @@ def draw_colour(rng: np.random.Generator) -> Array:
 
 
 def draw_seat_colour(rng: np.random.Generator) -> Array:
-    """Of a stool: moulded plastic in red, blue, green or white, or anything."""
+    """Draw a seat colour: half of the time a typical colour of plastic stools, else any colour."""
     if rng.random() < 0.5:
         colour = np.array(
             ((0.85, 0.12, 0.1), (0.12, 0.3, 0.7), (0.1, 0.5, 0.3), (0.9, 0.9, 0.88), (0.85, 0.5, 0.1))
@@ -115,7 +116,7 @@ def _draw_head(rng: np.random.Generator, dress: Array, gender: float, age: float
 def _draw_clothes(rng: np.random.Generator, dress: Array) -> None:
     for place in (m.SHIRT, m.SHIRT_SECOND):
         dress[place : place + 3] = draw_colour(rng)
-    for place in (m.SHOES, m.SOCKS):  # seldom coloured
+    for place in (m.SHOES, m.SOCKS):  # rarely coloured
         plain = linear(
             rng.choice((rng.uniform(0.05, 0.25), rng.uniform(0.7, 0.93))) + rng.normal(0, 0.015, 3)
         )
@@ -150,7 +151,7 @@ def _draw_clothes(rng: np.random.Generator, dress: Array) -> None:
         (m.NONE, m.STRIPES, m.HOOPS, m.CHECKS, m.BLOTCHES), p=(0.66, 0.06, 0.1, 0.1, 0.08)
     )
     dress[m.PATTERN_RATE] = rng.uniform(45, 230) if dress[m.PATTERN] != m.BLOTCHES else rng.uniform(25, 70)
-    if dress[m.PATTERN] == m.CHECKS:  # seldom loud
+    if dress[m.PATTERN] == m.CHECKS:  # mostly low contrast
         dress[m.SHIRT_SECOND : m.SHIRT_SECOND + 3] = dress[m.SHIRT : m.SHIRT + 3] * rng.uniform(0.5, 0.85)
     dress[m.LEG_PATTERN] = rng.choice((m.NONE, m.STRIPES, m.CHECKS, m.BLOTCHES), p=(0.9, 0.04, 0.04, 0.02))
     dress[m.LEG_RATE] = rng.uniform(60, 200)
@@ -163,9 +164,9 @@ def _draw_clothes(rng: np.random.Generator, dress: Array) -> None:
 
 
 def make_mesh(person: Person, anatomy: Anatomy) -> tuple[Mesh, Array, Array]:
-    """The dressed body at rest as a mesh, its vertices and bone heads."""
+    """Return the dressed body in the rest pose as a mesh, its vertices and its bone heads."""
     vertices, heads = anatomy.rest(person.body)
-    vertices = _dressed(person, anatomy, vertices.astype(np.float64)).astype(np.float32)
+    vertices = _dress_vertices(person, anatomy, vertices.astype(np.float64)).astype(np.float32)
     chosen = _faces(person, anatomy)
     faces, parts = anatomy.faces[chosen], anatomy.parts[chosen]
     expressions = np.stack(list(anatomy.expressions.values()))
@@ -186,7 +187,7 @@ def make_mesh(person: Person, anatomy: Anatomy) -> tuple[Mesh, Array, Array]:
 
 
 def _faces(person: Person, anatomy: Anatomy) -> Array:
-    """Triangles of this person, the body's before the hair's."""
+    """Return the indices of this person's triangles, those of the body before those of the hair."""
     middle = anatomy.template[anatomy.faces].mean(axis=1)
     hair = anatomy.parts == Part.HAIR
     front = (middle[:, 1] < -0.03) & (middle[:, 2] < 0.80)
@@ -198,8 +199,8 @@ def _faces(person: Person, anatomy: Anatomy) -> Array:
     return np.concatenate([np.flatnonzero(anatomy.parts <= Part.EYE), np.flatnonzero(hanging)])
 
 
-def _dressed(person: Person, anatomy: Anatomy, vertices: Array) -> Array:
-    """Vertices moved out to where the cloth, the shoes and the hair are."""
+def _dress_vertices(person: Person, anatomy: Anatomy, vertices: Array) -> Array:
+    """Move vertices outwards to the surface of clothes, shoes and hair."""
     t, dress = anatomy.template, person.dress
     tights = np.zeros(len(t), bool)
     tights[np.unique(anatomy.faces[anatomy.parts == Part.TIGHTS])] = True
@@ -208,7 +209,7 @@ def _dressed(person: Person, anatomy: Anatomy, vertices: Array) -> Array:
     legs = tights & (arm < 0) & (t[:, 2] <= dress[m.HEM]) & (t[:, 2] > max(dress[m.LEG] - 0.01, -0.76))
     shoes = tights & (t[:, 2] < dress[m.SHOE_TOP])
     drawn = anatomy.faces[anatomy.parts == Part.TIGHTS]
-    vertices = _smoothed(vertices, drawn, shirt | legs, 10)
+    vertices = _smooth_vertices(vertices, drawn, shirt | legs, 10)
     normals = np.zeros(vertices.shape, np.float32)
     compute_normals(vertices.astype(np.float32), anatomy.faces[anatomy.parts <= Part.EYE], normals)
     # Long sleeves end close to the wrist. Sleeves and legs widen towards their ends, shirts towards the hem.
@@ -232,8 +233,8 @@ def _dressed(person: Person, anatomy: Anatomy, vertices: Array) -> Array:
     return vertices
 
 
-def _smoothed(vertices: Array, faces: Array, chosen: Array, rounds: int) -> Array:
-    """Chosen vertices drawn towards the middle of their neighbours."""
+def _smooth_vertices(vertices: Array, faces: Array, chosen: Array, rounds: int) -> Array:
+    """Smooth the chosen vertices: move them halfway to the mean of their neighbours, several times."""
     first = np.concatenate([faces[:, 0], faces[:, 1], faces[:, 2], faces[:, 1], faces[:, 2], faces[:, 0]])
     second = np.concatenate([faces[:, 1], faces[:, 2], faces[:, 0], faces[:, 0], faces[:, 1], faces[:, 2]])
     count = np.maximum(np.bincount(first, minlength=len(vertices)), 1)

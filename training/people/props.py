@@ -1,4 +1,4 @@
-"""Furniture and props: small meshes, each rigid on a bone of its own. Lengths in metres, colours linear light."""
+"""Meshes of furniture and props, each rigidly attached to one bone. Lengths in metres, colours linear light."""
 
 from itertools import pairwise
 from typing import Any
@@ -16,7 +16,7 @@ _SIDES = ((0, 1, 3, 2), (4, 6, 7, 5), (0, 4, 5, 1), (2, 3, 7, 6), (0, 2, 6, 4), 
 
 
 class Shape:
-    """Triangles gathered piece by piece; pieces do not share vertices, so that edges stay sharp."""
+    """Builds a mesh from simple pieces, which share no vertices, so that edges are shaded sharp."""
 
     def __init__(self) -> None:
         self._vertices: list[Array] = []
@@ -33,7 +33,7 @@ class Shape:
     def block(
         self, centre: Any, half: Any, colour: Any, *, widen: float = 0.0, slant: Any = (0.0, 0.0)
     ) -> None:
-        """A box; `widen` makes its foot so much wider than its head, `slant` moves its foot sideways."""
+        """Add a box; its bottom is wider than its top by the factor 1 + `widen` and shifted sideways by `slant`."""
         unit = _CORNERS * np.asarray(half, float)
         low = (1 - _CORNERS[:, 2:]) / 2
         unit[:, :2] *= 1 + widen * low
@@ -45,7 +45,7 @@ class Shape:
     def tube(
         self, start: Any, end: Any, radius: float, colour: Any, *, taper: float = 1.0, sides: int = 10
     ) -> None:
-        """A rod with closed ends; `taper` is the end's radius against the start's."""
+        """Add a rod with closed ends; `taper` is the ratio of the end's radius to the start's."""
         start, end = np.asarray(start, float), np.asarray(end, float)
         along = (end - start) / np.linalg.norm(end - start)
         across = np.cross(along, (0, 0, 1) if abs(along[2]) < 0.9 else (1, 0, 0))
@@ -64,7 +64,7 @@ class Shape:
         self._add(high, fan, colour)
 
     def ball(self, centre: Any, half: Any, colour: Any, rings: int = 8) -> None:
-        """An ellipsoid."""
+        """Add an ellipsoid with half axes `half`."""
         down, around = np.meshgrid(
             np.linspace(0, np.pi, rings + 1), np.linspace(0, 2 * np.pi, 2 * rings + 1), indexing="ij"
         )
@@ -78,7 +78,7 @@ class Shape:
         self._add(points.reshape(-1, 3) * np.asarray(half, float) + np.asarray(centre, float), faces, colour)
 
     def mesh(self, bone: int) -> Mesh:
-        """All pieces as one mesh that follows a bone."""
+        """Return all pieces as one mesh that moves with a bone."""
         vertices = np.concatenate(self._vertices).astype(np.float32)
         weights = np.zeros((len(vertices), 4), np.float32)
         weights[:, 0] = 1
@@ -91,7 +91,7 @@ class Shape:
             bones=bones,
             weights=weights,
             faces=faces,
-            parts=np.full(len(faces), Part.THING, np.int32),
+            parts=np.full(len(faces), Part.PROP, np.int32),
             closed=0,
             moved=np.zeros(0, np.int32),
             expressions=np.zeros((0, 0, 3), np.float32),
@@ -99,7 +99,7 @@ class Shape:
 
 
 def make_seat(rng: np.random.Generator, height: float, colour: Array, second: Array) -> Shape:
-    """A stool or a chair whose seat is at a height; the sitter faces -y."""
+    """Make a random stool or chair with the seat at a height in metres; the person on it faces -y."""
     shape = Shape()
     kind = rng.choice(("plastic", "legs", "round", "chair", "block"), p=(0.4, 0.2, 0.12, 0.2, 0.08))
     half = rng.uniform(0.145, 0.19)
@@ -131,7 +131,7 @@ def make_seat(rng: np.random.Generator, height: float, colour: Array, second: Ar
 
 
 def _plastic_stool(shape: Shape, rng: np.random.Generator, height: float, half: float, colour: Array) -> None:
-    """One piece: wide tapered legs joined by an arch under the seat, and a bar lower down."""
+    """Add a moulded stool: wide tapered legs joined by an arch under the seat and a lower bar."""
     shape.block((0, 0.02, height - 0.02), (half, half, 0.02), colour)
     spread, bar = rng.uniform(0.03, 0.06), rng.uniform(0.35, 0.5)
     for x in (-1, 1):
@@ -160,7 +160,7 @@ def _backrest(
 
 
 def make_toy(rng: np.random.Generator, kind: str, colour: Array) -> Shape:
-    """What a hand holds, at the origin: long axis along y (across the palm), flat side along z."""
+    """Make a hand-held object at the origin: long axis along y (across the palm), flat side along z."""
     shape = Shape()
     if kind == "pen":
         shape.tube((0, -0.075, 0), (0, 0.065, 0), 0.006, colour, sides=6)
@@ -180,7 +180,7 @@ TOYS = ("pen", "phone", "cup", "paper", "ball")
 
 
 def make_glasses(rng: np.random.Generator, eyes: Array, ears: Array, colour: Array) -> Shape:
-    """A frame around the eyes (2, 3) with temples back to the ears (2, 3), all in the head's rest frame."""
+    """Make glasses around the eyes (2, 3) with temples to the ears (2, 3), in rest-pose coordinates."""
     shape = Shape()
     wide, high = rng.uniform(0.021, 0.026), rng.uniform(0.015, 0.022)
     front = min(eyes[0, 1], eyes[1, 1]) - 0.028

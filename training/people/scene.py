@@ -1,4 +1,4 @@
-"""Where people are filmed: room, light and camera, all drawn from one generator."""
+"""Sample room, lighting and camera of a video."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,14 +9,14 @@ from numpy.typing import NDArray
 from training.people.person import draw_colour, linear
 from training.people.render import raster, room
 from training.people.render.shot import SHADOW_SIZE
-from training.people.rotations import unit
+from training.people.rotations import normalize
 
 Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
 class Scene:
-    """A place: vectors of raster.py and room.py."""
+    """Light and room; array layouts are in raster.py and room.py."""
 
     light: Array
     room: Array
@@ -26,15 +26,15 @@ class Scene:
 
 @dataclass(frozen=True)
 class Framing:
-    """Where the camera stands and what part of the person fills the picture.
+    """Position of the camera, and of the person in the frame.
 
     Attributes:
-        distance_m, height_m, aside_m: of the camera, from the seat; aside is to the person's left.
-        person: share of the picture's height that the seated person takes.
-        x, y: where the person's middle lies, as a share of the picture.
-        roll: radians.
-        cut: what lies outside: "", "knees" or "chest".
-        shake: of a camera held by hand, radians.
+        distance_m, height_m, aside_m: position of the camera relative to the seat; aside is to the person's left.
+        person: height of the seated person as a share of the frame's height.
+        x, y: position of the person's centre as a share of the frame.
+        roll: of the camera, radians.
+        cut: "" shows the whole person; "knees" or "chest" crops the person below.
+        shake: of a hand-held camera, radians.
     """
 
     distance_m: float
@@ -49,7 +49,7 @@ class Framing:
 
 
 def draw_framing(rng: np.random.Generator) -> Framing:
-    """Mostly the whole person with air around, as the data set has it; sometimes cut."""
+    """Draw a framing: mostly the whole person with margins, as in the real data set; sometimes cropped."""
     cut = str(rng.choice(("", "knees", "chest"), p=(0.84, 0.1, 0.06)))
     return Framing(
         distance_m=rng.uniform(2.2, 5.5),
@@ -65,11 +65,11 @@ def draw_framing(rng: np.random.Generator) -> Framing:
 
 
 def draw_scene(rng: np.random.Generator, pictures: list[Array]) -> Scene:
-    """A room and its light.
+    """Draw a room and its lighting.
 
     Args:
-        rng: what is drawn from.
-        pictures: (rows, columns, 3) uint8, some of which become a back wall.
+        rng: random stream.
+        pictures: (rows, columns, 3) uint8 images; in half of the scenes one of them is the back wall.
     """
     use_picture = len(pictures) > 0 and rng.random() < 0.5
     backdrop = np.zeros((2, 2, 3), np.float32)
@@ -77,7 +77,7 @@ def draw_scene(rng: np.random.Generator, pictures: list[Array]) -> Scene:
         backdrop = linear(pictures[rng.integers(len(pictures))] / 255.0).astype(np.float32)
     walls = _draw_room(rng, pictured=use_picture)
     return Scene(
-        light=_exposed(rng, _draw_light(rng), walls),
+        light=_auto_expose(rng, _draw_light(rng), walls),
         room=walls,
         panels=_draw_panels(rng, busy=rng.random() < 0.4 and not use_picture),
         backdrop=backdrop,
@@ -123,18 +123,18 @@ def _draw_room(rng: np.random.Generator, *, pictured: bool) -> Array:
     return values
 
 
-def _exposed(rng: np.random.Generator, light: Array, walls: Array) -> Array:
-    """Light as strong as a camera's automatic exposure makes it: the wall is bright, though not always."""
+def _auto_expose(rng: np.random.Generator, light: Array, walls: Array) -> Array:
+    """Scale the light like a camera's automatic exposure, towards a drawn brightness of the wall."""
     wall = float(walls[room.WALL_COLOUR : room.WALL_COLOUR + 3].mean())
-    falling = 0.72 * light[raster.AMBIENT] + 0.9 * light[raster.FILL] + 0.4 * light[raster.SUN]
-    wanted = rng.uniform(0.4, 0.72) if rng.random() < 0.85 else rng.uniform(0.15, 0.4)
-    scale = float(np.clip(wanted / (wall * falling), 0.7, 2.2))
+    received = 0.72 * light[raster.AMBIENT] + 0.9 * light[raster.FILL] + 0.4 * light[raster.SUN]
+    target = rng.uniform(0.4, 0.72) if rng.random() < 0.85 else rng.uniform(0.15, 0.4)
+    scale = float(np.clip(target / (wall * received), 0.7, 2.2))
     light[[raster.AMBIENT, raster.FILL, raster.SUN, raster.WARMTH]] *= scale
     return light
 
 
 def _draw_panels(rng: np.random.Generator, *, busy: bool) -> Array:
-    """Doors, pictures, sockets, shelves on the back wall; few in a plain room."""
+    """Draw doors, pictures, sockets and shelves on the back wall; few unless `busy`."""
     count = int(rng.integers(2, 6)) if busy else int(rng.choice((0, 1, 2), p=(0.55, 0.3, 0.15)))
     rows = np.zeros((max(count, 1), room.PANEL_SIZE), np.float32)
     for row in rows[:count]:
@@ -157,9 +157,9 @@ def _draw_panels(rng: np.random.Generator, *, busy: bool) -> Array:
 
 
 def _draw_light(rng: np.random.Generator) -> Array:
-    """A key light with a shadow map around the person, an even light from above, and some from the camera."""
+    """Draw a key light (with a shadow map around the person), ambient light from above, and fill from the camera."""
     values = np.zeros(raster.LIGHT_SIZE, np.float32)
-    direction = unit((rng.uniform(-0.9, 0.9), -rng.uniform(0.3, 1.0), rng.uniform(0.7, 1.8)))
+    direction = normalize((rng.uniform(-0.9, 0.9), -rng.uniform(0.3, 1.0), rng.uniform(0.7, 1.8)))
     values[raster.DIRECTION : raster.DIRECTION + 3] = direction
     hard = rng.random() < 0.25
     values[raster.SUN] = rng.uniform(0.35, 0.7) if hard else rng.uniform(0.1, 0.35)
@@ -168,7 +168,7 @@ def _draw_light(rng: np.random.Generator) -> Array:
     values[raster.SOFTNESS] = rng.uniform(0.8, 1.6) if hard else rng.uniform(1.5, 5.0)
     values[raster.WARMTH] = rng.normal(0, 0.05)
     values[raster.OCCLUSION] = rng.uniform(0.45, 0.8)
-    right = unit(np.cross((0, 0, 1), direction))
+    right = normalize(np.cross((0, 0, 1), direction))
     down = -np.cross(direction, right)
     scale = SHADOW_SIZE / 2.8
     middle = np.array([0.0, -0.1, 0.75])
@@ -178,38 +178,38 @@ def _draw_light(rng: np.random.Generator) -> Array:
     return values
 
 
-def aim(
-    framing: Framing, joints_low: Array, joints_high: Array, size: tuple[int, int], samples: int
+def aim_camera(
+    framing: Framing, box_low: Array, box_high: Array, size: tuple[int, int], samples: int
 ) -> Array:
-    """Camera vector (raster.CAMERA_SIZE,) that frames a person.
+    """Return the camera vector (raster.CAMERA_SIZE,) for a framing of a person.
 
     Args:
-        framing: what is wanted.
-        joints_low, joints_high: (3,) the corners of the box that the person's body takes.
-        size: height and width of the picture in pixels.
-        samples: a pixel, along each side.
+        framing: desired framing.
+        box_low, box_high: (3,) corners of the person's bounding box.
+        size: height and width of the frame in pixels.
+        samples: samples per pixel, along each side.
     """
     height, width = size[0] * samples, size[1] * samples
-    low, high = float(joints_low[2]), float(joints_high[2])
+    low, high = float(box_low[2]), float(box_high[2])
     if framing.cut == "knees":
         low = 0.34 * high
     elif framing.cut == "chest":
         low = 0.62 * high
     middle = np.array(
-        [0.5 * (joints_low[0] + joints_high[0]), 0.5 * (joints_low[1] + joints_high[1]), 0.5 * (low + high)]
+        [0.5 * (box_low[0] + box_high[0]), 0.5 * (box_low[1] + box_high[1]), 0.5 * (low + high)]
     )
     eye = np.array([framing.aside_m, -framing.distance_m, framing.height_m])
-    # The camera looks level but for a small pitch; the rest is a shift of the picture.
-    forward = unit(np.array([middle[0] - eye[0], middle[1] - eye[1], 0.35 * (middle[2] - eye[2])]))
-    right = unit(np.cross(forward, (0, 0, 1)))
+    # The camera is nearly level; the rest of the vertical offset is a shift of the principal point.
+    forward = normalize(np.array([middle[0] - eye[0], middle[1] - eye[1], 0.35 * (middle[2] - eye[2])]))
+    right = normalize(np.cross(forward, (0, 0, 1)))
     down = np.cross(forward, right)
     turn = np.array(
         [[np.cos(framing.roll), np.sin(framing.roll)], [-np.sin(framing.roll), np.cos(framing.roll)]]
     )
     right, down = turn @ np.stack([right, down])
     depth = float((middle - eye) @ forward)
-    # A person wider than the picture is shown smaller.
-    wide = float(joints_high[0] - joints_low[0])
+    # A person wider than the frame is shown smaller.
+    wide = float(box_high[0] - box_low[0])
     focal = min(framing.person * height / (high - low), 0.95 * width / wide) * depth
     if framing.cut:
         focal = 0.95 * height / (high - low) * depth

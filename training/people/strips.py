@@ -1,4 +1,4 @@
-"""Pictures to judge people by: one strip per action, a sheet per body part.
+"""Draw sheets for visual inspection: one strip of frames per action, one sheet per body part.
 
 python -m training.people.strips --out docs/synthetic [CODE ...]
 """
@@ -26,7 +26,7 @@ Array = NDArray[Any]
 
 FRAMES, SIZE, FPS, DURATION_S = 8, 144, 15.0, 4.2
 _SPAN = (0.9, 3.2)  # of the action, seconds
-# How the camera looks: whole person, or nearer where the action is small.
+# Framings: the whole person, or closer for small actions.
 _WHOLE = Framing(3.4, 1.15, 0.15, 0.84, 0.5, 0.5, 0.0, "", 0.0)
 _UPPER = replace(_WHOLE, cut="chest")
 _MIDDLE = replace(_WHOLE, cut="knees")
@@ -41,21 +41,21 @@ def draw_strip(
     size: int = SIZE,
     framing: Framing = _WHOLE,
 ) -> Array:
-    """Frames of one action of one person, from before to after: (size, FRAMES * size, 3) uint8."""
+    """Render one action of one person from before its start to after its end: (size, FRAMES * size, 3) uint8."""
     recipe = Recipe(seed=8, fps=FPS, height=size, width=size)
-    film = make_film(recipe, 5 * person, anatomy, schedule_of(action, sides), framing)
-    keep = np.linspace(0.3 * FPS, len(film.shot) - 0.2 * FPS, FRAMES).astype(int)
+    film = make_film(recipe, 5 * person, anatomy, make_schedule(action, sides), framing)
+    frames = np.linspace(0.3 * FPS, len(film.shot) - 0.2 * FPS, FRAMES).astype(int)
     shot = replace(
         film.shot,
-        transforms=film.shot.transforms[keep],
-        expressions=film.shot.expressions[keep],
-        cameras=film.shot.cameras[keep],
+        transforms=film.shot.transforms[frames],
+        expressions=film.shot.expressions[frames],
+        cameras=film.shot.cameras[frames],
     )
     return np.concatenate(list(render(shot)), 1)
 
 
-def schedule_of(action: Action, sides: Sides) -> Schedule:
-    """The action alone; an arm that is retracted is stretched before."""
+def make_schedule(action: Action, sides: Sides) -> Schedule:
+    """Return a schedule with this action only; C10 (retracting an arm) is preceded by C4 (stretching it)."""
     start_s, end_s = _SPAN
     events = [Event(action.code, start_s, end_s, sides)]
     if action.code == "C10":
@@ -63,16 +63,16 @@ def schedule_of(action: Action, sides: Sides) -> Schedule:
     return Schedule(DURATION_S, tuple(events))
 
 
-def sides_of(action: Action, number: int) -> Sides:
-    """Sides for the first, second ... showing of an action: left, right, both where there are both."""
+def choose_sides(action: Action, number: int) -> Sides:
+    """Return the sides for the nth strip of an action: left, right, and both if the action allows both."""
     if action.both == 1.0 or (action.both > 0 and number % 3 == 2):
         return ("left", "right")
     return ("left",) if number % 2 == 0 else ("right",)
 
 
 def _framing(action: Action) -> Framing:
-    """Nearer where the head or the hands do something small."""
-    if "head" in action.shows or action.code in ("A4", "E2"):
+    """Return a closer framing for small movements of the head or the hands."""
+    if "head" in action.visible_parts or action.code in ("A4", "E2"):
         return _UPPER
     return _MIDDLE if action.hand is not None and action.code[0] in "CE" else _WHOLE
 
@@ -80,12 +80,12 @@ def _framing(action: Action) -> Framing:
 def draw_sheet(
     actions: Sequence[Action], taxonomy: Taxonomy, anatomy: Anatomy, *, size: int = SIZE, first: int = 0
 ) -> Image.Image:
-    """A strip of each action, one under the other, with its name; people change from strip to strip."""
+    """Stack one captioned strip per action; every strip shows another person."""
     names = {action.code: action.name for action in taxonomy.actions}
     rows = []
-    for place, action in enumerate(actions):
+    for index, action in enumerate(actions):
         picture = draw_strip(
-            action, anatomy, person=first + place, sides=sides_of(action, first + place), size=size,
+            action, anatomy, person=first + index, sides=choose_sides(action, first + index), size=size,
             framing=_framing(action),
         )  # fmt: skip
         row = Image.new("RGB", (picture.shape[1], picture.shape[0] + 14), "white")
@@ -101,7 +101,7 @@ def draw_sheet(
 
 
 def main() -> None:
-    """Write the sheets of all body parts, or one sheet of the actions named."""
+    """Write the sheets of all body parts, or one sheet of the given actions."""
     parser = ArgumentParser(description="One strip per action.")
     parser.add_argument("codes", nargs="*", help="actions; all by default")
     parser.add_argument("--out", type=Path, required=True, help="folder, or file for named actions")

@@ -1,8 +1,8 @@
-"""Makes a data set: many videos by many processes, with labels, resumable, the same bytes whoever makes them.
+"""Generate a data set of videos and labels in parallel processes; resumable and reproducible byte for byte.
 
 out/videos/synth000000.mp4    or out/frames/synth000000.npz, or neither
-out/sidecars/synth000000.npz  boxes, joints and visible parts per frame
-out/records/synth000000.json  a video's labels; written last, so that what has one is whole
+out/sidecars/synth000000.npz  boxes, keypoints and visible parts per frame
+out/records/synth000000.json  labels of a video; written last: a video with a record is complete
 out/mmad.json train.csv val.csv (or test.csv) labels.json synth.json
 """
 
@@ -27,7 +27,14 @@ import numpy as np
 from PIL import Image
 
 from model.taxonomy import Taxonomy
-from training.people.annotations import Record, describe, name_of, write_json, write_sidecar, write_tables
+from training.people.annotations import (
+    Record,
+    describe,
+    format_video_name,
+    write_json,
+    write_sidecar,
+    write_tables,
+)
 from training.people.body import load_anatomy
 from training.people.camera.effects import develop, mask_faces, occlude
 from training.people.camera.footage import write_frames, write_video
@@ -38,25 +45,28 @@ from training.people.render.shot import Shot
 from training.tables import standard_labels
 
 QUALITIES = (19.0, 33.0)  # x264's constant rate factor, drawn for each video
-_PICTURE_KINDS = (".jpg", ".jpeg", ".png", ".webp")
-_WALL_PIXELS = 512  # a back wall's picture is not kept larger
-_PLACES: dict[Storage, tuple[str, ...]] = {
+_PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+_WALL_PIXELS = 512  # maximum side of a back wall's picture
+_FRAME_FOLDERS: dict[Storage, tuple[str, ...]] = {
     Storage.MP4: ("videos",), Storage.NPZ: ("frames",), Storage.NONE: ()
 }  # fmt: skip
 
 
 class StudioError(Exception):
-    """A data set that cannot be made as asked for."""
+    """The data set cannot be generated."""
 
 
 @dataclass(frozen=True)
-class Order:
-    """What is to be made.
+class DatasetSpec:
+    """Specification of a data set to generate.
 
     Attributes:
-        recipe: of the videos; its pictures are loaded from the folder `pictures`, if any.
-        out: folder. storage: of frames. videos: how many.
-        device: that renders; pictures differ in rounding alone.
+        recipe: settings of the videos; its pictures are loaded from the folder `pictures`, if given.
+        out: output folder.
+        storage: format of the frames.
+        videos: number of videos.
+        pictures: folder of images for back walls.
+        device: renders the frames; devices differ only in rounding.
     """
 
     recipe: Recipe
@@ -67,7 +77,7 @@ class Order:
     device: Device = Device.CPU
 
     def settings(self) -> dict[str, Any]:
-        """What must be the same when a run is taken up again."""
+        """Return the settings that must not change when a run is resumed."""
         recipe = asdict(self.recipe)
         recipe.pop("pictures")
         recipe["styles"] = sorted(recipe["styles"])
@@ -80,59 +90,60 @@ class Order:
         return recipe | {"storage": self.storage.value, "pictures": digest, "version": version("mmad")}
 
 
-Progress = Callable[[int, int], None]  # videos and frames made so far
+Progress = Callable[[int, int], None]  # called with the numbers of videos and frames so far
 
 
 def render_film(
     film: Film, recipe: Recipe, device: Device = Device.CPU
 ) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """Frames (frames, height, width, 3) as the data set would hold them, before coding."""
+    """Render frames (frames, height, width, 3) with all effects, before video coding."""
     rng = generator(recipe.seed, film.number, EFFECTS)
-    frames = _rendered(film.shot, device)
-    frames, _ = occlude(frames, film.look, rng)
-    frames = develop(frames, film.look, rng)
-    return mask_faces(frames, film.head_box, film.look, rng)
+    frames = _render_shot(film.shot, device)
+    frames, _ = occlude(frames, film.effects, rng)
+    frames = develop(frames, film.effects, rng)
+    return mask_faces(frames, film.head_box, film.effects, rng)
 
 
-def _rendered(shot: Shot, device: Device) -> np.ndarray[Any, np.dtype[np.uint8]]:
+def _render_shot(shot: Shot, device: Device) -> np.ndarray[Any, np.dtype[np.uint8]]:
     if device is Device.CPU:
         return np.stack(list(cpu.render(shot)))
-    from training.people.render.cuda import Renderer  # needs a card
+    from training.people.render.cuda import Renderer  # needs a GPU
 
     return np.asarray(Renderer(shot).render().copy_to_host())
 
 
-def produce(order: Order, jobs: int, progress: Progress) -> int:
-    """Make what is missing of a data set, then its tables; returns how many frames were rendered now.
+def produce(spec: DatasetSpec, jobs: int, progress: Progress) -> int:
+    """Generate the missing videos of a data set, then its tables; return the number of frames rendered in this run.
 
     Raises:
-        StudioError: the folder holds another data set, a process died, or there is no card to render on.
+        StudioError: the folder holds another data set, another run writes to it, a process died, or no GPU was found.
     """
-    _check_device(order.device)
-    with _alone(order.out):
-        return _produce(order, jobs, progress)
+    _check_device(spec.device)
+    with _lock_folder(spec.out):
+        return _produce(spec, jobs, progress)
 
 
-def _produce(order: Order, jobs: int, progress: Progress) -> int:
-    _open_folder(order)
-    missing = [number for number in range(order.videos) if not _record_path(order.out, number).exists()]
-    done, frames = order.videos - len(missing), 0
+def _produce(spec: DatasetSpec, jobs: int, progress: Progress) -> int:
+    _open_folder(spec)
+    missing = [number for number in range(spec.videos) if not _record_path(spec.out, number).exists()]
+    done, frames = spec.videos - len(missing), 0
     progress(done, frames)
-    for made in _make_all(order, missing, jobs):
+    for made in _make_all(spec, missing, jobs):
         done, frames = done + 1, frames + made
         progress(done, frames)
     records = {
-        name_of(n): json.loads(_record_path(order.out, n).read_text("utf-8")) for n in range(order.videos)
+        format_video_name(n): json.loads(_record_path(spec.out, n).read_text("utf-8"))
+        for n in range(spec.videos)
     }
-    write_tables(order.out, records, standard_labels())
+    write_tables(spec.out, records, standard_labels())
     return frames
 
 
 def load_pictures(folder: Path) -> tuple[np.ndarray[Any, np.dtype[np.uint8]], ...]:
-    """All pictures of a folder, small enough for walls, in the order of their names."""
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in _PICTURE_KINDS)
+    """Load all pictures of a folder, sorted by name and scaled down for walls."""
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in _PICTURE_SUFFIXES)
     if not paths:
-        raise StudioError(f"{folder} holds no picture ({', '.join(_PICTURE_KINDS)})")
+        raise StudioError(f"{folder} holds no picture ({', '.join(_PICTURE_SUFFIXES)})")
     pictures = []
     for path in paths:
         try:
@@ -145,8 +156,8 @@ def load_pictures(folder: Path) -> tuple[np.ndarray[Any, np.dtype[np.uint8]], ..
 
 
 @contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    """One run at a time makes a folder's videos."""
+def _lock_folder(out: Path) -> Iterator[None]:
+    """Lock the output folder; raise StudioError if another run holds the lock."""
     out.mkdir(parents=True, exist_ok=True)
     with (out / ".lock").open("w") as lock:
         try:
@@ -166,48 +177,48 @@ def _check_device(device: Device) -> None:
             raise StudioError("device is cuda, and Numba finds no CUDA card here: render with --device cpu")
 
 
-def _open_folder(order: Order) -> None:
-    """Folders, and the settings that all videos here share; what a killed run left half written goes."""
-    path = order.out / "synth.json"
-    settings = json.loads(json.dumps(order.settings()))
+def _open_folder(spec: DatasetSpec) -> None:
+    """Create the folders, check or write the settings, and delete temporary files of a killed run."""
+    path = spec.out / "synth.json"
+    settings = json.loads(json.dumps(spec.settings()))
     if path.exists():
         before = json.loads(path.read_text("utf-8"))
         changed = [name for name in settings if before.get(name) != settings[name]]
         if changed:
             name = changed[0]
             raise StudioError(
-                f"{order.out} was begun with {name} {before.get(name)!r}, now it is {settings[name]!r}: "
+                f"{spec.out} was begun with {name} {before.get(name)!r}, now it is {settings[name]!r}: "
                 "take another --out, or the settings in its synth.json to go on"
             )
-    for name in ("records", "sidecars", *_PLACES[order.storage]):
-        (order.out / name).mkdir(exist_ok=True)
-        for half in (order.out / name).glob(".synth*"):
-            half.unlink()
+    for name in ("records", "sidecars", *_FRAME_FOLDERS[spec.storage]):
+        (spec.out / name).mkdir(exist_ok=True)
+        for partial in (spec.out / name).glob(".synth*"):
+            partial.unlink()
     write_json(path, settings)
 
 
 def _record_path(out: Path, number: int) -> Path:
-    return out / "records" / f"{name_of(number)}.json"
+    return out / "records" / f"{format_video_name(number)}.json"
 
 
-def _make_all(order: Order, numbers: list[int], jobs: int) -> Iterator[int]:
-    """Frames of each video as it gets ready, in any order."""
+def _make_all(spec: DatasetSpec, numbers: list[int], jobs: int) -> Iterator[int]:
+    """Yield the number of frames of each finished video, in any order."""
     if jobs == 1 or len(numbers) <= 1:
         for number in numbers:
-            yield make_video(order, number)
+            yield make_video(spec, number)
         return
     context = multiprocessing.get_context("spawn")
     with (
         _single_threaded(),
-        ProcessPoolExecutor(jobs, context, initializer=_die_with, initargs=(os.getpid(),)) as pool,
+        ProcessPoolExecutor(jobs, context, initializer=_exit_with_parent, initargs=(os.getpid(),)) as pool,
     ):
         waiting: set[Future[int]] = set()
         rest = iter(numbers)
         try:
             while True:
                 for number in rest:
-                    waiting.add(pool.submit(make_video, order, number))
-                    if len(waiting) >= 2 * jobs:  # no more than that is lost when one stops
+                    waiting.add(pool.submit(make_video, spec, number))
+                    if len(waiting) >= 2 * jobs:  # bounds the work in flight
                         break
                 if not waiting:
                     return
@@ -222,8 +233,8 @@ def _make_all(order: Order, numbers: list[int], jobs: int) -> Iterator[int]:
             pool.shutdown(cancel_futures=True)
 
 
-def _die_with(parent: int) -> None:
-    """End this process when the one that started it is gone, however it went."""
+def _exit_with_parent(parent: int) -> None:
+    """Exit this process when its parent dies, even by SIGKILL."""
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -235,7 +246,7 @@ def _die_with(parent: int) -> None:
 
 @contextmanager
 def _single_threaded() -> Iterator[None]:
-    """Processes started meanwhile compute with one thread each: there is one for every core."""
+    """Make processes started inside the block use one thread each, as there is one process per core."""
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
     before = {name: os.environ.get(name) for name in names}
     os.environ.update(dict.fromkeys(names, "1"))
@@ -249,27 +260,27 @@ def _single_threaded() -> Iterator[None]:
                 os.environ[name] = value
 
 
-def make_video(order: Order, number: int) -> int:
-    """Make one video, write it with its sidecar and record; returns its frames."""
-    recipe = _recipe(order)
+def make_video(spec: DatasetSpec, number: int) -> int:
+    """Generate one video, write it with its sidecar and record, and return its number of frames."""
+    recipe = _recipe(spec)
     film = make_film(recipe, number, load_anatomy())
-    name = name_of(number)
-    if order.storage is not Storage.NONE:
-        _write_pictures(order, film, recipe)
-    write_sidecar(order.out / "sidecars" / f"{name}.npz", film)
+    name = format_video_name(number)
+    if spec.storage is not Storage.NONE:
+        _write_footage(spec, film, recipe)
+    write_sidecar(spec.out / "sidecars" / f"{name}.npz", film)
     record: Record = describe(film, _taxonomy())
-    write_json(_record_path(order.out, number), record)
+    write_json(_record_path(spec.out, number), record)
     return len(film.shot)
 
 
-def _write_pictures(order: Order, film: Film, recipe: Recipe) -> None:
-    frames = render_film(film, recipe, order.device)
-    name = name_of(film.number)
-    if order.storage is Storage.MP4:
+def _write_footage(spec: DatasetSpec, film: Film, recipe: Recipe) -> None:
+    frames = render_film(film, recipe, spec.device)
+    name = format_video_name(film.number)
+    if spec.storage is Storage.MP4:
         quality = generator(recipe.seed, film.number, EFFECTS + 100).uniform(*QUALITIES)
-        write_video(order.out / "videos" / f"{name}.mp4", frames, recipe.fps, quality)
+        write_video(spec.out / "videos" / f"{name}.mp4", frames, recipe.fps, quality)
     else:
-        write_frames(order.out / "frames" / f"{name}.npz", frames, recipe.fps)
+        write_frames(spec.out / "frames" / f"{name}.npz", frames, recipe.fps)
 
 
 @cache
@@ -278,7 +289,7 @@ def _taxonomy() -> Taxonomy:
 
 
 @cache
-def _recipe(order: Order) -> Recipe:
-    if order.pictures is None:
-        return order.recipe
-    return Recipe(**{**vars(order.recipe), "pictures": load_pictures(order.pictures)})
+def _recipe(spec: DatasetSpec) -> Recipe:
+    if spec.pictures is None:
+        return spec.recipe
+    return Recipe(**{**vars(spec.recipe), "pictures": load_pictures(spec.pictures)})

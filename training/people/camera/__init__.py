@@ -1,1 +1,1 @@
-"""What happens to clean pictures: camera, face masks, occluders, files."""
+"""Post-processing of rendered frames: camera effects, face masks, occluders, video files."""

@@ -1,10 +1,10 @@
-"""What happens to clean pictures on their way into a data set: things in front, the camera, the masking of faces.
+"""Effects applied to rendered frames: occluders, camera effects, face masks.
 
-    look = draw_look(rng)
-    clean frames -> occlude -> develop -> mask_faces -> the encoder (footage.py)
+    effects = draw_effects(rng)
+    rendered frames -> occlude -> develop -> mask_faces -> encoder (footage.py)
 
-Pictures are (frames, height, width, 3) uint8 RGB and are never changed in place; an effect that a look does not have
-hands its frames back as they are. The same look, frames and state of the generator give the same pictures.
+Frames are (frames, height, width, 3) uint8 RGB and are never changed in place; an effect that is absent returns its
+input. Results depend only on the effects, the frames and the state of the generator.
 """
 
 import math
@@ -15,30 +15,30 @@ from numba import njit
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, gaussian_filter1d, zoom
 
-from training.people.camera.looks import Camera, Look, Occluder, draw_look
+from training.people.camera.looks import Camera, Effects, Occluder, draw_effects
 from training.people.camera.masks import mask_faces, wander
-from training.people.render import compiled  # noqa: F401  (where compiled code is kept)
+from training.people.render import compiled  # noqa: F401  (sets numba's cache folder)
 
-__all__ = ["Look", "develop", "draw_look", "mask_faces", "occlude"]
+__all__ = ["Effects", "develop", "draw_effects", "mask_faces", "occlude"]
 
 Frames = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 
-# One sample of colour noise is this many pixels wide: sensors see colours more coarsely than brightness.
+# Width of a sample of colour noise in pixels: colour noise of sensors is coarser than brightness noise.
 _COLOUR_PIXELS = 3
 
 
-def occlude(frames: Frames, look: Look, rng: np.random.Generator) -> tuple[Frames, NDArray[np.bool_]]:
-    """Put the look's occluder in front, at the same place for the whole video.
+def occlude(frames: Frames, effects: Effects, rng: np.random.Generator) -> tuple[Frames, NDArray[np.bool_]]:
+    """Draw the occluder, if any, at the same position in all frames.
 
     Returns:
-        The frames, and (height, width) what cannot be seen any more: where more than half the light is the occluder's.
+        The frames, and (height, width) bool: pixels covered by the occluder by more than half.
     """
     height, width = frames.shape[1:3]
-    occluder = look.occluder
+    occluder = effects.occluder
     if occluder is None:
         return frames, np.zeros((height, width), bool)
-    cover = _shadow(occluder, height, width, rng)
+    cover = _occluder_cover(occluder, height, width, rng)
     shade = 1 + 0.25 * _clouds(height, width, rng)
     front = shade[..., None] * np.array((occluder.red, occluder.green, occluder.blue), np.float32)
     out = frames.copy()
@@ -46,9 +46,9 @@ def occlude(frames: Frames, look: Look, rng: np.random.Generator) -> tuple[Frame
     return out, cover > 0.5
 
 
-def develop(frames: Frames, look: Look, rng: np.random.Generator) -> Frames:
-    """What lens, sensor and the camera's processing make of a scene: softness, light, tones, noise."""
-    camera = look.camera
+def develop(frames: Frames, effects: Effects, rng: np.random.Generator) -> Frames:
+    """Simulate lens, sensor and in-camera processing: softness, vignetting, stray light, tones, noise."""
+    camera = effects.camera
     count, height, width = frames.shape[:3]
     light, veil = _light(camera, height, width, rng)
     bands = _bands(camera, count, height, rng)
@@ -64,11 +64,11 @@ def develop(frames: Frames, look: Look, rng: np.random.Generator) -> Frames:
     return out
 
 
-def _shadow(occluder: Occluder, height: int, width: int, rng: np.random.Generator) -> Floats:
-    """(height, width) how much of each pixel's light is the occluder's, 0 to 1."""
+def _occluder_cover(occluder: Occluder, height: int, width: int, rng: np.random.Generator) -> Floats:
+    """Return (height, width) the opacity of the occluder, 0 to 1."""
     short = min(height, width)
     y, x = np.mgrid[0:height, 0:width].astype(np.float32) + 0.5
-    # From the edge it comes in by, in shorter sides.
+    # Distances from the edge where it enters, in units of the shorter side.
     across = (x if occluder.side < 0 else width - x) / short
     up = (height - y) / short
     reach = occluder.reach
@@ -86,7 +86,7 @@ def _shadow(occluder: Occluder, height: int, width: int, rng: np.random.Generato
 
 
 def _leaves(across: Floats, up: Floats, reach: float, rng: np.random.Generator) -> NDArray[np.bool_]:
-    """A dozen leaves that fan out from a point at the edge."""
+    """Return a mask of twelve leaves that fan out from a point at the edge."""
     shape = np.zeros(across.shape, bool)
     root = rng.uniform(0, 0.5)
     for angle, length in zip(rng.uniform(-0.9, 1.4, 12), rng.uniform(0.5, 1, 12) * reach, strict=True):
@@ -98,7 +98,7 @@ def _leaves(across: Floats, up: Floats, reach: float, rng: np.random.Generator) 
 
 
 def _clouds(height: int, width: int, rng: np.random.Generator) -> Floats:
-    """(height, width) smooth unevenness, about -1 to 1, a few patches wide."""
+    """Return (height, width) smooth noise of about -1 to 1, a few patches wide."""
     patches = np.clip(rng.standard_normal((5, 5), np.float32), -2, 2) / 2
     return np.asarray(zoom(patches, (height / 5, width / 5), order=1, grid_mode=True, mode="nearest"))
 
@@ -115,7 +115,7 @@ def _blend(out: Frames, front: Floats, cover: Floats) -> None:
 
 
 def _light(camera: Camera, height: int, width: int, rng: np.random.Generator) -> tuple[Floats, Floats]:
-    """(height, width) the share of light that the lens lets through, and grey levels of stray light."""
+    """Return (height, width) each: the lens's transmission (vignetting), and stray light in grey levels."""
     y = (np.arange(height, dtype=np.float32)[:, None] + 0.5) / height - 0.5
     x = (np.arange(width, dtype=np.float32)[None] + 0.5) / width - 0.5
     light = 1 - np.float32(camera.vignette) * (2 * (x * x + y * y)) ** 1.5
@@ -126,26 +126,26 @@ def _light(camera: Camera, height: int, width: int, rng: np.random.Generator) ->
 
 
 def _bands(camera: Camera, count: int, height: int, rng: np.random.Generator) -> Floats:
-    """(frames, height, 1) factors: lamps flicker while the rows are read one after the other."""
+    """Return (frames, height, 1) factors: flicker of lamps under a rolling shutter."""
     rows = np.arange(height)[None, :, None] / height
     cycles = camera.bands_wave * rows + camera.bands_speed * np.arange(count)[:, None, None] + rng.random()
     return (1 + camera.bands * np.sin(2 * math.pi * cycles)).astype(np.float32)
 
 
 def _tones(camera: Camera, count: int, rng: np.random.Generator) -> Floats:
-    """(frames, 3, 256) what each grey level becomes, in grey levels: exposure, white balance, contrast, black."""
+    """Return lookup tables (frames, 3, 256) in grey levels: exposure, white balance, contrast, black level."""
     drift = camera.drift * wander(count, 40, rng)
     balance = np.log([camera.red, 1.0, camera.blue])
     gain = camera.gain * np.exp(drift[:, None] + balance)
     tone = gain[..., None] * np.linspace(0, 1, 256, dtype=np.float32)
-    # Highlights roll off: a hard clip would turn whole walls into one flat white.
+    # Roll off highlights: hard clipping would turn bright walls into flat white.
     tone = np.where(tone > 0.8, 0.8 + 0.2 * np.tanh((tone - 0.8) / 0.2), tone)
     tone += camera.contrast * (tone * tone * (3 - 2 * tone) - tone)
     return np.asarray(255 * (camera.black + (1 - camera.black) * tone), np.float32)
 
 
 class _Softening(NamedTuple):
-    """How rows and columns are mixed, each as (pixels,) the first one's index and (pixels, taps) weights."""
+    """Filters along rows and columns, each as first indices (pixels,) and weights (pixels, taps)."""
 
     rows: tuple[NDArray[np.int64], Floats]
     columns: tuple[NDArray[np.int64], Floats]
@@ -155,7 +155,7 @@ class _Softening(NamedTuple):
 
 
 def _softening(camera: Camera, height: int, width: int) -> _Softening | None:
-    """None where nothing would be seen."""
+    """Return the filters for blur, resampling and sharpening, or None if their effect is invisible."""
     sigma = camera.blur * min(height, width)
     if sigma < 0.2 and camera.shrink < 1.05 and camera.halo == 0:
         return None
@@ -165,7 +165,7 @@ def _softening(camera: Camera, height: int, width: int) -> _Softening | None:
 
 
 def _mix(size: int, sigma: float, shrink: float) -> tuple[NDArray[np.int64], Floats]:
-    """Blur, scale down, scale up again: along one axis, in one go."""
+    """Combine blur, downscaling and upscaling along one axis into one sparse filter."""
     matrix = np.eye(size)
     if sigma >= 0.2:
         matrix = gaussian_filter1d(matrix, sigma, axis=0, mode="nearest")
@@ -181,7 +181,7 @@ def _mix(size: int, sigma: float, shrink: float) -> tuple[NDArray[np.int64], Flo
 
 
 def _scaling(out: int, size: int) -> NDArray[np.float64]:
-    """(out, size) linear resampling; a tent as wide as the coarser of the two grids."""
+    """Return the (out, size) matrix of linear resampling; the tent is as wide as the coarser of the two grids."""
     place = (np.arange(out)[:, None] + 0.5) * size / out - 0.5
     matrix = np.clip(1 - np.abs(place - np.arange(size)) / max(1, size / out), 0, None)
     return np.asarray(matrix / matrix.sum(1, keepdims=True))
@@ -198,7 +198,7 @@ def _soften(frame: Frames, how: _Softening) -> Frames:
 def _mix_picture(
     frame: Floats, rows: NDArray[np.int64], row_weights: Floats, columns: NDArray[np.int64], weights: Floats
 ) -> Floats:
-    """Every pixel from its neighbours, first down, then across."""
+    """Filter a frame, first along columns, then along rows."""
     height, width, _ = frame.shape
     flat = frame.reshape(height, width * 3)
     out = np.empty_like(frame)
@@ -229,14 +229,14 @@ def _expose(
     grain: Floats,
     colour: Floats,
 ) -> None:
-    """Tones, light, saturation and noise of one frame."""
+    """Apply tones, light, saturation and noise to one frame."""
     for y in range(out.shape[0]):
         for x in range(out.shape[1]):
             red = tones[0, frame[y, x, 0]] * light[y, x] + veil[y, x]
             green = tones[1, frame[y, x, 1]] * light[y, x] + veil[y, x]
             blue = tones[2, frame[y, x, 2]] * light[y, x] + veil[y, x]
             grey = np.float32(0.2126) * red + np.float32(0.7152) * green + np.float32(0.0722) * blue
-            # Shadows are amplified most on their way to the screen, their noise with them.
+            # Noise is stronger in shadows, which the tone curve amplifies most.
             noise = 1.2 - np.float32(0.7 / 255) * min(max(grey, 0), 255)
             base = grey + noise * grain[y, x]
             warm, cold = _between(colour, y, x)
@@ -248,7 +248,7 @@ def _expose(
 
 @njit(cache=True, nogil=True)
 def _between(colour: Floats, y: int, x: int) -> tuple[float, float]:
-    """The coarse colour noise at a pixel, between its four neighbours."""
+    """Interpolate the coarse colour noise bilinearly at a pixel."""
     i, j = y // _COLOUR_PIXELS, x // _COLOUR_PIXELS
     v = np.float32(y % _COLOUR_PIXELS) / np.float32(_COLOUR_PIXELS)
     u = np.float32(x % _COLOUR_PIXELS) / np.float32(_COLOUR_PIXELS)

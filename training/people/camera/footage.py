@@ -1,7 +1,7 @@
-"""Frames to files and back: H.264 as a camera would deliver it, or every grey level kept.
+"""Write and read frames: H.264 in MP4, or lossless .npz.
 
-Files appear under their name when they are whole. The same frames give the same bytes, so that a data set can be
-checked by its hashes; this holds for one version of FFmpeg, x264 and NumPy.
+Files are written atomically. With the same versions of FFmpeg, x264 and NumPy the same frames give the same bytes, so
+that a data set can be verified by hashes.
 """
 
 import secrets
@@ -28,16 +28,16 @@ class Footage(NamedTuple):
 
 
 def write_video(path: Path, frames: Frames, fps: float, quality: float) -> None:
-    """Write an MP4 that players can start before they have all of it.
+    """Write an MP4 with the index first, so that playback can start before the download ends.
 
     Args:
         path: ends in .mp4; its folder exists.
         frames: (frames, height, width, 3) uint8 RGB, width and height even.
-        fps: frames a second.
+        fps: frames per second.
         quality: x264's constant rate factor, 0 to 51: 18 looks like the original, 36 is visibly coarse.
 
     Raises:
-        ValueError: of frames, a rate or a quality that cannot be written.
+        ValueError: invalid frames, rate or quality.
     """
     _check(frames, fps)
     count, height, width = frames.shape[:3]
@@ -49,9 +49,12 @@ def write_video(path: Path, frames: Frames, fps: float, quality: float) -> None:
     if not 0 <= quality <= 51:
         raise ValueError(f"quality {quality} is outside 0 to 51 (x264's constant rate factor); take 18 to 36")
     options = {"movflags": "faststart", "fflags": "bitexact"}
-    with aside_of(path) as aside, av.open(str(aside), "w", format="mp4", options=options) as container:
-        # Slices and lookahead depend on the number of threads, and with them the bytes; macroblock-tree rate control
-        # gives other bytes from one run to the next even with one thread.
+    with (
+        replace_atomically(path) as temporary,
+        av.open(str(temporary), "w", format="mp4", options=options) as container,
+    ):
+        # For reproducible bytes: slices and lookahead depend on the number of threads, and macroblock-tree rate control
+        # varies between runs even with one thread.
         coding = {"crf": f"{quality:g}", "preset": "veryfast", "threads": "1", "x264-params": "mbtree=0"}
         rate = Fraction(fps).limit_denominator(1001)
         stream = container.add_stream("libx264", rate, options=coding)
@@ -63,27 +66,27 @@ def write_video(path: Path, frames: Frames, fps: float, quality: float) -> None:
 
 
 def write_frames(path: Path, frames: Frames, fps: float) -> None:
-    """Write frames (frames, height, width, 3) uint8 RGB as they are, to an .npz.
+    """Write frames (frames, height, width, 3) uint8 RGB to an uncompressed .npz.
 
-    Nothing is compressed: zlib takes 1 to 3.5 ms a frame of 160 x 160 pixels, longer than all the effects, and saves
-    half the space; `write_video` is for what must be small.
+    zlib would halve the size but take 1 to 3.5 ms per frame of 160 x 160 pixels, longer than all effects. Use
+    `write_video` for small files.
 
     Raises:
-        ValueError: of frames or a rate that make no sense.
+        ValueError: invalid frames or rate.
     """
     _check(frames, fps)
-    with aside_of(path) as aside, aside.open("wb") as file:
+    with replace_atomically(path) as temporary, temporary.open("wb") as file:
         np.savez(file, frames=frames, fps=np.float64(fps))
 
 
 def read_frames(path: Path) -> Footage:
-    """Read what `write_frames` wrote."""
+    """Read a file written by `write_frames`."""
     with np.load(path, allow_pickle=False) as arrays:
         return Footage(arrays["frames"], float(arrays["fps"]))
 
 
 def _describe(stream: VideoStream, width: int, height: int) -> None:
-    """What players need to know to show the right colours."""
+    """Set the size and the colour metadata that players need."""
     stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
     context = stream.codec_context
     context.color_range = ColorRange.MPEG
@@ -111,11 +114,11 @@ def _check(frames: Frames, fps: float) -> None:
 
 
 @contextmanager
-def aside_of(path: Path) -> Iterator[Path]:
-    """A name beside the path to write to; it becomes the path if all went well, and goes if not."""
-    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+def replace_atomically(path: Path) -> Iterator[Path]:
+    """Yield a temporary path in the same folder; it is renamed to `path` on success and deleted on failure."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        yield aside
-        aside.replace(path)
+        yield temporary
+        temporary.replace(path)
     finally:
-        aside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)

@@ -1,6 +1,6 @@
-"""How one video's pictures are spoilt, drawn once a video.
+"""Parameters of camera effects, face masks and occluders, drawn once per video.
 
-Plain numbers; lengths are fractions, so that a look fits any size.
+Lengths are fractions, so that the parameters apply to any frame size.
 """
 
 from dataclasses import dataclass
@@ -14,23 +14,23 @@ Shape = Literal["table", "leaves", "shoulder"]
 
 @dataclass(frozen=True)
 class Mask:
-    """What hides the face: a leaning rectangle that follows the head.
+    """A face mask: a tilted rectangle that follows the head.
 
     Attributes:
-        kind: flat blocks, a fine mosaic, a blur, a black bar.
-        width, height: of the head box's.
-        x, y: of its centre from the head box's, in head boxes.
-        tilt: standard deviation of its lean, radians.
-        jitter: standard deviation of its place, in head widths.
-        lag_frames: how late it follows.
-        hold_frames: it moves every so many frames.
-        cell: of the mosaic, in head widths.
-        anchored: the mosaic stays with the picture while the mask moves over it.
-        flicker: standard deviation of a cell's brightness, as a logarithm.
-        change: chance a frame that a cell takes its colour from another place.
-        astray: how far that place is from the cell's middle, in cells.
-        missing: share of the cells that are missing.
-        off: chance a frame that the mask goes off for a moment.
+        kind: flat blocks, a fine mosaic, a blur, or a black bar.
+        width, height: as a share of the head box's.
+        x, y: offset of the centre from the head box's centre, in units of the head box's size.
+        tilt: standard deviation of the tilt angle, radians.
+        jitter: standard deviation of the position, in head widths.
+        lag_frames: delay behind the head.
+        hold_frames: the mask moves only every so many frames.
+        cell: size of a mosaic block, in head widths.
+        anchored: the mosaic's grid is fixed in the frame while the mask moves over it.
+        flicker: standard deviation of the logarithm of a block's brightness.
+        change: probability per frame that a block samples its colour from another position.
+        astray: standard deviation of that position's offset from the block's centre, in blocks.
+        missing: share of blocks that are missing.
+        off: probability per frame that the mask disappears for a moment.
     """
 
     kind: Kind
@@ -53,22 +53,22 @@ class Mask:
 
 @dataclass(frozen=True)
 class Camera:
-    """Lens, sensor and the maker's processing.
+    """Lens, sensor and in-camera processing.
 
     Attributes:
-        blur: standard deviation, of the picture's shorter side.
-        shrink: the picture was this many times smaller before.
+        blur: standard deviation, as a share of the frame's shorter side.
+        shrink: factor by which the frame is scaled down and up again.
         halo: strength of sharpening.
-        gain, drift: exposure as a factor; the standard deviation of its logarithm over time.
-        red, blue: white balance as factors.
-        contrast: of an S curve, -1 to 1.
-        black: what is added to black, of white; below zero shadows are crushed.
-        saturation: a factor.
-        grain, colour_grain: noise in grey levels, of brightness and of colours.
-        vignette: share of the light that the corners lose.
-        veil: stray light from one side, of white.
-        bands, bands_wave, bands_speed: flicker of lamps: its strength as a factor, cycles over the picture's
-            height, cycles a frame.
+        gain: exposure factor.
+        drift: standard deviation of the exposure's logarithm over time.
+        red, blue: white balance factors.
+        contrast: strength of an S curve, -1 to 1.
+        black: added to black, as a share of white; negative values crush shadows.
+        saturation: factor.
+        grain, colour_grain: standard deviation of brightness and colour noise, in grey levels.
+        vignette: share of light lost in the corners.
+        veil: stray light from one side, as a share of white.
+        bands, bands_wave, bands_speed: flicker of lamps: amplitude, cycles per frame height, cycles per frame.
     """
 
     blur: float
@@ -95,10 +95,10 @@ class Occluder:
     """Something near the camera, out of focus.
 
     Attributes:
-        shape: a table's edge, a plant's leaves, somebody's shoulder.
-        side: -1 is the left, 1 the right; a table leans that way.
-        reach: how far it comes into the picture, of its height (a table) or of its shorter side.
-        blur: of its edge, of the shorter side.
+        shape: a table's edge, a plant's leaves, or a shoulder.
+        side: edge where it enters, -1 left or 1 right; for a table, the direction of its slope.
+        reach: extent into the frame, as a share of its height (table) or of its shorter side.
+        blur: standard deviation of the edge's blur, as a share of the shorter side.
         red, green, blue: grey levels.
     """
 
@@ -112,17 +112,17 @@ class Occluder:
 
 
 @dataclass(frozen=True)
-class Look:
-    """Everything that is drawn once a video."""
+class Effects:
+    """Parameters of all effects of one video; None for an absent effect."""
 
     camera: Camera
     mask: Mask | None
     occluder: Occluder | None
 
 
-def draw_look(rng: np.random.Generator) -> Look:
-    """A look: mostly mild, half of them with a mask, one in eight with something in front."""
-    return Look(
+def draw_effects(rng: np.random.Generator) -> Effects:
+    """Draw effects: mostly mild, a mask in half of the videos, an occluder in about one in eight."""
+    return Effects(
         _draw_camera(rng),
         _draw_mask(rng) if rng.random() < 0.5 else None,
         _draw_occluder(rng) if rng.random() < 0.12 else None,
@@ -130,7 +130,7 @@ def draw_look(rng: np.random.Generator) -> Look:
 
 
 def _mild(rng: np.random.Generator, most: float) -> float:
-    """0 to most, mostly little."""
+    """Draw a value from 0 to `most`, skewed towards 0."""
     return float(most * rng.random() ** 2.5)
 
 

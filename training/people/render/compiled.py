@@ -1,7 +1,7 @@
-"""Where compiled kernels are kept, and how they are compiled. Import it before anything is compiled.
+"""Numba's cache folder and the decorator for CPU kernels. Import this module before anything is compiled.
 
-Numba keeps machine code on disk and looks only at the file of the function itself to see whether it is stale; kernels
-call functions of several files. So each state of these files has a folder of its own.
+Numba invalidates a function's cached machine code only when the function's own file changes, but kernels inline
+functions of several files. Therefore each version of these files gets its own cache folder.
 """
 
 import hashlib
@@ -13,11 +13,11 @@ from pathlib import Path
 import numba as nb
 
 _HERE = Path(__file__).parent.parent
-_KEPT = "kernels-"
+_CACHE_PREFIX = "kernels-"
 
 
 def _digest() -> str:
-    """Of the code that is compiled."""
+    """Hash the source files that are compiled."""
     digest = hashlib.sha256()
     for code in (path.read_bytes() for path in sorted(_HERE.rglob("*.py"))):
         if b"numba" in code or b"compiled" in code:
@@ -25,9 +25,9 @@ def _digest() -> str:
     return digest.hexdigest()[:12]
 
 
-def _keep_code() -> None:
-    """Beside the code, or, where that cannot be written, in the temporary folder; code of other states goes."""
-    name = f"{_KEPT}{_digest()}"
+def _set_cache_folder() -> None:
+    """Use a folder beside the code, or in the temporary folder if that is read-only; delete stale caches."""
+    name = f"{_CACHE_PREFIX}{_digest()}"
     for parent in (_HERE / "__pycache__", Path(tempfile.gettempdir()) / f"mmad-{os.getuid()}"):
         try:
             parent.mkdir(mode=0o700, exist_ok=True)
@@ -35,16 +35,16 @@ def _keep_code() -> None:
             (parent / name / "probe").touch()
         except OSError:
             continue
-        if parent.stat().st_uid != os.getuid():  # compiled code of others is not run
+        if parent.stat().st_uid != os.getuid():  # never run machine code written by another user
             continue
         nb.config.CACHE_DIR = str(parent / name)  # type: ignore[attr-defined]
-        for stale in parent.glob(f"{_KEPT}*"):
+        for stale in parent.glob(f"{_CACHE_PREFIX}*"):
             if stale.name != name:
                 shutil.rmtree(stale, ignore_errors=True)
         return
 
 
-_keep_code()
+_set_cache_folder()
 
-# Without counts of references to arrays, millions of which would be a third of the time; for what makes no array.
+# Without reference counting (a third of the time otherwise): a kernel must not allocate arrays.
 kernel = nb.njit(cache=True, _nrt=False)  # type: ignore[call-overload]

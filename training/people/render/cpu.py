@@ -1,4 +1,4 @@
-"""Renders a shot on the processor, one frame after another; see raster.py for what a sample is."""
+"""Render a shot on the CPU, frame by frame."""
 
 from collections.abc import Iterator
 
@@ -11,7 +11,7 @@ from training.people.render.raster import (
     doubled_area,
     extent,
     is_drawn,
-    key_of,
+    make_key,
     project,
     to_shadow,
 )
@@ -20,7 +20,7 @@ from training.people.render.vertices import deform_vertex, express_vertex, to_un
 
 
 def render(shot: Shot) -> Iterator[Array]:
-    """Frames (height, width, 3) uint8 of a shot, in order."""
+    """Yield the frames (height, width, 3) uint8 of a shot in order."""
     mesh = shot.mesh
     rows, columns = shot.height * SUPERSAMPLING, shot.width * SUPERSAMPLING
     keys = np.zeros((rows, columns), np.int64)
@@ -41,11 +41,11 @@ def render(shot: Shot) -> Iterator[Array]:
         shadow[:] = 0
         rasterise_shadow(cast, mesh.faces, shadow)
         if frame > 0 and not np.array_equal(camera, shot.cameras[frame - 1]):
-            scenery[:] = 0  # the room stays while the camera does
+            scenery[:] = 0  # the room is cached while the camera stands still
         survey(keys, camera, shot.room, shot.panels, shot.backdrop, scenery)
         picture = np.empty((shot.height, shot.width, 3), np.uint8)
         paint(
-            keys, box_of(keys), shadow, box_of(shadow), scenery, points, normals,
+            keys, find_bounding_box(keys), shadow, find_bounding_box(shadow), scenery, points, normals,
             mesh.template, mesh.colours, mesh.faces, mesh.parts,
             camera, shot.light, shot.dress, shot.room, shot.panels, shot.backdrop, picture,
         )  # fmt: skip
@@ -54,7 +54,7 @@ def render(shot: Shot) -> Iterator[Array]:
 
 @kernel
 def express(rest, moved, expressions, strengths, shaped):
-    """Move the vertices of the face."""
+    """Apply expressions to the vertices of the face."""
     for place in range(moved.shape[0]):
         vertex = moved[place]
         shaped[vertex, 0], shaped[vertex, 1], shaped[vertex, 2] = express_vertex(
@@ -64,7 +64,7 @@ def express(rest, moved, expressions, strengths, shaped):
 
 @kernel
 def deform(rest, bones, weights, transforms, world):
-    """Linear blend skinning: rest to world."""
+    """Transform vertices from the rest pose to the world (linear blend skinning)."""
     for vertex in range(rest.shape[0]):
         world[vertex, 0], world[vertex, 1], world[vertex, 2] = deform_vertex(
             rest[vertex, 0], rest[vertex, 1], rest[vertex, 2], bones, weights, transforms, vertex
@@ -73,7 +73,7 @@ def deform(rest, bones, weights, transforms, world):
 
 @kernel
 def compute_normals(world, faces, normals):
-    """Of vertices: the mean of their triangles' normals, by area, of unit length."""
+    """Compute unit vertex normals: the area-weighted mean of the normals of adjacent triangles."""
     normals[:] = 0.0
     for triangle in range(faces.shape[0]):
         a, b, c = faces[triangle, 0], faces[triangle, 1], faces[triangle, 2]
@@ -90,7 +90,7 @@ def compute_normals(world, faces, normals):
 
 @kernel
 def see(world, camera, points):
-    """Vertices on the screen."""
+    """Project vertices to the screen."""
     for vertex in range(world.shape[0]):
         points[vertex, 0], points[vertex, 1], points[vertex, 2] = project(
             camera, world[vertex, 0], world[vertex, 1], world[vertex, 2]
@@ -99,7 +99,7 @@ def see(world, camera, points):
 
 @kernel
 def cast_shadow(world, light, cast):
-    """Vertices in the shadow map."""
+    """Project vertices to the shadow map."""
     for vertex in range(world.shape[0]):
         cast[vertex, 0], cast[vertex, 1], cast[vertex, 2] = to_shadow(
             light, world[vertex, 0], world[vertex, 1], world[vertex, 2]
@@ -108,7 +108,7 @@ def cast_shadow(world, light, cast):
 
 @kernel
 def rasterise(points, faces, closed, keys):
-    """For every sample the key of the nearest triangle, 0 where there is none."""
+    """Write the key of the nearest triangle to every sample; samples without a triangle keep 0."""
     height, width = keys.shape
     for triangle in range(faces.shape[0]):
         a, b, c = faces[triangle, 0], faces[triangle, 1], faces[triangle, 2]
@@ -121,12 +121,12 @@ def rasterise(points, faces, closed, keys):
             for x in range(left, right + 1):
                 closeness = closeness_at(points, a, b, c, share, x, y)
                 if closeness > 0.0:
-                    keys[y, x] = max(keys[y, x], key_of(closeness, triangle))
+                    keys[y, x] = max(keys[y, x], make_key(closeness, triangle))
 
 
 @kernel
 def rasterise_shadow(cast, faces, shadow):
-    """For every sample of the shadow map how close to the light something stands, metres; 0 where nothing does."""
+    """Write the greatest closeness to the light, in metres, to every shadow map sample; 0 if empty."""
     height, width = shadow.shape
     for triangle in range(faces.shape[0]):
         a, b, c = faces[triangle, 0], faces[triangle, 1], faces[triangle, 2]
@@ -143,8 +143,8 @@ def rasterise_shadow(cast, faces, shadow):
 
 
 @kernel
-def box_of(values):
-    """First and last column, first and last row of what is not 0; of nothing, one outside."""
+def find_bounding_box(values):
+    """Return first and last column, first and last row of non-zero values; an inverted box if there are none."""
     height, width = values.shape
     left, right, top, bottom = width, -1, height, -1
     for y in range(height):
@@ -161,7 +161,7 @@ def box_of(values):
 
 @kernel
 def survey(keys, camera, room, panels, backdrop, scenery):
-    """The room into scenery (rows, columns, 8), where a pixel sees it alone and its closeness there is still 0."""
+    """Fill scenery (rows, columns, 8) with room_pixel for pixels that see only the room and are not yet cached."""
     for row in range(scenery.shape[0]):
         for column in range(scenery.shape[1]):
             if scenery[row, column, 7] == 0.0 and sees_room(keys, row, column):
@@ -175,7 +175,7 @@ def paint(
     keys, box, shadow, cast_box, scenery, points, normals, template, colours, faces, parts,
     camera, light, dress, room, panels, backdrop, picture,
 ):  # fmt: skip
-    """Shade the pixels: those that see the room alone once, the others sample by sample."""
+    """Shade all pixels: once per pixel if it sees only the room, else per sample."""
     for row in range(picture.shape[0]):
         for column in range(picture.shape[1]):
             if sees_room(keys, row, column):

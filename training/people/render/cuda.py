@@ -1,6 +1,6 @@
-"""Renders a shot on a CUDA card, many frames at once; the arithmetic is that of cpu.py, so is the picture.
+"""Render a shot on a CUDA device, many frames at once, with the arithmetic of cpu.py.
 
-Pictures stay in the card's memory. `torch.as_tensor(renderer.render(0, 16), device="cuda")` shares it.
+Frames stay in device memory; `torch.as_tensor(renderer.render(0, 16), device="cuda")` shares it without a copy.
 """
 
 from typing import Any
@@ -14,30 +14,30 @@ from training.people.render.raster import (
     doubled_area,
     extent,
     is_drawn,
-    key_of,
+    make_key,
     project,
     to_shadow,
 )
 from training.people.render.shot import SHADOW_SIZE, SUPERSAMPLING, Array, Shot
 from training.people.render.vertices import deform_vertex, express_vertex, to_unit, triangle_normal
 
-_THREADS = 128  # a block: along vertices, triangles or pixels of one frame
-_CLEARING = 1024  # threads a frame that empty its buffers
+_THREADS = 128  # per block, along vertices, triangles or pixels of one frame
+_CLEAR_THREADS = 1024  # per frame, to clear its buffers
 
 
 class Renderer:
-    """One shot on the card.
+    """Renders the frames of one shot on a CUDA device.
 
-    A picture of 160 x 160 pixels needs about 1.6 MB of the card's memory while it is made.
+    A frame of 160 x 160 pixels needs about 1.6 MB of device memory while it is rendered.
 
     Args:
-        shot: what to render. A camera that stands still is no faster than one that moves.
-        at_once: frames that are rendered together; more are rendered in turns.
-        stream: on which the work is queued, for instance `numba.cuda.external_stream(torch_stream.cuda_stream)`;
-            the default stream without it, which is also the one of PyTorch.
+        shot: what to render. Unlike on the CPU, a static camera is no faster than a moving one.
+        at_once: frames per batch.
+        stream: CUDA stream on which work is queued, for instance
+            `numba.cuda.external_stream(torch_stream.cuda_stream)`; by default the default stream, as in PyTorch.
 
     Raises:
-        ValueError: if at_once is not positive.
+        ValueError: at_once is not positive.
     """
 
     def __init__(self, shot: Shot, at_once: int = 64, stream: Any = 0) -> None:
@@ -56,7 +56,7 @@ class Renderer:
         self._transforms, self._strengths, self._cameras = self._send(
             shot.transforms, shot.expressions, shot.cameras
         )
-        self._place = self._send(shot.light, shot.dress, shot.room, shot.panels, shot.backdrop)
+        self._scene = self._send(shot.light, shot.dress, shot.room, shot.panels, shot.backdrop)
         frames, vertices = min(at_once, len(shot)), len(mesh.rest)
         self._world, self._normals, self._points, self._cast = (
             cuda.device_array((frames, vertices, 3), np.float32, stream=stream) for _ in range(4)
@@ -66,23 +66,23 @@ class Renderer:
         self._shadow = cuda.device_array((frames, SHADOW_SIZE, SHADOW_SIZE), np.float32, stream=stream)
 
     def _send(self, *arrays: Array) -> list[Any]:
-        """Copies on the card; an array without elements becomes one with a single 0 that no thread reads."""
+        """Copy arrays to the device; an empty array is replaced by a single 0, which no thread reads."""
         filled = (array if array.size else np.zeros((1,) * array.ndim, array.dtype) for array in arrays)
         return [cuda.to_device(np.ascontiguousarray(array), stream=self._stream) for array in filled]
 
     def render(self, first: int = 0, last: int | None = None, out: Any = None) -> Any:
-        """Frames first to last (exclusive), queued on the stream: the call returns before they are done.
+        """Queue the rendering of frames first to last (exclusive) on the stream and return without waiting.
 
         Args:
-            first, last: of the shot; to its end without last.
-            out: (frames, height, width, 3) uint8 on the card, contiguous, to be filled: a numba array, or anything
-                with __cuda_array_interface__, such as a tensor of PyTorch.
+            first, last: frames of the shot; by default up to the end.
+            out: (frames, height, width, 3) uint8 on the device, contiguous, to be filled: a numba array, or any object
+                with __cuda_array_interface__, such as a PyTorch tensor.
 
         Returns:
             `out`, or a new array with __cuda_array_interface__.
 
         Raises:
-            ValueError: of frames the shot has not, or an `out` of another shape or type.
+            ValueError: frames outside the shot, or `out` has the wrong shape or type.
         """
         last = len(self.shot) if last is None else last
         if not 0 <= first < last <= len(self.shot):
@@ -99,19 +99,19 @@ class Renderer:
         return out
 
     def _queue(self, first: int, last: int, pictures: Any) -> None:
-        """Start the kernels for frames that fit into the buffers."""
+        """Start the kernels for one batch of frames."""
         frames, vertices, triangles = last - first, len(self.shot.mesh.rest), len(self.shot.mesh.faces)
         pixels = self.shot.height * self.shot.width
         strengths, transforms, cameras = (
             values[first:last] for values in (self._strengths, self._transforms, self._cameras)
         )
-        light, dress, room, panels, backdrop = self._place
+        light, dress, room, panels, backdrop = self._scene
         world, normals, points, cast = self._world, self._normals, self._points, self._cast
 
         def start(kernel: Any, items: int) -> Any:
             return kernel[((items + _THREADS - 1) // _THREADS, frames), (_THREADS, 1), self._stream]
 
-        start(clear, _CLEARING)(self._keys, self._shadow)
+        start(clear, _CLEAR_THREADS)(self._keys, self._shadow)
         start(move, vertices)(
             self._rest,
             self._places,
@@ -133,12 +133,12 @@ class Renderer:
         )  # fmt: skip
 
 
-# In every kernel but the first: one thread for each item (vertex, triangle or pixel) of each frame.
+# All kernels except `clear` use one thread per item (vertex, triangle or pixel) of each frame.
 
 
 @cuda.jit
 def clear(keys, shadow):
-    """Forget the frames before."""
+    """Set depth keys and shadow maps to 0."""
     thread, frame = cuda.grid(2)
     threads = cuda.gridDim.x * cuda.blockDim.x
     height, width = keys.shape[1], keys.shape[2]
@@ -151,7 +151,7 @@ def clear(keys, shadow):
 
 @cuda.jit
 def move(rest, places, expressions, strengths, bones, weights, transforms, world, normals):
-    """Vertices from rest to the world; their normals start from 0."""
+    """Transform vertices from the rest pose to the world, and set their normals to 0."""
     vertex, frame = cuda.grid(2)
     if vertex >= rest.shape[0]:
         return
@@ -166,7 +166,7 @@ def move(rest, places, expressions, strengths, bones, weights, transforms, world
 
 @cuda.jit
 def add_normals(world, faces, normals):
-    """Each triangle adds its normal to those of its vertices, in any order: sums differ in their last bits."""
+    """Add each triangle's normal to its vertices; the order varies, so sums differ in their last bits."""
     triangle, frame = cuda.grid(2)
     if triangle >= faces.shape[0]:
         return
@@ -180,7 +180,7 @@ def add_normals(world, faces, normals):
 
 @cuda.jit
 def see(world, normals, cameras, light, points, cast):
-    """Vertices on the screen and in the shadow map; normals of unit length."""
+    """Project vertices to the screen and the shadow map, and normalise the normals."""
     vertex, frame = cuda.grid(2)
     if vertex >= world.shape[1]:
         return
@@ -195,7 +195,7 @@ def see(world, normals, cameras, light, points, cast):
 
 @cuda.jit
 def rasterise(points, faces, closed, keys):
-    """For every sample the key of the nearest triangle; the greatest key stays, whichever thread comes last."""
+    """Write the key of the nearest triangle to every sample (atomic maximum, independent of thread order)."""
     triangle, frame = cuda.grid(2)
     if triangle >= faces.shape[0]:
         return
@@ -210,12 +210,12 @@ def rasterise(points, faces, closed, keys):
         for x in range(left, right + 1):
             closeness = closeness_at(own, a, b, c, share, x, y)
             if closeness > 0.0:
-                cuda.atomic.max(keys, (frame, y, x), key_of(closeness, triangle))
+                cuda.atomic.max(keys, (frame, y, x), make_key(closeness, triangle))
 
 
 @cuda.jit
 def rasterise_shadow(cast, faces, shadow):
-    """For every sample of the shadow map how close to the light something stands."""
+    """Write the greatest closeness to the light to every shadow map sample."""
     triangle, frame = cuda.grid(2)
     if triangle >= faces.shape[0]:
         return
@@ -229,7 +229,7 @@ def rasterise_shadow(cast, faces, shadow):
     for y in range(top, bottom + 1):
         for x in range(left, right + 1):
             closeness = closeness_at(own, a, b, c, share, x, y)
-            if closeness > shadow[frame, y, x]:  # a stale value only costs an atomic too many
+            if closeness > shadow[frame, y, x]:  # a stale read only causes a redundant atomic
                 cuda.atomic.max(shadow, (frame, y, x), closeness)
 
 
@@ -238,14 +238,15 @@ def paint(
     keys, shadow, points, normals, template, colours, faces, parts,
     cameras, light, dress, room, panels, backdrop, pictures,
 ):  # fmt: skip
-    """Shade a pixel: once if it sees the room alone, else sample by sample."""
+    """Shade a pixel: once if it sees only the room, else per sample."""
     pixel, frame = cuda.grid(2)
     height, width = pictures.shape[1], pictures.shape[2]
     if pixel >= height * width:
         return
     row, column = pixel // width, pixel % width
     camera, own = cameras[frame], keys[frame]
-    box = (0, keys.shape[2] - 1, 0, keys.shape[1] - 1)  # no box around what is there: looking is cheap here
+    # The boxes cover the whole frame: skipping empty parts does not pay on a GPU.
+    box = (0, keys.shape[2] - 1, 0, keys.shape[1] - 1)
     cast_box = (0, shadow.shape[2] - 1, 0, shadow.shape[1] - 1)
     if sees_room(own, row, column):
         seen = room_pixel(camera, room, panels, backdrop, row, column)

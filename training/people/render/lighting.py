@@ -1,4 +1,4 @@
-"""How much light falls on a point: the key light with its shadow, the light from all around, and gloss."""
+"""Lighting of a surface point: key light with shadow map, ambient light with occlusion, and gloss."""
 
 import math
 
@@ -18,27 +18,27 @@ from training.people.render.raster import (
 )
 
 _SHADOW_BIAS = 0.022  # metres
-_FIRST_M, _FULL_M, _LAST_M = 0.012, 0.05, 0.30  # how much nearer than a sample what hides the sky from it is
+_FIRST_M, _FULL_M, _LAST_M = 0.012, 0.05, 0.30  # depth differences: occlusion starts, is full, ends
 
-# Eight directions, every second one reaching half as far, for the look around of open_sky.
+# Offsets of eight neighbours for ambient occlusion; every second one is closer (0.4 of the radius).
 _AROUND_X = tuple(math.cos(0.3 + k * math.pi / 4) * (0.4 if k % 2 else 1.0) for k in range(8))
 _AROUND_Y = tuple(math.sin(0.3 + k * math.pi / 4) * (0.4 if k % 2 else 1.0) for k in range(8))
 
 
 @nb.njit(inline="always")
 def is_far(box, x, y, radius):
-    """Whether a square around a place lies outside a box (first and last column, first and last row)."""
+    """Return whether a square around x, y lies outside a box (first and last column, first and last row)."""
     return x + radius < box[0] or x - radius > box[1] + 1 or y + radius < box[2] or y - radius > box[3] + 1
 
 
 @nb.njit(inline="always")
 def lit(shadow, box, light, x, y, z):
-    """How much of the key light reaches a point, 0 to 1: a soft look-up of 3 x 3 samples.
+    """Return the share of the key light that reaches a point, 0 to 1, from 3 x 3 shadow map samples.
 
     Args:
         shadow: the shadow map.
-        box: first and last column, first and last row outside of which it is empty.
-        light: its vector.
+        box: first and last column, first and last row of its non-empty part.
+        light: the light vector.
         x, y, z: the point in the world.
     """
     size = shadow.shape[0]
@@ -46,31 +46,31 @@ def lit(shadow, box, light, x, y, z):
     spread = light[SOFTNESS]
     if is_far(box, column, row, spread):
         return 1.0
-    seen = 0.0
+    unshadowed = 0.0
     for down in range(-1, 2):
         for right in range(-1, 2):
             cx, cy = int(column + right * spread), int(row + down * spread)
             if 0 <= cx < size and 0 <= cy < size and shadow[cy, cx] > closeness + _SHADOW_BIAS:
                 continue
-            seen += 1.0
-    return seen / 9.0
+            unshadowed += 1.0
+    return unshadowed / 9.0
 
 
 @nb.njit(inline="always")
 def open_sky(keys, box, x, y, depth, radius):
-    """How little stands close in front of a sample, 0 to 1: ambient occlusion on the screen.
+    """Return the screen-space ambient occlusion factor of a sample: 1 unoccluded, towards 0 occluded.
 
     Args:
-        keys: (rows, columns) of the picture.
-        box: first and last column, first and last row outside of which there are none.
+        keys: (rows, columns) depth keys of the frame.
+        box: first and last column, first and last row of its non-empty part.
         x, y: the sample.
-        depth: of what it sees, metres.
+        depth: of the surface at the sample, metres.
         radius: of the neighbourhood, in samples.
     """
     if is_far(box, x, y, radius):
         return 1.0
     height, width = keys.shape
-    # Compared in the steps of the keys, so that only what counts is turned into metres.
+    # Compare in quantised closeness; only neighbours in range are converted to metres.
     low = int(DEPTH_STEPS / max(depth - _FIRST_M, NEAR))
     high = int(DEPTH_STEPS / max(depth - _LAST_M, NEAR))
     hidden = 0.0
@@ -86,12 +86,15 @@ def open_sky(keys, box, x, y, depth, radius):
 
 @nb.njit(inline="always")
 def illuminate(keys, box, shadow, cast_box, camera, light, x, y, closeness, rx, ry, rz, nx, ny, nz, gloss):
-    """Light on a surface: what multiplies its red, green and blue, and what its gloss adds.
+    """Compute the light on a surface: factors for red, green and blue, and the specular term to add.
 
     Args:
-        keys, box: of the picture; shadow, cast_box: of the shadow map.
-        camera, light: vectors.
-        x, y: the sample; closeness, rx, ry, rz: where on its ray the surface is.
+        keys, box: depth keys of the frame and the box of their non-empty part.
+        shadow, cast_box: the shadow map and the box of its non-empty part.
+        camera, light: vectors, see raster.py.
+        x, y: the sample.
+        closeness: of the surface, 1 / depth.
+        rx, ry, rz: the sample's ray.
         nx, ny, nz: the surface's normal.
         gloss: 0 to 1.
     """

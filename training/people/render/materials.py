@@ -1,6 +1,6 @@
-"""Skin, hair, clothes: the colour of a point of the body, from where it lies on the standard body.
+"""Procedural materials: the colour of a point of skin, hair or clothes from its position on the standard body.
 
-`dress` is one vector for a person; the names below are its layout. Colours are linear light.
+`dress` is a vector with one person's appearance; the constants below define its layout. Colours are linear light.
 """
 
 import math
@@ -8,7 +8,7 @@ import math
 import numba as nb
 import numpy as np
 
-from training.people.render import compiled  # noqa: F401  (where compiled code is kept)
+from training.people.render import compiled  # noqa: F401  (sets numba's cache folder)
 
 # Colours, three numbers each.
 SKIN, LIPS, HAIR, SHIRT, SHIRT_SECOND, TROUSERS, TROUSERS_SECOND, SHOES, SOLES, SOCKS, COVER, WATCH = range(
@@ -31,7 +31,7 @@ _ARM_SQUARED = 0.1735
 
 @nb.njit(inline="always")
 def sine(x):
-    """The sine by arithmetic alone, to 6e-8: twice as fast as the library's, and the same on every machine."""
+    """Approximate the sine to 6e-8: twice as fast as the library's and identical on every machine."""
     t = x * 0.15915494309189535
     t -= math.floor(t + 0.5)
     if t > 0.25:
@@ -46,7 +46,7 @@ def sine(x):
 
 @nb.njit(inline="always")
 def arm_coordinate(x, y, z):
-    """0 at the shoulder, 1 at the wrist, negative on the trunk."""
+    """Return the position along the arm: 0 at the shoulder, 1 at the wrist, negative on the trunk."""
     x = abs(x)
     if x < 0.172 or z < 0.19:
         return -1.0
@@ -57,7 +57,7 @@ def arm_coordinate(x, y, z):
 
 @nb.njit(inline="always")
 def noise(x, y, z, seed):
-    """A smooth value in -1 to 1 of a point; three waves that do not repeat together."""
+    """Return smooth noise in -1 to 1: the sum of three waves with incommensurable frequencies."""
     return (
         sine(x * 1.0 + 1.7 * sine(y * 0.83 + seed) + seed)
         + sine(y * 1.13 + 1.5 * sine(z * 0.91 + 2.0 * seed) + 2.3)
@@ -67,13 +67,13 @@ def noise(x, y, z, seed):
 
 @nb.njit(cache=True)
 def arm_coordinates(points):
-    """arm_coordinate of points (n, 3): (n,)."""
+    """Return arm_coordinate of points (n, 3) as (n,)."""
     return np.array([arm_coordinate(point[0], point[1], point[2]) for point in points])
 
 
 @nb.njit(cache=True)
 def creases(points, seed):
-    """Height (n,) of the folds of cloth at points (n, 3), about 1: broad ones that run across, and finer ones."""
+    """Return relative heights (n,) of cloth folds at points (n, 3): broad folds across the body, and finer ones."""
     heights = np.empty(len(points))
     for place in range(len(points)):
         x, y, z = points[place]
@@ -86,8 +86,8 @@ def creases(points, seed):
 
 
 @nb.njit
-def _patterned(kind, rate, across, along, seed):
-    """Share of the second colour, 0 to 1, at a point of a garment (metres)."""
+def _pattern_share(kind, rate, across, along, seed):
+    """Return the share of the second colour, 0 to 1, at a point of a garment (metres)."""
     if kind == STRIPES:
         return 1.0 if sine(rate * across + seed) > 0.35 else 0.0
     if kind == HOOPS:
@@ -100,16 +100,16 @@ def _patterned(kind, rate, across, along, seed):
 
 
 @nb.njit
-def _printed(dress, x, z):
-    """Whether a point of the chest lies in the print of a shirt."""
+def _is_printed(dress, x, z):
+    """Return whether a point of the chest lies in the print of the shirt."""
     u = (x - dress[PRINT_X]) / dress[PRINT_WIDTH]
     v = (z - dress[PRINT_Z]) / dress[PRINT_HEIGHT]
     if abs(u) > 1.0 or abs(v) > 1.0:
         return False
     seed = dress[PRINT_SEED]
-    if dress[PRINT] == 1:  # a blot with an outline of its own
+    if dress[PRINT] == 1:  # an irregular blot
         return u * u + v * v < 0.55 + 0.4 * noise(3.1 * u, 3.7 * v, 2.0 * u * v, seed)
-    if dress[PRINT] == 2:  # lines like writing
+    if dress[PRINT] == 2:  # text-like lines
         line = sine(9.0 * v + seed)
         return line > 0.2 and sine(31.0 * u + 9.0 * sine(7.0 * u + seed + round(3 * v))) > -0.35
     return sine(14.0 * u + seed) * sine(11.0 * v - seed) > 0.1  # a figure of many pieces
@@ -117,7 +117,7 @@ def _printed(dress, x, z):
 
 @nb.njit
 def _head(x, y, z, dress):
-    """Colour of a point of head, neck or hand: skin, hair, lips, brows, a cloth mask."""
+    """Return colour and gloss of a point of head, neck or hand: skin, hair, lips, brows, a cloth mask."""
     side = abs(x)
     red, green, blue = dress[SKIN], dress[SKIN + 1], dress[SKIN + 2]
     if z < 0.60 or side > 0.13:
@@ -162,8 +162,8 @@ def _head(x, y, z, dress):
 
 
 @nb.njit
-def _clothed(x, y, z, dress):
-    """Kind of garment at a point of the tights: 0 skin, 1 shirt, 2 trousers, 3 shoe, 4 sock, 5 sole, 6 watch."""
+def _garment(x, y, z, dress):
+    """Return the garment at a point of the tights: 0 skin, 1 shirt, 2 trousers, 3 shoe, 4 sock, 5 sole, 6 watch."""
     arm = arm_coordinate(x, y, z)
     if arm >= 0.0:
         if arm < dress[SLEEVE]:
@@ -181,21 +181,21 @@ def _clothed(x, y, z, dress):
 
 @nb.njit
 def material(part, x, y, z, red, green, blue, dress):
-    """Red, green, blue and gloss.
+    """Return red, green, blue and gloss of a surface point.
 
     Args:
         part: body.Part of the triangle.
         x, y, z: the point on the standard body, metres.
-        red, green, blue: the colour of a thing.
-        dress: the person's vector.
+        red, green, blue: colour used for props.
+        dress: the person's appearance vector.
     """
     if part == 0:
         return _head(x, y, z, dress)
     if part == 1:
-        kind = _clothed(x, y, z, dress)
+        kind = _garment(x, y, z, dress)
         if kind == 1:
-            share = _patterned(dress[PATTERN], dress[PATTERN_RATE], x, z, dress[FOLD_SEED])
-            if dress[PRINT] > 0 and y < 0.0 and _printed(dress, x, z):
+            share = _pattern_share(dress[PATTERN], dress[PATTERN_RATE], x, z, dress[FOLD_SEED])
+            if dress[PRINT] > 0 and y < 0.0 and _is_printed(dress, x, z):
                 share = 1.0
             if dress[ZIP] > 0.5 and y < 0.0 and abs(x) < 0.007 and z < 0.56:
                 share = 0.6
@@ -211,7 +211,7 @@ def material(part, x, y, z, red, green, blue, dress):
                 0.0,
             )  # fmt: skip
         if kind == 2:
-            share = _patterned(dress[LEG_PATTERN], dress[LEG_RATE], x, z, 0.7)
+            share = _pattern_share(dress[LEG_PATTERN], dress[LEG_RATE], x, z, 0.7)
             return (
                 dress[TROUSERS] + share * (dress[TROUSERS_SECOND] - dress[TROUSERS]),
                 dress[TROUSERS + 1] + share * (dress[TROUSERS_SECOND + 1] - dress[TROUSERS + 1]),

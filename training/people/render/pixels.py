@@ -1,4 +1,4 @@
-"""The colour of a pixel: of the room, or of the triangles that its samples see. Colours are linear light."""
+"""Shading of a pixel, from the room or the triangles that its samples see. Colours are linear light."""
 
 import math
 
@@ -12,22 +12,22 @@ from training.people.render.shot import SUPERSAMPLING
 
 _SIDE = SUPERSAMPLING
 _SHARE = 1.0 / (SUPERSAMPLING * SUPERSAMPLING)
-_ALIKE = 0.03  # difference of colour, relative, up to which two samples of the room stand for all of a pixel
-_BRIGHTEST = 2.0  # linear light beyond which the soft shoulder would fall again
+_ALIKE = 0.03  # relative colour difference up to which two room samples represent the pixel
+_BRIGHTEST = 2.0  # linear light above which the tone curve would decrease
 
 
 @nb.njit(inline="always")
 def sees_room(keys, row, column):
-    """Whether all samples of a pixel see the room."""
-    found = 0
+    """Return whether all samples of a pixel see the room."""
+    keys_or = 0
     for sample in range(_SIDE * _SIDE):
-        found |= keys[row * _SIDE + sample // _SIDE, column * _SIDE + sample % _SIDE]
-    return found == 0
+        keys_or |= keys[row * _SIDE + sample // _SIDE, column * _SIDE + sample % _SIDE]
+    return keys_or == 0
 
 
 @nb.njit(inline="always")
-def ray_of(camera, x, y):
-    """The ray through a place of the screen; its length is such that depth is its parameter."""
+def get_ray(camera, x, y):
+    """Return the ray through a screen position, scaled so that its parameter is depth."""
     size = 1.0 / camera[FOCAL]
     u, v = (x - camera[CENTRE_X]) * size, (y - camera[CENTRE_Y]) * size
     return (
@@ -39,8 +39,8 @@ def ray_of(camera, x, y):
 
 @nb.njit
 def room_sample(camera, room, panels, backdrop, x, y):
-    """Colour (three), normal (three), gloss and closeness of the room at a place of the screen."""
-    rx, ry, rz = ray_of(camera, x, y)
+    """Return colour (three), normal (three), gloss and closeness of the room at a screen position."""
+    rx, ry, rz = get_ray(camera, x, y)
     depth, surface = room_hit(room, camera[0], camera[1], camera[2], rx, ry, rz)
     red, green, blue, nx, ny, nz, gloss = room_colour(
         room,
@@ -56,16 +56,16 @@ def room_sample(camera, room, panels, backdrop, x, y):
 
 @nb.njit
 def room_pixel(camera, room, panels, backdrop, row, column):
-    """Of a whole pixel: colour averaged over its samples; normal, gloss and closeness of its middle.
+    """Return the mean colour of a pixel's room samples, and normal, gloss and closeness.
 
-    Two samples across the pixel are enough where they agree; else all are taken.
+    Two samples on the diagonal are enough where they agree; else all samples are averaged.
     """
     x, y = column * _SIDE + 0.5, row * _SIDE + 0.5
     red, green, blue, nx, ny, nz, gloss, closeness = room_sample(camera, room, panels, backdrop, x, y)
     r, g, b, _, to, up, _, c = room_sample(camera, room, panels, backdrop, x + _SIDE - 1, y + _SIDE - 1)
     apart = abs(r - red) + abs(g - green) + abs(b - blue)
     if to == ny and up == nz and apart < _ALIKE * (red + green + blue):
-        # Of a plane the closeness is linear on the screen.
+        # The closeness of a plane is linear on the screen.
         return 0.5 * (red + r), 0.5 * (green + g), 0.5 * (blue + b), nx, ny, nz, gloss, 0.5 * (closeness + c)
     red, green, blue = red + r, green + g, blue + b
     for sample in range(1, _SIDE * _SIDE - 1):
@@ -78,9 +78,9 @@ def room_pixel(camera, room, panels, backdrop, row, column):
 
 @nb.njit(inline="always")
 def paint_room(seen, keys, box, shadow, cast_box, camera, light, row, column):
-    """Red, green, blue of a pixel that sees the room alone; `seen` is what room_pixel gives."""
+    """Return red, green, blue of a pixel that sees only the room; `seen` is the result of room_pixel."""
     red, green, blue, nx, ny, nz, gloss, closeness = seen
-    rx, ry, rz = ray_of(camera, (column + 0.5) * _SIDE, (row + 0.5) * _SIDE)
+    rx, ry, rz = get_ray(camera, (column + 0.5) * _SIDE, (row + 0.5) * _SIDE)
     reds, greens, blues, shine = illuminate(
         keys,
         box,
@@ -104,10 +104,10 @@ def paint_room(seen, keys, box, shadow, cast_box, camera, light, row, column):
 
 @nb.njit(inline="always")
 def mesh_sample(triangle, x, y, rx, ry, rz, points, normals, template, colours, faces, parts, dress):
-    """Colour (three), normal towards the camera (three), gloss and closeness of a triangle at a sample's ray."""
+    """Return colour (three), normal towards the camera (three), gloss and closeness of a triangle at a sample."""
     a, b, c = faces[triangle, 0], faces[triangle, 1], faces[triangle, 2]
     first, second, third = shares_at(points, a, b, c, 1.0 / doubled_area(points, a, b, c), x, y)
-    # Perspective: what is linear in space is linear on the screen once divided by depth.
+    # Perspective-correct interpolation: attributes divided by depth are linear on the screen.
     first, second, third = first * points[a, 2], second * points[b, 2], third * points[c, 2]
     closeness = first + second + third
     depth = 1.0 / closeness
@@ -132,11 +132,11 @@ def paint_samples(
     keys, box, shadow, cast_box, points, normals, template, colours, faces, parts,
     camera, light, dress, room, panels, backdrop, row, column,
 ):  # fmt: skip
-    """Red, green, blue of a pixel some of whose samples see triangles."""
+    """Return red, green, blue of a pixel with at least one sample on a triangle."""
     red, green, blue = 0.0, 0.0, 0.0
     for sample in range(_SIDE * _SIDE):
         x, y = column * _SIDE + sample % _SIDE, row * _SIDE + sample // _SIDE
-        rx, ry, rz = ray_of(camera, x + 0.5, y + 0.5)
+        rx, ry, rz = get_ray(camera, x + 0.5, y + 0.5)
         key = keys[y, x]
         if key > 0:
             triangle = (key & 0xFFFFFFFF) - 1
@@ -156,7 +156,7 @@ def paint_samples(
 
 @nb.njit(inline="always")
 def encode(value):
-    """Linear light to an 8-bit value: a film's soft shoulder, then the display's gamma."""
+    """Convert linear light to an 8-bit value: soft highlight roll-off, then display gamma."""
     value = min(max(value, 0.0), _BRIGHTEST)
     value = value / (1.0 + 0.18 * value * value)
     return min(255.0, 255.0 * value ** (1 / 2.2) + 0.5)

@@ -1,6 +1,7 @@
-"""Floor and walls: where a ray meets the room, and what it sees there.
+"""The room: intersection of rays with floor, walls and ceiling, and their procedural colours.
 
-`room` is one vector for a scene, `panels` a list of rectangles on the back wall; the names below are their layouts.
+`room` is the parameter vector of a scene, `panels` an array of rectangles on the back wall; the constants below define
+their layouts.
 """
 
 import math
@@ -9,7 +10,7 @@ import numba as nb
 
 from training.people.render.materials import noise, sine
 
-# Layout of `room`: places of the planes in metres, then colours and textures.
+# Layout of `room`: positions of the planes in metres, then colours and textures.
 BACK, LEFT, RIGHT, CEILING = range(4)
 FLOOR_COLOUR, WALL_COLOUR, SIDE_COLOUR, BOARD_COLOUR = 4, 7, 10, 13
 BOARD_HEIGHT, FLOOR_KIND, FLOOR_SCALE, WALL_KIND, WALL_SCALE = range(16, 21)
@@ -27,7 +28,7 @@ FLOOR, WALL, LEFT_WALL, RIGHT_WALL, ROOF = range(5)
 
 @nb.njit
 def room_hit(room, x, y, z, rx, ry, rz):
-    """How far along a ray (in its own lengths) the room is met, and where: FLOOR, WALL, ..."""
+    """Intersect a ray with the room: return the distance in ray lengths and the surface (FLOOR, WALL, ...)."""
     best, surface = 60.0, WALL
     if ry > 1e-6:
         best = min(best, (room[BACK] - y) / ry)
@@ -44,7 +45,7 @@ def room_hit(room, x, y, z, rx, ry, rz):
 
 @nb.njit
 def _floor(room, x, y):
-    """Brightness of the floor's texture at a point, about 1."""
+    """Return the brightness of the floor's texture at a point, about 1."""
     kind, scale = room[FLOOR_KIND], room[FLOOR_SCALE]
     cloud = 1.0 + 0.5 * room[STAIN] * noise(2.1 * x, 2.7 * y, 1.3 * (x + y), room[SEED])
     cloud += 0.35 * room[STAIN] * noise(9.0 * x, 8.0 * y, 7.0 * (x - y), room[SEED] + 1.0)
@@ -68,7 +69,7 @@ def _floor(room, x, y):
 
 @nb.njit
 def _wall(room, along, z):
-    """Brightness of a wall's texture at a point, about 1."""
+    """Return the brightness of a wall's texture at a point, about 1."""
     cloud = 1.0 + 0.35 * room[STAIN] * noise(1.3 * along, 1.7 * z, along - z, room[SEED] + 2.0)
     cloud *= 1.0 + room[GRADIENT_X] * along + room[GRADIENT_Z] * (z - 1.0)
     kind, scale = room[WALL_KIND], room[WALL_SCALE]
@@ -83,8 +84,8 @@ def _wall(room, along, z):
 
 
 @nb.njit
-def _panelled(panels, x, z, red, green, blue):
-    """The wall's colour, or that of the panel hung over it."""
+def _panel_colour(panels, x, z, red, green, blue):
+    """Return the colour of the panel at a point of the back wall, else the wall's colour."""
     for place in range(panels.shape[0]):
         x0, x1, z0, z1 = panels[place, 0], panels[place, 1], panels[place, 2], panels[place, 3]
         if x0 < x < x1 and z0 < z < z1:
@@ -113,8 +114,8 @@ def _panelled(panels, x, z, red, green, blue):
 
 
 @nb.njit
-def _pictured(backdrop, x, z):
-    """The wall's colour out of a picture 4 metres wide, bilinear."""
+def _sample_backdrop(backdrop, x, z):
+    """Sample the backdrop, an image 4 metres wide on the back wall, bilinearly."""
     rows, columns = backdrop.shape[0], backdrop.shape[1]
     scale = columns / 4.0
     u = min(max((x + 2.0) * scale - 0.5, 0.0), columns - 1.001)
@@ -133,10 +134,10 @@ def _pictured(backdrop, x, z):
 
 @nb.njit
 def room_colour(room, panels, backdrop, surface, x, y, z):
-    """Red, green, blue, the normal (three) and gloss of a point of the room."""
+    """Return red, green, blue, the normal (three values) and gloss of a point of the room."""
     if surface == FLOOR:
         tone = _floor(room, x, y)
-        # A polished floor shows the wall's light more the flatter one looks at it, further back.
+        # A polished floor reflects the wall more at grazing angles, towards the back.
         sheen = room[FLOOR_GLOSS] * min(max((y + 2.0) / (room[BACK] + 2.0), 0.0), 1.0) ** 2
         return (
             room[4] * tone + sheen * (room[7] - room[4]), room[5] * tone + sheen * (room[8] - room[5]),
@@ -149,10 +150,10 @@ def room_colour(room, panels, backdrop, surface, x, y, z):
         tone = _wall(room, x, z)
         red, green, blue = room[7] * tone, room[8] * tone, room[9] * tone
         if room[BACKDROP] > 0.5:
-            red, green, blue = _pictured(backdrop, x, z)
+            red, green, blue = _sample_backdrop(backdrop, x, z)
         elif board:
             red, green, blue = room[13], room[14], room[15]
-        red, green, blue = _panelled(panels, x, z, red, green, blue)
+        red, green, blue = _panel_colour(panels, x, z, red, green, blue)
         return red, green, blue, 0.0, -1.0, 0.0, 0.0
     tone = _wall(room, y, z)
     facing = 1.0 if surface == LEFT_WALL else -1.0

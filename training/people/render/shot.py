@@ -1,4 +1,4 @@
-"""All that a picture is made of, as plain arrays: what engines render."""
+"""The input of the renderers: a scene, animated over the frames of a video, as plain arrays."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,23 +8,24 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
-SUPERSAMPLING = 2  # samples a pixel, along each side
+SUPERSAMPLING = 2  # samples per pixel, along each side
 SHADOW_SIZE = 192
 
 
 @dataclass(frozen=True)
 class Mesh:
-    """Triangles that move with bones. Lengths in metres.
+    """Triangles skinned to bones. Lengths in metres.
 
     Attributes:
-        rest: (n, 3) float32 vertices at rest.
-        template: (n, 3) float32, where each lies on the standard body.
-        colours: (n, 3) float32 linear light, of things; a triangle has the colour of its first vertex.
+        rest: (n, 3) float32 vertices in the rest pose.
+        template: (n, 3) float32 positions on the standard body.
+        colours: (n, 3) float32 linear light, used for props; a triangle has the colour of its first vertex.
         bones, weights: (n, 4) int32 and float32.
-        faces: (triangles, 3) int32, counter-clockwise from outside.
+        faces: (triangles, 3) int32, counter-clockwise seen from outside.
         parts: (triangles,) int32, body.Part.
-        closed: how many triangles, from the first, are only seen from their front.
-        moved: (m,) int32 vertices that expressions move, `expressions` (e, m, 3) float32 by how much.
+        closed: number of leading triangles that belong to closed surfaces: their back faces are culled.
+        moved: (m,) int32 vertices that expressions move.
+        expressions: (e, m, 3) float32 displacements of these vertices at full strength.
     """
 
     rest: Array
@@ -41,16 +42,16 @@ class Mesh:
 
 @dataclass(frozen=True)
 class Shot:
-    """One video before the camera's faults.
+    """One video to render, before camera effects.
 
     Attributes:
         mesh: person, furniture and props.
-        transforms: (frames, bones, 3, 4) float32, rest to world.
+        transforms: (frames, bones, 3, 4) float32, rest pose to world.
         expressions: (frames, e) float32 strengths.
-        cameras: (frames, raster.CAMERA_SIZE) float32, in samples (see raster).
-        light, dress, room, panels: vectors of raster, materials and room, float32.
-        backdrop: (rows, columns, 3) float32 linear light, a picture on the back wall.
-        height, width: of the picture in pixels.
+        cameras: (frames, raster.CAMERA_SIZE) float32, see raster.py; lengths in samples.
+        light, dress, room, panels: float32 parameter arrays; layouts in raster.py, materials.py and room.py.
+        backdrop: (rows, columns, 3) float32 linear light, an image on the back wall.
+        height, width: of a frame in pixels.
     """
 
     mesh: Mesh
@@ -70,7 +71,7 @@ class Shot:
 
 
 def join(meshes: list[Mesh]) -> Mesh:
-    """Several meshes as one; only the first may have closed triangles and expressions."""
+    """Join meshes into one; only the first may have closed triangles and expressions."""
     first = meshes[0]
     starts = np.cumsum([0, *(len(mesh.rest) for mesh in meshes[:-1])])
     return Mesh(

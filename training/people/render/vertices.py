@@ -1,4 +1,4 @@
-"""The arithmetic of moving vertices: expressions, bones, normals. Lengths in metres."""
+"""Vertex arithmetic shared by the CPU and CUDA renderers: expressions, skinning, normals. Lengths in metres."""
 
 import math
 
@@ -7,11 +7,12 @@ import numba as nb
 
 @nb.njit(inline="always")
 def express_vertex(rest, expressions, strengths, vertex, place):
-    """Where a vertex of the face is at rest with an expression.
+    """Return a face vertex in the rest pose with expressions applied.
 
     Args:
         rest: (n, 3). expressions: (e, m, 3). strengths: (e,).
-        vertex, place: which of the n and which of the m.
+        vertex: index into the n vertices.
+        place: index into the m moved vertices.
     """
     x, y, z = rest[vertex, 0], rest[vertex, 1], rest[vertex, 2]
     for unit in range(expressions.shape[0]):
@@ -23,10 +24,13 @@ def express_vertex(rest, expressions, strengths, vertex, place):
 
 @nb.njit(inline="always")
 def deform_vertex(x, y, z, bones, weights, transforms, vertex):
-    """A vertex in the world: linear blend skinning.
+    """Transform a vertex to the world (linear blend skinning).
 
     Args:
-        x, y, z: at rest. bones, weights: (n, 4). transforms: (bones, 3, 4). vertex: which of the n.
+        x, y, z: the vertex in the rest pose.
+        bones, weights: (n, 4).
+        transforms: (bones, 3, 4).
+        vertex: index into the n vertices.
     """
     a, b, c = 0.0, 0.0, 0.0
     for slot in range(4):
@@ -56,7 +60,7 @@ def deform_vertex(x, y, z, bones, weights, transforms, vertex):
 
 @nb.njit(inline="always")
 def triangle_normal(world, a, b, c):
-    """Outward, as long as the doubled area."""
+    """Return the outward normal of a triangle; its length is twice the area."""
     ux, uy, uz = world[b, 0] - world[a, 0], world[b, 1] - world[a, 1], world[b, 2] - world[a, 2]
     vx, vy, vz = world[c, 0] - world[a, 0], world[c, 1] - world[a, 1], world[c, 2] - world[a, 2]
     return uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx
@@ -64,6 +68,6 @@ def triangle_normal(world, a, b, c):
 
 @nb.njit(inline="always")
 def to_unit(x, y, z):
-    """A vector at length 1; one without length stays so."""
+    """Scale a vector to length 1; a zero vector stays zero."""
     size = math.sqrt(x * x + y * y + z * z) + 1e-20
     return x / size, y / size, z / size

@@ -1,1 +1,1 @@
-"""What happens when: sampled with the statistics of the real data set."""
+"""Sample schedules of micro-actions with the statistics of the real data set."""

@@ -1,9 +1,9 @@
-"""What happens when in a synthetic video: schedules with the statistics of the real data set.
+"""Sample schedules of synthetic videos with the statistics of the real data set.
 
-A schedule's actions, and how long they last, are drawn first: their frequencies and lengths then do not depend on how
-they fit. Many placements are drawn next, those in which two actions would use one part of the body are left out, and
-one of the others is chosen, rather one in which something is going on all the time. Only where none is left do
-actions and lengths have to be drawn again.
+The actions of a schedule and their lengths are drawn first, so that their frequencies do not depend on how well they
+fit together. Then many placements in time are drawn. Placements in which two actions need the same body part at once
+are rejected, and one of the others is chosen at odds that favour little idle time. If none is left, actions and
+lengths are drawn again.
 """
 
 import json
@@ -20,10 +20,11 @@ from typing import NamedTuple
 import numpy as np
 
 from model.taxonomy import Taxonomy
+from training.evaluation.statistics import compute_statistics
 from training.instances import Floats, Instances, Integers, Row, collect
 from training.people.actions import BY_CODE, Sides
 from training.people.options import Mix
-from training.people.schedules.placement import MARGIN_S, SIDES, Drafts, Placement, place
+from training.people.schedules.placement import MARGIN_S, SIDES, Drafts, Placement, place_events
 from training.people.schedules.table import (
     BANDS,
     INSIDE,
@@ -37,19 +38,20 @@ from training.people.schedules.table import (
     load_table,
     state_names,
 )
-from training.statistics import compute
 from training.tables import standard_labels
 
 __all__ = ["Event", "Mix", "Schedule", "load_table", "sample_schedule", "to_instances"]
 
 MIN_EVENT_S = 0.35
 MIN_DURATION_S = 1.0
-STRETCH, RETRACT = "C4", "C10"  # an arm is retracted that was stretched
+STRETCH, RETRACT = "C4", "C10"  # a RETRACT follows the STRETCH of the same arm
 
 _CODES = tuple(BY_CODE)
 _STRETCH, _RETRACT = _CODES.index(STRETCH), _CODES.index(RETRACT)
-_SHORT = 0.999 * SIZE_LIMITS[0]  # of the video: what is short in seconds stays so in a short video
-_ATTEMPTS = 20  # before a schedule makes do with an event less
+_SHORT = (
+    0.999 * SIZE_LIMITS[0]
+)  # of the video: an action that is short in seconds stays short in a short video
+_ATTEMPTS = 20  # failed attempts after which the schedule gets one event less
 
 
 class Event(NamedTuple):
@@ -63,13 +65,13 @@ class Event(NamedTuple):
 
 @dataclass(frozen=True)
 class Schedule:
-    """What happens in one video.
+    """The events of one video.
 
     Attributes:
         duration_s: of the video.
-        events: by start. One that starts at 0 is under way when the video begins, one that ends at `duration_s` when
-            it ends. No two that use one part of the body come closer than placement.GAP_S; only RETRACT follows its
-            STRETCH at once.
+        events: sorted by start. An event that starts at 0 began before the video, one that ends at `duration_s`
+            continues after it. Events that use the same body part are at least placement.GAP_S apart, except that a
+            RETRACT directly follows its STRETCH.
     """
 
     duration_s: float
@@ -77,15 +79,16 @@ class Schedule:
 
 
 class _Odds(NamedTuple):
-    """A table as the sampler needs it; a state is an action in a size.
+    """Sampling weights derived from a table. A state is a pair of action and size.
 
     Attributes:
         levels, duration_s: quantiles of the videos' durations.
-        numbers: (bands, most + 1) how many events.
-        first, following: (states,), (states, states) the first state, another given one of those before.
-        tilts: (bands, NUMBERS, states) factors to both for videos as long, with as many events.
-        anchors: (states, 4).
-        lengths: (states, levels) seconds of short ones, parts of the video of others.
+        numbers: (bands, most + 1) weights of the number of events.
+        first: (states,) weights of the first state.
+        following: (states, states) weights of another state, given one drawn before.
+        tilts: (bands, NUMBERS, states) factors on both, by duration band and number of events.
+        anchors: (states, 4) weights of INSIDE, START, END and WHOLE.
+        lengths: (states, levels) quantiles: seconds for short states, fractions of the video for others.
     """
 
     levels: Floats
@@ -104,13 +107,16 @@ def sample_schedule(
     table: Table | None = None,
     duration_s: float | None = None,
 ) -> Schedule:
-    """A schedule, determined by the state of `rng`.
+    """Sample a schedule; the result is determined by the state of `rng`.
 
     Args:
-        rng: its state goes on.
+        rng: advanced by the call.
         mix: how often each action occurs.
-        table: the statistics to follow; those shipped if None.
-        duration_s: of the video, at least MIN_DURATION_S; drawn if None. The number of events follows from it.
+        table: statistics to follow; the shipped table if None.
+        duration_s: of the video, at least MIN_DURATION_S; drawn if None. The number of events depends on it.
+
+    Raises:
+        ValueError: the duration is too short or not finite.
     """
     odds = _odds(table or load_table(), mix)
     if duration_s is None:
@@ -123,7 +129,7 @@ def sample_schedule(
         fewer = max(1, number - attempt // _ATTEMPTS)
         row = min(max(fewer, NUMBERS[0]), NUMBERS[-1]) - NUMBERS[0]
         drafts = _draft(rng, odds, fewer, odds.tilts[band, row], duration_s)
-        if drafts is not None and (placement := place(rng, drafts, duration_s)) is not None:
+        if drafts is not None and (placement := place_events(rng, drafts, duration_s)) is not None:
             return Schedule(float(duration_s), _events(drafts, placement))
     raise AssertionError("one event alone always fits")
 
@@ -135,15 +141,15 @@ def _odds(table: Table, mix: Mix) -> _Odds:
     first = anchors.sum(axis=1)
     following = np.array([[size.together.get(name, 0.0) for name in state_names()] for size in sizes])
     following += np.triu(following, 1).T
-    following[following.sum(axis=1) == 0] = first  # of what was always alone
+    following[following.sum(axis=1) == 0] = first  # states that never occur with another
     if mix is Mix.BALANCED:
         first /= np.repeat(first.reshape(-1, SIZES).sum(axis=1), SIZES)
         following = np.tile(first, (len(first), 1))
     weights = np.array([size.weight if mix is Mix.REAL else size.balanced_weight for size in sizes])
-    sizes_of = np.array(table.sizes, float)
-    overall = sizes_of.sum(axis=(0, 1)) / sizes_of.sum()
-    sizes_of += overall  # a row may be empty
-    tilts = sizes_of / sizes_of.sum(axis=2, keepdims=True) / overall
+    size_counts = np.array(table.sizes, float)
+    overall = size_counts.sum(axis=(0, 1)) / size_counts.sum()
+    size_counts += overall  # avoids division by zero in empty rows
+    tilts = size_counts / size_counts.sum(axis=2, keepdims=True) / overall
     return _Odds(
         levels=np.linspace(0, 1, len(table.duration_s)),
         duration_s=np.array(table.duration_s),
@@ -170,7 +176,7 @@ def _draft(
 
 
 def _draw_states(rng: np.random.Generator, odds: _Odds, number: int, tilts: Floats) -> Integers:
-    """Each goes with one of those before as in real videos: so the frequencies of all stay the real ones."""
+    """Draw (number,) states; each depends on a random earlier one, which preserves the marginal frequencies."""
     states = np.empty(number, np.int64)
     states[0] = _draw(rng, odds.first * tilts)
     for index in range(1, number):
@@ -179,14 +185,17 @@ def _draw_states(rng: np.random.Generator, odds: _Odds, number: int, tilts: Floa
 
 
 def _link(rng: np.random.Generator, states: Integers, anchors: Integers, stretch_odds: Floats) -> Integers:
-    """Makes one of the others the STRETCH before a RETRACT that is not under way at the start, in place.
+    """Pair every RETRACT that does not start with the video with a STRETCH; changes `states` and `anchors` in place.
+
+    Without a free STRETCH, another event is turned into one.
 
     Args:
-        rng: draws which.
+        rng: draws the partner.
         states, anchors: (n,) of all events.
-        stretch_odds: of a STRETCH being short or long.
+        stretch_odds: weights of a short and of a long STRETCH.
 
-    Returns (n,) the event that one follows at once, -1 for all but RETRACT.
+    Returns:
+        (n,) index of the event that each event directly follows, -1 for all but RETRACT.
     """
     before = np.full(len(states), -1)
     for index in np.flatnonzero((states // SIZES == _RETRACT) & (anchors & START == 0)):
@@ -197,9 +206,9 @@ def _link(rng: np.random.Generator, states: Integers, anchors: Integers, stretch
             anchors[index] = START
             continue
         partner = rng.choice(partners)
-        # A full one would leave no room.
+        # A full STRETCH would leave no time for the RETRACT.
         states[partner] = _STRETCH * SIZES + _draw(rng, stretch_odds)
-        # Of the two only one can have its place given by an end of the video.
+        # Only one of the two can be anchored to an end of the video.
         anchors[partner] = anchors[partner] & START if anchors[index] == INSIDE else INSIDE
         before[index] = partner
     return before
@@ -211,12 +220,12 @@ def _draw_lengths(
     drawn = np.array([np.interp(rng.random(), LEVELS, odds.lengths[state]) for state in states])
     short = states % SIZES == 0
     drawn = np.where(short, np.minimum(drawn, _SHORT * duration_s), drawn * duration_s)
-    room = duration_s - np.where(anchors == INSIDE, 2 * MARGIN_S, MARGIN_S)
-    return np.where(anchors == WHOLE, duration_s, np.clip(drawn, MIN_EVENT_S, room))
+    longest_s = duration_s - np.where(anchors == INSIDE, 2 * MARGIN_S, MARGIN_S)
+    return np.where(anchors == WHOLE, duration_s, np.clip(drawn, MIN_EVENT_S, longest_s))
 
 
 def _events(drafts: Drafts, placement: Placement) -> tuple[Event, ...]:
-    """By start; of those that start at once, the one that ends first comes first."""
+    """Return the events sorted by start, then by end."""
     rows = zip(
         drafts.labels.tolist(),
         placement.starts_s.tolist(),
@@ -229,7 +238,7 @@ def _events(drafts: Drafts, placement: Placement) -> tuple[Event, ...]:
 
 
 def to_instances(schedules: Sequence[Schedule], taxonomy: Taxonomy) -> Instances:
-    """As annotations of videos synth00000, synth00001 ..."""
+    """Convert schedules to annotations of videos synth00000, synth00001 ..."""
     id_of = {action.code: action.id for action in taxonomy.actions}
     names = [f"synth{index:05d}" for index in range(len(schedules))]
     rows = [
@@ -240,14 +249,16 @@ def to_instances(schedules: Sequence[Schedule], taxonomy: Taxonomy) -> Instances
     return collect(rows, {name: one.duration_s for name, one in zip(names, schedules, strict=True)})
 
 
-def _document(found: Instances) -> dict[str, object]:
-    """As the data set's JSON."""
-    actions: list[list[list[float]]] = [[] for _ in found.videos]
-    for video, (start_s, end_s), label in zip(found.video, found.segments, found.labels, strict=True):
+def _document(instances: Instances) -> dict[str, object]:
+    """Convert annotations to the data set's JSON."""
+    actions: list[list[list[float]]] = [[] for _ in instances.videos]
+    for video, (start_s, end_s), label in zip(
+        instances.video, instances.segments, instances.labels, strict=True
+    ):
         actions[video].append([int(label), round(float(start_s), 4), round(float(end_s), 4)])
     return {
         name: {"subset": "train", "duration": round(float(length), 4), "actions": listed}
-        for name, length, listed in zip(found.videos, found.durations, actions, strict=True)
+        for name, length, listed in zip(instances.videos, instances.durations, actions, strict=True)
     }
 
 
@@ -256,14 +267,14 @@ def _draw(rng: np.random.Generator, odds: Floats) -> int:
     return int(np.searchsorted(sums, rng.random() * sums[-1], side="right"))
 
 
-def _report(found: Instances, taxonomy: Taxonomy, table: Table) -> str:
-    """Compares annotations to the table; counts are scaled to as many videos."""
-    ours = compute(found, taxonomy)
+def _report(instances: Instances, taxonomy: Taxonomy, table: Table) -> str:
+    """Compare annotations with the table; counts are scaled to the same number of videos."""
+    ours = compute_statistics(instances, taxonomy)
     middle = len(table.duration_s) // 2
     shares = zip_longest(table.concurrent_time, ours.concurrent_time, fillvalue=0.0)
     overall = [
         ("instances per video", table.instances / table.videos, ours.instances / ours.videos),
-        ("median duration, s", table.duration_s[middle], float(np.median(found.durations))),
+        ("median duration, s", table.duration_s[middle], float(np.median(instances.durations))),
         ("start with the video", table.starting, ours.starting),
         ("overlap another", table.overlapping, ours.overlapping),
         *((f"time with {number} actions", real, here) for number, (real, here) in enumerate(shares)),
@@ -280,7 +291,7 @@ def _report(found: Instances, taxonomy: Taxonomy, table: Table) -> str:
 
 
 def main() -> None:
-    """Sample schedules and print how they compare to the real ones."""
+    """Sample schedules and print their statistics beside the real ones."""
     parser = ArgumentParser(description="How sampled schedules compare to the real data set's.")
     parser.add_argument("--schedules", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
@@ -288,10 +299,10 @@ def main() -> None:
     options = parser.parse_args()
     taxonomy = standard_labels()
     rng = np.random.default_rng(options.seed)
-    found = to_instances([sample_schedule(rng) for _ in range(options.schedules)], taxonomy)
-    sys.stdout.write(_report(found, taxonomy, load_table()) + "\n")
+    instances = to_instances([sample_schedule(rng) for _ in range(options.schedules)], taxonomy)
+    sys.stdout.write(_report(instances, taxonomy, load_table()) + "\n")
     if options.out is not None:
-        options.out.write_text(json.dumps(_document(found)), encoding="utf-8")
+        options.out.write_text(json.dumps(_document(instances)), encoding="utf-8")
 
 
 if __name__ == "__main__":

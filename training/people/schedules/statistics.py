@@ -1,8 +1,8 @@
-"""Makes the table of what real schedules are like, see table.py, of the data set's train and val videos.
+"""Compute the statistics of real schedules (see table.py) from the data set's train and val annotations.
 
-`python -m training.people.schedules.statistics MMAD_JSON > mma52.json` takes some minutes: it counts, then fits the
-weights by which sampled schedules come out as the real ones. The table holds counts and quantiles only,
-nothing by which a video could be told.
+`python -m training.people.schedules.statistics MMAD_JSON > mma52.json` takes some minutes: it counts, then fits
+sampling weights until sampled schedules have the statistics of the real ones. The table contains only counts and
+quantiles, from which no single video can be identified.
 """
 
 import sys
@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from model.taxonomy import Taxonomy
+from training.evaluation.statistics import Statistics, compute_statistics
 from training.instances import Floats, Instances, Integers
 from training.people.actions import BY_CODE
 from training.people.options import Mix
@@ -33,18 +34,17 @@ from training.people.schedules.table import (
     format_table,
     state_names,
 )
-from training.statistics import Statistics, compute
 from training.tables import read_annotations, standard_labels
 
 ROUNDS = 10
-SCHEDULES = 20_000  # in a round
-# Added to counts before they are compared: what occurs a few times in a round would follow chance.
+SCHEDULES = 20_000  # sampled per round
+# Added to counts before they are compared, so that the weights of rare states do not follow noise.
 PRIOR = 15.0
 
 
 def build_table(truth: Instances, taxonomy: Taxonomy) -> Table:
-    """Statistics of annotated videos whose durations are known."""
-    statistics = compute(truth, taxonomy)
+    """Compute the statistics of annotated videos with known durations."""
+    statistics = compute_statistics(truth, taxonomy)
     number = np.bincount(truth.video, minlength=len(truth.videos))
     band = _bands(truth.durations)
     row = np.clip(number, NUMBERS[0], NUMBERS[-1]) - NUMBERS[0]
@@ -70,7 +70,7 @@ def build_table(truth: Instances, taxonomy: Taxonomy) -> Table:
 
 
 def fit_weights(table: Table, taxonomy: Taxonomy, mix: Mix) -> Table:
-    """The table with weights of one mix so that every action occurs in every size as often as it should."""
+    """Fit the weights of one mix so that every action occurs in every size at its target frequency."""
     rng = np.random.default_rng(0)
     target = np.array(
         [[sum(size.anchors) for size in action.sizes] for action in table.actions.values()], float
@@ -80,10 +80,10 @@ def fit_weights(table: Table, taxonomy: Taxonomy, mix: Mix) -> Table:
     weights = np.ones(target.shape)
     for turn in range(ROUNDS):
         sample = to_instances([sample_schedule(rng, mix, table) for _ in range(SCHEDULES)], taxonomy)
-        found = _state_counts(sample, taxonomy).reshape(target.shape)
-        wanted = target / target.sum() * found.sum()
-        # Smaller steps towards the end, where what differs is chance.
-        weights *= ((wanted + PRIOR) / (found + PRIOR)) ** (1 / (1 + turn / 2))
+        counts = _state_counts(sample, taxonomy).reshape(target.shape)
+        expected = target / target.sum() * counts.sum()
+        # Steps shrink over the rounds, as the remaining differences are mostly sampling noise.
+        weights *= ((expected + PRIOR) / (counts + PRIOR)) ** (1 / (1 + turn / 2))
         table = _with_weights(table, mix, weights / np.average(weights, weights=target))
     return table
 
@@ -102,30 +102,30 @@ def _with_weights(table: Table, mix: Mix, weights: Floats) -> Table:
 
 
 def _state_counts(truth: Instances, taxonomy: Taxonomy) -> Integers:
-    """(states,) instances of each."""
+    """Return (states,) numbers of instances."""
     return np.bincount(_states(truth, taxonomy), minlength=len(state_names()))
 
 
 def _states(truth: Instances, taxonomy: Taxonomy) -> Integers:
-    """(n,) index into state_names()."""
-    return np.argsort(_order(taxonomy))[truth.labels] * SIZES + _sizes(truth)
+    """Return (n,) indices into state_names()."""
+    return np.argsort(_action_ids(taxonomy))[truth.labels] * SIZES + _sizes(truth)
 
 
-def _order(taxonomy: Taxonomy) -> list[int]:
-    """Ids of ACTIONS."""
+def _action_ids(taxonomy: Taxonomy) -> list[int]:
+    """Return the taxonomy ids of ACTIONS, in order."""
     id_of = {action.code: action.id for action in taxonomy.actions}
     return [id_of[code] for code in BY_CODE]
 
 
 def start_gaps(truth: Instances) -> Floats:
-    """Seconds from each instance's start to the next one's in the same video."""
+    """Return the seconds from each instance's start to the next start in the same video."""
     order = np.lexsort((truth.segments[:, 0], truth.video))
     gaps = np.diff(truth.segments[order, 0])
     return np.asarray(gaps[np.diff(truth.video[order]) == 0])
 
 
 def _actions(truth: Instances, taxonomy: Taxonomy, statistics: Statistics) -> dict[str, ActionTable]:
-    order, states, anchors = _order(taxonomy), _states(truth, taxonomy), _anchors(truth)
+    order, states, anchors = _action_ids(taxonomy), _states(truth, taxonomy), _anchors(truth)
     lengths = truth.segments[:, 1] - truth.segments[:, 0]
     parts = np.where(states % SIZES == 0, lengths, lengths / truth.durations[truth.video])
     together = _together(truth.video, states)
@@ -154,7 +154,7 @@ def _size(anchors: Integers, parts: Floats, together: Floats, state: int) -> Siz
     partial = parts[anchors != WHOLE]
     names = state_names()
     return SizeTable(
-        anchors=_four(anchors),
+        anchors=_count_anchors(anchors),
         lengths=_quantiles(partial if len(partial) else parts, LEVELS) if len(parts) else (),
         together={
             names[other]: round(float(weight), 2)
@@ -167,14 +167,14 @@ def _size(anchors: Integers, parts: Floats, together: Floats, state: int) -> Siz
 
 
 def _anchors(truth: Instances) -> Integers:
-    """(n,) INSIDE, START, END or WHOLE."""
+    """Return (n,) INSIDE, START, END or WHOLE."""
     starts = truth.segments[:, 0] == 0
     ends = truth.durations[truth.video] - truth.segments[:, 1] < AT_END_S
     return np.asarray(starts * START + ends * END)
 
 
 def _sizes(truth: Instances) -> Integers:
-    """(n,) 0 short, 1 long, 2 full."""
+    """Return (n,) sizes: 0 short, 1 long, 2 full."""
     parts = (truth.segments[:, 1] - truth.segments[:, 0]) / truth.durations[truth.video]
     return np.digitize(parts, SIZE_LIMITS)
 
@@ -185,7 +185,7 @@ def _bands(durations: Floats) -> Integers:
 
 
 def _together(video: Integers, states: Integers) -> Floats:
-    """(states, states) ordered pairs of instances in one video of n, each weighing 1 / (n - 1)."""
+    """Return (states, states) counts of ordered pairs in a video; each of its n instances adds 1 / (n - 1) a pair."""
     weights = np.zeros((len(state_names()),) * 2)
     for one in np.unique(video):
         here = states[video == one]
@@ -198,17 +198,17 @@ def _quantiles(values: Floats, levels: Floats | tuple[float, ...]) -> tuple[floa
     return tuple(round(float(value), 3) for value in np.quantile(values, levels))
 
 
-def _four(anchors: Integers) -> tuple[int, int, int, int]:
+def _count_anchors(anchors: Integers) -> tuple[int, int, int, int]:
     inside, start, end, whole = np.bincount(anchors, minlength=4).tolist()
     return inside, start, end, whole
 
 
 def _train_and_val(path: Path, taxonomy: Taxonomy) -> Instances:
     both = [read_annotations(path, taxonomy, subset=subset).instances for subset in ("train", "val")]
-    return _joined(both[0], both[1])
+    return _concatenate(both[0], both[1])
 
 
-def _joined(first: Instances, second: Instances) -> Instances:
+def _concatenate(first: Instances, second: Instances) -> Instances:
     return Instances(
         videos=first.videos + second.videos,
         durations=np.concatenate([first.durations, second.durations]),
@@ -220,7 +220,7 @@ def _joined(first: Instances, second: Instances) -> Instances:
 
 
 def main() -> None:
-    """Write the table of the annotations given."""
+    """Print the table of the given annotations."""
     taxonomy = standard_labels()
     truth = _train_and_val(Path(sys.argv[1]), taxonomy)
     table = build_table(truth, taxonomy)

@@ -1,4 +1,4 @@
-"""What real schedules are like, in numbers: mma52.json beside this file, made by statistics_table.py."""
+"""Statistics of real schedules, stored in mma52.json beside this file; statistics.py computes them."""
 
 import re
 from functools import cache
@@ -9,40 +9,36 @@ from pydantic.dataclasses import dataclass
 
 from training.people.actions import BY_CODE
 
-# Lengths are skewed: levels stand closer where a straight line between quantiles would pass the mean by.
+# Lengths are skewed: the levels are denser where linear interpolation between quantiles would bias the mean.
 LEVELS = (0.0, 0.05, 0.15, 0.3, 0.5, 0.7, 0.85, 0.95, 0.98, 1.0)
 DURATION_LEVELS = 41
 BANDS = 8
 # Annotated ends stop one or two frames of 1/30 s short of the video's end.
 AT_END_S = 0.07
-# An instance is short, long or full by the part of its video that it takes: at most one of two that use the same part
-# of the body is full, so that what goes together has to be told by size.
+# An instance is short, long or full by the fraction of its video that it covers. Two full instances cannot use the
+# same body part, so co-occurrence is counted per size.
 SIZE_LIMITS = (0.4, 0.8)
 SIZES = len(SIZE_LIMITS) + 1
-INSIDE, START, END, WHOLE = range(4)  # of the video: WHOLE is START and END
-NUMBERS = (
-    2,
-    3,
-    4,
-    5,
-)  # of instances in a video that `sizes` tells apart, the last one stands for more as well
+INSIDE, START, END, WHOLE = range(4)  # position in the video; WHOLE is START and END
+# Numbers of instances per video that `sizes` distinguishes; the last one includes higher numbers.
+NUMBERS = (2, 3, 4, 5)
 
 _STRICT = ConfigDict(extra="forbid", strict=True)
 
 
 @dataclass(frozen=True, config=_STRICT)
 class SizeTable:
-    """Those instances of an action that are short, long or full.
+    """Statistics of the instances of one action in one size (short, long or full).
 
     Attributes:
-        anchors: how many lie inside the video, start with it, end with it, are as long as it.
-        lengths: quantiles at LEVELS; of short ones in seconds, of others as a part of the video, those as long as it
-            left out. Empty where there are none.
-        together: with whom: ordered pairs of instances in a video of n, each weighing 1 / (n - 1), so that a row of
-            the whole matrix adds up to the number of instances. By "code size" of the other, only of those that are not
-            listed before this.
-        weight, balanced_weight: factors to the odds of being drawn for either mix. They make up for what is lost where
-            actions would use one part of the body at once; 1 before they are fitted.
+        anchors: numbers of instances inside the video, at its start, at its end, and covering it.
+        lengths: quantiles at LEVELS, in seconds for short instances and as fractions of the video for others, without
+            instances that cover the video. Empty if there are no instances.
+        together: co-occurrence counts by "code size" of the other instance: in a video of n instances each ordered
+            pair counts 1 / (n - 1), so that a row of the full matrix sums to the number of instances. Only the upper
+            triangle is stored: states listed before this one are left out.
+        weight, balanced_weight: factors on the sampling odds for either mix. They compensate for rejected placements
+            (actions that need the same body part); 1 before they are fitted.
     """
 
     anchors: tuple[int, int, int, int]
@@ -54,8 +50,13 @@ class SizeTable:
 
 @dataclass(frozen=True, config=_STRICT)
 class ActionTable:
-    """One action: its number of instances, their mean length, its sizes, and how many pairs of instances overlap in
-    time, by the other's code, only of those that are not listed before this.
+    """Statistics of one action.
+
+    Attributes:
+        count: number of instances.
+        mean_s: their mean length.
+        sizes: statistics per size.
+        overlaps: pairs of instances that overlap in time, by the other's code; codes listed earlier are left out.
     """
 
     count: int
@@ -64,18 +65,18 @@ class ActionTable:
     overlaps: dict[str, int]
 
 
-# Compared by identity: what is derived from a table is cached by it.
+# eq=False: tables are cache keys and must be hashable.
 @dataclass(frozen=True, eq=False, config=_STRICT)
 class Table:
     """Statistics of many videos; times in seconds.
 
     Attributes:
         duration_s: quantiles of the videos' durations at equal steps from 0 to 1.
-        numbers: per band of durations, bands equally likely: how many videos have 0, 1, 2 ... instances.
-        sizes: per band, and per number of instances in the video, see NUMBERS: how many instances are of each size.
-        concurrent_time: fraction of time with 0, 1, 2 ... actions going on.
+        numbers: per duration band (all equally likely), the number of videos with 0, 1, 2 ... instances.
+        sizes: per duration band and number of instances in the video (see NUMBERS), instances of each size.
+        concurrent_time: fraction of time with 0, 1, 2 ... concurrent actions.
         overlapping, starting, ending: fractions of instances.
-        start_gap_s: quantiles at LEVELS of the time from an instance's start to the next one's in the same video.
+        start_gap_s: quantiles at LEVELS of the time from an instance's start to the next start in the same video.
         actions: by code, in the order of ACTIONS.
     """
 
@@ -92,7 +93,7 @@ class Table:
     actions: dict[str, ActionTable]
 
     def __post_init__(self) -> None:
-        """Refuses a table that is not of these actions or whose rows have other lengths than the sampler's."""
+        """Raise ValueError for a table of other actions or with rows of unexpected lengths."""
         if list(self.actions) != list(BY_CODE):
             raise ValueError("the table's actions are not those of training/people/actions.py, in that order")
         if len(self.duration_s) != DURATION_LEVELS:
@@ -106,7 +107,7 @@ class Table:
 
 
 def state_names() -> tuple[str, ...]:
-    """Keys of SizeTable.together: every action in every size."""
+    """Return the keys of SizeTable.together: every action in every size."""
     return tuple(f"{code} {size}" for code in BY_CODE for size in range(SIZES))
 
 
@@ -124,16 +125,16 @@ def _check_action(code: str, action: ActionTable) -> None:
 
 @cache
 def load_table() -> Table:
-    """The table shipped."""
+    """Load the shipped table."""
     return parse_table((resources.files("training.people.schedules") / "mma52.json").read_text("utf-8"))
 
 
 def parse_table(text: str) -> Table:
-    """A table as written by format_table; ValueError says what is wrong with another."""
+    """Parse a table written by format_table; raise ValueError if it is invalid."""
     return TypeAdapter(Table).validate_json(text)
 
 
 def format_table(table: Table) -> str:
-    """As JSON, a line for each action."""
+    """Format a table as JSON with one line per action."""
     text = TypeAdapter(Table).dump_json(table).decode()
     return re.sub(r'("actions":\{|\}\},)', r"\1\n", text) + "\n"

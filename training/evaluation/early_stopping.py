@@ -1,0 +1,120 @@
+"""Early stopping: the detection loss on held-out videos, and the weights with the lowest loss.
+
+The criterion is the loss and not mAP, because ten held-out videos have only one or two instances of most actions: their
+average precision is close to 0 or 1, and mAP changes abruptly with single detections. The loss is a mean over all
+points of all videos. It takes one forward pass and no post-processing.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from model.bundle import Manifest
+from model.head import Points
+from model.network import Network
+from model.windows import windows
+from training.augment import Example
+from training.dataset import Sample, VideoDataset
+from training.evaluation.validation import read_input_frames, read_noisy_joints
+from training.keypoint_noise import features_from_joints
+from training.losses import DetectionLoss
+from training.objectives import Batch, collate, noisy_joints
+from training.recipe import Recipe
+from training.targets import Targets, make_grid
+
+_MIN_STEPS = 2.0  # shorter parts of an action in a window are ignored
+_MIN_SHARE = 0.5  # as are smaller shares of it: the rest is in another window
+
+
+class ValidationLoss:
+    """Detection loss on held-out videos, without augmentation or sampling, so that it depends on the weights only."""
+
+    def __init__(
+        self, manifest: Manifest, dataset: VideoDataset, recipe: Recipe, device: torch.device
+    ) -> None:
+        """Select `recipe.validate_videos` of the videos at equal intervals, as for the report; 0 selects all."""
+        self._manifest, self._recipe, self._device = manifest, recipe, device
+        count = min(recipe.validate_videos or len(dataset.samples), len(dataset.samples))
+        indices = np.unique(np.linspace(0, len(dataset.samples) - 1, count).astype(int))
+        self._samples = [dataset.samples[index] for index in indices]
+        grid = make_grid(manifest.input.window_frames, manifest.architecture.head.strides)
+        self._network = Network(manifest).eval().to(device)
+        self._criterion = DetectionLoss(grid).eval().to(device)
+
+    @torch.inference_mode()
+    def loss(self, weights: dict[str, Tensor]) -> float:
+        """Return the sum of focal and DIoU losses over all videos, divided by the number of positive points."""
+        self._network.load_state_dict(weights)
+        total, positives = 0.0, 0
+        strides = self._manifest.architecture.head.strides
+        for index, sample in enumerate(self._samples):
+            for example in _iterate_windows(sample, self._recipe, index):
+                batch = Batch(*(part.to(self._device) for part in collate([example], self._manifest)))
+                valid = torch.cat([batch.mask[:, ::stride] for stride in strides], 1)
+                targets = Targets(batch.classes, batch.offsets)
+                losses = self._criterion(self._run_network(batch), valid, targets)
+                count = int(((batch.classes.sum(dim=-1) > 0) & valid).sum())
+                total += float(losses.total) * max(count, 1)  # the criterion divides by the count
+                positives += count
+        return total / max(positives, 1)
+
+    def _run_network(self, batch: Batch) -> Points:
+        """Run the network on frames, or on joints if the batch has them."""
+        if not batch.joints.shape[2]:
+            return self._network(batch.clips, batch.mask)  # type: ignore[no-any-return]
+        features = features_from_joints(self._network, noisy_joints(batch, 0.0), batch.mask)
+        return self._network.detector(features, batch.mask)  # type: ignore[no-any-return]
+
+
+def _iterate_windows(sample: Sample, recipe: Recipe, index: int) -> Iterator[Example]:
+    """Yield every window of a video as an example; of its joints if it has no frames."""
+    config = recipe.input
+    inputs: Any = (
+        read_input_frames(sample, recipe) if sample.has_frames else read_noisy_joints(sample, recipe, index)
+    )
+    for window in windows(inputs, config.window_frames, config.overlap_frames):
+        segments, inside = _clip_to_window(sample.segments * config.fps, window.start_frame, window.end_frame)
+        if sample.has_frames:
+            yield Example(window.frames, segments, sample.labels[inside], None)
+        else:
+            black = np.zeros((len(window.frames), 1, 1, 3), np.uint8)
+            yield Example(black, segments, sample.labels[inside], window.frames[:, 0].astype(float))
+
+
+def _clip_to_window(
+    segments: NDArray[np.float64], start: int, end: int
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Clip segments in frames of the video to a window; return them in steps of the window, and which remain."""
+    clipped = np.clip(segments, start, end - 1)
+    length, whole = (one[:, 1] - one[:, 0] for one in (clipped, segments))
+    inside = (length >= _MIN_STEPS) & (length >= _MIN_SHARE * np.minimum(whole, end - start))
+    return clipped[inside] - start, inside
+
+
+@dataclass(frozen=True)
+class BestWeights:
+    """Weights with the lowest loss of a stage so far.
+
+    Attributes:
+        loss: their held-out loss.
+        step: number of optimiser steps before they were measured.
+        missed: number of measurements since then.
+        weights: copies of the parameters and buffers.
+    """
+
+    loss: float = math.inf
+    step: int = 0
+    missed: int = 0
+    weights: dict[str, Tensor] = field(default_factory=dict)
+
+    def update(self, loss: float, step: int, weights: dict[str, Tensor]) -> "BestWeights":
+        """Return the best weights after one more measurement."""
+        if loss < self.loss:
+            return BestWeights(loss, step, 0, {name: value.clone() for name, value in weights.items()})
+        return replace(self, missed=self.missed + 1)

@@ -1,0 +1,193 @@
+"""Frozen frame test: measure how much of a class score is due to motion and not to a static image.
+
+Each clip is run as the service runs it. Every window is run as it is, and again with one of its frames repeated from
+start to end, for several of its frames. The gain of a class is its highest score on the clip minus its highest score
+on a frozen frame. A class that is predicted from posture, appearance or background has a gain near 0.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.bundle import Bundle, Manifest
+from model.detector import Detector
+from model.engines import Engine, RawPoints
+from model.errors import DetectorError
+from model.segments import point_grid
+from model.taxonomy import Taxonomy
+from model.video import UNLIMITED
+
+Floats = NDArray[np.float64]
+
+FROZEN_FRAMES = 3
+
+
+class FrozenFrameTestError(Exception):
+    """Raised for a clip that cannot be read, or whose file name does not begin with the code of a class."""
+
+
+class Ranks(NamedTuple):
+    """Ranks of the true class, 1 is best: by score (`raw`) and by gain over frozen frames (`moving`)."""
+
+    raw: float
+    moving: float
+
+
+class LevelScores(NamedTuple):
+    """Highest scores (classes,) on the clip and on its frozen frames, and the ranks of the true class."""
+
+    clip: Floats
+    still: Floats
+    ranks: Ranks
+
+    @property
+    def gain(self) -> Floats:
+        """Scores on the clip minus scores on frozen frames, (classes,)."""
+        return self.clip - self.still
+
+
+@dataclass(frozen=True)
+class ClipResult:
+    """Result of one clip; `label` is its action. If no person is detected, `windows` is 0 and all ranks are tied."""
+
+    clip: str
+    label: int
+    windows: int
+    action: LevelScores
+    body: LevelScores
+
+
+class FrozenFrameEngine:
+    """Engine that delegates to another one and records the highest score of each class, on clip and frozen frames."""
+
+    def __init__(self, engine: Engine, manifest: Manifest, stills: int) -> None:
+        self.name, self.device, self.precision = engine.name, engine.device, engine.precision
+        self._engine, self._stills = engine, stills
+        self._positions, _ = point_grid(manifest.input.window_frames, manifest.architecture.head.strides)
+        self.windows = 0
+        self.clip = np.zeros(len(manifest.taxonomy.actions))
+        self.still = np.zeros(len(manifest.taxonomy.actions))
+
+    def run(self, clips: NDArray[np.uint8], mask: NDArray[np.bool_]) -> RawPoints:
+        """Run the network on the window and on its frozen frames; return the points of the window."""
+        self.windows += 1
+        points = self._engine.run(clips, mask)
+        self.clip = np.maximum(self.clip, self._highest(points, mask))
+        frames = clips.reshape(-1, *clips.shape[2:])
+        for index in choose_frozen_frames(int(mask.sum()), self._stills):
+            frozen = np.ascontiguousarray(np.broadcast_to(frames[index], frames.shape)).reshape(clips.shape)
+            self.still = np.maximum(self.still, self._highest(self._engine.run(frozen, mask), mask))
+        return points
+
+    def _highest(self, points: RawPoints, mask: NDArray[np.bool_]) -> Floats:
+        """Return the highest scores (classes,) of all points that lie on a frame of the video."""
+        logits = points.logits[mask[self._positions]].max(axis=0).astype(float)
+        return np.asarray(1 / (1 + np.exp(-logits)))
+
+
+def choose_frozen_frames(frames: int, stills: int) -> list[int]:
+    """Return the middle frames of `stills` equal parts of a window."""
+    return [(2 * part + 1) * frames // (2 * stills) for part in range(stills)]
+
+
+def run_frozen_frame_test(
+    bundle: Bundle, engine: Engine, clip: Path, label: int | None = None, stills: int = FROZEN_FRAMES
+) -> ClipResult:
+    """Rank the true class of a clip among all classes, by score and by gain over frozen frames.
+
+    Args:
+        bundle: to test.
+        engine: runs its network.
+        clip: a video of one action.
+        label: the action; by default parsed from the file name, such as A2_turning_around.mp4.
+        stills: number of frozen frames of each window.
+
+    Raises:
+        FrozenFrameTestError: the clip cannot be read, or its name does not begin with the code of a class.
+    """
+    taxonomy = bundle.manifest.taxonomy
+    truth = parse_action(clip, taxonomy) if label is None else label
+    recorder = FrozenFrameEngine(engine, bundle.manifest, stills)
+    try:
+        with clip.open("rb") as file:
+            Detector(bundle, recorder).detect(file, limits=UNLIMITED)
+    except (DetectorError, OSError) as error:
+        raise FrozenFrameTestError(f"{clip}: {error}") from error
+    parts = [np.array(taxonomy.body_ids) == body.id for body in taxonomy.bodies]
+    clip_parts, still_parts = (
+        np.array([scores[part].max(initial=0) for part in parts])
+        for scores in (recorder.clip, recorder.still)
+    )
+    return ClipResult(
+        clip.name,
+        truth,
+        recorder.windows,
+        _level(recorder.clip, recorder.still, truth),
+        _level(clip_parts, still_parts, taxonomy.body_ids[truth]),
+    )
+
+
+def parse_action(clip: Path, taxonomy: Taxonomy) -> int:
+    """Return the action whose code the file name begins with."""
+    code = clip.stem.split("_")[0]
+    for action in taxonomy.actions:
+        if action.code == code:
+            return action.id
+    raise FrozenFrameTestError(
+        f"{clip}: {code!r} is no class of the bundle; begin the file's name with one, as A2_turning_around.mp4, "
+        "or give --action"
+    )
+
+
+def _level(clip: Floats, still: Floats, truth: int) -> LevelScores:
+    return LevelScores(clip, still, Ranks(rank(clip, truth), rank(clip - still, truth)))
+
+
+def rank(scores: Floats, truth: int) -> float:
+    """Return the rank of a score, 1 for the highest; ties get their mean rank, so that equal scores rank as chance."""
+    others = np.delete(scores, truth)
+    return float(1 + (others > scores[truth]).sum() + (others == scores[truth]).sum() / 2)
+
+
+def chance_rank(classes: int, clips: int) -> tuple[float, float]:
+    """Return the expected mean rank of random guesses over `clips` clips, and its standard deviation."""
+    return (classes + 1) / 2, float(np.sqrt((classes**2 - 1) / 12 / clips))
+
+
+def to_document(results: Sequence[ClipResult], taxonomy: Taxonomy) -> dict[str, object]:
+    """Return the JSON document that `mmad control --json` prints."""
+    levels = {"action": taxonomy.actions, "body": taxonomy.bodies}
+    mean = {}
+    for name, classes in levels.items():
+        ranks = np.array([getattr(one, name).ranks for one in results])
+        expected, deviation = chance_rank(len(classes), len(results))
+        mean[name] = {
+            "raw": float(ranks[:, 0].mean()),
+            "moving": float(ranks[:, 1].mean()),
+            "chance": expected,
+            "chance_deviation": deviation,
+        }
+    return {"clips": [_clip_document(one, taxonomy) for one in results], "mean_rank": mean}
+
+
+def _clip_document(result: ClipResult, taxonomy: Taxonomy) -> dict[str, object]:
+    return {
+        "clip": result.clip,
+        "action": taxonomy.actions[result.label].code,
+        "windows": result.windows,
+        "action_ranks": result.action.ranks._asdict(),
+        "body_ranks": result.body.ranks._asdict(),
+        "action_scores": _scores(result.action, [one.code for one in taxonomy.actions]),
+        "body_scores": _scores(result.body, [one.code for one in taxonomy.bodies]),
+    }
+
+
+def _scores(level: LevelScores, codes: list[str]) -> dict[str, dict[str, float]]:
+    return {
+        code: {"clip": float(level.clip[index]), "still": float(level.still[index])}
+        for index, code in enumerate(codes)
+    }

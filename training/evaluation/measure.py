@@ -1,0 +1,347 @@
+"""Evaluate a bundle on a folder of videos, run as the service runs it, and compare it with trivial baselines."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from model.bundle import MANIFEST, Bundle
+from model.detections import Detections
+from model.detector import Detector
+from model.engines import Engine
+from model.errors import DetectorError
+from model.network import Network
+from model.taxonomy import Taxonomy
+from model.video import Limits
+from training.dataset import Sample, load_dataset
+from training.evaluation.calibration import expected_calibration_error, find_correct
+from training.evaluation.metrics import LevelReport, average_precision, evaluate, without_duplicates
+from training.evaluation.report import versions
+from training.evaluation.validation import NetworkEngine, to_instances
+from training.instances import Instances
+from training.tables import read_annotations
+
+OnProgress = Callable[[int, int], None]
+
+_SEED = 0
+_NO_LIMITS = Limits(max_duration_s=36_000, max_pixels=2**30)
+
+
+class MeasureError(Exception):
+    """Raised for videos or class frequencies that a bundle cannot be measured with."""
+
+
+class Speed(NamedTuple):
+    """Speed from file to detections: wall-clock seconds, decoded frames, seconds of video."""
+
+    seconds: float
+    frames: int
+    video_s: float
+
+    @property
+    def frames_per_second(self) -> float:
+        """Decoded frames per wall-clock second."""
+        return self.frames / max(self.seconds, 1e-9)
+
+    @property
+    def times_real_time(self) -> float:
+        """Seconds of video per wall-clock second."""
+        return self.video_s / max(self.seconds, 1e-9)
+
+
+class MapScores(NamedTuple):
+    """Mean mAP over tIoU 0.1 to 0.9 at both levels."""
+
+    action: float
+    body: float
+
+    @property
+    def average(self) -> float:
+        """Mean of both levels."""
+        return (self.action + self.body) / 2
+
+
+class Prior(NamedTuple):
+    """Number of instances of each action, (actions,), and the data that they were counted in."""
+
+    counts: NDArray[np.int64]
+    source: str
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Metrics of one bundle on one folder of videos.
+
+    Attributes:
+        truth, predictions: segments of the videos.
+        action, body: metrics at both levels.
+        speed: from file to detections.
+        baselines: mAP of each baseline, by name.
+        prior: source of the class frequencies of the baselines.
+        calibration_error: expected calibration error of all proposals.
+        shown_error: expected calibration error of the proposals that are displayed by default.
+    """
+
+    truth: Instances
+    predictions: Instances
+    action: LevelReport
+    body: LevelReport
+    speed: Speed
+    baselines: dict[str, MapScores]
+    prior: str
+    calibration_error: float
+    shown_error: float
+
+    @property
+    def map_scores(self) -> MapScores:
+        """Mean mAP of the bundle."""
+        return MapScores(self.action.average, self.body.average)
+
+
+def load_samples(folder: Path, taxonomy: Taxonomy, subset: str, limit: int | None) -> list[Sample]:
+    """Load the videos of a subset, or `limit` of them at equal intervals.
+
+    Raises:
+        DatasetError: the folder lacks annotations or videos.
+        MeasureError: the folder holds frames instead of videos, or no annotations.
+    """
+    samples = load_dataset([folder], taxonomy, subset, 0.0).samples
+    if samples[0].path.suffix == ".npz":
+        raise MeasureError(
+            f"{folder} holds frames, not videos: the whole way begins with decoding; make it with --frames mp4"
+        )
+    if not any(len(sample.labels) for sample in samples):
+        raise MeasureError(f"{folder}: no video of subset {subset!r} has annotations to measure by")
+    count = min(limit or len(samples), len(samples))
+    return [samples[index] for index in np.linspace(0, len(samples) - 1, count).astype(int)]
+
+
+def read_prior(path: Path, taxonomy: Taxonomy) -> Prior:
+    """Count the classes in training annotations: a CSV, or the subset train of a JSON file."""
+    truth = read_annotations(path, taxonomy, subset="train").instances
+    if not len(truth):
+        raise MeasureError(f"{path} has no annotations of a subset train to count")
+    return Prior(np.bincount(truth.labels, minlength=len(taxonomy.actions)), path.name)
+
+
+def measure(
+    bundle: Bundle,
+    engine: Engine,
+    samples: Sequence[Sample],
+    prior: Prior | None,
+    on_progress: OnProgress,
+    untrained: bool,
+) -> Measurement:
+    """Run a bundle on videos and evaluate its predictions and those of the baselines.
+
+    Args:
+        bundle: to measure.
+        engine: runs its network.
+        samples: the videos.
+        prior: class frequencies for the baselines; if None, those of the videos, which favours the baselines.
+        on_progress: called with the number of finished videos and of all videos.
+        untrained: also run the same network with random weights, as a baseline.
+
+    Raises:
+        MeasureError: the service would reject one of the videos.
+    """
+    rounds = 2 if untrained else 1
+    results, speed = _run(bundle, engine, samples, lambda done: on_progress(done, rounds * len(samples)))
+    truth = _make_truth(samples, [one.media.duration_s for one in results])
+    predictions = to_instances(truth, [one.proposals for one in results])
+    taxonomy = bundle.manifest.taxonomy
+    frequencies = prior or Prior(
+        np.bincount(truth.labels, minlength=len(taxonomy.actions)),
+        "the measured videos themselves, which favours the baselines",
+    )
+    baselines: dict[str, MapScores] = {}
+    if untrained:
+        random = NetworkEngine(make_untrained_network(bundle), engine.device)
+        random_results, _ = _run(
+            bundle, random, samples, lambda done: on_progress(len(samples) + done, rounds * len(samples))
+        )
+        others = to_instances(truth, [one.proposals for one in random_results])
+        baselines["untrained network"] = _map_scores(truth, others, taxonomy)
+    baselines |= _compute_trivial_baselines(truth, predictions, frequencies.counts, taxonomy)
+    correct = find_correct(truth, predictions)
+    shown = predictions.scores >= _thresholds(bundle)[predictions.labels]
+    return Measurement(
+        truth,
+        predictions,
+        evaluate(truth, predictions, len(taxonomy.actions)),
+        evaluate(truth.to_body_level(taxonomy), predictions.to_body_level(taxonomy), len(taxonomy.bodies)),
+        speed,
+        baselines,
+        frequencies.source,
+        expected_calibration_error(predictions.scores, correct),
+        expected_calibration_error(predictions.scores[shown], correct[shown]),
+    )
+
+
+def make_untrained_network(bundle: Bundle) -> Network:
+    """Return the bundle's architecture with randomly initialised weights, from a fixed seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(_SEED)
+        return Network(bundle.manifest)
+
+
+def _run(
+    bundle: Bundle, engine: Engine, samples: Sequence[Sample], on_progress: Callable[[int], None]
+) -> tuple[list[Detections], Speed]:
+    detector = Detector(bundle, engine)
+    results: list[Detections] = []
+    begin = time.perf_counter()
+    for done, sample in enumerate(samples):
+        on_progress(done)
+        try:
+            with sample.path.open("rb") as file:
+                results.append(detector.detect(file, limits=_NO_LIMITS))
+        except (DetectorError, OSError) as error:
+            raise MeasureError(f"{sample.path}: {error}") from error
+    seconds = time.perf_counter() - begin
+    media = [one.media for one in results]
+    return results, Speed(
+        seconds, sum(one.frames_decoded for one in media), sum(one.duration_s for one in media)
+    )
+
+
+def _make_truth(samples: Sequence[Sample], durations: Sequence[float]) -> Instances:
+    """Return the ground truth of the samples, with the durations of the decoded videos."""
+    counts = [len(sample.labels) for sample in samples]
+    return Instances(
+        videos=tuple(sample.name for sample in samples),
+        durations=np.array(durations, float),
+        video=np.repeat(np.arange(len(samples)), counts),
+        segments=np.concatenate([sample.segments for sample in samples]).reshape(-1, 2),
+        labels=np.concatenate([sample.labels for sample in samples]),
+        scores=np.ones(sum(counts)),
+    )
+
+
+def _thresholds(bundle: Bundle) -> NDArray[np.float64]:
+    """Return the lowest score of each action that is displayed by default, (actions,)."""
+    thresholds = bundle.manifest.thresholds
+    count = len(bundle.manifest.taxonomy.actions)
+    return np.array(thresholds.per_class or (thresholds.default,) * count)
+
+
+def _compute_trivial_baselines(
+    truth: Instances, predictions: Instances, counts: NDArray[np.int64], taxonomy: Taxonomy
+) -> dict[str, MapScores]:
+    """Compute mAP of predictions from class frequencies alone, and of the bundle's proposals with shuffled labels."""
+    body_counts = np.zeros(len(taxonomy.bodies))
+    np.add.at(body_counts, np.array(taxonomy.body_ids), counts)
+    body_truth = truth.to_body_level(taxonomy)
+    levels = ((truth, counts.astype(float)), (body_truth, body_counts))
+    most_frequent, every = (
+        MapScores(*(_mean_precision(one, predict_whole_videos(one, n, keep), len(n)) for one, n in levels))
+        for keep in (1, None)
+    )
+    shuffled = np.random.default_rng(_SEED).permutation(predictions.labels)
+    return {
+        "most frequent class, whole video": most_frequent,
+        "every class, whole video": every,
+        "own proposals, labels shuffled": _map_scores(truth, replace(predictions, labels=shuffled), taxonomy),
+    }
+
+
+def predict_whole_videos(truth: Instances, counts: NDArray[np.float64], keep: int | None) -> Instances:
+    """Predict the `keep` most frequent classes, or every class if None, over the whole of each video.
+
+    Scores are the class frequencies.
+    """
+    labels = np.argsort(-counts, kind="stable")[:keep]
+    ends = np.repeat(truth.durations, len(labels))
+    videos = len(truth.videos)
+    return replace(
+        truth,
+        video=np.repeat(np.arange(videos), len(labels)),
+        segments=np.stack([np.zeros(len(ends)), ends], axis=1),
+        labels=np.tile(labels, videos),
+        scores=np.tile(counts[labels] / max(counts.sum(), 1), videos),
+    )
+
+
+def _map_scores(truth: Instances, predictions: Instances, taxonomy: Taxonomy) -> MapScores:
+    return MapScores(
+        _mean_precision(truth, predictions, len(taxonomy.actions)),
+        _mean_precision(
+            truth.to_body_level(taxonomy), predictions.to_body_level(taxonomy), len(taxonomy.bodies)
+        ),
+    )
+
+
+def _mean_precision(truth: Instances, predictions: Instances, classes: int) -> float:
+    """Return mAP averaged over tIoUs, as `metrics.evaluate` does."""
+    precision = average_precision(without_duplicates(truth), predictions, classes)
+    return float(np.nan_to_num(precision[:, ~np.isnan(precision[0])].mean()))
+
+
+def record_metrics(bundle: Bundle, subset: str, document: dict[str, Any]) -> None:
+    """Write the metrics of a subset into the bundle's manifest, replacing earlier ones of the same subset."""
+    evaluation, errors = document["evaluation"], document["calibration_error"]
+    levels = {level: evaluation[level] for level in ("action", "body")}
+    numbers: dict[str, float] = {
+        "videos": evaluation["videos"],
+        **{f"{level}_mAP": scores["average"] for level, scores in levels.items()},
+        "average_mAP": evaluation["average"],
+        **{f"{level}_mAP_0.5": scores["mAP"]["0.5"] for level, scores in levels.items()},
+        "calibration_error": errors["all"],
+        "calibration_error_of_shown": errors["shown"],
+        **{f"average_mAP_of_{_slug(name)}": one["average"] for name, one in document["baselines"].items()},
+    }
+    updated = {f"{subset}_{name}": float(value) for name, value in numbers.items() if value is not None}
+    others = {
+        name: value
+        for name, value in (bundle.manifest.metrics or {}).items()
+        if not name.startswith(f"{subset}_")
+    }
+    manifest = bundle.manifest.model_copy(update={"metrics": others | updated})
+    temporary = bundle.folder / f".{MANIFEST}"
+    temporary.write_text(manifest.to_json(), encoding="utf-8")
+    temporary.replace(bundle.folder / MANIFEST)
+
+
+def _slug(name: str) -> str:
+    return name.replace(",", "").replace(" ", "_")
+
+
+def to_document(measurement: Measurement, bundle: Bundle, engine: Engine, device: str) -> dict[str, object]:
+    """Return the contents of report.json, without its fields evaluation and errors."""
+    manifest = bundle.manifest
+    own = measurement.map_scores
+    return {
+        "bundle": {
+            "name": manifest.name,
+            "version": manifest.version,
+            "weights_sha256": bundle.weights_sha256,
+            "trained_on": None if manifest.trained_on is None else manifest.trained_on.data,
+        },
+        "instances": len(measurement.truth),
+        "baselines": {
+            name: one._asdict() | {"average": one.average, "ratio": ratios(own, one)}
+            for name, one in measurement.baselines.items()
+        },
+        "prior": measurement.prior,
+        "calibration_error": {"all": measurement.calibration_error, "shown": measurement.shown_error},
+        "speed": measurement.speed._asdict()
+        | {
+            "frames_per_second": measurement.speed.frames_per_second,
+            "times_real_time": measurement.speed.times_real_time,
+            "engine": engine.name,
+            "device": device,
+        },
+        **versions(),
+    }
+
+
+def ratios(own: MapScores, other: MapScores) -> dict[str, float | None]:
+    """Return the mAP of the bundle divided by that of a baseline; None if the baseline has 0."""
+    pairs = {"action": (own.action, other.action), "body": (own.body, other.body)}
+    pairs["average"] = (own.average, other.average)
+    return {name: mine / theirs if theirs else None for name, (mine, theirs) in pairs.items()}

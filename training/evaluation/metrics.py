@@ -1,0 +1,293 @@
+"""Metrics of temporal action detection, by OpenTAD's conventions.
+
+Mean average precision at a tIoU threshold: the predictions of an action in all videos are sorted by score (stable, so
+that equal scores keep their order). Each is matched to the unmatched ground truth of its video with the highest tIoU,
+if that reaches the threshold. Average precision is the area under the interpolated precision-recall curve; its mean is
+taken over the actions that occur in the ground truth. Ground truth instances of one action whose boundaries agree
+within a millisecond count once. At body level every true and predicted segment is mapped to its body part; no
+predictions are merged.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from model.taxonomy import Taxonomy
+from training.instances import Booleans, Floats, Instances, Integers
+
+TIOUS = tuple(round(0.1 * step, 1) for step in range(1, 10))
+# The MAC challenge of 2026 ranks by the mean of these.
+CHALLENGE_TIOUS = (0.2, 0.5, 0.7)
+# COCO's tIoU thresholds, and numbers of detections per video and action.
+RECALL_TIOUS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
+RECALL_AT = (1, 5, 10, 100)
+FRAMES_PER_S = 10
+_SAME_S = 1e-3
+
+
+@dataclass(frozen=True)
+class LevelReport:
+    """Metrics of one level, as fractions.
+
+    Attributes:
+        precision: (tIoUs, classes) average precision, NaN for classes without ground truth.
+        recall: with RECALL_AT detections per video and class, mean over RECALL_TIOUS and classes.
+        frame_precision: (classes,) average precision of frames, NaN for classes without ground truth frames.
+    """
+
+    precision: Floats
+    recall: tuple[float, ...]
+    frame_precision: Floats
+
+    @property
+    def mean_precision(self) -> Floats:
+        """Return mAP at each tIoU, (tIoUs,)."""
+        present = ~np.isnan(self.precision[0])
+        if not present.any():
+            return np.zeros(len(self.precision))
+        return np.asarray(self.precision[:, present].mean(axis=1))
+
+    @property
+    def average(self) -> float:
+        """Return mAP averaged over the tIoUs."""
+        return float(self.mean_precision.mean())
+
+
+def evaluate(truth: Instances, predictions: Instances, classes: int) -> LevelReport:
+    """Compute all metrics of one level.
+
+    Args:
+        truth: ground truth; videos without instances count too.
+        predictions: of the same videos, not thresholded.
+        classes: number of classes.
+
+    Raises:
+        ValueError: the two sides list different videos.
+    """
+    if truth.videos != predictions.videos:
+        raise ValueError("ground truth and predictions list different videos")
+    unique = without_duplicates(truth)
+    return LevelReport(
+        average_precision(unique, predictions, classes),
+        average_recall(unique, predictions, classes),
+        frame_precision(unique, predictions, classes),
+    )
+
+
+def without_duplicates(truth: Instances) -> Instances:
+    """Remove instances whose video, class and boundaries (within 1 ms) equal those of an earlier one."""
+    unique = np.ones(len(truth), bool)
+    for group in _groups(truth):
+        for position, index in enumerate(group):
+            earlier = group[:position][unique[group[:position]]]
+            same = np.abs(truth.segments[earlier] - truth.segments[index]).max(axis=1, initial=0) <= _SAME_S
+            unique[index] = not (len(earlier) and same.any())
+    return truth[unique]
+
+
+def average_precision(truth: Instances, predictions: Instances, classes: int) -> Floats:
+    """Return interpolated average precision (tIoUs, classes); NaN for a class without ground truth."""
+    correct = match(truth, predictions, TIOUS)
+    best_first = np.argsort(-predictions.scores, kind="stable")
+    precision = np.full((len(TIOUS), classes), np.nan)
+    for label in np.unique(truth.labels):
+        of_class = best_first[predictions.labels[best_first] == label]
+        count = int((truth.labels == label).sum())
+        precision[:, label] = [
+            area_under_precision(correct[tiou, of_class], count) for tiou in range(len(TIOUS))
+        ]
+    return precision
+
+
+def match(truth: Instances, predictions: Instances, tious: tuple[float, ...]) -> Booleans:
+    """Return which predictions are matched to ground truth of their video and class, (tIoUs, predictions)."""
+    return _assign(truth, predictions, tious)[0]
+
+
+def match_ground_truth(truth: Instances, predictions: Instances, tious: tuple[float, ...]) -> Booleans:
+    """Return which ground truth is matched to a prediction of its video and class, (tIoUs, ground truth)."""
+    return _assign(truth, predictions, tious)[1]
+
+
+def _assign(truth: Instances, predictions: Instances, tious: tuple[float, ...]) -> tuple[Booleans, Booleans]:
+    """Match greedily, highest score first; return the matched (tIoUs, predictions) and (tIoUs, ground truth)."""
+    correct = np.zeros((len(tious), len(predictions)), bool)
+    matched = np.zeros((len(tious), len(truth)), bool)
+    thresholds = np.array(tious)
+    truths = {_key(truth, group[0]): group for group in _groups(truth)}
+    for group in _groups(predictions):
+        targets = truths.get(_key(predictions, group[0]))
+        if targets is None:
+            continue
+        order = group[np.argsort(-predictions.scores[group], kind="stable")]
+        overlap = tiou_matrix(predictions.segments[order], truth.segments[targets])
+        for row in np.flatnonzero(overlap.max(axis=1) >= thresholds[0]):
+            for column in np.argsort(-overlap[row], kind="stable"):
+                prediction, target = order[row], targets[column]
+                hits = ~matched[:, target] & (overlap[row, column] >= thresholds) & ~correct[:, prediction]
+                correct[hits, prediction] = True
+                matched[hits, target] = True
+    return correct, matched
+
+
+def area_under_precision(correct: Booleans, positives: int) -> float:
+    """Return the average precision of predictions sorted by score, with monotonically decreasing precision."""
+    if not len(correct):
+        return 0.0
+    hits = np.cumsum(correct)
+    precision = hits / np.arange(1, len(correct) + 1)
+    envelope = np.maximum.accumulate(precision[::-1])[::-1]
+    return float(envelope[correct].sum() / positives)
+
+
+def average_recall(truth: Instances, predictions: Instances, classes: int) -> tuple[float, ...]:
+    """Return the recall with each number RECALL_AT of best detections per video and class."""
+    present = np.unique(truth.labels)
+    if not len(present):
+        return (0.0,) * len(RECALL_AT)
+    rank = np.zeros(len(predictions), np.int64)
+    for group in _groups(predictions):
+        rank[group[np.argsort(-predictions.scores[group], kind="stable")]] = np.arange(len(group))
+    counts = np.bincount(truth.labels, minlength=classes)[present]
+    recalls = []
+    for limit in RECALL_AT:
+        chosen = predictions[rank < limit]
+        correct = match(truth, chosen, RECALL_TIOUS)
+        hits = np.stack([np.bincount(chosen.labels[row], minlength=classes)[present] for row in correct])
+        recalls.append(float((hits / counts).mean()))
+    return tuple(recalls)
+
+
+def frame_precision(truth: Instances, predictions: Instances, classes: int) -> Floats:
+    """Return the average precision of frames at FRAMES_PER_S, (classes,); a frame has the score of its best segment.
+
+    Runs of frames are counted instead of single frames, so that time and memory do not grow with the durations, which
+    may be placeholders.
+    """
+    # If the duration is unknown, the video ends with its last ground truth segment.
+    ends = np.zeros(len(truth.videos))
+    np.maximum.at(ends, truth.video, truth.segments[:, 1])
+    known = ~np.isnan(truth.durations)
+    ends[known] = truth.durations[known]
+    lengths = np.ceil(ends * FRAMES_PER_S)
+    result = np.full(classes, np.nan)
+    for label in np.unique(truth.labels):
+        sides = [_on_frames(side[side.labels == label], lengths) for side in (truth, predictions)]
+        true_scores, scores, frames = _split_into_runs(*sides)
+        positives = true_scores > -np.inf
+        if frames[positives].any():
+            result[label] = _frame_average_precision(positives, scores, frames)
+    return result
+
+
+def tiou_matrix(segments: Floats, others: Floats) -> Floats:
+    """Return the temporal intersection over union of segments (n, 2) and (m, 2), as (n, m)."""
+    start = np.maximum(segments[:, None, 0], others[None, :, 0])
+    end = np.minimum(segments[:, None, 1], others[None, :, 1])
+    shared = np.maximum(end - start, 0)
+    lengths, other_lengths = segments[:, 1] - segments[:, 0], others[:, 1] - others[:, 0]
+    union = lengths[:, None] + other_lengths[None] - shared
+    return np.asarray(shared / np.maximum(union, np.finfo(float).tiny))
+
+
+def to_document(action: LevelReport, body: LevelReport, videos: int, taxonomy: Taxonomy) -> dict[str, object]:
+    """Return the JSON document that `mmad evaluate --json` prints."""
+    levels = {
+        "action": _level_document(action, [one.code for one in taxonomy.actions]),
+        "body": _level_document(body, [one.code for one in taxonomy.bodies]),
+    }
+    return {"videos": videos, **levels, "average": (action.average + body.average) / 2}
+
+
+def _level_document(report: LevelReport, codes: list[str]) -> dict[str, object]:
+    present = [index for index in range(len(codes)) if not np.isnan(report.precision[0, index])]
+    mean = dict(zip(TIOUS, report.mean_precision, strict=True))
+    frames = report.frame_precision[~np.isnan(report.frame_precision)]
+    return {
+        "mAP": {str(tiou): float(value) for tiou, value in mean.items()},
+        "average": report.average,
+        "per_class": {
+            codes[index]: {
+                "AP": {
+                    str(tiou): float(x) for tiou, x in zip(TIOUS, report.precision[:, index], strict=True)
+                },
+                "average": float(report.precision[:, index].mean()),
+            }
+            for index in present
+        },
+        "challenge": float(np.mean([mean[tiou] for tiou in CHALLENGE_TIOUS])),
+        "average_recall": dict(zip(map(str, RECALL_AT), report.recall, strict=True)),
+        "frame_mAP": float(frames.mean()) if len(frames) else 0.0,
+    }
+
+
+def _groups(instances: Instances) -> Iterator[Integers]:
+    """Indices of each video's segments of one class, in their order."""
+    if not len(instances):
+        return
+    key = instances.video * (int(instances.labels.max()) + 1) + instances.labels
+    order = np.argsort(key, kind="stable")
+    yield from np.split(order, np.flatnonzero(np.diff(key[order])) + 1)
+
+
+def _key(instances: Instances, index: int) -> tuple[int, int]:
+    return int(instances.video[index]), int(instances.labels[index])
+
+
+class _Frames(NamedTuple):
+    """Segments in whole frames, sorted by score: video indices (n,), first and end frames (exclusive) (n, 2)."""
+
+    video: Integers
+    spans: Floats
+    scores: Floats
+
+
+def _on_frames(instances: Instances, lengths: Floats) -> _Frames:
+    """Convert segments of one class to frames and clip them to their videos; drop those without a frame."""
+    order = np.argsort(instances.scores, kind="stable")
+    video = instances.video[order]
+    spans = np.clip(np.rint(instances.segments[order] * FRAMES_PER_S), 0, lengths[video][:, None])
+    nonempty = spans[:, 1] > spans[:, 0]
+    return _Frames(video[nonempty], spans[nonempty], instances.scores[order][nonempty])
+
+
+def _split_into_runs(truth: _Frames, predictions: _Frames) -> tuple[Floats, Floats, Floats]:
+    """Split the time of all videos into runs of frames between segment boundaries.
+
+    Returns:
+        The highest true score and the highest predicted score of each run, -inf for none, and its number of frames.
+        There are runs without a score between the segments of a video, and between videos.
+    """
+    video = np.concatenate([truth.video, predictions.video]).repeat(2)
+    boundaries = np.concatenate([truth.spans, predictions.spans]).reshape(-1)
+    points = np.unique(np.stack([video, boundaries], axis=1), axis=0)
+    run = {(one, boundary): index for index, (one, boundary) in enumerate(points.tolist())}
+    best = []
+    for side in (truth, predictions):
+        scores = np.full(len(points), -np.inf)
+        for one, (start, stop), score in zip(
+            side.video.tolist(), side.spans.tolist(), side.scores, strict=True
+        ):
+            scores[run[one, start] : run[one, stop]] = score
+        best.append(scores)
+    frames = np.append(np.diff(points[:, 1]), 0.0)
+    return best[0], best[1], frames
+
+
+def _frame_average_precision(positives: Booleans, scores: Floats, frames: Floats) -> float:
+    """Return the average precision of frames; frames of equal score are ranked together.
+
+    Args:
+        positives, scores, frames: (n,) per run of frames: whether it is positive, its score, its number of frames.
+    """
+    covered = np.flatnonzero(scores > -np.inf)
+    if not len(covered):
+        return 0.0
+    order = covered[np.argsort(-scores[covered], kind="stable")]
+    last_of_score = np.append(np.flatnonzero(np.diff(scores[order])), len(order) - 1)
+    hits = np.cumsum(np.where(positives, frames, 0.0)[order])[last_of_score]
+    precision = hits / np.cumsum(frames[order])[last_of_score]
+    new_hits = np.diff(hits, prepend=0)
+    return float((precision * new_hits).sum() / frames[positives].sum())

@@ -1,0 +1,131 @@
+"""Statistics of a data set: counts, durations, co-occurrence and concurrency of actions."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from model.taxonomy import Taxonomy
+from training.instances import Booleans, Floats, Instances, Integers
+
+QUANTILES = (0.0, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 1.0)
+
+
+class Summary(NamedTuple):
+    """Summary of a set of values: count, mean, standard deviation, and the quantiles QUANTILES."""
+
+    n: int
+    mean: float
+    std: float
+    quantiles: list[float]
+
+
+class Statistics(NamedTuple):
+    """Statistics of one subset. Times are in seconds, classes in the order of their ids.
+
+    Attributes:
+        class_count, body_count: number of instances of each action and body part.
+        class_duration: durations of the instances of each action.
+        instances_per_video: number of videos with 0, 1, 2 ... instances.
+        concurrent_time: fraction of the time with 0, 1, 2 ... simultaneous actions.
+        overlap_count: (classes, classes) pairs of instances that overlap in time; a pair of one class counts once.
+        overlapping: fraction of instances that overlap another.
+        starting: fraction of instances that start with the video.
+    """
+
+    videos: int
+    instances: int
+    hours: float
+    video_duration: Summary
+    instance_duration: Summary
+    coverage: Summary
+    instances_per_video: list[int]
+    class_count: list[int]
+    body_count: list[int]
+    class_duration: list[Summary]
+    concurrent_time: list[float]
+    overlap_count: list[list[int]]
+    overlapping: float
+    starting: float
+
+
+def compute_statistics(truth: Instances, taxonomy: Taxonomy) -> Statistics:
+    """Compute the statistics of videos with known durations."""
+    classes = len(taxonomy.actions)
+    lengths = truth.segments[:, 1] - truth.segments[:, 0]
+    per_video = np.bincount(truth.video, minlength=len(truth.videos))
+    overlap, alone = _overlaps(truth, classes)
+    return Statistics(
+        videos=len(truth.videos),
+        instances=len(truth),
+        hours=float(truth.durations.sum() / 3600),
+        video_duration=summarise(truth.durations),
+        instance_duration=summarise(lengths),
+        coverage=summarise(lengths / truth.durations[truth.video]),
+        instances_per_video=np.bincount(per_video).tolist(),
+        class_count=np.bincount(truth.labels, minlength=classes).tolist(),
+        body_count=np.bincount(truth.to_body_level(taxonomy).labels, minlength=len(taxonomy.bodies)).tolist(),
+        class_duration=[summarise(lengths[truth.labels == label]) for label in range(classes)],
+        concurrent_time=_concurrent_time(truth).tolist(),
+        overlap_count=overlap.tolist(),
+        overlapping=float(1 - alone.mean()) if len(truth) else 0.0,
+        starting=float((truth.segments[:, 0] == 0).mean()) if len(truth) else 0.0,
+    )
+
+
+def summarise(values: Floats) -> Summary:
+    """Summarise values; all statistics of no values are 0."""
+    if not len(values):
+        return Summary(0, 0.0, 0.0, [0.0] * len(QUANTILES))
+    return Summary(
+        len(values), float(values.mean()), float(values.std()), np.quantile(values, QUANTILES).tolist()
+    )
+
+
+def to_document(statistics: Statistics) -> dict[str, object]:
+    """Return the statistics as a JSON document."""
+    document = statistics._asdict()
+    for name in ("video_duration", "instance_duration", "coverage"):
+        document[name] = document[name]._asdict()
+    document["class_duration"] = [summary._asdict() for summary in statistics.class_duration]
+    return document
+
+
+def _iterate_videos(truth: Instances) -> Iterator[tuple[int, Integers]]:
+    """Yield each video with the indices of its instances."""
+    order = np.argsort(truth.video, kind="stable")
+    bounds = np.searchsorted(truth.video[order], np.arange(len(truth.videos) + 1))
+    for video in range(len(truth.videos)):
+        yield video, order[bounds[video] : bounds[video + 1]]
+
+
+def _overlaps(truth: Instances, classes: int) -> tuple[Integers, Booleans]:
+    """Count overlapping pairs of instances by class, and return which instances overlap no other."""
+    count = np.zeros((classes, classes), np.int64)
+    alone = np.ones(len(truth), bool)
+    for _, group in _iterate_videos(truth):
+        for position, first in enumerate(group):
+            for second in group[position + 1 :]:
+                (start, end), (other_start, other_end) = truth.segments[first], truth.segments[second]
+                if min(end, other_end) > max(start, other_start):
+                    alone[[first, second]] = False
+                    a, b = truth.labels[first], truth.labels[second]
+                    count[a, b] += 1
+                    count[b, a] += a != b
+    return count, alone
+
+
+def _concurrent_time(truth: Instances) -> Floats:
+    """Return the fraction of all videos' time with exactly 0, 1, 2 ... simultaneous actions."""
+    seconds = np.zeros(1)
+    for video, group in _iterate_videos(truth):
+        duration = truth.durations[video]
+        times = np.clip(truth.segments[group], 0, duration)
+        points = np.unique(np.concatenate([[0.0, duration], times.ravel()]))
+        middles = (points[1:] + points[:-1]) / 2
+        active = ((times[:, :1] <= middles) & (times[:, 1:] > middles)).sum(axis=0)
+        durations = np.bincount(active, weights=np.diff(points))
+        seconds = np.pad(seconds, (0, max(0, len(durations) - len(seconds))))
+        seconds[: len(durations)] += durations
+    total = seconds.sum()
+    return np.asarray(seconds / total) if total else seconds
