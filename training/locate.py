@@ -1,7 +1,8 @@
 """Train and evaluate the locator: `python -m training.locate --out FILE`, `python -m training.locate --measure FILE`.
 
 The locator is trained on stills of synthetic people (locate_stills) and is one ONNX file (locate_network). The file
-that is shipped with mmad is training/locator.onnx. Bundles include it by `framing: person` in a recipe, or by `mmad export --locator FILE`.
+that is shipped with mmad is training/locator.onnx. Bundles include it by `framing: person` in a recipe, or by
+`mmad export --locator FILE`.
 """
 
 import sys

@@ -138,8 +138,7 @@ class Recipe(Section):
             both keeps more of what the first were good for elsewhere than the trained ones alone, after "Robust
             fine-tuning of zero-shot models" (CVPR 2022).
         finder: bundle whose finder of joints to begin with.
-        teacher: bundle whose features stages with `distillation` learn to tell, as a further help to a backbone that begins
-            from nothing; its input must be this recipe's.
+        teacher: bundle whose features stages with `distillation` learn to predict; its input must be this recipe's.
         framing: person for data cropped around the person: the locator comes with the bundle, which then crops alike.
         precision: bf16 computes the backbone in bfloat16; the head stays fp32.
         activation_checkpointing: recompute blocks in the backward pass, for memory.
