@@ -52,10 +52,11 @@ from service.schemas import (
 )
 
 __all__ = [
-    "ENDED", "Accepted", "ActionLabel", "AnswerError", "Batch", "BatchLinks", "BodySegment", "Change", "Concurrency",
-    "Delivery", "Detection", "Document", "FrameScores", "Hidden", "HiddenDetection", "Job", "JobError", "JobPage",
-    "Json", "Label", "Labels", "Links", "Media", "ModelCard", "ModelUsed", "Notice", "Pair", "Receipt", "Region",
-    "Removed", "Reproduction", "Result", "Shown", "Simultaneous", "Stretch", "Summary", "Tally", "TrainedOn", "Webhook", "parse",
+    "ENDED", "Accepted", "ActionLabel", "AnswerError", "Batch", "BatchLinks", "BodySegment", "Change",
+    "Concurrency", "Delivery", "Detection", "Document", "FrameScores", "Hidden", "HiddenDetection", "Job",
+    "JobError", "JobPage", "Json", "Label", "Labels", "Links", "Media", "ModelCard", "ModelUsed", "Notice",
+    "Pair", "Receipt", "Region", "Removed", "Reproduction", "Result", "Shown", "Simultaneous", "Stretch",
+    "Summary", "Tally", "TrainedOn", "Webhook", "parse",
 ]  # fmt: skip
 
 Json = dict[str, Any]

@@ -15,6 +15,9 @@ class BackboneBase(ConfigSection):
     """Settings of all backbones. `lags` are the distances in frames over which displacements of joints are computed."""
 
     kind: str
+    inputs: Literal["rgb"] = Field(
+        default="rgb", exclude=True
+    )  # there was another kind: older bundles name it
     lags: tuple[int, ...] = (1, 4)
     tubelet_size: int = Field(default=2, gt=0)
 

@@ -1,25 +1,12 @@
 """Stems: patch embeddings of frames (VideoMAE), or of heatmaps of joints, for the transformer."""
 
 from collections.abc import Callable
-from math import gcd
 
 from torch import nn
 
 from model.architecture import BackboneConfig
 
 _HEATMAP_STD = 0.2  # of initial weights; large, since few joints are near any position of the grid
-
-
-def conv_norm_relu(inside: int, outside: int, kernel: int, stride: int = 1) -> nn.Sequential:
-    """Make a convolution with padding, then group norm and ReLU."""
-    return nn.Sequential(*conv_norm(inside, outside, kernel, stride), nn.ReLU())
-
-
-def conv_norm(inside: int, outside: int, kernel: int, stride: int = 1) -> nn.Sequential:
-    """Make a convolution without bias, then group norm with eight groups, or as many as divide the channels."""
-    conv = nn.Conv2d(inside, outside, kernel, stride, kernel // 2, bias=False)
-    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
-    return nn.Sequential(conv, nn.GroupNorm(gcd(8, outside), outside))
 
 
 def _make_linear_stem(config: BackboneConfig) -> nn.Conv3d:

@@ -61,6 +61,7 @@ def test_a_bundle_from_before_is_read_as_it_was(bundle: Bundle) -> None:
     document = json.loads((bundle.folder / "bundle.json").read_text())
     for name in ("kind", "lags", "stem"):
         del document["architecture"]["backbone"][name]
+    document["architecture"]["backbone"]["inputs"] = "rgb"
     assert parse_manifest(json.dumps(document), Path("old")) == bundle.manifest
 
 

@@ -142,12 +142,12 @@ def test_length_has_a_limit_where_one_is_given(clip: Path, monkeypatch: pytest.M
     assert too_long.exit_code == 1
     assert "the limit is 2 s" in too_long.stderr
     assert detect(clip, "--max-duration", "6").exit_code == 0
-    from mmad.commands.detect import _limits
+    from mmad.commands.detect import _make_limits
 
-    assert _limits(Settings()).max_duration_s == UNLIMITED.max_duration_s
-    assert _limits(Settings()).max_cpu_s == UNLIMITED.max_cpu_s
+    assert _make_limits(Settings()).max_duration_s == UNLIMITED.max_duration_s
+    assert _make_limits(Settings()).max_cpu_s == UNLIMITED.max_cpu_s
     monkeypatch.setenv("MMAD_MAX_DURATION_S", "600")
-    assert _limits(Settings()).max_duration_s == 600
+    assert _make_limits(Settings()).max_duration_s == 600
 
 
 @pytest.mark.parametrize(

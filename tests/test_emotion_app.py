@@ -28,7 +28,7 @@ from examples.emotion_app.features import (
 )
 from examples.emotion_app.plot import draw
 from examples.emotion_app.receiver import Receiver, serve_receiver
-from mmad.models import ActionLabel, Label, Labels, Result
+from mmad.models import ActionLabel, Label, Labels, Result, parse
 from model.bundle import Bundle
 from tests.conftest import start_service
 from tests.test_client import RESULT
@@ -54,7 +54,7 @@ def make_result(actions: Actions, duration_s: float, coverage: Stretches | None 
             for place, (code, start, end) in enumerate(actions)
         ],
     }  # fmt: skip
-    return Result.from_json(document)
+    return parse(Result, json.dumps(document))
 
 
 def test_two_minutes_by_hand() -> None:
@@ -149,9 +149,12 @@ def test_a_window_has_a_length() -> None:
 
 def test_groups_are_of_the_models_classes(shipped: Bundle) -> None:
     taxonomy = shipped.manifest.taxonomy
-    bodies = [Label(body.id, body.code, body.name) for body in taxonomy.bodies]
-    actions = [ActionLabel(one.id, one.code, one.name, bodies[one.body_id]) for one in taxonomy.actions]
-    groups = {group.name: group.codes for group in make_groups(Labels(bodies, actions))}
+    bodies = [Label(id=body.id, code=body.code, name=body.name) for body in taxonomy.bodies]
+    actions = [
+        ActionLabel(id=one.id, code=one.code, name=one.name, body=bodies[one.body_id])
+        for one in taxonomy.actions
+    ]
+    groups = {group.name: group.codes for group in make_groups(Labels(bodies=bodies, actions=actions))}
     names = {one.code: one.name for one in actions}
     assert {names[code] for code in SELF_TOUCH} >= {"touching nose", "covering mouth", "touching legs"}
     assert all(any(word in names[code] for word in ("touching", "scratching", "patting", "rubbing", "covering", "playing"))
@@ -159,7 +162,7 @@ def test_groups_are_of_the_models_classes(shipped: Bundle) -> None:
     assert groups["head"] == frozenset(HEAD) == {code for code in names if code.startswith("B")}
     assert groups["legs"] == frozenset(LEGS) == {code for code in names if code.startswith("D")} - {"D7"}
     with pytest.raises(ValueError, match="does not know D3"):
-        make_groups(Labels(bodies, [one for one in actions if one.code != "D3"]))
+        make_groups(Labels(bodies=bodies, actions=[one for one in actions if one.code != "D3"]))
 
 
 def test_the_picture_is_drawn_of_any_result(tmp_path: Path) -> None:

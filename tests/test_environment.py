@@ -15,7 +15,7 @@ import structlog
 from typer import Exit
 
 from mmad.local import StartError, _lock
-from mmad.options import DETECTING, load_settings
+from mmad.options import DETECT_SETTINGS, load_settings
 from mmad.redis_server import find_redis_server
 from service.locks import lock
 from service.queue import QueueError, check_redis
@@ -49,12 +49,12 @@ def test_no_other_setting_is_named_as_kubernetes_names_services() -> None:
 def test_a_setting_that_is_not_read_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MMAD_PORT", "abc")
     monkeypatch.setenv("MMAD_MAX_PIXELS", "12")
-    settings = load_settings(DETECTING, engine="onnx")
+    settings = load_settings(DETECT_SETTINGS, engine="onnx")
     assert (settings.port, settings.max_pixels, settings.engine) == (DEFAULT_PORT, 12, "onnx")
     with pytest.raises(Exit):
         load_settings()
     with pytest.raises(Exit):
-        load_settings(DETECTING, device="tpu")
+        load_settings(DETECT_SETTINGS, device="tpu")
     assert json.loads(mmad("labels", "--json", MMAD_PORT="abc").stdout)["actions"]
 
 
@@ -72,7 +72,7 @@ def test_a_user_without_a_home_detects_and_is_told_where_data_go(
 
     monkeypatch.delenv("MMAD_DATA_DIR", raising=False)
     monkeypatch.setattr(Path, "home", homeless)
-    assert load_settings(DETECTING).data_dir.is_relative_to(NO_HOME)
+    assert load_settings(DETECT_SETTINGS).data_dir.is_relative_to(NO_HOME)
     with pytest.raises(Exit):
         load_settings()
     assert "set MMAD_DATA_DIR" in capsys.readouterr().err

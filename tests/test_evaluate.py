@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from mmad.cli import app
 from tests.test_tables import TAXONOMY
-from training import evaluate as metrics
+from training.evaluation import metrics
 from training.evaluation.metrics import TIOUS, evaluate, without_duplicates
 from training.instances import Instances, Row, collect
 from training.tables import read_annotations, read_labels, read_predictions

@@ -304,8 +304,8 @@ def test_auto_passes_over_an_engine_that_cannot_use_the_gpu(
         raise EngineError("no GPU in this one")
 
     torch_engine = engines.load_engine(bundle, "torch")
-    monkeypatch.setitem(engines._MAKERS, "onnx", ("onnxruntime", refuse))
-    monkeypatch.setitem(engines._MAKERS, "torch", ("torch", lambda *_: torch_engine))
+    monkeypatch.setitem(engines._FACTORIES, "onnx", ("onnxruntime", refuse))
+    monkeypatch.setitem(engines._FACTORIES, "torch", ("torch", lambda *_: torch_engine))
     assert engines.load_engine(bundle, "auto", "cuda") is torch_engine
 
 

@@ -353,12 +353,12 @@ def test_the_loss_of_held_out_videos_is_of_all_windows(videos, tmp_path):
     """Windows shorter than the video see each action whole somewhere; the loss is the mean over all points."""
     run = make_run(videos, tmp_path / "run")
     network = Network(run.manifest)
-    one, two = (replace(run.held_out, items=run.held_out.samples[place : place + 1]) for place in (0, 1))
+    one, two = (replace(run.held_out, samples=run.held_out.samples[place : place + 1]) for place in (0, 1))
     values = [early_stopping.ValidationLoss(run.manifest, dataset, run.recipe, torch.device("cpu")).loss(network.state_dict())
               for dataset in (one, two, run.held_out)]  # fmt: skip
     assert min(values[:2]) < values[2] < max(values[:2])
     segments = np.array([[0.0, 10.0], [95.0, 105.0], [180.0, 400.0], [99.0, 130.0]])
-    cut, kept = early_stopping._inside(segments, 96, 192)
+    cut, kept = early_stopping._clip_to_window(segments, 96, 192)
     assert kept.tolist() == [False, True, False, True]
     np.testing.assert_allclose(cut, [[0.0, 9.0], [3.0, 34.0]])
 

@@ -8,7 +8,7 @@ import torch
 
 from tests.pose_runs import TAXONOMY, make_people
 from training.dataset import load_dataset, read_frames, read_joints
-from training.joints import Finder, _squares, main, measure
+from training.joints import Finder, _decompose, main, measure
 from training.keypoint_noise import add_keypoint_noise, keypoint_loss
 from training.people.camera.footage import write_video
 
@@ -97,7 +97,7 @@ def test_errors_are_told_apart_by_how_long_they_last():
     drifting = (
         2 * 2**0.5 * np.sin(np.linspace(0, 2 * np.pi, 65)[:64, None, None] + rng.uniform(0, 6, (1, 400, 2)))
     )
-    told = np.sqrt(_squares(lasting + drifting + fresh).mean(axis=1))
+    told = np.sqrt(_decompose(lasting + drifting + fresh).mean(axis=1))
     assert told == pytest.approx([3, 2, 1], rel=0.1)
 
 

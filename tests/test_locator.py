@@ -178,11 +178,11 @@ def test_boxes_follow_what_is_done_to_their_pictures() -> None:
 def test_targets_are_one_in_the_middles_cell() -> None:
     truth = torch.full((1, 2, 4), float("nan"))
     truth[0, 0] = torch.tensor([0.25, 0.25, 0.5, 0.75])
-    scores, boxes = locate_network.targets(truth)
+    scores, boxes = locate_network.make_targets(truth)
     cells = locate_network.CELLS
     assert (scores == 1).nonzero().tolist() == [[0, cells // 2, int(cells * 0.375)]]
     assert boxes[0, cells // 2, int(cells * 0.375)].tolist() == truth[0, 0].tolist()
-    nobody = locate_network.targets(torch.full((1, 2, 4), float("nan")))[0]
+    nobody = locate_network.make_targets(torch.full((1, 2, 4), float("nan")))[0]
     assert nobody.max() == 0
 
 

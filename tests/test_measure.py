@@ -18,7 +18,7 @@ from tests.test_detector import ACTION, WhiteSpotter
 from training.evaluation.measure import (
     MapScores,
     MeasureError,
-    _without_looking,
+    _compute_trivial_baselines,
     load_samples,
     measure,
     ratios,
@@ -101,7 +101,7 @@ def test_shuffled_labels_are_worth_little_where_there_are_many() -> None:
         labels=rng.integers(0, 52, count),
         scores=np.ones(count),
     )
-    baselines = _without_looking(
+    baselines = _compute_trivial_baselines(
         truth, replace(truth, scores=rng.random(count)), np.bincount(truth.labels, minlength=52), TAXONOMY
     )
     shuffled = baselines["own proposals, labels shuffled"]

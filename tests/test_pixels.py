@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from training import pixels
-from training.dataset import _mapped
+from training.dataset import _map_array
 
 
 @pytest.fixture
@@ -53,6 +53,6 @@ def test_noise_is_added_within_the_range(pictures):
 def test_frames_are_read_in_place(tmp_path, pictures, save):
     path = tmp_path / "one.npz"
     save(path, fps=np.float64(15), frames=pictures, more=np.arange(5))
-    read = _mapped(path, "frames")
+    read = _map_array(path, "frames")
     assert (read == pictures).all()
     assert isinstance(read, np.memmap) == (save is np.savez)

@@ -9,7 +9,7 @@ import pytest
 from model.bundle import Thresholds
 from model.export import load_checkpoint
 from tests.untrained_bundle import make_untrained_manifest, make_untrained_network
-from training import report
+from training.evaluation import report
 from training.evaluation.metrics import evaluate
 from training.evaluation.validation import ValidationResult
 from training.instances import Instances

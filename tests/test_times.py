@@ -145,7 +145,7 @@ def test_a_stream_that_tells_no_length_is_measured_without_decoding(
     assert tuple(measure_extent(io.BytesIO(content * 2))) == pytest.approx(
         (62.32, 0)
     )  # two clocks: all is decoded
-    monkeypatch.setattr(Video, "shown", None)
+    monkeypatch.setattr(Video, "timed_frames", None)
     assert tuple(measure_extent(io.BytesIO(content))) == pytest.approx((31.16, 0))
 
 

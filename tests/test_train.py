@@ -21,7 +21,7 @@ from model.bundle import Bundle, Thresholds
 from model.network import Network
 from training.augment import make_example
 from training.dataset import DatasetError, Joints, VideoDataset, load_dataset, read_frames
-from training.distillation import Teacher, _scaled, feature_distance
+from training.distillation import Teacher, _resize, feature_distance
 from training.evaluation.validation import choose_thresholds
 from training.instances import Instances
 from training.objectives import TrainingModule, collate
@@ -277,10 +277,10 @@ def test_a_teacher_is_imitated_and_never_trained(data, tmp_path, bundle):
 def test_pictures_are_scaled_for_a_teacher_of_another_size():
     clips = torch.arange(48, dtype=torch.uint8).repeat_interleave(2).reshape(1, 1, 1, 1, 96, 1)
     clips = clips.expand(2, 1, 3, 40, 96, 3)
-    half = _scaled(clips, (20, 48))
+    half = _resize(clips, (20, 48))
     assert half.shape == (2, 1, 3, 20, 48, 3)
     assert (half[0, 0, 0, 5, 2:-2, 1] - torch.arange(48)[2:-2]).abs().max() < 0.3
-    assert _scaled(clips, (40, 96)) is clips
+    assert _resize(clips, (40, 96)) is clips
 
 
 def test_a_teacher_must_see_the_same_moments(data, tmp_path, bundle):

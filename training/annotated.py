@@ -79,13 +79,13 @@ def find_videos(folder: Path) -> dict[str, Path]:
     Raises:
         AnnotationError: there is no video, or two have the same name.
     """
-    found: dict[str, Path] = {}
+    videos: dict[str, Path] = {}
     for path in find_files(folder, VIDEO_ENDINGS):
-        if (same := found.setdefault(normalize_name(path.stem), path)) != path:
+        if (same := videos.setdefault(normalize_name(path.stem), path)) != path:
             raise AnnotationError(f"{same} and {path} have one name: rename one, and its annotations with it")
-    if not found:
+    if not videos:
         raise AnnotationError(f"{folder} holds no video: wanted are {', '.join(VIDEO_ENDINGS)}")
-    return found
+    return videos
 
 
 def _annotation_files(given: Sequence[Path]) -> Iterator[Path]:

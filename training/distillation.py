@@ -37,11 +37,11 @@ class Teacher:
         manifest = Bundle.load(folder).manifest
         clipless = manifest.architecture.backbone.kind == "pose"
         for name in (name for name in _SHARED_INPUT if not (clipless and name == "clip_frames")):
-            theirs, ours = getattr(manifest.input, name), getattr(student_input, name)
-            if theirs != ours:
+            teacher_value, student_value = getattr(manifest.input, name), getattr(student_input, name)
+            if teacher_value != student_value:
                 raise TrainingError(
-                    f"teacher {folder} has input.{name} {theirs}, the recipe {ours}: a teacher must see the same "
-                    f"moments; set input.{name} to {theirs}"
+                    f"teacher {folder} has input.{name} {teacher_value}, the recipe {student_value}: a teacher must "
+                    f"see the same moments; set input.{name} to {teacher_value}"
                 )
         self.width = manifest.architecture.backbone.embed_dim
         self._size = (manifest.input.height, manifest.input.width)

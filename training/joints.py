@@ -61,8 +61,8 @@ class Finder:
     def find(self, frames: Frames) -> Floats:
         """Find joints (n, joints, 3) in frames (n, height, width, 3) of the network's input size, see JointFinder."""
         parts = torch.split(torch.from_numpy(frames), _BATCH_FRAMES)
-        found = [self._backbone.find(self.network.normalise(part[None, None]))[0] for part in parts]
-        return torch.cat(found).double().numpy()
+        joints = [self._backbone.find(self.network.normalise(part[None, None]))[0] for part in parts]
+        return torch.cat(joints).double().numpy()
 
 
 class Errors(NamedTuple):
@@ -94,8 +94,8 @@ def measure(finder: Finder, folders: Sequence[Path]) -> tuple[list[str], Errors]
         names = np.load(sample.sidecar)["joint_names"].tolist()
         count = min(_MEASURED_FRAMES, len(frames))
         chosen = (len(frames) - count) // 2 + np.arange(count)
-        found = finder.find(resize_to_input(frames[chosen], manifest.input))
-        errors = found[..., :2] - joints.places[chosen, :, :2]  # (frames, joints, 2)
+        predicted = finder.find(resize_to_input(frames[chosen], manifest.input))
+        errors = predicted[..., :2] - joints.places[chosen, :, :2]  # (frames, joints, 2)
         visible = joints.places[chosen, :, 2] > 0
         away.append(np.where(visible, np.linalg.norm(errors, axis=-1), np.nan))
         parts.append(np.where(visible.all(axis=0), _decompose(errors), np.nan))

@@ -4,7 +4,7 @@
         [--set key=value]...
 
 Stages with `given: joints, joint_error: 0` are then trained on joints with real errors, without decoding or finding: a
-step takes a tenth of the time. Each of several copies of a video is augmented anew by the recipe's `augment`, except
+step takes a tenth of the time. Each copy of a video has its own random augmentation by the recipe's `augment`, except
 for mirroring, which is done in training. Existing copies are not computed again. `mmad fine-tune` does the same with
 users' videos.
 """
@@ -105,12 +105,12 @@ def write_keypoints(
         DatasetError: the folder was written with another finder, recipe or data set, or the joints have no names.
     """
     fingerprint = compute_fingerprint(finder, dataset, recipe, copies)
-    note = out / "found.json"
-    if note.exists() and json.loads(note.read_text("utf-8")) != fingerprint:
+    fingerprint_file = out / "found.json"
+    if fingerprint_file.exists() and json.loads(fingerprint_file.read_text("utf-8")) != fingerprint:
         raise DatasetError(f"{out} holds looks of another bundle, recipe or data: take another --out")
     for name in ("sidecars", "records"):
         (out / name).mkdir(parents=True, exist_ok=True)
-    note.write_text(json.dumps(fingerprint) + "\n", encoding="utf-8")
+    fingerprint_file.write_text(json.dumps(fingerprint) + "\n", encoding="utf-8")
     augment = recipe.augment.model_copy(update=_TRAINING_ONLY)
     videos: dict[str, Any] = {}
     for index, (sample, stem) in enumerate(
@@ -221,13 +221,13 @@ def main() -> None:
     """Cache the joints of the training videos of data sets."""
     parser = ArgumentParser(description="Joints as a bundle finds them, as a data set.")
     parser.add_argument(
-        "--bundle", type=Path, required=True, help="whose finder looks, at the size of its input"
+        "--bundle", type=Path, required=True, help="bundle whose finder is used, at its input size"
     )
     parser.add_argument(
         "--data", type=Path, nargs="+", required=True, help="folders of videos of one person each"
     )
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--looks", type=int, default=4, help="at each video, changed anew")
+    parser.add_argument("--looks", type=int, default=4, help="augmented copies of each video")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--config", default="demo", help="recipe whose augment is taken")
     parser.add_argument(

@@ -141,23 +141,23 @@ def make_targets(truth: Tensor) -> tuple[Tensor, Tensor]:
     return scores, boxes
 
 
-def generalised_iou(ours: Tensor, theirs: Tensor) -> Tensor:
+def generalised_iou(boxes: Tensor, others: Tensor) -> Tensor:
     """Return the generalised IoU (n,) of boxes (n, 4) and (n, 4), between -1 and 1 (arXiv:1902.09630)."""
 
-    def area(boxes: Tensor) -> Tensor:
-        return (boxes[:, 2:] - boxes[:, :2]).clamp(min=0).prod(dim=1)
+    def area(corners: Tensor) -> Tensor:
+        return (corners[:, 2:] - corners[:, :2]).clamp(min=0).prod(dim=1)
 
-    low, high = torch.maximum(ours[:, :2], theirs[:, :2]), torch.minimum(ours[:, 2:], theirs[:, 2:])
+    low, high = torch.maximum(boxes[:, :2], others[:, :2]), torch.minimum(boxes[:, 2:], others[:, 2:])
     shared = (high - low).clamp(min=0).prod(dim=1)
-    joint = area(ours) + area(theirs) - shared
-    outer = torch.maximum(ours[:, 2:], theirs[:, 2:]) - torch.minimum(ours[:, :2], theirs[:, :2])
+    joint = area(boxes) + area(others) - shared
+    outer = torch.maximum(boxes[:, 2:], others[:, 2:]) - torch.minimum(boxes[:, :2], others[:, :2])
     hull = outer.prod(dim=1)
     return shared / joint.clamp(min=1e-6) - (hull - joint) / hull.clamp(min=1e-6)
 
 
 def augment(stills: Stills, chosen: Array, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
     """Crop, scale, mirror and recolour stills; return images (B, SIZE, SIZE, 3) uint8 and boxes (B, people, 4)."""
-    views = np.stack([_sample_view(place, rng) for place in stills.places[chosen]])
+    views = np.stack([_sample_view(area, rng) for area in stills.places[chosen]])
     boxes = stills.boxes[chosen].astype(np.float32)
     flipped = rng.random(len(chosen)) < 0.5
     pictures = _crop_views(torch.from_numpy(stills.pictures[chosen]), torch.from_numpy(views))
@@ -166,11 +166,11 @@ def augment(stills: Stills, chosen: Array, rng: np.random.Generator) -> tuple[Te
     return pictures.permute(0, 2, 3, 1), torch.from_numpy(_transform_boxes(boxes, views, flipped))
 
 
-def _sample_view(place: Array, rng: np.random.Generator) -> Array:
+def _sample_view(area: Array, rng: np.random.Generator) -> Array:
     """Sample a crop: left, top, right, bottom. It is the whole image with probability 0.4."""
-    low, high = place[:2], place[2:]
+    low, high = area[:2], area[2:]
     if rng.random() < 0.4:
-        return np.asarray(place, np.float32)
+        return np.asarray(area, np.float32)
     size = (high - low) * rng.uniform(0.6, 1.0, 2)
     corner = low + rng.random(2) * (high - low - size)
     return np.concatenate([corner, corner + size]).astype(np.float32)

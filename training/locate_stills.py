@@ -159,11 +159,11 @@ def _make_still(
         )
         picture = _blend(picture, person, cover)
         covered = np.maximum(covered, cover)
-    look = draw_effects(rng)
-    frames, _ = occlude(picture[None], look, rng)
-    frames = develop(frames, look, rng)
+    effects = draw_effects(rng)
+    frames, _ = occlude(picture[None], effects, rng)
+    frames = develop(frames, effects, rng)
     for actor in actors:
-        frames = mask_faces(frames, actor.head[None], look, rng)
+        frames = mask_faces(frames, actor.head[None], effects, rng)
     return Still(frames[0], np.array([_clip(one.box, picture.shape) for one in actors]).reshape(-1, 4))
 
 
@@ -195,8 +195,8 @@ def _move(film: Film, frame: int, scale: float, x: float, y: float) -> _Actor:
     to = np.array([x, y])
     camera = film.shot.cameras[frame].copy()
     camera[raster.FOCAL] *= scale
-    places = [raster.CENTRE_X, raster.CENTRE_Y]
-    camera[places] = ((camera[places] / SUPERSAMPLING - middle) * scale + to) * SUPERSAMPLING
+    centre = [raster.CENTRE_X, raster.CENTRE_Y]
+    camera[centre] = ((camera[centre] / SUPERSAMPLING - middle) * scale + to) * SUPERSAMPLING
     shot = replace(
         film.shot,
         transforms=film.shot.transforms[frame : frame + 1],
@@ -285,9 +285,9 @@ def _add_clutter(rng: np.random.Generator, picture: Array, covered: Array) -> Ar
         colour = tuple(int(value) for value in rng.integers(15, 240, 3))
         size = np.exp(rng.uniform(np.log(0.04), np.log(0.5), 2)) * (width, height)
         corner = rng.uniform(-0.1, 1, 2) * (width, height)
-        place = (*corner, *(corner + size))
+        box = (*corner, *(corner + size))
         draw = (pen.ellipse, pen.rectangle, pen.rounded_rectangle)[rng.integers(3)]
-        draw(place, fill=colour)
+        draw(box, fill=colour)
     left, right = rng.uniform(0.8, 1.1, 2)
     shaded = np.asarray(canvas, np.float32) * np.linspace(left, right, width)[:, None]
     return _blend(np.clip(shaded, 0, 255), picture, covered)

@@ -125,7 +125,7 @@ def _read_elan(path: Path, context: ReadContext) -> Iterator[RawAnnotation]:
     """
     elan = read_eaf(path, context.tiers)
     names = [path.stem, *elan.media, *(Path(name).stem for name in elan.media)]
-    name = next((found for name in names if (found := context.find(name))), None)
+    name = next((match for name in names if (match := context.find(name))), None)
     if name is None:
         tried = " or ".join(repr(name) for name in dict.fromkeys(Path(name).stem for name in names))
         raise ElanError(
@@ -182,7 +182,7 @@ class _Levels:
         ]
 
     def _is_score(self, one: Annotation) -> bool:
-        return one.kind == "score" and not math.isnan(_number(one.label))
+        return one.kind == "score" and not math.isnan(_parse_float(one.label))
 
     def _get_body(self, one: Annotation) -> int | None:
         """Return the body part of an annotation in a tier of body parts, else None."""
@@ -210,8 +210,8 @@ def _read_label_studio(path: Path, document: list[object], context: ReadContext)
 def _find_video(task: Task, context: ReadContext) -> str:
     """Return the video of a task, by one of its names or by its name after an upload to Label Studio."""
     for name in task.videos:
-        if found := context.find(name):
-            return found
+        if match := context.find(name):
+            return match
     uploads = NameIndex((uploaded_name(path.name), name) for name, path in context.files.items())
     uploaded = next((one for name in task.videos if (one := uploads.find(name))), None)
     return uploaded.name if uploaded else task.videos[0]
@@ -268,7 +268,7 @@ def _read_data_set(path: Path, context: ReadContext) -> Iterator[RawAnnotation]:
         yield RawAnnotation(name, float(start_s), float(end_s), str(label), f"{path}: {name}")
 
 
-def _number(text: str) -> float:
+def _parse_float(text: str) -> float:
     try:
         return float(text)
     except ValueError:

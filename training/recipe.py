@@ -1,4 +1,4 @@
-"""How a network is trained, as one strict document: YAML with overrides."""
+"""Training recipes: strict YAML documents with overrides."""
 
 from importlib import resources
 from pathlib import Path
@@ -19,23 +19,23 @@ LOCATOR_FILE = Path(str(resources.files("training") / "locator.onnx"))
 
 
 class RecipeError(Exception):
-    """A recipe that cannot be read, or that names what does not exist."""
+    """Raised for a recipe that cannot be read, or with unknown or invalid settings."""
 
 
 class Section(BaseModel):
-    """Frozen and strict: a misspelt setting fails at load."""
+    """Frozen and strict model: unknown settings are rejected."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class DataConfig(Section):
-    """What videos are taken, and how often.
+    """Loading and sampling of videos.
 
     Attributes:
-        class_balance_exponent: exponent by which videos with rare actions are drawn more often; 0 draws all alike.
-        workers: processes that read; 0 reads in the training process.
-        cache: keep decoded frames in this folder, so that a video is decoded once.
-        margin: pictures are kept so much larger than the network's input, for crops.
+        class_balance_exponent: exponent by which videos with rare actions are sampled more often; 0 samples uniformly.
+        workers: number of processes that load videos; 0 loads them in the training process.
+        cache: folder for decoded frames, so that each video is decoded once.
+        margin: size of cached frames relative to the network's input, for random crops.
     """
 
     class_balance_exponent: float = Field(default=0.5, ge=0, le=2)
@@ -45,17 +45,20 @@ class DataConfig(Section):
 
 
 class AugmentConfig(Section):
-    """What is changed at random about a window; ranges are (least, most).
+    """Random augmentation of windows; ranges are (minimum, maximum).
 
     Attributes:
-        scale: side of the square that is cut out, of the picture's.
-        flip: probability of a mirror image (no class is sided).
+        scale: side of the crop, relative to the frame.
+        flip: probability of mirroring (no class distinguishes left and right).
         speed: frames of the video per frame of the window.
-        truncate: probability that a window shows a part of the video only, of at least half.
-        gamma, gain, tint: of colours: exponent, factor, factor of each channel.
-        grey: probability of no colour at all. blur: probability. noise: most grain, of white.
-        freeze: probability that the end is a repeated frame, as short clips are padded.
-        close: probability of a close-up, of videos whose joints are known: head and shoulders, or down to the knees.
+        truncate: probability of using a random part of the video, of at least half its length.
+        gamma, gain: exponent and factor of all colour values.
+        tint: maximum relative change of each channel.
+        grey: probability of conversion to grey.
+        blur: probability of blur.
+        noise: maximum standard deviation of noise, relative to white.
+        freeze: probability of repeating the last frame, as in the padding of short clips.
+        close: probability of a close-up, from head and shoulders to head and knees, of videos with joints.
     """
 
     scale: tuple[float, float] = (0.75, 1.0)
@@ -73,26 +76,30 @@ class AugmentConfig(Section):
 
 
 class StageConfig(Section):
-    """One stage: what is minimised, what moves, for how long.
+    """One training stage: objective, trainable weights, and schedule.
 
     Attributes:
-        objective: detection (focal and DIoU losses of points), dense (every action at every step, and joints), or
-            joints (where a backbone that reads them finds them, in frames from all over a video).
-        given: what such a backbone is given: pictures, or the joints of the sidecars as if it had found them there.
-        joint_error: of such joints, see training/keypoint_noise.py.
-        tuning: what moves: the head, the head and adapters, all but what finds joints (reader), all; auto is adapters
-            where there are some, else the reader of a backbone that finds joints, else all.
-        steps: of the optimiser.
-        batch: windows a step, over all devices. frames: of a window at most, 0 for as many as the network takes; short
-            ones show more people for the same work, which is what a backbone needs to begin.
-        head_rate, adapter_rate, backbone_rate: learning rates at their highest.
-        weight_decay: of AdamW. warmup: steps of linear growth; a cosine brings rates to `final` of their highest.
-        clip_norm: gradients are scaled down to this norm.
-        dense: weight of the dense loss beside the detection loss. joints: weight of the joints within it.
-        distillation: weight, within the dense loss, of features that tell the teacher's.
-        validate_every: so many steps apart what the run would leave is measured on the videos held out, and the best is
-            what the stage leaves; 0 for never. patience: it ends after so many measurements without a better one; 0
-            for never.
+        objective: detection (focal and DIoU losses of points), dense (losses of actions and joints at every step), or
+            joints (loss of the joints that a pose backbone finds, in frames sampled from the whole video).
+        given: input of the network: pictures, or the joints of the sidecars, for a pose backbone.
+        joint_error: noise of these joints, see training/keypoint_noise.py.
+        tuning: trainable weights: head; adapters (and head); reader (all except the finder of joints); all; auto
+            (adapters if there are any, else reader if the backbone has a finder, else all).
+        steps: number of optimiser steps.
+        batch: windows per step, over all devices.
+        frames: maximum number of frames of a window, 0 for the network's. Short windows show more people for the same
+            computation, which helps a backbone without pretraining.
+        head_rate, adapter_rate, backbone_rate: peak learning rates.
+        weight_decay: of AdamW.
+        warmup: steps of linear warm-up, followed by cosine decay.
+        final: last learning rate, relative to the peak.
+        clip_norm: maximum norm of gradients.
+        dense: weight of the dense loss in the objective detection.
+        joints: weight of the joints in the dense loss.
+        distillation: weight of the teacher's features in the dense loss.
+        validate_every: steps between measurements of the held-out loss; the stage ends with the best weights. 0
+            disables it.
+        patience: stop after this number of measurements without improvement; 0 disables early stopping.
     """
 
     objective: Literal["detection", "dense", "joints"] = "detection"
@@ -116,7 +123,7 @@ class StageConfig(Section):
     patience: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
-    def _measures_detections(self) -> Self:
+    def _check_validation(self) -> Self:
         if self.validate_every and self.objective != "detection":
             raise ValueError("validate_every goes with the objective detection, whose loss is measured")
         if self.patience and not self.validate_every:
@@ -125,27 +132,31 @@ class StageConfig(Section):
 
 
 class Recipe(Section):
-    """All of it.
+    """Recipe of a training run.
 
     Attributes:
-        name, version, notes: of the bundle.
-        synthetic: whether the data shows synthetic people; the bundle says so.
-        seed: of everything random.
-        backbone: weights of `mmad import-weights` to begin with.
-        start: bundle to begin with instead: its whole network, and what the recipe does not say of name, licence,
-            framing, input, architecture and postprocessing.
-        wise_ft_alpha: how much of the weights that it begins with is in those that the run leaves; 0 for none. Half of
-            both keeps more of what the first were good for elsewhere than the trained ones alone, after "Robust
-            fine-tuning of zero-shot models" (CVPR 2022).
-        finder: bundle whose finder of joints to begin with.
-        teacher: bundle whose features stages with `distillation` learn to predict; its input must be this recipe's.
-        framing: person for data cropped around the person: the locator comes with the bundle, which then crops alike.
-        precision: bf16 computes the backbone in bfloat16; the head stays fp32.
-        activation_checkpointing: recompute blocks in the backward pass, for memory.
-        weights: how the bundle stores them.
-        ema: decay of the moving average of the weights, which is what is kept; 0 keeps the last ones.
-        save_minutes: between checkpoints.
-        validate_videos: how many of the validation videos the report measures; 0 for all.
+        name, version, notes, licence: of the bundle.
+        synthetic: whether the data shows synthetic people, as stated in the bundle.
+        seed: of all random numbers.
+        backbone: file of pretrained weights, of `mmad import-weights` or an earlier run.
+        start: bundle to fine-tune instead. It also provides name, licence, framing, input, architecture and
+            postprocessing unless the recipe sets them.
+        wise_ft_alpha: weight of the initial weights in their average with the trained ones; 0 disables it. Averaging
+            retains more of the accuracy of the initial weights on other data ("Robust fine-tuning of zero-shot models",
+            CVPR 2022).
+        finder: bundle whose finder of joints is used.
+        teacher: bundle whose features are distilled in stages with `distillation`, which helps a backbone without
+            pretraining; its input must match the recipe's.
+        framing: person for data cropped around the person: the bundle then includes the locator and crops in the same
+            way.
+        input, architecture, postprocessing: of the network.
+        data, augment, stages: loading, augmentation and stages of training.
+        precision: bf16 computes the backbone in bfloat16; the head stays in fp32.
+        activation_checkpointing: recompute blocks in the backward pass to save memory.
+        weights: precision of the weights in the bundle.
+        ema: decay of the exponential moving average of the weights, which is the result; 0 disables it.
+        save_minutes: minutes between checkpoints.
+        validate_videos: number of validation videos for the report; 0 for all.
     """
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
@@ -174,22 +185,22 @@ class Recipe(Section):
     validate_videos: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
-    def _detects(self) -> Self:
+    def _check_last_stage(self) -> Self:
         if self.stages[-1].objective != "detection":
             raise ValueError("the last stage must have the objective detection: it trains the head")
         return self
 
     @model_validator(mode="after")
-    def _fits_together(self) -> Self:
+    def _check_input(self) -> Self:
         check_fit(self.input, self.architecture)
         return self
 
     @model_validator(mode="after")
-    def _finds_joints(self) -> Self:
-        of_joints = any(
+    def _check_joints(self) -> Self:
+        uses_joints = any(
             "joints" in (stage.objective, stage.given) or stage.tuning == "reader" for stage in self.stages
         )
-        if (of_joints or self.finder is not None) and not self.architecture.finds_joints:
+        if (uses_joints or self.finder is not None) and not self.architecture.finds_joints:
             raise ValueError(
                 "the objective joints, given: joints, tuning: reader and finder go with architecture.backbone.kind "
                 "pose or stem heatmaps"
@@ -197,7 +208,7 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
-    def _windows_hold_the_frames(self) -> Self:
+    def _check_frames(self) -> Self:
         for number, stage in enumerate(self.stages):
             if stage.frames > self.input.window_frames:
                 raise ValueError(
@@ -207,7 +218,7 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
-    def _begins_once(self) -> Self:
+    def _check_start(self) -> Self:
         if self.backbone is not None and self.start is not None:
             raise ValueError("backbone and start both say what to begin with: give one of them")
         if self.wise_ft_alpha and self.start is None:
@@ -217,25 +228,25 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
-    def _imitates_somebody(self) -> Self:
+    def _check_teacher(self) -> Self:
         if self.teacher is None and any(stage.distillation for stage in self.stages):
             raise ValueError("distillation needs a teacher: set teacher to a bundle")
         return self
 
     def to_yaml(self) -> str:
-        """The document that gives this recipe."""
+        """Return the recipe as YAML."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
 
 
 def load_recipe(source: str, overrides: list[str]) -> Recipe:
-    """Read a recipe.
+    """Load a recipe.
 
     Args:
-        source: a file, or the name of one in training/configs.
-        overrides: `key.key=value`, values in YAML; list items by number, as in stages.0.steps=20.
+        source: a file, or the name of a recipe in training/configs.
+        overrides: `key.key=value` with values in YAML; list items by index, as in stages.0.steps=20.
 
     Raises:
-        RecipeError: naming the file, the key and what is wrong with it.
+        RecipeError: the recipe is invalid; the message names the file, the key and the fault.
     """
     text = _read(source)
     try:
@@ -245,14 +256,18 @@ def load_recipe(source: str, overrides: list[str]) -> Recipe:
     if not isinstance(document, dict):
         raise RecipeError(f"{source} holds no settings")
     for override in overrides:
-        _override(document, override)
+        _apply_override(document, override)
     if document.get("start"):
-        document = _merged(_of_bundle(Path(document["start"])), document)
+        document = _merge(_read_bundle_settings(Path(document["start"])), document)
     return parse_recipe(document, source)
 
 
 def parse_recipe(document: Any, source: str) -> Recipe:
-    """A recipe of what a YAML document holds; raises RecipeError naming the key that does not fit."""
+    """Validate a parsed YAML document.
+
+    Raises:
+        RecipeError: a setting is invalid; the message names its key.
+    """
     try:
         return Recipe.model_validate(document, strict=False)
     except ValidationError as error:
@@ -261,8 +276,8 @@ def parse_recipe(document: Any, source: str) -> Recipe:
         raise RecipeError(f"{source}: {field}: {first['msg'].removeprefix('Value error, ')}") from error
 
 
-def _of_bundle(folder: Path) -> dict[str, Any]:
-    """What a recipe that starts from a bundle need not say."""
+def _read_bundle_settings(folder: Path) -> dict[str, Any]:
+    """Return the settings that a recipe with `start` takes from the bundle."""
     try:
         manifest = read_manifest(folder / MANIFEST)
     except BundleError as error:
@@ -272,26 +287,26 @@ def _of_bundle(folder: Path) -> dict[str, Any]:
     return {"name": f"{manifest.name}-tuned", "framing": framing} | parts
 
 
-def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """Key by key, what is over goes before what is below."""
+def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """Merge nested dictionaries; values of `over` take precedence."""
     result = dict(base)
     for key, value in over.items():
         inner = result.get(key)
-        result[key] = _merged(inner, value) if isinstance(inner, dict) and isinstance(value, dict) else value
+        result[key] = _merge(inner, value) if isinstance(inner, dict) and isinstance(value, dict) else value
     return result
 
 
 def list_shipped_recipes() -> list[str]:
-    """Names of the recipes that come with mmad."""
+    """Return the names of the recipes in training/configs."""
     return sorted(
         entry.name.removesuffix(".yaml") for entry in CONFIGS.iterdir() if entry.name.endswith(".yaml")
     )
 
 
 def _read(source: str) -> str:
-    named = CONFIGS / f"{source}.yaml"
-    if named.is_file():
-        return named.read_text("utf-8")
+    shipped = CONFIGS / f"{source}.yaml"
+    if shipped.is_file():
+        return shipped.read_text("utf-8")
     try:
         return Path(source).read_text("utf-8")
     except OSError as error:
@@ -300,18 +315,18 @@ def _read(source: str) -> str:
         ) from error
 
 
-def _override(document: dict[str, Any], override: str) -> None:
+def _apply_override(document: dict[str, Any], override: str) -> None:
     path, equals, value = override.partition("=")
     if not equals:
         raise RecipeError(f"--set {override!r} is not of the form key=value")
     *outer, last = path.split(".")
-    place: Any = document
+    node: Any = document
     for key in outer:
         try:
-            place = place[int(key)] if isinstance(place, list) else place.setdefault(key, {})
+            node = node[int(key)] if isinstance(node, list) else node.setdefault(key, {})
         except (ValueError, IndexError, AttributeError) as error:
             raise RecipeError(f"--set {override}: there is no {key} in {path}") from error
     try:
-        place[int(last) if isinstance(place, list) else last] = yaml.safe_load(value)
+        node[int(last) if isinstance(node, list) else last] = yaml.safe_load(value)
     except (ValueError, IndexError, TypeError) as error:
         raise RecipeError(f"--set {override}: there is no {path}") from error

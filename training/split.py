@@ -76,11 +76,11 @@ def split_by_list(samples: Sequence[Sample], listed: Path) -> tuple[list[Sample]
     held: set[str] = set()
     for number, line in enumerate(decode(listed.read_bytes()).splitlines(), 1):
         if name := line.strip():
-            if (found := known.find(name)) is None:
+            if (match := known.find(name)) is None:
                 raise SplitError(
                     f"{listed}: line {number}: {name!r} is no annotated video; the first is {samples[0].name!r}"
                 )
-            held.add(found.name)
+            held.add(match.name)
     if not 0 < len(held) < len(samples):
         raise SplitError(
             f"{listed} holds out {len(held)} of {len(samples)} annotated videos: one at least must be on either side"

@@ -1,4 +1,4 @@
-"""A bundle as what training begins with: its weights, its manifest, and what stays of it."""
+"""Start training from a bundle: load its weights, and derive the manifest of the new bundle."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,18 +14,18 @@ from training.evaluation.validation import ValidationResult, apply_calibration
 from training.keypoint_noise import get_joint_reader
 from training.recipe import LOCATOR_FILE, Recipe
 
-# Annotated actions in the half of the held-out videos that calibration and thresholds are fitted on.
-ENOUGH_ACTIONS = 30
+# Minimum number of ground truth instances for fitting calibration and thresholds.
+MIN_ACTIONS = 30
 
 
 def start_network(network: Network, folder: Path) -> None:
-    """Put in a bundle's weights, as float32 whatever its file keeps them as.
+    """Load a bundle's weights into a network, as float32.
 
     Raises:
-        BundleError: they are another network's.
+        BundleError: the weights belong to another architecture.
     """
     try:
-        network.load_state_dict(_wide(folder))
+        network.load_state_dict(_load_float32(folder))
     except RuntimeError as error:
         raise BundleError(
             f"{folder}: its weights do not fit the recipe; leave input and architecture as the bundle's: {error}"
@@ -33,15 +33,17 @@ def start_network(network: Network, folder: Path) -> None:
 
 
 def start_finder(network: Network, folder: Path) -> None:
-    """Put in a bundle's finder of joints alone.
+    """Load only the finder of joints from a bundle.
 
     Raises:
-        BundleError: no whole bundle, or one that has none, or another one.
+        BundleError: the bundle is invalid, or has no finder or one of another architecture.
     """
     Bundle.load(folder)
     prefix = "backbone.finder."
     weights = {
-        name.removeprefix(prefix): value for name, value in _wide(folder).items() if name.startswith(prefix)
+        name.removeprefix(prefix): value
+        for name, value in _load_float32(folder).items()
+        if name.startswith(prefix)
     }
     try:
         get_joint_reader(network).finder.load_state_dict(weights)
@@ -51,82 +53,83 @@ def start_finder(network: Network, folder: Path) -> None:
         ) from error
 
 
-def _wide(folder: Path) -> dict[str, Tensor]:
-    """A bundle's weights as float32, whatever its file keeps them as."""
+def _load_float32(folder: Path) -> dict[str, Tensor]:
+    """Load a bundle's weights, which may be stored as fp16, as float32."""
     weights = load_file(folder / WEIGHTS)
     return {name: value.float() if value.is_floating_point() else value for name, value in weights.items()}
 
 
 def find_locator(recipe: dict[str, Any]) -> Path | None:
-    """The locator's file that comes with a run's bundle: that of the bundle it started from, or mmad's own.
+    """Return the locator file for a run's bundle: that of the start bundle, or the shipped one; None without framing.
 
     Args:
-        recipe: the document of the run.
+        recipe: the recipe as a parsed YAML document.
     """
     if recipe.get("framing") != "person":
         return None
-    before = Path(recipe["start"]) / LOCATOR if recipe.get("start") else LOCATOR_FILE
-    return before if before.exists() else LOCATOR_FILE
+    locator = Path(recipe["start"]) / LOCATOR if recipe.get("start") else LOCATOR_FILE
+    return locator if locator.exists() else LOCATOR_FILE
 
 
 def tuned_manifest(start: Bundle, recipe: Recipe, data: str) -> Manifest:
-    """Of the bundle that comes of another: all of the other's but for what the recipe says, and what it is made of.
+    """Return the manifest of a fine-tuned bundle: that of the start bundle, with the settings of the recipe.
 
-    A locator comes with its file, when the bundle is exported.
+    The locator is added when the bundle is exported.
     """
     before = start.manifest
     trained = Training(
         data=f"{data}; began with bundle {before.name} {before.version}, weights {start.weights_sha256}",
         synthetic=recipe.synthetic,
-        notes="; ".join(part for part in (recipe.notes, _past(before)) if part),
+        notes="; ".join(part for part in (recipe.notes, _describe_training(before)) if part),
     )
-    ours = {
+    settings = {
         name: getattr(recipe, name)
         for name in ("name", "version", "licence", "input", "architecture", "postprocessing")
     }
     return Manifest(
-        **(dict(before) | ours | {"trained_on": trained, "metrics": None, "locator": None, "files": {}})
+        **(dict(before) | settings | {"trained_on": trained, "metrics": None, "locator": None, "files": {}})
     )
 
 
-def _past(before: Manifest) -> str:
+def _describe_training(before: Manifest) -> str:
+    """Return a note about the training of the start bundle."""
     if before.trained_on is None:
         return "began with weights that were never trained"
     kind = "synthetic people" if before.trained_on.synthetic else before.trained_on.data
-    said = f" ({before.trained_on.notes})" if before.trained_on.notes else ""
-    return f"began with weights trained on {kind}{said}"
+    notes = f" ({before.trained_on.notes})" if before.trained_on.notes else ""
+    return f"began with weights trained on {kind}{notes}"
 
 
 class CalibrationChoice(NamedTuple):
-    """What scores of a tuned bundle mean: measured values with the calibration to be used, and where that is from."""
+    """Validation result with the calibration and thresholds to use, and an explanation of where they are from."""
 
     measured: ValidationResult
     explanation: str
 
 
 def choose_calibration(measured: ValidationResult, before: Manifest) -> CalibrationChoice:
-    """Calibration and thresholds as fitted on held-out videos; with too few actions, those of the first bundle.
+    """Choose calibration and thresholds: those fitted on held-out videos, or with too few actions the start bundle's.
 
-    Both go together, since thresholds are of calibrated scores. A bundle that was never trained has none worth keeping.
+    They are chosen together, since thresholds apply to calibrated scores. An untrained start bundle has none to reuse.
     """
     half = measured.truth.select_videos(measured.truth.videos[0::2])
-    if len(half) >= ENOUGH_ACTIONS:
+    if len(half) >= MIN_ACTIONS:
         return CalibrationChoice(
             measured, f"calibration and thresholds are fitted on {len(half)} held-out actions"
         )
-    few = f"{len(half)} held-out actions to fit calibration and thresholds on, {ENOUGH_ACTIONS} are wanted"
+    few = f"{len(half)} held-out actions to fit calibration and thresholds on, {MIN_ACTIONS} are wanted"
     if before.trained_on is None:
         return CalibrationChoice(
             measured, f"only {few}, and {before.name} was never trained: take no score for more than an order"
         )
     others = measured.truth.videos[1::2]
-    truth, found = (side.select_videos(others) for side in (measured.truth, measured.predictions))
-    kept = apply_calibration(found, before.calibration)
+    truth, predictions = (side.select_videos(others) for side in (measured.truth, measured.predictions))
+    calibrated = apply_calibration(predictions, before.calibration)
     error = (
         measured.calibration_error[0],
-        expected_calibration_error(kept.scores, find_correct(truth, found)),
+        expected_calibration_error(calibrated.scores, find_correct(truth, predictions)),
     )
-    settled = measured._replace(
+    updated = measured._replace(
         thresholds=before.thresholds, calibration=before.calibration, calibration_error=error
     )
-    return CalibrationChoice(settled, f"only {few}: those of {before.name} are kept")
+    return CalibrationChoice(updated, f"only {few}: those of {before.name} are kept")

@@ -1,8 +1,8 @@
-"""Annotation and prediction files of the field, read. Those that mmad writes are in service.exports.
+"""Read annotation and prediction files. Writers are in service.exports.
 
 Annotations: the data set's CSV and JSON, ActivityNet JSON, Label Studio's JSON. Predictions: the challenge's CSV or
-zip, ActivityNet JSON, mmad results. Rows that make no sense are named with file and line; they are dropped, or
-refused if strict.
+zip, ActivityNet JSON, mmad results. Invalid rows are reported with file and line; they are skipped, or raised as an
+error if `strict`.
 """
 
 import csv
@@ -23,17 +23,17 @@ from training.sheets import Table, read_table
 
 CHALLENGE_COLUMNS = ("video_id", "t_start", "t_end", "class", "score")
 CHALLENGE_MEMBER = "prediction.csv"
-# Annotators' frame numbers may pass the last frame by one. Detectors extrapolate, and OpenTAD's metric keeps that.
+# Annotated frame numbers may exceed the last frame by one. Predictions may exceed the end, as in OpenTAD's metric.
 ANNOTATION_SLACK_S = 0.1
 PREDICTION_SLACK_S = math.inf
 
 
 class TableError(Exception):
-    """A file that cannot be read as what it should be, or that has faults where none are allowed."""
+    """Raised for a file of an unknown format, or with invalid rows if `strict`."""
 
 
 class ReadResult(NamedTuple):
-    """What a file holds, what of it was dropped, and what was forgiven."""
+    """Instances of a file, its invalid rows, and messages about corrected names."""
 
     instances: Instances
     faults: list[Fault]
@@ -41,7 +41,7 @@ class ReadResult(NamedTuple):
 
 
 class _RawRow(NamedTuple):
-    """A row before it is checked; the label as written."""
+    """A row before validation, with the label as written."""
 
     video: str
     start_s: float
@@ -52,7 +52,7 @@ class _RawRow(NamedTuple):
 
 
 def read_labels(path: Path) -> Taxonomy:
-    """Labels as the data set lists them (id, name, code, body, body_id), or as a bundle's taxonomy."""
+    """Read a label list in the data set's format (id, name, code, body, body_id), or the taxonomy of a bundle."""
     document = read_json(path)
     try:
         if isinstance(document, dict):
@@ -70,7 +70,7 @@ def read_labels(path: Path) -> Taxonomy:
 
 
 def standard_labels() -> Taxonomy:
-    """The label list of MMA-52."""
+    """Load the label list of MMA-52."""
     with resources.as_file(resources.files("training") / "labels" / "mma52.json") as path:
         return read_labels(path)
 
@@ -83,48 +83,54 @@ def read_annotations(
     fps: float | None = None,
     strict: bool = False,
 ) -> ReadResult:
-    """Ground truth of a CSV (frames), the data set's JSON, ActivityNet JSON, or Label Studio's JSON.
+    """Read ground truth from a CSV (frames), the data set's JSON, ActivityNet JSON, or Label Studio's JSON.
 
     Args:
-        path: of the file; `.json` is JSON, all else CSV.
+        path: of the file; `.json` is JSON, everything else CSV.
         taxonomy: its labels may be written as id, code or name.
-        subset: takes only videos of it, where the file tells.
-        fps: the rate of a CSV's frames, whatever it says.
-        strict: refuse a file with faults.
+        subset: read only videos of this subset, if the file states subsets.
+        fps: frame rate of a CSV, overrides the one in the file.
+        strict: reject a file with invalid rows.
+
+    Raises:
+        TableError: the file cannot be read, or has invalid rows and `strict` is set.
     """
     faults: list[Fault] = []
     if path.suffix.lower() == ".json":
         document = read_json(path)
         if is_label_studio(document):
-            durations, rows = _annotations_of_label_studio(path, document)
+            durations, rows = _read_annotations_label_studio(path, document)
         else:
-            durations, rows = _annotations_of_json(path, document, subset, faults)
+            durations, rows = _read_annotations_json(path, document, subset, faults)
     else:
-        durations, rows = _annotations_of_csv(path, fps, faults)
-    return _check(path, rows, durations, taxonomy, faults, slack_s=ANNOTATION_SLACK_S, strict=strict)
+        durations, rows = _read_annotations_csv(path, fps, faults)
+    return _validate_rows(path, rows, durations, taxonomy, faults, slack_s=ANNOTATION_SLACK_S, strict=strict)
 
 
 def read_predictions(
     path: Path, taxonomy: Taxonomy, videos: dict[str, float], *, strict: bool = False
 ) -> ReadResult:
-    """Predictions of the challenge's CSV or zip, ActivityNet JSON, or mmad results (a document or a list of them).
+    """Read predictions from the challenge's CSV or zip, ActivityNet JSON, or mmad results (one document or a list).
 
     Args:
-        path: of the file; `.json` is JSON, `.zip` the challenge's, all else CSV.
+        path: of the file; `.json` is JSON, `.zip` the challenge's zip, everything else CSV.
         taxonomy: its labels may be written as id, code or name.
-        videos: ids that may be predicted, with durations.
-        strict: refuse a file with faults.
+        videos: durations of the annotated videos, by id.
+        strict: reject a file with invalid rows.
+
+    Raises:
+        TableError: the file cannot be read, or has invalid rows and `strict` is set.
     """
     faults: list[Fault] = []
     if path.suffix.lower() == ".json":
-        rows = _predictions_of_json(path)
+        rows = _read_predictions_json(path)
     else:
         text = _read_zip(path) if path.suffix.lower() == ".zip" else _read_text(path)
-        rows = _predictions_of_csv(path, text, faults)
-    return _check(path, rows, videos, taxonomy, faults, slack_s=PREDICTION_SLACK_S, strict=strict)
+        rows = _read_predictions_csv(path, text, faults)
+    return _validate_rows(path, rows, videos, taxonomy, faults, slack_s=PREDICTION_SLACK_S, strict=strict)
 
 
-def _check(
+def _validate_rows(
     path: Path,
     rows: Iterable[_RawRow],
     durations: dict[str, float],
@@ -135,8 +141,8 @@ def _check(
     strict: bool,
 ) -> ReadResult:
     find_label = make_label_lookup(taxonomy)
-    videos = _Videos(durations)
-    kept: list[Row] = []
+    videos = _VideoIndex(durations)
+    valid: list[Row] = []
     for raw in rows:
         label = find_label(raw.label)
         video = videos.find(raw.video)
@@ -152,39 +158,41 @@ def _check(
         if reason := find_fault(row, durations[video], slack_s=slack_s):
             faults.append(Fault(raw.place, reason))
         else:
-            kept.append(row)
+            valid.append(row)
     if strict and faults:
         shown = "\n".join(str(fault) for fault in faults[:10])
         raise TableError(f"{path} has {len(faults)} rows that make no sense:\n{shown}")
-    return ReadResult(collect(kept, durations), faults, videos.notices(path))
+    return ReadResult(collect(valid, durations), faults, videos.notices(path))
 
 
-class _Videos:
-    """Finds ids of videos as files write them: with or without folders and ending, in any form of Unicode."""
+class _VideoIndex:
+    """Finds ids of videos as written in files: with or without folders and ending, in any form of Unicode."""
 
     def __init__(self, known: Mapping[str, float]) -> None:
         self._known = known
         self._names = NameIndex(
             (name, video) for video in known for name in (video, strip_video_ending(video))
         )
-        self._found: dict[str, str | None] = {}
-        self._forgiven: dict[str, str] = {}
+        self._cache: dict[str, str | None] = {}
+        self._case_mismatches: dict[str, str] = {}
 
     def find(self, written: str) -> str | None:
         if written in self._known:
             return written
-        if written not in self._found:
+        if written not in self._cache:
             names = (self._names.find(name) for name in (written, strip_video_ending(written)))
             name = next((name for name in names if name), None)
-            self._found[written] = name and name.name
+            self._cache[written] = name and name.name
             if name and name.case_differs:
-                self._forgiven[written] = name.name
-        return self._found[written]
+                self._case_mismatches[written] = name.name
+        return self._cache[written]
 
     def notices(self, path: Path) -> list[str]:
-        """Notices of names whose case was forgiven."""
-        notices = [f"{path}: {written!r} is taken for {name!r}" for written, name in self._forgiven.items()]
-        if unknown := [written for written, video in self._found.items() if video is None]:
+        """Return messages about unknown videos, and about names that differ in case."""
+        notices = [
+            f"{path}: {written!r} is taken for {name!r}" for written, name in self._case_mismatches.items()
+        ]
+        if unknown := [written for written, video in self._cache.items() if video is None]:
             shown = ", ".join(map(repr, unknown[:3])) + ", ..." * (len(unknown) > 3)
             example = f"; there is {next(iter(self._known))!r}" if self._known else ""
             notices.append(f"{path}: {len(unknown)} videos are not among those annotated: {shown}{example}")
@@ -192,42 +200,44 @@ class _Videos:
 
 
 def make_label_lookup(taxonomy: Taxonomy) -> Callable[[object], int | None]:
-    """By id, code, name, or code and name."""
+    """Return a function that finds an action by its id, code, name, or code and name; None if there is none."""
     known: dict[str, int] = {}
     for action in taxonomy.actions:
         spellings = (action.name, action.code, f"{action.code} {action.name}", str(action.id))
         known |= {spelling.lower(): action.id for spelling in spellings}
 
     def find(label: object) -> int | None:
-        # Columns of whole numbers are often written as 9.0.
+        # Spreadsheets often write integers as 9.0.
         return known.get(str(label).strip().lower().removesuffix(".0"))
 
     return find
 
 
-def _annotations_of_csv(
+def _read_annotations_csv(
     path: Path, assumed_fps: float | None, faults: list[Fault]
 ) -> tuple[dict[str, float], list[_RawRow]]:
     rows: list[_RawRow] = []
     durations: dict[str, float] = {}
-    table = _sheet(path, _read_text(path), ("video_id", "start_frame", "end_frame", "class"))
-    for place, record in _records(path, table, faults):
+    table = _read_columns(path, _read_text(path), ("video_id", "start_frame", "end_frame", "class"))
+    for place, record in _iterate_records(path, table, faults):
         fps = assumed_fps or table.parse_number(record.get("fps", ""))
         start, end = (
             table.parse_number(record[name]) / fps if fps > 0 else math.nan
             for name in ("start_frame", "end_frame")
         )
         video = record["video_id"]
-        # The first row may be the one that is broken.
+        # The first row may be invalid: take the duration of the first valid one.
         if video and fps > 0 and math.isnan(durations.setdefault(video, math.nan)):
             total = record.get("total_frames", "")
-            durations[video] = _duration(table.parse_number(total) / fps if total else None, place, faults)
+            durations[video] = _parse_duration(
+                table.parse_number(total) / fps if total else None, place, faults
+            )
         rows.append(_RawRow(video, start, end, record["class"], 1.0, place))
     return durations, rows
 
 
-def _annotations_of_label_studio(path: Path, document: list[Any]) -> tuple[dict[str, float], list[_RawRow]]:
-    """Times from the first frame, if mmad wrote the tasks: they then say when a player shows it."""
+def _read_annotations_label_studio(path: Path, document: list[Any]) -> tuple[dict[str, float], list[_RawRow]]:
+    """Read Label Studio's tasks; times are relative to the first frame if mmad wrote the tasks."""
     try:
         tasks, _ = read_tasks(document)
     except LabelStudioError as error:
@@ -239,7 +249,7 @@ def _annotations_of_label_studio(path: Path, document: list[Any]) -> tuple[dict[
         duration_s = durations[video] = math.nan if task.duration_s is None else task.duration_s
         for one in task.regions:
             start_s, end_s = (time_s - (task.start_offset_s or 0.0) for time_s in (one.start_s, one.end_s))
-            # Whole frames may reach half of one beyond either end.
+            # Times are rounded to frames, which may exceed either end by less than a frame.
             start_s = 0.0 if -task.frame_s < start_s < 0 else start_s
             end_s = duration_s if duration_s < end_s < duration_s + task.frame_s else end_s
             rows.append(
@@ -248,7 +258,7 @@ def _annotations_of_label_studio(path: Path, document: list[Any]) -> tuple[dict[
     return durations, rows
 
 
-def _annotations_of_json(
+def _read_annotations_json(
     path: Path, document: Any, subset: str | None, faults: list[Fault]
 ) -> tuple[dict[str, float], list[_RawRow]]:
     database = document.get("database", document) if isinstance(document, dict) else None
@@ -260,20 +270,20 @@ def _annotations_of_json(
         if subset is not None and entry.get("subset", subset) != subset:
             continue
         given = entry.get("duration", entry.get("duration_second"))
-        durations[video] = _duration(given, f"{path}: {video}", faults)
-        for number, one in enumerate(_list(entry.get("annotations", entry.get("actions")))):
+        durations[video] = _parse_duration(given, f"{path}: {video}", faults)
+        for number, one in enumerate(_as_list(entry.get("annotations", entry.get("actions")))):
             if not isinstance(one, dict):
-                label, *segment = _list(one) or [None]
+                label, *segment = _as_list(one) or [None]
                 one = {"label": label, "segment": segment}
-            rows.append(_entry(one, video, f"{path}: {video}: annotation {number}", score=1.0))
+            rows.append(_parse_entry(one, video, f"{path}: {video}: annotation {number}", score=1.0))
     return durations, rows
 
 
-def _duration(value: object, place: str, faults: list[Fault]) -> float:
-    """A duration in seconds; NaN if it is unknown, or impossible, which is added to the faults."""
+def _parse_duration(value: object, place: str, faults: list[Fault]) -> float:
+    """Parse a duration in seconds; NaN if it is unknown or invalid. Invalid ones are appended to `faults`."""
     if value is None:
         return math.nan
-    duration_s = _number(value)
+    duration_s = _parse_float(value)
     if math.isfinite(duration_s) and duration_s > 0:
         return duration_s
     faults.append(
@@ -282,49 +292,49 @@ def _duration(value: object, place: str, faults: list[Fault]) -> float:
     return math.nan
 
 
-def _predictions_of_csv(path: Path, text: str, faults: list[Fault]) -> Iterator[_RawRow]:
-    table = _sheet(path, text, CHALLENGE_COLUMNS)
-    for place, record in _records(path, table, faults):
+def _read_predictions_csv(path: Path, text: str, faults: list[Fault]) -> Iterator[_RawRow]:
+    table = _read_columns(path, text, CHALLENGE_COLUMNS)
+    for place, record in _iterate_records(path, table, faults):
         start, end, score = (table.parse_number(record[name]) for name in ("t_start", "t_end", "score"))
         yield _RawRow(record["video_id"], start, end, record["class"], score, place)
 
 
-def _predictions_of_json(path: Path) -> Iterator[_RawRow]:
+def _read_predictions_json(path: Path) -> Iterator[_RawRow]:
     document = read_json(path)
     results = document.get("results") if isinstance(document, dict) else None
     if isinstance(results, dict):
         for video, entries in results.items():
-            for number, one in enumerate(_list(entries)):
-                yield _entry(one, video, f"{path}: {video}: prediction {number}")
+            for number, one in enumerate(_as_list(entries)):
+                yield _parse_entry(one, video, f"{path}: {video}: prediction {number}")
         return
     for result in document if isinstance(document, list) else [document]:
         if not isinstance(result, dict) or "detections" not in result or "video" not in result:
             raise TableError(f"{path} is neither ActivityNet JSON nor results of mmad detect --json")
         video = str(result["video"])
-        for number, one in enumerate(_list(result["detections"])):
+        for number, one in enumerate(_as_list(result["detections"])):
             action = one.get("action") if isinstance(one, dict) else None
             flat = {
                 "label": action.get("id") if isinstance(action, dict) else None,
                 "segment": [one.get("start_s"), one.get("end_s")] if isinstance(one, dict) else [],
                 "score": one.get("score") if isinstance(one, dict) else None,
             }
-            yield _entry(flat, video, f"{path}: {video}: detection {number}")
+            yield _parse_entry(flat, video, f"{path}: {video}: detection {number}")
 
 
-def _entry(one: object, video: str, place: str, score: float | None = None) -> _RawRow:
-    """A JSON segment; what is missing or of another form becomes NaN, and is reported with the row."""
+def _parse_entry(one: object, video: str, place: str, score: float | None = None) -> _RawRow:
+    """Parse a JSON segment; missing and invalid values become NaN and are reported with the row."""
     fields = one if isinstance(one, dict) else {}
-    segment = _list(fields.get("segment"))
+    segment = _as_list(fields.get("segment"))
     start, end = segment if len(segment) == 2 else (math.nan, math.nan)
-    given = _number(fields.get("score")) if score is None else score
-    return _RawRow(video, _number(start), _number(end), fields.get("label"), given, place)
+    given = _parse_float(fields.get("score")) if score is None else score
+    return _RawRow(video, _parse_float(start), _parse_float(end), fields.get("label"), given, place)
 
 
-def _list(value: object) -> list[Any]:
+def _as_list(value: object) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def _sheet(path: Path, text: str, columns: tuple[str, ...]) -> Table:
+def _read_columns(path: Path, text: str, columns: tuple[str, ...]) -> Table:
     try:
         table = read_table(text)
     except csv.Error as error:
@@ -334,7 +344,9 @@ def _sheet(path: Path, text: str, columns: tuple[str, ...]) -> Table:
     return table
 
 
-def _records(path: Path, table: Table, faults: list[Fault]) -> Iterator[tuple[str, Mapping[str, str]]]:
+def _iterate_records(
+    path: Path, table: Table, faults: list[Fault]
+) -> Iterator[tuple[str, Mapping[str, str]]]:
     for line in table.rows:
         place = f"{path}: line {line.number}"
         if line.fault:
@@ -343,8 +355,8 @@ def _records(path: Path, table: Table, faults: list[Fault]) -> Iterator[tuple[st
             yield place, line.values
 
 
-def _number(value: Any) -> float:
-    """NaN for what is no number: the row is then reported as such."""
+def _parse_float(value: Any) -> float:
+    """Parse a number; NaN if the value is not one, so that the row is reported."""
     try:
         return float(value)
     except (TypeError, ValueError, OverflowError):
@@ -359,7 +371,11 @@ def _read_text(path: Path) -> str:
 
 
 def read_json(path: Path) -> Any:
-    """The document of a JSON file; raises TableError for what is none."""
+    """Read a JSON file.
+
+    Raises:
+        TableError: the file cannot be read or is no JSON.
+    """
     try:
         return json.loads(_read_text(path))
     except ValueError as error:
@@ -369,12 +385,12 @@ def read_json(path: Path) -> Any:
 def _read_zip(path: Path) -> str:
     try:
         with zipfile.ZipFile(path) as archive:
-            return decode(archive.read(_member(path, archive)))
+            return decode(archive.read(_find_member(path, archive)))
     except (OSError, zipfile.BadZipFile, UnicodeDecodeError) as error:
         raise TableError(f"{path} cannot be read: {error}") from error
 
 
-def _member(path: Path, archive: zipfile.ZipFile) -> str:
+def _find_member(path: Path, archive: zipfile.ZipFile) -> str:
     members = [name for name in archive.namelist() if name.lower().endswith(".csv")]
     names = [name for name in members if not is_hidden(PurePosixPath(name))]
     if len(names) != 1:

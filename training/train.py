@@ -1,7 +1,7 @@
-"""The training loop: stages, checkpoints that a run can be taken up from, and what is watched meanwhile.
+"""Training loop: stages, checkpoints, resumption, and progress.
 
-Every example follows from the seed, the stage and its number alone, so that a run that was interrupted goes on exactly
-as it would have.
+Every example is determined by the seed, the stage and its number, so that a resumed run gives the same result as an
+uninterrupted one.
 """
 
 import json
@@ -35,9 +35,13 @@ _LOG_EVERY = 10
 
 
 class Progress(NamedTuple):
-    """Where a run is: stage and step of it, the last losses, windows a second.
+    """Progress of a run.
 
-    `best` is the stage's lowest loss on held-out videos so far, where it measures any.
+    Attributes:
+        stage, step, steps: index of the stage, step within it, and its number of steps.
+        losses: of the last step, by name.
+        rate: windows per second.
+        best: weights with the lowest held-out loss of the stage so far; None without validation.
     """
 
     stage: int
@@ -48,25 +52,25 @@ class Progress(NamedTuple):
     best: BestWeights | None = None
 
 
-Watch = Callable[[Progress], None]
+OnProgress = Callable[[Progress], None]
 
 
 def train(
-    run: Run, watch: Watch, *, resume: bool = False, accelerator: str = "auto", devices: int = 1
+    run: Run, on_progress: OnProgress, *, resume: bool = False, accelerator: str = "auto", devices: int = 1
 ) -> Network:
-    """Train through all stages; returns the network with the weights that are kept.
+    """Train all stages and return the network.
 
     Args:
-        run: what and where.
-        watch: told of every step.
-        resume: go on from the checkpoint in the run's folder.
-        accelerator, devices: of Lightning Fabric; under torchrun every process calls this.
+        run: recipe, data and output folder.
+        on_progress: called after every step.
+        resume: continue from the checkpoint in the run's folder.
+        accelerator, devices: of Lightning Fabric; under torchrun every process calls this function.
 
     Raises:
-        TrainingError: a loss that is no number, a checkpoint that does not fit, a teacher that sees other pictures, or
-            a first stage that freezes what nothing has trained, or a process that reads videos and was ended.
+        TrainingError: a loss is not finite, the checkpoint or the teacher does not match the run, the first stage
+            freezes untrained weights, or a worker process was killed.
     """
-    # The outputs of one objective are unused under the other.
+    # Each objective leaves some outputs unused.
     strategy = "auto" if devices == 1 else "ddp_find_unused_parameters_true"
     fabric = Fabric(accelerator=accelerator, devices=devices, strategy=strategy)
     fabric.launch()
@@ -76,7 +80,7 @@ def train(
     _load_pretrained(network, run.recipe)
     if run.recipe.activation_checkpointing:
         recompute_blocks(network)
-    loop = _Loop(fabric, run, network, watch)
+    loop = _Loop(fabric, run, network, on_progress)
     if resume:
         loop.resume()
     elif fabric.is_global_zero:
@@ -87,12 +91,16 @@ def train(
     with explain_worker_errors():
         loop.run_stages()
     trained = Network(run.manifest)
-    trained.load_state_dict(loop.left())
+    trained.load_state_dict(loop.final_weights())
     return trained.eval()
 
 
 def find_checkpoint(out: Path) -> Path:
-    """What a run goes on from; raises TrainingError where its folder has none."""
+    """Return the checkpoint of a run.
+
+    Raises:
+        TrainingError: there is none.
+    """
     path = out / CHECKPOINT
     if not path.exists():
         raise TrainingError(f"{out} has no {CHECKPOINT} to go on from: start without --resume")
@@ -100,33 +108,34 @@ def find_checkpoint(out: Path) -> Path:
 
 
 def is_first_process() -> bool:
-    """Whether this process, of several that trained, is the one that tells and writes."""
+    """Return whether this process has rank 0, which prints and writes files."""
     return getattr(rank_zero_only, "rank", 0) == 0
 
 
-def _between(begun: dict[str, Tensor], kept: dict[str, Tensor], share: float) -> dict[str, Tensor]:
-    """Kept weights with a share of those that the run began with; counts are the kept ones."""
+def _interpolate(initial: dict[str, Tensor], trained: dict[str, Tensor], alpha: float) -> dict[str, Tensor]:
+    """Interpolate weights, (1 - alpha) * trained + alpha * initial; integer buffers are the trained ones."""
     return {
-        name: value.lerp(begun[name].to(value.device), share) if value.is_floating_point() else value
-        for name, value in kept.items()
+        name: value.lerp(initial[name].to(value.device), alpha) if value.is_floating_point() else value
+        for name, value in trained.items()
     }
 
 
 def _check_joints(run: Run, network: Network) -> None:
-    """That sidecars have the joints that the backbone finds; videos without any are told when they are drawn."""
+    """Check that the sidecars have as many joints as the backbone; videos without joints fail when they are loaded."""
     backbone = network.backbone
-    wanted = backbone.finder.config.joints if isinstance(backbone, JointReader) else run.joints
-    learned = any(stage.objective == "joints" or stage.given == "joints" for stage in run.recipe.stages)
-    if learned and run.joints and run.joints != wanted:
+    expected = backbone.finder.config.joints if isinstance(backbone, JointReader) else run.joints
+    needs_joints = any(stage.objective == "joints" or stage.given == "joints" for stage in run.recipe.stages)
+    if needs_joints and run.joints and run.joints != expected:
         raise TrainingError(
-            f"the sidecars have {run.joints} joints, the backbone finds {wanted}: set its number of joints"
+            f"the sidecars have {run.joints} joints, the backbone finds {expected}: set its number of joints"
         )
 
 
 def _load_pretrained(network: Network, recipe: Recipe) -> None:
+    """Load the weights that the recipe starts from."""
     first = recipe.stages[0].tuning
-    whole = ("all", "reader") if recipe.finder is not None else ("all",)
-    if recipe.backbone is None and recipe.start is None and resolve_tuning(network, first) not in whole:
+    allowed = ("all", "reader") if recipe.finder is not None else ("all",)
+    if recipe.backbone is None and recipe.start is None and resolve_tuning(network, first) not in allowed:
         raise TrainingError(
             f"stage 0 with tuning {first} leaves a backbone as it is that was never trained: set backbone to "
             "pretrained weights (mmad import-weights, or backbone.safetensors of a run), start to a bundle, or tuning "
@@ -139,12 +148,14 @@ def _load_pretrained(network: Network, recipe: Recipe) -> None:
             start_backbone(network.backbone, recipe.backbone)
         except WeightsError as error:
             raise TrainingError(str(error)) from error
-    if recipe.finder is not None:  # last: a backbone that was pretrained on joints has one that knows nothing
+    if (
+        recipe.finder is not None
+    ):  # last, since the finder of a backbone that was pretrained on joints is untrained
         start_finder(network, recipe.finder)
 
 
 def _make_teacher(run: Run) -> Teacher | None:
-    """The recipe's, as one that can be given what every stage that imitates it is given."""
+    """Load the recipe's teacher and check that it accepts the inputs of all stages with distillation."""
     if run.recipe.teacher is None:
         return None
     teacher = Teacher(run.recipe.teacher, run.manifest.input)
@@ -158,24 +169,24 @@ def _make_teacher(run: Run) -> Teacher | None:
 
 
 class _Loop:
-    """The state of a run."""
+    """State of a run, and its training loop."""
 
-    def __init__(self, fabric: Fabric, run: Run, network: Network, watch: Watch) -> None:
-        self.fabric, self.out, self.recipe, self.watch = fabric, run.out, run.recipe, watch
+    def __init__(self, fabric: Fabric, run: Run, network: Network, on_progress: OnProgress) -> None:
+        self.fabric, self.out, self.recipe, self.on_progress = fabric, run.out, run.recipe, on_progress
         self._run = run
         half = run.recipe.precision == "bf16"
         teacher = _make_teacher(run)
-        self.trainee = TrainingModule(network, run.manifest, run.joints, half=half, teacher=teacher)
-        self.trainee.to(fabric.device)
-        self.kept = {name: value.clone() for name, value in network.state_dict().items()}
-        self._begun = {name: value.clone() for name, value in self.kept.items()}
+        self.module = TrainingModule(network, run.manifest, run.joints, half=half, teacher=teacher)
+        self.module.to(fabric.device)
+        self.average = {name: value.clone() for name, value in network.state_dict().items()}
+        self._initial = {name: value.clone() for name, value in self.average.items()}
         self.stage, self.step = 0, 0
         self.best: BestWeights | None = None
         self._held_out = self._make_held_out()
-        self._measured: dict[str, float] = {}  # for the history's next row
+        self._validation: dict[str, float] = {}  # for the history's next row
         self._optimizer_state: dict[str, Any] | None = None
         self._writer: SummaryWriter | None = None
-        self._saved = time.monotonic()
+        self._last_save_s = time.monotonic()
 
     def _make_held_out(self) -> ValidationLoss | None:
         if not any(stage.validate_every for stage in self.recipe.stages):
@@ -184,81 +195,83 @@ class _Loop:
             raise TrainingError("validate_every needs videos that are held out, and there are none")
         return ValidationLoss(self._run.manifest, self._run.held_out, self.recipe, self.fabric.device)
 
-    def left(self) -> dict[str, Tensor]:
-        """What the run leaves if it ends now: kept weights, with a share of those that it began with."""
-        return _between(self._begun, self.kept, self.recipe.wise_ft_alpha)
+    def final_weights(self) -> dict[str, Tensor]:
+        """Return the result of the run if it ended now: the average weights, interpolated with the initial ones."""
+        return _interpolate(self._initial, self.average, self.recipe.wise_ft_alpha)
 
     def run_stages(self) -> None:
-        """Every stage from where the run is."""
+        """Run all remaining stages."""
         while self.stage < len(self.recipe.stages):
             self._run_stage(self.recipe.stages[self.stage])
-            self._keep_backbone(self.recipe.stages[self.stage])
+            self._save_backbone(self.recipe.stages[self.stage])
             self.stage, self.step, self._optimizer_state = self.stage + 1, 0, None
             self._save(None)
         if self._writer is not None:
             self._writer.close()
 
     def _run_stage(self, stage: StageConfig) -> None:
-        network = self.trainee.network
+        network = self.module.network
         set_trainable(network, stage.tuning)
         optimizer = torch.optim.AdamW(
-            _groups(self.trainee, stage), weight_decay=stage.weight_decay, betas=(0.9, 0.98)
+            _make_parameter_groups(self.module, stage), weight_decay=stage.weight_decay, betas=(0.9, 0.98)
         )
         if self._optimizer_state is not None:
             optimizer.load_state_dict(self._optimizer_state)
-        trainee, optimizer = self.fabric.setup(self.trainee, optimizer)
-        trainee.train()
-        if resolve_tuning(network, stage.tuning) != "all":  # what is frozen keeps its statistics too
+        module, optimizer = self.fabric.setup(self.module, optimizer)
+        module.train()
+        if (
+            resolve_tuning(network, stage.tuning) != "all"
+        ):  # frozen layers must not update their batch statistics
             network.backbone.eval()
-        if self.step == 0:  # what a stage begins with may stay the best
-            self._measure(stage)
-        begin, first = time.monotonic(), self.step
-        before = begin
+        if self.step == 0:  # the initial weights of the stage may remain the best
+            self._validate(stage)
+        start_s, first_step = time.monotonic(), self.step
+        previous_s = start_s
         for batch in self._batches(stage):
-            share = _schedule(self.step, stage)
+            factor = _get_rate_factor(self.step, stage)
             for group in optimizer.param_groups:
-                group["lr"] = group["peak"] * share
+                group["lr"] = group["peak"] * factor
             torch.manual_seed(derive_seed(self.recipe.seed, self.stage, self.step))
-            losses = trainee(batch, stage)
-            self._check(losses["loss"], batch)
+            losses = module(batch, stage)
+            self._check_loss(losses["loss"], batch)
             optimizer.zero_grad()
             self.fabric.backward(losses["loss"])
-            self.fabric.clip_gradients(trainee, optimizer, max_norm=stage.clip_norm, error_if_nonfinite=False)
+            self.fabric.clip_gradients(module, optimizer, max_norm=stage.clip_norm, error_if_nonfinite=False)
             optimizer.step()
             self.step += 1
-            self._average(network)
-            self._measure(stage)
-            now = time.monotonic()
-            rate = stage.batch * (self.step - first) / max(now - begin, 1e-6)
-            work = {
+            self._update_average(network)
+            self._validate(stage)
+            now_s = time.monotonic()
+            rate = stage.batch * (self.step - first_step) / max(now_s - start_s, 1e-6)
+            cost = {
                 "frames": int(batch.mask.sum()) * self.fabric.world_size,
-                "seconds": round(now - before, 4),
+                "seconds": round(now_s - previous_s, 4),
             }
-            before = now
-            self._tell(stage, losses, rate, work)
+            previous_s = now_s
+            self._report(stage, losses, rate, cost)
             if stage.patience and self.best is not None and self.best.missed >= stage.patience:
                 break
-            if time.monotonic() - self._saved > 60 * self.recipe.save_minutes:
+            if time.monotonic() - self._last_save_s > 60 * self.recipe.save_minutes:
                 self._save(optimizer)
         if self.best is not None:
-            self.kept = self.best.weights
-            network.load_state_dict(self.kept)  # a next stage goes on from there
+            self.average = self.best.weights
+            network.load_state_dict(self.average)  # the next stage continues from them
             self.best = None
 
-    def _measure(self, stage: StageConfig) -> None:
-        """When it is time: the loss on held-out videos of what the run would leave. The best weights are put aside."""
+    def _validate(self, stage: StageConfig) -> None:
+        """Measure the held-out loss of `final_weights` if it is due, and store the best weights."""
         due = stage.validate_every and (self.step % stage.validate_every == 0 or self.step == stage.steps)
         if not due or self._held_out is None:
             return
-        mine = self._held_out.loss(self.left()) if self.fabric.is_global_zero else 0.0
-        loss = float(self.fabric.broadcast(mine))
-        self.best = (self.best or BestWeights()).update(loss, self.step, self.kept)
+        local_loss = self._held_out.loss(self.final_weights()) if self.fabric.is_global_zero else 0.0
+        loss = float(self.fabric.broadcast(local_loss))
+        self.best = (self.best or BestWeights()).update(loss, self.step, self.average)
         if self.fabric.is_global_zero:
-            self._measured["held_out" if self.step else "held_out_before"] = loss
-            self._scalars({"held out/loss": loss, "held out/best": self.best.loss})
+            self._validation["held_out" if self.step else "held_out_before"] = loss
+            self._log_scalars({"held out/loss": loss, "held out/best": self.best.loss})
 
-    def _keep_backbone(self, stage: StageConfig) -> None:
-        """What a stage that trained a backbone made of it, for other recipes to begin with."""
+    def _save_backbone(self, stage: StageConfig) -> None:
+        """Save the backbone of a pretraining stage, for other recipes."""
         if (
             stage.objective != "detection"
             and stage.tuning in ("all", "reader")
@@ -267,28 +280,28 @@ class _Loop:
             prefix = "backbone."
             weights = {
                 name.removeprefix(prefix): value.cpu().contiguous()
-                for name, value in self.kept.items()
+                for name, value in self.average.items()
                 if name.startswith(prefix) and ".adapter." not in name
             }
             save_backbone(weights, self._run.manifest.architecture.backbone, self.out / BACKBONE)
 
     def _batches(self, stage: StageConfig) -> Iterator[Batch]:
-        """This process's part of every batch that is left of a stage."""
+        """Yield this process's part of every remaining batch of a stage."""
         world, rank = self.fabric.world_size, self.fabric.global_rank
         if stage.batch % world:
             raise TrainingError(
                 f"a batch of {stage.batch} cannot be shared by {world} devices: set batch to a multiple"
             )
-        mine = stage.batch // world
+        local = stage.batch // world
         numbers = [
-            list(range(step * stage.batch + rank * mine, step * stage.batch + (rank + 1) * mine))
+            list(range(step * stage.batch + rank * local, step * stage.batch + (rank + 1) * local))
             for step in range(self.step, stage.steps)
         ]
         examples = Examples(self._run, self.stage)
         for batch in load_batches(examples, numbers, self._run.manifest, self.recipe.data.workers):
             yield Batch(*(part.to(self.fabric.device) for part in batch))
 
-    def _check(self, loss: Tensor, batch: Batch) -> None:
+    def _check_loss(self, loss: Tensor, batch: Batch) -> None:
         if not bool(torch.isfinite(loss)):
             path = self.out / f"bad-batch-{self.stage}-{self.step}.pt"
             torch.save(batch._asdict(), path)
@@ -297,30 +310,30 @@ class _Loop:
                 "a lower learning rate, or precision fp32, may help"
             )
 
-    def _average(self, network: Network) -> None:
+    def _update_average(self, network: Network) -> None:
         decay = min(self.recipe.ema, (1 + self.step) / (10 + self.step)) if self.recipe.ema else 0.0
         for name, value in network.state_dict().items():
             if value.dtype.is_floating_point:
-                self.kept[name].lerp_(value.detach(), 1 - decay)
+                self.average[name].lerp_(value.detach(), 1 - decay)
             else:
-                self.kept[name].copy_(value)
+                self.average[name].copy_(value)
 
-    def _tell(
-        self, stage: StageConfig, losses: dict[str, Tensor], rate: float, work: dict[str, float]
+    def _report(
+        self, stage: StageConfig, losses: dict[str, Tensor], rate: float, cost: dict[str, float]
     ) -> None:
-        """A step to whoever watches and to the history; `work` is what it took: frames and seconds."""
+        """Report a step to on_progress, history.jsonl and TensorBoard; `cost` has its frames and seconds."""
         numbers = {name: float(value.detach()) for name, value in losses.items()}
         if self.fabric.is_global_zero:
-            self.watch(Progress(self.stage, self.step, stage.steps, numbers, rate, self.best))
+            self.on_progress(Progress(self.stage, self.step, stage.steps, numbers, rate, self.best))
             with (self.out / HISTORY).open("a", encoding="utf-8") as file:
-                row = {"stage": self.stage, "step": self.step, **numbers, **self._measured, **work}
+                row = {"stage": self.stage, "step": self.step, **numbers, **self._validation, **cost}
                 file.write(json.dumps(row) + "\n")
-            self._measured = {}
+            self._validation = {}
             if self.step % _LOG_EVERY == 0 or self.step == stage.steps:
-                shown = {**numbers, "windows a second": rate, "rate": _schedule(self.step, stage)}
-                self._scalars({f"train/{name}": value for name, value in shown.items()})
+                shown = {**numbers, "windows a second": rate, "rate": _get_rate_factor(self.step, stage)}
+                self._log_scalars({f"train/{name}": value for name, value in shown.items()})
 
-    def _scalars(self, numbers: dict[str, float]) -> None:
+    def _log_scalars(self, numbers: dict[str, float]) -> None:
         if self._writer is None:
             self._writer = SummaryWriter(self.out / "tensorboard")
         done = sum(one.steps for one in self.recipe.stages[: self.stage]) + self.step
@@ -328,25 +341,29 @@ class _Loop:
             self._writer.add_scalar(name, value, done)
 
     def _save(self, optimizer: Any) -> None:
-        """Aside, then renamed: what is there is whole."""
-        self._saved = time.monotonic()
+        """Write a checkpoint atomically."""
+        self._last_save_s = time.monotonic()
         if not self.fabric.is_global_zero:
             return
         state = {
             "stage": self.stage,
             "step": self.step,
-            "trainee": self.trainee.state_dict(),
-            "kept": self.kept,
+            "trainee": self.module.state_dict(),
+            "kept": self.average,
             "optimizer": None if optimizer is None else optimizer.state_dict(),
             "best": None if self.best is None else vars(self.best),
             "videos": self._run.digest(),
         }
-        aside = self.out / f".{CHECKPOINT}"
-        torch.save(state, aside)
-        aside.replace(self.out / CHECKPOINT)
+        temporary = self.out / f".{CHECKPOINT}"
+        torch.save(state, temporary)
+        temporary.replace(self.out / CHECKPOINT)
 
     def resume(self) -> None:
-        """Take up the checkpoint of the run's folder, if there is one."""
+        """Load the checkpoint in the run's folder.
+
+        Raises:
+            TrainingError: there is none, or it is of another recipe or other videos.
+        """
         path = find_checkpoint(self.out)
         if not self._is_same_recipe():
             raise TrainingError(
@@ -358,15 +375,15 @@ class _Loop:
                 f"{self.out} was begun with other videos, annotations or held-out videos: go on with those, or start "
                 "in another --out"
             )
-        self.trainee.load_state_dict(state["trainee"])
-        self.kept = state["kept"]
+        self.module.load_state_dict(state["trainee"])
+        self.average = state["kept"]
         self.stage, self.step, self._optimizer_state = state["stage"], state["step"], state["optimizer"]
         self.best = BestWeights(**state["best"]) if state.get("best") else None
         if self.fabric.is_global_zero:
             self._cut_history()
 
     def _is_same_recipe(self) -> bool:
-        """By value: settings that did not exist when the run began have the values that they had."""
+        """Compare recipes by value, so that settings that are newer than the run count with their defaults."""
         path = self.out / RECIPE
         try:
             return parse_recipe(yaml.safe_load(path.read_text("utf-8")), str(path)) == self.recipe
@@ -374,24 +391,24 @@ class _Loop:
             return False
 
     def _cut_history(self) -> None:
-        """Steps after the checkpoint are made again."""
+        """Remove the steps after the checkpoint from history.jsonl, since they are run again."""
         path = self.out / HISTORY
         if path.exists():
             rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-            kept = [row for row in rows if (row["stage"], row["step"]) <= (self.stage, self.step)]
-            path.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+            past = [row for row in rows if (row["stage"], row["step"]) <= (self.stage, self.step)]
+            path.write_text("".join(json.dumps(row) + "\n" for row in past), encoding="utf-8")
 
 
 def derive_seed(*numbers: int) -> int:
-    """One seed of several numbers."""
+    """Derive one seed from several numbers."""
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
-def _groups(trainee: TrainingModule, stage: StageConfig) -> list[dict[str, Any]]:
-    """Parameters that move, by their learning rate; biases and norms do not decay."""
+def _make_parameter_groups(module: TrainingModule, stage: StageConfig) -> list[dict[str, Any]]:
+    """Group the trainable parameters by learning rate; biases and norms have no weight decay."""
     rates = {"backbone": stage.backbone_rate, "adapter": stage.adapter_rate, "head": stage.head_rate}
     groups: dict[tuple[str, bool], list[Tensor]] = {}
-    for name, parameter in trainee.named_parameters():
+    for name, parameter in module.named_parameters():
         if parameter.requires_grad:
             part = (
                 "head"
@@ -408,8 +425,8 @@ def _groups(trainee: TrainingModule, stage: StageConfig) -> list[dict[str, Any]]
     ]
 
 
-def _schedule(step: int, stage: StageConfig) -> float:
-    """Share of the highest rate: linear growth, then a cosine down."""
+def _get_rate_factor(step: int, stage: StageConfig) -> float:
+    """Return the learning rate relative to its peak: linear warm-up, then cosine decay."""
     if step < stage.warmup:
         return (step + 1) / stage.warmup
     done = (step - stage.warmup) / max(stage.steps - stage.warmup, 1)

@@ -1,4 +1,4 @@
-"""Which weights training moves: the head always, the backbone's own or its adapters' by choice."""
+"""Select trainable weights: always the head, optionally the adapters or the backbone."""
 
 from functools import partial
 from typing import Literal
@@ -14,7 +14,7 @@ _FINDER = "backbone.finder."
 
 
 def resolve_tuning(network: Network, tuning: Tuning) -> Tuning:
-    """What auto means for a network: its adapters, or else all that reads joints, or else all of it."""
+    """Resolve auto: adapters if the network has any, else reader if it has a finder of joints, else all."""
     if tuning != "auto":
         return tuning
     names = [name for name, _ in network.named_parameters()]
@@ -24,23 +24,23 @@ def resolve_tuning(network: Network, tuning: Tuning) -> Tuning:
 
 
 def set_trainable(network: Network, tuning: Tuning) -> list[str]:
-    """Freeze what is not to move.
+    """Set requires_grad of all parameters of a network.
 
     Args:
-        network: its parameters' requires_grad is set.
-        tuning: "head" is frozen features, "adapters" the paper's way, "reader" all but what finds joints in pictures,
-            "all" full fine-tuning, "auto" as resolve_tuning() says.
+        network: to be changed.
+        tuning: "head" trains on frozen features, "adapters" is the paper's method, "reader" freezes the finder of
+            joints only, "all" is full fine-tuning, "auto" see resolve_tuning.
 
     Returns:
-        Names of the parameters that move.
+        Names of the trainable parameters.
     """
     tuning = resolve_tuning(network, tuning)
     for name, parameter in network.named_parameters():
-        parameter.requires_grad_(_moves(name, tuning))
+        parameter.requires_grad_(_is_trainable(name, tuning))
     return [name for name, parameter in network.named_parameters() if parameter.requires_grad]
 
 
-def _moves(name: str, tuning: Tuning) -> bool:
+def _is_trainable(name: str, tuning: Tuning) -> bool:
     if tuning == "all" or not name.startswith("backbone."):
         return True
     if tuning == "reader":
@@ -49,7 +49,7 @@ def _moves(name: str, tuning: Tuning) -> bool:
 
 
 def recompute_blocks(network: Network) -> None:
-    """Keep no activations inside the backbone's blocks: they are computed again in the backward pass, for memory."""
+    """Enable activation checkpointing of the backbone's blocks, which saves memory."""
     backbone = network.backbone
     for block in backbone.finder.stages if isinstance(backbone, PoseBackbone) else backbone.blocks:
         block.forward = partial(checkpoint, block.forward, use_reentrant=False)

@@ -1,8 +1,8 @@
-"""Weights from elsewhere: VideoMAE backbones, and whole OpenTAD / AdaTAD detectors, under our names.
+"""Import weights of VideoMAE backbones, and of whole OpenTAD / AdaTAD detectors.
 
 A backbone comes as a Hugging Face folder (VideoMAEModel, ForPreTraining, ForVideoClassification), the original
-.pth or MMAction2's; a detector as OpenTAD saves it. Names are translated by one table of rules; what is matched,
-what is left and what is missing is told; shapes that do not fit are refused.
+.pth or MMAction2's; a detector as OpenTAD saves it. Names are translated by one table of rules. Unknown names
+are reported; missing weights and wrong shapes are errors.
 """
 
 import json
@@ -36,14 +36,14 @@ from model.network import Network
 from model.pose import PoseBackbone
 from model.taxonomy import Taxonomy
 
-# Where published files keep the weights; an EMA's are what their authors evaluate.
+# Keys of the weights in published files; EMA weights come first, since their authors evaluate them.
 _CONTAINERS = ("state_dict_ema", "ema_state_dict", "state_dict", "model", "module")
 _PREFIX = re.compile(
     r"^(module\.|ema\.|model\.backbone\.|backbone\.model\.backbone\.|backbone\.|videomae\.|encoder\.(?=patch_embed|blocks|norm))"
 )
 _DETECTOR_PARTS = ("projection.", "neck.", "rpn_head.")
 
-# Of the backbone: a pattern of their name, and ours. "qkv" parts are joined afterwards.
+# Backbone: pattern of the source name, and our name. Separate query, key and value weights are joined afterwards.
 _RULES = [
     (
         r"(?:patch_embed|embeddings\.patch_embeddings)(?:\.proj|\.projection)?\.(weight|bias)",
@@ -68,18 +68,18 @@ _HEADER = "mmad_backbone"
 
 
 class WeightsError(Exception):
-    """A file that holds no weights that fit; the text says what is wrong."""
+    """Raised for a file without matching weights; the message states the fault."""
 
 
 @dataclass(frozen=True)
 class Imported:
-    """What was found in a file.
+    """Imported weights of a file.
 
     Attributes:
-        backbone: weights under our names, with its adapters'.
-        detector: projection, neck and head under our names; empty for a backbone alone.
-        unmatched: their names that have no place here.
-        hints: of the file's own configuration: heads, norm_eps.
+        backbone: weights of backbone and adapters, by our names.
+        detector: weights of projection, neck and head, by our names; empty if the file has only a backbone.
+        unmatched: source names that were not translated.
+        hints: settings of the file's configuration: heads, norm_eps, image_size.
     """
 
     backbone: dict[str, Tensor]
@@ -89,12 +89,16 @@ class Imported:
 
     @property
     def matched(self) -> int:
-        """How many tensors have a place here."""
+        """Number of translated tensors."""
         return len(self.backbone) + len(self.detector)
 
 
 def read_weights(source: Path) -> Imported:
-    """Read a Hugging Face folder, a .pth or a .safetensors; raises WeightsError."""
+    """Read a Hugging Face folder, a .pth or a .safetensors file.
+
+    Raises:
+        WeightsError: the source has no VideoMAE backbone.
+    """
     tensors, hints = _read_folder(source) if source.is_dir() else (_read_file(source), {})
     backbone: dict[str, Tensor] = {}
     detector: dict[str, Tensor] = {}
@@ -103,8 +107,8 @@ def read_weights(source: Path) -> Imported:
         plain = _strip(name)
         if plain.startswith(_DETECTOR_PARTS) and plain != "rpn_head.loss_normalizer":
             detector[plain] = tensor
-        elif ours := _translate(plain):
-            backbone[ours] = tensor
+        elif our_name := _translate(plain):
+            backbone[our_name] = tensor
         else:
             unmatched.append(name)
     if not {"patch_embed.weight", "blocks.0.mlp.fc1.weight"} <= backbone.keys():
@@ -117,7 +121,11 @@ def read_weights(source: Path) -> Imported:
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """Parts of a manifest as JSON; raises WeightsError for anything else."""
+    """Read parts of a manifest from a JSON file.
+
+    Raises:
+        WeightsError: the file is not a JSON object.
+    """
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -128,7 +136,10 @@ def read_settings(path: Path) -> dict[str, Any]:
 
 
 def backbone_config(imported: Imported, settings: Mapping[str, Any] = MappingProxyType({})) -> BackboneConfig:
-    """The architecture that the shapes tell; heads by the settings or the file, else as published sizes have them."""
+    """Derive the backbone's configuration from the shapes of its weights.
+
+    The number of heads comes from the settings, the file, or the published size of the same width.
+    """
     weights = imported.backbone
     dim, _, tubelet, patch, _ = weights["patch_embed.weight"].shape
     known = {size.embed_dim: size.heads for size in SIZES.values()}
@@ -153,7 +164,7 @@ def backbone_config(imported: Imported, settings: Mapping[str, Any] = MappingPro
 
 
 def adapter_config(imported: Imported) -> AdapterConfig:
-    """The kind of adapter that the names tell, with its width and kernels."""
+    """Derive kind, width and kernel sizes of the adapters from the names and shapes of their weights."""
     inner = {
         name.split(".adapter.")[1]: tensor
         for name, tensor in imported.backbone.items()
@@ -180,7 +191,7 @@ def adapter_config(imported: Imported) -> AdapterConfig:
 
 
 def head_config(imported: Imported) -> HeadConfig:
-    """ActionFormer's shape; what names and shapes do not tell (heads, windows of attention) is the usual."""
+    """Derive the configuration of an ActionFormer head from its weights; attention heads and windows are defaults."""
     weights = imported.detector
     for name in ("projection.embed.0.conv.weight", "neck.fpn_norms.0.weight", "rpn_head.cls_head.weight"):
         if name not in weights:
@@ -198,12 +209,15 @@ def head_config(imported: Imported) -> HeadConfig:
 
 
 def detector_manifest(imported: Imported, taxonomy: Taxonomy, settings: Mapping[str, Any]) -> Manifest:
-    """A manifest for an imported detector: shapes from the weights, the rest by default or from `settings`.
+    """Make a manifest for an imported detector: shapes from the weights, the rest from `settings` or defaults.
 
     Args:
         imported: of a whole detector.
         taxonomy: in the order of the detector's classes.
-        settings: parts of a manifest that take precedence: input, architecture, thresholds, postprocessing ...
+        settings: parts of a manifest, which take precedence: input, architecture, thresholds, postprocessing ...
+
+    Raises:
+        WeightsError: the number of classes or the settings do not match.
     """
     head = head_config(imported)
     actions = imported.detector["rpn_head.cls_head.weight"].shape[0]
@@ -225,7 +239,7 @@ def detector_manifest(imported: Imported, taxonomy: Taxonomy, settings: Mapping[
         postprocessing=PostprocessingConfig(),
         thresholds=Thresholds(default=0.2),
     )  # fmt: skip
-    document = _merged(manifest.model_dump(mode="json"), settings)
+    document = _merge(manifest.model_dump(mode="json"), settings)
     try:
         return Manifest.model_validate_json(json.dumps(document))
     except ValueError as error:
@@ -233,7 +247,11 @@ def detector_manifest(imported: Imported, taxonomy: Taxonomy, settings: Mapping[
 
 
 def import_detector(imported: Imported, manifest: Manifest, out: Path) -> None:
-    """Write a checkpoint for `mmad export`; raises WeightsError for missing weights or shapes that do not fit."""
+    """Write a checkpoint for `mmad export`.
+
+    Raises:
+        WeightsError: weights are missing or have other shapes.
+    """
     network = Network(manifest)
     weights = {f"backbone.{name}": tensor for name, tensor in imported.backbone.items()}
     weights |= {f"detector.{name}": tensor for name, tensor in imported.detector.items()}
@@ -242,7 +260,11 @@ def import_detector(imported: Imported, manifest: Manifest, out: Path) -> None:
 
 
 def import_backbone(imported: Imported, config: BackboneConfig, out: Path) -> None:
-    """Write a backbone for training; raises WeightsError for missing weights or shapes that do not fit."""
+    """Write a backbone for training.
+
+    Raises:
+        WeightsError: weights are missing or have other shapes.
+    """
     patch = config.patch_size * config.position_grid
     backbone = Backbone(config, adapter_config(imported), 8 * config.tubelet_size, patch, patch)
     _load(backbone, _with_identity_adapters(backbone, imported.backbone))
@@ -250,12 +272,16 @@ def import_backbone(imported: Imported, config: BackboneConfig, out: Path) -> No
 
 
 def save_backbone(weights: dict[str, Tensor], config: BackboneConfig | PoseConfig, out: Path) -> None:
-    """Write a backbone that recipes can begin with."""
+    """Write a backbone file for the recipe setting `backbone`."""
     save_file(weights, out, metadata={_HEADER: config.model_dump_json()})
 
 
 def load_backbone(path: Path) -> tuple[BackboneConfig | PoseConfig, dict[str, Tensor]]:
-    """Read what save_backbone wrote."""
+    """Read a file of save_backbone.
+
+    Raises:
+        WeightsError: the file has no backbone configuration.
+    """
     with safe_open(path, "pt") as file:
         header = (file.metadata() or {}).get(_HEADER)
     if header is None:
@@ -270,11 +296,11 @@ def start_backbone(backbone: Backbone | PoseBackbone, path: Path) -> None:
         WeightsError: the file holds a backbone of another architecture.
     """
     config, weights = load_backbone(path)
-    theirs, ours = config.model_dump(), backbone.config.model_dump()
+    file_config, module_config = config.model_dump(), backbone.config.model_dump()
     differing = [
-        f"{name} is {theirs.get(name, 'not there')} in the file, {ours.get(name, 'not there')} here"
-        for name in theirs | ours
-        if theirs.get(name) != ours.get(name)
+        f"{name} is {file_config.get(name, 'not there')} in the file, {module_config.get(name, 'not there')} here"
+        for name in file_config | module_config
+        if file_config.get(name) != module_config.get(name)
     ]
     if differing:
         raise WeightsError(f"{path} holds another backbone; " + "; ".join(differing))
@@ -282,18 +308,18 @@ def start_backbone(backbone: Backbone | PoseBackbone, path: Path) -> None:
 
 
 def _load(module: torch.nn.Module, weights: dict[str, Tensor]) -> None:
-    """Load exactly; say all that does not fit in one sentence."""
-    wanted = module.state_dict()
-    missing = sorted(wanted.keys() - weights.keys())
-    over = sorted(weights.keys() - wanted.keys())
+    """Load weights strictly; raise WeightsError with all differences in one message."""
+    expected = module.state_dict()
+    missing = sorted(expected.keys() - weights.keys())
+    unexpected = sorted(weights.keys() - expected.keys())
     wrong = [
-        f"{name} is {tuple(weights[name].shape)}, wanted {tuple(wanted[name].shape)}"
-        for name in sorted(wanted.keys() & weights.keys())
-        if weights[name].shape != wanted[name].shape
+        f"{name} is {tuple(weights[name].shape)}, wanted {tuple(expected[name].shape)}"
+        for name in sorted(expected.keys() & weights.keys())
+        if weights[name].shape != expected[name].shape
     ]
     faults = [
         *(["missing: " + ", ".join(missing[:5])] if missing else []),
-        *(["without a place: " + ", ".join(over[:5])] if over else []),
+        *(["without a place: " + ", ".join(unexpected[:5])] if unexpected else []),
         *(["of another shape: " + "; ".join(wrong[:5])] if wrong else []),
     ]
     if faults:
@@ -302,13 +328,13 @@ def _load(module: torch.nn.Module, weights: dict[str, Tensor]) -> None:
 
 
 def _with_identity_adapters(network: torch.nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """OpenTAD may put adapters behind some blocks only: a fresh adapter behind the others changes nothing."""
+    """Add freshly initialised adapters, which are the identity, to blocks without one: OpenTAD may omit some."""
     fresh = {name: tensor for name, tensor in network.state_dict().items() if ".adapter." in name}
-    adapted = {_block_of(name) for name in weights if ".adapter." in name}
-    return weights | {name: tensor for name, tensor in fresh.items() if _block_of(name) not in adapted}
+    adapted = {_get_block(name) for name in weights if ".adapter." in name}
+    return weights | {name: tensor for name, tensor in fresh.items() if _get_block(name) not in adapted}
 
 
-def _block_of(name: str) -> str:
+def _get_block(name: str) -> str:
     return name.partition(".adapter.")[0]
 
 
@@ -321,13 +347,13 @@ def _read_folder(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         ) from error
     if config.get("model_type") != "videomae":
         raise WeightsError(f"{folder} holds a model of type {config.get('model_type')!r}, not 'videomae'")
-    # What the library assumes where the file does not say.
-    usual = {"num_attention_heads": 12, "layer_norm_eps": 1e-12, "image_size": 224}
-    found = usual | {name: value for name, value in config.items() if name in usual}
+    # Defaults of the library.
+    defaults = {"num_attention_heads": 12, "layer_norm_eps": 1e-12, "image_size": 224}
+    values = defaults | {name: value for name, value in config.items() if name in defaults}
     hints = {
-        "heads": found["num_attention_heads"],
-        "norm_eps": found["layer_norm_eps"],
-        "image_size": found["image_size"],
+        "heads": values["num_attention_heads"],
+        "norm_eps": values["layer_norm_eps"],
+        "image_size": values["image_size"],
     }
     index = folder / "model.safetensors.index.json"
     if index.exists():
@@ -373,14 +399,14 @@ def _strip(name: str) -> str:
 
 
 def _translate(name: str) -> str | None:
-    for pattern, ours in _RULES:
+    for pattern, our_name in _RULES:
         if match := re.fullmatch(pattern, name):
-            return match.expand(ours)
+            return match.expand(our_name)
     return None
 
 
 def _join_qkv(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Hugging Face keeps query, key and value apart."""
+    """Join query, key and value weights, which Hugging Face stores separately."""
     joined = dict(weights)
     for name in [name for name in weights if name.endswith(".attn.query")]:
         block = name.removesuffix("query")
@@ -389,7 +415,7 @@ def _join_qkv(weights: dict[str, Tensor]) -> dict[str, Tensor]:
             raise WeightsError(f"{block}: query, key and value are not all there")
         joined[f"{block}qkv.weight"] = torch.cat([part for part in parts if part is not None])
     for name in [name for name in joined if name.endswith(".attn.qkv.weight")]:
-        for bias in ("q_bias", "v_bias"):  # a model made without biases has them at zero
+        for bias in ("q_bias", "v_bias"):  # a model without biases is equal to one with zero biases
             joined.setdefault(name.replace("qkv.weight", bias), torch.zeros(joined[name].shape[1]))
     return joined
 
@@ -398,11 +424,11 @@ def _count(weights: dict[str, Tensor], pattern: str) -> int:
     return len({match[1] for name in weights if (match := re.match(pattern, name))})
 
 
-def _merged(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     result = dict(base)
     for name, value in over.items():
         inner = result.get(name)
         result[name] = (
-            _merged(inner, value) if isinstance(inner, dict) and isinstance(value, Mapping) else value
+            _merge(inner, value) if isinstance(inner, dict) and isinstance(value, Mapping) else value
         )
     return result

@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 
-from tests.faults.candidates import FAULTS, FULL_DISK, KILL_WORKER, Fault
 from tests.faults.deployment import Deployment, find_processes, small_disk
+from tests.faults.kinds import FAULTS, FULL_DISK, KILL_WORKER, Fault
 from tests.faults.load import Caller, Ledger, get_expected_results, make_clips
 from tests.faults.verdict import LEFTOVERS_S, Verdict, check_jobs, find_leftovers, wait_for_jobs
 

@@ -239,8 +239,8 @@ def _compute_trivial_baselines(
     body_truth = truth.to_body_level(taxonomy)
     levels = ((truth, counts.astype(float)), (body_truth, body_counts))
     most_frequent, every = (
-        MapScores(*(_mean_precision(one, predict_whole_videos(one, n, keep), len(n)) for one, n in levels))
-        for keep in (1, None)
+        MapScores(*(_mean_precision(one, predict_whole_videos(one, n, top), len(n)) for one, n in levels))
+        for top in (1, None)
     )
     shuffled = np.random.default_rng(_SEED).permutation(predictions.labels)
     return {
@@ -250,12 +250,12 @@ def _compute_trivial_baselines(
     }
 
 
-def predict_whole_videos(truth: Instances, counts: NDArray[np.float64], keep: int | None) -> Instances:
-    """Predict the `keep` most frequent classes, or every class if None, over the whole of each video.
+def predict_whole_videos(truth: Instances, counts: NDArray[np.float64], top: int | None) -> Instances:
+    """Predict the `top` most frequent classes, or every class if None, over the whole of each video.
 
     Scores are the class frequencies.
     """
-    labels = np.argsort(-counts, kind="stable")[:keep]
+    labels = np.argsort(-counts, kind="stable")[:top]
     ends = np.repeat(truth.durations, len(labels))
     videos = len(truth.videos)
     return replace(
@@ -344,4 +344,4 @@ def ratios(own: MapScores, other: MapScores) -> dict[str, float | None]:
     """Return the mAP of the bundle divided by that of a baseline; None if the baseline has 0."""
     pairs = {"action": (own.action, other.action), "body": (own.body, other.body)}
     pairs["average"] = (own.average, other.average)
-    return {name: mine / theirs if theirs else None for name, (mine, theirs) in pairs.items()}
+    return {name: value / baseline if baseline else None for name, (value, baseline) in pairs.items()}
