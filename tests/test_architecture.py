@@ -11,8 +11,7 @@ from model import export
 from model.architecture import Architecture, PoseConfig
 from model.bundle import Bundle, Manifest, parse_manifest
 from model.errors import BundleError
-from model.network import Network
-from tests.test_export import small_manifest
+from tests.test_export import random_network, small_manifest
 
 VIDEOMAE = {"embed_dim": 24, "depth": 2, "heads": 2, "position_grid": 2}
 
@@ -29,7 +28,7 @@ def test_features_keep_the_contract(adapter: str) -> None:
     """Shapes, zeros behind the mask, gradients everywhere; rows of a batch do not influence each other."""
     manifest = manifest_with(VIDEOMAE, adapter)
     torch.manual_seed(0)
-    network = Network(manifest).train()
+    network = random_network(manifest).train()
     dim = manifest.architecture.backbone.embed_dim
     clips, mask = (torch.from_numpy(array) for array in export.make_example_input(manifest, batch=2, clips=3))
     clips[1] //= 2
