@@ -202,35 +202,6 @@ def test_mirror_images_move_joints_along():
             assert abs(y * 48 - row - 0.5) < 1.2
 
 
-def test_a_still_shows_a_moment_without_action_swaying_and_teaches_nothing():
-    recipe = load_recipe("smoke", [])
-    frames = np.zeros((40, 48, 48, 3), np.uint8)
-    frames[:, 20:24, 30:34] = (
-        np.arange(40, dtype=np.uint8)[:, None, None, None] + 100
-    )  # says which frame it is
-    joints = Joints(np.broadcast_to(np.array([[32 / 48, 22 / 48, 1.0]]), (40, 1, 3)), np.array([0]))
-    segments_s, labels = np.array([[0.0, 4.0], [6.0, 8.0]]), np.array([3, 7])  # frames 21 to 29 are quiet
-    still = PLAIN.model_copy(update={"still": 1.0})
-    moved = []
-    for seed in range(30):
-        rng = np.random.default_rng(seed)
-        made = make_example(rng, frames, segments_s, labels, joints, recipe.input, still)
-        assert made.segments.shape == (0, 2)
-        assert made.labels.shape == (0,)
-        assert 121 <= made.frames.max() <= 129
-        light = made.frames[..., 0].astype(float)
-        rows, columns = np.indices((48, 48)) + 0.5
-        total = light.sum(axis=(1, 2))
-        middle = np.stack([(light * columns).sum((1, 2)), (light * rows).sum((1, 2))], -1) / total[:, None]
-        assert np.abs(made.joints[:, 0, :2] * 48 - middle).max() < 0.1  # joints sway with the picture
-        moved.append(np.ptp(middle, axis=0).max())
-    assert max(moved) < 3.1
-    assert min(moved) > 0  # never quite the same picture
-    busy = np.array([[0.0, 8.0]])
-    rng = np.random.default_rng(0)
-    assert len(make_example(rng, frames, busy, labels[:1], joints, recipe.input, still).labels)
-
-
 def test_numbers_alone_decide_an_example(data, tmp_path):
     run = make_run(data, tmp_path)
     first, again, other = Examples(run, 0)[5], Examples(run, 0)[5], Examples(run, 1)[5]
