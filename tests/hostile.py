@@ -22,6 +22,7 @@ from model.detector import Detector
 from model.engines import load_engine
 from model.errors import VideoError
 from model.picture import Region
+from model.video import Limits
 from tests.clips import ffmpeg, silence
 from tests.measured import MeasuredSandbox, measured_sandbox
 
@@ -262,6 +263,10 @@ CASES = [
 ]  # fmt: skip
 
 
+# Ten minutes: a video of undeclared length is analysed up to the limit before it is refused.
+_LIMITS = Limits(max_duration_s=600.0)
+
+
 def run(
     cases: Iterable[Case], folder: Path, detector: Detector, sandbox: MeasuredSandbox
 ) -> Iterator[Outcome]:
@@ -277,7 +282,7 @@ def run(
 def analyse(detector: Detector, content: bytes) -> tuple[str, tuple[tuple[float, float], ...]]:
     """The answer, and what of the video was damaged."""
     try:
-        found = detector.detect(io.BytesIO(content), region=Region())
+        found = detector.detect(io.BytesIO(content), region=Region(), limits=_LIMITS)
     except VideoError as error:
         return error.code, ()
     ends = [0.0, *(one.end_s for one in found.coverage)]
