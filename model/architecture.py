@@ -210,5 +210,5 @@ class Architecture(ConfigSection):
 
     @property
     def finds_joints(self) -> bool:
-        """Whether the backbone's only input are the joints that it finds in the frames."""
+        """True for backbones that estimate joints in each frame and use nothing else of it."""
         return self.backbone.kind == "pose" or getattr(self.backbone, "stem", None) == "heatmaps"

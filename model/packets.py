@@ -66,7 +66,7 @@ class PacketReader:
 
     @property
     def doubtful(self) -> bool:
-        """Whether one of the latest packets did not decode."""
+        """True if a packet read recently could not be decoded."""
         return self._doubtful_frames > 0
 
     def frames(self) -> Iterator[DecodedFrame]:

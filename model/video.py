@@ -266,7 +266,7 @@ class Video:
             raise _make_duration_error(declared, self._limits)
 
     def _make_no_frame_error(self) -> DamagedVideoError:
-        # FFmpeg clears a size above the limit, so that the two causes cannot be told apart.
+        # FFmpeg sets a size above its limit to 0, as it does an unreadable one: the cause is unknown.
         may_be_too_large = not self._stream.codec_context.width
         hint = (
             f", or it has more than {self._limits.max_pixels} pixels (MMAD_MAX_PIXELS)"

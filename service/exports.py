@@ -127,7 +127,7 @@ class Format:
 
     @property
     def is_text(self) -> bool:
-        """Whether it can be printed to a terminal."""
+        """True for text formats, which can be printed to a terminal."""
         return self.suffix not in (".npz", ".zip", ".png")
 
 

@@ -140,7 +140,7 @@ class Job(Document):
 
     @property
     def ended(self) -> bool:
-        """Whether the state is final."""
+        """True if the state is final: succeeded, failed or canceled."""
         return self.state in ENDED
 
 
@@ -232,7 +232,7 @@ class Health(Document):
 
 
 class Readiness(Document):
-    """Whether a video submitted now would be analysed; each check is "ok" or describes what is missing."""
+    """Readiness of the service. Each check is "ok" or a sentence about what is missing."""
 
     ready: bool
     checks: dict[str, str]

@@ -96,7 +96,7 @@ class Record(Document):
 
     @property
     def ended(self) -> bool:
-        """Whether the state is final."""
+        """True if the state is final: succeeded, failed or canceled."""
         return self.state in ENDED
 
     @property

@@ -68,7 +68,7 @@ class Confinement:
     """The kernel's version of Landlock; 0 if it is unavailable."""
     seccomp: bool
     unprivileged: bool
-    """Whether decoding runs as an unprivileged user."""
+    """True if the decode process runs as an unprivileged user."""
 
     @property
     def missing(self) -> tuple[str, ...]:

@@ -1,10 +1,9 @@
 #!/usr/bin/env bash
-# Trains on the GPU machine: joints first (recipe gpu-pose), VideoMAE with DSTA (recipe gpu), or both side by side.
+# Trains on a machine with a GPU and without internet: joints first (recipe gpu-pose), VideoMAE with DSTA (recipe gpu), or both side by side.
 # Before the first call, here: scripts/gpu/wheels.sh. Then, with carry: .whl
 #     RUNS=pose scripts/gpu/train.sh start 900 --set stages.0.steps=3000 && scripts/gpu/train.sh wait 500
-#     start VIDEOS [--set ...]    renders people, half as many where the card cannot, and trains while calls come and go
+#     start VIDEOS [--set ...]    renders people, half as many where the card cannot, and trains in the background
 #     wait SECONDS                watches; what was learned so far comes back in $OUT
-# The machine is given back half a minute after a call: plan one call to be whole, and take a second for luck.
 # What comes back: NAME.part-N, in parts of 15 MiB, and logs.tgz:
 #     cat pose.part-* > pose.safetensors; mmad export --checkpoint pose.safetensors ...
 # Rehearse on a processor: OUT=/tmp/out WORK=/tmp/work SITE= PYTHON=.venv/bin/python TOY=1 scripts/gpu/train.sh start 20
