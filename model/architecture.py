@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 
 class ConfigSection(BaseModel):
@@ -12,7 +12,7 @@ class ConfigSection(BaseModel):
 
 
 class BackboneBase(ConfigSection):
-    """Settings of all backbones. `lags` are the distances in frames over which displacements of joints are computed."""
+    """Settings of all backbones. `lags` are the distances in frames of displacements of keypoints."""
 
     kind: str
     inputs: Literal["rgb"] = Field(
@@ -29,14 +29,15 @@ class BackboneBase(ConfigSection):
 
 
 class FinderConfig(ConfigSection):
-    """The pose estimator: a convolutional feature pyramid that finds joints in every frame.
+    """The pose estimator: a convolutional feature pyramid that finds keypoints in every frame.
 
     `widths` are the channels of the stem and of each stage; each of them halves the resolution. `fused` is the number
     of channels before the heatmaps, which have the resolution of the first stage. `moves` is the factor on the
-    displacements of joints.
+    displacements of keypoints.
     """
 
-    joints: int = Field(default=25, gt=0)
+    # Bundles of version 0.1 say `joints`.
+    keypoints: int = Field(default=25, gt=0, validation_alias=AliasChoices("keypoints", "joints"))
     widths: tuple[Annotated[int, Field(gt=0)], ...] = (16, 32, 64, 128)
     fused: int = Field(default=48, gt=0)
     moves: float = Field(default=20.0, gt=0)
@@ -51,7 +52,7 @@ class FinderConfig(ConfigSection):
 class BackboneConfig(BackboneBase):
     """VideoMAE's vision transformer.
 
-    `stem` turns patches into tokens: a linear map, as in pretrained weights, or heatmaps of the joints that `finder`
+    `stem` turns patches into tokens: a linear map, as in pretrained weights, or heatmaps of the keypoints that `finder`
     finds and of their displacements over `lags` frames.
     `position_grid` is the side of the patch grid that the sinusoidal position table is made for. For another grid the
     table is resized bicubically, as weights pretrained at 224 pixels (a 14 x 14 grid) expect.
@@ -84,9 +85,9 @@ class BackboneConfig(BackboneBase):
 
 
 class PoseConfig(FinderConfig, BackboneBase):
-    """A backbone of joints only: the pose estimator of FinderConfig, then temporal blocks on the joints.
+    """A backbone of keypoints only: the pose estimator of FinderConfig, then temporal blocks on the keypoints.
 
-    `dilations` has one temporal block per entry, in steps. Positions of joints are scaled by a factor of 4.
+    `dilations` has one temporal block per entry, in steps. Positions of keypoints are scaled by a factor of 4.
     """
 
     kind: Literal["pose"]
@@ -209,6 +210,6 @@ class Architecture(ConfigSection):
         return self
 
     @property
-    def finds_joints(self) -> bool:
-        """True for backbones that estimate joints in each frame and use nothing else of it."""
+    def finds_keypoints(self) -> bool:
+        """True for backbones that estimate keypoints in each frame and use nothing else of it."""
         return self.backbone.kind == "pose" or getattr(self.backbone, "stem", None) == "heatmaps"

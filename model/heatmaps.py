@@ -1,45 +1,45 @@
-"""VideoMAE on heatmaps: joints found in every frame are drawn on the patch grid as the transformer's input."""
+"""VideoMAE on heatmaps: keypoints found in every frame are drawn on the patch grid as the transformer's input."""
 
 import torch
 from torch import Tensor
 
 from model.architecture import AdapterConfig, BackboneConfig
 from model.backbone import Backbone
-from model.pose_estimator import JointFinder, JointReader, compute_displacements
+from model.pose_estimator import KeypointReader, PoseEstimator, compute_displacements
 
-_JOINT_STD = 0.6  # standard deviation of a joint's Gaussian, in positions of the grid
+_KEYPOINT_STD = 0.6  # standard deviation of a keypoint's Gaussian, in positions of the grid
 
 
-class HeatmapBackbone(JointReader, Backbone):
-    """The transformer with heatmap volumes of joints as input, after PoseConv3D (CVPR 2022)."""
+class HeatmapBackbone(KeypointReader, Backbone):
+    """The transformer with heatmap volumes of keypoints as input, after PoseConv3D (CVPR 2022)."""
 
     def __init__(
         self, config: BackboneConfig, adapter: AdapterConfig, clip_frames: int, height: int, width: int
     ) -> None:
         super().__init__(config, adapter, clip_frames, height, width)
         assert config.finder is not None
-        self.finder = JointFinder(config.finder)
+        self.finder = PoseEstimator(config.finder)
         self.finder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def read(self, joints: Tensor) -> Tensor:
-        """Compute features (B, dim, steps / tubelet) from joints (B, steps, joints, 3)."""
+    def read(self, keypoints: Tensor) -> Tensor:
+        """Compute features (B, dim, steps / tubelet) from keypoints (B, steps, keypoints, 3)."""
         frames = self.time * self.config.tubelet_size
-        maps = self._draw_heatmaps(joints)  # (B, steps, channels, height, width)
+        maps = self._draw_heatmaps(keypoints)  # (B, steps, channels, height, width)
         clips = maps.reshape(-1, frames, *maps.shape[2:]).transpose(1, 2)
-        return self.encode(self.patch_embed(clips), joints.shape[1] // frames)
+        return self.encode(self.patch_embed(clips), keypoints.shape[1] // frames)
 
-    def _draw_heatmaps(self, joints: Tensor) -> Tensor:
-        """Draw joints as Gaussians (B, steps, channels, height, width).
+    def _draw_heatmaps(self, keypoints: Tensor) -> Tensor:
+        """Draw keypoints as Gaussians (B, steps, channels, height, width).
 
-        The first channel of each joint has its visibility as height, the others its displacements.
+        The first channel of each keypoint has its visibility as height, the others its displacements.
         """
         in_x, in_y = (
-            _draw_gaussians(joints[..., axis], size) for axis, size in enumerate((self.width, self.height))
+            _draw_gaussians(keypoints[..., axis], size) for axis, size in enumerate((self.width, self.height))
         )
-        in_y = in_y * joints[..., 2:]
-        gaussians = in_y[..., None] * in_x[..., None, :]  # (B, steps, joints, height, width)
-        displacements = compute_displacements(joints, self.finder.config, self.config.lags)
-        displacements = displacements.flatten(3)  # (B, steps, joints, 2 * lags)
+        in_y = in_y * keypoints[..., 2:]
+        gaussians = in_y[..., None] * in_x[..., None, :]  # (B, steps, keypoints, height, width)
+        displacements = compute_displacements(keypoints, self.finder.config, self.config.lags)
+        displacements = displacements.flatten(3)  # (B, steps, keypoints, 2 * lags)
         heights = torch.cat([torch.ones_like(displacements[..., :1]), displacements], dim=-1)
         return (heights[..., None, None] * gaussians[..., None, :, :]).flatten(2, 3)
 
@@ -47,4 +47,4 @@ class HeatmapBackbone(JointReader, Backbone):
 def _draw_gaussians(positions: Tensor, size: int) -> Tensor:
     """Return 1-D Gaussians (..., size) around positions (...), which range from 0 to 1."""
     centres = torch.arange(size, device=positions.device, dtype=positions.dtype) + 0.5
-    return torch.exp(-0.5 * ((positions[..., None] * size - centres) / _JOINT_STD) ** 2)
+    return torch.exp(-0.5 * ((positions[..., None] * size - centres) / _KEYPOINT_STD) ** 2)

@@ -1,11 +1,11 @@
-"""The pose backbone: temporal blocks on the joints found in every frame."""
+"""The pose backbone: temporal blocks on the keypoints found in every frame."""
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.architecture import PoseConfig
-from model.pose_estimator import JointFinder, JointReader, compute_displacements
+from model.pose_estimator import KeypointReader, PoseEstimator, compute_displacements
 
 # Factor on positions. On synthetic people, the standard deviation of positions is then 0.74, and that of displacements
 # with a factor of 20 is 0.08 at lag 1 and 0.13 at lag 4.
@@ -28,23 +28,23 @@ class TemporalBlock(nn.Module):
         return x + self.fc2(F.gelu(self.fc1(update)))  # type: ignore[no-any-return]
 
 
-class PoseBackbone(JointReader):
+class PoseBackbone(KeypointReader):
     """A backbone with the same interface as the transformer; all steps of a window form one sequence."""
 
     def __init__(self, config: PoseConfig) -> None:
         super().__init__()
         self.config = config
-        self.finder = JointFinder(config)
-        self.embed = nn.Linear(config.joints * (3 + 2 * len(config.lags)), config.embed_dim)
+        self.finder = PoseEstimator(config)
+        self.embed = nn.Linear(config.keypoints * (3 + 2 * len(config.lags)), config.embed_dim)
         self.temporal = nn.Sequential(*(TemporalBlock(config.embed_dim, step) for step in config.dilations))
         self.norm = nn.LayerNorm(config.embed_dim)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def read(self, joints: Tensor) -> Tensor:
-        """Compute features (B, dim, steps) from joints (B, steps, joints, 3)."""
-        positions = _POSITION_FACTOR * (joints[..., :2] - 0.5)
-        displacements = compute_displacements(joints, self.config, self.config.lags)
-        displacements = displacements.movedim(3, 2)  # (B, steps, lags, joints, 2)
-        inputs = torch.cat([positions.flatten(2), joints[..., 2], displacements.flatten(2)], dim=-1)
+    def read(self, keypoints: Tensor) -> Tensor:
+        """Compute features (B, dim, steps) from keypoints (B, steps, keypoints, 3)."""
+        positions = _POSITION_FACTOR * (keypoints[..., :2] - 0.5)
+        displacements = compute_displacements(keypoints, self.config, self.config.lags)
+        displacements = displacements.movedim(3, 2)  # (B, steps, lags, keypoints, 2)
+        inputs = torch.cat([positions.flatten(2), keypoints[..., 2], displacements.flatten(2)], dim=-1)
         features = self.temporal(self.embed(inputs))
         return self.norm(features).transpose(1, 2)  # type: ignore[no-any-return]

@@ -1,4 +1,4 @@
-"""The pose estimator: a small network that finds joints in every frame, and the base class of backbones on joints."""
+"""The pose estimator: a small network that finds keypoints in every frame, and the base class of KeypointReaders."""
 
 from abc import ABC, abstractmethod
 
@@ -26,8 +26,8 @@ class Residual(nn.Module):
         return F.relu(self.conv2(F.relu(self.conv1(x))) + self.skip(x))
 
 
-class JointFinder(nn.Module):
-    """A feature pyramid with one heatmap per joint; a joint's position is the mean under the heatmap's softmax.
+class PoseEstimator(nn.Module):
+    """A feature pyramid with one heatmap per keypoint; a keypoint's position is the mean under the heatmap's softmax.
 
     After "Integral human pose regression" (ECCV 2018) and "Feature pyramid networks" (CVPR 2017).
     """
@@ -45,14 +45,14 @@ class JointFinder(nn.Module):
         self.stages = nn.ModuleList(stages)
         self.lateral = nn.ModuleList([nn.Conv2d(width, config.fused, 1) for width in widths])
         self.fuse = _conv_norm(config.fused, config.fused, 3)
-        self.heatmaps = nn.Conv2d(config.fused, config.joints, 1)
-        self.seen = nn.Linear(inside, config.joints)
+        self.heatmaps = nn.Conv2d(config.fused, config.keypoints, 1)
+        self.seen = nn.Linear(inside, config.keypoints)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Find joints in normalised images (N, 3, height, width).
+        """Find keypoints in normalised images (N, 3, height, width).
 
         Returns:
-            (N, joints, 3): x and y as fractions of the image, and the probability that the joint is visible.
+            (N, keypoints, 3): x and y as fractions of the image, and the probability that the keypoint is visible.
         """
         x, maps = F.relu(self.stem(images)), []
         for stage in self.stages:
@@ -63,7 +63,7 @@ class JointFinder(nn.Module):
             top = lateral(finer) + F.interpolate(
                 top, size=finer.shape[2:], mode="bilinear", align_corners=False
             )
-        heatmaps = _SHARPNESS * self.heatmaps(F.relu(self.fuse(F.relu(top))))  # (N, joints, rows, columns)
+        heatmaps = _SHARPNESS * self.heatmaps(F.relu(self.fuse(F.relu(top))))  # (N, keypoints, rows, columns)
         probabilities = heatmaps.flatten(2).softmax(dim=-1).reshape(heatmaps.shape)
         outputs = [
             _mean_position(probabilities.sum(dim=2)),
@@ -73,10 +73,10 @@ class JointFinder(nn.Module):
         return torch.stack(outputs, dim=-1)
 
 
-class JointReader(nn.Module, ABC):
-    """Base class of backbones that find joints in every frame and use only the joints."""
+class KeypointReader(nn.Module, ABC):
+    """Base class of backbones that find keypoints in every frame and use only the keypoints."""
 
-    finder: JointFinder
+    finder: PoseEstimator
 
     def forward(self, clips: Tensor) -> Tensor:
         """Compute features from normalised clips.
@@ -90,40 +90,40 @@ class JointReader(nn.Module, ABC):
         return self.read(self.find(clips))
 
     def find(self, clips: Tensor) -> Tensor:
-        """Find joints (B, clips * frames, joints, 3) in clips (B, clips, 3, frames, height, width); see JointFinder."""
+        """Find keypoints (B, clips * frames, keypoints, 3) in clips (B, clips, 3, frames, height, width)."""
         images = clips.transpose(2, 3).flatten(0, 2)  # (B*clips*frames, 3, height, width)
-        joints = self.finder(images.contiguous(memory_format=torch.channels_last))
-        return joints.reshape(clips.shape[0], -1, *joints.shape[1:])  # type: ignore[no-any-return]
+        keypoints = self.finder(images.contiguous(memory_format=torch.channels_last))
+        return keypoints.reshape(clips.shape[0], -1, *keypoints.shape[1:])  # type: ignore[no-any-return]
 
     @abstractmethod
-    def read(self, joints: Tensor) -> Tensor:
-        """Compute features (B, dim, steps / tubelet) from joints (B, steps, joints, 3)."""
+    def read(self, keypoints: Tensor) -> Tensor:
+        """Compute features (B, dim, steps / tubelet) from keypoints (B, steps, keypoints, 3)."""
 
 
-def compute_displacements(joints: Tensor, config: FinderConfig, lags: tuple[int, ...]) -> Tensor:
-    """Compute the scaled displacements of joints over each lag. Before the window, joints are as in its first frame.
+def compute_displacements(keypoints: Tensor, config: FinderConfig, lags: tuple[int, ...]) -> Tensor:
+    """Compute the scaled displacements of keypoints over each lag. Before the window, they are as in its first frame.
 
     Args:
-        joints: (B, steps, joints, 3).
+        keypoints: (B, steps, keypoints, 3).
         config: has the factor on displacements.
         lags: in frames.
 
     Returns:
-        (B, steps, joints, lags, 2): displacements in x and y, of the order of 1.
+        (B, steps, keypoints, lags, 2): displacements in x and y, of the order of 1.
     """
-    scaled = [config.moves / lag**0.5 * _subtract_earlier(joints[..., :2], lag) for lag in lags]
+    scaled = [config.moves / lag**0.5 * _subtract_earlier(keypoints[..., :2], lag) for lag in lags]
     return torch.stack(scaled, dim=-2)
 
 
 def _mean_position(probabilities: Tensor) -> Tensor:
-    """Return mean positions (N, joints), 0 to 1, under probabilities (N, joints, length)."""
+    """Return mean positions (N, keypoints), 0 to 1, under probabilities (N, keypoints, length)."""
     length = probabilities.shape[-1]
     positions = torch.arange(length, device=probabilities.device, dtype=probabilities.dtype)
     return (probabilities * ((positions + 0.5) / length)).sum(dim=-1)
 
 
 def _subtract_earlier(positions: Tensor, lag: int) -> Tensor:
-    """Return the differences (B, steps, joints, 2) to the positions `lag` frames earlier."""
+    """Return the differences (B, steps, keypoints, 2) to the positions `lag` frames earlier."""
     earlier = torch.cat([positions[:, :1].expand(-1, lag, -1, -1), positions], dim=1)[:, :-lag]
     return positions - earlier
 

@@ -1,4 +1,4 @@
-"""Stems: patch embeddings of frames (VideoMAE), or of heatmaps of joints, for the transformer."""
+"""Stems: patch embeddings of frames (VideoMAE), or of heatmaps of keypoints, for the transformer."""
 
 from collections.abc import Callable
 
@@ -6,7 +6,7 @@ from torch import nn
 
 from model.architecture import BackboneConfig
 
-_HEATMAP_STD = 0.2  # of initial weights; large, since few joints are near any position of the grid
+_HEATMAP_STD = 0.2  # of initial weights; large, since few keypoints are near any position of the grid
 
 
 def _make_linear_stem(config: BackboneConfig) -> nn.Conv3d:
@@ -18,7 +18,7 @@ def _make_heatmap_stem(config: BackboneConfig) -> nn.Conv3d:
     """Make a linear map of the heatmaps of each grid position over a tubelet."""
     assert config.finder is not None
     kernel = (config.tubelet_size, 1, 1)
-    channels = config.finder.joints * (1 + 2 * len(config.lags))
+    channels = config.finder.keypoints * (1 + 2 * len(config.lags))
     embed = nn.Conv3d(channels, config.embed_dim, kernel, stride=kernel)
     nn.init.normal_(embed.weight, std=_HEATMAP_STD)
     return embed

@@ -30,7 +30,7 @@ def make_run(data: Path, out: Path, *settings: str) -> Run:
     """Make a run of the demo recipe with a smaller network."""
     recipe = load_recipe("demo", [*SETTINGS, *settings])
     dataset = load_dataset([data], TAXONOMY, "train", 0)
-    return Run(recipe, make_manifest(recipe, TAXONOMY, "people"), dataset, out, dataset.count_joints())
+    return Run(recipe, make_manifest(recipe, TAXONOMY, "people"), dataset, out, dataset.count_keypoints())
 
 
 def make_pose_bundle(folder: Path) -> None:

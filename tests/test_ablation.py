@@ -18,7 +18,7 @@ from training.tables import standard_labels
 def test_every_variant_is_a_recipe(variant):
     recipe = load_recipe("ablation", [*ablation.SKIP_PRETRAINING, *variant.settings])
     architecture = make_manifest(recipe, standard_labels(), "data").architecture
-    assert (recipe.stages[-1].given == "joints") == architecture.finds_joints
+    assert (recipe.stages[-1].given == "keypoints") == architecture.finds_keypoints
     adapted = "adapter" in variant.name or "TIA" in variant.name or "DSTA" in variant.name
     assert (architecture.adapter.kind != "none") == adapted == (recipe.stages[-1].tuning == "adapters")
 

@@ -259,7 +259,7 @@ def test_a_list_says_what_is_held_out(tmp_path):
 
 def make_run(videos: Path, out: Path, *overrides: str) -> Run:
     """The smoke recipe's detection alone, at a rate at which it soon gets worse."""
-    settings = ("stages.0.objective=detection", "stages.0.joints=0", "stages.0.steps=1", "stages.1.steps=30", "stages.1.warmup=0",
+    settings = ("stages.0.objective=detection", "stages.0.keypoints=0", "stages.0.steps=1", "stages.1.steps=30", "stages.1.warmup=0",
                 "stages.1.head_rate=0.03", "stages.1.final=1", "stages.1.validate_every=2", "stages.1.patience=3", "ema=0.3")  # fmt: skip
     recipe = load_recipe("smoke", [*settings, *overrides])
     marks = out.parent / f"{out.name}.csv"

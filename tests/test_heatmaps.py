@@ -1,4 +1,4 @@
-"""VideoMAE on heatmaps: joints drawn where they are, read by the transformer, and trained without a picture."""
+"""VideoMAE on heatmaps: keypoints drawn where they are, read by the transformer, and trained without a picture."""
 
 from dataclasses import replace
 
@@ -15,7 +15,7 @@ from tests.pose_runs import TAXONOMY, make_people
 from tests.untrained_bundle import make_untrained_manifest, make_untrained_network
 from training.dataset import DatasetError, load_dataset
 from training.distillation import Teacher
-from training.keypoint_noise import add_keypoint_noise, features_from_joints
+from training.keypoint_noise import add_keypoint_noise, features_from_keypoints
 from training.objectives import TrainingModule, collate
 from training.people.options import Storage
 from training.recipe import RecipeError, load_recipe
@@ -23,21 +23,21 @@ from training.run import Examples, Run, TrainingError, make_manifest
 from training.train import train
 from training.tuning import set_trainable
 
-FINDER = FinderConfig(joints=5, widths=(8, 8, 16), fused=8, moves=10.0)
+FINDER = FinderConfig(keypoints=5, widths=(8, 8, 16), fused=8, moves=10.0)
 SMALL = BackboneConfig(
     embed_dim=16, depth=1, heads=2, patch_size=8, tubelet_size=2, stem="heatmaps", finder=FINDER
 )
 SETTINGS = ["architecture.backbone={embed_dim: 32, depth: 1, heads: 2, tubelet_size: 2, patch_size: 12, stem: heatmaps, "
             "finder: {widths: [8, 16, 16], fused: 16}}", "finder=null", "teacher=null", "input.clip_frames=16",
             "input.height=48", "input.width=48", "input.fps=5.0", "data.workers=0",
-            'stages=[{objective: dense, given: joints, tuning: all, steps: 9, batch: 4, frames: 96, backbone_rate: 0.001}, '
-            '{objective: detection, given: joints, tuning: adapters, steps: 9, batch: 4, dense: 0.5}]']  # fmt: skip
+            'stages=[{objective: dense, given: keypoints, tuning: all, steps: 9, batch: 4, frames: 96, backbone_rate: 0.001}, '
+            '{objective: detection, given: keypoints, tuning: adapters, steps: 9, batch: 4, dense: 0.5}]']  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def joints(tmp_path_factory):
+def keypoints(tmp_path_factory):
     """People without pictures."""
-    return make_people(tmp_path_factory.mktemp("joints"), Storage.NONE)
+    return make_people(tmp_path_factory.mktemp("keypoints"), Storage.NONE)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def people(tmp_path_factory):
 def make_run(folders, out, *settings: str) -> Run:
     recipe = load_recipe("videomae", [*SETTINGS, *settings])
     dataset = load_dataset(folders, TAXONOMY, "train", 0)
-    return Run(recipe, make_manifest(recipe, TAXONOMY, "people"), dataset, out, dataset.count_joints())
+    return Run(recipe, make_manifest(recipe, TAXONOMY, "people"), dataset, out, dataset.count_keypoints())
 
 
 def backbone(**changed: object) -> HeatmapBackbone:
@@ -65,14 +65,14 @@ def backbone(**changed: object) -> HeatmapBackbone:
 
 
 @torch.inference_mode()
-def test_joints_are_drawn_where_they_are_if_they_are_seen():
+def test_keypoints_are_drawn_where_they_are_if_they_are_seen():
     one = torch.full((1, 8, 5, 3), 0.5)
     one[..., 2] = 0
     one[:, :, 1] = torch.tensor([6.5 / 8, 1.5 / 6, 1.0])  # the middle of column 6, row 1
     one[:, :, 3] = torch.tensor([6.5 / 8, 1.5 / 6, 0.25])
     maps = backbone()._draw_heatmaps(one)  # a grid of 6 rows and 8 columns
     assert maps.shape == (1, 8, 5 * 5, 6, 8)
-    own = maps[0, 0].unflatten(0, (5, 5))  # (joints, bump and moves, rows, columns)
+    own = maps[0, 0].unflatten(0, (5, 5))  # (keypoints, bump and moves, rows, columns)
     assert own[1, 0, 1, 6] == pytest.approx(1.0)
     assert own[1, 0].argmax() == 1 * 8 + 6
     assert own[1, 0, 1, 5] == pytest.approx(float(torch.exp(torch.tensor(-0.5 / 0.36))))
@@ -89,7 +89,7 @@ def test_movement_is_drawn_with_its_direction():
     moved[0, 5:, 2, 1] += 0.1  # down, from frame 5 on
     bumps = (
         backbone()._draw_heatmaps(moved).unflatten(2, (5, 5))[0]
-    )  # (steps, joints, bump and moves, rows, columns)
+    )  # (steps, keypoints, bump and moves, rows, columns)
     heights = bumps[:, 2, 1:].flatten(2).abs().amax(2) / bumps[:, 2, 0].flatten(1).amax(1)[:, None]
     assert heights[4].tolist() == [0, 0, 0, 0]
     assert heights[5].tolist() == pytest.approx([0, 1.0, 0, 0.5])  # y at lag 1, and at lag 4 divided by 2
@@ -99,7 +99,7 @@ def test_movement_is_drawn_with_its_direction():
 
 
 @torch.inference_mode()
-def test_pictures_give_what_their_joints_do_in_order():
+def test_pictures_give_what_their_keypoints_do_in_order():
     network = backbone()
     clips = torch.randn(2, 3, 3, 4, 48, 64)  # (B, clips, channels, frames, height, width)
     found = network.find(clips)
@@ -143,11 +143,11 @@ def test_parts_that_do_not_go_together_are_told(settings, told):
 # -- training
 
 
-def test_it_learns_from_joints_alone_and_only_what_may_move_does(joints, tmp_path):
-    run = make_run([joints], tmp_path)
+def test_it_learns_from_keypoints_alone_and_only_what_may_move_does(keypoints, tmp_path):
+    run = make_run([keypoints], tmp_path)
     torch.manual_seed(0)
     network = Network(run.manifest)
-    trainee = TrainingModule(network, run.manifest, run.joints)
+    trainee = TrainingModule(network, run.manifest, run.keypoints)
     for place, names in ((0, {"dense", "loss"}), (1, {"classes", "boundaries", "dense", "loss"})):
         stage = run.recipe.stages[place]
         moving = set(set_trainable(network, stage.tuning))
@@ -171,7 +171,7 @@ def test_it_learns_from_joints_alone_and_only_what_may_move_does(joints, tmp_pat
         assert any(name.startswith("backbone.blocks.0.attn") for name in moved) == (place == 0)
 
 
-def test_a_finder_and_a_teacher_come_from_a_bundle(joints, tmp_path):
+def test_a_finder_and_a_teacher_come_from_a_bundle(keypoints, tmp_path):
     pose = load_recipe("demo", POSE)
     manifest = make_manifest(pose, TAXONOMY, "people")
     torch.manual_seed(5)
@@ -179,7 +179,7 @@ def test_a_finder_and_a_teacher_come_from_a_bundle(joints, tmp_path):
     save_checkpoint(tmp_path / "pose.safetensors", posed, manifest)
     folder = export_bundle(tmp_path / "pose.safetensors", tmp_path / "pose").folder
     run = make_run(
-        [joints], tmp_path / "run", f"finder={folder}", f"teacher={folder}", "stages.0.distillation=1.0", "stages.0.steps=2",
+        [keypoints], tmp_path / "run", f"finder={folder}", f"teacher={folder}", "stages.0.distillation=1.0", "stages.0.steps=2",
         "stages.1.steps=1", "stages.0.batch=2", "stages.1.batch=2",
     )  # fmt: skip
     seen: list[dict[str, float]] = []
@@ -190,9 +190,9 @@ def test_a_finder_and_a_teacher_come_from_a_bundle(joints, tmp_path):
         torch.equal(value, theirs[name]) for name, value in trained.backbone.finder.state_dict().items()
     )
     batch = collate([Examples(run, 0)[number] for number in range(2)], run.manifest)
-    held = add_keypoint_noise(batch.joints[:, :96], batch.mask[:, :96], 0.0)
+    held = add_keypoint_noise(batch.keypoints[:, :96], batch.mask[:, :96], 0.0)
     told = Teacher(folder, run.manifest.input).features(batch.clips, batch.mask, held)
-    torch.testing.assert_close(told, features_from_joints(posed.eval(), held, batch.mask))
+    torch.testing.assert_close(told, features_from_keypoints(posed.eval(), held, batch.mask))
     other = replace(
         run, recipe=run.recipe.model_copy(update={"finder": tmp_path / "other"}), out=tmp_path / "o"
     )
@@ -205,35 +205,35 @@ def test_a_finder_and_a_teacher_come_from_a_bundle(joints, tmp_path):
     )
     save_checkpoint(tmp_path / "small.safetensors", Network(small), small)
     export_bundle(tmp_path / "small.safetensors", tmp_path / "other")
-    with pytest.raises(BundleError, match="its finder of joints does not fit the recipe's"):
+    with pytest.raises(BundleError, match="its finder of keypoints does not fit the recipe's"):
         train(other, lambda at: None, accelerator="cpu")
 
 
 @pytest.mark.parametrize("tuning", ["adapters", "head", "auto"])
-def test_a_backbone_that_was_never_trained_is_not_left_as_it_is(joints, tmp_path, tuning):
-    run = make_run([joints], tmp_path, f"stages.0.tuning={tuning}")
+def test_a_backbone_that_was_never_trained_is_not_left_as_it_is(keypoints, tmp_path, tuning):
+    run = make_run([keypoints], tmp_path, f"stages.0.tuning={tuning}")
     with pytest.raises(
         TrainingError, match=f"stage 0 with tuning {tuning} leaves a backbone .* never trained: set"
     ):
         train(run, lambda at: None, accelerator="cpu")
 
 
-def test_a_teacher_that_reads_no_joints_is_told(joints, tmp_path, bundle):
+def test_a_teacher_that_reads_no_keypoints_is_told(keypoints, tmp_path, bundle):
     seen = [f"input.{name}={getattr(bundle.manifest.input, name)}" for name in ("fps", "window_frames", "overlap_frames", "clip_frames")]  # fmt: skip
     run = make_run(
-        [joints],
+        [keypoints],
         tmp_path,
         *seen,
         f"teacher={bundle.folder}",
         "stages.0.distillation=1.0",
         "stages.0.frames=0",
     )
-    with pytest.raises(TrainingError, match="reads no joints, and stage 0 is given nothing else"):
+    with pytest.raises(TrainingError, match="reads no keypoints, and stage 0 is given nothing else"):
         train(run, lambda at: None, accelerator="cpu")
 
 
-@pytest.mark.parametrize("setting", ["finder=bundles/demo", "stages.0.given=joints"])
-def test_pictures_and_joints_are_not_mixed_up(setting):
+@pytest.mark.parametrize("setting", ["finder=bundles/demo", "stages.0.given=keypoints"])
+def test_pictures_and_keypoints_are_not_mixed_up(setting):
     with pytest.raises(RecipeError, match="architecture.backbone.kind pose or stem heatmaps"):
         load_recipe("smoke", [setting])
 
@@ -241,22 +241,22 @@ def test_pictures_and_joints_are_not_mixed_up(setting):
 # -- people without pictures
 
 
-def test_they_are_those_of_the_pictures(joints, people):
+def test_they_are_those_of_the_pictures(keypoints, people):
     """The same films: only what is kept differs."""
-    assert not (joints / "frames").exists()
-    assert not (joints / "videos").exists()
+    assert not (keypoints / "frames").exists()
+    assert not (keypoints / "videos").exists()
     for folder in ("records", "sidecars"):
         for path in sorted((people / folder).iterdir()):
-            assert path.read_bytes() == (joints / folder / path.name).read_bytes()
+            assert path.read_bytes() == (keypoints / folder / path.name).read_bytes()
 
 
-def test_stages_that_see_draw_only_videos_with_pictures(joints, people, tmp_path):
-    both = load_dataset([joints, people], TAXONOMY, "train", 0)
+def test_stages_that_see_draw_only_videos_with_pictures(keypoints, people, tmp_path):
+    both = load_dataset([keypoints, people], TAXONOMY, "train", 0)
     shown = both.with_frames()
     assert [item.path.parent for item in shown.samples] == [people / "frames"] * len(shown.samples)
     assert shown.weights.sum() == pytest.approx(1)
     assert shown.with_frames() is shown
-    run = make_run([joints, people], tmp_path, "stages.1.given=pictures")
+    run = make_run([keypoints, people], tmp_path, "stages.1.given=pictures")
     assert all(Examples(run, 1)[number].frames.shape[1:] == (48, 48, 3) for number in range(8))
-    with pytest.raises(DatasetError, match="joints and no pictures: add videos"):
-        Examples(make_run([joints], tmp_path, "stages.1.given=pictures"), 1)
+    with pytest.raises(DatasetError, match="keypoints and no pictures: add videos"):
+        Examples(make_run([keypoints], tmp_path, "stages.1.given=pictures"), 1)

@@ -1,4 +1,4 @@
-"""Joints found once and kept as a data set: what reads them learns from these, in recipes and in fine-tuning."""
+"""Keypoints found once and kept as a data set: what reads them learns from these, in recipes and in fine-tuning."""
 
 import csv
 import json
@@ -18,10 +18,9 @@ from model.network import Network
 from tests.pose_runs import SETTINGS, TAXONOMY, make_people, make_run
 from tests.test_train import PLAIN
 from training import keypoint_cache as module
-from training.dataset import DatasetError, VideoDataset, load_dataset, read_frames, read_joints
+from training.dataset import DatasetError, VideoDataset, load_dataset, read_frames, read_keypoints
 from training.evaluation.early_stopping import ValidationLoss
 from training.evaluation.validation import evaluate_network
-from training.joints import Finder
 from training.keypoint_cache import (
     compute_fingerprint,
     has_fixed_keypoints,
@@ -29,6 +28,7 @@ from training.keypoint_cache import (
     write_keypoints,
 )
 from training.keypoint_cache import main as find_all
+from training.keypoints import Finder
 from training.people.options import Storage
 from training.recipe import load_recipe
 from training.run import HISTORY, RECIPE, Examples, make_manifest
@@ -44,7 +44,7 @@ def plain_recipe():
     return load_recipe("demo", SETTINGS).model_copy(update={"augment": PLAIN})
 
 
-def test_found_joints_are_a_data_set_that_readers_learn_from(data, pose_bundle, tmp_path):
+def test_found_keypoints_are_a_data_set_that_readers_learn_from(data, pose_bundle, tmp_path):
     finder, out = Finder(pose_bundle), tmp_path / "found"
     dataset = load_dataset([data], TAXONOMY, "train", 0)
     recipe = plain_recipe()
@@ -53,15 +53,15 @@ def test_found_joints_are_a_data_set_that_readers_learn_from(data, pose_bundle, 
     assert [item.name for item in kept.samples] == [f"{item.name}-0" for item in dataset.samples]
     for ours, theirs in zip(kept.samples, dataset.samples, strict=True):
         frames = np.array(read_frames(theirs, recipe.input, 1.0))
-        joints = read_joints(ours, 5.0, len(frames))
-        np.testing.assert_allclose(joints.places, finder.find(frames), atol=1e-5)
-        assert joints.names == read_joints(theirs, 5.0, 1).names
+        keypoints = read_keypoints(ours, 5.0, len(frames))
+        np.testing.assert_allclose(keypoints.places, finder.find(frames), atol=1e-5)
+        assert keypoints.names == read_keypoints(theirs, 5.0, 1).names
         segments = theirs.segments.clip(0, (len(frames) - 1) / 5.0)
         long = np.ptp(segments, axis=1) >= 2 / 5.0  # two frames: less is no example of an action
         assert ours.labels.tolist() == theirs.labels[long].tolist()
         np.testing.assert_allclose(ours.segments, segments[long], atol=1e-3)
     run = make_run(out, tmp_path / "run")  # nothing but sidecars
-    assert Examples(run, 1)[0].joints.shape[1:] == (25, 3)
+    assert Examples(run, 1)[0].keypoints.shape[1:] == (25, 3)
 
 
 def test_every_look_is_another_and_taken_once(data, pose_bundle, tmp_path, monkeypatch, capsys):
@@ -81,7 +81,7 @@ def test_every_look_is_another_and_taken_once(data, pose_bundle, tmp_path, monke
     find_all()
     first = load_dataset([out], TAXONOMY, "train", 0).samples
     assert f"{len(first)} looks at {len(first) // 2} videos" in capsys.readouterr().out
-    one, other = (read_joints(item, 5.0, 10).places for item in first[:2])
+    one, other = (read_keypoints(item, 5.0, 10).places for item in first[:2])
     assert np.abs(one - other).max() > 0.001
     times = {path: path.stat().st_mtime_ns for path in (out / "sidecars").iterdir()}
     arguments[-1] = "3"
@@ -100,25 +100,27 @@ def test_every_look_is_another_and_taken_once(data, pose_bundle, tmp_path, monke
     assert "--looks 0: at least 1" in capsys.readouterr().err
 
 
-def test_videos_without_sidecars_have_joints_of_those_who_are_rendered(
+def test_videos_without_sidecars_have_keypoints_of_those_who_are_rendered(
     data, pose_bundle, tmp_path, monkeypatch
 ):
     dataset = load_dataset([data], TAXONOMY, "train", 0)
-    names = read_joints(dataset.samples[0], 5.0, 1).names
+    names = read_keypoints(dataset.samples[0], 5.0, 1).names
     bare = VideoDataset(tuple(replace(item, sidecar=None) for item in dataset.samples), dataset.weights)
     finder = Finder(pose_bundle)
     write_keypoints(finder, bare, plain_recipe(), tmp_path / "found", copies=1)
     assert (
-        read_joints(load_dataset([tmp_path / "found"], TAXONOMY, "train", 0).samples[0], 5.0, 1).names
+        read_keypoints(load_dataset([tmp_path / "found"], TAXONOMY, "train", 0).samples[0], 5.0, 1).names
         == names
     )
     monkeypatch.setattr(finder, "find", lambda frames: np.zeros((len(frames), 17, 3)))
-    with pytest.raises(DatasetError, match="17 joints are found, and names of 25 are known: take a bundle"):
+    with pytest.raises(
+        DatasetError, match="17 keypoints are found, and names of 25 are known: take a bundle"
+    ):
         write_keypoints(finder, bare, plain_recipe(), tmp_path / "others", copies=1)
 
 
-def test_found_joints_are_measured_like_their_pictures(data, pose_bundle, tmp_path):
-    """A bundle's own loss on held-out videos is the same, whether it finds joints then or has found them before."""
+def test_found_keypoints_are_measured_like_their_pictures(data, pose_bundle, tmp_path):
+    """A bundle's own loss on held-out videos is the same, whether it finds keypoints then or has found them before."""
     finder, recipe = Finder(pose_bundle), plain_recipe()
     dataset = load_dataset([data], TAXONOMY, "train", 0)
     write_keypoints(finder, dataset, recipe, tmp_path, copies=0)
@@ -140,7 +142,7 @@ def test_found_joints_are_measured_like_their_pictures(data, pose_bundle, tmp_pa
             evaluate_network(
                 network, manifest, videos, short, "cpu", lambda done, count: None, given
             ).predictions.scores
-            for videos, given in ((dataset, "pictures"), (found, "joints"))
+            for videos, given in ((dataset, "pictures"), (found, "keypoints"))
         ]
         assert np.median(np.abs(scores[0] - scores[1])) < 1e-5  # equal ones may change places
 
@@ -157,7 +159,7 @@ def test_long_videos_are_changed_alike_part_by_part(data, pose_bundle, tmp_path,
         write_keypoints(finder, bare, recipe, out, copies=1)
         found.append(load_dataset([out], TAXONOMY, "train", 0).samples)
     for whole, parts in zip(*found, strict=True):
-        one, other = (read_joints(item, 5.0, 20).places for item in (whole, parts))
+        one, other = (read_keypoints(item, 5.0, 20).places for item in (whole, parts))
         np.testing.assert_allclose(one, other, atol=1e-5)
         assert np.array_equal(whole.labels, parts.labels)
 
@@ -193,7 +195,7 @@ def test_looks_have_the_rate_of_their_recipe(data, pose_bundle, tmp_path):
 def test_what_does_not_leave_the_finder_alone_looks_at_pictures():
     one = "{{objective: {}, given: pictures, tuning: {}, steps: 1, batch: 1}}"
     for objective, tuning, alone in (
-        ("dense", "reader", True), ("dense", "all", False), ("joints", "reader", False), ("detection", "auto", True),
+        ("dense", "reader", True), ("dense", "all", False), ("keypoints", "reader", False), ("detection", "auto", True),
     ):  # fmt: skip
         stages = f"stages=[{one.format(objective, tuning)}, {one.format('detection', 'head')}]"
         assert has_fixed_keypoints(load_recipe("demo", [*SETTINGS, stages])) is alone
@@ -204,11 +206,11 @@ def test_what_does_not_leave_the_finder_alone_looks_at_pictures():
     read = to_keypoint_recipe(
         load_recipe("demo", [*SETTINGS, "augment.scale=[0.5, 0.9]", "augment.close=0.5"])
     )
-    assert {(stage.given, stage.joint_error) for stage in read.stages} == {("joints", 0.0)}
+    assert {(stage.given, stage.keypoint_noise) for stage in read.stages} == {("keypoints", 0.0)}
     assert (read.augment.scale, read.augment.close) == ((1.0, 1.0), 0.0)
 
 
-def test_fine_tuning_finds_joints_once_and_leaves_a_mixture(pose_bundle, tmp_path):
+def test_fine_tuning_finds_keypoints_once_and_leaves_a_mixture(pose_bundle, tmp_path):
     """The loss that stops a run is that of the bundle it leaves."""
     people = make_people(tmp_path / "people", Storage.MP4)
     with (tmp_path / "marks.csv").open("w", newline="") as file:
@@ -225,7 +227,7 @@ def test_fine_tuning_finds_joints_once_and_leaves_a_mixture(pose_bundle, tmp_pat
                  "--set", "data.workers=0", "--set", "ema=0"]  # fmt: skip
     result = CliRunner().invoke(app, [str(part) for part in arguments])
     assert result.exit_code == 0, result.output
-    assert len(list(out.glob("frames/joints-*/sidecars/*.npz"))) == 3 * 2 + 2
+    assert len(list(out.glob("frames/keypoints-*/sidecars/*.npz"))) == 3 * 2 + 2
     begun, tuned = (load_file(folder / "weights.safetensors") for folder in (pose_bundle, out / "bundle"))
     moved = {name for name, value in tuned.items() if not value.equal(begun[name])}
     assert moved
@@ -237,8 +239,8 @@ def test_fine_tuning_finds_joints_once_and_leaves_a_mixture(pose_bundle, tmp_pat
     start_network(network, out / "bundle")
     recipe = load_recipe(str(out / RECIPE), [])
     assert recipe.wise_ft_alpha == 0.5
-    folder = next(out.glob("frames/joints-*/records/synth??????.json")).parents[1]
+    folder = next(out.glob("frames/keypoints-*/records/synth??????.json")).parents[1]
     held_out = load_dataset([folder], TAXONOMY, "val", 0)
     left = ValidationLoss(manifest, held_out, recipe, torch.device("cpu")).loss(network.state_dict())
     assert left == pytest.approx(min(losses), rel=1e-5)
-    assert "joints found before in 2 changed copies of each" in manifest.trained_on.data
+    assert "keypoints found before in 2 changed copies of each" in manifest.trained_on.data

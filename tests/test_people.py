@@ -251,7 +251,7 @@ def test_the_same_recipe_and_number_give_the_same_film(anatomy):
     assert first.schedule != other.schedule
 
 
-def test_boxes_hold_the_joints(anatomy):
+def test_boxes_hold_the_keypoints(anatomy):
     for number in range(4):
         film = make_film(SMALL, number, anatomy, framing=WHOLE)
         low, high = film.person_box[:, None, :2] - 0.5, film.person_box[:, None, 2:] + 0.5

@@ -1,4 +1,4 @@
-"""The pose backbone: joints out of heatmaps, frame by frame; what is read of them; and how it is trained."""
+"""The pose backbone: keypoints out of heatmaps, frame by frame; what is read of them; and how it is trained."""
 
 from dataclasses import replace
 
@@ -10,19 +10,19 @@ from model.architecture import Architecture, PoseConfig
 from model.export import export_bundle, save_checkpoint
 from model.network import Network
 from model.pose import PoseBackbone
-from model.pose_estimator import JointFinder, _mean_position
+from model.pose_estimator import PoseEstimator, _mean_position
 from tests.pose_runs import SETTINGS, make_people, make_run
 from tests.test_train import PLAIN
 from tests.untrained_bundle import make_untrained_manifest, make_untrained_network
 from training.augment import make_example
-from training.dataset import DatasetError, Joints, VideoDataset
-from training.joints import Finder
+from training.dataset import DatasetError, Keypoints, VideoDataset
+from training.keypoints import Finder
 from training.objectives import TrainingModule, collate
 from training.recipe import RecipeError, load_recipe
 from training.run import Examples, TrainingError
 from training.train import train
 
-SMALL = PoseConfig(kind="pose", joints=5, widths=(8, 8, 16), fused=8, embed_dim=12, dilations=(1, 2))
+SMALL = PoseConfig(kind="pose", keypoints=5, widths=(8, 8, 16), fused=8, embed_dim=12, dilations=(1, 2))
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def data(tmp_path_factory):
 # -- the network
 
 
-def test_a_joint_is_the_mean_place_of_its_heatmap():
+def test_a_keypoint_is_the_mean_place_of_its_heatmap():
     shares = torch.zeros(1, 2, 10)
     shares[0, 0, 3] = 1.0
     shares[0, 1, [2, 5]] = torch.tensor([0.25, 0.75])
@@ -43,7 +43,7 @@ def test_a_joint_is_the_mean_place_of_its_heatmap():
 @torch.inference_mode()
 def test_rows_and_columns_are_not_mistaken():
     """A heatmap that lights up where the picture does must tell that place as (x, y)."""
-    finder = JointFinder(SMALL).eval()
+    finder = PoseEstimator(SMALL).eval()
     finder.heatmaps = _Given(torch.full((1, 5, 12, 12), -50.0))
     finder.heatmaps.maps[0, :, 2, 9] = 50.0  # row 2, column 9
     found = finder(torch.zeros(1, 3, 48, 48))
@@ -62,7 +62,7 @@ class _Given(torch.nn.Module):
 
 
 @torch.inference_mode()
-def test_joints_are_of_their_own_frame_and_in_order():
+def test_keypoints_are_of_their_own_frame_and_in_order():
     backbone = PoseBackbone(SMALL).eval()
     clips = torch.randn(2, 3, 3, 4, 32, 32)  # (B, clips, channels, frames, height, width)
     found = backbone.find(clips)
@@ -79,7 +79,7 @@ def test_movement_is_read_and_the_first_frame_stands_for_those_before():
     told = backbone.read(still)
     torch.testing.assert_close(told, told[..., :1].expand_as(told))
     jumped = still.clone()
-    jumped[:, 3, 2, 0] += 0.05  # one joint, in one frame
+    jumped[:, 3, 2, 0] += 0.05  # one keypoint, in one frame
     differs = (backbone.read(jumped) - told).abs().sum(dim=1)[0] > 1e-6
     assert differs.tolist() == [False, False, False, True, True, False, False, True, False]  # lags 1 and 4
 
@@ -99,10 +99,10 @@ def test_moves_count_by_their_factor():
 
 def test_a_window_is_one_and_windows_are_not():
     backbone = PoseBackbone(SMALL).eval()
-    joints = torch.rand(2, 8, 5, 3, requires_grad=True)
-    backbone.read(joints)[0].square().sum().backward()
-    assert joints.grad[0].abs().sum() > 0
-    assert joints.grad[1].abs().sum() == 0
+    keypoints = torch.rand(2, 8, 5, 3, requires_grad=True)
+    backbone.read(keypoints)[0].square().sum().backward()
+    assert keypoints.grad[0].abs().sum() > 0
+    assert keypoints.grad[1].abs().sum() == 0
 
 
 def test_the_exported_graph_answers_as_the_network(tmp_path):
@@ -129,7 +129,7 @@ def test_a_pose_backbone_takes_no_adapters():
 def test_scattered_frames_are_of_all_the_video_each_once_and_in_order():
     frames = np.zeros((90, 48, 48, 3), np.uint8) + np.arange(90, dtype=np.uint8)[:, None, None, None]
     places = np.repeat(np.arange(90.0)[:, None, None] / 90, 3, axis=2)
-    joints = Joints(places, np.array([0]))
+    keypoints = Keypoints(places, np.array([0]))
     recipe = load_recipe("demo", SETTINGS)
     plain = PLAIN.model_copy(update={"gain": (2, 2)})
     firsts, lasts = [], []
@@ -140,7 +140,7 @@ def test_scattered_frames_are_of_all_the_video_each_once_and_in_order():
             frames,
             np.array([[2.0, 9.0]]),
             np.array([4]),
-            joints,
+            keypoints,
             recipe.input,
             plain,
             16,
@@ -150,7 +150,7 @@ def test_scattered_frames_are_of_all_the_video_each_once_and_in_order():
         assert len(shown) == 16
         assert (np.diff(shown) > 0).all()
         assert not len(made.labels)
-        assert made.joints[:, 0, 0] * 90 == pytest.approx(shown, abs=0.6)
+        assert made.keypoints[:, 0, 0] * 90 == pytest.approx(shown, abs=0.6)
         firsts.append(shown[0])
         lasts.append(shown[-1])
     assert min(firsts) < 2
@@ -163,17 +163,17 @@ def test_stages_of_a_pose_backbone_see_what_they_need(data, tmp_path):
     assert scattered.frames.shape == (16, 48, 48, 3)
     assert not len(scattered.labels)
     assert dense.frames.shape[1:] == (1, 1, 3)  # no picture is read or kept
-    assert dense.joints.shape == (len(dense.frames), run.joints, 3)
-    assert np.ptp(dense.joints[:, :, :2], axis=0).max() > 0.01
+    assert dense.keypoints.shape == (len(dense.frames), run.keypoints, 3)
+    assert np.ptp(dense.keypoints[:, :, :2], axis=0).max() > 0.01
 
 
-def test_joints_are_learned_and_what_reads_them_too(data, tmp_path):
+def test_keypoints_are_learned_and_what_reads_them_too(data, tmp_path):
     run = make_run(data, tmp_path)
     torch.manual_seed(0)
     network = Network(run.manifest)
-    trainee = TrainingModule(network, run.manifest, run.joints)
+    trainee = TrainingModule(network, run.manifest, run.keypoints)
     finder = {name: value.clone() for name, value in network.backbone.finder.named_parameters()}
-    for place, names in ((0, {"joints", "loss"}), (1, {"dense", "loss"})):
+    for place, names in ((0, {"keypoints", "loss"}), (1, {"dense", "loss"})):
         stage = run.recipe.stages[place]
         batch = collate([Examples(run, place)[number] for number in range(4)], run.manifest)
         optimizer = torch.optim.AdamW(trainee.parameters(), 1e-2)
@@ -191,14 +191,14 @@ def test_joints_are_learned_and_what_reads_them_too(data, tmp_path):
             for name, value in network.backbone.finder.named_parameters()
             if not value.equal(finder[name])
         ]
-        assert bool(moved) == (place == 0)  # joints from sidecars leave the finder as it is
+        assert bool(moved) == (place == 0)  # keypoints from sidecars leave the finder as it is
         finder = {name: value.clone() for name, value in network.backbone.finder.named_parameters()}
 
 
 @pytest.mark.parametrize("tuning", ["reader", "auto"])
 def test_a_reader_learns_from_pictures_and_its_finder_stays(data, tmp_path, tuning):
-    """To the last bit, running statistics too: videos without sidecars say nothing of joints."""
-    run = make_run(data, tmp_path, "ema=0", "seed=5", f"stages=[{{objective: dense, given: joints, tuning: all, steps: 1, \
+    """To the last bit, running statistics too: videos without sidecars say nothing of keypoints."""
+    run = make_run(data, tmp_path, "ema=0", "seed=5", f"stages=[{{objective: dense, given: keypoints, tuning: all, steps: 1, \
 batch: 2, frames: 16}}, {{objective: detection, tuning: {tuning}, steps: 2, batch: 2, warmup: 0}}]")  # fmt: skip
     torch.manual_seed(5)  # as the run's own network begins
     begun = Network(run.manifest).state_dict()
@@ -219,7 +219,7 @@ def test_a_reader_goes_with_a_finder(data, tmp_path, pose_bundle):
         RecipeError, match="tuning: reader and finder go with architecture.backbone.kind pose"
     ):
         load_recipe("smoke", ["stages.1.tuning=reader"])
-    stages = "stages=[{objective: detection, given: joints, tuning: reader, steps: 1, batch: 2}]"
+    stages = "stages=[{objective: detection, given: keypoints, tuning: reader, steps: 1, batch: 2}]"
     with pytest.raises(TrainingError, match="tuning reader leaves a backbone .* never trained"):
         train(make_run(data, tmp_path / "a", stages), lambda at: None, accelerator="cpu")
     run = make_run(data, tmp_path / "b", stages, f"finder={pose_bundle}")
@@ -228,26 +228,26 @@ def test_a_reader_goes_with_a_finder(data, tmp_path, pose_bundle):
     assert all(value.equal(given[name]) for name, value in found.items())
 
 
-def test_videos_without_joints_are_told(data, tmp_path):
+def test_videos_without_keypoints_are_told(data, tmp_path):
     run = make_run(data, tmp_path)
     bare = VideoDataset(
         tuple(replace(item, sidecar=None) for item in run.dataset.samples), run.dataset.weights
     )
-    with pytest.raises(DatasetError, match="has no sidecar with joints, which stage 1 learns from"):
-        Examples(replace(run, dataset=bare, joints=0), 1)[0]
-    few = make_run(data, tmp_path, "architecture.backbone.joints=17")
-    with pytest.raises(TrainingError, match="have 25 joints, the backbone finds 17"):
+    with pytest.raises(DatasetError, match="has no sidecar with keypoints, which stage 1 learns from"):
+        Examples(replace(run, dataset=bare, keypoints=0), 1)[0]
+    few = make_run(data, tmp_path, "architecture.backbone.keypoints=17")
+    with pytest.raises(TrainingError, match="have 25 keypoints, the backbone finds 17"):
         train(few, lambda at: None, accelerator="cpu")
 
 
-@pytest.mark.parametrize("setting", ["stages.0.objective=joints", "stages.0.given=joints"])
-def test_joints_go_with_a_pose_backbone_only(setting):
+@pytest.mark.parametrize("setting", ["stages.0.objective=keypoints", "stages.0.given=keypoints"])
+def test_keypoints_go_with_a_pose_backbone_only(setting):
     with pytest.raises(RecipeError, match="go with architecture.backbone.kind pose"):
         load_recipe("smoke", [setting])
 
 
 def test_a_share_of_the_beginning_is_kept(data, pose_bundle, tmp_path):
-    stages = "stages=[{objective: detection, given: joints, tuning: reader, steps: 2, batch: 2, warmup: 0, head_rate: 0.01}]"
+    stages = "stages=[{objective: detection, given: keypoints, tuning: reader, steps: 2, batch: 2, warmup: 0, head_rate: 0.01}]"
     begun = Finder(pose_bundle).network.state_dict()
     settings = (
         stages,

@@ -267,8 +267,8 @@ def test_a_film_shows_its_person_where_it_says() -> None:
     inside = np.zeros((64, 64), bool)
     inside[top : bottom + 1, left : right + 1] = True
     assert change[inside].mean() > 0.3
-    joints = film.keypoints[0][film.keypoint_visible[0]].astype(int)
-    assert change[joints[:, 1], joints[:, 0]].mean() > 0.7
+    keypoints = film.keypoints[0][film.keypoint_visible[0]].astype(int)
+    assert change[keypoints[:, 1], keypoints[:, 0]].mean() > 0.7
     assert change[inside].mean() > 4 * change[~inside].mean()
 
 

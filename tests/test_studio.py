@@ -194,9 +194,9 @@ def test_videos_play_and_sidecars_fit_them(made):
             assert float(stream.average_rate) == 10
             frames = sum(1 for _ in container.decode(video=0))
         with np.load(made / "sidecars" / f"{name}.npz") as sidecar:
-            assert len(sidecar["person_box"]) == len(sidecar["joints"]) == record["frames"] == frames
-            assert sidecar["joints"].shape[1] == len(sidecar["joint_names"])
-            assert sidecar["parts_seen"].shape[1] == len(sidecar["part_names"])
+            assert len(sidecar["person_box"]) == len(sidecar["keypoints"]) == record["frames"] == frames
+            assert sidecar["keypoints"].shape[1] == len(sidecar["keypoint_names"])
+            assert sidecar["parts_visible"].shape[1] == len(sidecar["part_names"])
         assert abs(frames / 10 - record["duration"]) < 1e-6
 
 

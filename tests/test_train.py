@@ -20,7 +20,7 @@ from mmad.cli import app
 from model.bundle import Bundle, Thresholds
 from model.network import Network
 from training.augment import make_example
-from training.dataset import DatasetError, Joints, VideoDataset, load_dataset, read_frames
+from training.dataset import DatasetError, Keypoints, VideoDataset, load_dataset, read_frames
 from training.distillation import Teacher, _resize, feature_distance
 from training.evaluation.validation import choose_thresholds
 from training.instances import Instances
@@ -62,7 +62,7 @@ def data(tmp_path_factory):
 def make_run(data: Path, out: Path, *overrides: str) -> Run:
     recipe = load_recipe("smoke", [*SHORT, *overrides])
     dataset = load_dataset([data], TAXONOMY, "train", recipe.data.class_balance_exponent)
-    return Run(recipe, make_manifest(recipe, TAXONOMY, "people"), dataset, out, dataset.count_joints())
+    return Run(recipe, make_manifest(recipe, TAXONOMY, "people"), dataset, out, dataset.count_keypoints())
 
 
 def losses(out: Path) -> list[float]:
@@ -177,12 +177,12 @@ def test_examples_follow_their_labels():
         assert abs(end - moving[-1]) <= 1.5
 
 
-def test_mirror_images_move_joints_along():
+def test_mirror_images_move_keypoints_along():
     recipe = load_recipe("smoke", [])
     frames = np.zeros((10, 48, 48, 3), np.uint8)
     frames[:, 12, 36] = 255
     left, right = (36.5 / 48, 12.5 / 48, 1.0), (20.5 / 48, 40.5 / 48, 0.0)
-    joints = Joints(np.broadcast_to(np.array([left, right]), (10, 2, 3)), np.array([1, 0]))
+    keypoints = Keypoints(np.broadcast_to(np.array([left, right]), (10, 2, 3)), np.array([1, 0]))
     changing = PLAIN.model_copy(update={"flip": 1.0, "scale": (0.7, 0.9)})
     for seed in range(20):
         made = make_example(
@@ -190,12 +190,12 @@ def test_mirror_images_move_joints_along():
             frames,
             np.zeros((0, 2)),
             np.zeros(0, int),
-            joints,
+            keypoints,
             recipe.input,
             changing,
         )
-        assert not made.joints[0, 0, 2]  # the right one, which is hidden, looks left now
-        x, y, seen = made.joints[0, 1]
+        assert not made.keypoints[0, 0, 2]  # the right one, which is hidden, looks left now
+        x, y, seen = made.keypoints[0, 1]
         if seen:
             row, column = np.unravel_index(made.frames[0, ..., 0].argmax(), (48, 48))
             assert abs(x * 48 - column - 0.5) < 1.2
@@ -218,7 +218,7 @@ def test_a_teacher_is_imitated_and_never_trained(data, tmp_path, bundle):
     run = make_run(data, tmp_path, *seen, f"teacher={bundle.folder}", "stages.0.distillation=2.0")
     stage = run.recipe.stages[0]
     teacher = Teacher(bundle.folder, run.manifest.input)
-    trainee = TrainingModule(Network(run.manifest), run.manifest, run.joints, teacher=teacher)
+    trainee = TrainingModule(Network(run.manifest), run.manifest, run.keypoints, teacher=teacher)
     assert sum("teacher" in name for name in trainee.state_dict()) == 0
     batch = collate([Examples(run, 0)[number] for number in range(2)], run.manifest)
     wanted = teacher.features(batch.clips, batch.mask)
@@ -235,7 +235,7 @@ def test_a_teacher_is_imitated_and_never_trained(data, tmp_path, bundle):
     course = []
     for _ in range(20):
         losses = trainee(batch, stage)
-        assert set(losses) == {"dense", "joints", "teacher", "loss"}
+        assert set(losses) == {"dense", "keypoints", "teacher", "loss"}
         course.append(float(losses["teacher"].detach()))
         optimizer.zero_grad()
         losses["loss"].backward()
@@ -267,16 +267,16 @@ def test_losses_of_a_batch_are_of_its_stage(data, tmp_path):
     batch = collate([Examples(run, 0)[number] for number in range(3)], run.manifest)
     assert batch.clips.dtype == torch.uint8
     assert batch.dense.sum() > 0
-    assert batch.joints.shape[2] == run.joints > 0
-    trainee = TrainingModule(Network(run.manifest), run.manifest, run.joints)
-    assert set(trainee(batch, run.recipe.stages[0])) == {"dense", "joints", "loss"}
+    assert batch.keypoints.shape[2] == run.keypoints > 0
+    trainee = TrainingModule(Network(run.manifest), run.manifest, run.keypoints)
+    assert set(trainee(batch, run.recipe.stages[0])) == {"dense", "keypoints", "loss"}
     assert set(trainee(batch, run.recipe.stages[1])) == {"classes", "boundaries", "loss"}
 
 
 def test_training_learns_one_video_by_heart(data, tmp_path):
     settings = (
         "stages.0.steps=50",
-        "stages.0.joints=0",
+        "stages.0.keypoints=0",
         "stages.0.backbone_rate=0.003",
         "stages.0.head_rate=0.01",
     )

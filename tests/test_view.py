@@ -5,7 +5,7 @@ import pytest
 
 from model.bundle import InputConfig
 from training.augment import make_example
-from training.dataset import Joints
+from training.dataset import Keypoints
 from training.people.film import KEYPOINT_NAMES
 from training.recipe import AugmentConfig
 from training.tables import standard_labels
@@ -18,7 +18,7 @@ PLACES = {"crown": 0.1, "nose": 0.15, "neck": 0.25, "chest": 0.35, "pelvis": 0.5
 
 
 def person(frames: int) -> np.ndarray:
-    """(frames, joints, 3) of somebody who sits still, all in the picture."""
+    """(frames, keypoints, 3) of somebody who sits still, all in the picture."""
     down = [PLACES.get(name.split(".")[0], 0.3) for name in KEYPOINT_NAMES]
     return np.tile(np.stack([np.full(len(down), 0.5), down, np.ones(len(down))], -1), (frames, 1, 1))
 
@@ -68,13 +68,13 @@ def test_examples_hold_no_action_that_a_close_up_leaves_out(close, left, monkeyp
     )
     frames = np.zeros((60, 64, 64, 3), np.uint8)
     frames[:, int(PLACES["nose"] * 64), 32] = 255
-    joints = Joints(person(60), np.arange(len(KEYPOINT_NAMES)), KEYPOINT_NAMES)
+    keypoints = Keypoints(person(60), np.arange(len(KEYPOINT_NAMES)), KEYPOINT_NAMES)
     example = make_example(
         np.random.default_rng(0), frames, np.array([[1.0, 3.0], [2.0, 4.0]]), labels_of(NODDING, SHAKING_LEG),
-        joints, config, augment,
+        keypoints, config, augment,
     )  # fmt: skip
     assert example.labels.tolist() == labels_of(*left).tolist()
     assert len(example.segments) == len(left)
-    nose = example.joints[0, KEYPOINT_NAMES.index("nose"), :2]
+    nose = example.keypoints[0, KEYPOINT_NAMES.index("nose"), :2]
     brightest = np.unravel_index(example.frames[0].sum(-1).argmax(), (32, 32))
     np.testing.assert_allclose((nose[::-1] * 32), np.array(brightest) + 0.5, atol=2)

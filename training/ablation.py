@@ -116,7 +116,7 @@ def _train(options: Namespace, recipe: Recipe, out: Path) -> tuple[Network, floa
     taxonomy = standard_labels()
     dataset = load_dataset(options.data, taxonomy, "train", recipe.data.class_balance_exponent)
     manifest = make_manifest(recipe, taxonomy, ", ".join(map(str, options.data)))
-    run = Run(recipe, manifest, dataset, out, dataset.count_joints())
+    run = Run(recipe, manifest, dataset, out, dataset.count_keypoints())
 
     def on_progress(at: Progress) -> None:
         if at.step % 50 == 0:

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from model.bundle import InputConfig
 from training import pixels
-from training.dataset import Joints
+from training.dataset import Keypoints
 from training.recipe import AugmentConfig
 from training.view import draw_close_up, find_visible_actions
 
@@ -27,13 +27,13 @@ class Example:
         frames: (n, height, width, 3) uint8, n at most the length of a window.
         segments: (m, 2) in steps of the window.
         labels: (m,) action ids.
-        joints: (n, j, 3): x and y as fractions of the frame, and visibility; None if unknown.
+        keypoints: (n, j, 3): x and y as fractions of the frame, and visibility; None if unknown.
     """
 
     frames: Frames
     segments: Floats
     labels: Integers
-    joints: Floats | None
+    keypoints: Floats | None
 
 
 def make_example(
@@ -41,7 +41,7 @@ def make_example(
     frames: Frames,
     segments_s: Floats,
     labels: Integers,
-    joints: Joints | None,
+    keypoints: Keypoints | None,
     config: InputConfig,
     augment: AugmentConfig,
     window: int = 0,
@@ -54,7 +54,7 @@ def make_example(
         rng: source of all random numbers.
         frames: (n, rows, columns, 3) uint8, the whole video at the network's frame rate.
         segments_s, labels: ground truth of the video, in seconds.
-        joints: of the video's frames, or None.
+        keypoints: of the video's frames, or None.
         config: input of the network.
         augment: augmentation.
         window: maximum number of frames; 0 for the network's. In shorter windows small parts of actions count too.
@@ -63,8 +63,8 @@ def make_example(
     window = window or config.window_frames
     if scattered:
         chosen = np.sort(rng.choice(len(frames), min(window, len(frames)), replace=False))
-        points = None if joints is None else joints.places[chosen]
-        images, points = _crop_and_recolour(rng, frames[chosen], points, joints, config, augment)
+        points = None if keypoints is None else keypoints.places[chosen]
+        images, points = _crop_and_recolour(rng, frames[chosen], points, keypoints, config, augment)
         return Example(images, np.zeros((0, 2)), np.zeros(0, np.int64), points)
     positions = _sample_frame_positions(rng, len(frames), window, augment)
     min_share = _MIN_SHARE if window == config.window_frames else 0.0
@@ -72,13 +72,13 @@ def make_example(
     images = frames[np.clip(np.round(positions).astype(int), 0, len(frames) - 1)]
     points = (
         None
-        if joints is None
-        else joints.places[np.clip(np.round(positions).astype(int), 0, len(frames) - 1)]
+        if keypoints is None
+        else keypoints.places[np.clip(np.round(positions).astype(int), 0, len(frames) - 1)]
     )
-    images, points = _crop_and_recolour(rng, images, points, joints, config, augment)
+    images, points = _crop_and_recolour(rng, images, points, keypoints, config, augment)
     labels = labels[remaining]
-    if points is not None and joints is not None and joints.names:
-        visible = find_visible_actions(points, joints.names, segments, labels)
+    if points is not None and keypoints is not None and keypoints.names:
+        visible = find_visible_actions(points, keypoints.names, segments, labels)
         segments, labels = segments[visible], labels[visible]
     return Example(images, segments, labels, points)
 
@@ -87,7 +87,7 @@ def _crop_and_recolour(
     rng: np.random.Generator,
     images: Frames,
     points: Floats | None,
-    joints: Joints | None,
+    keypoints: Keypoints | None,
     config: InputConfig,
     augment: AugmentConfig,
 ) -> tuple[Frames, Floats | None]:
@@ -95,8 +95,8 @@ def _crop_and_recolour(
     images, points = _crop(rng, images, points, config, augment)
     if rng.random() < augment.flip:
         images = images[:, :, ::-1]
-        if joints is not None and points is not None:  # swap left and right joints
-            points = np.concatenate([1 - points[..., :1], points[..., 1:]], -1)[:, joints.mirrored]
+        if keypoints is not None and points is not None:  # swap left and right keypoints
+            points = np.concatenate([1 - points[..., :1], points[..., 1:]], -1)[:, keypoints.mirrored]
     return _colour(rng, images, augment), points
 
 

@@ -1,8 +1,8 @@
 """Load labelled videos of one or several data sets as frames at the network's rate and size.
 
 A data set is a folder with mmad.json and videos/ (the layout of MMA-52 and `mmad synth`), or frames/ instead of videos/
-(`mmad synth --frames npz`). Sidecars with joints are optional. With `--frames none` there are only sidecars, for stages
-that are given joints.
+(`mmad synth --frames npz`). Sidecars with keypoints are optional. With `--frames none` there are only sidecars, for
+stages that are given keypoints.
 """
 
 import hashlib
@@ -38,13 +38,13 @@ class DatasetError(Exception):
 
 
 @dataclass(frozen=True)
-class Joints:
-    """Joints of a person in each frame.
+class Keypoints:
+    """Keypoints of a person in each frame.
 
     Attributes:
         places: (frames, j, 3): x and y as fractions of the frame, 0 to 1, and visibility.
-        mirrored: (j,) index of the joint on the other side, for mirror images.
-        names: of the joints; () if unknown.
+        mirrored: (j,) index of the keypoint on the other side, for mirror images.
+        names: of the keypoints; () if unknown.
     """
 
     places: Floats
@@ -54,7 +54,7 @@ class Joints:
 
 @dataclass(frozen=True)
 class Sample:
-    """One video: files of its frames and joints, and its ground truth segments in seconds."""
+    """One video: files of its frames and keypoints, and its ground truth segments in seconds."""
 
     name: str
     path: Path
@@ -65,7 +65,7 @@ class Sample:
 
     @property
     def has_frames(self) -> bool:
-        """Whether the sample has frames and not only joints."""
+        """Whether the sample has frames and not only keypoints."""
         return self.path != self.sidecar
 
 
@@ -85,12 +85,12 @@ class VideoDataset:
         """Sample a video by the weights."""
         return self.samples[rng.choice(len(self.samples), p=self.weights)]
 
-    def count_joints(self) -> int:
-        """Return the number of joints in the sidecars, 0 if there are none."""
+    def count_keypoints(self) -> int:
+        """Return the number of keypoints in the sidecars, 0 if there are none."""
         for sample in self.samples:
-            joints = read_joints(sample, 1.0, 1)
-            if joints is not None:
-                return len(joints.mirrored)
+            keypoints = read_keypoints(sample, 1.0, 1)
+            if keypoints is not None:
+                return len(keypoints.mirrored)
         return 0
 
     def with_frames(self) -> "VideoDataset":
@@ -104,8 +104,8 @@ class VideoDataset:
             return self
         if not selected.any():
             raise DatasetError(
-                f"{self.samples[0].path} and all other videos have joints and no pictures: add videos made by mmad "
-                "synth without --frames none, or train only stages with given: joints on these"
+                f"{self.samples[0].path} and all other videos have keypoints and no pictures: add videos made by mmad "
+                "synth without --frames none, or train only stages with given: keypoints on these"
             )
         samples = tuple(
             sample for sample, has_frames in zip(self.samples, selected, strict=True) if has_frames
@@ -196,10 +196,10 @@ def _read_folder(folder: Path, taxonomy: Taxonomy, subset: str) -> list[Sample]:
     for index, name in enumerate(truth.videos):
         of_video = truth.video == index
         sidecar = folder / "sidecars" / f"{name}.npz"
-        joints = sidecar if sidecar.exists() else None
+        keypoints = sidecar if sidecar.exists() else None
         duration_s = float(truth.durations[index])
         samples.append(
-            Sample(name, files[name], joints, duration_s, truth.segments[of_video], truth.labels[of_video])
+            Sample(name, files[name], keypoints, duration_s, truth.segments[of_video], truth.labels[of_video])
         )
     return samples
 
@@ -287,22 +287,26 @@ def _map_array(path: Path, name: str) -> NDArray[np.generic]:
     return np.memmap(path, dtype, "r", offset, shape, "F" if fortran else "C")
 
 
-def read_joints(sample: Sample, fps: float, frames: int) -> Joints | None:
-    """Read the joints of `frames` frames at `fps`; None without a sidecar."""
+def read_keypoints(sample: Sample, fps: float, frames: int) -> Keypoints | None:
+    """Read the keypoints of `frames` frames at `fps`; None without a sidecar."""
     if sample.sidecar is None:
         return None
     with np.load(sample.sidecar, allow_pickle=False) as arrays:
-        joints, visible, names = arrays["joints"], arrays["joints_seen"], arrays["joint_names"].tolist()
+        keypoints, visible, names = (
+            arrays["keypoints"],
+            arrays["keypoints_visible"],
+            arrays["keypoint_names"].tolist(),
+        )
     record = json.loads((sample.sidecar.parent.parent / "records" / f"{sample.name}.json").read_text("utf-8"))
     size = np.array(_get_size(record), float)
     times = np.arange(frames) / fps
-    index = np.minimum(np.round(times * record["fps"]).astype(int), len(joints) - 1)
-    positions = np.concatenate([joints[index] / size, visible[index][..., None]], -1)
-    return Joints(positions, _find_mirrored(names), tuple(names))
+    index = np.minimum(np.round(times * record["fps"]).astype(int), len(keypoints) - 1)
+    positions = np.concatenate([keypoints[index] / size, visible[index][..., None]], -1)
+    return Keypoints(positions, _find_mirrored(names), tuple(names))
 
 
 def _find_mirrored(names: list[str]) -> Integers:
-    """Return the index of NAME.right for NAME.left and vice versa, (j,); other joints keep their index."""
+    """Return the index of NAME.right for NAME.left and vice versa, (j,); other keypoints keep their index."""
     others = {"left": "right", "right": "left"}
     swapped = [f"{stem}.{others[side]}" if side in others else name
                for name in names for stem, _, side in (name.rpartition("."),)]  # fmt: skip

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from model.bundle import Bundle, InputConfig
 from model.network import Network
-from training.keypoint_noise import features_from_joints
+from training.keypoint_noise import features_from_keypoints
 from training.run import TrainingError
 from training.start import start_network
 
@@ -30,7 +30,7 @@ class Teacher:
 
     Attributes:
         width: number of its features.
-        finds_joints: whether it can be given joints instead of frames.
+        finds_keypoints: whether it can be given keypoints instead of frames.
     """
 
     def __init__(self, folder: Path, student_input: InputConfig) -> None:
@@ -45,16 +45,16 @@ class Teacher:
                 )
         self.width = manifest.architecture.backbone.embed_dim
         self._size = (manifest.input.height, manifest.input.width)
-        self.finds_joints = manifest.architecture.finds_joints
+        self.finds_keypoints = manifest.architecture.finds_keypoints
         self._network = Network(manifest).eval().requires_grad_(False)
         start_network(self._network, folder)
 
     @torch.no_grad()
-    def features(self, clips: Tensor, mask: Tensor, joints: Tensor | None = None) -> Tensor:
-        """Return features (B, width, window) of clips, or of joints if given; see Network.features."""
+    def features(self, clips: Tensor, mask: Tensor, keypoints: Tensor | None = None) -> Tensor:
+        """Return features (B, width, window) of clips, or of keypoints if given; see Network.features."""
         self._network.to(clips.device)
-        if joints is not None:
-            return features_from_joints(self._network, joints, mask)
+        if keypoints is not None:
+            return features_from_keypoints(self._network, keypoints, mask)
         return self._network.features(_resize(clips, self._size), mask)
 
 

@@ -1,9 +1,9 @@
-"""Cache the joints that a bundle finds in the videos of a data set, as a data set of its own.
+"""Cache the keypoints that a bundle finds in the videos of a data set, as a data set of its own.
 
     python -m training.keypoint_cache --bundle BUNDLE --data FOLDER... --out FOLDER [--looks 4] [--seed 0]
         [--set key=value]...
 
-Stages with `given: joints, joint_error: 0` are then trained on joints with real errors, without decoding or finding: a
+Stages with `given: keypoints, keypoint_noise: 0` are then trained on keypoints with real errors, without decoding: a
 step takes a tenth of the time. Each copy of a video has its own random augmentation by the recipe's `augment`, except
 for mirroring, which is done in training. Existing copies are not computed again. `mmad fine-tune` does the same with
 users' videos.
@@ -26,19 +26,19 @@ from training.dataset import (
     Floats,
     Frames,
     Integers,
-    Joints,
+    Keypoints,
     Sample,
     VideoDataset,
     distinct_names,
     load_dataset,
     read_frames,
-    read_joints,
+    read_keypoints,
 )
-from training.joints import Finder
+from training.keypoints import Finder
 from training.people.film import KEYPOINT_NAMES
 from training.recipe import AugmentConfig, Recipe, load_recipe
 
-# Augmentation that is done in training, on the joints: the cache holds whole, unmirrored videos.
+# Augmentation that is done in training, on the keypoints: the cache holds whole, unmirrored videos.
 _TRAINING_ONLY = {"flip": 0.0, "truncate": 0.0, "freeze": 0.0, "speed": (1.0, 1.0)}
 # Augmentation that is done in the cache and not again in training.
 _CACHE_ONLY = {"scale": (1.0, 1.0), "close": 0.0}
@@ -47,16 +47,16 @@ _PART = 512  # frames per part of a video that is in memory at once
 
 
 def has_fixed_keypoints(recipe: Recipe) -> bool:
-    """Return whether a run does not train the finder of its start bundle, so that joints can be cached."""
-    is_start_finder = recipe.architecture.finds_joints and recipe.finder is None
+    """Return whether a run does not train the finder of its start bundle, so that keypoints can be cached."""
+    is_start_finder = recipe.architecture.finds_keypoints and recipe.finder is None
     return is_start_finder and all(
         stage.objective in ("detection", "dense") and stage.tuning != "all" for stage in recipe.stages
     )
 
 
 def to_keypoint_recipe(recipe: Recipe) -> Recipe:
-    """Convert a recipe for frames to one for cached joints."""
-    given = {"given": "joints", "joint_error": 0.0}
+    """Convert a recipe for frames to one for cached keypoints."""
+    given = {"given": "keypoints", "keypoint_noise": 0.0}
     return recipe.model_copy(
         update={
             "augment": recipe.augment.model_copy(update=_CACHE_ONLY),
@@ -91,10 +91,10 @@ def write_keypoints(
     copies: int,
     on_progress: Callable[[int, int], None] = lambda done, count: None,
 ) -> None:
-    """Find joints in all videos and write a data set without frames: sidecars, records and mmad.json.
+    """Find keypoints in all videos and write a data set without frames: sidecars, records and mmad.json.
 
     Args:
-        finder: finds the joints.
+        finder: finds the keypoints.
         dataset: videos with frames. Sidecars, if there are any, determine which actions are visible in a crop.
         recipe: its augmentation, seed and input.
         out: the folder, created if necessary.
@@ -102,7 +102,7 @@ def write_keypoints(
         on_progress: called with the number of finished copies and of all copies.
 
     Raises:
-        DatasetError: the folder was written with another finder, recipe or data set, or the joints have no names.
+        DatasetError: the folder was written with another finder, recipe or data set, or the keypoints have no names.
     """
     fingerprint = compute_fingerprint(finder, dataset, recipe, copies)
     fingerprint_file = out / "found.json"
@@ -125,7 +125,7 @@ def write_keypoints(
                 video = (
                     _augment(sample, recipe, augment, seed) if copies else _read_unaugmented(sample, recipe)
                 )
-                _find_joints(finder, sample, video, recipe, out, name)
+                _find_keypoints(finder, sample, video, recipe, out, name)
             videos[name] = json.loads(record.read_text("utf-8"))
     (out / "mmad.json").write_text(json.dumps(videos) + "\n", encoding="utf-8")
 
@@ -149,20 +149,20 @@ class _Copy(NamedTuple):
 def _augment(sample: Sample, recipe: Recipe, augment: AugmentConfig, seed: np.random.SeedSequence) -> _Copy:
     """Augment a whole video; all parts are augmented in the same way, by the same seed."""
     frames = read_frames(sample, recipe.input, recipe.data.margin, recipe.data.cache)
-    joints = read_joints(sample, recipe.input.fps, len(frames))
+    keypoints = read_keypoints(sample, recipe.input.fps, len(frames))
 
-    def augment_part(part: Frames, config: InputConfig, joints: Joints | None) -> Example:
+    def augment_part(part: Frames, config: InputConfig, keypoints: Keypoints | None) -> Example:
         rng, longest = np.random.default_rng(seed), max(len(part), config.window_frames)
-        return make_example(rng, part, sample.segments, sample.labels, joints, config, augment, longest)
+        return make_example(rng, part, sample.segments, sample.labels, keypoints, config, augment, longest)
 
     # The segments do not depend on the frames: compute them on single black pixels.
     example = augment_part(
         np.zeros((len(frames), 1, 1, 3), np.uint8),
         recipe.input.model_copy(update={"height": 1, "width": 1}),
-        joints,
+        keypoints,
     )
-    at_once = _PART if joints is None else len(frames)  # close-ups depend on the joints of all frames
-    parts = (augment_part(part, recipe.input, joints).frames for part in _iterate_parts(frames, at_once))
+    at_once = _PART if keypoints is None else len(frames)  # close-ups depend on the keypoints of all frames
+    parts = (augment_part(part, recipe.input, keypoints).frames for part in _iterate_parts(frames, at_once))
     return _Copy(parts, example.segments, example.labels, TRAIN)
 
 
@@ -181,23 +181,25 @@ def _iterate_parts(frames: Frames, at_once: int) -> Iterator[Frames]:
         yield frames[begin : begin + at_once]
 
 
-def _find_joints(finder: Finder, sample: Sample, video: _Copy, recipe: Recipe, out: Path, name: str) -> None:
-    """Find the joints of one copy and write its sidecar, then its record, which marks it as complete."""
+def _find_keypoints(
+    finder: Finder, sample: Sample, video: _Copy, recipe: Recipe, out: Path, name: str
+) -> None:
+    """Find the keypoints of one copy and write its sidecar, then its record, which marks it as complete."""
     config = recipe.input
     # Memory-mapped frames are read-only, which torch does not accept: copy them.
-    joints = np.concatenate([finder.find(np.array(part)) for part in video.parts])
+    keypoints = np.concatenate([finder.find(np.array(part)) for part in video.parts])
     np.savez(
         out / "sidecars" / f"{name}.npz",
-        joints=(joints[..., :2] * (config.width, config.height)).astype(np.float32),
-        joints_seen=joints[..., 2].astype(np.float32),
-        joint_names=np.array(_get_joint_names(sample, joints.shape[1])),
+        keypoints=(keypoints[..., :2] * (config.width, config.height)).astype(np.float32),
+        keypoints_visible=keypoints[..., 2].astype(np.float32),
+        keypoint_names=np.array(_get_keypoint_names(sample, keypoints.shape[1])),
     )
     actions = [
         [int(label), *(round(float(moment) / config.fps, 4) for moment in segment)]
         for label, segment in zip(video.labels, video.segments, strict=True)
     ]
     record = {
-        "subset": video.subset, "duration": round(len(joints) / config.fps, 4), "frames": len(joints),
+        "subset": video.subset, "duration": round(len(keypoints) / config.fps, 4), "frames": len(keypoints),
         "fps": config.fps, "height": config.height, "width": config.width, "actions": actions,
     }  # fmt: skip
     temporary = out / "records" / f".{name}.json"
@@ -205,21 +207,21 @@ def _find_joints(finder: Finder, sample: Sample, video: _Copy, recipe: Recipe, o
     temporary.replace(out / "records" / f"{name}.json")
 
 
-def _get_joint_names(sample: Sample, count: int) -> tuple[str, ...]:
-    """Return the names of the joints: those of the sidecar, or of `mmad synth`, on which finders are trained."""
-    joints = read_joints(sample, 1.0, 1)
-    names = KEYPOINT_NAMES if joints is None else joints.names
+def _get_keypoint_names(sample: Sample, count: int) -> tuple[str, ...]:
+    """Return the names of the keypoints: those of the sidecar, or of `mmad synth`, on which finders are trained."""
+    keypoints = read_keypoints(sample, 1.0, 1)
+    names = KEYPOINT_NAMES if keypoints is None else keypoints.names
     if len(names) != count:
         raise DatasetError(
-            f"{sample.path}: {count} joints are found, and names of {len(names)} are known: take a bundle whose finder "
-            "learned from mmad synth, videos with its sidecars, or fine-tune with --looks 0"
+            f"{sample.path}: {count} keypoints are found, and names of {len(names)} are known: take a bundle whose "
+            "finder learned from mmad synth, videos with its sidecars, or fine-tune with --looks 0"
         )
     return names
 
 
 def main() -> None:
-    """Cache the joints of the training videos of data sets."""
-    parser = ArgumentParser(description="Joints as a bundle finds them, as a data set.")
+    """Cache the keypoints of the training videos of data sets."""
+    parser = ArgumentParser(description="Keypoints as a bundle finds them, as a data set.")
     parser.add_argument(
         "--bundle", type=Path, required=True, help="bundle whose finder is used, at its input size"
     )

@@ -1,4 +1,4 @@
-"""Ground truth joints with simulated keypoint noise, as input of a pose backbone instead of frames.
+"""Ground truth keypoints with simulated keypoint noise, as input of a pose backbone instead of frames.
 
 The temporal part of such a backbone and the head can be trained on them without decoding videos.
 """
@@ -8,29 +8,29 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from model.network import Network
-from model.pose_estimator import JointReader
+from model.pose_estimator import KeypointReader
 
-# Noise parameters are those of the shipped finder, as measured by training/joints.py.
+# Noise parameters are those of the shipped finder, as measured by training/keypoints.py.
 _DRIFT_STEPS = 8  # steps between the knots of the drifting error
 _DRIFT, _FRESH = (
     0.8,
     0.25,
 )  # standard deviations of the drifting and the independent error, relative to the constant one
-_SCALE_MEDIAN, _SCALE_SIGMA = 0.6, 0.7  # log-normal factor of the error of each joint
-_INVISIBLE_FACTOR = 3.0  # factor of the error of invisible joints
-_INVISIBLE_WEIGHT = 0.1  # loss weight of positions of invisible joints (clamped to the border if outside)
+_SCALE_MEDIAN, _SCALE_SIGMA = 0.6, 0.7  # log-normal factor of the error of each keypoint
+_INVISIBLE_FACTOR = 3.0  # factor of the error of invisible keypoints
+_INVISIBLE_WEIGHT = 0.1  # loss weight of positions of invisible keypoints (clamped to the border if outside)
 _VISIBILITY_WEIGHT = 0.1  # loss weight of visibility, relative to positions
 _BETA = 0.02  # of the smooth L1 loss, as a fraction of the frame
 
 
-def add_keypoint_noise(joints: Tensor, mask: Tensor, error: float) -> Tensor:
-    """Add noise to joints that resembles the errors of a finder.
+def add_keypoint_noise(keypoints: Tensor, mask: Tensor, error: float) -> Tensor:
+    """Add noise to keypoints that resembles the errors of a finder.
 
-    The error of a joint is the sum of a constant, a drifting and an independent part, times a random factor of the
-    joint in the window.
+    The error of a keypoint is the sum of a constant, a drifting and an independent part, times a random factor of the
+    keypoint in the window.
 
     Args:
-        joints: (B, steps, j, 3): x and y, 0 to 1, and visibility.
+        keypoints: (B, steps, j, 3): x and y, 0 to 1, and visibility.
         mask: (B, steps) bool; after the end of a video its last frame is repeated.
         error: standard deviation of the constant part, as a fraction of the side of a frame.
 
@@ -38,35 +38,39 @@ def add_keypoint_noise(joints: Tensor, mask: Tensor, error: float) -> Tensor:
         (B, steps, j, 3).
     """
     last = (mask.sum(dim=1, keepdim=True) - 1).clamp(min=0)
-    steps = torch.arange(joints.shape[1], device=joints.device)[None].minimum(last)  # (B, steps)
-    repeated = joints.gather(1, steps[..., None, None].expand(-1, -1, *joints.shape[2:]))
+    steps = torch.arange(keypoints.shape[1], device=keypoints.device)[None].minimum(last)  # (B, steps)
+    repeated = keypoints.gather(1, steps[..., None, None].expand(-1, -1, *keypoints.shape[2:]))
     positions, visible = repeated[..., :2], repeated[..., 2:]
     batch, count, number = positions.shape[:3]
-    constant = torch.randn(batch, 1, number, 2, device=joints.device)
-    knots = torch.randn(batch, number * 2, -(-count // _DRIFT_STEPS) + 1, device=joints.device)
+    constant = torch.randn(batch, 1, number, 2, device=keypoints.device)
+    knots = torch.randn(batch, number * 2, -(-count // _DRIFT_STEPS) + 1, device=keypoints.device)
     drift = F.interpolate(knots, size=count, mode="linear", align_corners=True).transpose(1, 2)
-    fresh = _FRESH * torch.randn(positions.shape, device=joints.device)
-    factor = _SCALE_MEDIAN * torch.exp(_SCALE_SIGMA * torch.randn(batch, 1, number, 1, device=joints.device))
+    fresh = _FRESH * torch.randn(positions.shape, device=keypoints.device)
+    factor = _SCALE_MEDIAN * torch.exp(
+        _SCALE_SIGMA * torch.randn(batch, 1, number, 1, device=keypoints.device)
+    )
     errors = constant + _DRIFT * drift.reshape(positions.shape) + fresh
     errors = errors * factor * error * (1 + (_INVISIBLE_FACTOR - 1) * (1 - visible))
     return torch.cat([(positions + errors).clamp(0, 1), visible], dim=-1)
 
 
-def get_joint_reader(network: Network) -> JointReader:
-    """Return the backbone, which must be a JointReader; `Recipe` validates that."""
-    assert isinstance(network.backbone, JointReader)
+def get_keypoint_reader(network: Network) -> KeypointReader:
+    """Return the backbone, which must be a KeypointReader; `Recipe` validates that."""
+    assert isinstance(network.backbone, KeypointReader)
     return network.backbone
 
 
-def features_from_joints(network: Network, joints: Tensor, mask: Tensor) -> Tensor:
-    """Compute features (B, dim, window) from joints (B, steps, j, 3) instead of frames, see Network.features."""
-    return network.interpolate_to_steps(get_joint_reader(network).read(joints), joints.shape[1], mask)
+def features_from_keypoints(network: Network, keypoints: Tensor, mask: Tensor) -> Tensor:
+    """Compute features (B, dim, window) from keypoints (B, steps, j, 3) instead of frames, see Network.features."""
+    return network.interpolate_to_steps(
+        get_keypoint_reader(network).read(keypoints), keypoints.shape[1], mask
+    )
 
 
 def keypoint_loss(predicted: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     """Return the smooth L1 loss of positions plus the binary cross entropy of visibility.
 
-    Invisible joints have a lower weight in the loss of positions.
+    Invisible keypoints have a lower weight in the loss of positions.
 
     Args:
         predicted, target: (B, steps, j, 3).

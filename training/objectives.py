@@ -1,4 +1,4 @@
-"""Objectives of training stages: detection losses of points, or dense losses of actions and joints per step."""
+"""Objectives of training stages: detection losses of points, or dense losses of actions and keypoints per step."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -11,13 +11,18 @@ from model.bundle import Manifest
 from model.network import Network
 from training.augment import Example
 from training.distillation import Teacher, feature_distance
-from training.keypoint_noise import add_keypoint_noise, features_from_joints, get_joint_reader, keypoint_loss
+from training.keypoint_noise import (
+    add_keypoint_noise,
+    features_from_keypoints,
+    get_keypoint_reader,
+    keypoint_loss,
+)
 from training.losses import DetectionLoss
 from training.recipe import StageConfig
 from training.targets import Targets, assign, make_grid
 
 _POSITIVE_WEIGHT = 3.0  # most actions are absent at most steps
-_MOTION_WEIGHT = 4.0  # factor of joint motion about the mean position, relative to the position
+_MOTION_WEIGHT = 4.0  # factor of keypoint motion about the mean position, relative to the position
 
 
 class Batch(NamedTuple):
@@ -28,7 +33,7 @@ class Batch(NamedTuple):
         mask: (B, window) bool, valid steps.
         classes, offsets: (B, points, actions) and (B, points, 2), targets of points.
         dense: (B, window, actions), 1 during actions.
-        joints: (B, window, j, 3), position and visibility; j is 0 if they are unknown.
+        keypoints: (B, window, j, 3), position and visibility; j is 0 if they are unknown.
     """
 
     clips: Tensor
@@ -36,7 +41,7 @@ class Batch(NamedTuple):
     classes: Tensor
     offsets: Tensor
     dense: Tensor
-    joints: Tensor
+    keypoints: Tensor
 
 
 def collate(examples: Sequence[Example], manifest: Manifest) -> Batch:
@@ -58,7 +63,7 @@ def collate(examples: Sequence[Example], manifest: Manifest) -> Batch:
         dense.append(_rasterise(segments, labels, window, actions))
     return Batch(
         torch.stack(clips), torch.stack(masks), torch.stack([target.classes for target in targets]),
-        torch.stack([target.offsets for target in targets]), torch.stack(dense), _stack_joints(examples, window),
+        torch.stack([target.offsets for target in targets]), torch.stack(dense), _stack_keypoints(examples, window),
     )  # fmt: skip
 
 
@@ -70,15 +75,15 @@ def _rasterise(segments: Tensor, labels: Tensor, window: int, actions: int) -> T
     return active
 
 
-def _stack_joints(examples: Sequence[Example], window: int) -> Tensor:
-    """Stack joints to (B, window, j, 3), zeros (invisible) for videos without joints."""
-    known = [example.joints for example in examples if example.joints is not None]
+def _stack_keypoints(examples: Sequence[Example], window: int) -> Tensor:
+    """Stack keypoints to (B, window, j, 3), zeros (invisible) for videos without keypoints."""
+    known = [example.keypoints for example in examples if example.keypoints is not None]
     count = known[0].shape[1] if known else 0
-    joints = torch.zeros(len(examples), window, count, 3)
+    keypoints = torch.zeros(len(examples), window, count, 3)
     for index, example in enumerate(examples):
-        if example.joints is not None:
-            joints[index, : len(example.joints)] = torch.from_numpy(example.joints).float()
-    return joints
+        if example.keypoints is not None:
+            keypoints[index, : len(example.keypoints)] = torch.from_numpy(example.keypoints).float()
+    return keypoints
 
 
 class TrainingModule(nn.Module):
@@ -88,7 +93,7 @@ class TrainingModule(nn.Module):
     """
 
     def __init__(
-        self, network: Network, manifest: Manifest, joints: int, *, half: bool = False,
+        self, network: Network, manifest: Manifest, keypoints: int, *, half: bool = False,
         teacher: Teacher | None = None,
     ) -> None:  # fmt: skip
         """Add training layers to a network.
@@ -96,7 +101,7 @@ class TrainingModule(nn.Module):
         Args:
             network: to train.
             manifest: of the network.
-            joints: number of joints in the sidecars.
+            keypoints: number of keypoints in the sidecars.
             half: compute the backbone in bfloat16; the head and all losses stay in float32.
             teacher: whose features are distilled in stages with `distillation`.
         """
@@ -110,17 +115,17 @@ class TrainingModule(nn.Module):
         )
         self.dense = nn.Conv1d(dim, actions, 1)
         nn.init.constant_(self.dense.bias, -3.0)  # type: ignore[arg-type]
-        self.joints = nn.Conv1d(dim, 2 * joints, 1) if joints else None
+        self.keypoints = nn.Conv1d(dim, 2 * keypoints, 1) if keypoints else None
         self._teacher = teacher
         self.distillation = nn.Conv1d(dim, teacher.width, 1) if teacher is not None else None
         self.loss = DetectionLoss(make_grid(manifest.input.window_frames, manifest.architecture.head.strides))
 
     def forward(self, batch: Batch, stage: StageConfig) -> dict[str, Tensor]:
         """Return the losses by name, and under "loss" their sum, which is minimised."""
-        if stage.objective == "joints":
-            return self._joints_loss(batch)
-        joints = None if stage.given == "pictures" else noisy_joints(batch, stage.joint_error)
-        features = self._features(batch, joints)
+        if stage.objective == "keypoints":
+            return self._keypoints_loss(batch)
+        keypoints = None if stage.given == "pictures" else make_noisy_keypoints(batch, stage.keypoint_noise)
+        features = self._features(batch, keypoints)
         losses: dict[str, Tensor] = {}
         if stage.objective == "detection":
             points = self.network.detector(features.float(), batch.mask)
@@ -132,24 +137,24 @@ class TrainingModule(nn.Module):
         if weight:
             losses |= self._dense_losses(features.float(), batch, weight, stage)
             if self.distillation is not None and self._teacher is not None and stage.distillation:
-                target = self._teacher.features(batch.clips, batch.mask, joints)
+                target = self._teacher.features(batch.clips, batch.mask, keypoints)
                 distance = feature_distance(self.distillation(features.float()), target, batch.mask)
                 losses["teacher"] = weight * stage.distillation * distance
         return losses | {"loss": torch.stack(list(losses.values())).sum()}
 
-    def _features(self, batch: Batch, joints: Tensor | None) -> Tensor:
-        """Compute features (B, dim, window) of frames, or of joints if given."""
+    def _features(self, batch: Batch, keypoints: Tensor | None) -> Tensor:
+        """Compute features (B, dim, window) of frames, or of keypoints if given."""
         with torch.autocast(batch.clips.device.type, torch.bfloat16, enabled=self._half):
-            if joints is None:
+            if keypoints is None:
                 return self.network.features(batch.clips, batch.mask)
-            return features_from_joints(self.network, joints, batch.mask)
+            return features_from_keypoints(self.network, keypoints, batch.mask)
 
-    def _joints_loss(self, batch: Batch) -> dict[str, Tensor]:
+    def _keypoints_loss(self, batch: Batch) -> dict[str, Tensor]:
         with torch.autocast(batch.clips.device.type, torch.bfloat16, enabled=self._half):
-            predicted = get_joint_reader(self.network).find(self.network.normalise(batch.clips))
+            predicted = get_keypoint_reader(self.network).find(self.network.normalise(batch.clips))
         steps = predicted.shape[1]
-        loss = keypoint_loss(predicted.float(), batch.joints[:, :steps], batch.mask[:, :steps])
-        return {"joints": loss, "loss": loss}
+        loss = keypoint_loss(predicted.float(), batch.keypoints[:, :steps], batch.mask[:, :steps])
+        return {"keypoints": loss, "loss": loss}
 
     def _dense_losses(
         self, features: Tensor, batch: Batch, weight: float, stage: StageConfig
@@ -161,21 +166,21 @@ class TrainingModule(nn.Module):
             "dense": weight
             * F.binary_cross_entropy_with_logits(logits, batch.dense[batch.mask], pos_weight=positive)
         }
-        if self.joints is not None and stage.joints and batch.joints.shape[2]:
-            positions = self.joints(features).transpose(1, 2).unflatten(-1, (-1, 2))  # (B, window, j, 2)
-            losses["joints"] = weight * stage.joints * _joint_position_loss(positions, batch)
+        if self.keypoints is not None and stage.keypoints and batch.keypoints.shape[2]:
+            positions = self.keypoints(features).transpose(1, 2).unflatten(-1, (-1, 2))  # (B, window, j, 2)
+            losses["keypoints"] = weight * stage.keypoints * _position_loss(positions, batch)
         return losses
 
 
-def _joint_position_loss(positions: Tensor, batch: Batch) -> Tensor:
-    """Return the loss of joint positions and of their motion about the mean, which is only a few pixels.
+def _position_loss(positions: Tensor, batch: Batch) -> Tensor:
+    """Return the loss of keypoint positions and of their motion about the mean, which is only a few pixels.
 
     Args:
         positions: (B, window, j, 2) predicted.
-        batch: with the true joints.
+        batch: with the true keypoints.
     """
-    visible = batch.joints[..., 2:] * batch.mask[..., None, None]
-    target = batch.joints[..., :2]
+    visible = batch.keypoints[..., 2:] * batch.mask[..., None, None]
+    target = batch.keypoints[..., :2]
     count = visible.sum(1, keepdim=True).clamp(min=1)
     motion, target_motion = (x - (x * visible).sum(1, keepdim=True) / count for x in (positions, target))
     position_loss = F.smooth_l1_loss(positions, target, reduction="none", beta=0.05)
@@ -185,10 +190,10 @@ def _joint_position_loss(positions: Tensor, batch: Batch) -> Tensor:
     return ((position_loss + motion_loss) * visible).sum() / visible.sum().clamp(min=1)
 
 
-def noisy_joints(batch: Batch, error: float) -> Tensor:
-    """Return the joints of all clips with simulated noise, (B, steps, j, 3)."""
+def make_noisy_keypoints(batch: Batch, error: float) -> Tensor:
+    """Return the keypoints of all clips with simulated noise, (B, steps, j, 3)."""
     steps = batch.clips.shape[1] * batch.clips.shape[2]
-    return add_keypoint_noise(batch.joints[:, :steps], batch.mask[:, :steps], error)
+    return add_keypoint_noise(batch.keypoints[:, :steps], batch.mask[:, :steps], error)
 
 
 def _make_point_mask(mask: Tensor, strides: Sequence[int]) -> Tensor:

@@ -14,7 +14,7 @@ from training.tuning import Tuning
 
 CONFIGS = resources.files("training") / "configs"
 
-Inputs = Literal["pictures", "joints"]
+Inputs = Literal["pictures", "keypoints"]
 LOCATOR_FILE = Path(str(resources.files("training") / "locator.onnx"))
 
 
@@ -58,7 +58,7 @@ class AugmentConfig(Section):
         blur: probability of blur.
         noise: maximum standard deviation of noise, relative to white.
         freeze: probability of repeating the last frame, as in the padding of short clips.
-        close: probability of a close-up, from head and shoulders to head and knees, of videos with joints.
+        close: probability of a close-up, from head and shoulders to head and knees, of videos with keypoints.
     """
 
     scale: tuple[float, float] = (0.75, 1.0)
@@ -79,11 +79,11 @@ class StageConfig(Section):
     """One training stage: objective, trainable weights, and schedule.
 
     Attributes:
-        objective: detection (focal and DIoU losses of points), dense (losses of actions and joints at every step), or
-            joints (loss of the joints that a pose backbone finds, in frames sampled from the whole video).
-        given: input of the network: pictures, or the joints of the sidecars, for a pose backbone.
-        joint_error: noise of these joints, see training/keypoint_noise.py.
-        tuning: trainable weights: head; adapters (and head); reader (all except the finder of joints); all; auto
+        objective: detection (focal and DIoU losses of points), dense (losses of actions and keypoints at every step),
+            or keypoints (loss of the keypoints that a pose backbone finds, in frames sampled from the whole video).
+        given: input of the network: pictures, or the keypoints of the sidecars, for a pose backbone.
+        keypoint_noise: noise of these keypoints, see training/keypoint_noise.py.
+        tuning: trainable weights: head; adapters (and head); reader (all except the finder of keypoints); all; auto
             (adapters if there are any, else reader if the backbone has a finder, else all).
         steps: number of optimiser steps.
         batch: windows per step, over all devices.
@@ -95,16 +95,16 @@ class StageConfig(Section):
         final: last learning rate, relative to the peak.
         clip_norm: maximum norm of gradients.
         dense: weight of the dense loss in the objective detection.
-        joints: weight of the joints in the dense loss.
+        keypoints: weight of the keypoints in the dense loss.
         distillation: weight of the teacher's features in the dense loss.
         validate_every: steps between measurements of the held-out loss; the stage ends with the best weights. 0
             disables it.
         patience: stop after this number of measurements without improvement; 0 disables early stopping.
     """
 
-    objective: Literal["detection", "dense", "joints"] = "detection"
+    objective: Literal["detection", "dense", "keypoints"] = "detection"
     given: Inputs = "pictures"
-    joint_error: float = Field(default=0.01, ge=0)
+    keypoint_noise: float = Field(default=0.01, ge=0)
     tuning: Tuning = "adapters"
     steps: int = Field(gt=0)
     batch: int = Field(gt=0)
@@ -117,7 +117,7 @@ class StageConfig(Section):
     final: float = Field(default=0.01, ge=0, le=1)
     clip_norm: float = Field(default=1.0, gt=0)
     dense: float = Field(default=0.0, ge=0)
-    joints: float = Field(default=0.0, ge=0)
+    keypoints: float = Field(default=0.0, ge=0)
     distillation: float = Field(default=0.0, ge=0)
     validate_every: int = Field(default=0, ge=0)
     patience: int = Field(default=0, ge=0)
@@ -144,7 +144,7 @@ class Recipe(Section):
         wise_ft_alpha: weight of the initial weights in their average with the trained ones; 0 disables it. Averaging
             retains more of the accuracy of the initial weights on other data ("Robust fine-tuning of zero-shot models",
             CVPR 2022).
-        finder: bundle whose finder of joints is used.
+        finder: bundle whose finder of keypoints is used.
         teacher: bundle whose features are distilled in stages with `distillation`, which helps a backbone without
             pretraining; its input must match the recipe's.
         framing: person for data cropped around the person: the bundle then includes the locator and crops in the same
@@ -196,14 +196,14 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
-    def _check_joints(self) -> Self:
-        uses_joints = any(
-            "joints" in (stage.objective, stage.given) or stage.tuning == "reader" for stage in self.stages
+    def _check_keypoints(self) -> Self:
+        uses_keypoints = any(
+            "keypoints" in (stage.objective, stage.given) or stage.tuning == "reader" for stage in self.stages
         )
-        if (uses_joints or self.finder is not None) and not self.architecture.finds_joints:
+        if (uses_keypoints or self.finder is not None) and not self.architecture.finds_keypoints:
             raise ValueError(
-                "the objective joints, given: joints, tuning: reader and finder go with architecture.backbone.kind "
-                "pose or stem heatmaps"
+                "the objective keypoints, given: keypoints, tuning: reader and finder go with architecture.backbone."
+                "kind pose or stem heatmaps"
             )
         return self
 

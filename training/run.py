@@ -10,7 +10,7 @@ from model.architecture import Architecture, BackboneConfig
 from model.bundle import Bundle, InputConfig, Manifest, Thresholds, Training
 from model.taxonomy import Taxonomy
 from training.augment import Example, make_example
-from training.dataset import DatasetError, Frames, Sample, VideoDataset, read_frames, read_joints
+from training.dataset import DatasetError, Frames, Sample, VideoDataset, read_frames, read_keypoints
 from training.recipe import Recipe, StageConfig
 from training.start import tuned_manifest
 from training.weights import WeightsError, load_backbone
@@ -36,7 +36,7 @@ class Run:
         manifest: of the network.
         dataset: training videos.
         out: folder of the run.
-        joints: number of joints in the sidecars, 0 if there are none.
+        keypoints: number of keypoints in the sidecars, 0 if there are none.
         held_out: videos for the validation in stages with validate_every.
     """
 
@@ -44,7 +44,7 @@ class Run:
     manifest: Manifest
     dataset: VideoDataset
     out: Path
-    joints: int
+    keypoints: int
     held_out: VideoDataset | None = None
 
     def digest(self) -> str:
@@ -98,7 +98,7 @@ class Examples(Dataset[Example]):
     def __init__(self, run: Run, stage: int) -> None:
         self._run, self._stage = run, stage
         given = run.recipe.stages[stage].given
-        self._source = run.dataset if given == "joints" else run.dataset.with_frames()
+        self._source = run.dataset if given == "keypoints" else run.dataset.with_frames()
 
     def __getitem__(self, number: int) -> Example:
         recipe = self._run.recipe
@@ -106,19 +106,19 @@ class Examples(Dataset[Example]):
         sample = self._source.draw(rng)
         stage = recipe.stages[self._stage]
         config, frames = self._read_frames(sample, stage)
-        joints = read_joints(sample, config.fps, len(frames)) if self._run.joints else None
-        if joints is None and (stage.objective == "joints" or stage.given == "joints"):
+        keypoints = read_keypoints(sample, config.fps, len(frames)) if self._run.keypoints else None
+        if keypoints is None and (stage.objective == "keypoints" or stage.given == "keypoints"):
             raise DatasetError(
-                f"{sample.path} has no sidecar with joints, which stage {self._stage} learns from: take videos of mmad "
-                "synth, or a recipe of another backbone"
+                f"{sample.path} has no sidecar with keypoints, which stage {self._stage} learns from: take videos of "
+                "mmad synth, or a recipe of another backbone"
             )
         return make_example(
-            rng, frames, sample.segments, sample.labels, joints, config, recipe.augment, stage.frames,
-            scattered=stage.objective == "joints",
+            rng, frames, sample.segments, sample.labels, keypoints, config, recipe.augment, stage.frames,
+            scattered=stage.objective == "keypoints",
         )  # fmt: skip
 
     def _read_frames(self, sample: Sample, stage: StageConfig) -> tuple[InputConfig, Frames]:
-        """Return the input config and the frames of a video; single black pixels if the stage is given joints."""
+        """Return the input config and the frames of a video; single black pixels if the stage is given keypoints."""
         recipe = self._run.recipe
         if stage.given == "pictures":
             return recipe.input, read_frames(sample, recipe.input, recipe.data.margin, recipe.data.cache)

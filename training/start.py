@@ -11,7 +11,7 @@ from model.errors import BundleError
 from model.network import Network
 from training.evaluation.calibration import expected_calibration_error, find_correct
 from training.evaluation.validation import ValidationResult, apply_calibration
-from training.keypoint_noise import get_joint_reader
+from training.keypoint_noise import get_keypoint_reader
 from training.recipe import LOCATOR_FILE, Recipe
 
 # Minimum number of ground truth instances for fitting calibration and thresholds.
@@ -33,7 +33,7 @@ def start_network(network: Network, folder: Path) -> None:
 
 
 def start_finder(network: Network, folder: Path) -> None:
-    """Load only the finder of joints from a bundle.
+    """Load only the finder of keypoints from a bundle.
 
     Raises:
         BundleError: the bundle is invalid, or has no finder or one of another architecture.
@@ -46,10 +46,10 @@ def start_finder(network: Network, folder: Path) -> None:
         if name.startswith(prefix)
     }
     try:
-        get_joint_reader(network).finder.load_state_dict(weights)
+        get_keypoint_reader(network).finder.load_state_dict(weights)
     except RuntimeError as error:
         raise BundleError(
-            f"finder {folder}: its finder of joints does not fit the recipe's: {error}"
+            f"finder {folder}: its finder of keypoints does not fit the recipe's: {error}"
         ) from error
 
 

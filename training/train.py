@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from model.network import Network
-from model.pose_estimator import JointReader
+from model.pose_estimator import KeypointReader
 from training.batches import explain_worker_errors, load_batches
 from training.distillation import Teacher
 from training.evaluation.early_stopping import BestWeights, ValidationLoss
@@ -76,7 +76,7 @@ def train(
     fabric.launch()
     torch.manual_seed(run.recipe.seed)
     network = Network(run.manifest)
-    _check_joints(run, network)
+    _check_keypoints(run, network)
     _load_pretrained(network, run.recipe)
     if run.recipe.activation_checkpointing:
         recompute_blocks(network)
@@ -120,14 +120,16 @@ def _interpolate(initial: dict[str, Tensor], trained: dict[str, Tensor], alpha: 
     }
 
 
-def _check_joints(run: Run, network: Network) -> None:
-    """Check that the sidecars have as many joints as the backbone; videos without joints fail when they are loaded."""
+def _check_keypoints(run: Run, network: Network) -> None:
+    """Check that the sidecars have as many keypoints as the backbone; those without fail when loaded."""
     backbone = network.backbone
-    expected = backbone.finder.config.joints if isinstance(backbone, JointReader) else run.joints
-    needs_joints = any(stage.objective == "joints" or stage.given == "joints" for stage in run.recipe.stages)
-    if needs_joints and run.joints and run.joints != expected:
+    expected = backbone.finder.config.keypoints if isinstance(backbone, KeypointReader) else run.keypoints
+    needs_keypoints = any(
+        stage.objective == "keypoints" or stage.given == "keypoints" for stage in run.recipe.stages
+    )
+    if needs_keypoints and run.keypoints and run.keypoints != expected:
         raise TrainingError(
-            f"the sidecars have {run.joints} joints, the backbone finds {expected}: set its number of joints"
+            f"the sidecars have {run.keypoints} keypoints, the backbone finds {expected}: set its number of keypoints"
         )
 
 
@@ -150,7 +152,7 @@ def _load_pretrained(network: Network, recipe: Recipe) -> None:
             raise TrainingError(str(error)) from error
     if (
         recipe.finder is not None
-    ):  # last, since the finder of a backbone that was pretrained on joints is untrained
+    ):  # last, since the finder of a backbone that was pretrained on keypoints is untrained
         start_finder(network, recipe.finder)
 
 
@@ -160,9 +162,9 @@ def _make_teacher(run: Run) -> Teacher | None:
         return None
     teacher = Teacher(run.recipe.teacher, run.manifest.input)
     for number, stage in enumerate(run.recipe.stages):
-        if stage.distillation and stage.given == "joints" and not teacher.finds_joints:
+        if stage.distillation and stage.given == "keypoints" and not teacher.finds_keypoints:
             raise TrainingError(
-                f"teacher {run.recipe.teacher} reads no joints, and stage {number} is given nothing else: take a "
+                f"teacher {run.recipe.teacher} reads no keypoints, and stage {number} is given nothing else: take a "
                 "bundle of kind pose, or give the stage pictures"
             )
     return teacher
@@ -176,7 +178,7 @@ class _Loop:
         self._run = run
         half = run.recipe.precision == "bf16"
         teacher = _make_teacher(run)
-        self.module = TrainingModule(network, run.manifest, run.joints, half=half, teacher=teacher)
+        self.module = TrainingModule(network, run.manifest, run.keypoints, half=half, teacher=teacher)
         self.module.to(fabric.device)
         self.average = {name: value.clone() for name, value in network.state_dict().items()}
         self._initial = {name: value.clone() for name, value in self.average.items()}

@@ -14,7 +14,7 @@ _FINDER = "backbone.finder."
 
 
 def resolve_tuning(network: Network, tuning: Tuning) -> Tuning:
-    """Resolve auto: adapters if the network has any, else reader if it has a finder of joints, else all."""
+    """Resolve auto: adapters if the network has any, else reader if it has a finder of keypoints, else all."""
     if tuning != "auto":
         return tuning
     names = [name for name, _ in network.named_parameters()]
@@ -29,7 +29,7 @@ def set_trainable(network: Network, tuning: Tuning) -> list[str]:
     Args:
         network: to be changed.
         tuning: "head" trains on frozen features, "adapters" is the paper's method, "reader" freezes the finder of
-            joints only, "all" is full fine-tuning, "auto" see resolve_tuning.
+            keypoints only, "all" is full fine-tuning, "auto" see resolve_tuning.
 
     Returns:
         Names of the trainable parameters.

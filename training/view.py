@@ -23,7 +23,7 @@ def draw_close_up(rng: np.random.Generator, points: Floats) -> tuple[float, floa
 
     Args:
         rng: source of random numbers.
-        points: (n, j, 3), see Joints.
+        points: (n, j, 3), see Keypoints.
 
     Returns:
         Left, top and side of a square inside the frame, as fractions of the frame.
@@ -42,8 +42,8 @@ def find_visible_actions(
     """Return which actions are visible for long enough to be labelled, (m,), by the criterion of `mmad synth`.
 
     Args:
-        points: (n, j, 3) of a window, see Joints.
-        names: of the joints.
+        points: (n, j, 3) of a window, see Keypoints.
+        names: of the keypoints.
         segments: (m, 2) in steps of the window.
         labels: (m,) action ids of MMA-52.
     """
@@ -53,20 +53,23 @@ def find_visible_actions(
         visible = points[first : max(int(np.ceil(end)), first + 1), :, 2] > 0
         part_visible = [
             np.any(
-                [visible[:, [names.index(name) for name in joints]].all(axis=1) for joints in alternatives],
+                [
+                    visible[:, [names.index(name) for name in keypoints]].all(axis=1)
+                    for keypoints in alternatives
+                ],
                 axis=0,
             )
-            for alternatives in _get_needed_joints(int(label))
+            for alternatives in _get_needed_keypoints(int(label))
         ]
         is_visible[index] = np.all(part_visible, axis=0).mean() >= MIN_VISIBLE_SHARE
     return is_visible
 
 
 @cache
-def _get_needed_joints(label: int) -> tuple[tuple[tuple[str, ...], ...], ...]:
-    """Return for each body part that an action needs the alternative sets of joints: one, or one per side."""
+def _get_needed_keypoints(label: int) -> tuple[tuple[tuple[str, ...], ...], ...]:
+    """Return for each body part that an action needs the alternative sets of keypoints: one, or one per side."""
     code = standard_labels().actions[label].code
     return tuple(
-        tuple(joints for name, joints in PARTS.items() if name.split(".")[0] == part)
+        tuple(keypoints for name, keypoints in PARTS.items() if name.split(".")[0] == part)
         for part in BY_CODE[code].visible_parts
     )

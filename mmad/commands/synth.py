@@ -33,7 +33,7 @@ def synth(
     ] = False,
     crop: Annotated[Crop, typer.Option(help="Show only the person or the head, at a higher scale.")] = Crop.NONE,
     frames: Annotated[
-        Storage, typer.Option(help="H.264, raw frames for training, or only joints.")
+        Storage, typer.Option(help="H.264, raw frames for training, or only keypoints.")
     ] = Storage.MP4,
     device: Annotated[
         Device, typer.Option(help="Device for rendering; frames differ only by rounding.")

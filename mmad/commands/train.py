@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from model.taxonomy import Taxonomy
     from training.dataset import Sample, VideoDataset
     from training.evaluation.validation import ValidationResult
-    from training.joints import Finder
+    from training.keypoints import Finder
     from training.recipe import Inputs, Recipe
     from training.run import Run
     from training.train import Progress
@@ -51,7 +51,7 @@ def train(
         taxonomy = standard_labels()
         source, held_out, description = _load_data(recipe, taxonomy, data or [])
         manifest = make_manifest(recipe, taxonomy, description)
-        run = Run(recipe, manifest, source, out_dir, source.count_joints(), held_out=held_out)
+        run = Run(recipe, manifest, source, out_dir, source.count_keypoints(), held_out=held_out)
         if is_first_process():
             print_status(f"{description} to train on, {len(held_out.samples)} videos to measure on")
         network = _train_network(run, resume, device, devices)
@@ -76,8 +76,8 @@ def fine_tune(
         Path | None, typer.Option(exists=True, dir_okay=False, help="File with one video to hold out per line.")
     ] = None,
     copies: Annotated[
-        int, typer.Option("--looks", min=0, help="Number of augmented copies of each video whose joints are computed "
-                          "before the training; 0: compute them in every step.")
+        int, typer.Option("--looks", min=0, help="Number of augmented copies of each video whose keypoints are "
+                          "computed before the training; 0: compute them in every step.")
     ] = 4,
     name: Annotated[str | None, typer.Option(help="Name of the bundle; by default the old name with -tuned.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Maximum number of steps.")] = None,
@@ -94,8 +94,8 @@ def fine_tune(
     from training.annotated import read_annotated
     from training.dataset import DatasetError
     from training.evaluation.report import write_results
-    from training.joints import Finder
     from training.keypoint_cache import has_fixed_keypoints, to_keypoint_recipe
+    from training.keypoints import Finder
     from training.marks import AnnotationError
     from training.recipe import RecipeError, load_recipe
     from training.run import Run, TrainingError, make_manifest
@@ -133,9 +133,9 @@ def fine_tune(
                 _compute_keypoints(dataset, count, finder, recipe, out_dir) for dataset, count in pairs
             ]
             recipe = to_keypoint_recipe(recipe)
-            description += f", joints found before in {copies} changed copies of each"
+            description += f", keypoints found before in {copies} changed copies of each"
         manifest = make_manifest(recipe, taxonomy, description)
-        run = Run(recipe, manifest, datasets[0], out_dir, datasets[0].count_joints(), held_out=datasets[1])
+        run = Run(recipe, manifest, datasets[0], out_dir, datasets[0].count_keypoints(), held_out=datasets[1])
         network = _train_network(run, resume, device)
         found = choose_calibration(_validate(network, run, datasets[1]), start.manifest)
         print_status(found.explanation)
@@ -164,8 +164,8 @@ def _compute_keypoints(
     from training.dataset import load_dataset
     from training.keypoint_cache import TRAIN, VAL, compute_fingerprint, write_keypoints
 
-    folder = out_dir / "frames" / f"joints-{compute_fingerprint(finder, dataset, recipe, copies)[:12]}"
-    with progress_bar("joints") as show:
+    folder = out_dir / "frames" / f"keypoints-{compute_fingerprint(finder, dataset, recipe, copies)[:12]}"
+    with progress_bar("keypoints") as show:
         write_keypoints(finder, dataset, recipe, folder, copies, partial(_show_videos, show))
     return load_dataset(
         [folder],
@@ -223,7 +223,7 @@ def _validate(network: "Network", run: "Run", dataset: "VideoDataset") -> "Valid
     from training.evaluation.validation import evaluate_network
 
     plain = run.manifest.model_copy(update={"calibration": None})
-    given: Inputs = "pictures" if all(item.has_frames for item in dataset.samples) else "joints"
+    given: Inputs = "pictures" if all(item.has_frames for item in dataset.samples) else "keypoints"
     with progress_bar("measure") as show:
         return evaluate_network(
             network, plain, dataset, run.recipe, "cpu", partial(_show_videos, show), given

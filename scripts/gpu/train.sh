@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains on a machine with a GPU and without internet: joints first (recipe gpu-pose), VideoMAE with DSTA (recipe gpu), or both side by side.
+# Trains on a machine with a GPU and without internet: keypoints first (recipe gpu-pose), VideoMAE with DSTA (recipe gpu), or both side by side.
 # Before the first call, here: scripts/gpu/wheels.sh. Then, with carry: .whl
 #     RUNS=pose scripts/gpu/train.sh start 900 --set stages.0.steps=3000 && scripts/gpu/train.sh wait 500
 #     start VIDEOS [--set ...]    renders people, half as many where the card cannot, and trains in the background

@@ -21,10 +21,10 @@ from model.network import Network
 from model.windows import windows
 from training.augment import Example
 from training.dataset import Sample, VideoDataset
-from training.evaluation.validation import read_input_frames, read_noisy_joints
-from training.keypoint_noise import features_from_joints
+from training.evaluation.validation import read_input_frames, read_noisy_keypoints
+from training.keypoint_noise import features_from_keypoints
 from training.losses import DetectionLoss
-from training.objectives import Batch, collate, noisy_joints
+from training.objectives import Batch, collate, make_noisy_keypoints
 from training.recipe import Recipe
 from training.targets import Targets, make_grid
 
@@ -65,18 +65,20 @@ class ValidationLoss:
         return total / max(positives, 1)
 
     def _run_network(self, batch: Batch) -> Points:
-        """Run the network on frames, or on joints if the batch has them."""
-        if not batch.joints.shape[2]:
+        """Run the network on frames, or on keypoints if the batch has them."""
+        if not batch.keypoints.shape[2]:
             return self._network(batch.clips, batch.mask)  # type: ignore[no-any-return]
-        features = features_from_joints(self._network, noisy_joints(batch, 0.0), batch.mask)
+        features = features_from_keypoints(self._network, make_noisy_keypoints(batch, 0.0), batch.mask)
         return self._network.detector(features, batch.mask)  # type: ignore[no-any-return]
 
 
 def _iterate_windows(sample: Sample, recipe: Recipe, index: int) -> Iterator[Example]:
-    """Yield every window of a video as an example; of its joints if it has no frames."""
+    """Yield every window of a video as an example; of its keypoints if it has no frames."""
     config = recipe.input
     inputs: Any = (
-        read_input_frames(sample, recipe) if sample.has_frames else read_noisy_joints(sample, recipe, index)
+        read_input_frames(sample, recipe)
+        if sample.has_frames
+        else read_noisy_keypoints(sample, recipe, index)
     )
     for window in windows(inputs, config.window_frames, config.overlap_frames):
         segments, inside = _clip_to_window(sample.segments * config.fps, window.start_frame, window.end_frame)

@@ -16,11 +16,11 @@ from model.network import Network
 from model.segments import Proposals, calibrate
 from model.windows import windows
 from training.augment import resize_to_input
-from training.dataset import DatasetError, Frames, Sample, VideoDataset, read_frames, read_joints
+from training.dataset import DatasetError, Frames, Sample, VideoDataset, read_frames, read_keypoints
 from training.evaluation.calibration import expected_calibration_error, find_correct, fit_calibration
 from training.evaluation.metrics import LevelReport, evaluate, match
 from training.instances import Instances
-from training.keypoint_noise import add_keypoint_noise, features_from_joints
+from training.keypoint_noise import add_keypoint_noise, features_from_keypoints
 from training.recipe import Inputs, Recipe
 
 Floats = NDArray[np.float64]
@@ -50,15 +50,15 @@ class NetworkEngine:
         return RawPoints(points.logits[0].float().cpu().numpy(), points.offsets[0].float().cpu().numpy())
 
 
-class JointsEngine(NetworkEngine):
-    """Inference engine for a network with a pose backbone, which is given joints instead of frames."""
+class KeypointsEngine(NetworkEngine):
+    """Inference engine for a network with a pose backbone, which is given keypoints instead of frames."""
 
     def run(self, clips: NDArray[Any], mask: NDArray[np.bool_]) -> RawPoints:
-        """Run the network on joints (clips, frames, 1, joints, 3), see `model.engines.Engine`."""
+        """Run the network on keypoints (clips, frames, 1, keypoints, 3), see `model.engines.Engine`."""
         with torch.inference_mode():
             steps = torch.from_numpy(mask[None]).to(self.device)
-            joints = torch.from_numpy(clips).to(self.device).flatten(0, 1)[None, :, 0]
-            points = self._network.detector(features_from_joints(self._network, joints, steps), steps)
+            keypoints = torch.from_numpy(clips).to(self.device).flatten(0, 1)[None, :, 0]
+            points = self._network.detector(features_from_keypoints(self._network, keypoints, steps), steps)
         return RawPoints(points.logits[0].float().cpu().numpy(), points.offsets[0].float().cpu().numpy())
 
 
@@ -91,7 +91,7 @@ def evaluate_network(
     on_progress: Callable[[int, int], None],
     given: Inputs = "pictures",
 ) -> ValidationResult:
-    """Run the network on a data set as the service would, or on noisy ground truth joints, and evaluate it.
+    """Run the network on a data set as the service would, or on noisy ground truth keypoints, and evaluate it.
 
     Calibration and display thresholds are fitted on every second video; the calibration error is measured on the
     others. mAP needs neither and is measured on all videos.
@@ -102,7 +102,7 @@ def evaluate_network(
         else min(recipe.validate_videos, len(dataset.samples))
     )
     chosen = np.unique(np.linspace(0, len(dataset.samples) - 1, count).astype(int)).tolist()
-    engine = NetworkEngine(network, device) if given == "pictures" else JointsEngine(network, device)
+    engine = NetworkEngine(network, device) if given == "pictures" else KeypointsEngine(network, device)
     detector = Detector(Bundle(Path(), manifest), engine)
     proposals = []
     for done, index in enumerate(chosen):
@@ -111,7 +111,7 @@ def evaluate_network(
         frames = (
             read_input_frames(sample, recipe)
             if given == "pictures"
-            else read_noisy_joints(sample, recipe, index)
+            else read_noisy_keypoints(sample, recipe, index)
         )
         cut_windows = windows(frames, recipe.input.window_frames, recipe.input.overlap_frames)
         proposals.append(detector.propose(cut_windows).clipped(0.0, sample.duration_s))
@@ -143,17 +143,17 @@ def read_input_frames(sample: Sample, recipe: Recipe) -> Frames:
     return resize_to_input(read_frames(sample, recipe.input, 1.0, recipe.data.cache), recipe.input)
 
 
-def read_noisy_joints(sample: Sample, recipe: Recipe, index: int) -> NDArray[np.float32]:
-    """Read the joints (frames, 1, joints, 3) of a sample's sidecar and add noise.
+def read_noisy_keypoints(sample: Sample, recipe: Recipe, index: int) -> NDArray[np.float32]:
+    """Read the keypoints (frames, 1, keypoints, 3) of a sample's sidecar and add noise.
 
-    The noise level is the joint_error of the last stage that is trained on joints.
+    The noise level is the keypoint_noise of the last stage that is trained on keypoints.
     """
     frames = max(round(sample.duration_s * recipe.input.fps), 1)
-    joints = read_joints(sample, recipe.input.fps, frames)
-    if joints is None:
-        raise DatasetError(f"{sample.path} has no sidecar with joints to be measured by")
-    error = next((stage.joint_error for stage in recipe.stages[::-1] if stage.given == "joints"), 0.0)
-    positions = torch.from_numpy(joints.places).float()[None]
+    keypoints = read_keypoints(sample, recipe.input.fps, frames)
+    if keypoints is None:
+        raise DatasetError(f"{sample.path} has no sidecar with keypoints to be measured by")
+    error = next((stage.keypoint_noise for stage in recipe.stages[::-1] if stage.given == "keypoints"), 0.0)
+    positions = torch.from_numpy(keypoints.places).float()[None]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(index)
         noisy = add_keypoint_noise(positions, torch.ones(1, frames, dtype=torch.bool), error)

@@ -53,18 +53,18 @@ def describe(film: Film, taxonomy: Taxonomy) -> Record:
 def write_sidecar(path: Path, film: Film) -> None:
     """Write per-frame annotations as an .npz.
 
-    Arrays: person_box and head_box (frames, 4), joints (frames, j, 2), all in pixels; joints_seen (frames, j) and
-    parts_seen (frames, p) bool; joint_names and part_names.
+    Arrays: person_box and head_box (frames, 4), keypoints (frames, j, 2), all in pixels; keypoints_visible (frames, j)
+    and parts_visible (frames, p) bool; keypoint_names and part_names.
     """
     with replace_atomically(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(
             file,
             person_box=film.person_box.astype(np.float32),
             head_box=film.head_box.astype(np.float32),
-            joints=film.keypoints.astype(np.float32),
-            joints_seen=film.keypoint_visible,
-            joint_names=np.array(KEYPOINT_NAMES),
-            parts_seen=film.compute_part_visibility(),
+            keypoints=film.keypoints.astype(np.float32),
+            keypoints_visible=film.keypoint_visible,
+            keypoint_names=np.array(KEYPOINT_NAMES),
+            parts_visible=film.compute_part_visibility(),
             part_names=np.array(list(PARTS)),
         )
 

@@ -1,4 +1,4 @@
-"""Joints in the place of pictures: with errors as they are found; measured, and drawn."""
+"""Keypoints in the place of pictures: with errors as they are found; measured, and drawn."""
 
 import sys
 
@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from tests.pose_runs import TAXONOMY, make_people
-from training.dataset import load_dataset, read_frames, read_joints
-from training.joints import Finder, _decompose, main, measure
+from training.dataset import load_dataset, read_frames, read_keypoints
 from training.keypoint_noise import add_keypoint_noise, keypoint_loss
+from training.keypoints import Finder, _decompose, main, measure
 from training.people.camera.footage import write_video
 
 
@@ -18,26 +18,26 @@ def data(tmp_path_factory):
     return make_people(tmp_path_factory.mktemp("people"))
 
 
-# -- joints instead of pictures
+# -- keypoints instead of pictures
 
 
-def test_joints_as_found_err_as_told_and_end_with_the_video():
+def test_keypoints_as_found_err_as_told_and_end_with_the_video():
     torch.manual_seed(1)
-    joints = torch.full((40, 32, 6, 3), 0.5)
-    joints[..., 3:, 2] = 0  # three are hidden
-    joints[..., :3, 2] = 1
+    keypoints = torch.full((40, 32, 6, 3), 0.5)
+    keypoints[..., 3:, 2] = 0  # three are hidden
+    keypoints[..., :3, 2] = 1
     mask = torch.ones(40, 32, dtype=torch.bool)
-    found = add_keypoint_noise(joints, mask, 0.01)
+    found = add_keypoint_noise(keypoints, mask, 0.01)
     errors = found[..., :2] - 0.5
     # sqrt(1 + .8**2 * 2/3 + .25**2) * .6 * exp(.7**2) / 100
     assert errors[..., :3, :].std().item() == pytest.approx(0.0119, rel=0.2)
     fresh = errors[..., :3, :].diff(dim=1).diff(dim=1).std() / 6**0.5  # lasting and drifting ones cancel
     assert 0.15 < fresh / errors[..., :3, :].std() < 0.35
-    each = errors[:, :, 0].square().mean(dim=(1, 2)).sqrt()  # of one joint in every window
+    each = errors[:, :, 0].square().mean(dim=(1, 2)).sqrt()  # of one keypoint in every window
     assert each.quantile(0.9) > 3 * each.quantile(0.1)
     assert errors[..., 3:, :].std() > 2.5 * errors[..., :3, :].std()
     assert errors.mean(dim=1).std() > 0.6 * errors.std()  # most of it lasts
-    assert torch.equal(found[..., 2], joints[..., 2])
+    assert torch.equal(found[..., 2], keypoints[..., 2])
     moving = torch.linspace(0, 1, 32)[None, :, None, None].expand(2, 32, 6, 3)
     mask = torch.arange(32)[None].expand(2, 32) < 20
     exact = add_keypoint_noise(moving, mask, 0.0)
@@ -45,10 +45,10 @@ def test_joints_as_found_err_as_told_and_end_with_the_video():
     torch.testing.assert_close(exact[:, 20:], moving[:, 19:20].expand(2, 12, 6, 3))
     assert (
         add_keypoint_noise(moving, mask, 9.0)[..., :2].abs().max() <= 1
-    )  # joints outside the picture are told at its border
+    )  # keypoints outside the picture are told at its border
 
 
-def test_joints_that_are_seen_must_be_found_and_others_count_less():
+def test_keypoints_that_are_seen_must_be_found_and_others_count_less():
     wanted = torch.rand(2, 4, 3, 3).round()
     wanted[..., 2] = torch.tensor([1.0, 0.0, 1.0])
     mask = torch.tensor([[True] * 4, [True, True, False, False]])
@@ -63,7 +63,7 @@ def test_joints_that_are_seen_must_be_found_and_others_count_less():
     assert keypoint_loss(found, wanted, mask) == pytest.approx(10 * 1.1 * (1 - 0.01) / weights)
 
 
-def test_joints_outside_the_picture_are_to_be_found_at_its_border():
+def test_keypoints_outside_the_picture_are_to_be_found_at_its_border():
     outside = torch.tensor([[[[-0.4, 1.7, 0.0], [0.5, 0.5, 1.0]]]])
     assert keypoint_loss(outside.clamp(0, 1), outside, torch.ones(1, 1, dtype=torch.bool)) == 0
     assert keypoint_loss(outside, outside, torch.ones(1, 1, dtype=torch.bool)) > 0
@@ -72,14 +72,14 @@ def test_joints_outside_the_picture_are_to_be_found_at_its_border():
 # -- how well they are found
 
 
-def test_errors_of_joints_are_measured_where_they_are_seen(data, pose_bundle, monkeypatch):
+def test_errors_of_keypoints_are_measured_where_they_are_seen(data, pose_bundle, monkeypatch):
     finder = Finder(pose_bundle)
     monkeypatch.setattr(finder, "find", lambda frames: np.full((len(frames), 25, 3), 0.5))
     names, errors = measure(finder, [data])
     away, count = np.zeros(25), np.zeros(25)
     for item in load_dataset([data], TAXONOMY, "val", 0).samples:
         frames = read_frames(item, finder.bundle.manifest.input, 1.0)
-        places = read_joints(item, 5.0, len(frames)).places
+        places = read_keypoints(item, 5.0, len(frames)).places
         first = max(len(frames) - 64, 0) // 2
         chosen = places[first : first + 64]
         seen = chosen[..., 2] > 0
@@ -101,17 +101,17 @@ def test_errors_are_told_apart_by_how_long_they_last():
     assert told == pytest.approx([3, 2, 1], rel=0.1)
 
 
-def test_given_joints_are_read(data, pose_bundle, monkeypatch, capsys):
-    arguments = ["joints", "--bundle", str(pose_bundle), "--data", str(data), "--read"]
+def test_given_keypoints_are_read(data, pose_bundle, monkeypatch, capsys):
+    arguments = ["keypoints", "--bundle", str(pose_bundle), "--data", str(data), "--read"]
     monkeypatch.setattr(sys, "argv", arguments)
     main()
     count = len(load_dataset([data], TAXONOMY, "val", 0).samples)
-    assert capsys.readouterr().out.startswith(f"{count} videos, joints given: mAP action ")
+    assert capsys.readouterr().out.startswith(f"{count} videos, keypoints given: mAP action ")
 
 
-def test_joints_are_drawn_on_clips(data, pose_bundle, tmp_path, monkeypatch, capsys):
+def test_keypoints_are_drawn_on_clips(data, pose_bundle, tmp_path, monkeypatch, capsys):
     write_video(tmp_path / "clip.mp4", np.full((20, 48, 64, 3), 90, np.uint8), 5.0, 20.0)
-    arguments = ["joints", "--bundle", str(pose_bundle), "--data", str(data), "--clips", str(tmp_path / "clip.mp4"),
+    arguments = ["keypoints", "--bundle", str(pose_bundle), "--data", str(data), "--clips", str(tmp_path / "clip.mp4"),
                  "--out", str(tmp_path / "sheet.png")]  # fmt: skip
     monkeypatch.setattr(sys, "argv", arguments)
     main()
@@ -119,6 +119,6 @@ def test_joints_are_drawn_on_clips(data, pose_bundle, tmp_path, monkeypatch, cap
     assert (tmp_path / "sheet.png").stat().st_size > 2000
 
 
-def test_a_backbone_without_joints_is_told(bundle):
-    with pytest.raises(ValueError, match="of kind videomae, which finds no joints"):
+def test_a_backbone_without_keypoints_is_told(bundle):
+    with pytest.raises(ValueError, match="of kind videomae, which finds no keypoints"):
         Finder(bundle.folder)

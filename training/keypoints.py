@@ -1,8 +1,8 @@
-"""Evaluate the joints that a bundle's backbone finds: their error, mAP with given joints, and drawings on clips.
+"""Evaluate the keypoints that a bundle's backbone finds: their error, mAP with given keypoints, and drawings on clips.
 
-python -m training.joints --bundle BUNDLE --data FOLDER...      error per joint on held-out videos
-python -m training.joints --bundle BUNDLE --data FOLDER... --read [--subset test] [--error .005]   mAP, joints given
-python -m training.joints --bundle BUNDLE --clips FILE... --out sheet.png
+python -m training.keypoints --bundle BUNDLE --data FOLDER...      error per keypoint on held-out videos
+python -m training.keypoints --bundle BUNDLE --data FOLDER... --read [--subset test] [--error .005]   mAP
+python -m training.keypoints --bundle BUNDLE --clips FILE... --out sheet.png
 """
 
 import sys
@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 from model.bundle import Bundle
 from model.locator import load_locator
 from model.network import Network
-from model.pose_estimator import JointReader
+from model.pose_estimator import KeypointReader
 from model.transforms import Region
 from model.video import Limits, Video
 from training.augment import resize_to_input
-from training.dataset import DatasetError, Frames, load_dataset, read_frames, read_joints
+from training.dataset import DatasetError, Frames, load_dataset, read_frames, read_keypoints
 from training.evaluation.validation import ValidationResult, evaluate_network
 from training.framed import find_person_region
 from training.recipe import StageConfig, load_recipe
@@ -39,40 +39,40 @@ _NO_LIMITS = Limits(max_duration_s=36_000, max_pixels=2**30)
 
 
 class Finder:
-    """Finds joints in frames with a bundle's backbone.
+    """Finds keypoints in frames with a bundle's backbone.
 
     Raises:
-        ValueError: the backbone finds no joints.
+        ValueError: the backbone finds no keypoints.
     """
 
     def __init__(self, folder: Path) -> None:
         self.bundle = Bundle.load(folder)
         self.network = Network(self.bundle.manifest).eval()
         start_network(self.network, folder)
-        if not isinstance(self.network.backbone, JointReader):
+        if not isinstance(self.network.backbone, KeypointReader):
             kind = self.bundle.manifest.architecture.backbone.kind
             raise ValueError(
-                f"{folder} has a backbone of kind {kind}, which finds no joints: take one of kind pose, or with a "
+                f"{folder} has a backbone of kind {kind}, which finds no keypoints: take one of kind pose, or with a "
                 "stem of heatmaps"
             )
         self._backbone = self.network.backbone
 
     @torch.inference_mode()
     def find(self, frames: Frames) -> Floats:
-        """Find joints (n, joints, 3) in frames (n, height, width, 3) of the network's input size, see JointFinder."""
+        """Find keypoints (n, keypoints, 3) in frames (n, height, width, 3) of the network's input size."""
         parts = torch.split(torch.from_numpy(frames), _BATCH_FRAMES)
-        joints = [self._backbone.find(self.network.normalise(part[None, None]))[0] for part in parts]
-        return torch.cat(joints).double().numpy()
+        keypoints = [self._backbone.find(self.network.normalise(part[None, None]))[0] for part in parts]
+        return torch.cat(keypoints).double().numpy()
 
 
 class Errors(NamedTuple):
-    """Errors of each joint, (joints,), as fractions of the side of a frame; NaN for joints that are never visible.
+    """Errors of each keypoint, (keypoints,), as fractions of a frame's side; NaN for those that are never visible.
 
     Attributes:
         away: mean distance from the true position.
         lasting: standard deviation, on one axis, of the error that is constant within a video.
         drifting: of the error that changes slowly, i.e. the rest.
-        fresh: of the error that is independent in every frame. All three are of joints that are visible in all frames.
+        fresh: of the error that is independent in every frame. All three are of those visible in all frames.
     """
 
     away: Floats
@@ -82,33 +82,33 @@ class Errors(NamedTuple):
 
 
 def measure(finder: Finder, folders: Sequence[Path]) -> tuple[list[str], Errors]:
-    """Return the names of the joints, and their errors on held-out videos."""
+    """Return the names of the keypoints, and their errors on held-out videos."""
     manifest = finder.bundle.manifest
     names: list[str] = []
     away, parts = [], []
     for sample in load_dataset(folders, manifest.taxonomy, "val", 0).with_frames().samples:
         frames = read_frames(sample, manifest.input, 1.0)
-        joints = read_joints(sample, manifest.input.fps, len(frames))
-        if joints is None or sample.sidecar is None:
-            raise DatasetError(f"{sample.path} has no sidecar with joints: take videos of mmad synth")
-        names = np.load(sample.sidecar)["joint_names"].tolist()
+        keypoints = read_keypoints(sample, manifest.input.fps, len(frames))
+        if keypoints is None or sample.sidecar is None:
+            raise DatasetError(f"{sample.path} has no sidecar with keypoints: take videos of mmad synth")
+        names = np.load(sample.sidecar)["keypoint_names"].tolist()
         count = min(_MEASURED_FRAMES, len(frames))
         chosen = (len(frames) - count) // 2 + np.arange(count)
         predicted = finder.find(resize_to_input(frames[chosen], manifest.input))
-        errors = predicted[..., :2] - joints.places[chosen, :, :2]  # (frames, joints, 2)
-        visible = joints.places[chosen, :, 2] > 0
+        errors = predicted[..., :2] - keypoints.places[chosen, :, :2]  # (frames, keypoints, 2)
+        visible = keypoints.places[chosen, :, 2] > 0
         away.append(np.where(visible, np.linalg.norm(errors, axis=-1), np.nan))
         parts.append(np.where(visible.all(axis=0), _decompose(errors), np.nan))
     with warnings.catch_warnings():
         warnings.simplefilter(
             "ignore", RuntimeWarning
-        )  # mean of no values, for a joint that is never visible
+        )  # mean of no values, for a keypoint that is never visible
         lasting, drifting, fresh = np.sqrt(np.nanmean(parts, axis=0))
         return names, Errors(np.nanmean(np.concatenate(away), axis=0), lasting, drifting, fresh)
 
 
 def _decompose(errors: Floats) -> Floats:
-    """Return mean squares (3, joints) of the constant, drifting and independent parts of errors (frames, joints, 2)."""
+    """Return mean squares (3, keypoints) of the constant, drifting and independent errors (frames, keypoints, 2)."""
     lasting = np.square(errors.mean(axis=0)).mean(axis=-1)
     fresh = (
         np.square(np.diff(errors, axis=0)).mean(axis=(0, 2)) / 2
@@ -120,21 +120,21 @@ def _decompose(errors: Floats) -> Floats:
 
 
 def read(finder: Finder, folders: Sequence[Path], subset: str, error: float) -> ValidationResult:
-    """Evaluate the network on given joints, with noise as of StageConfig.joint_error."""
+    """Evaluate the network on given keypoints, with noise as of StageConfig.keypoint_noise."""
     update = {"locator": None, "calibration": None}  # no person detection, scores of the network
     manifest = finder.bundle.manifest.model_copy(update=update)
-    stage = StageConfig(given="joints", joint_error=error, steps=1, batch=1)
+    stage = StageConfig(given="keypoints", keypoint_noise=error, steps=1, batch=1)
     recipe = load_recipe("demo", []).model_copy(
         update={"input": manifest.input, "validate_videos": 0, "stages": (stage,)}
     )
     dataset = load_dataset(folders, manifest.taxonomy, subset, 0)
     return evaluate_network(
-        finder.network, manifest, dataset, recipe, "cpu", lambda done, count: None, "joints"
+        finder.network, manifest, dataset, recipe, "cpu", lambda done, count: None, "keypoints"
     )
 
 
 def draw(finder: Finder, clips: Sequence[Path], out: Path) -> None:
-    """Draw the joints found in frames of each clip, cropped as in the detector; invisible joints are hollow."""
+    """Draw the keypoints found in frames of each clip, cropped as in the detector; invisible keypoints are hollow."""
     from matplotlib.figure import Figure
 
     manifest, locator = finder.bundle.manifest, load_locator(finder.bundle)
@@ -166,23 +166,24 @@ def draw(finder: Finder, clips: Sequence[Path], out: Path) -> None:
 
 def main() -> None:
     """Evaluate, draw, or both."""
-    parser = ArgumentParser(description="Where a bundle's backbone finds joints.")
+    parser = ArgumentParser(description="Where a bundle's backbone finds keypoints.")
     parser.add_argument("--bundle", type=Path, required=True)
     parser.add_argument("--data", type=Path, nargs="+", help="folders of mmad synth")
-    parser.add_argument("--read", action="store_true", help="mAP where the sidecars' joints are given")
+    parser.add_argument("--read", action="store_true", help="mAP where the sidecars' keypoints are given")
     parser.add_argument("--subset", default="val", help="that --read takes")
-    parser.add_argument("--error", type=float, default=0.01, help="of the joints that --read gives")
+    parser.add_argument("--error", type=float, default=0.01, help="of the keypoints that --read gives")
     parser.add_argument("--clips", type=Path, nargs="+", help="videos to draw on")
-    parser.add_argument("--out", type=Path, default=Path("joints.png"))
+    parser.add_argument("--out", type=Path, default=Path("keypoints.png"))
     options = parser.parse_args()
     finder = Finder(options.bundle)
     if options.data and options.read:
         result = read(finder, options.data, options.subset, options.error)
         action, body = result.action.average, result.body.average
         parts = zip(finder.bundle.manifest.taxonomy.bodies, result.body.precision.mean(axis=0), strict=True)
+        by_part = ", ".join(f"{one.name} {100 * ap:.1f}" for one, ap in parts)
         sys.stdout.write(
-            f"{len(result.truth.videos)} videos, joints given: mAP action {100 * action:.1f}, body {100 * body:.1f}, "
-            f"mean {50 * (action + body):.1f} %; {', '.join(f'{one.name} {100 * ap:.1f}' for one, ap in parts)}\n"
+            f"{len(result.truth.videos)} videos, keypoints given: mAP action {100 * action:.1f}, "
+            f"body {100 * body:.1f}, mean {50 * (action + body):.1f} %; {by_part}\n"
         )
     elif options.data:
         names, errors = measure(finder, options.data)
