@@ -14,25 +14,8 @@ from anyio import to_thread
 from mmad import endpoints
 from mmad.connection import make_http
 from mmad.endpoints import Call, ExportFilters, JobFilters, ResultFilters, SubmitOptions, Video
-from mmad.errors import (
-    EventsUnavailable,
-    PollSchedule,
-    RetryDelays,
-    ServiceError,
-    parse_error,
-    translate_errors,
-)
-from mmad.models import (
-    Accepted,
-    Batch,
-    FrameScores,
-    Job,
-    Labels,
-    ModelCard,
-    Receipt,
-    Result,
-    Webhook,
-)
+from mmad.errors import EventsUnavailable, PollSchedule, RetryDelays, ServiceError, parse_error, translate_errors
+from mmad.models import Accepted, Batch, FrameScores, Job, Labels, ModelCard, Receipt, Result, Webhook
 from mmad.sse import READ_TIMEOUT_S, Event, EventStream, has_passed
 
 T = TypeVar("T")
@@ -52,9 +35,7 @@ class AsyncClient:
         retries: int = 3,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        self._http = make_http(
-            httpx.AsyncClient, httpx.AsyncHTTPTransport, url, api_key, timeout_s, transport
-        )
+        self._http = make_http(httpx.AsyncClient, httpx.AsyncHTTPTransport, url, api_key, timeout_s, transport)
         self._retries = retries
 
     async def __aenter__(self) -> Self:
@@ -139,9 +120,7 @@ class AsyncClient:
         """Return the score of every class over time, `rate` samples per second."""
         return await self._request(endpoints.frames(job_id, rate))
 
-    async def export(
-        self, job_id: str, form: str, path: str | Path, **filters: Unpack[ExportFilters]
-    ) -> Path:
+    async def export(self, job_id: str, form: str, path: str | Path, **filters: Unpack[ExportFilters]) -> Path:
         """Download a result in an export format. See Client.export."""
         return await self._download(endpoints.export(job_id, form, filters), Path(path))
 

@@ -120,12 +120,7 @@ def run(
     ]
     label = f"{bundle.manifest.name} {bundle.manifest.version}"
     return Report(
-        f"{clip.name}, {duration_s:g} s",
-        rounds,
-        label,
-        platform.machine(),
-        len(os.sched_getaffinity(0)),
-        rows,
+        f"{clip.name}, {duration_s:g} s", rounds, label, platform.machine(), len(os.sched_getaffinity(0)), rows
     )
 
 

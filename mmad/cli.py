@@ -29,18 +29,12 @@ class _Commands(TyperGroup):
             if isinstance(error.__cause__, ValidationError):
                 given = repr(error.__cause__.errors()[0]["input"])
                 message = error.message.removeprefix("Value error, ")
-                error.message = (
-                    message if given in message else f"{given}: {message[:1].lower()}{message[1:]}"
-                )
+                error.message = message if given in message else f"{given}: {message[:1].lower()}{message[1:]}"
             raise
 
 
 app = typer.Typer(
-    name="mmad",
-    cls=_Commands,
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
+    name="mmad", cls=_Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
 )
 for commands in (serve, detect, submit, bundle, evaluate, measure, synth, train, bench):
     app.add_typer(commands.app)
@@ -58,8 +52,7 @@ def _print_version(value: bool) -> None:
 @app.callback()
 def options(
     _version: Annotated[
-        bool,
-        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     """Find every micro-action in a video of a person: its class, start and end, several at once."""

@@ -14,15 +14,7 @@ import httpx
 
 from mmad import endpoints
 from mmad.connection import make_http
-from mmad.endpoints import (
-    DEFAULT_URL,
-    Call,
-    ExportFilters,
-    JobFilters,
-    ResultFilters,
-    SubmitOptions,
-    Video,
-)
+from mmad.endpoints import DEFAULT_URL, Call, ExportFilters, JobFilters, ResultFilters, SubmitOptions, Video
 from mmad.errors import (
     EventsUnavailable,
     JobCanceled,
@@ -35,18 +27,7 @@ from mmad.errors import (
     parse_error,
     translate_errors,
 )
-from mmad.models import (
-    Accepted,
-    Batch,
-    FrameScores,
-    Job,
-    Json,
-    Labels,
-    ModelCard,
-    Receipt,
-    Result,
-    Webhook,
-)
+from mmad.models import Accepted, Batch, FrameScores, Job, Json, Labels, ModelCard, Receipt, Result, Webhook
 from mmad.sse import READ_TIMEOUT_S, Event, EventStream, has_passed
 
 __all__ = [
@@ -166,10 +147,7 @@ class Client:
         return self._events(job_id, float("inf"))
 
     def wait(
-        self,
-        job_id: str,
-        on_progress: Callable[[Job], object] | None = None,
-        timeout_s: float = float("inf"),
+        self, job_id: str, on_progress: Callable[[Job], object] | None = None, timeout_s: float = float("inf")
     ) -> Result:
         """Wait until a job has succeeded and return its result.
 

@@ -174,10 +174,7 @@ def job(job_id: str) -> Call[Job]:
 def jobs(filters: JobFilters, cursor: str | None) -> Call[JobPage]:
     """GET /jobs, one page."""
     return Call(
-        "GET",
-        "/jobs",
-        partial(parse, JobPage),
-        _make_query({**filters, "cursor": cursor, "limit": _PAGE_JOBS}),
+        "GET", "/jobs", partial(parse, JobPage), _make_query({**filters, "cursor": cursor, "limit": _PAGE_JOBS})
     )
 
 
@@ -199,10 +196,7 @@ def result(job_id: str, filters: ResultFilters) -> Call[Result]:
 def frames(job_id: str, rate: float | None) -> Call[FrameScores]:
     """GET /jobs/{id}/result with level=frames."""
     return Call(
-        "GET",
-        _path(job_id, "result"),
-        partial(parse, FrameScores),
-        _make_query({"level": "frames", "rate": rate}),
+        "GET", _path(job_id, "result"), partial(parse, FrameScores), _make_query({"level": "frames", "rate": rate})
     )
 
 

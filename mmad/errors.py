@@ -31,9 +31,7 @@ class ServiceError(Exception):
         retry_after_s: value of Retry-After in seconds.
     """
 
-    def __init__(
-        self, code: str, detail: str, status: int | None = None, retry_after_s: float | None = None
-    ) -> None:
+    def __init__(self, code: str, detail: str, status: int | None = None, retry_after_s: float | None = None) -> None:
         super().__init__(f"{detail} [{code}]")
         self.code = code
         self.detail = detail

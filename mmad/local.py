@@ -73,8 +73,7 @@ def serve(settings: Settings, workers: int, announce: Callable[[str], None]) -> 
         stack.callback(stop_all, children, settings.stop_grace_s + _HAND_BACK_S)
         children.append(Child("api", _make_command("api"), environment))
         children += [
-            Child(f"worker-{number}", _make_command("worker"), environment)
-            for number in range(1, workers + 1)
+            Child(f"worker-{number}", _make_command("worker"), environment) for number in range(1, workers + 1)
         ]
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         url = f"http://{host}:{settings.port}"
@@ -126,9 +125,7 @@ def _lock(folder: Path) -> Iterator[None]:
             raise StartError(f"cannot lock {folder / 'lock'} ({error.strerror})") from error
         if not locked:
             log.warning(
-                "data_dir_without_locks",
-                folder=str(folder),
-                remedy="start no second mmad serve on this folder",
+                "data_dir_without_locks", folder=str(folder), remedy="start no second mmad serve on this folder"
             )
         yield
 
@@ -154,9 +151,7 @@ def _wait_until_ready(url: str, children: list[Child], stop: _StopFlag) -> None:
         while time.monotonic() < deadline and not stop.requested:
             for child in children:
                 if child.exit_code() is not None:
-                    raise StartError(
-                        f"{child.name} ended with status {child.exit_code()}; its words are above"
-                    )
+                    raise StartError(f"{child.name} ended with status {child.exit_code()}; its words are above")
             readiness = _get_readiness(http, url)
             if readiness is not None and readiness.ready:
                 return
@@ -168,9 +163,7 @@ def _wait_until_ready(url: str, children: list[Child], stop: _StopFlag) -> None:
                     return
             time.sleep(0.1)
     if not stop.requested:
-        raise StartError(
-            f"the service was not ready within {START_TIMEOUT_S:.0f} s; GET {url}/readyz says why"
-        )
+        raise StartError(f"the service was not ready within {START_TIMEOUT_S:.0f} s; GET {url}/readyz says why")
 
 
 def _get_readiness(http: httpx.Client, url: str) -> Readiness | None:

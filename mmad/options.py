@@ -66,16 +66,11 @@ class Format(StrEnum):
     SVG = "svg"
 
 
-AsJson = Annotated[
-    bool, typer.Option("--json", help="One JSON document on standard output, and nothing else.")
-]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on standard output, and nothing else.")]
 RegionOption = Annotated[
-    str | None,
-    typer.Option(metavar="X,Y,W,H", help="Part of the picture to look at, as fractions of its size."),
+    str | None, typer.Option(metavar="X,Y,W,H", help="Part of the picture to look at, as fractions of its size.")
 ]
-BundleDir = Annotated[
-    Path | None, typer.Option("--bundle", help="Bundle folder; the shipped one by default.")
-]
+BundleDir = Annotated[Path | None, typer.Option("--bundle", help="Bundle folder; the shipped one by default.")]
 
 
 # Settings that detection without a service reads.

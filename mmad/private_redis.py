@@ -56,9 +56,7 @@ def private_redis(folder: Path) -> Iterator[PrivateRedis]:
             "logfile": str(folder / "redis.log"),
         }
         flags = [word for name, value in options.items() for word in (f"--{name}", value)]
-        child = Child(
-            "redis", [find_redis_server(folder), *flags], {}, lambda _status: move_data_aside(folder)
-        )
+        child = Child("redis", [find_redis_server(folder), *flags], {}, lambda _status: move_data_aside(folder))
         try:
             _wait_until_ready(child, path, folder)
             yield PrivateRedis(f"unix://{path}", child)

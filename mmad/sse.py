@@ -110,8 +110,7 @@ class EventStream:
         kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
         if response.status_code != 200 or kind != "text/event-stream":
             raise EventsUnavailable(
-                "not_mmad",
-                f"{response.url} answers {response.status_code} with {kind or 'nothing'}, no events",
+                "not_mmad", f"{response.url} answers {response.status_code} with {kind or 'nothing'}, no events"
             )
         self._parser = Parser(self._parser.last_event_id)
         self._delays.reset()
@@ -131,9 +130,7 @@ class EventStream:
             self._delay_s = self._parser.retry_s
         if error is None:
             return self._delay_s
-        if error.status in (405, 406, 501) or (
-            error.status == 404 and error.code in ("not_found", "not_mmad")
-        ):
+        if error.status in (405, 406, 501) or (error.status == 404 and error.code in ("not_found", "not_mmad")):
             raise EventsUnavailable(error.code, error.detail, error.status) from error
         return self._delays.delay_s(error)
 

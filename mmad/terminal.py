@@ -153,9 +153,7 @@ def print_hidden(result: Json) -> None:
     """Print to standard error how many detections a result hides, the best one, and how to show them."""
     hidden = result["hidden"]
     if hidden["cut_by_top_k"]:
-        print_status(
-            f"Left out by top_k={result['settings']['top_k']}: {_count_detections(hidden['cut_by_top_k'])}."
-        )
+        print_status(f"Left out by top_k={result['settings']['top_k']}: {_count_detections(hidden['cut_by_top_k'])}.")
     if not hidden["count"]:
         return
     best, job_id, min_score = hidden["best"][0], result["job_id"], f"{hidden['from_score']:g}"

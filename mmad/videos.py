@@ -47,9 +47,7 @@ def _walk(folder: Path) -> list[Path]:
     from training.files import is_hidden
 
     paths = []
-    for root, folders, names in os.walk(
-        folder, onerror=lambda error: print_status(f"passed over: {error}", "yellow")
-    ):
+    for root, folders, names in os.walk(folder, onerror=lambda error: print_status(f"passed over: {error}", "yellow")):
         folders[:] = [name for name in folders if not is_hidden(Path(name))]
         paths += [
             Path(root, name)
@@ -72,8 +70,7 @@ def _name_videos(matches: Sequence[_Match]) -> list[Video]:
     videos: list[Video] = []
     for rule in rules:
         videos = [
-            Video(path, path.stem if folder is None else rule(path, folder).as_posix())
-            for path, folder in matches
+            Video(path, path.stem if folder is None else rule(path, folder).as_posix()) for path, folder in matches
         ]
         # Some file systems ignore case and Unicode normalization in file names.
         if len({unicodedata.normalize("NFC", video.name).casefold() for video in videos}) == len(videos):

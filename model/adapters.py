@@ -126,9 +126,7 @@ class TwoDownAdapter(nn.Module):
         hidden, kernel = int(dim * config.ratio), config.spatial_kernel
         self.spatial_down_proj = nn.Linear(dim, hidden)
         self.temporal_down_proj = nn.Linear(dim, hidden)
-        self.spatial_dwconv = nn.Conv2d(
-            hidden, hidden, kernel, padding=kernel // 2, groups=hidden, bias=False
-        )
+        self.spatial_dwconv = nn.Conv2d(hidden, hidden, kernel, padding=kernel // 2, groups=hidden, bias=False)
         self.spatial_conv = nn.Conv2d(hidden, hidden, 1, bias=False)
         self.temporal_dwconv = _temporal_depthwise(hidden, config.temporal_kernel, bias=False)
         self.up_proj = nn.Linear(2 * hidden, dim)

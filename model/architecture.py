@@ -15,9 +15,7 @@ class BackboneBase(ConfigSection):
     """Settings of all backbones. `lags` are the distances in frames of displacements of keypoints."""
 
     kind: str
-    inputs: Literal["rgb"] = Field(
-        default="rgb", exclude=True
-    )  # there was another kind: older bundles name it
+    inputs: Literal["rgb"] = Field(default="rgb", exclude=True)  # there was another kind: older bundles name it
     lags: tuple[int, ...] = (1, 4)
     tubelet_size: int = Field(default=2, gt=0)
 
@@ -160,9 +158,7 @@ class HeadConfig(ConfigSection):
         if self.kernel_size % 2 == 0:
             raise ValueError(f"kernel_size must be odd, not {self.kernel_size}")
         if isinstance(self.attention_window, tuple) and len(self.attention_window) != len(self.strides):
-            raise ValueError(
-                f"attention_window has {len(self.attention_window)} values for {len(self.strides)} levels"
-            )
+            raise ValueError(f"attention_window has {len(self.attention_window)} values for {len(self.strides)} levels")
         return self
 
     def get_attention_window(self, level: int) -> int:
@@ -185,9 +181,7 @@ def _get_kind(backbone: Any) -> Any:
 AnyBackbone = Annotated[
     Annotated[BackboneConfig, Tag("videomae")] | Annotated[PoseConfig, Tag("pose")],
     Discriminator(
-        _get_kind,
-        custom_error_type="backbone_kind",
-        custom_error_message="a backbone is of kind 'videomae' or 'pose'",
+        _get_kind, custom_error_type="backbone_kind", custom_error_message="a backbone is of kind 'videomae' or 'pose'"
     ),
 ]
 

@@ -36,9 +36,7 @@ class Attention(nn.Module):
         """Apply to tokens (B, tokens, dim)."""
         bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
         qkv = F.linear(x, self.qkv.weight, bias)
-        q, k, v = (
-            part.reshape(*part.shape[:2], self.heads, -1).transpose(1, 2) for part in qkv.chunk(3, dim=-1)
-        )
+        q, k, v = (part.reshape(*part.shape[:2], self.heads, -1).transpose(1, 2) for part in qkv.chunk(3, dim=-1))
         x = F.scaled_dot_product_attention(q, k, v)  # (B, heads, tokens, dim / heads)
         return self.proj(x.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
@@ -89,9 +87,7 @@ class Backbone(nn.Module):
         self.height, self.width = height // config.patch_size, width // config.patch_size
         self.patch_embed = STEMS[config.stem](config)
         self.blocks = nn.ModuleList([Block(config, adapter) for _ in range(config.depth)])
-        self.norm = (
-            nn.LayerNorm(config.embed_dim, eps=config.norm_eps) if config.final_norm else nn.Identity()
-        )
+        self.norm = nn.LayerNorm(config.embed_dim, eps=config.norm_eps) if config.final_norm else nn.Identity()
         table = position_table(config, self.time, self.height, self.width)
         self.register_buffer("positions", table, persistent=False)
         self.apply(_initialise_linear)

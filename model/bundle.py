@@ -187,9 +187,7 @@ class Bundle:
         manifest = read_manifest(folder / MANIFEST)
         for required in (WEIGHTS, GRAPH, *([LOCATOR] if manifest.locator else [])):
             if required not in manifest.files:
-                raise BundleError(
-                    f"{folder / MANIFEST} lists no {required}; make the bundle with mmad export"
-                )
+                raise BundleError(f"{folder / MANIFEST} lists no {required}; make the bundle with mmad export")
         for name, expected in manifest.files.items():
             _check_file(folder, name, expected)
         return cls(folder, manifest)
@@ -231,9 +229,7 @@ def _check_file(folder: Path, name: str, expected: str) -> None:
     except OSError as error:
         raise BundleError(f"{folder / name} cannot be read ({error.strerror})") from error
     if actual != expected:
-        raise BundleError(
-            f"{folder / name} has SHA-256 {actual}, {MANIFEST} says {expected}: copy the bundle anew"
-        )
+        raise BundleError(f"{folder / name} has SHA-256 {actual}, {MANIFEST} says {expected}: copy the bundle anew")
 
 
 def sha256(path: Path) -> str:

@@ -30,11 +30,7 @@ def read_declared_end(container: InputContainer, stream: VideoStream) -> Fractio
 
     The duration of the whole file is used only if it has a single stream, since sound may be longer than the video.
     """
-    name, time_base, rate = (
-        container.format.name,
-        to_fraction(stream.time_base),
-        to_fraction(stream.average_rate),
-    )
+    name, time_base, rate = (container.format.name, to_fraction(stream.time_base), to_fraction(stream.average_rate))
     if name.startswith("mov"):
         if stream.duration is None or time_base is None:
             return None
@@ -126,9 +122,7 @@ class CorruptionTracker:
     @property
     def intervals(self) -> Intervals:
         """The damaged intervals in seconds, sorted and disjoint."""
-        return tuple(
-            (float(start * self._time_base), float(end * self._time_base)) for start, end in self._intervals
-        )
+        return tuple((float(start * self._time_base), float(end * self._time_base)) for start, end in self._intervals)
 
     def _add(self, start: int, end: int) -> None:
         last_end = self._intervals[-1][1] if self._intervals else None

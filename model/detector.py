@@ -45,11 +45,7 @@ class Detector:
     """A loaded bundle that analyses one video at a time. Loading is slow: reuse the detector."""
 
     def __init__(
-        self,
-        bundle: Bundle,
-        engine: Engine,
-        locator: Locator | None = None,
-        decoder: Decoder | None = None,
+        self, bundle: Bundle, engine: Engine, locator: Locator | None = None, decoder: Decoder | None = None
     ) -> None:
         """Set up a detector.
 
@@ -131,9 +127,7 @@ class Detector:
         candidates = decode_points(points.logits, points.offsets, mask, manifest, window.start_frame)
         return suppress(candidates, manifest.postprocessing)
 
-    def _make_detections(
-        self, proposals: Proposals, media: Media, people: list[WindowPeople] | None
-    ) -> Detections:
+    def _make_detections(self, proposals: Proposals, media: Media, people: list[WindowPeople] | None) -> Detections:
         fps, duration_s = self.bundle.manifest.input.fps, media.duration_s
         notices = [make_corruption_notice(media.damaged)] if media.damaged else []
         if people is not None:
@@ -156,9 +150,7 @@ class Detector:
         )
 
     @staticmethod
-    def _report_progress(
-        frames: Iterator[Frame], position: "_Position", progress: Progress
-    ) -> Iterator[Frame]:
+    def _report_progress(frames: Iterator[Frame], position: "_Position", progress: Progress) -> Iterator[Frame]:
         """Pass frames on and report progress before each, so that the caller can end the analysis at any frame."""
         progress("decoding", 0.0)
         for index, frame in enumerate(frames):

@@ -160,9 +160,7 @@ def load_engine(
     for candidate in order if name == "auto" else (name,):
         module, make = _FACTORIES[candidate]
         if not find_spec(module):
-            reasons.append(
-                f"engine {candidate} is not installed; install an extra of mmad: worker, onnx, gpu or train"
-            )
+            reasons.append(f"engine {candidate} is not installed; install an extra of mmad: worker, onnx, gpu or train")
             continue
         try:
             engine = make(bundle, device, cache_dir)

@@ -17,17 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from model.bundle import (
-    GRAPH,
-    LOCATOR,
-    MANIFEST,
-    WEIGHTS,
-    Bundle,
-    LocatorConfig,
-    Manifest,
-    parse_manifest,
-    sha256,
-)
+from model.bundle import GRAPH, LOCATOR, MANIFEST, WEIGHTS, Bundle, LocatorConfig, Manifest, parse_manifest, sha256
 from model.engines import Engine, EngineName, load_engine
 from model.errors import BundleError, EngineError
 from model.network import Network
@@ -140,9 +130,7 @@ def read_locator(path: Path) -> LocatorConfig:
         properties = {entry.key: entry.value for entry in onnx.load(path).metadata_props}
         return LocatorConfig.model_validate_json(properties.get(LOCATOR_HEADER, ""))
     except Exception as error:  # protobuf's errors have no common base class
-        raise BundleError(
-            f"{path} is no locator: make one with python -m training.locate ({error})"
-        ) from error
+        raise BundleError(f"{path} is no locator: make one with python -m training.locate ({error})") from error
 
 
 def round_to_fp16(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -182,9 +170,7 @@ def export_graph(network: Network, manifest: Manifest, path: Path, weights: Weig
     onnx.save_model(_store_as_fp16(model) if weights == "fp16" else model, path)
 
 
-def make_example_input(
-    manifest: Manifest, batch: int, clips: int
-) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+def make_example_input(manifest: Manifest, batch: int, clips: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     """Make random clips (batch, clips, frames, height, width, 3) uint8 from a fixed seed, and a mask.
 
     The mask (batch, window_frames) bool ends in the middle of the last clip.

@@ -49,18 +49,14 @@ class GraphLocator:
         height, width = frames.shape[1:3]
         squares, area = letterbox(frames, self._config.size)
         scores, boxes = self._run(squares)
-        corner, scale = (
-            np.tile((area.x, area.y), 2),
-            np.tile((width / area.width, height / area.height), 2),
-        )
+        corner, scale = (np.tile((area.x, area.y), 2), np.tile((width / area.width, height / area.height), 2))
         limits = np.array((width, height, width, height), np.float32)
         decoded = (
             decode_people(frame_scores, frame_boxes, self._config.threshold)
             for frame_scores, frame_boxes in zip(scores, boxes, strict=True)
         )
         return [
-            np.clip((people * self._config.size - corner) * scale, 0, limits).astype(np.float32)
-            for people in decoded
+            np.clip((people * self._config.size - corner) * scale, 0, limits).astype(np.float32) for people in decoded
         ]
 
 
@@ -101,10 +97,7 @@ def drop_overlapping(boxes: Floats, max_fraction: float) -> Floats:
     """
     selected: list[Floats] = []
     for box in boxes:
-        if all(
-            _intersection(box, other) <= max_fraction * min(box_area(box), box_area(other))
-            for other in selected
-        ):
+        if all(_intersection(box, other) <= max_fraction * min(box_area(box), box_area(other)) for other in selected):
             selected.append(box)
     return np.array(selected, np.float32).reshape(-1, 4)
 
@@ -142,9 +135,7 @@ def load_graph(path: Path) -> Graph:
         return _openvino(path)
     if find_spec("onnxruntime"):
         return _onnxruntime(path)
-    raise EngineError(
-        "the locator needs openvino or onnxruntime: install an extra of mmad: worker, onnx or gpu"
-    )
+    raise EngineError("the locator needs openvino or onnxruntime: install an extra of mmad: worker, onnx or gpu")
 
 
 def _openvino(path: Path) -> Graph:

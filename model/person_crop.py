@@ -153,15 +153,11 @@ def find_coverage(
     return _insert_damaged(intervals, damaged)
 
 
-def _find_analysed(
-    people: list[WindowPeople] | None, fps: float, duration_s: float
-) -> list[tuple[float, float]]:
+def _find_analysed(people: list[WindowPeople] | None, fps: float, duration_s: float) -> list[tuple[float, float]]:
     if people is None:
         return [(0.0, duration_s)]
     analysed = _join_windows([window for window in people if window.people], fps, duration_s)
-    if (
-        analysed and people[-1].people
-    ):  # the last resampled frame starts up to one frame before the video ends
+    if analysed and people[-1].people:  # the last resampled frame starts up to one frame before the video ends
         analysed[-1] = (analysed[-1][0], duration_s)
     return analysed
 

@@ -60,9 +60,7 @@ class PoseEstimator(nn.Module):
             maps.append(x)
         top = self.lateral[-1](maps[-1])
         for lateral, finer in zip(list(self.lateral)[-2::-1], maps[-2::-1], strict=True):
-            top = lateral(finer) + F.interpolate(
-                top, size=finer.shape[2:], mode="bilinear", align_corners=False
-            )
+            top = lateral(finer) + F.interpolate(top, size=finer.shape[2:], mode="bilinear", align_corners=False)
         heatmaps = _SHARPNESS * self.heatmaps(F.relu(self.fuse(F.relu(top))))  # (N, keypoints, rows, columns)
         probabilities = heatmaps.flatten(2).softmax(dim=-1).reshape(heatmaps.shape)
         outputs = [

@@ -102,10 +102,7 @@ class PyramidBlock(nn.Module):
         self.ln2 = ChannelNorm(channels)
         # Published weights have a dropout without parameters at index 2.
         self.mlp = nn.Sequential(
-            nn.Conv1d(channels, 4 * channels, 1),
-            nn.GELU(),
-            nn.Identity(),
-            nn.Conv1d(4 * channels, channels, 1),
+            nn.Conv1d(channels, 4 * channels, 1), nn.GELU(), nn.Identity(), nn.Conv1d(4 * channels, channels, 1)
         )
         self.drop_path_attn = _make_residual_scale(config)
         self.drop_path_mlp = _make_residual_scale(config)
@@ -125,13 +122,9 @@ class Projection(nn.Module):
     def __init__(self, config: HeadConfig, features: int) -> None:
         super().__init__()
         widths = [features] + [config.channels] * config.embed_convs
-        self.embed = nn.ModuleList(
-            [MaskedConv(inner, config.channels, config.kernel_size) for inner in widths[:-1]]
-        )
+        self.embed = nn.ModuleList([MaskedConv(inner, config.channels, config.kernel_size) for inner in widths[:-1]])
         self.stem = nn.ModuleList([PyramidBlock(config, 1, 0) for _ in range(config.stem_blocks)])
-        self.branch = nn.ModuleList(
-            [PyramidBlock(config, 2, level + 1) for level in range(config.branch_blocks)]
-        )
+        self.branch = nn.ModuleList([PyramidBlock(config, 2, level + 1) for level in range(config.branch_blocks)])
         self.apply(_initialise_conv_bias)
         self.positions: Tensor | None
         table = sinusoid_table(config.position_steps, config.channels).T[None] / config.channels**0.5

@@ -24,9 +24,7 @@ class Proposals:
     def __post_init__(self) -> None:
         count = len(self.scores)
         if self.segments.shape != (count, 2) or self.labels.shape != (count,):
-            raise ValueError(
-                f"{count} scores do not fit segments {self.segments.shape}, labels {self.labels.shape}"
-            )
+            raise ValueError(f"{count} scores do not fit segments {self.segments.shape}, labels {self.labels.shape}")
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -78,9 +76,7 @@ def point_grid(window_frames: int, strides: tuple[int, ...]) -> tuple[Integers, 
     return np.concatenate(positions), np.repeat(strides, [len(level) for level in positions])
 
 
-def decode_points(
-    logits: Floats, offsets: Floats, mask: Booleans, manifest: Manifest, start_frame: int
-) -> Proposals:
+def decode_points(logits: Floats, offsets: Floats, mask: Booleans, manifest: Manifest, start_frame: int) -> Proposals:
     """Decode the candidates of one window with the highest scores, before NMS.
 
     Args:

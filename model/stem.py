@@ -24,7 +24,4 @@ def _make_heatmap_stem(config: BackboneConfig) -> nn.Conv3d:
     return embed
 
 
-STEMS: dict[str, Callable[[BackboneConfig], nn.Module]] = {
-    "linear": _make_linear_stem,
-    "heatmaps": _make_heatmap_stem,
-}
+STEMS: dict[str, Callable[[BackboneConfig], nn.Module]] = {"linear": _make_linear_stem, "heatmaps": _make_heatmap_stem}

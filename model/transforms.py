@@ -162,14 +162,7 @@ class Scaler:
     def __call__(self, frame: av.VideoFrame, pixel_aspect: Fraction) -> Frame:
         """Return a decoded frame as upright (height, width, 3) uint8 RGB."""
         orientation = Orientation.from_frame(frame)
-        frame_format = (
-            frame.width,
-            frame.height,
-            frame.format.name,
-            frame.color_trc,
-            orientation,
-            pixel_aspect,
-        )
+        frame_format = (frame.width, frame.height, frame.format.name, frame.color_trc, orientation, pixel_aspect)
         if self._graph is None or frame_format != self._format:
             self._graph, self._format = self._make_graph(frame, orientation, pixel_aspect), frame_format
         frame.pts = None
@@ -178,9 +171,7 @@ class Scaler:
         assert isinstance(scaled, av.VideoFrame)
         return np.asarray(scaled.to_ndarray(), np.uint8)
 
-    def _make_graph(
-        self, frame: av.VideoFrame, orientation: Orientation, pixel_aspect: Fraction
-    ) -> av.filter.Graph:
+    def _make_graph(self, frame: av.VideoFrame, orientation: Orientation, pixel_aspect: Fraction) -> av.filter.Graph:
         width, height = orientation.upright_size(frame.width, frame.height)
         stretch = 1 / pixel_aspect if not orientation.swapped else pixel_aspect
         box = crop_box(width, height, self._region, self._width / self._height * float(stretch))
@@ -188,9 +179,7 @@ class Scaler:
         box = orientation.to_stored(box, frame.width, frame.height)
         graph = av.filter.Graph()
         nodes = [
-            graph.add_buffer(
-                width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(1, 1000)
-            ),
+            graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(1, 1000)),
             graph.add("crop", f"{box.width}:{box.height}:{box.x}:{box.y}:exact=1"),
             # Rotate before scaling: chroma is interpolated differently in x and y.
             *(graph.add(name, arguments) for name, arguments in orientation.filters),

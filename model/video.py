@@ -185,9 +185,7 @@ class Video:
         meter = _MediaMeter()
         yield from meter.measure(self._decode())
         self.media = replace(
-            meter.make_media(self.time_base, self._end),
-            damaged=self._damaged,
-            start_offset_s=self._start_offset_s,
+            meter.make_media(self.time_base, self._end), damaged=self._damaged, start_offset_s=self._start_offset_s
         )
 
     def _decode(self) -> Iterator[TimedFrame]:
@@ -268,14 +266,8 @@ class Video:
     def _make_no_frame_error(self) -> DamagedVideoError:
         # FFmpeg sets a size above its limit to 0, as it does an unreadable one: the cause is unknown.
         may_be_too_large = not self._stream.codec_context.width
-        hint = (
-            f", or it has more than {self._limits.max_pixels} pixels (MMAD_MAX_PIXELS)"
-            if may_be_too_large
-            else ""
-        )
-        return DamagedVideoError(
-            f"no frame of the video can be decoded{hint}; export it anew and send it again"
-        )
+        hint = f", or it has more than {self._limits.max_pixels} pixels (MMAD_MAX_PIXELS)" if may_be_too_large else ""
+        return DamagedVideoError(f"no frame of the video can be decoded{hint}; export it anew and send it again")
 
     def _check_size(self, width: int, height: int) -> None:
         if width * height > self._limits.max_pixels:
@@ -366,8 +358,7 @@ def _make_duration_error(duration_s: float, limits: Limits) -> VideoTooLongError
 
 def _make_streams_error(streams: int, limits: Limits) -> TooManyStreamsError:
     return TooManyStreamsError(
-        f"the file has {streams} streams or more, the limit is {limits.max_streams}; "
-        "send one that has the video alone"
+        f"the file has {streams} streams or more, the limit is {limits.max_streams}; send one that has the video alone"
     )
 
 

@@ -26,9 +26,7 @@ class Window:
 
     def __post_init__(self) -> None:
         if self.frames.ndim != 4 or self.frames.shape[-1] != 3 or not len(self.frames):
-            raise ValueError(
-                f"a window is (frames, height, width, 3) with a frame or more, not {self.frames.shape}"
-            )
+            raise ValueError(f"a window is (frames, height, width, 3) with a frame or more, not {self.frames.shape}")
 
     @property
     def end_frame(self) -> int:
@@ -52,9 +50,7 @@ def windows(frames: Iterable[Frame], window_frames: int, overlap_frames: int) ->
         yield Window(start_frame, np.stack(window))
 
 
-def split_frames(
-    frames: Iterable[Frame], window_frames: int, overlap_frames: int
-) -> Iterator[tuple[int, list[Frame]]]:
+def split_frames(frames: Iterable[Frame], window_frames: int, overlap_frames: int) -> Iterator[tuple[int, list[Frame]]]:
     """Yield the index of the first frame and the frames of each window; one window is held in memory.
 
     A video shorter than a window yields one short window. A longer video yields full windows only: the last one

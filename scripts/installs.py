@@ -67,9 +67,7 @@ def find_interpreters() -> dict[str, Path]:
     """Return the newest interpreter of each supported version, on the PATH or under pyenv."""
     found: dict[str, Path] = {}
     folders = [Path(folder) for folder in os.environ["PATH"].split(os.pathsep) if "shims" not in folder]
-    folders += sorted(
-        Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")).glob("versions/*/bin"), reverse=True
-    )
+    folders += sorted(Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")).glob("versions/*/bin"), reverse=True)
     for version in PYTHONS:
         for folder in folders:
             path = folder / f"python{version}"
@@ -228,13 +226,9 @@ def matrix(chosen: list[str], without_torch: bool) -> Iterator[str]:
     for version, interpreter in found.items():
         if not chosen or version in chosen:
             with TemporaryDirectory() as folder:
-                yield from (
-                    f"{version}  {line}" for line in check_python(interpreter, Path(folder), without_torch)
-                )
+                yield from (f"{version}  {line}" for line in check_python(interpreter, Path(folder), without_torch))
     if not chosen:
-        yield from (
-            f"{version}  not tried: no such Python here" for version in PYTHONS if version not in found
-        )
+        yield from (f"{version}  not tried: no such Python here" for version in PYTHONS if version not in found)
 
 
 def dist() -> Iterator[str]:
@@ -259,9 +253,7 @@ def main() -> int:
     commands.add_parser("dist", help="wheel and sdist")
     arguments = parser.parse_args()
     try:
-        for line in (
-            dist() if arguments.command == "dist" else matrix(arguments.python, arguments.without_torch)
-        ):
+        for line in dist() if arguments.command == "dist" else matrix(arguments.python, arguments.without_torch):
             print(line, flush=True)
     except InstallError as error:
         print(error, file=sys.stderr)

@@ -52,15 +52,7 @@ def write_lock(folder: Path, *options: str) -> None:
     for name in SETS:
         subset_file = folder / f"{name}.txt"
         compile_requirements(
-            "--extra",
-            name,
-            *universal,
-            "-c",
-            str(all_file),
-            *without_torch,
-            "--no-annotate",
-            "-o",
-            str(subset_file),
+            "--extra", name, *universal, "-c", str(all_file), *without_torch, "--no-annotate", "-o", str(subset_file)
         )
 
 
@@ -115,9 +107,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--upgrade", action="store_true", help="upgrade all packages")
     parser.add_argument(
-        "--check",
-        action="store_true",
-        help="write nothing; exit with status 1 if files are outdated or wheels missing",
+        "--check", action="store_true", help="write nothing; exit with status 1 if files are outdated or wheels missing"
     )
     arguments = parser.parse_args()
     extras = list(tomllib.loads(PROJECT.read_text())["project"]["optional-dependencies"])
@@ -126,9 +116,7 @@ def main() -> int:
             FOLDER.mkdir(exist_ok=True)
             write_lock(FOLDER, *(["--upgrade"] if arguments.upgrade else []))
             return 0
-        problems = [
-            f"requirements/{name} does not fit pyproject.toml: make lock" for name in find_stale(FOLDER)
-        ]
+        problems = [f"requirements/{name} does not fit pyproject.toml: make lock" for name in find_stale(FOLDER)]
         problems += find_missing_wheels(extras)
     except LockError as error:
         print(error, file=sys.stderr)

@@ -46,9 +46,7 @@ def create_app(settings: Settings) -> FastAPI:
     """Create the application with the store and Redis named by the settings."""
     connection = connect(settings, retries=1)
     auth = Auth(settings, connection)
-    app_state = AppState(
-        settings, FolderStore(settings.store_dir), JobQueue(connection, settings.job_timeout_s), auth
-    )
+    app_state = AppState(settings, FolderStore(settings.store_dir), JobQueue(connection, settings.job_timeout_s), auth)
     return build_app(app_state)
 
 
@@ -86,9 +84,7 @@ def build_app(app_state: AppState) -> FastAPI:
     app.add_middleware(HeadMiddleware)
     app.add_middleware(RequestLog, on_response=app_state.metrics_endpoint.count_request)
     app.add_middleware(
-        ForwardedPrefix,
-        root_path=app_state.settings.root_path,
-        trusted=app_state.settings.forwarded_allow_ips,
+        ForwardedPrefix, root_path=app_state.settings.root_path, trusted=app_state.settings.forwarded_allow_ips
     )
     return app
 
@@ -135,14 +131,10 @@ async def _handle_http_exception(request: Request, error: Exception) -> Response
     if error.status_code == HTTPStatus.NO_CONTENT:
         return Response(status_code=HTTPStatus.NO_CONTENT)
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-        response = problem_response(
-            request, "method_not_allowed", f"{request.method} is not taken here; see /docs"
-        )
+        response = problem_response(request, "method_not_allowed", f"{request.method} is not taken here; see /docs")
         response.headers["Allow"] = ", ".join(sorted(_find_methods(request)))
         return response
-    return problem_response(
-        request, "not_found", "there is nothing at this address; see /docs for those there are"
-    )
+    return problem_response(request, "not_found", "there is nothing at this address; see /docs for those there are")
 
 
 def _find_methods(request: Request) -> set[str]:

@@ -68,9 +68,7 @@ class AppState:
         try:
             return ModelCard.model_validate_json(self.store.get(MODEL_CARD))
         except (KeyError, ValidationError) as error:
-            raise Problem(
-                "no_worker_yet", "no worker has loaded a model yet: start one with mmad worker"
-            ) from error
+            raise Problem("no_worker_yet", "no worker has loaded a model yet: start one with mmad worker") from error
 
     def succeeded(self, job_id: str, owner: str) -> Record:
         """Return the record of a job that has a result.
@@ -85,8 +83,7 @@ class AppState:
             raise Problem("job_canceled", "the job was canceled: it has no result; send the video again")
         if record.state is not State.SUCCEEDED:
             raise Problem(
-                "job_not_finished",
-                f"the job is {record.state}; poll {self.links(job_id).self} until it has succeeded",
+                "job_not_finished", f"the job is {record.state}; poll {self.links(job_id).self} until it has succeeded"
             )
         return record
 
@@ -170,9 +167,7 @@ def problems(*codes: str) -> dict[int | str, dict[str, Any]]:
             },
         )
         entry["description"] = "; ".join(filter(None, [entry["description"], f"`{code}`: {kind.title}"]))
-        entry["content"]["application/problem+json"]["examples"][code] = {
-            "$ref": f"#/components/examples/{code}"
-        }
+        entry["content"]["application/problem+json"]["examples"][code] = {"$ref": f"#/components/examples/{code}"}
         if code in RETRY_AFTER_S:
             when = {"schema": {"type": "integer"}, "description": "Seconds to wait before asking again."}
             entry.setdefault("headers", {})["Retry-After"] = when

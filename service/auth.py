@@ -101,9 +101,7 @@ class Auth:
         self._rate = RequestRate(connection)
         self._logged_error: str | None = None
         if self._ring and not self._ring.has_valid_key():
-            log.warning(
-                "no_keys", file=str(path), remedy="mmad keys create NAME makes one, without a restart"
-            )
+            log.warning("no_keys", file=str(path), remedy="mmad keys create NAME makes one, without a restart")
 
     def authenticate(self, presented: str | None) -> Caller:
         """Return the caller that a key belongs to.

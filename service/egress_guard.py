@@ -65,9 +65,7 @@ def check(url: str, *, allow_private: bool) -> None:
     if len(url) > MAX_URL_CHARACTERS:
         raise _make_refusal(f"it has {len(url)} characters, the limit is {MAX_URL_CHARACTERS}")
     if not re.fullmatch(r"[!-~]+", url):
-        raise _make_refusal(
-            "it has characters that do not belong into an address; write them percent-encoded"
-        )
+        raise _make_refusal("it has characters that do not belong into an address; write them percent-encoded")
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
@@ -78,9 +76,7 @@ def check(url: str, *, allow_private: bool) -> None:
     if not host or port == 0:
         raise _make_refusal("it names no host and port to connect to")
     if "@" in parts.netloc:
-        raise _make_refusal(
-            "it has a user name or password; messages are signed, verify the signature instead"
-        )
+        raise _make_refusal("it has a user name or password; messages are signed, verify the signature instead")
     if "#" in url:
         raise _make_refusal("it has a fragment (#...), which is never sent; use the query instead")
     if not allow_private:
@@ -90,11 +86,7 @@ def check(url: str, *, allow_private: bool) -> None:
 def is_public(address: Address) -> bool:
     """Return whether an address is on the public internet. IPv6 addresses that embed an IPv4 one are judged by it."""
     if isinstance(address, ipaddress.IPv4Address):
-        return (
-            address.is_global
-            and not address.is_multicast
-            and not any(address in network for network in _REFUSED_V4)
-        )
+        return address.is_global and not address.is_multicast and not any(address in network for network in _REFUSED_V4)
     inner = address.ipv4_mapped or address.sixtofour
     if address in _NAT64:
         inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)

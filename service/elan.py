@@ -18,9 +18,7 @@ _ACTIONS, _BODIES = "actions", "body parts"
 _LANGUAGE = ("und", "http://cdb.iso.org/lg/CDB-00130975-001", "undetermined (und)")
 
 
-def write_eaf(
-    file_name: str, bodies: Sequence[BodyTracks], labels: Labels, scores: EafScores = "tier"
-) -> bytes:
+def write_eaf(file_name: str, bodies: Sequence[BodyTracks], labels: Labels, scores: EafScores = "tier") -> bytes:
     """Write an .eaf file that is linked to a video.
 
     Args:

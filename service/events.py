@@ -41,9 +41,7 @@ async def follow_job(app_state: AppState, job_id: str, owner: str, after: EventI
     """Yield the job after each change later than `after`, until it ends or is removed."""
     while True:
         try:
-            job = await to_thread.run_sync(
-                _load_job, app_state, job_id, owner, limiter=app_state.polling_limiter
-            )
+            job = await to_thread.run_sync(_load_job, app_state, job_id, owner, limiter=app_state.polling_limiter)
         except Problem:  # the job was removed
             return
         if make_event_id(job) > after:

@@ -81,9 +81,7 @@ def sanitize_name(name: str) -> str:
 
     Bytes that are not UTF-8 are read as Windows-1252; control characters are escaped.
     """
-    text = _NOT_UTF8.sub(
-        lambda byte: bytes([ord(byte[0]) - 0xDC00]).decode("cp1252", "backslashreplace"), name
-    )
+    text = _NOT_UTF8.sub(lambda byte: bytes([ord(byte[0]) - 0xDC00]).decode("cp1252", "backslashreplace"), name)
     return _NOT_TEXT.sub(
         lambda char: f"\\x{ord(char[0]):02x}" if ord(char[0]) < 256 else f"\\u{ord(char[0]):04x}", text
     )
@@ -206,9 +204,7 @@ def _write_vtt(videos: Sequence[VideoResult]) -> bytes:
     (item,) = videos
     blocks = ["WEBVTT", f"NOTE {_escape_cue_text(item.video)}"]
     for detection in item.result.detections:
-        start_ms, end_ms = (
-            to_player_ms(time_s, item.result.media) for time_s in (detection.start_s, detection.end_s)
-        )
+        start_ms, end_ms = (to_player_ms(time_s, item.result.media) for time_s in (detection.start_s, detection.end_s))
         times = f"{_format_cue_time(start_ms)} --> {_format_cue_time(end_ms)}"
         text = _escape_cue_text(f"{detection.action.name} ({detection.body.name}) {detection.score:.2f}")
         blocks.append(f"{detection.id}\n{times}\n{text}")
@@ -284,9 +280,7 @@ def _make_task(item: VideoResult) -> dict[str, Any]:
     fps = max(1.0, media.average_fps)
     regions = []
     for detection in item.result.detections:
-        start_s, end_s = (
-            to_player_ms(time_s, media) / 1000 for time_s in (detection.start_s, detection.end_s)
-        )
+        start_s, end_s = (to_player_ms(time_s, media) / 1000 for time_s in (detection.start_s, detection.end_s))
         first = _to_frame_index(start_s, fps) + 1
         regions.append(
             {
@@ -315,11 +309,7 @@ def _make_task(item: VideoResult) -> dict[str, Any]:
 def _write_activitynet(videos: Sequence[VideoResult]) -> bytes:
     results = {
         item.video: [
-            {
-                "label": detection.action.name,
-                "score": detection.score,
-                "segment": [detection.start_s, detection.end_s],
-            }
+            {"label": detection.action.name, "score": detection.score, "segment": [detection.start_s, detection.end_s]}
             for detection in item.result.detections
         ]
         for item in videos
@@ -376,22 +366,8 @@ FORMATS: dict[str, Format] = {
         Format("json", _JSON, ".json", "the result, everything in it", _write_json, True),
         Format("jsonl", "application/jsonl", ".jsonl", "one detection a line", _write_jsonl, True),
         Format("csv", _CSV, ".csv", "one detection a row", _write_csv, True),
-        Format(
-            "frames-csv",
-            _CSV,
-            ".frames.csv",
-            "scores over time, columns as OpenFace's",
-            _write_frames_csv,
-            False,
-        ),
-        Format(
-            "frames-npz",
-            "application/zip",
-            ".npz",
-            "scores over time, NumPy arrays",
-            _write_frames_npz,
-            False,
-        ),
+        Format("frames-csv", _CSV, ".frames.csv", "scores over time, columns as OpenFace's", _write_frames_csv, False),
+        Format("frames-npz", "application/zip", ".npz", "scores over time, NumPy arrays", _write_frames_npz, False),
         Format("vtt", "text/vtt; charset=utf-8", ".vtt", "WebVTT cues for video players", _write_vtt, False),
         Format(
             "eaf",
@@ -403,28 +379,10 @@ FORMATS: dict[str, Format] = {
             ("pympi",),
         ),
         Format("boris", _CSV, ".boris.csv", "BORIS, aggregated events", _write_boris, True),
-        Format(
-            "label-studio",
-            _JSON,
-            ".label-studio.json",
-            "Label Studio, predictions",
-            _write_label_studio,
-            True,
-        ),
-        Format(
-            "activitynet",
-            _JSON,
-            ".activitynet.json",
-            "ActivityNet's detection JSON",
-            _write_activitynet,
-            True,
-        ),
-        Format(
-            "mac-csv", "application/zip", ".zip", "the challenge's file, no threshold", _write_mac_csv, True
-        ),
+        Format("label-studio", _JSON, ".label-studio.json", "Label Studio, predictions", _write_label_studio, True),
+        Format("activitynet", _JSON, ".activitynet.json", "ActivityNet's detection JSON", _write_activitynet, True),
+        Format("mac-csv", "application/zip", ".zip", "the challenge's file, no threshold", _write_mac_csv, True),
         Format("png", "image/png", ".png", "a timeline", _write_png, False, ("matplotlib",)),
-        Format(
-            "svg", "image/svg+xml", ".svg", "a timeline, to be scaled", _write_svg, False, ("matplotlib",)
-        ),
+        Format("svg", "image/svg+xml", ".svg", "a timeline, to be scaled", _write_svg, False, ("matplotlib",)),
     )
 }

@@ -57,21 +57,15 @@ class Stage(StrEnum):
 class JobOptions(Options):
     """Options of a job: what to analyse, which detections to show, and how to handle video and result."""
 
-    callback_url: CallbackUrl | None = Field(
-        None, description="Where a signed message is sent when the job has ended."
-    )
+    callback_url: CallbackUrl | None = Field(None, description="Where a signed message is sent when the job has ended.")
     retention_s: Annotated[int, Field(ge=0)] | None = Field(
         None, description="How long the result is kept after the end; the service's default if not given."
     )
-    keep_video: bool = Field(
-        False, description="Keep the video as long as the result, not just until analysed."
-    )
+    keep_video: bool = Field(False, description="Keep the video as long as the result, not just until analysed.")
     tag: Annotated[str, Field(min_length=1, max_length=200)] | None = Field(
         None, description="A word of the caller's own, to find jobs by."
     )
-    name: VideoName | None = Field(
-        None, description="The video's name, for exports; the file's own name if not given."
-    )
+    name: VideoName | None = Field(None, description="The video's name, for exports; the file's own name if not given.")
 
     def for_detector(self) -> Options:
         """Return the options that determine the result."""
@@ -126,15 +120,11 @@ class Job(Document):
         description="Seconds to the end, from the last jobs' times and this one's progress; null if nothing is known.",
     )
     attempt: int
-    name: str | None = Field(
-        None, description="The video's name: as was asked for, or the file's own, if it has one."
-    )
+    name: str | None = Field(None, description="The video's name: as was asked for, or the file's own, if it has one.")
     tag: str | None = None
     batch: str | None = None
     changes: list[Change]
-    expires_at: datetime | None = Field(
-        None, description="When result and record will be removed; once it has ended."
-    )
+    expires_at: datetime | None = Field(None, description="When result and record will be removed; once it has ended.")
     error: JobError | None = None
     links: Links
 
@@ -171,9 +161,7 @@ class JobPage(Document):
     """One page of jobs, newest first."""
 
     jobs: list[Job]
-    next: str | None = Field(
-        description="Give it as `cursor` for those before; null at the end. Pages may be short."
-    )
+    next: str | None = Field(description="Give it as `cursor` for those before; null at the end. Pages may be short.")
 
 
 StoredFile = Literal["video", "proposals", "result", "webhook", "record", "other"]

@@ -20,17 +20,7 @@ import structlog
 from pydantic import ValidationError
 
 from service.errors import Problem
-from service.job_schemas import (
-    ENDED,
-    Change,
-    JobError,
-    JobOptions,
-    Receipt,
-    Removed,
-    RetryReason,
-    State,
-    StoredFile,
-)
+from service.job_schemas import ENDED, Change, JobError, JobOptions, Receipt, Removed, RetryReason, State, StoredFile
 from service.schemas import Document
 from service.store import Store
 
@@ -301,9 +291,7 @@ class Jobs:
 
     def list_unfinished(self) -> list[str]:
         """Return the ids of all jobs that have not ended, oldest first; may include some that have just ended."""
-        index_keys = (
-            name for owner in self.store.names("pending") for name in self.store.names(f"pending/{owner}")
-        )
+        index_keys = (name for owner in self.store.names("pending") for name in self.store.names(f"pending/{owner}"))
         return sorted(name.partition("-")[0] for name in index_keys)
 
     def get_pending_bytes(self, owner: str) -> dict[str, int]:

@@ -6,9 +6,7 @@ from typing import Protocol
 
 # Descriptor and flags are valid, so EBADF and EINVAL come from the file system as well: NFS emulates flock and requires
 # a descriptor that is open for writing.
-_NO_LOCKS = frozenset(
-    {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EBADF}
-)
+_NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EBADF})
 
 
 class HasDescriptor(Protocol):

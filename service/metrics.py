@@ -47,9 +47,7 @@ class Family:
 
 
 FAMILIES = {
-    JOBS_ENDED: Family(
-        "Jobs that ended, by final state, and by error code where they failed.", ("state", "code")
-    ),
+    JOBS_ENDED: Family("Jobs that ended, by final state, and by error code where they failed.", ("state", "code")),
     STAGE_SECONDS: Family(
         "Seconds that attempts spent in a stage.",
         ("stage",),
@@ -164,9 +162,7 @@ def _parse_sums(fields: Mapping[bytes | str, bytes | str]) -> tuple[Counts, Hist
                 parts[name].setdefault(tuple(labels), {})[part] = float(value)
     histograms = {
         name: {
-            labels: Histogram(
-                {bound: part.get(bound, 0.0) for bound in bucket_bounds(name)}, part.get(_SUM, 0.0)
-            )
+            labels: Histogram({bound: part.get(bound, 0.0) for bound in bucket_bounds(name)}, part.get(_SUM, 0.0))
             for labels, part in by_labels.items()
         }
         for name, by_labels in parts.items()

@@ -65,13 +65,9 @@ class MetricsEndpoint(Collector):
         if sums is not None:
             yield from _sum_metrics(*sums)
             yield from self._queue_metrics()
-        yield GaugeMetricFamily(
-            "mmad_redis_up", "Whether Redis answers this process.", value=float(sums is not None)
-        )
+        yield GaugeMetricFamily("mmad_redis_up", "Whether Redis answers this process.", value=float(sums is not None))
         yield from self._job_metrics()
-        yield GaugeMetricFamily(
-            "mmad_store_free_bytes", "Room on the store's disk.", value=self._store.free_bytes()
-        )
+        yield GaugeMetricFamily("mmad_store_free_bytes", "Room on the store's disk.", value=self._store.free_bytes())
         build = GaugeMetricFamily("mmad_build_info", "1, with the version as a label.", labels=["version"])
         build.add_metric([version("mmad")], 1.0)
         yield build

@@ -149,10 +149,7 @@ def _find_ambiguous_length(scope: Scope) -> tuple[str, str] | None:
     if "content-length" in headers:
         return "malformed_request", "the request has Content-Length and Transfer-Encoding: send one of them"
     if scope.get("http_version") == "1.0":
-        return (
-            "malformed_request",
-            "HTTP/1.0 knows no Transfer-Encoding: send Content-Length, or use HTTP/1.1",
-        )
+        return ("malformed_request", "HTTP/1.0 knows no Transfer-Encoding: send Content-Length, or use HTTP/1.1")
     return None
 
 

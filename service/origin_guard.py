@@ -41,9 +41,7 @@ class OriginGuard:
         make_response: makes the response to a refused request from its problem code and detail.
     """
 
-    def __init__(
-        self, app: ASGIApp, hosts: Iterable[str], origins: Iterable[str], make_response: MakeResponse
-    ) -> None:
+    def __init__(self, app: ASGIApp, hosts: Iterable[str], origins: Iterable[str], make_response: MakeResponse) -> None:
         self._app = app
         self._hosts = frozenset(host.lower() for host in hosts)
         self._origins = frozenset(origins)
@@ -98,10 +96,7 @@ def add_origin_guard(app: FastAPI, settings: Settings, make_response: MakeRespon
     """
     if active_keys_file(settings) is None:
         app.add_middleware(
-            OriginGuard,
-            hosts=allowed_hosts(settings),
-            origins=settings.cors_origins,
-            make_response=make_response,
+            OriginGuard, hosts=allowed_hosts(settings), origins=settings.cors_origins, make_response=make_response
         )
 
 

@@ -14,9 +14,7 @@ def parse_parameters(model: type[Parameters], values: dict[str, str]) -> Paramet
     """Parse string values into a model; raises Problem unknown_parameter or invalid_parameter."""
     known = list(model.model_fields)
     if unknown := [name for name in values if name not in known]:
-        raise Problem(
-            "unknown_parameter", f"{unknown[0][:64]!r} is not known here; known are {', '.join(known)}"
-        )
+        raise Problem("unknown_parameter", f"{unknown[0][:64]!r} is not known here; known are {', '.join(known)}")
     given: dict[str, Any] = dict(values)
     if "labels" in given:
         parts = [part.strip() for part in values["labels"].split(",")]
@@ -35,6 +33,4 @@ def parse_parameters(model: type[Parameters], values: dict[str, str]) -> Paramet
         first = error.errors()[0]
         name = str(first["loc"][0])
         value = values.get(name, "")[:64]
-        raise Problem(
-            "invalid_parameter", f"{name}={value}: {first['msg'].removeprefix('Value error, ')}"
-        ) from error
+        raise Problem("invalid_parameter", f"{name}={value}: {first['msg'].removeprefix('Value error, ')}") from error

@@ -32,13 +32,9 @@ def problem_document(
     )
 
 
-def problem_response(
-    request: Request, code: str, detail: str, headers: dict[str, str] | None = None
-) -> JSONResponse:
+def problem_response(request: Request, code: str, detail: str, headers: dict[str, str] | None = None) -> JSONResponse:
     """Make the response with a problem document; `headers` override those of the code."""
-    document = problem_document(
-        code, detail, request.path_params.get("job_id"), get_request_id(request.scope)
-    )
+    document = problem_document(code, detail, request.path_params.get("job_id"), get_request_id(request.scope))
     return JSONResponse(
         document.model_dump(exclude_none=True),
         document.status,

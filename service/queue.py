@@ -113,7 +113,9 @@ def _describe_permanent_error(error: RedisError) -> str | None:
     """Describe an error that persists until the configuration is corrected; None for a transient error."""
     causes = (error.__cause__, error.__context__)
     if isinstance(error, AuthenticationError):
-        return "wants another user name or password than MMAD_REDIS_URL has: write redis://USER:PASSWORD@HOST:PORT/NUMBER"
+        return (
+            "wants another user name or password than MMAD_REDIS_URL has: write redis://USER:PASSWORD@HOST:PORT/NUMBER"
+        )
     if isinstance(error, NoPermissionError):
         return f"gives the user of MMAD_REDIS_URL too few rights: allow it all commands ({error})"
     if isinstance(error, ReadOnlyError):
@@ -123,9 +125,7 @@ def _describe_permanent_error(error: RedisError) -> str | None:
     if "DB index" in str(error):
         return "has no database of the number at the end of MMAD_REDIS_URL: most have 0 to 15"
     if any(isinstance(cause, ssl.SSLError) for cause in causes):
-        return (
-            "speaks no TLS that is trusted here: write redis:// in MMAD_REDIS_URL, or see to its certificate"
-        )
+        return "speaks no TLS that is trusted here: write redis:// in MMAD_REDIS_URL, or see to its certificate"
     if isinstance(error, InvalidResponse):
         return "is not Redis: correct host and port of MMAD_REDIS_URL"
     return None
@@ -187,9 +187,7 @@ class JobQueue:
         self._job_timeout_s = job_timeout_s
         self.meter = Meter(connection)
         self._unavailable_until_s = 0.0
-        self._throughput = TtlCache(
-            _THROUGHPUT_TTL_S, lambda: self._call(self._fetch_throughput, Throughput(None, 0))
-        )
+        self._throughput = TtlCache(_THROUGHPUT_TTL_S, lambda: self._call(self._fetch_throughput, Throughput(None, 0)))
         no_positions: dict[str, int] = {}
         self._positions = TtlCache(_POSITIONS_TTL_S, lambda: self._call(self._fetch_positions, no_positions))
 
@@ -292,8 +290,7 @@ class JobQueue:
 
     def _fetch_positions(self) -> dict[str, int]:
         return {
-            _parse_job_id(delivery): position
-            for position, delivery in enumerate(make_queue(self._connection).job_ids)
+            _parse_job_id(delivery): position for position, delivery in enumerate(make_queue(self._connection).job_ids)
         }
 
     def _fetch_throughput(self) -> Throughput:

@@ -102,9 +102,7 @@ class Reconciler:
         except StaleAttemptError:  # its worker is alive, or another reconciler was faster
             return record
         self._queue.meter.count(LEASES_LOST)
-        log.warning(
-            "lease_lost", job_id=record.id, attempt=record.attempt, state=changed.state, after_s=LEASE_TTL_S
-        )
+        log.warning("lease_lost", job_id=record.id, attempt=record.attempt, state=changed.state, after_s=LEASE_TTL_S)
         if changed.ended:
             self._queue.meter.count(JOBS_ENDED, state=changed.state, code="worker_lost")
         else:

@@ -115,11 +115,7 @@ class _DetectionArrays:
 
     def __getitem__(self, chosen: Any) -> "_DetectionArrays":
         return _DetectionArrays(
-            self.index[chosen],
-            self.times[chosen],
-            self.scores[chosen],
-            self.labels[chosen],
-            self.thresholds[chosen],
+            self.index[chosen], self.times[chosen], self.scores[chosen], self.labels[chosen], self.thresholds[chosen]
         )
 
     def __len__(self) -> int:
@@ -143,10 +139,7 @@ def make_result(stored: StoredProposals, view: View) -> Result:
         detections=[] if result_view.level == "body" else detections,
         body_segments=[] if result_view.level == "action" else segments,
         summary=summarize(
-            detections,
-            segments,
-            context.labels,
-            _compute_shown_interval(result_view, context.media.duration_s),
+            detections, segments, context.labels, _compute_shown_interval(result_view, context.media.duration_s)
         ),
         hidden=_make_hidden(candidates, len(above) - len(detections), context.labels),
         warnings=context.warnings,

@@ -45,9 +45,7 @@ class Document(BaseModel):
     @property
     def document(self) -> dict[str, Any]:
         """The fields that were given, unknown ones of a newer service included, as JSON values."""
-        given = {
-            name: getattr(self, name) for name in type(self).model_fields if name in self.model_fields_set
-        }
+        given = {name: getattr(self, name) for name in type(self).model_fields if name in self.model_fields_set}
         return {name: _to_json(value) for name, value in (given | (self.model_extra or {})).items()}
 
 
@@ -110,8 +108,7 @@ class View(Document):
     )
     top_k: Annotated[int, Field(gt=0)] | None = Field(None, description="At most this many, the best.")
     labels: list[str] | None = Field(
-        None,
-        description="Codes or names of actions (B1, nodding) or body parts (B, Head), in any case of letters.",
+        None, description="Codes or names of actions (B1, nodding) or body parts (B, Head), in any case of letters."
     )
 
 
@@ -278,13 +275,9 @@ class Hidden(Document):
         description="How many detections score at least `from_score`, but less than min_score or, without it, than the "
         "threshold of their action. `min_score` set to `from_score` shows them."
     )
-    from_score: Fraction = Field(
-        description="Detections that score less are not counted: nearly none is right."
-    )
+    from_score: Fraction = Field(description="Detections that score less are not counted: nearly none is right.")
     best: list[HiddenDetection] = Field(description="Those of them with the highest scores, 3 at most.")
-    cut_by_top_k: int = Field(
-        description="How many more detections are left out by top_k; `count` has none of them."
-    )
+    cut_by_top_k: int = Field(description="How many more detections are left out by top_k; `count` has none of them.")
 
 
 class BodySegment(Document):
@@ -394,10 +387,6 @@ class FrameScores(Document):
     rate: float = Field(description="Times a second.")
     times_s: list[Seconds] = Field(description="0, 1 / rate, and so on, below the video's duration.")
     actions: list[str] = Field(description="Codes, in the order of the columns of action_scores.")
-    action_scores: list[list[Fraction]] = Field(
-        description="One row for each time, one column for each action."
-    )
+    action_scores: list[list[Fraction]] = Field(description="One row for each time, one column for each action.")
     bodies: list[str] = Field(description="Codes, in the order of the columns of body_scores.")
-    body_scores: list[list[Fraction]] = Field(
-        description="One row for each time, one column for each body part."
-    )
+    body_scores: list[list[Fraction]] = Field(description="One row for each time, one column for each body part.")

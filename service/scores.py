@@ -51,9 +51,7 @@ def compute_score_track(stored: StoredProposals, rate: float) -> ScoreTrack:
     for column, body in enumerate(labels.bodies):
         members = [index for index, action in enumerate(labels.actions) if action.body.id == body.id]
         by_body[:, column] = by_action[:, members].max(axis=1, initial=0)
-    return ScoreTrack(
-        rate, times_s, _get_codes(labels.actions), by_action, _get_codes(labels.bodies), by_body
-    )
+    return ScoreTrack(rate, times_s, _get_codes(labels.actions), by_action, _get_codes(labels.bodies), by_body)
 
 
 def make_frame_scores(stored: StoredProposals, rate: float) -> FrameScores:

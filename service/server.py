@@ -115,9 +115,7 @@ class DeadlineProtocol(H11Protocol):
     def _on_header_timeout(self) -> None:
         if self.conn.trailing_data[0] and self.conn.our_state is h11.IDLE:
             limit = f"{self.limits.header_s:g} s (MMAD_HEADER_TIMEOUT_S)"
-            self._send_problem(
-                "upload_too_slow", f"the request's header did not come within {limit}; send it at once"
-            )
+            self._send_problem("upload_too_slow", f"the request's header did not come within {limit}; send it at once")
         else:
             self._close()
 
@@ -128,11 +126,7 @@ class DeadlineProtocol(H11Protocol):
                 self.cycle.disconnected = True
                 self.cycle.message_event.set()
             body = problem_document(code, detail).model_dump_json(exclude_none=True).encode()
-            headers = [
-                ("content-type", MEDIA_TYPE),
-                ("content-length", str(len(body))),
-                ("connection", "close"),
-            ]
+            headers = [("content-type", MEDIA_TYPE), ("content-length", str(len(body))), ("connection", "close")]
             for event in (
                 h11.Response(status_code=CATALOGUE[code].status, headers=headers),
                 h11.Data(data=body),

@@ -47,8 +47,7 @@ def clean_prefix(value: str) -> str:
     prefix = value.strip().rstrip("/")
     if len(prefix) > MAX_PREFIX_CHARACTERS or not _PREFIX.fullmatch(prefix):
         raise ValueError(
-            "give a path such as /mmad: segments of A-Z a-z 0-9 . _ ~ -, "
-            f"{MAX_PREFIX_CHARACTERS} characters at most"
+            f"give a path such as /mmad: segments of A-Z a-z 0-9 . _ ~ -, {MAX_PREFIX_CHARACTERS} characters at most"
         )
     return prefix
 
@@ -59,8 +58,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="MMAD_", frozen=True, extra="ignore", populate_by_name=True)
 
     data_dir: Path = Field(
-        default_factory=_default_data_dir,
-        description="Where videos, results and the embedded Redis keep their files.",
+        default_factory=_default_data_dir, description="Where videos, results and the embedded Redis keep their files."
     )
     redis_url: str | None = Field(
         default=None,
@@ -97,9 +95,7 @@ class Settings(BaseSettings):
     decoder_memory_bytes: int = Field(
         default=2560 * 1024**2, ge=512 * 1024**2, description="Address space for decoding one video."
     )
-    decoder_cpu_s: float = Field(
-        default=4 * 3600.0, gt=0, description="Computing time for decoding one video."
-    )
+    decoder_cpu_s: float = Field(default=4 * 3600.0, gt=0, description="Computing time for decoding one video.")
     decoder_stall_s: float = Field(default=60.0, gt=0, description="The longest a frame may take to decode.")
     max_batch_files: int = Field(default=20, gt=0, description="The most videos accepted in one request.")
     max_queued_jobs: int = Field(default=1000, gt=0, description="Jobs of all callers that have not ended.")
@@ -110,20 +106,14 @@ class Settings(BaseSettings):
     upload_stall_s: float = Field(default=30.0, gt=0, description="How long an upload may bring nothing.")
     upload_timeout_s: float = Field(default=3600.0, gt=0, description="How long an upload may take.")
     min_free_bytes: int = Field(
-        default=GIB // 4,
-        ge=0,
-        description="Room on the store's disk that no upload may take: results need it.",
+        default=GIB // 4, ge=0, description="Room on the store's disk that no upload may take: results need it."
     )
     job_timeout_s: int = Field(default=4 * 3600, gt=0, description="A job that takes longer is stopped.")
     stop_grace_s: float = Field(
         default=8.0, ge=0, description="How long a worker that is asked to stop goes on with the job at hand."
     )
-    retention_s: int = Field(
-        default=7 * DAY_S, ge=0, description="How long results are kept after the end of a job."
-    )
-    max_retention_s: int = Field(
-        default=30 * DAY_S, ge=0, description="The longest retention a caller may ask for."
-    )
+    retention_s: int = Field(default=7 * DAY_S, ge=0, description="How long results are kept after the end of a job.")
+    max_retention_s: int = Field(default=30 * DAY_S, ge=0, description="The longest retention a caller may ask for.")
     sweep_every_s: float = Field(default=60.0, gt=0, description="How often what has expired is removed.")
     webhook_secret: SecretStr | None = Field(
         default=None,

@@ -110,9 +110,7 @@ def _secret_file(settings: Settings) -> Path:
 def _make_secret(path: Path) -> None:
     """Write a new secret to a temporary file and link it: if two processes do so at once, both use the first."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with NamedTemporaryFile(
-        "w", dir=path.parent, prefix=".webhook-secret-"
-    ) as temporary:  # readable by its owner only
+    with NamedTemporaryFile("w", dir=path.parent, prefix=".webhook-secret-") as temporary:  # readable by its owner only
         temporary.write(_PREFIX + base64.b64encode(secrets.token_bytes(32)).decode())
         temporary.flush()
         os.fsync(temporary.fileno())

@@ -86,8 +86,7 @@ class Submission:
         limit = self._app_state.settings.max_retention_s
         if options.retention_s is not None and options.retention_s > limit:
             raise Problem(
-                "invalid_parameter",
-                f"retention_s={options.retention_s}: the limit is {limit} (MMAD_MAX_RETENTION_S)",
+                "invalid_parameter", f"retention_s={options.retention_s}: the limit is {limit} (MMAD_MAX_RETENTION_S)"
             )
         return options
 
@@ -204,9 +203,7 @@ class Submission:
     def _mark_queued(self) -> None:
         if self._claim:
             queued = self._claim.model_copy(update={"queued": True})
-            self._app_state.store.compare_and_swap(
-                self._claim_store_key, self._claim.to_bytes(), queued.to_bytes()
-            )
+            self._app_state.store.compare_and_swap(self._claim_store_key, self._claim.to_bytes(), queued.to_bytes())
 
     def _release_key(self) -> None:
         if self._claim and self._load_claim() == self._claim.to_bytes():
@@ -228,8 +225,7 @@ def parse_idempotency_key(value: str | None) -> str | None:
     """Return the header's value; raises Problem invalid_parameter if it is empty or too long."""
     if value is not None and not 0 < len(value) <= _MAX_KEY_CHARACTERS:
         raise Problem(
-            "invalid_parameter",
-            f"Idempotency-Key has {len(value)} characters, 1 to {_MAX_KEY_CHARACTERS} are taken",
+            "invalid_parameter", f"Idempotency-Key has {len(value)} characters, 1 to {_MAX_KEY_CHARACTERS} are taken"
         )
     return value
 

@@ -4,17 +4,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from service.schemas import (
-    BodySegment,
-    Concurrency,
-    Detection,
-    Label,
-    Labels,
-    Pair,
-    Simultaneous,
-    Summary,
-    Tally,
-)
+from service.schemas import BodySegment, Concurrency, Detection, Label, Labels, Pair, Simultaneous, Summary, Tally
 
 Interval = tuple[float, float]
 
@@ -30,18 +20,12 @@ def summarize(
         labels: all classes; those without a detection are omitted.
         part: start and end of the part in seconds.
     """
-    by_action = _group_by_label(
-        (detection.action.id, (detection.start_s, detection.end_s)) for detection in detections
-    )
+    by_action = _group_by_label((detection.action.id, (detection.start_s, detection.end_s)) for detection in detections)
     by_body = _group_by_label((segment.body.id, (segment.start_s, segment.end_s)) for segment in segments)
     everything = [interval for group in by_action.values() for interval in group]
     return Summary(
-        by_action=[
-            _make_tally(label, by_action[label.id], part) for label in labels.actions if label.id in by_action
-        ],
-        by_body=[
-            _make_tally(label, by_body[label.id], part) for label in labels.bodies if label.id in by_body
-        ],
+        by_action=[_make_tally(label, by_action[label.id], part) for label in labels.actions if label.id in by_action],
+        by_body=[_make_tally(label, by_body[label.id], part) for label in labels.bodies if label.id in by_body],
         concurrency=_compute_concurrency(everything, part),
         pairs=_make_pairs(detections, by_action, part),
     )
@@ -107,9 +91,7 @@ def _compute_seconds_by_count(intervals: list[Interval], part: Interval) -> dict
     return seconds
 
 
-def _make_pairs(
-    detections: Sequence[Detection], by_action: dict[int, list[Interval]], part: Interval
-) -> list[Pair]:
+def _make_pairs(detections: Sequence[Detection], by_action: dict[int, list[Interval]], part: Interval) -> list[Pair]:
     """Return pairs of overlapping actions, most frequent first."""
     labels = {detection.action.id: detection.action for detection in detections}
     merged = {label: _clip(merge(intervals), part) for label, intervals in by_action.items()}

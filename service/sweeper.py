@@ -63,9 +63,7 @@ class Sweeper:
             return False
         if record.expires_at <= now:
             receipt = self._jobs.remove(record, "expired")
-            log.info(
-                "job_expired", job_id=record.id, removed_bytes=sum(file.bytes for file in receipt.removed)
-            )
+            log.info("job_expired", job_id=record.id, removed_bytes=sum(file.bytes for file in receipt.removed))
             return True
         published = str(record.attempt) if record.state is State.SUCCEEDED else None
         for name in self._store.names(job_key(record.id)):

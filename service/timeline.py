@@ -33,12 +33,7 @@ _COLOURS = (
 _INK, _GREY, _PALE = "#20262d", "#6b7480", "#e6e9ed"
 # Parts that were not analysed, by status: face colour, edge colour, hatching, and the note in the footer.
 _NOT_ANALYSED = {
-    "no_person": (
-        "#f4f5f7",
-        "#c9ced6",
-        "////",
-        "Hatched in grey: nobody was seen there, so nothing was looked for.",
-    ),
+    "no_person": ("#f4f5f7", "#c9ced6", "////", "Hatched in grey: nobody was seen there, so nothing was looked for."),
     "damaged": ("#fbf1f0", "#dfb3ae", "xxxx", "Crossed in red: the video could not be decoded there."),
 }
 
@@ -148,12 +143,7 @@ def _draw(video: str, result: Result, labels: Labels) -> Any:
     height_in = _TITLE_IN + layout.height_in + foot_in
     figure = Figure(figsize=(_WIDTH_IN, height_in), facecolor="white")
     axes = figure.add_axes(
-        (
-            layout.left_in / _WIDTH_IN,
-            foot_in / height_in,
-            layout.bars_in / _WIDTH_IN,
-            layout.height_in / height_in,
-        )
+        (layout.left_in / _WIDTH_IN, foot_in / height_in, layout.bars_in / _WIDTH_IN, layout.height_in / height_in)
     )
     # The y axis is in inches and points downwards.
     axes.set(xlim=layout.span, ylim=(layout.height_in, 0))
@@ -182,8 +172,7 @@ def _lay_out(result: Result, labels: Labels) -> _Layout:
     if len(detections) <= _MAX_LABELLED_BARS:
         seconds_per_inch = (span[1] - span[0]) / (_WIDTH_IN - _LEFT_IN - _RIGHT_IN)
         by_body = [
-            (body, [detection for detection in detections if detection.body.id == body.id])
-            for body in labels.bodies
+            (body, [detection for detection in detections if detection.body.id == body.id]) for body in labels.bodies
         ]
         rows = [_Row(body, _stack(group, span, seconds_per_inch)) for body, group in by_body]
         return _Layout(rows, span, 0.0, _LANE_IN)
@@ -208,12 +197,8 @@ def _group_by_action(detections: Sequence[Detection]) -> list[list[Detection]]:
 
 def _make_named_row(body: Label, groups: Sequence[list[Detection]], span: Interval) -> _Row:
     """Make a row with one lane per action, named with the action and its number of detections."""
-    names = (
-        f"{_make_drawable(group[0].action.name, _MAX_NAME_CHARACTERS)}  {len(group)}" for group in groups
-    )
-    bars = [
-        _Bar(detection, lane) for lane, group in enumerate(groups) for detection in _find_visible(group, span)
-    ]
+    names = (f"{_make_drawable(group[0].action.name, _MAX_NAME_CHARACTERS)}  {len(group)}" for group in groups)
+    bars = [_Bar(detection, lane) for lane, group in enumerate(groups) for detection in _find_visible(group, span)]
     return _Row(body, bars, tuple(names))
 
 
@@ -262,9 +247,7 @@ def _draw_not_analysed(axes: Any, result: Result, span: Interval) -> None:
 def _find_not_analysed(result: Result, span: Interval, status: str) -> list[Interval]:
     """Return the parts of the span that have a coverage status."""
     parts = [
-        (max(part.start_s, span[0]), min(part.end_s, span[1]))
-        for part in result.coverage
-        if part.status == status
+        (max(part.start_s, span[0]), min(part.end_s, span[1])) for part in result.coverage if part.status == status
     ]
     return [(start_s, end_s) for start_s, end_s in parts if end_s > start_s]
 
@@ -284,9 +267,7 @@ def _draw_rows(axes: Any, layout: _Layout) -> None:
     axes.set_yticks([])
 
 
-def _write_left(
-    axes: Any, text: str, offset_in: float, y_in: float, layout: _Layout, size: float, colour: str
-) -> None:
+def _write_left(axes: Any, text: str, offset_in: float, y_in: float, layout: _Layout, size: float, colour: str) -> None:
     """Write a label, right-aligned, to the left of the bars."""
     axes.text(
         -offset_in / layout.bars_in, y_in, text, fontsize=size, color=colour, ha="right", va="center_baseline",
@@ -393,11 +374,7 @@ def _make_notes(result: Result, layout: _Layout) -> list[str]:
             f"Hidden: {hidden} detection{'s' * (hidden != 1)} below their thresholds, the best: "
             f"{best.action.name} {best.score:.2f}."
         )
-    notes += [
-        note
-        for status, (*_, note) in _NOT_ANALYSED.items()
-        if _find_not_analysed(result, layout.span, status)
-    ]
+    notes += [note for status, (*_, note) in _NOT_ANALYSED.items() if _find_not_analysed(result, layout.span, status)]
     notes += [f"{warning.code}: {warning.detail}" for warning in result.warnings]
     return [line for note in notes for line in textwrap.wrap(_make_drawable(note, 1000), 195)]
 

@@ -37,16 +37,11 @@ def make_tracks(result: Result) -> list[BodyTracks]:
         BodyTracks(
             # Touching actions of a body part are merged, as in `body_segments`.
             _make_track(
-                bodies[body],
-                (detection for detection in detections if detection.body.id == body),
-                media,
-                gap_ms=0,
+                bodies[body], (detection for detection in detections if detection.body.id == body), media, gap_ms=0
             ),
             [
                 _make_track(
-                    actions[id].action,
-                    (detection for detection in detections if detection.action.id == id),
-                    media,
+                    actions[id].action, (detection for detection in detections if detection.action.id == id), media
                 )
                 for id in sorted(actions)
                 if actions[id].body.id == body

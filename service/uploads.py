@@ -51,10 +51,7 @@ class UploadLimits:
     def from_settings(cls, settings: Settings) -> "UploadLimits":
         """Return the limits in the settings."""
         return cls(
-            settings.max_upload_bytes,
-            settings.max_batch_files,
-            settings.upload_stall_s,
-            settings.upload_timeout_s,
+            settings.max_upload_bytes, settings.max_batch_files, settings.upload_stall_s, settings.upload_timeout_s
         )
 
 
@@ -311,9 +308,7 @@ class _FormParser:
             return
         self._field += data[start:end]
         if len(self._field) > _MAX_FIELD_BYTES:
-            raise _make_malformed_problem(
-                f"the field {self._name[:64]!r} is longer than {_MAX_FIELD_BYTES} bytes"
-            )
+            raise _make_malformed_problem(f"the field {self._name[:64]!r} is longer than {_MAX_FIELD_BYTES} bytes")
 
     def _end_part(self) -> None:
         if self._name != FILE_FIELD:
@@ -363,15 +358,13 @@ def _make_form_parser(request: Request, max_files: int) -> _FormParser | None:
 
 def _make_empty_problem() -> Problem:
     return Problem(
-        "empty_upload",
-        f"the upload holds no bytes: send a video as the form field {FILE_FIELD!r} or as the body",
+        "empty_upload", f"the upload holds no bytes: send a video as the form field {FILE_FIELD!r} or as the body"
     )
 
 
 def _make_malformed_problem(what: str) -> Problem:
     return Problem(
-        "malformed_upload",
-        f"{what}: send a multipart form with the field {FILE_FIELD!r}, or the bytes as body",
+        "malformed_upload", f"{what}: send a multipart form with the field {FILE_FIELD!r}, or the bytes as body"
     )
 
 

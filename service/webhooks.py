@@ -32,10 +32,7 @@ log = structlog.get_logger()
 
 MINUTE_S, HOUR_S = 60, 3600
 # Delay before each attempt, from the end of the previous one: about a day in total.
-DELAYS_S = (
-    *(0, 5, 30, 2 * MINUTE_S, 10 * MINUTE_S, 30 * MINUTE_S),
-    *(HOUR_S, 3 * HOUR_S, 6 * HOUR_S, 12 * HOUR_S),
-)
+DELAYS_S = (*(0, 5, 30, 2 * MINUTE_S, 10 * MINUTE_S, 30 * MINUTE_S), *(HOUR_S, 3 * HOUR_S, 6 * HOUR_S, 12 * HOUR_S))
 # Random relative increase of each delay, so that messages that failed together are not retried together.
 JITTER = 0.1
 MAX_RETRY_AFTER_S = HOUR_S
@@ -89,12 +86,7 @@ class Webhooks:
     """
 
     def __init__(
-        self,
-        store: Store,
-        jobs: Jobs,
-        settings: Settings,
-        links: Callable[[str], Links],
-        post: Post | None = None,
+        self, store: Store, jobs: Jobs, settings: Settings, links: Callable[[str], Links], post: Post | None = None
     ) -> None:
         self._store = store
         self._jobs = jobs
@@ -130,19 +122,12 @@ class Webhooks:
         """
         new_log = _make_log(record)
         if not record.ended:
-            raise Problem(
-                "job_not_finished", f"the job is {record.state}: its message is sent when it has ended"
-            )
+            raise Problem("job_not_finished", f"the job is {record.state}: its message is sent when it has ended")
         while True:
             loaded = self._load(record.id)
             content, stored = loaded or (None, new_log)
             renewed = stored.model_copy(
-                update={
-                    "state": "waiting",
-                    "next_at": datetime.now(UTC),
-                    "series": stored.series + 1,
-                    "tries": 0,
-                }
+                update={"state": "waiting", "next_at": datetime.now(UTC), "series": stored.series + 1, "tries": 0}
             )
             if self._write(record.id, content, renewed):
                 self._store.put(_marker_key(record.id), b"")
@@ -176,10 +161,7 @@ class Webhooks:
             if job_id in self._running:
                 continue
             host = self._find_due_host(job_id, clock())
-            if (
-                host is None
-                or [busy_host for busy_host, _ in self._running.values()].count(host) >= THREADS_PER_HOST
-            ):
+            if host is None or [busy_host for busy_host, _ in self._running.values()].count(host) >= THREADS_PER_HOST:
                 continue
             future = pool.submit(self._attempt, job_id, clock)
             self._running[job_id] = (host, future)
@@ -231,9 +213,7 @@ class Webhooks:
         if stored.tries == len(DELAYS_S):  # the process died in the last attempt
             self._write(job_id, content, _close(stored, "given_up"))
             return None
-        claimed = stored.model_copy(
-            update={"tries": stored.tries + 1, "next_at": now + timedelta(seconds=CLAIM_S)}
-        )
+        claimed = stored.model_copy(update={"tries": stored.tries + 1, "next_at": now + timedelta(seconds=CLAIM_S)})
         return (record, claimed) if self._write(job_id, content, claimed) else None
 
     def _finish(
@@ -315,9 +295,7 @@ def _make_log(record: Record) -> _DeliveryLog:
     )
 
 
-def _apply_result(
-    stored: _DeliveryLog, claimed: _DeliveryLog, result: PostResult, now: datetime
-) -> _DeliveryLog:
+def _apply_result(stored: _DeliveryLog, claimed: _DeliveryLog, result: PostResult, now: datetime) -> _DeliveryLog:
     """Return the log after an attempt; unchanged if the message was delivered or resent in the meantime."""
     if stored.series != claimed.series or stored.state == "delivered":
         return stored

@@ -95,9 +95,7 @@ class _Recorder:
     def record_all(self) -> dict[str, Any]:
         video = INTERVIEW.read_bytes()
         sent = {"params": {"callback_url": self._callback_url, "tag": "interview-17", "keep_video": "true"}}
-        job = self._record(
-            "POST /detect", "job", content=video, headers={"idempotency-key": "interview-17"}, **sent
-        )
+        job = self._record("POST /detect", "job", content=video, headers={"idempotency-key": "interview-17"}, **sent)
         path = f"/jobs/{job['id']}"
         self._record("GET /jobs/{job_id}", "while it waits or runs", path)
         events = self._http.get(f"{path}/events").text
@@ -119,18 +117,14 @@ class _Recorder:
         self._record("GET /model", "the model", "/model")
         self._record("GET /healthz", "up", "/healthz")
         self._record("GET /readyz", "ready", "/readyz")
-        self._recorded["GET /metrics 200"] = {
-            "after a few jobs": _first_lines(self._http.get("/metrics").text)
-        }
+        self._recorded["GET /metrics 200"] = {"after a few jobs": _first_lines(self._http.get("/metrics").text)}
         self._record("DELETE /jobs/{job_id}", "receipt", path)
         return self._recorded
 
     def _record(self, operation: str, name: str, path: str = "/detect", **request: Any) -> Any:
         response = self._http.request(operation.split()[0], path, **request)
         response.raise_for_status()
-        self._recorded.setdefault(f"{operation} {response.status_code}", {})[name] = _truncate(
-            response.json()
-        )
+        self._recorded.setdefault(f"{operation} {response.status_code}", {})[name] = _truncate(response.json())
         return response.json()
 
     def _record_file(self, name: str, path: str) -> None:

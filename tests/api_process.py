@@ -92,9 +92,7 @@ def running_api(folder: Path, **settings: Any) -> Iterator[Api]:
         environment = clean | {
             "MMAD_REDIS_URL": server.url, "MMAD_DATA_DIR": str(folder / "data"), "MMAD_PORT": str(port),
         } | variables  # fmt: skip
-        process = subprocess.Popen(
-            [sys.executable, "-m", "mmad", "api"], stdout=file, stderr=file, env=environment
-        )
+        process = subprocess.Popen([sys.executable, "-m", "mmad", "api"], stdout=file, stderr=file, env=environment)
         try:
             wait_for(lambda: process.poll() is not None or _answers(port), seconds=60)
             assert process.poll() is None, log.read_text()

@@ -18,16 +18,7 @@ def pattern(
     path: Path, *, size: str = "320x180", seconds: float = 3, rate: str = "30", extra: tuple[str, ...] = ()
 ) -> Path:
     """Write a video of FFmpeg's moving test pattern."""
-    ffmpeg(
-        "-f",
-        "lavfi",
-        "-i",
-        f"testsrc2=s={size}:r={rate}:d={seconds}",
-        *extra,
-        "-pix_fmt",
-        "yuv420p",
-        str(path),
-    )
+    ffmpeg("-f", "lavfi", "-i", f"testsrc2=s={size}:r={rate}:d={seconds}", *extra, "-pix_fmt", "yuv420p", str(path))
     return path
 
 

@@ -185,9 +185,7 @@ def wait_for(condition: Callable[[], object], seconds: float) -> None:
 @pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     folder = tmp_path_factory.mktemp("service")
-    running = start_service(
-        folder / "data", folder / "log", MMAD_MAX_DURATION_S="20", MMAD_MAX_UPLOAD_BYTES="8000000"
-    )
+    running = start_service(folder / "data", folder / "log", MMAD_MAX_DURATION_S="20", MMAD_MAX_UPLOAD_BYTES="8000000")
     yield running
     running.stop()
 
@@ -211,9 +209,7 @@ def reference(shared: Path) -> dict[str, Any]:
 def detector(reference: dict[str, Any]) -> ActionFormer:
     config = HeadConfig(channels=32, heads=4, embed_convs=3, stem_blocks=0, branch_blocks=5, path_dropout=0)
     detector = ActionFormer(config, features=384, actions=52).eval()
-    weights = {
-        name: value for name, value in reference["state_dict"].items() if name != "rpn_head.loss_normalizer"
-    }
+    weights = {name: value for name, value in reference["state_dict"].items() if name != "rpn_head.loss_normalizer"}
     detector.load_state_dict(weights)  # with the published names and shapes
     return detector
 

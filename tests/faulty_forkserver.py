@@ -74,11 +74,7 @@ def _root_only() -> None:
     confine.drop_privileges = refuse
 
 
-_REMOVALS = {
-    "without_landlock": _without_landlock,
-    "without_seccomp": _without_seccomp,
-    "root_only": _root_only,
-}
+_REMOVALS = {"without_landlock": _without_landlock, "without_seccomp": _without_seccomp, "root_only": _root_only}
 
 
 def _decode_or_fail(line: socket.socket, given: DecodeFiles, limits: Limits) -> None:
@@ -140,9 +136,7 @@ def _send_media_with(**changes: Any) -> Callable[[socket.socket], None]:
     def fault(line: socket.socket) -> None:
         _send_opened(line)
         _send_frame(line)
-        ipc.send(
-            line, {"media": {name: value for name, value in (media | changes).items() if value != "gone"}}
-        )
+        ipc.send(line, {"media": {name: value for name, value in (media | changes).items() if value != "gone"}})
 
     return fault
 
@@ -291,9 +285,7 @@ FAULTS: dict[str, Callable[[socket.socket], None]] = {
     "negative duration": _send_bytes(b'{"declared_duration_s": -1}'),
     "unknown error": _send_bytes(b'{"error": "internal_error", "detail": "words of its own"}'),
     "error without words": _send_bytes(b'{"error": "damaged_video"}'),
-    "control letters": _send_bytes(
-        b'{"error": "damaged_video", "detail": "a\\u001b[2J\\ud800b' + b"x" * 9000 + b'"}'
-    ),
+    "control letters": _send_bytes(b'{"error": "damaged_video", "detail": "a\\u001b[2J\\ud800b' + b"x" * 9000 + b'"}'),
     "no slot": _send_frame_with(slot=None),
     "slot too high": _send_frame_with(slot=32),
     "slot below": _send_frame_with(slot=-1),

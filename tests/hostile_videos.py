@@ -178,15 +178,11 @@ def _turned(folder: Path) -> bytes:
     """Make a recording whose display orientation changes by 90 degrees."""
     turn = ("-bsf:v", "h264_metadata=display_orientation=insert:rotate=90")
     wide = "testsrc2=s=96x64:r=15:d=2"
-    return plain("upright.ts", *_H264, source=wide)(folder) + plain("turned.ts", *_H264, *turn, source=wide)(
-        folder
-    )
+    return plain("upright.ts", *_H264, source=wide)(folder) + plain("turned.ts", *_H264, *turn, source=wide)(folder)
 
 
 def _many_streams(folder: Path) -> bytes:
-    return plain("many.mkv", *["-map", "0:v"] * 65, "-c:v", "mpeg4", source="testsrc2=s=16x16:r=5:d=0.4")(
-        folder
-    )
+    return plain("many.mkv", *["-map", "0:v"] * 65, "-c:v", "mpeg4", source="testsrc2=s=16x16:r=5:d=0.4")(folder)
 
 
 _HUGE = film("huge.mov", "-c:v", "mjpeg", "-pix_fmt", "yuvj420p", source="color=black:s=16000x16000:r=1:d=1")
@@ -267,9 +263,7 @@ CASES = [
 _LIMITS = Limits(max_duration_s=600.0)
 
 
-def run(
-    cases: Iterable[Case], folder: Path, detector: Detector, sandbox: MeasuredSandbox
-) -> Iterator[Outcome]:
+def run(cases: Iterable[Case], folder: Path, detector: Detector, sandbox: MeasuredSandbox) -> Iterator[Outcome]:
     """Analyse each case as a worker does."""
     for case in cases:
         content = case.make(folder)
@@ -379,9 +373,7 @@ def main() -> None:
             if one.answer != one.case.answer:
                 wrong += 1
                 answer += f", not {one.case.answer}"
-            sys.stdout.write(
-                f"| {one.case.name} | {one.size:,} | {answer} | {one.seconds:.2f} | {one.peak_mib} |\n"
-            )
+            sys.stdout.write(f"| {one.case.name} | {one.size:,} | {answer} | {one.seconds:.2f} | {one.peak_mib} |\n")
             sys.stdout.flush()
     sys.exit(1 if wrong else 0)
 

@@ -45,9 +45,7 @@ class InProcessService:
         store = FolderStore(self.settings.store_dir)
         store.put(MODEL_CARD, make_model_card().model_dump_json().encode())
         self.connection = connect(self.settings, retries=0)
-        self.app_state = AppState(
-            self.settings, store, RecordingQueue(store), Auth(self.settings, self.connection)
-        )
+        self.app_state = AppState(self.settings, store, RecordingQueue(store), Auth(self.settings, self.connection))
         detector = Detector(bundle, load_engine(bundle, "openvino", "cpu", folder / "cache"))
         self.context = WorkerContext(detector, store, self.connection, self.settings)
         # Problem documents contain the request id: a fixed one makes them reproducible.

@@ -43,9 +43,7 @@ def actionformer() -> Rows:
     known: dict[str, Any] = torch.load(SHARED / "reference/actionformer.pt", weights_only=True)
     config = HeadConfig(channels=32, heads=4, embed_convs=3, stem_blocks=0, branch_blocks=5, path_dropout=0)
     detector = ActionFormer(config, features=384, actions=52).eval()
-    detector.load_state_dict(
-        {k: v for k, v in known["state_dict"].items() if k != "rpn_head.loss_normalizer"}
-    )
+    detector.load_state_dict({k: v for k, v in known["state_dict"].items() if k != "rpn_head.loss_normalizer"})
     levels, masks = detector.projection(known["inputs"], known["masks"])
     necked = detector.neck(levels)
     points = detector.rpn_head(necked, masks)
@@ -64,10 +62,7 @@ def actionformer() -> Rows:
         ),
         (
             "ActionFormer: scores",
-            max(
-                max_difference(points.logits[row].sigmoid()[valid[row]], known["scores"][row])
-                for row in (0, 1)
-            ),
+            max(max_difference(points.logits[row].sigmoid()[valid[row]], known["scores"][row]) for row in (0, 1)),
         ),
         ("targets: classes", max_difference(targets.classes, known["target_cls"])),
         ("targets: offsets", max_difference(targets.offsets[learning], known["target_reg"][learning])),
@@ -79,9 +74,7 @@ def actionformer() -> Rows:
             rows.append((f"loss in {mode}: {theirs}, relative", abs(ours.item() / expected - 1)))
     losses.total.backward()
     norms = {
-        name: float(weights.grad.norm())
-        for name, weights in detector.named_parameters()
-        if weights.grad is not None
+        name: float(weights.grad.norm()) for name, weights in detector.named_parameters() if weights.grad is not None
     }
     relative = [abs(norms[name] / norm - 1) for name, norm in known["grad_norms"].items() if norm > 1e-8]
     return [*rows, (f"gradient norms of {len(relative)} tensors, relative", max(relative))]
@@ -105,10 +98,7 @@ def mean_average_precision() -> Rows:
     taxonomy = read_labels(SHARED / "data/labels.json")
     truth = read_annotations(SHARED / "data/mma52/val.csv", taxonomy).instances
     durations = dict(zip(truth.videos, truth.durations.tolist(), strict=True))
-    files = {
-        "prediction_val": "data/mma52/prediction_val.csv",
-        "synth_a_unique": "reference/map_predictions.csv",
-    }
+    files = {"prediction_val": "data/mma52/prediction_val.csv", "synth_a_unique": "reference/map_predictions.csv"}
     listed = json.loads((SHARED / "reference/map_videos.json").read_text())
     rows = []
     for case, expected in json.loads((SHARED / "reference/map.json").read_text()).items():
@@ -145,14 +135,11 @@ def times() -> Rows:
         evaluate(truth.to_body_level(taxonomy), found.to_body_level(taxonomy), 7)
 
     functions = {
-        "soft-NMS, 2,000 candidates, 52 actions": lambda: suppress(
-            candidates, PostprocessingConfig(proposals=2000)
-        ),
+        "soft-NMS, 2,000 candidates, 52 actions": lambda: suppress(candidates, PostprocessingConfig(proposals=2000)),
         "evaluation of val, 300,000 predictions": both_levels,
     }
     return [
-        (name, statistics.median(timeit.repeat(function, number=1, repeat=5)))
-        for name, function in functions.items()
+        (name, statistics.median(timeit.repeat(function, number=1, repeat=5))) for name, function in functions.items()
     ]
 
 

@@ -85,10 +85,7 @@ def _soak(folder: Path, seconds: float, seed: int) -> int:
     find_leftovers(deployment, verdict, LEFTOVERS_S)
     deployment.stop()
     verdict.left_over += [f"process {pid}" for pid in find_processes(folder)]
-    lines = [
-        "| process | MiB | MiB an hour after warm-up | descriptors | more of them |",
-        "|---|---|---|---|---|",
-    ]
+    lines = ["| process | MiB | MiB an hour after warm-up | descriptors | more of them |", "|---|---|---|---|---|"]
     good = verdict.good
     for name, sampled in samples.items():
         settled = sampled.settled()

@@ -34,10 +34,7 @@ def test_variants_run_once_and_make_a_table(tmp_path, monkeypatch, capsys):
     assert "| DSTA, kernel 3 |" in printed
     assert "| frozen features | 0.000 |" in printed  # nothing of the backbone moves
     assert (tmp_path / "runs" / "table.md").read_text() == printed
-    rows = [
-        json.loads(line)
-        for line in (tmp_path / "runs" / "pretrained" / "history.jsonl").read_text().splitlines()
-    ]
+    rows = [json.loads(line) for line in (tmp_path / "runs" / "pretrained" / "history.jsonl").read_text().splitlines()]
     assert [row["stage"] for row in rows] == [0, 0, 1]
     metrics = json.loads((tmp_path / "runs" / "DSTA-kernel-3-0" / "metrics.json").read_text())
     assert metrics["videos"] == 1  # of two that are held out, as --set says

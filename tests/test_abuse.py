@@ -82,9 +82,7 @@ def test_a_form_that_stalls_amid_a_file_is_refused(api: Api) -> None:
 
 
 def test_a_header_that_does_not_end_is_refused(api: Api) -> None:
-    assert "MMAD_HEADER_TIMEOUT_S" in assert_told(
-        api.exchange(b"GET /healthz HTTP/1.1\r\nHo"), "upload_too_slow"
-    )
+    assert "MMAD_HEADER_TIMEOUT_S" in assert_told(api.exchange(b"GET /healthz HTTP/1.1\r\nHo"), "upload_too_slow")
     with api.connect() as caller:
         caller.sendall(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n")
         assert_told(drip(caller, b"X-A: b\r\n"), "upload_too_slow")
@@ -164,9 +162,7 @@ NONSENSE = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("sent", "status"), [case[1:] for case in NONSENSE], ids=[case[0] for case in NONSENSE]
-)
+@pytest.mark.parametrize(("sent", "status"), [case[1:] for case in NONSENSE], ids=[case[0] for case in NONSENSE])
 def test_a_request_of_nonsense_is_refused(api: Api, sent: bytes, status: int) -> None:
     answer = api.exchange(sent)
     assert answer.status == status
@@ -178,9 +174,7 @@ def test_a_request_of_nonsense_is_refused(api: Api, sent: bytes, status: int) ->
 def test_what_follows_a_refused_request_is_none_of_its_own(api: Api) -> None:
     """Request smuggling: a proxy that counts by Content-Length takes the second request for the first one's body."""
     hidden = b"GET /model HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
-    answer = api.exchange(
-        POST + b"Content-Length: 50\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + hidden
-    )
+    answer = api.exchange(POST + b"Content-Length: 50\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + hidden)
     assert_told(answer, "malformed_request")
     assert answer.headers.count("http/1.1 ") == 1
     assert "http/1.1" not in answer.body.lower()
@@ -217,10 +211,7 @@ def test_more_connections_than_the_limit_are_told_so(api: Api) -> None:
             assert "more than 20 connections" in assert_told(answer, "overloaded")
             assert "retry-after: 2" in answer.headers
             assert "x-request-id" in answer.headers
-            assert (
-                api.exchange(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n").status
-                == 200
-            )
+            assert api.exchange(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n").status == 200
             assert early.get("/jobs").status_code == 200  # who was there first is served
         finally:
             for caller in idle:

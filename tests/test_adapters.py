@@ -74,8 +74,7 @@ def test_two_down_is_its_equation() -> None:
     pictures = a.reshape(-1, GRID.height, GRID.width, 4).permute(0, 3, 1, 2)
     padded = F.pad(pictures, (1, 1, 1, 1))
     convolved = sum(
-        adapter.spatial_dwconv.weight[:, 0, i, j, None, None]
-        * padded[:, :, i : i + GRID.height, j : j + GRID.width]
+        adapter.spatial_dwconv.weight[:, 0, i, j, None, None] * padded[:, :, i : i + GRID.height, j : j + GRID.width]
         for i in range(3)
         for j in range(3)
     )
@@ -83,13 +82,9 @@ def test_two_down_is_its_equation() -> None:
     s = a + mixed.permute(0, 2, 3, 1).reshape(a.shape)
     series = F.pad(b.reshape(GRID.clips * GRID.time, -1, 4), (0, 0, 0, 0, 1, 1))
     length = GRID.clips * GRID.time
-    t = b + sum(series[k : k + length] * adapter.temporal_dwconv.weight[:, 0, k] for k in range(3)).reshape(
-        b.shape
-    )
+    t = b + sum(series[k : k + length] * adapter.temporal_dwconv.weight[:, 0, k] for k in range(3)).reshape(b.shape)
     joined = torch.cat([adapter.beta * s, adapter.gamma * t], dim=-1)
-    torch.testing.assert_close(
-        adapter(x, GRID), x + adapter.alpha * adapter.up_proj(joined), atol=1e-5, rtol=1e-5
-    )
+    torch.testing.assert_close(adapter(x, GRID), x + adapter.alpha * adapter.up_proj(joined), atol=1e-5, rtol=1e-5)
 
 
 # In 2**20, the unit of the paper's table 4, for VideoMAE-S: 12 blocks of width 384. As in docs/adapters.md.
@@ -129,9 +124,7 @@ def test_time_reaches_across_clips_but_not_across_windows(kind: type[torch.nn.Mo
     assert (difference[2:] == 0).all()  # the clip after that, and the other window
 
 
-@pytest.mark.parametrize(
-    "kind", [StandardAdapter, TemporalInformativeAdapter, DualPathAdapter, TwoDownAdapter]
-)
+@pytest.mark.parametrize("kind", [StandardAdapter, TemporalInformativeAdapter, DualPathAdapter, TwoDownAdapter])
 def test_a_fresh_adapter_changes_nothing(kind: type[torch.nn.Module]) -> None:
     x = torch.randn(GRID.clips, GRID.time * GRID.height * GRID.width, 16)
     torch.testing.assert_close(kind(16, AdapterConfig())(x, GRID), x, atol=0, rtol=0)

@@ -60,9 +60,7 @@ def test_gains_are_what_leaving_out_gives() -> None:
     assert analysis.gains["background"] == pytest.approx(0.5)
     assert analysis.gains["confusion"] == 0
     near = analyze(truth, instances(("a", 0, 4, 0, 0.9), ("a", 0, 10, 0, 0.8)), 1)
-    assert near.average == pytest.approx(
-        (4 * 1 + 5 * 0.5) / 9
-    )  # at 0.1 to 0.4 the first is right, the second double
+    assert near.average == pytest.approx((4 * 1 + 5 * 0.5) / 9)  # at 0.1 to 0.4 the first is right, the second double
     assert near.average_from_half == pytest.approx(0.5)
     assert near.gains["localisation"] == pytest.approx(0.5)
 
@@ -149,9 +147,7 @@ def test_the_commands_draw_and_write(tmp_path: Path) -> None:
     mmad("stats", *files, "--fps", "30", "--out", str(tmp_path / "assumed"))
     assumed = json.loads((tmp_path / "assumed/statistics.json").read_text())
     assert assumed["instance_duration"]["mean"] == pytest.approx((2 + 8 + 4) / 3)
-    made = mmad(
-        "analyze", *files, "--predictions", str(tmp_path / "p.csv"), "--out", str(tmp_path / "analysis")
-    )
+    made = mmad("analyze", *files, "--predictions", str(tmp_path / "p.csv"), "--out", str(tmp_path / "analysis"))
     assert made.returncode == 0, made.stderr
     analysis = json.loads((tmp_path / "analysis/analysis.json").read_text())
     assert analysis["videos"] == 2
@@ -181,7 +177,4 @@ def test_the_commands_draw_and_write(tmp_path: Path) -> None:
     assert (tmp_path / "v/timeline_a_.._b.png").exists()
     assert mmad("evaluate", *files).returncode == 0
     (tmp_path / "empty.csv").write_text("id,video_id,start_frame,end_frame,class,total_frames,fps\n")
-    assert (
-        mmad("stats", "--annotations", str(tmp_path / "empty.csv"), "--out", str(tmp_path / "x")).returncode
-        == 1
-    )
+    assert mmad("stats", "--annotations", str(tmp_path / "empty.csv"), "--out", str(tmp_path / "x")).returncode == 1

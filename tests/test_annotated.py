@@ -40,20 +40,7 @@ def late_clip(clip: Path) -> Path:
     """Sound from 0, pictures from 3 s on."""
     path = clip.parent / "late" / clip.name
     path.parent.mkdir()
-    sound = (
-        "-f",
-        "lavfi",
-        "-i",
-        "sine=d=14:f=300",
-        "-map",
-        "0:v",
-        "-map",
-        "1:a",
-        "-c:v",
-        "copy",
-        "-c:a",
-        "aac",
-    )
+    sound = ("-f", "lavfi", "-i", "sine=d=14:f=300", "-map", "0:v", "-map", "1:a", "-c:v", "copy", "-c:a", "aac")
     ffmpeg("-itsoffset", "3", "-i", str(clip), *sound, "-b:a", "8k", str(path))
     return path
 
@@ -93,8 +80,7 @@ def write(path: Path, content: str | bytes | object) -> Path:
 
 def spans(item: Sample) -> list[tuple[float, float, int]]:
     return [
-        (*np.round(span, 3).tolist(), label)
-        for span, label in zip(item.segments, item.labels.tolist(), strict=True)
+        (*np.round(span, 3).tolist(), label) for span, label in zip(item.segments, item.labels.tolist(), strict=True)
     ]
 
 
@@ -179,9 +165,7 @@ def test_scores_and_body_parts_of_an_export_are_left_out(folder: Folder, tmp_pat
         read(tmp_path / "videos", path)
 
 
-def test_what_begins_before_the_first_frame_begins_with_it(
-    folder: Folder, late_clip: Path, tmp_path: Path
-) -> None:
+def test_what_begins_before_the_first_frame_begins_with_it(folder: Folder, late_clip: Path, tmp_path: Path) -> None:
     videos = folder("interview.mp4", video=late_clip)
     eaf = Eaf()
     eaf.add_annotation("default", 2000, 4000, "B1")
@@ -220,9 +204,7 @@ def task(video: str, *annotations: dict[str, Any], **data: object) -> dict[str, 
         ("C:\\films\\Interview.MP4", "interview.mp4"),
     ],
 )
-def test_label_studio_names_its_videos_in_many_ways(
-    address: str, file: str, folder: Folder, tmp_path: Path
-) -> None:
+def test_label_studio_names_its_videos_in_many_ways(address: str, file: str, folder: Folder, tmp_path: Path) -> None:
     path = write(tmp_path / "a.json", [task(address, {"result": [region(11, 20, "nodding", "B2")]})])
     (item,), _ = read(folder(file), path)
     assert spans(item) == [(1, 2, 1), (1, 2, 2)]
@@ -308,9 +290,7 @@ def test_label_studios_short_form_is_read(folder: Folder, tmp_path: Path) -> Non
         ({"video": None}, "has no video in its data"),
     ],
 )
-def test_tasks_that_cannot_be_read_say_why(
-    change: dict[str, Any], words: str, folder: Folder, tmp_path: Path
-) -> None:
+def test_tasks_that_cannot_be_read_say_why(change: dict[str, Any], words: str, folder: Folder, tmp_path: Path) -> None:
     given = task("interview.mp4", {"result": [region(1, 10, "B1")]})
     given["data"] |= change
     with pytest.raises(AnnotationError, match=words):
@@ -351,9 +331,7 @@ def test_files_of_systems_and_locks_are_left_out(folder: Folder, tmp_path: Path)
         HEADER + "/films/anna.mp4, .84 , 1.52,NODDING\r\n",
     ],
 )
-def test_tables_are_read_as_spreadsheets_save_them(
-    content: str | bytes, folder: Folder, tmp_path: Path
-) -> None:
+def test_tables_are_read_as_spreadsheets_save_them(content: str | bytes, folder: Folder, tmp_path: Path) -> None:
     (item,), notices = read(folder("anna.mp4"), write(tmp_path / "a.csv", content))
     assert (spans(item), notices) == ([(0.84, 1.52, 1)], [])
 

@@ -21,13 +21,9 @@ from tests.test_results import LABELS
 def test_an_upload_is_stored_whole_and_queued(api: TestClient, app_state: AppState, way: str) -> None:
     match way:
         case "form":
-            response = api.post(
-                "/detect?top_k=5", files={"file": ("x.mp4", VIDEO)}, data={"min_score": "0.25"}
-            )
+            response = api.post("/detect?top_k=5", files={"file": ("x.mp4", VIDEO)}, data={"min_score": "0.25"})
         case "raw":
-            response = api.post(
-                "/detect?top_k=5&min_score=0.25", content=VIDEO, headers={"content-type": "video/mp4"}
-            )
+            response = api.post("/detect?top_k=5&min_score=0.25", content=VIDEO, headers={"content-type": "video/mp4"})
         case "chunked":
             pieces = (VIDEO[start : start + 7] for start in range(0, len(VIDEO), 7))
             response = api.post("/detect?top_k=5&min_score=0.25", content=pieces)
@@ -55,9 +51,7 @@ def test_a_form_in_small_pieces_is_the_same(api: TestClient, app_state: AppState
     ).encode() + payload + f"\r\n{boundary}--\r\n".encode()  # fmt: skip
     for size in (1, 3, 64):
         pieces = (body[start : start + size] for start in range(0, len(body), size))
-        response = api.post(
-            "/detect", content=pieces, headers={"content-type": "multipart/form-data; boundary=edge"}
-        )
+        response = api.post("/detect", content=pieces, headers={"content-type": "multipart/form-data; boundary=edge"})
         assert response.status_code == 202, response.text
         assert app_state.store.get(job_key(response.json()["id"], "video")) == payload
         assert app_state.jobs.get(response.json()["id"]).options.top_k == 3
@@ -147,9 +141,7 @@ def test_a_job_is_told_at_every_state(api: TestClient, app_state: AppState) -> N
     )
     done = api.get(f"/jobs/{make_finished_job(app_state)}").json()
     assert (done["state"], done["stage"], done["progress"]) == ("succeeded", None, 1)
-    failed = api.get(
-        f"/jobs/{make_finished_job(app_state, JobError(code='no_video_stream', detail='x'))}"
-    ).json()
+    failed = api.get(f"/jobs/{make_finished_job(app_state, JobError(code='no_video_stream', detail='x'))}").json()
     assert (failed["state"], failed["error"]) == ("failed", {"code": "no_video_stream", "detail": "x"})
 
 

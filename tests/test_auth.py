@@ -148,9 +148,7 @@ def test_every_keyed_answer_says_what_is_left(client: TestClient, settings: Sett
     assert left == {"r": 0, "t": int(refused.headers["Retry-After"])}
 
 
-def test_after_retry_after_it_goes_on(
-    client: TestClient, settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_after_retry_after_it_goes_on(client: TestClient, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     _, header = new_key(settings)
     start_s, real = time.time(), time.time
     later_s = 0.0
@@ -171,11 +169,7 @@ def test_after_retry_after_it_goes_on(
 def test_each_key_has_its_own_rate_and_all_processes_count_together(
     redis_url: str, connection: Redis, settings: Settings
 ) -> None:
-    (_, alice), (_, bob), (_, quick) = (
-        new_key(settings),
-        new_key(settings),
-        new_key(settings, requests_per_minute=4),
-    )
+    (_, alice), (_, bob), (_, quick) = (new_key(settings), new_key(settings), new_key(settings, requests_per_minute=4))
     with (
         Redis.from_url(redis_url) as second,
         TestClient(make_app(settings, connection)) as one,
@@ -349,9 +343,9 @@ def test_a_job_belongs_to_its_key(client: TestClient, settings: Settings, jobs: 
     assert client.get(f"/jobs/{record.id}", headers=alice_header).json() == {"id": record.id}
     refused = client.get(f"/jobs/{record.id}", headers=bob_header)
     assert (refused.status_code, refused.json()["code"]) == (404, "job_not_found")
-    assert refused.json()["detail"] == client.get(f"/jobs/{'0' * 32}", headers=bob_header).json()[
-        "detail"
-    ].replace("0" * 32, record.id)
+    assert refused.json()["detail"] == client.get(f"/jobs/{'0' * 32}", headers=bob_header).json()["detail"].replace(
+        "0" * 32, record.id
+    )
 
 
 def test_what_could_never_fit_is_not_told_to_come_again(auth: Auth, jobs: Jobs) -> None:
@@ -366,9 +360,7 @@ def test_what_could_never_fit_is_not_told_to_come_again(auth: Auth, jobs: Jobs) 
 def test_a_key_may_have_its_own_limits(auth: Auth, settings: Settings) -> None:
     _, own = new_key(settings, max_jobs=5, requests_per_minute=70)
     _, none = new_key(settings)
-    assert auth.authenticate(own["Authorization"][7:]).limits == Limits(
-        70, 5, settings.max_stored_bytes_per_key
-    )
+    assert auth.authenticate(own["Authorization"][7:]).limits == Limits(70, 5, settings.max_stored_bytes_per_key)
     assert auth.authenticate(none["Authorization"][7:]).limits == Limits(
         3, settings.max_jobs_per_key, settings.max_stored_bytes_per_key
     )
@@ -397,12 +389,8 @@ def test_pages_of_named_origins_may_call(tmp_path: Path, connection: Redis) -> N
         assert {"Location", "Retry-After", "RateLimit", "RateLimit-Policy", "Idempotency-Replayed"} <= shown
         refused = client.get("/who", headers={"Origin": "https://app.example.org"})
         assert refused.status_code == 401
-        assert (
-            refused.headers["Access-Control-Allow-Origin"] == "https://app.example.org"
-        )  # the page can read it
-        assert (
-            client.options("/who", headers=PREFLIGHT | {"Origin": "https://evil.example"}).status_code == 400
-        )
+        assert refused.headers["Access-Control-Allow-Origin"] == "https://app.example.org"  # the page can read it
+        assert client.options("/who", headers=PREFLIGHT | {"Origin": "https://evil.example"}).status_code == 400
         other = client.get("/who", headers=header | {"Origin": "https://evil.example"})
         assert "Access-Control-Allow-Origin" not in other.headers
 

@@ -27,10 +27,7 @@ def test_position_table_is_resized_in_space_only() -> None:
     resized = position_table(config, 8, 10, 10).reshape(8, 10, 10, 384)
     # Each time is resized by itself, and differs from a table made afresh for the smaller grid.
     alone = torch.nn.functional.interpolate(
-        whole.reshape(8, 14, 14, 384)[3:4].permute(0, 3, 1, 2),
-        size=(10, 10),
-        mode="bicubic",
-        align_corners=False,
+        whole.reshape(8, 14, 14, 384)[3:4].permute(0, 3, 1, 2), size=(10, 10), mode="bicubic", align_corners=False
     )
     torch.testing.assert_close(resized[3], alone[0].permute(1, 2, 0))
     assert (resized.reshape(-1, 384) - sinusoid_table(800, 384)).abs().max() > 0.5

@@ -71,8 +71,7 @@ def test_other_errors_pass() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
-    [("size=1m", "shared_memory_is_full"), ("size=1m,ro", "no_shared_memory"), ("size=64m", "")],
+    ("options", "said"), [("size=1m", "shared_memory_is_full"), ("size=1m,ro", "no_shared_memory"), ("size=64m", "")]
 )
 def test_batches_come_whatever_shared_memory_there_is(options: str, said: str) -> None:
     """Three batches of 1.2 MB, of two processes, in a file system of their own at /dev/shm."""

@@ -27,10 +27,7 @@ def rewrite(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
 @pytest.mark.shared("data/labels.json")
 def test_the_shipped_labels_are_the_data_sets(bundle: Bundle, shared: Path) -> None:
     taxonomy = bundle.manifest.taxonomy
-    ours = [
-        (one.id, one.name, one.code, one.body_id, taxonomy.bodies[one.body_id].name)
-        for one in taxonomy.actions
-    ]
+    ours = [(one.id, one.name, one.code, one.body_id, taxonomy.bodies[one.body_id].name) for one in taxonomy.actions]
     theirs = json.loads((shared / "data/labels.json").read_text())
     assert ours == [tuple(one[key] for key in ("id", "name", "code", "body_id", "body")) for one in theirs]
 

@@ -120,9 +120,7 @@ def test_a_redis_that_cannot_read_its_file_begins_anew(tmp_path: Path, how: str)
                 os.kill(before, signal.SIGKILL)
                 server.child._process.wait()
                 spoil()
-                wait_for(
-                    lambda before=before: up_again(server.child, before) and _answers(client), seconds=30
-                )
+                wait_for(lambda before=before: up_again(server.child, before) and _answers(client), seconds=30)
                 assert client.dbsize() == 0
         spoil()
 

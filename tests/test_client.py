@@ -22,16 +22,7 @@ from pydantic import ValidationError
 
 from mmad import models
 from mmad.async_client import AsyncClient
-from mmad.client import (
-    Client,
-    Event,
-    EventsUnavailable,
-    JobCanceled,
-    JobFailed,
-    NotFound,
-    ServiceError,
-    Unreachable,
-)
+from mmad.client import Client, Event, EventsUnavailable, JobCanceled, JobFailed, NotFound, ServiceError, Unreachable
 from mmad.errors import RetryDelays
 from mmad.models import AnswerError, Job, Json, parse
 from mmad.sse import Message, Parser
@@ -166,9 +157,7 @@ def slept(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> li
 
 
 def test_a_document_is_read_and_kept() -> None:
-    document = job(
-        "failed", error={"code": "job_timeout", "detail": "too long"}, expires_at=NOW, tag="a", news=[1]
-    )
+    document = job("failed", error={"code": "job_timeout", "detail": "too long"}, expires_at=NOW, tag="a", news=[1])
     read = parse(Job, json.dumps(document))
     assert read.error == models.JobError(code="job_timeout", detail="too long")
     assert read.expires_at == datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -183,12 +172,7 @@ def test_a_document_is_read_and_kept() -> None:
 def test_values_of_a_newer_service_are_accepted() -> None:
     changes = [{"state": "paused", "at": NOW, "why": "maintenance"}]
     read = parse(Job, json.dumps(job("paused", stage="resting", changes=changes)))
-    assert (read.state, read.stage, read.changes[0].why, read.ended) == (
-        "paused",
-        "resting",
-        "maintenance",
-        False,
-    )
+    assert (read.state, read.stage, read.changes[0].why, read.ended) == ("paused", "resting", "maintenance", False)
     with pytest.raises(ValidationError):  # the service itself knows all states
         Job.model_validate(job("paused"))
 
@@ -265,9 +249,7 @@ def test_pages_are_asked_for_as_they_are_taken() -> None:
 def test_a_batch_has_two_videos_or_more(make: Make, tmp_path: Path) -> None:
     (tmp_path / "one").write_bytes(b"one")
     accepted = {"id": "j1", "state": "queued", "links": LINKS}
-    script = Script(
-        answer({"batch": "b", "jobs": [accepted, accepted], "links": {"jobs": "/jobs?batch=b"}}, 202)
-    )
+    script = Script(answer({"batch": "b", "jobs": [accepted, accepted], "links": {"jobs": "/jobs?batch=b"}}, 202))
     batch = make(script).submit_many([tmp_path / "one", b"two"], tag="x")
     assert (batch.batch, len(batch.jobs)) == ("b", 2)
     assert script.asked[0].content.count(b'name="file"') == 2
@@ -286,9 +268,7 @@ def test_the_environment_says_where_and_who(make: Make, monkeypatch: pytest.Monk
     assert script.asked[0].headers["Authorization"] == "Bearer mmad_env"
     with (
         Client(
-            "http://me:hidden@x.test",
-            transport=httpx.MockTransport(Script(httpx.ConnectError("no"))),
-            retries=0,
+            "http://me:hidden@x.test", transport=httpx.MockTransport(Script(httpx.ConnectError("no"))), retries=0
         ) as client,
         pytest.raises(Unreachable) as caught,
     ):
@@ -306,9 +286,7 @@ def test_both_clients_have_the_same_methods() -> None:
     assert methods(Client) == methods(AsyncClient)
     constructors = [inspect.signature(kind.__init__).parameters for kind in (Client, AsyncClient)]
     assert list(constructors[0]) == list(constructors[1])
-    assert [one.default for one in constructors[0].values()] == [
-        one.default for one in constructors[1].values()
-    ]
+    assert [one.default for one in constructors[0].values()] == [one.default for one in constructors[1].values()]
 
 
 # Retries
@@ -429,9 +407,7 @@ def test_delays_grow_to_a_limit_and_start_anew() -> None:
     tries = RetryDelays(100)
     trouble = Unreachable("unreachable", "nobody")
     delays = [tries.delay_s(trouble) for _ in range(30)]
-    assert all(
-        half <= delay <= 2 * half for delay, half in zip(delays, (0.25, 0.5, 1, 2, 4, 8), strict=False)
-    )
+    assert all(half <= delay <= 2 * half for delay, half in zip(delays, (0.25, 0.5, 1, 2, 4, 8), strict=False))
     assert max(delays) <= 20
     tries.reset()
     assert tries.delay_s(trouble) <= 0.5
@@ -498,12 +474,7 @@ def test_a_lost_stream_is_taken_up_where_it_broke_off(make: Make, slept: list[fl
         stream(b": hello\n\n", event(1, job("queued", 0), "state"), httpx.ReadError("cut")),  # type: ignore[arg-type]
         httpx.ConnectError("away"),
         problem("queue_unavailable", 503),
-        stream(
-            b"retry: 3000\n\n",
-            event(2, job()),
-            b"event: news\ndata: 1\n\n",
-            event(3, job(tag="a\u2028b"))[:20],
-        ),
+        stream(b"retry: 3000\n\n", event(2, job()), b"event: news\ndata: 1\n\n", event(3, job(tag="a\u2028b"))[:20]),
         stream(event(3, job(progress=0.7)), event(4, job("succeeded", 1), "state"), event(5, job())),
     )
     found: list[Event] = list(make(script).events("j1"))
@@ -511,13 +482,7 @@ def test_a_lost_stream_is_taken_up_where_it_broke_off(make: Make, slept: list[fl
         ("state", "queued", "1.0"), ("progress", "running", "2.0"), ("progress", "running", "3.0"),
         ("state", "succeeded", "4.0"),
     ]  # fmt: skip
-    assert [request.headers.get("Last-Event-ID") for request in script.asked] == [
-        None,
-        "1.0",
-        "1.0",
-        "1.0",
-        "2.0",
-    ]
+    assert [request.headers.get("Last-Event-ID") for request in script.asked] == [None, "1.0", "1.0", "1.0", "2.0"]
     assert script.asked[0].headers["Accept"] == "text/event-stream"
     assert slept[3] == 3
     assert slept[0] <= 0.5 < slept[2]
@@ -577,9 +542,7 @@ def test_waiting_listens_and_takes_the_result(make: Make) -> None:
         stream(b"<html>", kind="text/html"),
     ],
 )
-def test_waiting_polls_where_there_are_no_events(
-    make: Make, nothing: httpx.Response, slept: list[float]
-) -> None:
+def test_waiting_polls_where_there_are_no_events(make: Make, nothing: httpx.Response, slept: list[float]) -> None:
     script = Script(nothing, answer(job()), answer(job()), answer(job("succeeded", 1)), answer(RESULT))
     assert make(script).wait("j1").job_id == "j1"
     assert script.paths[1:] == ["/jobs/j1", "/jobs/j1", "/jobs/j1", "/jobs/j1/result"]
@@ -646,9 +609,7 @@ def test_progress_may_be_awaited() -> None:
 def test_an_export_is_there_when_it_is_whole(make: Make, tmp_path: Path) -> None:
     path = tmp_path / "out.csv"
     path.write_text("before")
-    script = Script(
-        stream(b"a,", httpx.ReadError("cut"), kind="text/csv"), stream(b"a,", b"b\n", kind="text/csv")
-    )  # type: ignore[arg-type]
+    script = Script(stream(b"a,", httpx.ReadError("cut"), kind="text/csv"), stream(b"a,", b"b\n", kind="text/csv"))  # type: ignore[arg-type]
     assert make(script).export("j1", "csv", path, from_s=1.5, labels="B", rate=None) == path
     assert path.read_bytes() == b"a,b\n"
     assert dict(script.asked[0].url.params) == {"format": "csv", "from_s": "1.5", "labels": "B"}
@@ -697,9 +658,7 @@ def test_live_documents_are_read_whole(service: Service, ended: models.Result) -
         assert client.frames(job_id, rate=2).times_s[:3] == [0, 0.5, 1]
     for one in found:
         assert one.document
-        assert (
-            type(one).model_validate(one.document) == one
-        )  # strictly, as the service reads its own documents
+        assert type(one).model_validate(one.document) == one  # strictly, as the service reads its own documents
 
 
 def test_live_events_end_with_the_job(service: Service, clip: Path) -> None:
@@ -789,12 +748,7 @@ def test_live_submit_writes_what_is_asked_for(service: Service, clip: Path, tmp_
     assert len((tmp_path / "a.csv").read_text().splitlines()) == len(table.stdout.splitlines()) > 1
     run([*command, "--wait", "--out", str(tmp_path / "a.json")])
     schemas.Result.model_validate_json((tmp_path / "a.json").read_bytes())
-    for usage in (
-        ["--format", "csv"],
-        ["--out", "x"],
-        ["--wait", "--json", "--format", "csv"],
-        ["--format", "x"],
-    ):
+    for usage in (["--format", "csv"], ["--out", "x"], ["--wait", "--json", "--format", "csv"], ["--format", "x"]):
         assert run([*command, *usage]).returncode == 2, usage
     numbers = run([*command, "--wait", "--format", "frames-npz"])
     assert numbers.returncode == 2

@@ -100,9 +100,7 @@ def test_this_machine_is_known(host: str, here: bool) -> None:
 
 @pytest.mark.parametrize("proxy", ["http://127.0.0.1:9", "socks5://127.0.0.1:9"])
 def test_a_service_starts_in_spite_of_proxies(tmp_path: Path, proxy: str) -> None:
-    running = start_service(
-        tmp_path / "data", tmp_path / "log", **dict.fromkeys(("http_proxy", "ALL_PROXY"), proxy)
-    )
+    running = start_service(tmp_path / "data", tmp_path / "log", **dict.fromkeys(("http_proxy", "ALL_PROXY"), proxy))
     try:
         found = subprocess.run(
             [sys.executable, "-m", "mmad", "submit", "/dev/null", "--url", running.url],

@@ -36,17 +36,7 @@ def touch(folder: Path, *paths: str) -> None:
 
 
 def test_a_folder_stands_for_its_videos_at_any_depth(tmp_path: Path) -> None:
-    touch(
-        tmp_path,
-        "b.MP4",
-        "a.mov",
-        "P1/c.mkv",
-        "._b.mp4",
-        ".hidden/d.mp4",
-        "P1/.e.mp4",
-        "notes.txt",
-        "no_suffix",
-    )
+    touch(tmp_path, "b.MP4", "a.mov", "P1/c.mkv", "._b.mp4", ".hidden/d.mp4", "P1/.e.mp4", "notes.txt", "no_suffix")
     assert names(tmp_path) == ["c", "a", "b"]
     assert names(tmp_path, tmp_path / "a.mov", tmp_path / "notes.txt") == ["c", "b", "a", "notes"]
 
@@ -77,9 +67,7 @@ def test_a_folder_is_written_as_a_list_or_a_folder_of_files(clip: Path, tmp_path
     rows = list(csv.DictReader(io.StringIO(ended.stdout)))
     assert [row["video"] for row in rows] == ["P1/x", "P2/x"]
     assert detect(tmp_path / "in", "--format", "vtt", "--out", tmp_path / "out").exit_code == 0
-    written = sorted(
-        path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.*")
-    )
+    written = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.*"))
     assert written == ["P1/x.vtt", "P2/x.vtt"]
     shutil.rmtree(tmp_path / "in" / "P2")
     assert len(json.loads(detect(tmp_path / "in", "--json").stdout)) == 1  # a list, however many there are
@@ -93,9 +81,7 @@ def test_labels_are_codes_or_names_of_both_levels(clip: Path) -> None:
 
     head = found("--labels", "B")
     assert head == found("--labels", "HEAD") == {code for code in found() if code[0] == "B"}
-    assert (
-        found("--labels", "b1, Shrugging") == {"B1", "A4"} == found("--labels", "nodding", "--labels", "A4")
-    )
+    assert found("--labels", "b1, Shrugging") == {"B1", "A4"} == found("--labels", "nodding", "--labels", "A4")
     refused = detect(clip, "--labels", "noding")
     assert refused.exit_code == 2
     assert "'noding' is neither an action nor a body part; near it are 'nodding'" in refused.stderr
@@ -111,9 +97,7 @@ def test_one_failure_stops_no_other_video_and_is_told_at_the_end(clip: Path, tmp
     assert re.search(r"missing\.mp4: No such file or directory$", told, re.MULTILINE)
 
 
-def test_an_unforeseen_error_stops_no_other_video(
-    clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unforeseen_error_stops_no_other_video(clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from service import results
 
     other = tmp_path / "other.mp4"
@@ -161,9 +145,7 @@ def test_length_has_a_limit_where_one_is_given(clip: Path, monkeypatch: pytest.M
         (["{clip}", "--region", "1,2"], "region=1,2: it takes four fractions"),
     ],
 )
-def test_what_cannot_be_is_told_before_the_work(
-    arguments: list[str], said: str, clip: Path, tmp_path: Path
-) -> None:
+def test_what_cannot_be_is_told_before_the_work(arguments: list[str], said: str, clip: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("kept")
     before = clip.read_bytes()
     values = {"clip": clip, "folder": tmp_path, "file": tmp_path / "file"}

@@ -25,9 +25,7 @@ class WhiteSpotter:
     name, device, precision = "white", "cpu", "fp32"
 
     def __init__(self, bundle: Bundle) -> None:
-        self.positions, _ = point_grid(
-            bundle.manifest.input.window_frames, bundle.manifest.architecture.head.strides
-        )
+        self.positions, _ = point_grid(bundle.manifest.input.window_frames, bundle.manifest.architecture.head.strides)
         self.actions = len(bundle.manifest.taxonomy.actions)
         self.windows = 0
 
@@ -163,9 +161,7 @@ def test_progress_is_told_from_beginning_to_end(bundle: Bundle, tmp_path: Path, 
 
 
 @pytest.mark.parametrize("late_s", [0, 2])
-def test_a_picture_that_comes_later_than_the_sound_is_noticed(
-    late_s: int, bundle: Bundle, tmp_path: Path
-) -> None:
+def test_a_picture_that_comes_later_than_the_sound_is_noticed(late_s: int, bundle: Bundle, tmp_path: Path) -> None:
     white = clips.white_between(tmp_path / "white.mp4", 1.0, 2.0, 3.0)
     path = tmp_path / "late.mp4"
     sound = ("-f", "lavfi", "-i", "sine=d=5", "-map", "0:v", "-map", "1:a", "-c:v", "copy")

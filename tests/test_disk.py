@@ -13,9 +13,7 @@ from tests.conftest import wait_for
 from tests.fake_service import VIDEO
 
 MIB = 1024**2
-CHUNKED = (
-    b"POST /detect HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
-)
+CHUNKED = b"POST /detect HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
 @pytest.fixture

@@ -26,11 +26,7 @@ def installed_by(extra: str) -> set[str]:
 
 
 def test_there_are_three_images() -> None:
-    assert [path.name for path in DOCKERFILES] == [
-        "Dockerfile.api",
-        "Dockerfile.worker-cpu",
-        "Dockerfile.worker-gpu",
-    ]
+    assert [path.name for path in DOCKERFILES] == ["Dockerfile.api", "Dockerfile.worker-cpu", "Dockerfile.worker-gpu"]
 
 
 @pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.name)

@@ -77,12 +77,7 @@ def test_numbers_that_are_no_length(number: bytes, found: float | None) -> None:
     assert read_declared_duration_s(io.BytesIO(content)) is found
 
 
-HEADS = [
-    b"\0\0\0\x18ftypisom",
-    b"\x1a\x45\xdf\xa3\x80\x18\x53\x80\x67",
-    b"RIFF\xff\xff\xff\xffAVI LIST",
-    b"G",
-]
+HEADS = [b"\0\0\0\x18ftypisom", b"\x1a\x45\xdf\xa3\x80\x18\x53\x80\x67", b"RIFF\xff\xff\xff\xffAVI LIST", b"G"]
 
 
 @settings(max_examples=300, deadline=None)
@@ -133,9 +128,7 @@ def test_broken_headers_do_no_harm(tmp_path: Path, form: str) -> None:
         content = bytearray(whole[: chance.randrange(len(whole))] if chance.random() < 0.3 else whole)
         for _ in range(chance.randrange(1, 30)):
             if content:
-                content[chance.randrange(min(len(content), 3000))] = chance.choice(
-                    [0, 1, 255, chance.randrange(256)]
-                )
+                content[chance.randrange(min(len(content), 3000))] = chance.choice([0, 1, 255, chance.randrange(256)])
         reads = _Counting(bytes(content))
         read_declared_duration_s(reads)
         assert reads.bytes <= 200_000
@@ -161,9 +154,7 @@ def test_too_long_by_its_own_word_is_refused_with_the_upload(app_state: AppState
         {"files": [("file", short), ("file", long)]},
     ):
         refused = api.post("/detect", **request)  # type: ignore[arg-type]
-        assert "lasts 7300 s, the limit is 7200 s (MMAD_MAX_DURATION_S)" in assert_problem(
-            refused, "video_too_long"
-        )
+        assert "lasts 7300 s, the limit is 7200 s (MMAD_MAX_DURATION_S)" in assert_problem(refused, "video_too_long")
     assert stored_files(app_state) == before
     assert api.post("/detect", content=short).status_code == 202
     assert api.post("/detect", content=b"G" + bytes(187) + b"G" + bytes(400)).status_code == 202

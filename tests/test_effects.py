@@ -59,9 +59,7 @@ def inside(boxes, shape):
     return (x > left) & (x < right) & (y > top) & (y < bottom)
 
 
-FULL = Effects(
-    replace(PLAIN, grain=3, colour_grain=1, blur=0.01, halo=0.3, drift=0.02, bands=0.02), STEADY, CARD
-)
+FULL = Effects(replace(PLAIN, grain=3, colour_grain=1, blur=0.01, halo=0.3, drift=0.02, bands=0.02), STEADY, CARD)
 
 
 def test_the_same_seed_gives_the_same_pictures_and_another_seed_others():
@@ -82,11 +80,7 @@ def test_looks_are_as_frequent_as_planned_and_hold_plain_numbers():
     assert all(0.35 <= mask.cell <= 0.75 for mask in masks if mask.kind == "blocks")
     for look in looks:
         for part in (look.camera, look.mask, look.occluder):
-            assert (
-                all(type(value) in (int, float, bool, str) for value in asdict(part).values())
-                if part
-                else True
-            )
+            assert all(type(value) in (int, float, bool, str) for value in asdict(part).values()) if part else True
 
 
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (180, 320), (101, 75)])
@@ -96,12 +90,7 @@ def test_any_size_works_and_the_input_stays(height, width):
     for seed in range(12):
         look = replace(draw_effects(rng(seed)), occluder=CARD)
         out, hidden = whole(look, frames, boxes, seed)
-        assert (out.shape, out.dtype, hidden.shape, hidden.dtype) == (
-            frames.shape,
-            np.uint8,
-            (height, width),
-            bool,
-        )
+        assert (out.shape, out.dtype, hidden.shape, hidden.dtype) == (frames.shape, np.uint8, (height, width), bool)
         assert np.array_equal(frames, before)
 
 
@@ -167,9 +156,7 @@ def test_softness_keeps_brightness_and_takes_detail():
     for part in ({"blur": 0.02}, {"shrink": 2.0}):
         out = develop(frames, Effects(replace(PLAIN, **part), None, None), rng()).astype(float)
         assert abs(out.mean() - frames.mean()) < 0.6
-        assert (
-            np.abs(np.diff(out, axis=2)).mean() < 0.7 * np.abs(np.diff(frames.astype(float), axis=2)).mean()
-        )
+        assert np.abs(np.diff(out, axis=2)).mean() < 0.7 * np.abs(np.diff(frames.astype(float), axis=2)).mean()
 
 
 @pytest.mark.parametrize("kind", get_args(Kind))
@@ -203,9 +190,7 @@ def test_blocks_are_a_few_flat_cells_that_stay_with_the_picture():
     left, top, right, bottom = (boxes[0] + np.array([6, 6, -6, -6])).astype(int)
     face = out[0, top:bottom, left:right].astype(int)
     assert 4 <= len(np.unique(face.reshape(-1, 3), axis=0)) <= 9
-    edges = [
-        set(np.flatnonzero(np.abs(np.diff(row[80:100].astype(int), axis=0)).sum(1))) for row in out[:, 70]
-    ]
+    edges = [set(np.flatnonzero(np.abs(np.diff(row[80:100].astype(int), axis=0)).sum(1))) for row in out[:, 70]]
     assert edges[0] == edges[1] == edges[2]
 
 
@@ -214,12 +199,7 @@ def test_colours_flicker_and_cells_go_missing_when_they_are_to():
     frames, boxes = frames[[0] * COUNT], boxes[[0] * COUNT]
     steady = mask_faces(frames, boxes, Effects(PLAIN, STEADY, None), rng())
     assert (steady == steady[0]).all()
-    for part in (
-        {"flicker": 0.3},
-        {"change": 0.5, "astray": 0.6},
-        {"change": 0.5, "missing": 0.5},
-        {"off": 0.5},
-    ):
+    for part in ({"flicker": 0.3}, {"change": 0.5, "astray": 0.6}, {"change": 0.5, "missing": 0.5}, {"off": 0.5}):
         out = mask_faces(frames, boxes, Effects(PLAIN, replace(STEADY, **part), None), rng(2))
         assert (out != out[0]).any(), part
     off = mask_faces(frames, boxes, Effects(PLAIN, replace(STEADY, off=1.0), None), rng())
@@ -238,9 +218,7 @@ def test_masks_lag_and_move_at_intervals():
 
 
 @pytest.mark.parametrize("kind", get_args(Kind))
-@pytest.mark.parametrize(
-    "box", [(-60, -60, -20, -20), (500, 10, 540, 50), (30, -90, 50, -50), (30, 500, 50, 540)]
-)
+@pytest.mark.parametrize("box", [(-60, -60, -20, -20), (500, 10, 540, 50), (30, -90, 50, -50), (30, 500, 50, 540)])
 def test_heads_outside_of_the_picture_are_not_masked(kind, box):
     frames, boxes = scene()
     boxes[3] = box
@@ -307,12 +285,7 @@ def test_videos_come_back_as_they_were(tmp_path, fps):
         assert stream.average_rate == Fraction(fps).limit_denominator(1001)
         context = stream.codec_context
         assert (context.name, context.pix_fmt) == ("h264", "yuv420p")
-        assert (context.color_range, context.colorspace, context.color_primaries, context.color_trc) == (
-            1,
-            1,
-            1,
-            1,
-        )
+        assert (context.color_range, context.colorspace, context.color_primaries, context.color_trc) == (1, 1, 1, 1)
     assert decoded.shape == frames.shape
     assert change(decoded, frames) < 2.5
     assert np.abs((decoded.astype(int) - frames).mean((0, 1, 2))).max() < 1.5

@@ -194,8 +194,7 @@ def test_one_private_address_is_enough_to_refuse_a_name(tls: ssl.SSLContext, fou
 
 
 @pytest.mark.parametrize(
-    "host",
-    ["127.0.0.1", "localhost", "2130706433", "0177.0.0.1", "127.1", "0.0.0.0", "[::ffff:127.0.0.1]", "[::1]"],
+    "host", ["127.0.0.1", "localhost", "2130706433", "0177.0.0.1", "127.1", "0.0.0.0", "[::ffff:127.0.0.1]", "[::1]"]
 )
 def test_no_form_of_this_machine_is_connected_to_unless_allowed(
     tls: ssl.SSLContext, receiver: Receiver, host: str
@@ -258,9 +257,7 @@ def test_an_answer_that_drips_is_bounded(tls: ssl.SSLContext, receiver: Receiver
 
 
 @pytest.mark.parametrize("pause_s", [0.01, 0.0])
-def test_the_status_counts_however_long_the_body(
-    tls: ssl.SSLContext, receiver: Receiver, pause_s: float
-) -> None:
+def test_the_status_counts_however_long_the_body(tls: ssl.SSLContext, receiver: Receiver, pause_s: float) -> None:
     gone = threading.Event()
 
     def drip(handler: BaseHTTPRequestHandler) -> None:
@@ -278,12 +275,8 @@ def test_the_status_counts_however_long_the_body(
     assert gone.wait(30)
 
 
-@pytest.mark.parametrize(
-    ("answer", "error"), [(b"SSH-2.0-OpenSSH\r\n\r\n", "protocol_error"), (b"", "protocol_error")]
-)
-def test_what_is_no_http_has_a_word(
-    tls: ssl.SSLContext, receiver: Receiver, answer: bytes, error: str
-) -> None:
+@pytest.mark.parametrize(("answer", "error"), [(b"SSH-2.0-OpenSSH\r\n\r\n", "protocol_error"), (b"", "protocol_error")])
+def test_what_is_no_http_has_a_word(tls: ssl.SSLContext, receiver: Receiver, answer: bytes, error: str) -> None:
     def say(handler: BaseHTTPRequestHandler) -> None:
         handler.wfile.write(answer)
 
@@ -297,20 +290,9 @@ def certified(tmp_path: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:
     if not shutil.which("openssl"):
         pytest.skip("openssl makes the certificate")
     paths = tmp_path / "key.pem", tmp_path / "certificate.pem"
-    command = [
-        "openssl",
-        "req",
-        "-x509",
-        "-newkey",
-        "ec",
-        "-pkeyopt",
-        "ec_paramgen_curve:prime256v1",
-        "-nodes",
-    ]
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
     command += ["-subj", "/CN=hooks.example.org", "-addext", "subjectAltName=DNS:hooks.example.org"]
-    subprocess.run(
-        [*command, "-keyout", str(paths[0]), "-out", str(paths[1])], check=True, capture_output=True
-    )
+    subprocess.run([*command, "-keyout", str(paths[0]), "-out", str(paths[1])], check=True, capture_output=True)
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     server.load_cert_chain(paths[1], paths[0])
     return server, ssl.create_default_context(cafile=str(paths[1]))
@@ -336,9 +318,7 @@ def test_certificates_are_verified_against_the_name(
         assert len(receiver.deliveries) == 1
 
 
-def test_an_answer_that_drips_is_bounded_under_tls_too(
-    certified: tuple[ssl.SSLContext, ssl.SSLContext],
-) -> None:
+def test_an_answer_that_drips_is_bounded_under_tls_too(certified: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
     server, client = certified
     gone = threading.Event()
 

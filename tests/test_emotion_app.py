@@ -109,10 +109,7 @@ def test_features_are_what_counting_gives(actions: Actions, cuts: set[int], leng
     found = compute(make_result(actions, float(length), coverage), GROUPS, float(window))
     assert [one.start_s for one in found] == list(range(0, length, window))
     seconds = {
-        second
-        for start, end, status in coverage
-        if status == "analysed"
-        for second in range(int(start), int(end))
+        second for start, end, status in coverage if status == "analysed" for second in range(int(start), int(end))
     }
     for one in found:
         inside = [second for second in range(int(one.start_s), int(one.end_s)) if second in seconds]
@@ -151,8 +148,7 @@ def test_groups_are_of_the_models_classes(shipped: Bundle) -> None:
     taxonomy = shipped.manifest.taxonomy
     bodies = [Label(id=body.id, code=body.code, name=body.name) for body in taxonomy.bodies]
     actions = [
-        ActionLabel(id=one.id, code=one.code, name=one.name, body=bodies[one.body_id])
-        for one in taxonomy.actions
+        ActionLabel(id=one.id, code=one.code, name=one.name, body=bodies[one.body_id]) for one in taxonomy.actions
     ]
     groups = {group.name: group.codes for group in make_groups(Labels(bodies=bodies, actions=actions))}
     names = {one.code: one.name for one in actions}
@@ -167,9 +163,7 @@ def test_groups_are_of_the_models_classes(shipped: Bundle) -> None:
 
 def test_the_picture_is_drawn_of_any_result(tmp_path: Path) -> None:
     nobody = make_result([], 30.0, [(0, 30.0, "no_person")])
-    busy = make_result(
-        [("F1", 0.0, 10.0), ("B1", 5.0, 6.0)], 130.0, [(0, 70, "analysed"), (70, 130, "no_person")]
-    )
+    busy = make_result([("F1", 0.0, 10.0), ("B1", 5.0, 6.0)], 130.0, [(0, 70, "analysed"), (70, 130, "no_person")])
     sizes = set()
     for place, result in enumerate((nobody, busy)):
         path = tmp_path / f"{place}.png"
@@ -181,9 +175,7 @@ def test_the_picture_is_drawn_of_any_result(tmp_path: Path) -> None:
 SECRET = "whsec_" + "c2VjcmV0" * 5
 
 
-def signed(
-    body: str, name: str = "msg_1", secret: str = SECRET, at: datetime | None = None
-) -> dict[str, str]:
+def signed(body: str, name: str = "msg_1", secret: str = SECRET, at: datetime | None = None) -> dict[str, str]:
     at = at or datetime.now(UTC)
     return {
         "webhook-id": name, "webhook-timestamp": str(int(at.timestamp())),
@@ -221,9 +213,7 @@ def test_it_listens_where_it_is_told_and_advertises_its_host() -> None:
     body = json.dumps({"type": "job.succeeded", "data": {"id": "j1"}})
     with serve_receiver(Receiver(SECRET), "app.example", 0, "127.0.0.1") as address:
         port = address.removeprefix("http://app.example:").removesuffix("/mmad")
-        sent = httpx.post(
-            f"http://127.0.0.1:{port}/mmad", content=body, headers=signed(body), trust_env=False
-        )
+        sent = httpx.post(f"http://127.0.0.1:{port}/mmad", content=body, headers=signed(body), trust_env=False)
         assert sent.status_code == 204
 
 

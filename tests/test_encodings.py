@@ -45,9 +45,7 @@ def in_pieces(content: bytes, size: int) -> Iterator[bytes]:
 @pytest.mark.parametrize("size", [1, 100_000])
 def test_it_is_undone(api: TestClient, app_state: AppState, way: str, size: int) -> None:
     header, compress = WAYS[way]
-    answer = api.post(
-        "/detect", content=in_pieces(compress(VIDEO), size), headers={"content-encoding": header}
-    )
+    answer = api.post("/detect", content=in_pieces(compress(VIDEO), size), headers={"content-encoding": header})
     assert answer.status_code == 202, answer.text
     job_id = answer.json()["id"]
     assert app_state.store.get(job_key(job_id, "video")) == VIDEO
@@ -62,9 +60,7 @@ def test_a_form_is_undone(api: TestClient, app_state: AppState) -> None:
     assert (record.name, record.upload.bytes) == ("a.mp4", len(VIDEO))
 
 
-@pytest.mark.parametrize(
-    "header", ["br", "zstd", "compress", "gzip, gzip", "deflate, gzip", "nonsense", "gzip;q=1"]
-)
+@pytest.mark.parametrize("header", ["br", "zstd", "compress", "gzip, gzip", "deflate, gzip", "nonsense", "gzip;q=1"])
 def test_others_are_refused_by_name(api: TestClient, app_state: AppState, header: str) -> None:
     answer = api.post("/detect", content=VIDEO, headers={"content-encoding": header})
     detail = assert_problem(answer, "unsupported_content_encoding")
@@ -87,9 +83,7 @@ def test_others_are_refused_by_name(api: TestClient, app_state: AppState, header
         ("deflate", b"\x78", "ends before its end"),
     ],
 )
-def test_a_broken_body_is_told(
-    api: TestClient, app_state: AppState, header: str, content: bytes, words: str
-) -> None:
+def test_a_broken_body_is_told(api: TestClient, app_state: AppState, header: str, content: bytes, words: str) -> None:
     answer = api.post("/detect", content=content, headers={"content-encoding": header})
     assert words in assert_problem(answer, "malformed_upload")
     assert "jobs" not in {name.split("/")[0] for name in stored_files(app_state)}
@@ -105,9 +99,7 @@ def test_limits_are_of_what_comes_out(api: TestClient, app_state: AppState) -> N
     bomb = gzip.compress(VIDEO + bytes(50_000_000))
     form = b'--b\r\nContent-Disposition: form-data; name="%s"\r\n\r\n%s'
     typed = {"content-encoding": "gzip", "content-type": "multipart/form-data; boundary=b"}
-    assert_problem(
-        api.post("/detect", content=bomb, headers={"content-encoding": "gzip"}), "upload_too_large"
-    )
+    assert_problem(api.post("/detect", content=bomb, headers={"content-encoding": "gzip"}), "upload_too_large")
     in_file = gzip.compress(form % (b"file", VIDEO + bytes(50_000_000)))
     assert_problem(api.post("/detect", content=in_file, headers=typed), "upload_too_large")
     in_field = gzip.compress(form % (b"tag", bytes(50_000_000)))

@@ -86,17 +86,7 @@ def test_a_user_without_a_home_detects_and_is_told_where_data_go(
 def test_a_process_of_an_unknown_user() -> None:
     alone = ["--reuid=1000810000", "--regid=0", "--clear-groups"]
     reading = ["--inh-caps=-all,+dac_read_search", "--ambient-caps=-all,+dac_read_search"]
-    start = [
-        "setpriv",
-        *alone,
-        *reading,
-        "env",
-        "-i",
-        f"PATH={os.environ['PATH']}",
-        sys.executable,
-        "-m",
-        "mmad",
-    ]
+    start = ["setpriv", *alone, *reading, "env", "-i", f"PATH={os.environ['PATH']}", sys.executable, "-m", "mmad"]
     labels, serve = (
         subprocess.run([*start, *words], capture_output=True, check=False, timeout=60)
         for words in (["labels", "--json"], ["serve"])
@@ -148,9 +138,7 @@ def test_another_mmad_is_told_from_other_faults(tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.mark.parametrize("number", [errno.EROFS, errno.ENOSPC, errno.EACCES])
-def test_a_store_that_cannot_be_written_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
-) -> None:
+def test_a_store_that_cannot_be_written_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         raise OSError(number, os.strerror(number))
 

@@ -27,8 +27,6 @@ def test_an_error_as_its_caller_meets_it(code: str, tmp_path: Path, bundle: Bund
     operations = yaml.safe_load(openapi_yaml())["paths"]
     request = answer.request
     if code not in ("not_found", "method_not_allowed"):
-        shape = "/".join(
-            "{job_id}" if place == 2 else part for place, part in enumerate(request.url.path.split("/"))
-        )
+        shape = "/".join("{job_id}" if place == 2 else part for place, part in enumerate(request.url.path.split("/")))
         documented = operations[shape][request.method.lower()]["responses"][str(answer.status_code)]
         assert f"`{code}`" in documented["description"]

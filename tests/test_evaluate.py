@@ -49,9 +49,7 @@ def test_average_precision_by_hand() -> None:
     # The second finds nothing free; the third overlaps by half: precision 1, then 2/3 at a recall of 1.
     assert at(report, 0.5, 0) == pytest.approx((1 + 2 / 3) / 2)
     assert at(report, 0.6, 0) == pytest.approx(0.5)
-    assert report.recall[0] == pytest.approx(
-        (2 + 9 * 1) / 10 / 2
-    )  # only the first tIoU of COCO's takes the half
+    assert report.recall[0] == pytest.approx((2 + 9 * 1) / 10 / 2)  # only the first tIoU of COCO's takes the half
 
 
 def test_the_better_score_takes_the_truth_it_overlaps_most() -> None:
@@ -63,9 +61,7 @@ def test_the_better_score_takes_the_truth_it_overlaps_most() -> None:
 
 
 def test_ground_truth_that_agrees_counts_once() -> None:
-    truth = instances(
-        ("a", 0, 4, 0), ("a", 0.0005, 4.0005, 0), ("a", 0, 4, 1), ("b", 0, 4, 0), ("a", 0, 4.01, 0)
-    )
+    truth = instances(("a", 0, 4, 0), ("a", 0.0005, 4.0005, 0), ("a", 0, 4, 1), ("b", 0, 4, 0), ("a", 0, 4.01, 0))
     assert len(without_duplicates(truth)) == 4
 
 
@@ -97,9 +93,7 @@ def test_frames_of_one_score_cannot_be_told_apart() -> None:
 
 def test_scores_may_be_negative_and_nothing_predicted_finds_nothing() -> None:
     truth = instances(("a", 0, 5, 0), videos="a")
-    assert evaluate(truth, instances(("a", 0, 5, 0, -1.0), videos="a"), 1).frame_precision[
-        0
-    ] == pytest.approx(1)
+    assert evaluate(truth, instances(("a", 0, 5, 0, -1.0), videos="a"), 1).frame_precision[0] == pytest.approx(1)
     assert evaluate(truth, instances(videos="a"), 1).frame_precision[0] == 0
 
 
@@ -115,9 +109,7 @@ def test_frames_are_counted_whatever_a_placeholder_says(duration_s: float) -> No
 
 
 @given(
-    truth=st.lists(
-        st.tuples(st.integers(0, 1), st.integers(0, 40), st.integers(1, 20)), min_size=1, max_size=6
-    ),
+    truth=st.lists(st.tuples(st.integers(0, 1), st.integers(0, 40), st.integers(1, 20)), min_size=1, max_size=6),
     found=st.lists(
         st.tuples(st.integers(0, 1), st.integers(0, 60), st.integers(1, 60), st.integers(1, 5)), max_size=12
     ),
@@ -168,9 +160,7 @@ def naive_precision(truth: list, found: list, least: float) -> float:
     return sum(max(precision[n:]) for n in range(len(right)) if right[n]) / len(truth)
 
 
-segment = st.tuples(st.integers(0, 15), st.integers(1, 5)).map(
-    lambda pair: (float(pair[0]), float(sum(pair)))
-)
+segment = st.tuples(st.integers(0, 15), st.integers(1, 5)).map(lambda pair: (float(pair[0]), float(sum(pair))))
 
 
 @given(
@@ -180,9 +170,7 @@ segment = st.tuples(st.integers(0, 15), st.integers(1, 5)).map(
 def test_as_written_out(truth: list, found: list) -> None:
     flat = [(*one, score / 10_000) for one, score in found]
     report = evaluate(
-        instances(*(("a", *one, 0) for one in truth)),
-        instances(*(("a", *one[:2], 0, one[2]) for one in flat)),
-        1,
+        instances(*(("a", *one, 0) for one in truth)), instances(*(("a", *one[:2], 0, one[2]) for one in flat)), 1
     )
     for least in (0.15, 0.5):
         right = metrics.match(
@@ -213,10 +201,7 @@ def test_as_public_evaluators(shared: Path, case: str, annotations: str) -> None
     taxonomy = read_labels(shared / "data/labels.json")
     truth = read_annotations(shared / "data/mma52" / annotations, taxonomy, subset="val").instances
     durations = dict(zip(truth.videos, truth.durations.tolist(), strict=True))
-    path = {
-        "prediction_val": "data/mma52/prediction_val.csv",
-        "synth_a_unique": "reference/map_predictions.csv",
-    }[file]
+    path = {"prediction_val": "data/mma52/prediction_val.csv", "synth_a_unique": "reference/map_predictions.csv"}[file]
     found = read_predictions(shared / path, taxonomy, durations).instances
     if which == "restricted":
         chosen = sorted({found.videos[index] for index in found.video})
@@ -310,9 +295,7 @@ def test_the_command(shared: Path, tmp_path: Path) -> None:
     assert document["body"]["average"] == pytest.approx(0.13915545, abs=1e-6)
     assert document["average"] == pytest.approx((0.07358379 + 0.13915545) / 2, abs=1e-6)
     assert list(document["action"]["mAP"]) == [str(tiou) for tiou in TIOUS]
-    assert document["action"]["challenge"] == pytest.approx(
-        (0.16840312 + 0.05909873 + 0.03169865) / 3, abs=1e-6
-    )
+    assert document["action"]["challenge"] == pytest.approx((0.16840312 + 0.05909873 + 0.03169865) / 3, abs=1e-6)
     assert "line 281" in found.stderr
     strict = mmad("evaluate", *files, "--strict")
     assert strict.returncode == 1

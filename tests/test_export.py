@@ -130,9 +130,7 @@ def test_half_a_bundle_holds_the_same_weights_rounded_in_both_files(bundle: Bund
         assert loaded[name].dtype == torch.float32
         torch.testing.assert_close(loaded[name], expected, rtol=0, atol=0)
         assert stored[name].dtype == (torch.float16 if value.ndim > 1 else torch.float32)
-    halves = {
-        one.name for one in onnx.load(half.folder / "network.onnx").graph.initializer if one.data_type == 10
-    }
+    halves = {one.name for one in onnx.load(half.folder / "network.onnx").graph.initializer if one.data_type == 10}
     assert any(name.endswith("cls_head.weight.fp16") for name in halves)
 
 
@@ -297,9 +295,7 @@ def test_a_missing_gpu_is_told_of(bundle: Bundle) -> None:
         engines.load_engine(bundle, "openvino", "cuda")
 
 
-def test_auto_passes_over_an_engine_that_cannot_use_the_gpu(
-    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_auto_passes_over_an_engine_that_cannot_use_the_gpu(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> engines.Engine:
         raise EngineError("no GPU in this one")
 
@@ -323,22 +319,14 @@ def _load_quietly(bundle: Bundle, name: str) -> None:
         ("model.detector", ["torch", "openvino", "onnxruntime", "fastapi", "redis"]),
         ("workers.main", ["torch", "openvino", "onnxruntime", "fastapi"]),
         ("service.app", ["torch", "openvino", "onnxruntime", "av", "model"]),
-        (
-            "mmad.client",
-            ["torch", "numpy", "av", "fastapi", "redis", "model", "service.app", "service.settings"],
-        ),
-        (
-            "mmad.cli",
-            ["torch", "numpy", "av", "fastapi", "redis", "model", "service.app", "service.settings"],
-        ),
+        ("mmad.client", ["torch", "numpy", "av", "fastapi", "redis", "model", "service.app", "service.settings"]),
+        ("mmad.cli", ["torch", "numpy", "av", "fastapi", "redis", "model", "service.app", "service.settings"]),
     ],
 )
 def test_modules_import_only_what_they_need(module: str, absent: list[str]) -> None:
     code = f"import {module}, sys; print([name for name in {absent!r} if name in sys.modules])"
     environment = {name: value for name, value in os.environ.items() if not name.startswith("COV")}
-    found = subprocess.run(
-        [sys.executable, "-c", code], check=True, capture_output=True, text=True, env=environment
-    )
+    found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, env=environment)
     assert found.stdout.strip() == "[]"
 
 

@@ -50,9 +50,7 @@ GOLDEN = Path(__file__).parent / "golden"
 NASTY = 'a,"b" <i>&amp; --> $x_{\n\x00\ud800 面'
 TAXONOMY = Taxonomy(
     bodies=tuple(Body(id=one.id, code=one.code, name=one.name) for one in LABELS.bodies),
-    actions=tuple(
-        Action(id=one.id, code=one.code, name=one.name, body_id=one.body.id) for one in LABELS.actions
-    ),
+    actions=tuple(Action(id=one.id, code=one.code, name=one.name, body_id=one.body.id) for one in LABELS.actions),
 )
 
 
@@ -187,9 +185,7 @@ def test_csv_has_a_row_for_each_detection_of_each_video() -> None:
 
 @settings(max_examples=30)
 @given(proposals=proposals_of)
-def test_elan_opens_what_is_written(
-    proposals: StoredProposals, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_elan_opens_what_is_written(proposals: StoredProposals, tmp_path_factory: pytest.TempPathFactory) -> None:
     from pympi.Elan import Eaf
 
     path = tmp_path_factory.mktemp("elan") / "x.eaf"
@@ -245,15 +241,7 @@ def test_elan_keeps_scores_and_offers_all_actions(tmp_path: Path) -> None:
 def test_elan_files_follow_the_schema() -> None:
     """Order of elements, references and identifiers as version 2.8 of the schema has them."""
     root = ElementTree.fromstring(write("eaf"))
-    order = [
-        "HEADER",
-        "TIME_ORDER",
-        "TIER",
-        "LINGUISTIC_TYPE",
-        "LANGUAGE",
-        "CONSTRAINT",
-        "CONTROLLED_VOCABULARY",
-    ]
+    order = ["HEADER", "TIME_ORDER", "TIER", "LINGUISTIC_TYPE", "LANGUAGE", "CONSTRAINT", "CONTROLLED_VOCABULARY"]
     places = [order.index(one.tag) for one in root]
     assert places == sorted(places)
     ids = [value for one in root.iter() for name, value in one.attrib.items()
@@ -341,9 +329,7 @@ def test_label_studio_counts_frames_from_one() -> None:
 @pytest.mark.parametrize(
     ("rate", "fps", "frames"), [(15.0, 15, (91, 102)), (29.97, 29.97, (180, 203)), (0.2, 1, (7, 7))]
 )
-def test_label_studio_is_told_the_rate_of_its_frames(
-    rate: float, fps: float, frames: tuple[int, int]
-) -> None:
+def test_label_studio_is_told_the_rate_of_its_frames(rate: float, fps: float, frames: tuple[int, int]) -> None:
     """Label Studio shows frame n from (n - 1) / fps on, and takes rates below 1 for seconds a frame."""
     proposals = stored((5.972, 6.769, 0.9, 1))
     media = proposals.context.media.model_copy(update={"average_fps": rate})
@@ -441,10 +427,7 @@ def test_a_timeline_of_two_hours_is_as_readable_as_one_of_minutes() -> None:
 
 
 def test_what_was_damaged_is_told_from_where_nobody_was() -> None:
-    coverage = [
-        Stretch(start_s=0, end_s=12, status="analysed"),
-        Stretch(start_s=12, end_s=20, status="damaged"),
-    ]
+    coverage = [Stretch(start_s=0, end_s=12, status="analysed"), Stretch(start_s=12, end_s=20, status="damaged")]
     context = EXAMPLE.context.model_copy(update={"coverage": coverage})
     result = make_result(replace(EXAMPLE, context=context), View(min_score=0))
     words = words_of(draw_timeline("x", result, LABELS, "svg"))
@@ -489,10 +472,7 @@ def test_detect_writes_a_file_for_each_video_or_one_for_all(clip: Path, tmp_path
     broken.write_text("hello")
     ended = detect(clip, other, broken, "--format", "eaf", "--out", tmp_path / "new" / "folder")
     assert ended.exit_code == 1
-    assert {path.name for path in (tmp_path / "new" / "folder").iterdir()} == {
-        f"{clip.stem}.eaf",
-        "other.eaf",
-    }
+    assert {path.name for path in (tmp_path / "new" / "folder").iterdir()} == {f"{clip.stem}.eaf", "other.eaf"}
     table = tmp_path / "all.csv"
     assert detect(clip, other, "--format", "csv", "--min-score", "0", "--out", table).exit_code == 0
     assert {row["video"] for row in csv.DictReader(io.StringIO(table.read_text()))} == {clip.stem, "other"}

@@ -58,17 +58,13 @@ def videos(tmp_path_factory) -> Path:
     return folder / "videos"
 
 
-def write_eaf(
-    path: Path, marks, media: str | None = None, origin_ms: int | None = None, tier: str = "x"
-) -> None:
+def write_eaf(path: Path, marks, media: str | None = None, origin_ms: int | None = None, tier: str = "x") -> None:
     """Marks are start, end and label."""
     eaf = Eaf()
     eaf.remove_tier("default")
     eaf.add_tier(tier)
     if media is not None:
-        eaf.add_linked_file(
-            media, mimetype="video/mp4", time_origin=origin_ms, relpath=f"./{Path(media).name}"
-        )
+        eaf.add_linked_file(media, mimetype="video/mp4", time_origin=origin_ms, relpath=f"./{Path(media).name}")
     for start_s, end_s, label in marks:
         eaf.add_annotation(tier, round(start_s * 1000), round(end_s * 1000), label)
     eaf.to_file(str(path))
@@ -96,9 +92,7 @@ def test_elan_files_and_both_tables_say_the_same(videos, tmp_path):
         for name, marks in MARKS.items()
         for start, end, label in marks
     ]
-    plain = read_annotated(
-        videos, 2 * [write_table(tmp_path / "plain.csv", [*names, "synth000005,,,"])], TAXONOMY
-    )
+    plain = read_annotated(videos, 2 * [write_table(tmp_path / "plain.csv", [*names, "synth000005,,,"])], TAXONOMY)
     with (tmp_path / "frames.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(("id", "video_id", "start_frame", "end_frame", "class", "total_frames", "fps"))
@@ -119,9 +113,7 @@ def test_elan_files_and_both_tables_say_the_same(videos, tmp_path):
 
 
 def test_elan_files_find_their_video_by_the_linked_media_and_its_shift(videos, tmp_path):
-    write_eaf(
-        tmp_path / "monday.eaf", [(0.1, 0.6, "nodding")], r"file:///C:/films%20of%20may/synth000002.mp4", 500
-    )
+    write_eaf(tmp_path / "monday.eaf", [(0.1, 0.6, "nodding")], r"file:///C:/films%20of%20may/synth000002.mp4", 500)
     (item,) = read_annotated(videos, [tmp_path / "monday.eaf"], TAXONOMY)
     assert item.name == "synth000002"
     np.testing.assert_allclose(item.segments, [[0.6, 1.1]])
@@ -145,10 +137,7 @@ def test_tiers_are_chosen_and_name_what_has_no_value(videos, tmp_path):
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        (
-            "synth000000,0.1,0.5,noding",
-            r"a\.csv: line 2: the action 'noding' is not known.*`mmad labels`.*nodding\?",
-        ),
+        ("synth000000,0.1,0.5,noding", r"a\.csv: line 2: the action 'noding' is not known.*`mmad labels`.*nodding\?"),
         ("elsewhere,0.1,0.5,B1", r"a\.csv: line 2: there is no video 'elsewhere' in .*videos"),
         ("synth000000.avi,0.1,0.5,B1", r"a\.csv: line 2: there is no video 'synth000000\.avi'"),
         ("synth000000,0.1,99,B1", r"a\.csv: line 2: the end 99 s is beyond the video's end, \d"),
@@ -168,10 +157,7 @@ def test_rows_that_make_no_sense_are_named(line, words, videos, tmp_path):
     ("marks", "words"),
     [
         ([(0.1, 0.5, "B99")], r"synth000000\.eaf: tier 'x', annotation a\d: the action 'B99' is not known"),
-        (
-            [(0.1, 99, "B1")],
-            r"synth000000\.eaf: tier 'x', annotation a\d: the end 99 s is beyond the video's end",
-        ),
+        ([(0.1, 99, "B1")], r"synth000000\.eaf: tier 'x', annotation a\d: the end 99 s is beyond the video's end"),
     ],
 )
 def test_elan_annotations_that_make_no_sense_are_named(marks, words, videos, tmp_path):
@@ -207,11 +193,11 @@ def test_files_that_do_not_fit_are_told(videos, tmp_path):
     (tmp_path / "deeper").mkdir()
     (tmp_path / "deeper" / "broken.mov").write_text("no video")
     refused("have one name", both, folder=tmp_path)
-    frames = "video_id,start_frame,end_frame,class,total_frames,fps\nsynth000000,5,2,9,30,10\nsynth000000,5,9,77,30,10\n"
-    (tmp_path / "e.csv").write_text(frames)
-    refused(
-        r"e\.csv: line 2: the end 0\.2 s is not after(.|\n)*line 3: the class '77' is not", tmp_path / "e.csv"
+    frames = (
+        "video_id,start_frame,end_frame,class,total_frames,fps\nsynth000000,5,2,9,30,10\nsynth000000,5,9,77,30,10\n"
     )
+    (tmp_path / "e.csv").write_text(frames)
+    refused(r"e\.csv: line 2: the end 0\.2 s is not after(.|\n)*line 3: the class '77' is not", tmp_path / "e.csv")
 
 
 # -- what is held out
@@ -234,9 +220,7 @@ def test_actions_of_two_videos_are_on_both_sides():
     assert {*range(8), 50, 51} <= kept
     assert any(not len(one.labels) for one in held)
     assert [one.name for one in split(items, 0.2, 7)[1]] == [one.name for one in held]
-    assert any(
-        [one.name for one in split(items, 0.2, seed)[1]] != [one.name for one in held] for seed in range(5)
-    )
+    assert any([one.name for one in split(items, 0.2, seed)[1]] != [one.name for one in held] for seed in range(5))
 
 
 def test_a_list_says_what_is_held_out(tmp_path):
@@ -276,9 +260,7 @@ def history(out: Path) -> list[dict[str, float]]:
 
 def held_out_losses(out: Path) -> dict[int, float]:
     rows = history(out)
-    return {0: rows[1]["held_out_before"]} | {
-        row["step"]: row["held_out"] for row in rows if "held_out" in row
-    }
+    return {0: rows[1]["held_out_before"]} | {row["step"]: row["held_out"] for row in rows if "held_out" in row}
 
 
 def test_training_stops_and_keeps_the_best(videos, tmp_path):
@@ -315,11 +297,7 @@ def test_a_stopped_run_goes_on_to_the_same_best(videos, tmp_path):
         pass
 
     run = make_run(videos, tmp_path / "cut", "save_minutes=1e-9")
-    for last in (
-        3,
-        reached - 3,
-        reached,
-    ):  # before and after the best was found, and where training would stop
+    for last in (3, reached - 3, reached):  # before and after the best was found, and where training would stop
 
         def watch(at: train.Progress, last: int = last) -> None:
             if at.stage == 1 and at.step == last:
@@ -400,10 +378,7 @@ def test_the_manifest_says_where_it_comes_from(bundle):
     assert recipe.input == bundle.manifest.input
     assert recipe.architecture == bundle.manifest.architecture
     past = Training(data="people", synthetic=True, notes="a demonstration")
-    scores = {
-        "calibration": Calibration(scores=(0, 1), probabilities=(0, 0.5)),
-        "thresholds": Thresholds(default=0.3),
-    }
+    scores = {"calibration": Calibration(scores=(0, 1), probabilities=(0, 0.5)), "thresholds": Thresholds(default=0.3)}
     before = bundle.manifest.model_copy(update={"trained_on": past, **scores})
     tuned = tuned_manifest(Bundle(bundle.folder, before), recipe, "40 videos")
     assert tuned.name == f"{before.name}-tuned"
@@ -451,9 +426,7 @@ def test_videos_are_cut_around_the_person_as_the_bundle_does(bundle, tmp_path, m
             return [np.array([[columns / 2, 0, columns, rows]], np.float32)] * len(frames)
 
     monkeypatch.setattr(framed, "load_locator", lambda _bundle: Right())
-    recipe = load_recipe(
-        "fine-tune", [f"start={bundle.folder}", "input.height=64", "input.width=64", "data.margin=1"]
-    )
+    recipe = load_recipe("fine-tune", [f"start={bundle.folder}", "input.height=64", "input.width=64", "data.margin=1"])
     wide = replace(item("wide", 1), path=source)
     (cut,) = framed.crop_to_person([wide], located, recipe, tmp_path / "frames", lambda done, count: None)
     frames = read_frames(cut, recipe.input, 1.0)
@@ -474,11 +447,7 @@ def test_the_locator_of_the_first_bundle_comes_along(tmp_path):
     (tmp_path / "locator.onnx").touch()
     assert find_locator({"framing": "none", "start": str(tmp_path)}) is None
     assert find_locator({"framing": "person", "start": str(tmp_path)}) == tmp_path / "locator.onnx"
-    assert (
-        find_locator({"framing": "person", "start": None})
-        == find_locator({"framing": "person"})
-        == LOCATOR_FILE
-    )
+    assert find_locator({"framing": "person", "start": None}) == find_locator({"framing": "person"}) == LOCATOR_FILE
     assert find_locator({}) is None
 
 

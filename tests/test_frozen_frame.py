@@ -148,9 +148,7 @@ def test_means_over_clips_stand_beside_chance(bundle: Bundle, tmp_path: Path) ->
 
 def test_a_clip_must_say_its_class(bundle: Bundle, tmp_path: Path) -> None:
     taxonomy = bundle.manifest.taxonomy
-    assert (
-        taxonomy.actions[parse_action(Path("A2_turning_around_0078.mp4"), taxonomy)].name == "turning around"
-    )
+    assert taxonomy.actions[parse_action(Path("A2_turning_around_0078.mp4"), taxonomy)].name == "turning around"
     with pytest.raises(FrozenFrameTestError, match="'A22' is no class of the bundle"):
         parse_action(Path("A22_turning.mp4"), taxonomy)
     (tmp_path / "A2_text.mp4").write_text("hello")

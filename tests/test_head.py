@@ -31,9 +31,7 @@ def test_every_intermediate_as_published_code(reference: dict[str, Any], detecto
         torch.testing.assert_close(
             points.logits[row].sigmoid()[valid[row]], reference["scores"][row], atol=1e-6, rtol=0
         )
-        torch.testing.assert_close(
-            segments[row][valid[row]].float(), reference["proposals"][row], atol=1e-4, rtol=0
-        )
+        torch.testing.assert_close(segments[row][valid[row]].float(), reference["proposals"][row], atol=1e-4, rtol=0)
 
 
 @torch.inference_mode()
@@ -75,9 +73,7 @@ def test_windowed_attention_as_written_out() -> None:
     attention = ConvAttention(8, heads=2, stride=1, window=5)
     x, mask = torch.randn(1, 8, 12), torch.arange(12)[None] < 9
     found = attention(x, mask)
-    q, k, v = (
-        attention._project(name, x, mask)[0] for name in ("query", "key", "value")
-    )  # (heads, steps, 4)
+    q, k, v = (attention._project(name, x, mask)[0] for name in ("query", "key", "value"))  # (heads, steps, 4)
     mixed = torch.zeros(2, 12, 4)
     for step in range(9):
         near = [other for other in range(step - 2, step + 3) if 0 <= other < 9]
@@ -107,9 +103,7 @@ def test_every_level_may_have_its_own_window() -> None:
 @torch.inference_mode()
 def test_positions_are_added_where_there_is_video_and_stretched_when_too_few() -> None:
     torch.manual_seed(0)
-    config = HeadConfig(
-        channels=16, heads=2, stem_blocks=0, branch_blocks=0, path_dropout=0, position_steps=20
-    )
+    config = HeadConfig(channels=16, heads=2, stem_blocks=0, branch_blocks=0, path_dropout=0, position_steps=20)
     projection = Projection(config, 8)
     plain = Projection(config.model_copy(update={"position_steps": 0}), 8)
     plain.load_state_dict(projection.state_dict())
@@ -118,8 +112,6 @@ def test_positions_are_added_where_there_is_video_and_stretched_when_too_few() -
         x, mask = torch.randn(1, 8, steps), torch.arange(steps)[None] < steps - 2
         added = (projection(x, mask)[0][0] - plain(x, mask)[0][0])[0]
         if expected is None:
-            expected = torch.nn.functional.interpolate(
-                table[None], size=40, mode="linear", align_corners=False
-            )[0]
+            expected = torch.nn.functional.interpolate(table[None], size=40, mode="linear", align_corners=False)[0]
         torch.testing.assert_close(added[:, :-2], expected[:, :-2], atol=1e-5, rtol=0)
         assert (added[:, -2:] == 0).all()

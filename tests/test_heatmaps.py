@@ -24,9 +24,7 @@ from training.train import train
 from training.tuning import set_trainable
 
 FINDER = FinderConfig(keypoints=5, widths=(8, 8, 16), fused=8, moves=10.0)
-SMALL = BackboneConfig(
-    embed_dim=16, depth=1, heads=2, patch_size=8, tubelet_size=2, stem="heatmaps", finder=FINDER
-)
+SMALL = BackboneConfig(embed_dim=16, depth=1, heads=2, patch_size=8, tubelet_size=2, stem="heatmaps", finder=FINDER)
 SETTINGS = ["architecture.backbone={embed_dim: 32, depth: 1, heads: 2, tubelet_size: 2, patch_size: 12, stem: heatmaps, "
             "finder: {widths: [8, 16, 16], fused: 16}}", "finder=null", "teacher=null", "input.clip_frames=16",
             "input.height=48", "input.width=48", "input.fps=5.0", "data.workers=0",
@@ -121,9 +119,7 @@ def test_the_exported_graph_answers_as_the_network(tmp_path):
     parts = Architecture(backbone=SMALL, adapter=AdapterConfig(kind="dsta"), head=before.architecture.head)
     manifest = before.model_copy(update={"architecture": parts})
     save_checkpoint(tmp_path / "heatmaps.safetensors", make_untrained_network(manifest), manifest)
-    exported = export_bundle(
-        tmp_path / "heatmaps.safetensors", tmp_path / "bundle"
-    )  # refuses a graph that differs
+    exported = export_bundle(tmp_path / "heatmaps.safetensors", tmp_path / "bundle")  # refuses a graph that differs
     assert exported.manifest.architecture.backbone == SMALL
 
 
@@ -186,16 +182,12 @@ def test_a_finder_and_a_teacher_come_from_a_bundle(keypoints, tmp_path):
     trained = train(run, lambda at: seen.append(at.losses), accelerator="cpu")
     assert "teacher" in seen[0]
     theirs = posed.backbone.finder.state_dict()
-    assert all(
-        torch.equal(value, theirs[name]) for name, value in trained.backbone.finder.state_dict().items()
-    )
+    assert all(torch.equal(value, theirs[name]) for name, value in trained.backbone.finder.state_dict().items())
     batch = collate([Examples(run, 0)[number] for number in range(2)], run.manifest)
     held = add_keypoint_noise(batch.keypoints[:, :96], batch.mask[:, :96], 0.0)
     told = Teacher(folder, run.manifest.input).features(batch.clips, batch.mask, held)
     torch.testing.assert_close(told, features_from_keypoints(posed.eval(), held, batch.mask))
-    other = replace(
-        run, recipe=run.recipe.model_copy(update={"finder": tmp_path / "other"}), out=tmp_path / "o"
-    )
+    other = replace(run, recipe=run.recipe.model_copy(update={"finder": tmp_path / "other"}), out=tmp_path / "o")
     small = manifest.model_copy(
         update={
             "architecture": manifest.architecture.model_copy(
@@ -212,21 +204,14 @@ def test_a_finder_and_a_teacher_come_from_a_bundle(keypoints, tmp_path):
 @pytest.mark.parametrize("tuning", ["adapters", "head", "auto"])
 def test_a_backbone_that_was_never_trained_is_not_left_as_it_is(keypoints, tmp_path, tuning):
     run = make_run([keypoints], tmp_path, f"stages.0.tuning={tuning}")
-    with pytest.raises(
-        TrainingError, match=f"stage 0 with tuning {tuning} leaves a backbone .* never trained: set"
-    ):
+    with pytest.raises(TrainingError, match=f"stage 0 with tuning {tuning} leaves a backbone .* never trained: set"):
         train(run, lambda at: None, accelerator="cpu")
 
 
 def test_a_teacher_that_reads_no_keypoints_is_told(keypoints, tmp_path, bundle):
     seen = [f"input.{name}={getattr(bundle.manifest.input, name)}" for name in ("fps", "window_frames", "overlap_frames", "clip_frames")]  # fmt: skip
     run = make_run(
-        [keypoints],
-        tmp_path,
-        *seen,
-        f"teacher={bundle.folder}",
-        "stages.0.distillation=1.0",
-        "stages.0.frames=0",
+        [keypoints], tmp_path, *seen, f"teacher={bundle.folder}", "stages.0.distillation=1.0", "stages.0.frames=0"
     )
     with pytest.raises(TrainingError, match="reads no keypoints, and stage 0 is given nothing else"):
         train(run, lambda at: None, accelerator="cpu")

@@ -46,15 +46,11 @@ def detector(bundle: Bundle, sandbox: MeasuredSandbox) -> Detector:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_each_gets_its_answer(
-    case: Case, tmp_path: Path, detector: Detector, sandbox: MeasuredSandbox
-) -> None:
+def test_each_gets_its_answer(case: Case, tmp_path: Path, detector: Detector, sandbox: MeasuredSandbox) -> None:
     [outcome] = run([case], tmp_path, detector, sandbox)
     assert outcome.answer == case.answer
     assert outcome.peak_mib < MOST_MIB
-    assert re.search(
-        rf"^\| {re.escape(case.name)} \| [\d,]+ \| {case.answer}", TABLE.read_text(), re.MULTILINE
-    )
+    assert re.search(rf"^\| {re.escape(case.name)} \| [\d,]+ \| {case.answer}", TABLE.read_text(), re.MULTILINE)
 
 
 def test_a_part_of_a_video_makes_a_partial_result(tmp_path: Path, detector: Detector) -> None:
@@ -86,9 +82,7 @@ def test_mutations_of_good_files_get_an_answer(tmp_path: Path, sandbox: Measured
 def _answer(sandbox: MeasuredSandbox, content: bytes, whole: bool) -> str:
     try:
         with closing(sandbox.open(io.BytesIO(content), Limits())) as video:
-            shapes = {
-                frame.shape for frame in (video.whole_frames(10, 48) if whole else video.frames(10, 32, 24))
-            }
+            shapes = {frame.shape for frame in (video.whole_frames(10, 48) if whole else video.frames(10, 32, 24))}
             assert video.media is not None
     except VideoError as error:
         return error.code
@@ -124,16 +118,12 @@ def test_a_files_name_is_in_its_job_alone(
     before = {path for path in tmp_path.rglob("*") if path.is_file()}
     body = b'--e\r\nContent-Disposition: form-data; name="file"; filename="' + name.encode() + b'"\r\n\r\n'
     answer = api.post(
-        "/detect",
-        content=body + VIDEO + b"\r\n--e--\r\n",
-        headers={"content-type": "multipart/form-data; boundary=e"},
+        "/detect", content=body + VIDEO + b"\r\n--e--\r\n", headers={"content-type": "multipart/form-data; boundary=e"}
     )
     told = capfd.readouterr()
     elsewhere = answer.text + told.out + told.err + "".join(stored_files(app_state))
     elsewhere += "".join(
-        app_state.store.get(key).decode("latin-1")
-        for key in stored_files(app_state)
-        if not key.endswith("job.json")
+        app_state.store.get(key).decode("latin-1") for key in stored_files(app_state) if not key.endswith("job.json")
     )
     for trace in ("secret-name", "passwd", "Тайное", "Тайное".encode().decode("latin-1"), ".."):
         assert trace not in elsewhere
@@ -141,9 +131,7 @@ def test_a_files_name_is_in_its_job_alone(
     assert kept is None or (0 < len(kept) <= 255 and not set(kept) & set("/\\\0\n"))
     assert (kept is None) == (name == "" or answer.status_code != 202)
     new = {path for path in tmp_path.rglob("*") if path.is_file()} - before
-    assert all(
-        path.is_relative_to(app_state.settings.store_dir) and "secret" not in path.name for path in new
-    )
+    assert all(path.is_relative_to(app_state.settings.store_dir) and "secret" not in path.name for path in new)
     assert answer.status_code in (202, 400), answer.text
     # Without a name, or with one that ends the header's line, it is no file, and nothing of it stays.
     assert answer.status_code == 202 or stored_files(app_state) == []

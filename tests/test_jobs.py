@@ -85,9 +85,7 @@ def test_only_the_tables_transitions_are_allowed(store: FolderStore, state: Stat
             jobs.change(record, target)
 
 
-@pytest.mark.parametrize(
-    "job_id", ["", "x", "../../etc/passwd", "0" * 31, "0" * 32, "0" * 32 + "\n", "A" * 32]
-)
+@pytest.mark.parametrize("job_id", ["", "x", "../../etc/passwd", "0" * 31, "0" * 32, "0" * 32 + "\n", "A" * 32])
 def test_unknown_ids_never_reach_the_disk(store: FolderStore, job_id: str) -> None:
     store.put(job_key("probe", "job.json"), b"{}")
     with pytest.raises(Problem) as caught:

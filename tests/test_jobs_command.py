@@ -93,9 +93,7 @@ def test_a_failed_job_is_made_anew(app_state: AppState) -> None:
     assert made.id != old
     assert (made.state, made.attempt, before.state) == (State.QUEUED, 0, State.FAILED)
     assert (made.owner, made.options, made.upload) == (before.owner, before.options, before.upload)
-    assert (
-        app_state.store.get(job_key(made.id, "video")) == app_state.store.get(job_key(old, "video")) == VIDEO
-    )
+    assert app_state.store.get(job_key(made.id, "video")) == app_state.store.get(job_key(old, "video")) == VIDEO
     assert made.id in app_state.jobs.list_unfinished()  # where the reconciler finds it
     assert told("retry", old)["made_of"] == old
 

@@ -21,12 +21,7 @@ from training import keypoint_cache as module
 from training.dataset import DatasetError, VideoDataset, load_dataset, read_frames, read_keypoints
 from training.evaluation.early_stopping import ValidationLoss
 from training.evaluation.validation import evaluate_network
-from training.keypoint_cache import (
-    compute_fingerprint,
-    has_fixed_keypoints,
-    to_keypoint_recipe,
-    write_keypoints,
-)
+from training.keypoint_cache import compute_fingerprint, has_fixed_keypoints, to_keypoint_recipe, write_keypoints
 from training.keypoint_cache import main as find_all
 from training.keypoints import Finder
 from training.people.options import Storage
@@ -66,17 +61,7 @@ def test_found_keypoints_are_a_data_set_that_readers_learn_from(data, pose_bundl
 
 def test_every_look_is_another_and_taken_once(data, pose_bundle, tmp_path, monkeypatch, capsys):
     out = tmp_path / "found"
-    arguments = [
-        "found",
-        "--bundle",
-        str(pose_bundle),
-        "--data",
-        str(data),
-        "--out",
-        str(out),
-        "--looks",
-        "2",
-    ]
+    arguments = ["found", "--bundle", str(pose_bundle), "--data", str(data), "--out", str(out), "--looks", "2"]
     monkeypatch.setattr(sys, "argv", arguments)
     find_all()
     first = load_dataset([out], TAXONOMY, "train", 0).samples
@@ -90,9 +75,7 @@ def test_every_look_is_another_and_taken_once(data, pose_bundle, tmp_path, monke
     assert len(again) == len(times) * 3 // 2
     assert times.items() <= again.items()
     monkeypatch.setattr(sys, "argv", [*arguments, "--seed", "1"])
-    with pytest.raises(
-        DatasetError, match="holds looks of another bundle, recipe or data: take another --out"
-    ):
+    with pytest.raises(DatasetError, match="holds looks of another bundle, recipe or data: take another --out"):
         find_all()
     monkeypatch.setattr(sys, "argv", [*arguments[:-1], "0"])
     with pytest.raises(SystemExit):
@@ -100,22 +83,15 @@ def test_every_look_is_another_and_taken_once(data, pose_bundle, tmp_path, monke
     assert "--looks 0: at least 1" in capsys.readouterr().err
 
 
-def test_videos_without_sidecars_have_keypoints_of_those_who_are_rendered(
-    data, pose_bundle, tmp_path, monkeypatch
-):
+def test_videos_without_sidecars_have_keypoints_of_those_who_are_rendered(data, pose_bundle, tmp_path, monkeypatch):
     dataset = load_dataset([data], TAXONOMY, "train", 0)
     names = read_keypoints(dataset.samples[0], 5.0, 1).names
     bare = VideoDataset(tuple(replace(item, sidecar=None) for item in dataset.samples), dataset.weights)
     finder = Finder(pose_bundle)
     write_keypoints(finder, bare, plain_recipe(), tmp_path / "found", copies=1)
-    assert (
-        read_keypoints(load_dataset([tmp_path / "found"], TAXONOMY, "train", 0).samples[0], 5.0, 1).names
-        == names
-    )
+    assert read_keypoints(load_dataset([tmp_path / "found"], TAXONOMY, "train", 0).samples[0], 5.0, 1).names == names
     monkeypatch.setattr(finder, "find", lambda frames: np.zeros((len(frames), 17, 3)))
-    with pytest.raises(
-        DatasetError, match="17 keypoints are found, and names of 25 are known: take a bundle"
-    ):
+    with pytest.raises(DatasetError, match="17 keypoints are found, and names of 25 are known: take a bundle"):
         write_keypoints(finder, bare, plain_recipe(), tmp_path / "others", copies=1)
 
 
@@ -134,8 +110,7 @@ def test_found_keypoints_are_measured_like_their_pictures(data, pose_bundle, tmp
         network = Network(manifest)
         network.load_state_dict(weights)
         losses = [
-            ValidationLoss(manifest, videos, short, torch.device("cpu")).loss(weights)
-            for videos in (dataset, found)
+            ValidationLoss(manifest, videos, short, torch.device("cpu")).loss(weights) for videos in (dataset, found)
         ]
         assert losses[0] == pytest.approx(losses[1], rel=1e-4)
         scores = [
@@ -149,9 +124,7 @@ def test_found_keypoints_are_measured_like_their_pictures(data, pose_bundle, tmp
 
 def test_long_videos_are_changed_alike_part_by_part(data, pose_bundle, tmp_path, monkeypatch):
     dataset = load_dataset([data], TAXONOMY, "train", 0)
-    bare = VideoDataset(
-        tuple(replace(item, sidecar=None) for item in dataset.samples[:3]), dataset.weights[:3]
-    )
+    bare = VideoDataset(tuple(replace(item, sidecar=None) for item in dataset.samples[:3]), dataset.weights[:3])
     recipe = load_recipe("demo", [*SETTINGS, "augment.noise=0"])  # grain is new in every frame
     finder, found = Finder(pose_bundle), []
     for out, frames in ((tmp_path / "whole", 1000), (tmp_path / "parts", 7)):
@@ -165,11 +138,7 @@ def test_long_videos_are_changed_alike_part_by_part(data, pose_bundle, tmp_path,
 
 
 def test_videos_that_are_not_the_same_are_looked_at_again(data, pose_bundle):
-    dataset, finder, recipe = (
-        load_dataset([data], TAXONOMY, "train", 0.0),
-        Finder(pose_bundle),
-        plain_recipe(),
-    )
+    dataset, finder, recipe = (load_dataset([data], TAXONOMY, "train", 0.0), Finder(pose_bundle), plain_recipe())
     drawn_otherwise = load_dataset([data], TAXONOMY, "train", 1.0)
     claim = compute_fingerprint(finder, dataset, recipe, 2)
     assert claim == compute_fingerprint(finder, drawn_otherwise, recipe, 3)
@@ -185,9 +154,7 @@ def test_looks_have_the_rate_of_their_recipe(data, pose_bundle, tmp_path):
     dataset, recipe = load_dataset([data], TAXONOMY, "train", 0.0), plain_recipe()
     slower = recipe.model_copy(update={"input": recipe.input.model_copy(update={"fps": 2.5})})
     write_keypoints(Finder(pose_bundle), dataset, slower, tmp_path, copies=0)
-    for ours, theirs in zip(
-        load_dataset([tmp_path], TAXONOMY, "val", 0.0).samples, dataset.samples, strict=True
-    ):
+    for ours, theirs in zip(load_dataset([tmp_path], TAXONOMY, "val", 0.0).samples, dataset.samples, strict=True):
         assert ours.duration_s == pytest.approx(theirs.duration_s, abs=0.5)
         np.testing.assert_allclose(ours.segments, theirs.segments, atol=0.5)
 
@@ -203,9 +170,7 @@ def test_what_does_not_leave_the_finder_alone_looks_at_pictures():
     assert not has_fixed_keypoints(
         load_recipe("demo", [*SETTINGS, f"stages=[{one.format('detection', 'head')}]", "finder=other"])
     )
-    read = to_keypoint_recipe(
-        load_recipe("demo", [*SETTINGS, "augment.scale=[0.5, 0.9]", "augment.close=0.5"])
-    )
+    read = to_keypoint_recipe(load_recipe("demo", [*SETTINGS, "augment.scale=[0.5, 0.9]", "augment.close=0.5"]))
     assert {(stage.given, stage.keypoint_noise) for stage in read.stages} == {("keypoints", 0.0)}
     assert (read.augment.scale, read.augment.close) == ((1.0, 1.0), 0.0)
 

@@ -94,9 +94,7 @@ def test_errors_of_keypoints_are_measured_where_they_are_seen(data, pose_bundle,
 def test_errors_are_told_apart_by_how_long_they_last():
     rng = np.random.default_rng(0)
     lasting, fresh = rng.normal(0, 3, (1, 400, 2)), rng.normal(0, 1, (64, 400, 2))
-    drifting = (
-        2 * 2**0.5 * np.sin(np.linspace(0, 2 * np.pi, 65)[:64, None, None] + rng.uniform(0, 6, (1, 400, 2)))
-    )
+    drifting = 2 * 2**0.5 * np.sin(np.linspace(0, 2 * np.pi, 65)[:64, None, None] + rng.uniform(0, 6, (1, 400, 2)))
     told = np.sqrt(_decompose(lasting + drifting + fresh).mean(axis=1))
     assert told == pytest.approx([3, 2, 1], rel=0.1)
 

@@ -116,9 +116,7 @@ def test_processes_that_write_at_once_lose_nothing(file: Path) -> None:
         "sys.stdin.read()\n"
         "for number in range(25): keys.create(pathlib.Path(sys.argv[1]), str(number), keys.OwnLimits())"
     )
-    writers = [
-        subprocess.Popen([sys.executable, "-c", program, str(file)], stdin=subprocess.PIPE) for _ in range(3)
-    ]
+    writers = [subprocess.Popen([sys.executable, "-c", program, str(file)], stdin=subprocess.PIPE) for _ in range(3)]
     for writer in writers:  # they begin together
         assert writer.stdin is not None
         writer.stdin.close()
@@ -210,9 +208,7 @@ def test_a_key_in_the_wrong_place_is_not_repeated(file: Path) -> None:
     file.write_text(json.dumps({"keys": [KEY | {"sha256": key}]}))
     with pytest.raises(KeysError) as caught:
         keys.read(file)
-    assert [
-        key[start : start + 4] for start in range(5, 50) if key[start : start + 4] in str(caught.value)
-    ] == []
+    assert [key[start : start + 4] for start in range(5, 50) if key[start : start + 4] in str(caught.value)] == []
     assert "keys.0.sha256" in str(caught.value)
     assert caught.value.__cause__ is None
     assert caught.value.__suppress_context__
@@ -271,9 +267,7 @@ def test_it_does_not_start_open_to_others_unless_told(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("arguments", [("api",), ("serve", "--host", "192.0.2.1")])
 def test_commands_refuse_with_a_sentence(arguments: tuple[str, ...], tmp_path: Path) -> None:
-    refused = mmad(
-        *arguments, MMAD_HOST="0.0.0.0", MMAD_DATA_DIR=str(tmp_path), MMAD_REDIS_URL="redis://127.0.0.1:9"
-    )
+    refused = mmad(*arguments, MMAD_HOST="0.0.0.0", MMAD_DATA_DIR=str(tmp_path), MMAD_REDIS_URL="redis://127.0.0.1:9")
     assert refused.returncode == 1
     assert "MMAD_ALLOW_OPEN=true" in refused.stderr
     assert "Traceback" not in refused.stderr

@@ -15,16 +15,7 @@ from model.bundle import LOCATOR, Bundle, LocatorConfig, sha256
 from model.detector import Detector
 from model.errors import BundleError, EngineError
 from model.export import export_bundle, read_locator, save_checkpoint
-from model.locator import (
-    GraphLocator,
-    Locator,
-    _onnxruntime,
-    _openvino,
-    decode_people,
-    iou,
-    letterbox,
-    load_locator,
-)
+from model.locator import GraphLocator, Locator, _onnxruntime, _openvino, decode_people, iou, letterbox, load_locator
 from model.person_crop import choose_person, count_people, sample_indices
 from tests.test_detector import WhiteSpotter
 from tests.untrained_bundle import make_untrained_manifest, make_untrained_network
@@ -166,9 +157,7 @@ def test_boxes_follow_what_is_done_to_their_pictures() -> None:
                 continue
             grey = picture.astype(float).mean(axis=2)
             rows, columns = np.nonzero(grey > 0.5 * (grey.max() + grey.min()))
-            inside = (
-                (columns > one[0] - 2) & (columns < one[2] + 1) & (rows > one[1] - 2) & (rows < one[3] + 1)
-            )
+            inside = (columns > one[0] - 2) & (columns < one[2] + 1) & (rows > one[1] - 2) & (rows < one[3] + 1)
             assert inside.mean() > 0.95
             assert np.median(columns) == pytest.approx((one[0] + one[2]) / 2, abs=3)
             checked += 1
@@ -187,9 +176,7 @@ def test_targets_are_one_in_the_middles_cell() -> None:
 
 
 def test_training_lowers_the_loss_and_leaves_a_locator(tmp_path: Path) -> None:
-    stills = stack_stills(
-        still for number in video_numbers(3, held_out=False) for still in make_stills(9, number)
-    )
+    stills = stack_stills(still for number in video_numbers(3, held_out=False) for still in make_stills(9, number))
     told: list[str] = []
     network = locate_network.train(stills, 8, 0, told.append, batch=6)
     losses = [float(line.rsplit(" ", 1)[1]) for line in told]
@@ -274,8 +261,7 @@ def test_without_a_runtime_it_says_what_to_install(framed: Bundle, monkeypatch: 
 
 def test_recipes_for_cropped_people_say_so() -> None:
     framings = {
-        name: load_recipe(name, []).framing
-        for name in ("demo", "videomae", "ablation", "mmad-small", "mmad-base")
+        name: load_recipe(name, []).framing for name in ("demo", "videomae", "ablation", "mmad-small", "mmad-base")
     }
     assert framings == {
         "demo": "person",

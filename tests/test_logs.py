@@ -31,13 +31,9 @@ def test_no_name_key_or_byte_is_logged(tmp_path: Path) -> None:
             http.post("/detect", params={"secret-query": "1"}, content=video)
             http.get("/secret-address?x=secret-query")
             http.get("/jobs", headers={"authorization": "Bearer secret-name"})
-            api.exchange(
-                b"POST /detect HTTP/1.1\r\nHost: x\r\nContent-Length: secret-name\r\n\r\nSECRETBYTES"
-            )
+            api.exchange(b"POST /detect HTTP/1.1\r\nHost: x\r\nContent-Length: secret-name\r\n\r\nSECRETBYTES")
             bearer = f"Authorization: Bearer {key}\r\n".encode()
-            api.exchange(
-                b"POST /detect HTTP/1.1\r\nHost: x\r\n" + bearer + b"Content-Length: 99999\r\n\r\n" + video
-            )
+            api.exchange(b"POST /detect HTTP/1.1\r\nHost: x\r\n" + bearer + b"Content-Length: 99999\r\n\r\n" + video)
             record = api.store.get(f"jobs/{job_id}/job.json")
             api.store.put(f"jobs/{job_id}/job.json", record.replace(b'"queued"', b'"secret-tag"'))
             assert http.get(f"/jobs/{job_id}").status_code == 500

@@ -32,9 +32,7 @@ def test_points_have_their_published_ranges_and_strides(reference: dict[str, Any
 def test_targets_as_published_code(reference: dict[str, Any], targets: Targets) -> None:
     torch.testing.assert_close(targets.classes, reference["target_cls"], atol=1e-4, rtol=0)
     learning = targets.classes.sum(dim=-1) > 0
-    torch.testing.assert_close(
-        targets.offsets[learning], reference["target_reg"][learning], atol=1e-4, rtol=0
-    )
+    torch.testing.assert_close(targets.offsets[learning], reference["target_reg"][learning], atol=1e-4, rtol=0)
     assert learning.sum() > 20
 
 
@@ -49,10 +47,7 @@ def test_losses_in_evaluation_as_published_code(
 
 
 def test_losses_and_gradients_in_training_as_published_code(
-    reference: dict[str, Any],
-    detector: ActionFormer,
-    points_and_mask: tuple[Points, torch.Tensor],
-    targets: Targets,
+    reference: dict[str, Any], detector: ActionFormer, points_and_mask: tuple[Points, torch.Tensor], targets: Targets
 ) -> None:
     loss = DetectionLoss(GRID).train()
     losses = loss(*points_and_mask, targets)
@@ -72,9 +67,7 @@ def test_a_video_without_actions_as_published_code(
     reference: dict[str, Any], points_and_mask: tuple[Points, torch.Tensor], targets: Targets
 ) -> None:
     empty = assign(GRID, torch.zeros(0, 2), torch.zeros(0, dtype=torch.long), actions=52)
-    with_empty = Targets(
-        *(torch.stack([ours[0], theirs]) for ours, theirs in zip(targets, empty, strict=True))
-    )
+    with_empty = Targets(*(torch.stack([ours[0], theirs]) for ours, theirs in zip(targets, empty, strict=True)))
     losses = DetectionLoss(GRID).train()(*points_and_mask, with_empty)
     expected = reference["losses_train_second_video_empty"]
     assert losses.classes.item() == pytest.approx(expected["cls_loss"], rel=1e-4)
@@ -96,17 +89,12 @@ def test_diou_of_known_pairs() -> None:
     predicted = torch.tensor([[0.0, 2], [0, 2], [0, 2], [1, 1]])
     truth = torch.tensor([[0.0, 2], [1, 3], [4, 6], [1, 1]])
     # the same; a third shared, middles 1 apart in 3; nothing shared, 4 apart in 6; two empty ones
-    torch.testing.assert_close(
-        diou_loss(predicted, truth), torch.tensor([0, 1 - 1 / 3 + 1 / 9, 1 + 4 / 9, 1.0])
-    )
+    torch.testing.assert_close(diou_loss(predicted, truth), torch.tensor([0, 1 - 1 / 3 + 1 / 9, 1 + 4 / 9, 1.0]))
 
 
 def test_focal_loss_by_hand() -> None:
     logits = torch.tensor([0.0, 2.0])
-    expected = [
-        0.25 * 0.5**2 * torch.tensor(2.0).log(),
-        0.75 * torch.tensor(2.0).sigmoid() ** 2 * F_softplus(2.0),
-    ]
+    expected = [0.25 * 0.5**2 * torch.tensor(2.0).log(), 0.75 * torch.tensor(2.0).sigmoid() ** 2 * F_softplus(2.0)]
     torch.testing.assert_close(sigmoid_focal_loss(logits, torch.tensor([1.0, 0.0])), torch.stack(expected))
 
 
@@ -124,9 +112,7 @@ def test_label_smoothing_and_weights() -> None:
     smooth = DetectionLoss(GRID, label_smoothing=0.2).eval()(points, valid, batch)
     softened = Targets(batch.classes * 0.8 + 0.04, batch.offsets)
     count = (batch.classes.sum(-1) > 0).sum()
-    torch.testing.assert_close(
-        smooth.classes, sigmoid_focal_loss(points.logits, softened.classes).sum() / count
-    )
+    torch.testing.assert_close(smooth.classes, sigmoid_focal_loss(points.logits, softened.classes).sum() / count)
     double = DetectionLoss(GRID, boundary_weight=2).eval()(points, valid, batch)
     torch.testing.assert_close(double.boundaries, 2 * plain.boundaries)
     balanced = DetectionLoss(GRID, boundary_weight=0).eval()(points, valid, batch)

@@ -42,8 +42,7 @@ def data(tmp_path_factory) -> Path:
     for name in labels:
         clips.white_between(folder / "videos" / "deep" / f"{name}.mp4", *WHITE_S, LENGTH_S)
     entries = {
-        name: {"subset": "test", "duration": LENGTH_S, "actions": [[label, *WHITE_S]]}
-        for name, label in labels.items()
+        name: {"subset": "test", "duration": LENGTH_S, "actions": [[label, *WHITE_S]]} for name, label in labels.items()
     }
     entries["elsewhere"] = {"subset": "train", "duration": 9.0, "actions": [[OTHER, 1.0, 2.0]]}
     (folder / "mmad.json").write_text(json.dumps(entries))
@@ -62,9 +61,7 @@ def test_what_sees_is_worth_more_than_what_does_not_look(bundle: Bundle, data: P
     assert found.action.precision[0, OTHER] == 0.0
     assert found.body.precision[0, TAXONOMY.body_ids[OTHER]] == 0.0
     # A whole video has a tIoU of 0.625 with its white: right at six of nine thresholds. OTHER is the last of four.
-    most, every = (
-        found.baselines[f"{which}, whole video"] for which in ("most frequent class", "every class")
-    )
+    most, every = (found.baselines[f"{which}, whole video"] for which in ("most frequent class", "every class"))
     assert most.action == pytest.approx(6 / 9 / 2)
     assert every.action == pytest.approx(6 / 9 * (1 + 1 / 4) / 2)
     assert every.body == pytest.approx(every.action)

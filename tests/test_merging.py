@@ -27,10 +27,7 @@ def merged(*rows: Row) -> list[Row]:
 
 def test_what_is_found_again_is_left_out() -> None:
     assert merged((1, 3, 0.9, 0), (1.2, 3.4, 0.8, 0), (2.9, 4, 0.7, 0)) == [(1, 3, 0.9, 0)]
-    assert merged((1, 3, 0.9, 0), (3, 4, 0.7, 0)) == [
-        (1, 3, 0.9, 0),
-        (3, 4, 0.7, 0),
-    ]  # touching is no overlap
+    assert merged((1, 3, 0.9, 0), (3, 4, 0.7, 0)) == [(1, 3, 0.9, 0), (3, 4, 0.7, 0)]  # touching is no overlap
     assert merged((1, 3, 0.9, 0), (2, 4, 0.8, 1)) == [(1, 3, 0.9, 0), (2, 4, 0.8, 1)]
 
 

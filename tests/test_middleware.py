@@ -58,11 +58,7 @@ def test_pages_may_read_that_something_went_wrong(broken: AppState) -> None:
 
 def test_a_line_tells_of_a_request_and_of_nothing_that_its_caller_chose(api: TestClient) -> None:
     with structlog.testing.capture_logs([structlog.contextvars.merge_contextvars]) as lines:
-        api.post(
-            "/detect?tag=secret-tag",
-            files={"file": ("secret-name.mp4", VIDEO)},
-            headers={"x-request-id": "one"},
-        )
+        api.post("/detect?tag=secret-tag", files={"file": ("secret-name.mp4", VIDEO)}, headers={"x-request-id": "one"})
         api.get("/secret-address?secret=query", headers={"authorization": "Bearer secret-key"})
         api.request("SECRET", "/jobs")
     requests = [line for line in lines if line["event"] == "request"]
@@ -86,9 +82,7 @@ def test_what_is_logged_meanwhile_has_the_requests_id(broken: AppState) -> None:
     ]  # fmt: skip
 
 
-def test_a_full_disk_anywhere_is_told(
-    api: TestClient, app_state: AppState, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_anywhere_is_told(api: TestClient, app_state: AppState, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device", "/a/secret/path")
 
@@ -146,10 +140,7 @@ def test_readiness_tells_how_the_decoder_is_shut_in(
     monkeypatch.setattr(app_state.queue, "check", lambda: {"redis": "ok", "workers": "ok"})
     app_state.store.put("model.json", make_model_card().model_dump_json().encode())
     assert "sandbox" not in api.get("/readyz").json()["checks"]
-    for told, shown in (
-        ("full: Landlock 7", "full: Landlock 7"),
-        ("partial: no Landlock", "partial: no Landlock"),
-    ):
+    for told, shown in (("full: Landlock 7", "full: Landlock 7"), ("partial: no Landlock", "partial: no Landlock")):
         app_state.store.put("sandbox", told.encode())
         response = api.get("/readyz")
         assert response.json()["checks"]["sandbox"] == shown

@@ -98,9 +98,7 @@ def test_the_parameter_goes_before_the_files_name(api: TestClient, app_state: Ap
     assert app_state.jobs.get(sent(api, "file.mp4", name="asked for.mp4")).name == "asked for.mp4"
     form = api.post("/detect", data={"name": "in the form"}, files={"file": ("file.mp4", VIDEO)})
     assert app_state.jobs.get(form.json()["id"]).name == "in the form"
-    body = api.post(
-        "/detect", content=VIDEO, headers={"content-disposition": 'attachment; filename="body.mkv"'}
-    )
+    body = api.post("/detect", content=VIDEO, headers={"content-disposition": 'attachment; filename="body.mkv"'})
     assert app_state.jobs.get(body.json()["id"]).name == "body.mkv"
     bare = api.post("/detect", content=VIDEO).json()["id"]
     assert app_state.jobs.get(bare).name is None

@@ -41,9 +41,7 @@ def test_from_detection_to_evaluation(folder: Path) -> None:
     (folder / "found.json").write_text(json.dumps(result))
     best = max(result["detections"], key=lambda one: one["score"])
     actions = [[best["action"]["id"], best["start_s"], best["end_s"]]]
-    (folder / "truth.json").write_text(
-        json.dumps({"clip": {"subset": "val", "duration": 6, "actions": actions}})
-    )
+    (folder / "truth.json").write_text(json.dumps({"clip": {"subset": "val", "duration": 6, "actions": actions}}))
     files = ["--annotations", str(folder / "truth.json"), "--predictions", str(folder / "found.json")]
     report = mmad(folder, "evaluate", *files, "--json")
     assert report["videos"] == 1

@@ -20,9 +20,7 @@ def proposals(*rows: tuple[float, float, float, int]) -> Proposals:
 
 
 def soft_nms(given: Proposals, sigma: float, min_score: float, limit: int) -> Proposals:
-    return suppress(
-        given, PostprocessingConfig(soft_nms_sigma=sigma, proposal_score=min_score, proposals=limit)
-    )
+    return suppress(given, PostprocessingConfig(soft_nms_sigma=sigma, proposal_score=min_score, proposals=limit))
 
 
 def test_a_lesser_neighbour_loses_by_the_gaussian_of_its_overlap() -> None:
@@ -38,18 +36,14 @@ def test_other_actions_do_not_suppress() -> None:
 def test_limit_and_least_score_hold() -> None:
     many = proposals(*((index, index + 0.5, 0.1 + index / 100, 0) for index in range(20)))
     assert len(soft_nms(many, sigma=0.5, min_score=0.2, limit=100)) == 10
-    assert soft_nms(many, sigma=0.5, min_score=0, limit=3).scores.tolist() == pytest.approx(
-        [0.29, 0.28, 0.27]
-    )
+    assert soft_nms(many, sigma=0.5, min_score=0, limit=3).scores.tolist() == pytest.approx([0.29, 0.28, 0.27])
 
 
 def test_nothing_in_nothing_out() -> None:
     assert len(soft_nms(Proposals.empty(), 0.5, 0, 10)) == 0
 
 
-interval = st.tuples(st.floats(0, 100, width=32), st.floats(0.125, 50, width=32)).map(
-    lambda pair: (pair[0], sum(pair))
-)
+interval = st.tuples(st.floats(0, 100, width=32), st.floats(0.125, 50, width=32)).map(lambda pair: (pair[0], sum(pair)))
 
 
 @given(st.lists(interval, min_size=1, max_size=20), interval)
@@ -76,17 +70,13 @@ def config_of(reference: dict[str, Any]) -> PostprocessingConfig:
 
 
 @pytest.mark.shared("reference/nms.npz")
-@pytest.mark.parametrize(
-    "name", ["soft07_mc", "soft05_mc", "soft07_mc_nocut", "soft07_agn_vote", "hard05_mc"]
-)
+@pytest.mark.parametrize("name", ["soft07_mc", "soft05_mc", "soft07_mc_nocut", "soft07_agn_vote", "hard05_mc"])
 @pytest.mark.parametrize("case", range(10))
 def test_as_published_code(shared: Path, name: str, case: int) -> None:
     config = json.loads((shared / "reference/nms.json").read_text())["configs"][name]
     with np.load(shared / "reference/nms.npz") as values:
         given = Proposals(*(values[f"in{case}_{part}"] for part in ("segs", "scores", "labels")))
-        segments, scores, labels = (
-            values[f"out{case}_{name}_{part}"] for part in ("segs", "scores", "labels")
-        )
+        segments, scores, labels = (values[f"out{case}_{name}_{part}"] for part in ("segs", "scores", "labels"))
     kept = suppress(given, config_of(config))
     assert len(kept) == len(scores)
     np.testing.assert_allclose(kept.scores, -np.sort(-scores), atol=1e-5)

@@ -25,30 +25,18 @@ def test_an_action_inside_both_windows_has_the_better_score() -> None:
 
 
 def test_an_action_cut_by_both_windows_is_joined() -> None:
-    assert rows(merge_windows(proposals((3, 12, 0.9, 1)), proposals((8, 17, 0.7, 1)), OVERLAP)) == [
-        (3, 17, 0.9, 1)
-    ]
-    assert rows(merge_windows(proposals((3, 12, 0.7, 1)), proposals((8, 17, 0.9, 1)), OVERLAP)) == [
-        (3, 17, 0.9, 1)
-    ]
+    assert rows(merge_windows(proposals((3, 12, 0.9, 1)), proposals((8, 17, 0.7, 1)), OVERLAP)) == [(3, 17, 0.9, 1)]
+    assert rows(merge_windows(proposals((3, 12, 0.7, 1)), proposals((8, 17, 0.9, 1)), OVERLAP)) == [(3, 17, 0.9, 1)]
 
 
 def test_a_cut_boundary_is_taken_from_the_other_window() -> None:
-    assert rows(merge_windows(proposals((10, 12, 0.9, 1)), proposals((10, 15, 0.5, 1)), OVERLAP)) == [
-        (10, 15, 0.9, 1)
-    ]
-    assert rows(merge_windows(proposals((5, 10, 0.5, 1)), proposals((8, 10, 0.9, 1)), OVERLAP)) == [
-        (5, 10, 0.9, 1)
-    ]
+    assert rows(merge_windows(proposals((10, 12, 0.9, 1)), proposals((10, 15, 0.5, 1)), OVERLAP)) == [(10, 15, 0.9, 1)]
+    assert rows(merge_windows(proposals((5, 10, 0.5, 1)), proposals((8, 10, 0.9, 1)), OVERLAP)) == [(5, 10, 0.9, 1)]
 
 
 def test_a_boundary_that_is_not_cut_stays() -> None:
-    assert rows(merge_windows(proposals((2, 12, 0.05, 1)), proposals((9, 14, 0.9, 1)), OVERLAP)) == [
-        (9, 14, 0.9, 1)
-    ]
-    assert rows(merge_windows(proposals((9, 11, 0.9, 1)), proposals((8.5, 20, 0.01, 1)), OVERLAP)) == [
-        (9, 11, 0.9, 1)
-    ]
+    assert rows(merge_windows(proposals((2, 12, 0.05, 1)), proposals((9, 14, 0.9, 1)), OVERLAP)) == [(9, 14, 0.9, 1)]
+    assert rows(merge_windows(proposals((9, 11, 0.9, 1)), proposals((8.5, 20, 0.01, 1)), OVERLAP)) == [(9, 11, 0.9, 1)]
 
 
 def test_the_best_longer_duplicate_gives_the_boundary() -> None:
@@ -90,24 +78,17 @@ def test_proposals_of_one_window_do_not_suppress_each_other() -> None:
 
 
 window_proposals = st.lists(
-    st.tuples(
-        st.floats(0, 20, width=32),
-        st.floats(0.25, 10, width=32),
-        st.floats(0, 1, width=32),
-        st.integers(0, 2),
-    ),
+    st.tuples(st.floats(0, 20, width=32), st.floats(0.25, 10, width=32), st.floats(0, 1, width=32), st.integers(0, 2)),
     max_size=12,
 )
 
 
 @given(window_proposals, window_proposals)
 def test_merging_adds_nothing_and_changes_nothing_outside_the_overlap(first: list, second: list) -> None:
-    earlier = proposals(
-        *((start, start + length, score, label) for start, length, score, label in first)
-    ).clipped(0, 12)
-    later = proposals(
-        *((start, start + length, score, label) for start, length, score, label in second)
-    ).clipped(8, 99)
+    earlier = proposals(*((start, start + length, score, label) for start, length, score, label in first)).clipped(
+        0, 12
+    )
+    later = proposals(*((start, start + length, score, label) for start, length, score, label in second)).clipped(8, 99)
     found = merge_windows(earlier, later, OVERLAP)
     assert len(found) <= len(earlier) + len(later)
     everything = set(rows(earlier)) | set(rows(later))

@@ -121,22 +121,11 @@ def test_a_metric_is_counted_with_its_labels_only(meter: Meter) -> None:
         meter.count(RETRIES, why="fault", job="1")
     with pytest.raises(KeyError):
         meter.count("mmad_other")
-    assert meter.read() == (
-        {name: {} for name, one in FAMILIES.items() if not one.buckets_s},
-        {STAGE_SECONDS: {}},
-    )
+    assert meter.read() == ({name: {} for name, one in FAMILIES.items() if not one.buckets_s}, {STAGE_SECONDS: {}})
 
 
-def test_what_another_version_counted_is_passed_over(
-    connection: Redis, meter: Meter, counted: TestClient
-) -> None:
-    for field in (
-        '["mmad_new", [], "amount"]',
-        "no JSON",
-        '["mmad_retries", ["a", "b"], "amount"]',
-        "[1]",
-        "{}",
-    ):
+def test_what_another_version_counted_is_passed_over(connection: Redis, meter: Meter, counted: TestClient) -> None:
+    for field in ('["mmad_new", [], "amount"]', "no JSON", '["mmad_retries", ["a", "b"], "amount"]', "[1]", "{}"):
         connection.hset(KEY, field, "1")
     connection.hset(KEY, '["mmad_leases_lost", [], "amount"]', "words")
     assert scrape(counted)["mmad_leases_lost_total{}"] == 0
@@ -251,9 +240,7 @@ def test_every_setting_of_the_document_is_one() -> None:
 
 
 def blocks(language: str) -> list[Any]:
-    return [
-        yaml.safe_load(text) for text in re.findall(rf"```{language}\n(.*?)```", DOCUMENT.read_text(), re.S)
-    ]
+    return [yaml.safe_load(text) for text in re.findall(rf"```{language}\n(.*?)```", DOCUMENT.read_text(), re.S)]
 
 
 def test_an_answer_is_good_for_a_while_and_a_fault_for_none(monkeypatch: pytest.MonkeyPatch) -> None:

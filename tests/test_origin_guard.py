@@ -42,8 +42,7 @@ def here(app_state: AppState) -> Iterator[TestClient]:
 
 
 @pytest.mark.parametrize(
-    "host",
-    ["127.0.0.1", "127.0.0.1:8000", "localhost:8000", "LocalHost", "[::1]", "[::1]:8000", "127.0.0.1:"],
+    "host", ["127.0.0.1", "127.0.0.1:8000", "localhost:8000", "LocalHost", "[::1]", "[::1]:8000", "127.0.0.1:"]
 )
 def test_it_answers_to_its_own_names(here: TestClient, host: str) -> None:
     assert here.get("/jobs", headers={"host": host}).status_code == 200
@@ -107,9 +106,7 @@ def test_the_address_listened_on_is_allowed_where_it_is_one(host: str, added: li
     assert allowed_hosts(Settings(host=host, allowed_hosts=["a"])) == ["a", *added]
 
 
-@pytest.mark.parametrize(
-    "wrong", ["localhost:8000", "http://localhost", "::1", "", "a b", "*.example.org", "a,b"]
-)
+@pytest.mark.parametrize("wrong", ["localhost:8000", "http://localhost", "::1", "", "a b", "*.example.org", "a,b"])
 def test_what_is_no_host_is_refused_at_the_start(wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MMAD_ALLOWED_HOSTS", json.dumps(["localhost", "[::1]", "*", "a-b.example"]))
     assert len(Settings().allowed_hosts) == 4
@@ -188,9 +185,7 @@ def test_pages_of_the_setting_may_and_are_asked_first(app_state: AppState) -> No
         refused = client.get("/jobs", headers=page | {"host": "rebound.example"})
         assert_problem(refused, "host_refused")
         assert refused.headers["access-control-allow-origin"] == page["origin"]  # the page can read why
-        assert (
-            client.options("/detect", headers={"origin": "https://page.example"} | asking).status_code == 400
-        )
+        assert client.options("/detect", headers={"origin": "https://page.example"} | asking).status_code == 400
         other = client.post("/detect", content=VIDEO, headers={"origin": "https://page.example"})
         assert_problem(other, "origin_refused")
     with serving(app_state, cors_origins=["*"]) as client:

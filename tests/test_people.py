@@ -177,29 +177,19 @@ def test_every_action_moves_what_it_should_while_it_is_labelled(code, anatomy):
         assert largest > 0.03, code
         assert largest > 1.5 * before, code
         return
-    shares = [
-        visit.share for side in sides for visit in acted.visits[side] if visit.target in action.hand.targets
-    ]
+    shares = [visit.share for side in sides for visit in acted.visits[side] if visit.target in action.hand.targets]
     if code == "C10":
         shares = [visit.share for visit in acted.visits["left"] if visit.share.max() > 0.8]
         assert max(share[np.argmin(np.abs(times - 1.4))] for share in shares) > 0.8
         assert min(share[-1] for share in shares) < 0.1
         return
-    assert any(
-        share[(times > 1.8) & (times < 2.6)].min() > 0.5 and share[times < 1.3].max() < 0.15
-        for share in shares
-    )
+    assert any(share[(times > 1.8) & (times < 2.6)].min() > 0.5 and share[times < 1.3].max() < 0.15 for share in shares)
     assert skeleton.arm > 0.35
 
 
 def test_steps_stay(anatomy):
     times = np.arange(0, 6, 1 / 15)
-    for code, channel in (
-        ("D6", "knee_out.left"),
-        ("D5", "knee_out.left"),
-        ("D2", "foot_back.left"),
-        ("A3", "slump"),
-    ):
+    for code, channel in (("D6", "knee_out.left"), ("D5", "knee_out.left"), ("D2", "foot_back.left"), ("A3", "slump")):
         assert BY_CODE[code].profile is MotionProfile.STEP
         sides = ("left", "right")
         acted = perform(
@@ -264,12 +254,7 @@ def test_boxes_hold_the_keypoints(anatomy):
 
 def test_what_cannot_be_seen_is_not_labelled(anatomy):
     schedule = Schedule(
-        4.0,
-        (
-            Event("B1", 0.5, 1.5, ("left",)),
-            Event("D1", 1.0, 2.0, ("left",)),
-            Event("G3", 2.4, 3.4, ("left",)),
-        ),
+        4.0, (Event("B1", 0.5, 1.5, ("left",)), Event("D1", 1.0, 2.0, ("left",)), Event("G3", 2.4, 3.4, ("left",)))
     )
     bare = replace(SMALL, seed=11)  # a look without an occluder
     whole = make_film(bare, 0, anatomy, schedule, WHOLE)

@@ -67,9 +67,7 @@ def half_white(tmp_path: Path) -> Path:
     return path
 
 
-def detect(
-    bundle: Bundle, path: Path, locator: Told, region: Region | None = None
-) -> tuple[Detections, Recorder]:
+def detect(bundle: Bundle, path: Path, locator: Told, region: Region | None = None) -> tuple[Detections, Recorder]:
     config = LocatorConfig(size=128, threshold=0.4, margin=1.0)
     manifest = bundle.manifest.model_copy(update={"locator": config})
     recorder = Recorder(bundle)
@@ -126,9 +124,7 @@ def test_nobody_for_a_while(bundle: Bundle, half_white: Path) -> None:
     ]
     assert "12.8-17.2 s" in found.notices[0].detail
     # White from the first to the last frame of both: nothing was joined across the gap.
-    np.testing.assert_allclose(
-        np.sort(found.proposals.segments, axis=0), [[0, 12.8], [17.2, 30]], atol=1 / 15
-    )
+    np.testing.assert_allclose(np.sort(found.proposals.segments, axis=0), [[0, 12.8], [17.2, 30]], atol=1 / 15)
 
 
 def test_several_people_are_told_of(bundle: Bundle, half_white: Path) -> None:
@@ -184,12 +180,7 @@ def test_a_window_in_which_nobody_stays_is_not_analysed(bundle: Bundle, half_whi
 
 
 def test_the_room_of_a_person_is_that_of_all_looks() -> None:
-    reaching = [
-        boxes((20, 20, 40, 60), RIGHT),
-        boxes(RIGHT, (15, 20, 45, 62)),
-        NOBODY,
-        boxes((22, 18, 44, 60)),
-    ]
+    reaching = [boxes((20, 20, 40, 60), RIGHT), boxes(RIGHT, (15, 20, 45, 62)), NOBODY, boxes((22, 18, 44, 60))]
     assert choose_person(reaching) is not None
     np.testing.assert_array_equal(choose_person(reaching), [15, 18, 45, 62])
     assert choose_person([NOBODY, NOBODY]) is None
@@ -259,12 +250,7 @@ def test_windows_are_those_of_windows() -> None:
 
 
 def test_coverage_fills_the_whole_video() -> None:
-    seen = [
-        WindowPeople(0, 100, 0),
-        WindowPeople(50, 150, 1),
-        WindowPeople(100, 200, 2),
-        WindowPeople(201, 300, 0),
-    ]
+    seen = [WindowPeople(0, 100, 0), WindowPeople(50, 150, 1), WindowPeople(100, 200, 2), WindowPeople(201, 300, 0)]
     found = find_coverage(seen, 10.0, 30.05)
     assert [(one.start_s, one.end_s, one.status) for one in found] == [
         (0.0, 5.0, "no_person"),
@@ -296,10 +282,7 @@ def test_what_is_damaged_is_cut_out_of_the_rest() -> None:
 
 def test_all_of_a_video_may_be_damaged_but_a_frame() -> None:
     found = find_coverage(None, 10.0, 5.0, ((0.1, 5.0),))
-    assert [(one.start_s, one.end_s, one.status) for one in found] == [
-        (0.0, 0.1, "analysed"),
-        (0.1, 5.0, "damaged"),
-    ]
+    assert [(one.start_s, one.end_s, one.status) for one in found] == [(0.0, 0.1, "analysed"), (0.1, 5.0, "damaged")]
 
 
 def test_many_stretches_are_not_all_listed() -> None:

@@ -136,15 +136,7 @@ def test_scattered_frames_are_of_all_the_video_each_once_and_in_order():
     for seed in range(40):
         rng = np.random.default_rng(seed)
         made = make_example(
-            rng,
-            frames,
-            np.array([[2.0, 9.0]]),
-            np.array([4]),
-            keypoints,
-            recipe.input,
-            plain,
-            16,
-            scattered=True,
+            rng, frames, np.array([[2.0, 9.0]]), np.array([4]), keypoints, recipe.input, plain, 16, scattered=True
         )
         shown = made.frames[:, 0, 0, 0] / 2
         assert len(shown) == 16
@@ -186,11 +178,7 @@ def test_keypoints_are_learned_and_what_reads_them_too(data, tmp_path):
             losses["loss"].backward()
             optimizer.step()
         assert course[-1] < 0.7 * course[0]
-        moved = [
-            name
-            for name, value in network.backbone.finder.named_parameters()
-            if not value.equal(finder[name])
-        ]
+        moved = [name for name, value in network.backbone.finder.named_parameters() if not value.equal(finder[name])]
         assert bool(moved) == (place == 0)  # keypoints from sidecars leave the finder as it is
         finder = {name: value.clone() for name, value in network.backbone.finder.named_parameters()}
 
@@ -207,17 +195,11 @@ batch: 2, frames: 16}}, {{objective: detection, tuning: {tuning}, steps: 2, batc
     finder = {name for name in begun if name.startswith("backbone.finder.")}
     assert any(name.endswith("running_mean") for name in finder)
     assert not moved & finder
-    assert {
-        "backbone.embed.weight",
-        "backbone.temporal.0.conv.weight",
-        "detector.rpn_head.cls_head.weight",
-    } <= moved
+    assert {"backbone.embed.weight", "backbone.temporal.0.conv.weight", "detector.rpn_head.cls_head.weight"} <= moved
 
 
 def test_a_reader_goes_with_a_finder(data, tmp_path, pose_bundle):
-    with pytest.raises(
-        RecipeError, match="tuning: reader and finder go with architecture.backbone.kind pose"
-    ):
+    with pytest.raises(RecipeError, match="tuning: reader and finder go with architecture.backbone.kind pose"):
         load_recipe("smoke", ["stages.1.tuning=reader"])
     stages = "stages=[{objective: detection, given: keypoints, tuning: reader, steps: 1, batch: 2}]"
     with pytest.raises(TrainingError, match="tuning reader leaves a backbone .* never trained"):
@@ -230,9 +212,7 @@ def test_a_reader_goes_with_a_finder(data, tmp_path, pose_bundle):
 
 def test_videos_without_keypoints_are_told(data, tmp_path):
     run = make_run(data, tmp_path)
-    bare = VideoDataset(
-        tuple(replace(item, sidecar=None) for item in run.dataset.samples), run.dataset.weights
-    )
+    bare = VideoDataset(tuple(replace(item, sidecar=None) for item in run.dataset.samples), run.dataset.weights)
     with pytest.raises(DatasetError, match="has no sidecar with keypoints, which stage 1 learns from"):
         Examples(replace(run, dataset=bare, keypoints=0), 1)[0]
     few = make_run(data, tmp_path, "architecture.backbone.keypoints=17")
@@ -249,13 +229,7 @@ def test_keypoints_go_with_a_pose_backbone_only(setting):
 def test_a_share_of_the_beginning_is_kept(data, pose_bundle, tmp_path):
     stages = "stages=[{objective: detection, given: keypoints, tuning: reader, steps: 2, batch: 2, warmup: 0, head_rate: 0.01}]"
     begun = Finder(pose_bundle).network.state_dict()
-    settings = (
-        stages,
-        f"start={pose_bundle}",
-        f"finder={pose_bundle}",
-        "ema=0",
-        "architecture.adapter={kind: none}",
-    )
+    settings = (stages, f"start={pose_bundle}", f"finder={pose_bundle}", "ema=0", "architecture.adapter={kind: none}")
     left = {
         share: train(
             make_run(data, tmp_path / str(share), *settings, f"wise_ft_alpha={share}"),

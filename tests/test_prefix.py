@@ -27,9 +27,7 @@ from tests.fake_service import VIDEO, make_finished_job, make_model_card
 PROXY = ("127.0.0.1", 5000)
 
 
-def served(
-    app_state: AppState, root_path: str = "", client: tuple[str, int] = PROXY, **headers: str
-) -> TestClient:
+def served(app_state: AppState, root_path: str = "", client: tuple[str, int] = PROXY, **headers: str) -> TestClient:
     app_state.settings = app_state.settings.model_copy(update={"root_path": root_path})
     app_state.root_path = root_path
     app = build_app(app_state)
@@ -38,9 +36,7 @@ def served(
 
 @pytest.mark.parametrize("below", ["", "/lab/mmad"], ids=["taken off", "left on"])
 @pytest.mark.parametrize("how", ["setting", "header"])
-def test_everything_that_leads_somewhere_is_under_the_prefix(
-    app_state: AppState, below: str, how: str
-) -> None:
+def test_everything_that_leads_somewhere_is_under_the_prefix(app_state: AppState, below: str, how: str) -> None:
     api = (
         served(app_state, "/lab/mmad")
         if how == "setting"
@@ -104,9 +100,7 @@ def test_headers_of_strangers_are_not_believed(app_state: AppState) -> None:
     stranger = served(app_state, client=("192.0.2.7", 5000), **{"X-Forwarded-Prefix": "/evil"})
     assert stranger.get("/").headers["location"] == "/docs"
     app_state.settings = app_state.settings.model_copy(update={"forwarded_allow_ips": "192.0.2.0/24"})
-    known = TestClient(
-        build_app(app_state), "http://127.0.0.1", client=("192.0.2.7", 5000), follow_redirects=False
-    )
+    known = TestClient(build_app(app_state), "http://127.0.0.1", client=("192.0.2.7", 5000), follow_redirects=False)
     assert known.get("/", headers={"X-Forwarded-Prefix": "/mmad"}).headers["location"] == "/mmad/docs"
     forged = {"X-Forwarded-Prefix": "/mmad", "X-Forwarded-For": "192.0.2.9"}
     assert served(app_state, client=PROXY).get("/", headers=forged).headers["location"] == "/docs"
@@ -165,18 +159,8 @@ def test_through_a_proxy(tmp_path: Path) -> None:
         with httpx.Client(base_url=outside) as http:  # links as a browser follows them
             assert http.get(accepted.links.self).json()["id"] == accepted.id
         (tmp_path / "video.mp4").write_bytes(VIDEO)
-        command = [
-            sys.executable,
-            "-m",
-            "mmad",
-            "submit",
-            str(tmp_path / "video.mp4"),
-            "--url",
-            f"{outside}/lab/",
-        ]
-        shown = subprocess.run(
-            command, capture_output=True, text=True, check=True, env=dict(os.environ)
-        ).stdout.split()
+        command = [sys.executable, "-m", "mmad", "submit", str(tmp_path / "video.mp4"), "--url", f"{outside}/lab/"]
+        shown = subprocess.run(command, capture_output=True, text=True, check=True, env=dict(os.environ)).stdout.split()
         assert httpx.get(shown[1]).json()["id"] == shown[0]
         proxy.shutdown()
 
@@ -197,9 +181,7 @@ def test_head_is_get_without_the_body(app_state: AppState) -> None:
         changing = {"date", "x-request-id", "etag", "last-modified"}
         if path == "/metrics":  # it tells of the requests before
             changing.add("content-length")
-        same = [
-            {name: one.headers[name] for name in one.headers if name not in changing} for one in (got, head)
-        ]
+        same = [{name: one.headers[name] for name in one.headers if name not in changing} for one in (got, head)]
         if path == "/jobs/none" or path == "/nowhere" or path.endswith("/webhook"):
             assert head.headers["content-type"] == "application/problem+json"
         assert same[0] == same[1], path

@@ -211,9 +211,7 @@ def test_what_has_ended_or_cannot_be_read_is_passed_over(
 ) -> None:
     broken, ended, waiting = make_job(jobs), make_job(jobs), make_job(jobs)
     jobs.store.put(job_key(broken.id, "job.json"), b"{")
-    monkeypatch.setattr(
-        jobs, "clean_up", lambda _record: None
-    )  # killed before that: its mark stays for a while
+    monkeypatch.setattr(jobs, "clean_up", lambda _record: None)  # killed before that: its mark stays for a while
     jobs.change(ended, State.CANCELED)
     pass_by(reconciler, clock, 7, times=2)
     assert queue.get_queued_ids() == {waiting.id}
@@ -237,9 +235,7 @@ def test_a_job_whose_worker_was_alive_after_all(
     assert queue.get_queued_ids() == set()
 
 
-def test_it_goes_on_after_a_pass_that_failed(
-    jobs: Jobs, queue: JobQueue, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_it_goes_on_after_a_pass_that_failed(jobs: Jobs, queue: JobQueue, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "INTERVAL_S", 0.01)
     monkeypatch.setattr(module, "_GRACE_S", 0.0)
     waiting, calls = queue.get_queued_ids, []

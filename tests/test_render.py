@@ -43,16 +43,9 @@ def light_from(direction: tuple[float, float, float], sun: float, span_m: float)
     light[:3] = toward
     light[[raster.AMBIENT, raster.SUN, raster.SOFTNESS]] = 0.4, sun, 0.5
     scale = SHADOW_SIZE / span_m
-    rows = (
-        (right * scale, SHADOW_SIZE / 2),
-        (-np.cross(toward, right) * scale, SHADOW_SIZE / 2),
-        (toward, 10.0),
-    )
+    rows = ((right * scale, SHADOW_SIZE / 2), (-np.cross(toward, right) * scale, SHADOW_SIZE / 2), (toward, 10.0))
     for row, (axis, offset) in enumerate(rows):
-        light[raster.TO_SHADOW + 4 * row : raster.TO_SHADOW + 4 * row + 4] = (
-            *axis,
-            offset - axis @ (0, 0, 1),
-        )
+        light[raster.TO_SHADOW + 4 * row : raster.TO_SHADOW + 4 * row + 4] = (*axis, offset - axis @ (0, 0, 1))
     return light
 
 
@@ -113,11 +106,7 @@ def cast_rays(shot: Shot) -> tuple[np.ndarray, np.ndarray]:
     side = shot.height * SUPERSAMPLING
     across = (np.arange(side) + 0.5 - side / 2) / float(shot.cameras[0, raster.FOCAL])
     rays = np.stack(
-        [
-            np.broadcast_to(across, (side, side)),
-            np.ones((side, side)),
-            np.broadcast_to(-across[:, None], (side, side)),
-        ],
+        [np.broadcast_to(across, (side, side)), np.ones((side, side)), np.broadcast_to(-across[:, None], (side, side))],
         -1,
     )
     nearest, triangle = np.full((side, side), np.inf), np.full((side, side), -1)
@@ -229,9 +218,7 @@ def test_a_shadow_falls_where_the_light_says() -> None:
 
 
 def test_encode_rises_and_ends_at_white() -> None:
-    values = [
-        int(encode.py_func(value)) for value in np.concatenate([np.linspace(-1, 4, 2000), [10.0, 100.0]])
-    ]
+    values = [int(encode.py_func(value)) for value in np.concatenate([np.linspace(-1, 4, 2000), [10.0, 100.0]])]
     assert values == sorted(values)
     assert (values[0], values[-1]) == (0, 255)
 
@@ -244,10 +231,7 @@ def test_frames_are_the_same_again_and_alone() -> None:
     for frame in range(4):
         one = slice(frame, frame + 1)
         alone = replace(
-            shot,
-            transforms=shot.transforms[one],
-            expressions=shot.expressions[one],
-            cameras=shot.cameras[one],
+            shot, transforms=shot.transforms[one], expressions=shot.expressions[one], cameras=shot.cameras[one]
         )
         assert (draw(alone)[0] == frames[frame]).all()
 
@@ -319,8 +303,6 @@ def test_a_card_draws_the_same() -> None:
     from training.people.render.cuda import Renderer
 
     shot = make_film(Recipe(seed=1), 0, load_anatomy()).shot
-    short = replace(
-        shot, transforms=shot.transforms[:4], expressions=shot.expressions[:4], cameras=shot.cameras[:4]
-    )
+    short = replace(shot, transforms=shot.transforms[:4], expressions=shot.expressions[:4], cameras=shot.cameras[:4])
     pictures = Renderer(short, at_once=3).render().copy_to_host()
     assert np.abs(pictures.astype(int) - draw(short)).mean() < 2

@@ -49,9 +49,7 @@ def test_a_report_has_all_that_a_run_is_judged_by(tmp_path: Path, monkeypatch: p
     asked: list[object] = []
     monkeypatch.setattr(report, "export_bundle", lambda *arguments: asked.append(arguments[3]))
     run_folder(tmp_path, [{"stage": 0, "step": 1, "loss": 2.0}, {"stage": 1, "step": 1, "loss": 1.0}])
-    report.write_results(
-        make_untrained_network(MANIFEST), MANIFEST, measured(), tmp_path, device="cpu", weights="fp16"
-    )
+    report.write_results(make_untrained_network(MANIFEST), MANIFEST, measured(), tmp_path, device="cpu", weights="fp16")
     assert asked == ["fp16"]
     document = json.loads((tmp_path / "report" / "report.json").read_text())
     assert document["seed"] == 5

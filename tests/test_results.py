@@ -55,9 +55,7 @@ def stored(*rows: tuple[float, float, float, int], duration_s: float = 20.0) -> 
         sha256="0" * 64, duration_s=duration_s, width=2, height=2, frames_decoded=9,
         average_fps=30, variable_frame_rate=False, rotation_deg=0,
     )  # fmt: skip
-    model = ModelUsed(
-        bundle="b", version="1", weights_sha256="0", engine="e", precision="fp32", trained_on=None
-    )
+    model = ModelUsed(bundle="b", version="1", weights_sha256="0", engine="e", precision="fp32", trained_on=None)
     context = Context(
         job_id="j", media=media, model=model, settings=Options(region=None), partial=False, warnings=[],
         coverage=[Stretch(start_s=0, end_s=duration_s, status="analysed")], labels=LABELS, thresholds=[0.5, 0.6, 0.7],
@@ -163,15 +161,8 @@ def test_ids_are_the_same_in_every_view() -> None:
 
 def test_body_segments_merge_what_touches() -> None:
     result = make_result(EXAMPLE, View(min_score=0))
-    found = [
-        (one.body.code, one.start_s, one.end_s, one.score, len(one.actions)) for one in result.body_segments
-    ]
-    assert found == [
-        ("B", 1, 5, 0.9, 3),
-        ("A", 2.5, 6, 0.55, 1),
-        ("B", 10, 12, 0.65, 1),
-        ("A", 15, 16, 0.4, 1),
-    ]
+    found = [(one.body.code, one.start_s, one.end_s, one.score, len(one.actions)) for one in result.body_segments]
+    assert found == [("B", 1, 5, 0.9, 3), ("A", 2.5, 6, 0.55, 1), ("B", 10, 12, 0.65, 1), ("A", 15, 16, 0.4, 1)]
 
 
 def test_summary_counts_time_once() -> None:
@@ -216,8 +207,7 @@ def test_a_view_of_a_stretch_tells_of_that_stretch_only() -> None:
 
 def test_a_level_leaves_the_other_out_and_the_summary_whole() -> None:
     both, action, body = (
-        make_result(EXAMPLE, ResultView.model_validate({"level": level}))
-        for level in ("both", "action", "body")
+        make_result(EXAMPLE, ResultView.model_validate({"level": level})) for level in ("both", "action", "body")
     )
     assert (action.detections, action.body_segments) == (both.detections, [])
     assert (body.detections, body.body_segments) == ([], both.body_segments)
@@ -272,13 +262,7 @@ def test_scores_over_time_by_hand() -> None:
     scores = make_frame_scores(rows, 5)
     assert scores.times_s == [0, 0.2, 0.4, 0.6, 0.8]
     assert scores.actions == ["A1", "B1", "B2"]
-    assert scores.action_scores == [
-        [0, 0.3, 0],
-        [0, 0.9, 0],
-        [0.0625, 0.9, 0],
-        [0.0625, 0, 0],
-        [0.0625, 0, 0],
-    ]
+    assert scores.action_scores == [[0, 0.3, 0], [0, 0.9, 0], [0.0625, 0.9, 0], [0.0625, 0, 0], [0.0625, 0, 0]]
     assert scores.bodies == ["A", "B"]
     assert scores.body_scores == [[one[0], max(one[1:])] for one in scores.action_scores]
 
@@ -298,12 +282,7 @@ def test_scores_over_time_as_files() -> None:
 
 def test_what_is_hidden_is_announced() -> None:
     rows = stored(
-        (1, 3, 0.9, 1),
-        (2, 4, 0.65, 2),
-        (5, 6, 0.3, 0),
-        (5, 6, 0.59, 1),
-        (9, 9.5, 0.02, 1),
-        (9, 9.5, 0.019, 2),
+        (1, 3, 0.9, 1), (2, 4, 0.65, 2), (5, 6, 0.3, 0), (5, 6, 0.59, 1), (9, 9.5, 0.02, 1), (9, 9.5, 0.019, 2)
     )
     hidden = make_result(rows, View()).hidden
     assert (hidden.count, hidden.from_score, hidden.cut_by_top_k) == (4, 0.02, 0)
@@ -345,10 +324,7 @@ def test_an_action_of_nine_minutes_is_one_detection() -> None:
     result = make_result(stored(*rows, (3, 4, 0.9, 2), duration_s=545), View())
     assert by_code(result) == [("B1", 0), ("B2", 3)]
     assert result.detections[0].end_s == 540
-    assert [(one.code, one.count, one.total_s) for one in result.summary.by_action] == [
-        ("B1", 1, 540),
-        ("B2", 1, 1),
-    ]
+    assert [(one.code, one.count, one.total_s) for one in result.summary.by_action] == [("B1", 1, 540), ("B2", 1, 1)]
     assert result.summary.concurrency.max == 2
     assert [(one.first.code, one.second.code, one.count) for one in result.summary.pairs] == [("B1", "B2", 1)]
     assert result.detections[0].overlaps == [result.detections[1].id]
@@ -390,29 +366,20 @@ def test_views_hold_together(proposals: StoredProposals, least: float, top: int)
 
 
 @given(proposals=proposals_of, bounds=st.tuples(st.floats(0, 1), st.floats(0, 1)), top=st.integers(1, 30))
-def test_filters_take_away_and_never_rename(
-    proposals: StoredProposals, bounds: tuple[float, float], top: int
-) -> None:
+def test_filters_take_away_and_never_rename(proposals: StoredProposals, bounds: tuple[float, float], top: int) -> None:
     low, high = sorted(bounds)
     everything = {one.id: one for one in make_result(proposals, View(min_score=0)).detections}
 
     def ids(view: ResultView) -> set[str]:
         found = make_result(proposals, view).detections
         for one in found:  # the same detection, but for what it overlaps in this view
-            assert one.model_copy(update={"overlaps": []}) == everything[one.id].model_copy(
-                update={"overlaps": []}
-            )
+            assert one.model_copy(update={"overlaps": []}) == everything[one.id].model_copy(update={"overlaps": []})
         return {one.id for one in found}
 
     few, many = ids(ResultView(min_score=high)), ids(ResultView(min_score=low))
     assert few <= many <= set(everything)
-    assert ids(ResultView(min_score=low, labels=["B"])) == {
-        one for one in many if everything[one].body.code == "B"
-    }
-    assert (
-        ids(ResultView(min_score=low, labels=["B1", "A"])) | ids(ResultView(min_score=low, labels=["B2"]))
-        == many
-    )
+    assert ids(ResultView(min_score=low, labels=["B"])) == {one for one in many if everything[one].body.code == "B"}
+    assert ids(ResultView(min_score=low, labels=["B1", "A"])) | ids(ResultView(min_score=low, labels=["B2"])) == many
     best = ids(ResultView(min_score=low, top_k=top))
     assert len(best) == min(top, len(many))
     assert max((everything[one].score for one in many - best), default=0) <= min(
@@ -445,16 +412,13 @@ def test_pairs_are_those_of_brute_force(proposals: StoredProposals, window: tupl
     ticks = np.arange(20_000) / 1000 + 0.0005  # the middle of every millisecond
     inside = (ticks > from_s) & (ticks < to_s)
     for first, second in itertools.combinations(range(3), 2):
-        mine, others = (
-            [one for one in result.detections if one.action.id == action] for action in (first, second)
-        )
+        mine, others = ([one for one in result.detections if one.action.id == action] for action in (first, second))
         count = sum(together(one, other) for one in mine for other in others)
         assert (first, second) in pairs if count else (first, second) not in pairs
         if not count:
             continue
         going_on = [
-            np.any([(one.start_s < ticks) & (ticks < one.end_s) for one in group], axis=0)
-            for group in (mine, others)
+            np.any([(one.start_s < ticks) & (ticks < one.end_s) for one in group], axis=0) for group in (mine, others)
         ]
         assert pairs[first, second].count == count
         assert pairs[first, second].total_s == pytest.approx(

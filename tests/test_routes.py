@@ -85,9 +85,7 @@ def test_a_list_is_filtered(api: TestClient, app_state: AppState) -> None:
 
 
 def test_a_rare_tag_does_not_read_the_whole_store_at_a_time(
-    api: TestClient,
-    app_state: AppState,
-    monkeypatch: pytest.MonkeyPatch,
+    api: TestClient, app_state: AppState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class_balance_exponent = send(api, tag="rare")
     for _ in range(6):
@@ -133,11 +131,7 @@ def test_a_deleted_job_is_gone_and_says_so(api: TestClient, app_state: AppState)
 
 
 def test_what_has_had_its_time_is_swept(api: TestClient, app_state: AppState) -> None:
-    old, young, running = (
-        make_finished_job(app_state, keep_video=True),
-        make_finished_job(app_state),
-        send(api),
-    )
+    old, young, running = (make_finished_job(app_state, keep_video=True), make_finished_job(app_state), send(api))
     now = datetime.now(UTC)
     app_state.store.put("jobs/0123/video", b"a job whose making was cut off")
     for mark in (f"pending/open/{'0' * 32}-17", f"owners/open/{'0' * 32}", "incoming/x", "uploads/x/0"):
@@ -149,8 +143,7 @@ def test_what_has_had_its_time_is_swept(api: TestClient, app_state: AppState) ->
     assert app_state.store.names("jobs/0123") == ["video"]
     record = app_state.jobs.get(young)
     app_state.store.put(
-        job_key(young, "job.json"),
-        record.model_copy(update={"retention_s": 9_000_000_000}).model_dump_json().encode(),
+        job_key(young, "job.json"), record.model_copy(update={"retention_s": 9_000_000_000}).model_dump_json().encode()
     )
     assert sweeper.sweep(now + timedelta(seconds=61)) == 1
     assert_problem(api.get(f"/jobs/{old}"), "job_expired")
@@ -185,19 +178,14 @@ def test_a_record_that_cannot_be_read_stops_nobody_else(api: TestClient, app_sta
     app_state.store.put(job_key(broken, "job.json"), b'{"id": 1}')
     app_state.store.put(job_key(old, ".nfs0001"), b"x")
     assert list(walk(api)) == [sorted([old, other], reverse=True)]
-    assert (
-        Sweeper(app_state.store, app_state.jobs, 1, 3600).sweep(datetime.now(UTC) + timedelta(seconds=61))
-        == 1
-    )
+    assert Sweeper(app_state.store, app_state.jobs, 1, 3600).sweep(datetime.now(UTC) + timedelta(seconds=61)) == 1
     assert_problem(api.get(f"/jobs/{old}"), "job_expired")
 
 
 def test_a_cursor_and_a_page_know_nothing_of_other_keys(api: TestClient, app_state: AppState) -> None:
     mine = send(api)
     for _ in range(3):
-        app_state.jobs.create(
-            new_job_id(), Upload(bytes=1, sha256="0"), JobOptions(), retention_s=60, owner="anna"
-        )
+        app_state.jobs.create(new_job_id(), Upload(bytes=1, sha256="0"), JobOptions(), retention_s=60, owner="anna")
     assert api.get("/jobs?limit=1").json()["next"] is None
     assert [job["id"] for job in api.get("/jobs").json()["jobs"]] == [mine]
 
@@ -228,9 +216,7 @@ def stream(api: TestClient, job_id: str, last: str | None = None) -> list[tuple[
     return [(block["event"], block["id"], json.loads(block["data"])) for block in blocks if block]
 
 
-def test_events_tell_a_job_to_its_end(
-    api: TestClient, app_state: AppState, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_events_tell_a_job_to_its_end(api: TestClient, app_state: AppState, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(events, "_POLL_INTERVAL_S", 0.005)
     fractions = iter([0.0, 0.25, 0.25, 0.5, 0.4, 0.9])
     job_id = send(api)
@@ -323,10 +309,7 @@ def test_every_format_is_an_export(api: TestClient, app_state: AppState, name: s
 def test_exports_take_filters_and_refuse_the_rest(api: TestClient, app_state: AppState) -> None:
     job_id = make_finished_job(app_state)
     export = f"/jobs/{job_id}/export"
-    both = [
-        len(api.get(export, params={"format": "csv", **more}).text.splitlines())
-        for more in ({}, {"labels": "A"})
-    ]
+    both = [len(api.get(export, params={"format": "csv", **more}).text.splitlines()) for more in ({}, {"labels": "A"})]
     assert both == [5, 2]
     assert "known are json" in assert_problem(api.get(f"{export}?format=docx"), "invalid_parameter")
     assert_problem(api.get(export), "invalid_parameter")
@@ -337,15 +320,9 @@ def test_scores_over_time(api: TestClient, app_state: AppState) -> None:
     frames = api.get(f"/jobs/{make_finished_job(app_state)}/result?level=frames&rate=2").json()
     assert len(frames["times_s"]) == 40
     column = frames["actions"].index("B1")
-    assert [row[column] for row in frames["action_scores"]][:10] == pytest.approx(
-        [0, 0, *[0.9] * 4, 0, 0, 0.61, 0.61]
-    )
-    assert_problem(
-        api.get(f"/jobs/{make_finished_job(app_state)}/result?level=frames&rate=31"), "invalid_parameter"
-    )
-    assert_problem(
-        api.get(f"/jobs/{make_finished_job(app_state)}/result?level=frames&top_k=3"), "unknown_parameter"
-    )
+    assert [row[column] for row in frames["action_scores"]][:10] == pytest.approx([0, 0, *[0.9] * 4, 0, 0, 0.61, 0.61])
+    assert_problem(api.get(f"/jobs/{make_finished_job(app_state)}/result?level=frames&rate=31"), "invalid_parameter")
+    assert_problem(api.get(f"/jobs/{make_finished_job(app_state)}/result?level=frames&top_k=3"), "unknown_parameter")
     assert_problem(api.get(f"/jobs/{make_finished_job(app_state)}/result?level=all"), "invalid_parameter")
 
 

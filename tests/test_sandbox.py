@@ -86,18 +86,14 @@ def forkserver_of(made: Sandbox) -> int:
 def assert_well(made: Sandbox, small: Path) -> None:
     """The next video's frames are right, and no process of one before is there."""
     with small.open("rb") as file, small.open("rb") as same:
-        np.testing.assert_array_equal(
-            taken(made.open(file, Limits())), taken(InProcessDecoder().open(same, Limits()))
-        )
+        np.testing.assert_array_equal(taken(made.open(file, Limits())), taken(InProcessDecoder().open(same, Limits())))
     assert descendants(forkserver_of(made)) == []
 
 
 VARIABLE = "setpts='N/(30*TB)+floor(N/10)*0.3/TB'"
 
 
-@pytest.mark.parametrize(
-    "kind", ["plain", "rotated", "odd", "variable", "strange pixels", "h265", "vp9", "av1", "ts"]
-)
+@pytest.mark.parametrize("kind", ["plain", "rotated", "odd", "variable", "strange pixels", "h265", "vp9", "av1", "ts"])
 def test_frames_are_the_same_bit_for_bit(box: Sandbox, tmp_path: Path, kind: str) -> None:
     extra: dict[str, tuple[str, ...]] = {
         "h265": ("-c:v", "libx265", "-x265-params", "log-level=none"),
@@ -112,13 +108,9 @@ def test_frames_are_the_same_bit_for_bit(box: Sandbox, tmp_path: Path, kind: str
     else:
         size = "131x97" if kind == "odd" else "320x180"
         encoder = ("-c:v", "mpeg4") if kind == "odd" else ()
-        path = clips.pattern(
-            tmp_path / f"clip.{suffix}", size=size, seconds=2, extra=encoder + extra.get(kind, ())
-        )
+        path = clips.pattern(tmp_path / f"clip.{suffix}", size=size, seconds=2, extra=encoder + extra.get(kind, ()))
     for take in ("frames", "whole_frames"):
-        arguments: tuple[Any, ...] = (
-            (15, 160, 120, Region(0, 0, 0.7, 0.9)) if take == "frames" else (12.5, 100)
-        )
+        arguments: tuple[Any, ...] = (15, 160, 120, Region(0, 0, 0.7, 0.9)) if take == "frames" else (12.5, 100)
         with path.open("rb") as here, path.open("rb") as there:
             expected = InProcessDecoder().open(here, Limits())
             found = box.open(there, Limits())
@@ -132,17 +124,13 @@ def test_frames_are_the_same_bit_for_bit(box: Sandbox, tmp_path: Path, kind: str
 
 
 def test_a_large_honest_video_fits_the_default_limits(box: Sandbox, tmp_path: Path) -> None:
-    path = clips.pattern(
-        tmp_path / "8k.mp4", size="7680x4320", seconds=0.2, extra=("-preset", "ultrafast", "-bf", "2")
-    )
+    path = clips.pattern(tmp_path / "8k.mp4", size="7680x4320", seconds=0.2, extra=("-preset", "ultrafast", "-bf", "2"))
     with path.open("rb") as file, path.open("rb") as same:
         frames = taken(box.open(file, Limits()), (160, 90))
         np.testing.assert_array_equal(frames, taken(InProcessDecoder().open(same, Limits()), (160, 90)))
 
 
-def test_where_the_file_stands_and_what_it_may_do_is_the_callers(
-    box: Sandbox, small: Path, tmp_path: Path
-) -> None:
+def test_where_the_file_stands_and_what_it_may_do_is_the_callers(box: Sandbox, small: Path, tmp_path: Path) -> None:
     """Also a file that is open for writing, or that has no name any more."""
     path = tmp_path / "clip.mp4"
     path.write_bytes(small.read_bytes())
@@ -219,12 +207,8 @@ def test_a_cell_has_limits_and_nothing_of_the_worker(small: Path, monkeypatch: p
         next(frames)
         [decoder] = descendants(forkserver_of(made))
         place = Path(f"/proc/{decoder}")
-        told = {
-            line[:25].strip(): line[25:].split()[:2] for line in (place / "limits").read_text().splitlines()
-        }
-        status = dict(
-            line.split(":\t", 1) for line in (place / "status").read_text().splitlines() if ":\t" in line
-        )
+        told = {line[:25].strip(): line[25:].split()[:2] for line in (place / "limits").read_text().splitlines()}
+        status = dict(line.split(":\t", 1) for line in (place / "status").read_text().splitlines() if ":\t" in line)
         files = sorted(str(entry.readlink()) for entry in (place / "fd").iterdir())
         assert told["Max address space"] == [str(1024**3)] * 2
         assert told["Max cpu time"] == ["10", "11"]
@@ -328,9 +312,7 @@ def sample_bomb(samples: int = 80_000_000) -> bytes:
     full = bytes(4)
     matrix = struct.pack(">9i", 0x10000, 0, 0, 0, 0x10000, 0, 0, 0, 0x40000000)
     rate = struct.pack(">II", 1000, 1000)
-    movie = box(
-        b"mvhd", full, bytes(8), rate, struct.pack(">IH", 0x10000, 256), bytes(10), matrix, bytes(24), full
-    )
+    movie = box(b"mvhd", full, bytes(8), rate, struct.pack(">IH", 0x10000, 256), bytes(10), matrix, bytes(24), full)
     track = box(
         b"tkhd", b"\0\0\0\3", bytes(8), struct.pack(">III", 1, 0, 1000), bytes(16), matrix, struct.pack(">II", 64 << 16, 64 << 16)
     )  # fmt: skip
@@ -458,9 +440,7 @@ def test_two_videos_at_a_time(box: Sandbox, small: Path) -> None:
     with small.open("rb") as one, small.open("rb") as other, small.open("rb") as same:
         first, second = box.open(one, Limits()), box.open(other, Limits())
         pairs = list(zip(first.frames(15, 64, 36), second.frames(15, 32, 18), strict=True))
-        np.testing.assert_array_equal(
-            [pair[0] for pair in pairs], taken(InProcessDecoder().open(same, Limits()))
-        )
+        np.testing.assert_array_equal([pair[0] for pair in pairs], taken(InProcessDecoder().open(same, Limits())))
         first.close()
         second.close()
 

@@ -115,9 +115,7 @@ def test_actions_last_as_long_as_real_ones():
         chance = 3.3 * ours.std / np.sqrt(ours.n)
         assert abs(ours.mean - action.mean_s) < 0.1 * action.mean_s + max(0.05 * action.mean_s, chance), code
     counts = [action.count for action in table.actions.values()]
-    ratios = [
-        statistics().class_duration[LABELS[code]].mean / one.mean_s for code, one in table.actions.items()
-    ]
+    ratios = [statistics().class_duration[LABELS[code]].mean / one.mean_s for code, one in table.actions.items()]
     assert np.average(ratios, weights=counts) == pytest.approx(1, abs=0.05)
 
 

@@ -19,9 +19,7 @@ def test_every_answer_is_as_documented(tmp_path: Path, clip: Path) -> None:
     accepted that it forbids or without a key. `make test ARGS="-n 0 -s tests/test_schemathesis.py"` shows the summary."""
     limits = OwnLimits(requests_per_minute=1_000_000, max_jobs=1000)
     _, key = create(tmp_path / "keys.json", "schemathesis", limits)
-    service = start_service(
-        tmp_path / "data", tmp_path / "log", MMAD_API_KEYS_FILE=str(tmp_path / "keys.json")
-    )
+    service = start_service(tmp_path / "data", tmp_path / "log", MMAD_API_KEYS_FILE=str(tmp_path / "keys.json"))
     try:
         with Client(service.url, api_key=key) as client:
             jobs = [client.submit(clip, keep_video=True).id for _ in range(6)]
@@ -46,12 +44,7 @@ def _check(service: Service, key: str, jobs: list[str], clip: Path) -> None:
         "--header", f"Authorization: Bearer {key}",
     ]  # fmt: skip
     done = subprocess.run(
-        command,
-        cwd=service.data_dir,
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-        timeout=240,
+        command, cwd=service.data_dir, env=os.environ | environment, capture_output=True, text=True, timeout=240
     )
     sys.stdout.write(done.stdout)
     assert done.returncode == 0, done.stdout

@@ -42,9 +42,7 @@ def test_only_the_best_candidates_are_kept(bundle: Bundle) -> None:
     logits, offsets, mask = empty_points(bundle.manifest)
     logits[:] = np.random.default_rng(0).normal(size=logits.shape)
     config = bundle.manifest.postprocessing.model_copy(update={"candidates": 10})
-    found = decode_points(
-        logits, offsets + 1, mask, bundle.manifest.model_copy(update={"postprocessing": config}), 0
-    )
+    found = decode_points(logits, offsets + 1, mask, bundle.manifest.model_copy(update={"postprocessing": config}), 0)
     assert len(found) == 10
     np.testing.assert_allclose(found.scores, np.sort(1 / (1 + np.exp(-logits.ravel())))[::-1][:10], rtol=1e-6)
 
@@ -75,9 +73,7 @@ def test_points_and_results_as_published_code(shared: Path, bundle: Bundle) -> N
         scores[valid] = reference["scores"][row].numpy()
         segments = np.zeros((len(positions), 2), np.float32)
         segments[valid] = reference["proposals"][row].numpy()
-        offsets = (
-            np.stack([positions - segments[:, 0], segments[:, 1] - positions], axis=1) / strides[:, None]
-        )
+        offsets = np.stack([positions - segments[:, 0], segments[:, 1] - positions], axis=1) / strides[:, None]
         # Its steps are every second frame of the video.
         manifest = with_input(bundle.manifest, fps=meta["fps"] / meta["snippet_stride"])
         with np.errstate(divide="ignore"):
@@ -87,13 +83,10 @@ def test_points_and_results_as_published_code(shared: Path, bundle: Bundle) -> N
         expected = reference["results"][meta["video_name"]]
         # Published with two decimals of seconds and four of the score; equal scores may change places.
         ours = sorted(
-            (round(float(score), 3), int(label))
-            for score, label in zip(kept.scores, kept.labels, strict=True)
+            (round(float(score), 3), int(label)) for score, label in zip(kept.scores, kept.labels, strict=True)
         )
         theirs = sorted(
-            (round(one["score"], 3), int(one["label"]))
-            for one in expected
-            if one["segment"][1] > one["segment"][0]
+            (round(one["score"], 3), int(one["label"])) for one in expected if one["segment"][1] > one["segment"][0]
         )
         assert len(kept) >= len(theirs)
         np.testing.assert_allclose(

@@ -47,21 +47,14 @@ def test_a_video_in_micro_actions_out(client: Client, clip: Path) -> None:
     Result.model_validate(result)
     assert result["job_id"] == job.id
     assert result["media"]["duration_s"] == pytest.approx(5, abs=0.01)
-    assert result["coverage"] == [
-        {"start_s": 0, "end_s": result["media"]["duration_s"], "status": "analysed"}
-    ]
+    assert result["coverage"] == [{"start_s": 0, "end_s": result["media"]["duration_s"], "status": "analysed"}]
     assert result["detections"]
     assert [warning["code"] for warning in result["warnings"]] == ["untrained_model"]
     assert result["model"]["trained_on"] is None
     progress = [one.progress for one in seen]
     assert progress == sorted(progress)
     assert seen[-1].state == "succeeded"
-    assert {one.stage for one in seen if one.state == "running"} <= {
-        None,
-        "decoding",
-        "detecting",
-        "publishing",
-    }
+    assert {one.stage for one in seen if one.state == "running"} <= {None, "decoding", "detecting", "publishing"}
     alone = detect_here(clip)
     assert alone["detections"] == result["detections"]
     assert alone["media"] == result["media"]
@@ -85,9 +78,7 @@ def test_what_only_decoding_shows_fails_the_job(client: Client, tmp_path: Path) 
     with pytest.raises(ServiceError, match="limit is 20 s .MMAD_MAX_DURATION_S.") as caught:
         client.wait(long.id)
     assert caught.value.code == "video_too_long"
-    with pytest.raises(
-        ServiceError, match="limit is 20 s .MMAD_MAX_DURATION_S."
-    ) as caught:  # declared: at once
+    with pytest.raises(ServiceError, match="limit is 20 s .MMAD_MAX_DURATION_S.") as caught:  # declared: at once
         client.submit(clips.pattern(tmp_path / "long.mp4", size="64x64", seconds=25))
     assert (caught.value.code, caught.value.status) == ("video_too_long", 422)
     silent = client.submit(clips.silence(tmp_path / "silent.mp4"))
@@ -166,9 +157,7 @@ def test_it_listens_on_this_machine_alone(service: Service) -> None:
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_a_stop_leaves_no_process_and_keeps_the_results(
-    tmp_path: Path, clip: Path, how: signal.Signals
-) -> None:
+def test_a_stop_leaves_no_process_and_keeps_the_results(tmp_path: Path, clip: Path, how: signal.Signals) -> None:
     service = start_service(tmp_path / "data", tmp_path / "log")
     with Client(service.url) as client:
         result = client.detect(clip)
@@ -399,12 +388,7 @@ def test_parts_without_redis_say_what_to_set(tmp_path: Path) -> None:
         assert "MMAD_REDIS_URL" in ended.stderr
         assert list(tmp_path.iterdir()) == []
         nonsense = subprocess.run(
-            command,
-            env=clean | {"REDIS_URL": "nonsense"},
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
+            command, env=clean | {"REDIS_URL": "nonsense"}, capture_output=True, text=True, timeout=60, check=False
         )
         assert nonsense.returncode == 1
         assert "MMAD_REDIS_URL is not an address of Redis" in nonsense.stderr

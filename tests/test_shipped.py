@@ -38,9 +38,7 @@ def test_they_say_what_they_were_trained_on_and_what_they_are_worth(shipped: Bun
     assert manifest.trained_on is not None
     assert manifest.trained_on.synthetic
     assert manifest.metrics is not None
-    assert (
-        manifest.metrics["test_average_mAP"] > 5 * manifest.metrics["test_average_mAP_of_untrained_network"]
-    )
+    assert manifest.metrics["test_average_mAP"] > 5 * manifest.metrics["test_average_mAP_of_untrained_network"]
     assert manifest.calibration is not None
     assert manifest.thresholds.per_class is not None
     assert manifest.locator is not None

@@ -30,15 +30,7 @@ from training.people.timing import STYLES
 FPS, DURATION_S = 6, 4.2
 LEGS = ("D1", "D2", "D3", "D4", "D5", "D6", "D8")
 BENT_DOUBLE = ("G3", "G4")  # the belly lies on the thighs
-NODDED = {
-    "nose": 0.02,
-    "chin": 0.02,
-    "cheek": 0.02,
-    "eye": 0.02,
-    "ear": 0.02,
-    "forehead": 0.02,
-    "hair_top": 0.02,
-}
+NODDED = {"nose": 0.02, "chin": 0.02, "cheek": 0.02, "eye": 0.02, "ear": 0.02, "forehead": 0.02, "hair_top": 0.02}
 
 
 @cache
@@ -103,9 +95,7 @@ def choose_sides(code, number):
 def skin(skeleton, pose, bones):
     """Vertices (frames, n, 3) that bones of these names move most."""
     anatomy = skeleton.anatomy
-    chosen = np.isin(
-        anatomy.bones[:, 0], [anatomy.index[name] for name in anatomy.names if name.startswith(bones)]
-    )
+    chosen = np.isin(anatomy.bones[:, 0], [anatomy.index[name] for name in anatomy.names if name.startswith(bones)])
     moves = pose.transforms()[:, anatomy.bones[chosen]]
     blended = (moves * anatomy.weights[chosen][..., None, None]).sum(2)
     return rotate(blended[..., :3], skeleton.vertices[chosen]) + blended[..., 3]
@@ -132,9 +122,7 @@ def test_two_bones_reach_and_keep_their_lengths():
 
 
 def test_out_of_reach_two_bones_stretch_towards_the_target():
-    middle, end = two_bone_ik(
-        np.zeros((1, 3)), np.array([[0.0, -2.0, 0.0]]), 0.3, 0.2, np.array([[0.0, 0.0, -1.0]])
-    )
+    middle, end = two_bone_ik(np.zeros((1, 3)), np.array([[0.0, -2.0, 0.0]]), 0.3, 0.2, np.array([[0.0, 0.0, -1.0]]))
     assert 0.49 < np.linalg.norm(end) < 0.5
     assert np.allclose(end[0, [0, 2]], 0)
     assert np.linalg.norm(middle) == pytest.approx(0.3)
@@ -163,9 +151,7 @@ def test_mirrored_channels_and_hands_give_the_mirrored_pose():
     mirrored = {}
     for name, value in channels.items():
         base, _, side = name.partition(".")
-        sign = (
-            -1 if base in ("torso_yaw", "torso_roll", "head_yaw", "head_roll", "lean_x", "pelvis_yaw") else 1
-        )
+        sign = -1 if base in ("torso_yaw", "torso_roll", "head_yaw", "head_roll", "lean_x", "pelvis_yaw") else 1
         mirrored[f"{base}.{swapped[side]}" if side else base] = sign * value
     pose = posed(skeleton, {"left": "chin"}, channels)
     other = posed(skeleton, {"right": "chin"}, mirrored)
@@ -190,9 +176,9 @@ def test_feet_stand_on_the_floor(code):
     for number, skeleton in enumerate(skeletons(4)):
         pose = acted(skeleton, code, choose_sides(code, number), number)
         for letter in "LR":
-            lowest = skin(
-                skeleton, pose, (f"foot.{letter}", *(f"toe{toe}-1.{letter}" for toe in range(1, 6)))
-            )[..., 2].min(1)
+            lowest = skin(skeleton, pose, (f"foot.{letter}", *(f"toe{toe}-1.{letter}" for toe in range(1, 6))))[
+                ..., 2
+            ].min(1)
             assert lowest.min() > -0.02
             assert lowest[-1] < 0.02
 
@@ -240,11 +226,7 @@ def test_fingers_of_both_hands_meet(place):
     for skeleton in skeletons():
         pose = posed(skeleton, dict.fromkeys(SIDES, place), curl=0.3)
         left, right = (
-            skin(
-                skeleton,
-                pose,
-                tuple(f"finger{n}-{joint}.{letter}" for n in (2, 3, 4, 5) for joint in (1, 2, 3)),
-            )[0]
+            skin(skeleton, pose, tuple(f"finger{n}-{joint}.{letter}" for n in (2, 3, 4, 5) for joint in (1, 2, 3)))[0]
             for letter in "LR"
         )
         gaps = np.linalg.norm(left[:, None] - right[None], axis=-1)
@@ -291,9 +273,7 @@ def test_places_are_reached_by_most(code):
                 for move in action.moves
             }
             pitch, yaw, roll = HAND_TARGETS[place].lean
-            for name, value in zip(
-                ("torso_pitch", "torso_yaw", "torso_roll"), (pitch, yaw, roll), strict=True
-            ):
+            for name, value in zip(("torso_pitch", "torso_yaw", "torso_roll"), (pitch, yaw, roll), strict=True):
                 channels[name] = channels.get(name, 0) + value
             curl = curl_of(action.hand)
             pose = posed(skeleton, {"left": place}, channels, curl=curl)
@@ -314,9 +294,7 @@ def test_arms_stay_out_of_the_body(code):
         pose = acted(skeleton, code, choose_sides(code, number), number)
         body = skeleton.surface(pose)
         for letter in "LR":
-            elbow, wrist, knuckle = (
-                pose.position(f"{bone}.{letter}") for bone in ("lowerarm01", "wrist", "finger3-1")
-            )
+            elbow, wrist, knuckle = (pose.position(f"{bone}.{letter}") for bone in ("lowerarm01", "wrist", "finger3-1"))
             points = [wrist, knuckle, elbow, elbow + 0.35 * (wrist - elbow), elbow + 0.7 * (wrist - elbow)]
             distance, _ = body.signed_distance(np.stack(points, 1))
             assert distance.min() > -deep, (number, letter)
@@ -338,9 +316,7 @@ def test_nothing_jumps(code):
 
 @pytest.mark.parametrize("code", ["C7", "E2", "E3", "F3", "F4", "G3", "G4"])
 def test_arms_do_not_flip_between_frames(code):
-    for number, (skeleton, style) in enumerate(
-        zip(skeletons(), 2 * ("calm", "brisk", "restless"), strict=True)
-    ):
+    for number, (skeleton, style) in enumerate(zip(skeletons(), 2 * ("calm", "brisk", "restless"), strict=True)):
         pose = acted(skeleton, code, choose_sides(code, number), number, 30, style)
         for bone in ("upperarm01", "lowerarm01", "lowerarm02", "wrist"):
             for letter in "LR":
@@ -401,8 +377,7 @@ def test_hands_travel_in_a_bow_away_from_the_body():
     for skeleton in skeletons(2):
         for place, axis, sign in (("nose", 1, -1), ("hindbrain", 0, 1)):
             start, half, end = (
-                posed(skeleton, {"left": place}, share=share).position("wrist.L")[0, axis]
-                for share in (0.0, 0.5, 1.0)
+                posed(skeleton, {"left": place}, share=share).position("wrist.L")[0, axis] for share in (0.0, 0.5, 1.0)
             )
             assert sign * (half - 0.5 * (start + end)) > 0.04
 

@@ -35,9 +35,7 @@ def test_a_write_that_fails_leaves_nothing(store: FolderStore) -> None:
     assert all_files(store) == []
 
 
-def test_bytes_and_name_are_synced_before_it_returns(
-    store: FolderStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_bytes_and_name_are_synced_before_it_returns(store: FolderStore, monkeypatch: pytest.MonkeyPatch) -> None:
     events: list[str] = []
     sync, rename = os.fsync, Path.rename
 

@@ -72,13 +72,9 @@ def test_a_run_goes_on_where_it_was_interrupted(made, tmp_path):
 def test_killed_processes_leave_a_set_that_can_be_finished(made, tmp_path):
     command = [sys.executable, "-m", "mmad", "synth", "--out", str(tmp_path), "--videos", str(VIDEOS)]
     command += ["--seed", "3", "--size", "48x48", "--fps", "10", "--mix", "balanced", "--jobs", "2"]
-    process = subprocess.Popen(
-        command, start_new_session=True, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
-    )
+    process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
-    while (
-        process.poll() is None and not list(tmp_path.glob("records/*.json")) and time.monotonic() < deadline
-    ):
+    while process.poll() is None and not list(tmp_path.glob("records/*.json")) and time.monotonic() < deadline:
         time.sleep(0.05)
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGKILL)
@@ -145,14 +141,10 @@ def test_labels_read_as_the_data_sets_own(made):
         of_json = read_annotations(made / "mmad.json", taxonomy, subset=subset, strict=True).instances
         of_csv = read_annotations(made / f"{subset}.csv", taxonomy, strict=True).instances
         assert sorted(of_csv.labels) == sorted(of_json.labels)
-        np.testing.assert_allclose(
-            np.sort(of_csv.segments, axis=0), np.sort(of_json.segments, axis=0), atol=0.11
-        )
+        np.testing.assert_allclose(np.sort(of_csv.segments, axis=0), np.sort(of_json.segments, axis=0), atol=0.11)
     from training.tables import read_labels
 
-    assert [action.code for action in read_labels(made / "labels.json").actions] == [
-        a.code for a in taxonomy.actions
-    ]
+    assert [action.code for action in read_labels(made / "labels.json").actions] == [a.code for a in taxonomy.actions]
 
 
 def test_nobody_is_in_two_splits(tmp_path):
@@ -174,9 +166,7 @@ def test_no_body_is_in_two_subsets():
 
 
 def test_the_test_has_people_and_styles_of_its_own(tmp_path):
-    result = CliRunner().invoke(
-        app, ["synth", "--test", "--videos", "2", "--size", "48x48", "--out", str(tmp_path)]
-    )
+    result = CliRunner().invoke(app, ["synth", "--test", "--videos", "2", "--size", "48x48", "--out", str(tmp_path)])
     assert result.exit_code == 0, result.output
     records = json.loads((tmp_path / "mmad.json").read_text()).values()
     assert {record["subset"] for record in records} == {"test"}
@@ -217,14 +207,11 @@ def test_pictures_become_walls(tmp_path):
     with pytest.raises(StudioError, match="holds no picture"):
         produce(order(tmp_path / "a", videos=1, pictures=folder), 1, lambda done, count: None)
     Image.new("RGB", (600, 300), (250, 0, 0)).save(folder / "red.png")
-    produce(
-        order(tmp_path / "b", storage=Storage.NPZ, videos=4, pictures=folder), 1, lambda done, count: None
-    )
+    produce(order(tmp_path / "b", storage=Storage.NPZ, videos=4, pictures=folder), 1, lambda done, count: None)
     from training.people.camera.footage import read_frames
 
     reds = [
-        read_frames(path).frames[0].reshape(-1, 3).astype(int)
-        for path in sorted((tmp_path / "b/frames").iterdir())
+        read_frames(path).frames[0].reshape(-1, 3).astype(int) for path in sorted((tmp_path / "b/frames").iterdir())
     ]
     assert any(((red[:, 0] > 2 * red[:, 1]) & (red[:, 0] > 60)).mean() > 0.2 for red in reds)
 

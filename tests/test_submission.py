@@ -38,9 +38,7 @@ def test_the_same_key_and_body_is_the_same_job(api: TestClient, app_state: AppSt
 
 
 @pytest.mark.parametrize("change", ["body", "parameter"])
-def test_the_same_key_for_something_else_is_refused(
-    api: TestClient, app_state: AppState, change: str
-) -> None:
+def test_the_same_key_for_something_else_is_refused(api: TestClient, app_state: AppState, change: str) -> None:
     send(api)
     other = send(api, OTHER) if change == "body" else send(api, min_score="0.5")
     assert "'k1' was used at 20" in assert_problem(other, "idempotency_conflict")
@@ -154,9 +152,7 @@ def test_a_request_sent_again_is_answered_at_the_limit(
 def test_several_videos_are_several_jobs_of_a_batch(api: TestClient, app_state: AppState) -> None:
     videos = [VIDEO, OTHER, VIDEO + b"third"]
     response = api.post(
-        "/detect?tag=t",
-        files=[("file", (f"{n}.mp4", video)) for n, video in enumerate(videos)],
-        data={"top_k": "2"},
+        "/detect?tag=t", files=[("file", (f"{n}.mp4", video)) for n, video in enumerate(videos)], data={"top_k": "2"}
     )
     assert response.status_code == 202
     body = response.json()
@@ -250,9 +246,7 @@ def test_how_long_a_caller_prefers_to_wait(header: str | None, seconds: int | No
     assert parse_preferred_wait(header) == seconds
 
 
-def test_one_file_is_open_at_a_time(
-    api: TestClient, app_state: AppState, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_file_is_open_at_a_time(api: TestClient, app_state: AppState, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many a request brings: it may take an hour to bring them."""
     opened: list[int] = []
     most: list[int] = []

@@ -10,12 +10,7 @@ import pytest
 
 from model.taxonomy import Taxonomy
 from training.instances import Instances
-from training.tables import (
-    TableError,
-    read_annotations,
-    read_labels,
-    read_predictions,
-)
+from training.tables import TableError, read_annotations, read_labels, read_predictions
 
 TAXONOMY = Taxonomy.model_validate_json(
     json.dumps(
@@ -37,13 +32,7 @@ GOOD = "0,v1,30,90,1,300,30.0\n1,v1,0,300,2,300,30.0\n2,v2,29,58,0,145,29.0\n"
 
 def rows(found: Instances) -> list[tuple[str, float, float, int, float]]:
     return [
-        (
-            found.videos[video],
-            round(float(start), 4),
-            round(float(end), 4),
-            int(label),
-            round(float(score), 4),
-        )
+        (found.videos[video], round(float(start), 4), round(float(end), 4), int(label), round(float(score), 4))
         for video, (start, end), label, score in zip(
             found.video, found.segments, found.labels, found.scores, strict=True
         )
@@ -66,9 +55,7 @@ def test_all_forms_of_annotations_read_the_same(tmp_path: Path) -> None:
         video: {
             "subset": entry["subset"],
             "duration": entry["duration"],
-            "annotations": [
-                {"label": names[label], "segment": [start, end]} for label, start, end in entry["actions"]
-            ],
+            "annotations": [{"label": names[label], "segment": [start, end]} for label, start, end in entry["actions"]],
         }
         for video, entry in ours.items()
     }
@@ -100,9 +87,7 @@ def test_all_forms_of_predictions_read_the_same(tmp_path: Path) -> None:
     mine = [
         {
             "video": f"some/where/{video}.mp4",
-            "detections": [
-                {"id": "p0", "start_s": start, "end_s": end, "score": score, "action": {"id": label}}
-            ],
+            "detections": [{"id": "p0", "start_s": start, "end_s": end, "score": score, "action": {"id": label}}],
         }
         for video, start, end, label, score in FOUND
     ]
@@ -180,9 +165,7 @@ def test_json_rows_that_make_no_sense_are_named(tmp_path: Path, entry: object) -
     mine = {"video": "v1.mp4", "detections": [entry]}
     path.write_text(json.dumps([mine]))
     assert len(read_predictions(path, TAXONOMY, VIDEOS).faults) == 1
-    path.write_text(
-        json.dumps({"v1": {"duration": 10, "actions": [[1, 2, 3], entry if entry != [1, 2] else [9, 1]]}})
-    )
+    path.write_text(json.dumps({"v1": {"duration": 10, "actions": [[1, 2, 3], entry if entry != [1, 2] else [9, 1]]}}))
     truth = read_annotations(path, TAXONOMY)
     assert len(truth.instances) + len(truth.faults) == 2
     path.write_text(json.dumps({"database": {"v1": {"duration": 10, "annotations": None}}}))
@@ -191,9 +174,7 @@ def test_json_rows_that_make_no_sense_are_named(tmp_path: Path, entry: object) -
 
 def test_a_videos_duration_is_that_of_its_first_sound_row(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
-    path.write_text(
-        HEAD + "0,v1,30,90,1,300,0\n1,v1,0,300,2.0,300,30.0\n2,v1,0,900,2,300,30.0\n3,,0,30,2,300,30.0\n"
-    )
+    path.write_text(HEAD + "0,v1,30,90,1,300,0\n1,v1,0,300,2.0,300,30.0\n2,v1,0,900,2,300,30.0\n3,,0,30,2,300,30.0\n")
     loaded = read_annotations(path, TAXONOMY)
     assert rows(loaded.instances) == [("v1", 0.0, 10.0, 2, 1.0)]
     assert loaded.instances.videos == ("v1",)
@@ -221,18 +202,12 @@ def test_videos_are_found_by_other_spellings_of_their_names(tmp_path: Path) -> N
     spellings = ("v1", "v1.mp4", "films/v1.MOV", "C:\\films\\v1.avi", "V1")
     path.write_text(
         json.dumps(
-            {
-                "results": {
-                    name: [{"label": 1, "score": 1, "segment": [1, 2]}] for name in (*spellings, "v3", "v4")
-                }
-            }
+            {"results": {name: [{"label": 1, "score": 1, "segment": [1, 2]}] for name in (*spellings, "v3", "v4")}}
         )
     )
     loaded = read_predictions(path, TAXONOMY, VIDEOS)
     assert [row[0] for row in rows(loaded.instances)] == ["v1"] * 5
-    assert [fault.reason for fault in loaded.faults] == [
-        f"the video '{name}' is not known" for name in ("v3", "v4")
-    ]
+    assert [fault.reason for fault in loaded.faults] == [f"the video '{name}' is not known" for name in ("v3", "v4")]
     assert loaded.notices == [
         f"{path}: 'V1' is taken for 'v1'",
         f"{path}: 2 videos are not among those annotated: 'v3', 'v4'; there is 'v1'",

@@ -43,9 +43,7 @@ def test_a_pipe_has_a_line_for_each_detection(printed: io.StringIO) -> None:
 
 
 @pytest.mark.parametrize("width", [20, 40, 60, 79])
-def test_no_word_is_cut_at_any_width(
-    width: int, printed: io.StringIO, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_word_is_cut_at_any_width(width: int, printed: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", str(width))
     print_result("x", RESULT)
     words = printed.getvalue().split()

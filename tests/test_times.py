@@ -61,9 +61,7 @@ EDITS = {
 @pytest.mark.parametrize("name", ["MP4", "MOV"])
 @pytest.mark.parametrize("kind", EDITS)
 def test_edit_lists_are_followed(kind: str, name: str, tmp_path: Path) -> None:
-    path = timestamp_table.write(
-        tmp_path / f"edited{CONTAINERS[name].suffix}", CONTAINERS[name], H264, CONSTANT
-    )
+    path = timestamp_table.write(tmp_path / f"edited{CONTAINERS[name].suffix}", CONTAINERS[name], H264, CONSTANT)
     tick = timestamp_table.read(path).tick
     edits, numbers = EDITS[kind]
     frame = int(Fraction(timestamp_table.STEP_MS, 1000) / tick)
@@ -81,10 +79,7 @@ def test_edit_lists_are_followed(kind: str, name: str, tmp_path: Path) -> None:
 def test_edit_lists_of_videos_with_b_frames_are_ffmpegs(codec: str, tmp_path: Path) -> None:
     if not timestamp_table.has_ffprobe():
         pytest.skip("there is no ffprobe to compare with")
-    for kind, edits in {
-        "cut": [(800, 6144, 1)],
-        "dwell": [(400, 0, 1), (2000, 5120, 0), (800, 5120, 1)],
-    }.items():
+    for kind, edits in {"cut": [(800, 6144, 1)], "dwell": [(400, 0, 1), (2000, 5120, 0), (800, 5120, 1)]}.items():
         path = timestamp_table.write(tmp_path / f"{kind}.mov", CONTAINERS["MOV"], CODECS[codec], CONSTANT)
         found = timestamp_table.read(timestamp_table.edit(path, edits))
         assert found.times == timestamp_table.probe(path), kind
@@ -116,17 +111,13 @@ OFFSETS = {
 def test_when_a_player_shows_the_first_frame(kind: str, tmp_path: Path) -> None:
     name, times_ms, sound, offset_s = OFFSETS[kind]
     codec = CODECS["VP9"] if name == "WebM" else H264_B
-    path = timestamp_table.write(
-        tmp_path / f"late{CONTAINERS[name].suffix}", CONTAINERS[name], codec, times_ms, sound
-    )
+    path = timestamp_table.write(tmp_path / f"late{CONTAINERS[name].suffix}", CONTAINERS[name], codec, times_ms, sound)
     found = timestamp_table.read(path)
     # Coders of sound begin some milliseconds before their first sample, and containers round.
     assert found.media.start_offset_s == pytest.approx(offset_s, abs=0.03)
     assert found.media.duration_s == pytest.approx(len(times_ms) * 0.04, abs=0.001)
     with path.open("rb") as file:
-        assert tuple(measure_extent(file)) == pytest.approx(
-            (found.media.duration_s, found.media.start_offset_s)
-        )
+        assert tuple(measure_extent(file)) == pytest.approx((found.media.duration_s, found.media.start_offset_s))
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "mkv"])
@@ -142,9 +133,7 @@ def test_a_stream_that_tells_no_length_is_measured_without_decoding(
 ) -> None:
     path = timestamp_table.write(tmp_path / "a.ts", CONTAINERS["TS"], H264_B, PATTERNS["pause of 30 s"])
     content = path.read_bytes()
-    assert tuple(measure_extent(io.BytesIO(content * 2))) == pytest.approx(
-        (62.32, 0)
-    )  # two clocks: all is decoded
+    assert tuple(measure_extent(io.BytesIO(content * 2))) == pytest.approx((62.32, 0))  # two clocks: all is decoded
     monkeypatch.setattr(Video, "timed_frames", None)
     assert tuple(measure_extent(io.BytesIO(content))) == pytest.approx((31.16, 0))
 
@@ -162,8 +151,7 @@ def test_frames_go_on_where_the_clock_of_a_transport_stream_wraps(tmp_path: Path
 def test_frames_of_two_hours_are_exact(tmp_path: Path) -> None:
     hours = [*range(0, 7_190_000, 119_840)]
     found = timestamp_table.read(
-        timestamp_table.write(tmp_path / "long.mkv", CONTAINERS["MKV"], H264_B, hours),
-        Limits(max_duration_s=7200),
+        timestamp_table.write(tmp_path / "long.mkv", CONTAINERS["MKV"], H264_B, hours), Limits(max_duration_s=7200)
     )
     assert found.times == [Fraction(ms, 1000) for ms in hours]
 
@@ -190,9 +178,7 @@ def as_recorded(content: bytes) -> bytes:
 
 @pytest.mark.parametrize("recorded", [False, True])
 @pytest.mark.parametrize(("name", "codec"), [("WebM", "VP9"), ("MKV", "H.264 B"), ("MKV", "AV1")])
-def test_a_picture_that_stands_still_at_the_end_is_whole(
-    name: str, codec: str, recorded: bool, tmp_path: Path
-) -> None:
+def test_a_picture_that_stands_still_at_the_end_is_whole(name: str, codec: str, recorded: bool, tmp_path: Path) -> None:
     path = timestamp_table.write(tmp_path / "still", CONTAINERS[name], CODECS[codec], CONSTANT)
     content = still(path, 30_000)
     path.write_bytes(as_recorded(content) if recorded else content)

@@ -37,17 +37,7 @@ TAXONOMY = standard_labels()
 # A few steps of the smoke recipe.
 SHORT = ["stages.0.steps=3", "stages.1.steps=4", "stages.0.warmup=1", "stages.1.warmup=1"]
 PLAIN = AugmentConfig(
-    scale=(1, 1),
-    flip=0,
-    speed=(1, 1),
-    truncate=0,
-    gamma=(1, 1),
-    gain=(1, 1),
-    tint=0,
-    grey=0,
-    blur=0,
-    noise=0,
-    freeze=0,
+    scale=(1, 1), flip=0, speed=(1, 1), truncate=0, gamma=(1, 1), gain=(1, 1), tint=0, grey=0, blur=0, noise=0, freeze=0
 )
 
 
@@ -112,13 +102,10 @@ def test_folders_mix_by_weight(data):
     assert len(set(dataset.truth(range(2 * half)).videos)) == 2 * half  # though names are the same in both
     assert dataset.weights[half:].sum() == pytest.approx(0.75)
     class_balance_exponent = load_dataset([data], TAXONOMY, "train", 1.0)
-    counts = np.bincount(
-        np.concatenate([item.labels for item in class_balance_exponent.samples]), minlength=52
-    )
+    counts = np.bincount(np.concatenate([item.labels for item in class_balance_exponent.samples]), minlength=52)
     rarest = [min(counts[item.labels], default=99) for item in class_balance_exponent.samples]
     assert (
-        class_balance_exponent.weights[int(np.argmin(rarest))]
-        > class_balance_exponent.weights[int(np.argmax(rarest))]
+        class_balance_exponent.weights[int(np.argmin(rarest))] > class_balance_exponent.weights[int(np.argmax(rarest))]
     )
 
 
@@ -138,9 +125,7 @@ def test_broken_folders_are_told(data, tmp_path):
 def test_videos_are_decoded_once_with_a_cache(tmp_path):
     folder = tmp_path / "mp4"
     produce(
-        DatasetSpec(People(seed=2, fps=10.0, height=48, width=48), folder, Storage.MP4, 1),
-        1,
-        lambda done, count: None,
+        DatasetSpec(People(seed=2, fps=10.0, height=48, width=48), folder, Storage.MP4, 1), 1, lambda done, count: None
     )
     recipe = load_recipe("smoke", [])
     item = load_dataset([folder], TAXONOMY, "train", 0).samples[0]
@@ -157,9 +142,7 @@ def test_examples_follow_their_labels():
     """Each frame's grey says where it is in the video: the labels of the window must agree."""
     recipe = load_recipe("smoke", [])
     count = 120
-    frames = (
-        np.zeros((count, 48, 48, 3), np.uint8) + np.arange(count, dtype=np.uint8)[:, None, None, None] * 2
-    )
+    frames = np.zeros((count, 48, 48, 3), np.uint8) + np.arange(count, dtype=np.uint8)[:, None, None, None] * 2
     segments_s = np.array([[4.0, 12.0]])  # frames 20 to 60 at 5 a second
     changing = PLAIN.model_copy(update={"speed": (0.7, 1.4), "truncate": 0.7, "freeze": 0.3})
     for seed in range(200):
@@ -186,13 +169,7 @@ def test_mirror_images_move_keypoints_along():
     changing = PLAIN.model_copy(update={"flip": 1.0, "scale": (0.7, 0.9)})
     for seed in range(20):
         made = make_example(
-            np.random.default_rng(seed),
-            frames,
-            np.zeros((0, 2)),
-            np.zeros(0, int),
-            keypoints,
-            recipe.input,
-            changing,
+            np.random.default_rng(seed), frames, np.zeros((0, 2)), np.zeros(0, int), keypoints, recipe.input, changing
         )
         assert not made.keypoints[0, 0, 2]  # the right one, which is hidden, looks left now
         x, y, seen = made.keypoints[0, 1]
@@ -274,12 +251,7 @@ def test_losses_of_a_batch_are_of_its_stage(data, tmp_path):
 
 
 def test_training_learns_one_video_by_heart(data, tmp_path):
-    settings = (
-        "stages.0.steps=50",
-        "stages.0.keypoints=0",
-        "stages.0.backbone_rate=0.003",
-        "stages.0.head_rate=0.01",
-    )
+    settings = ("stages.0.steps=50", "stages.0.keypoints=0", "stages.0.backbone_rate=0.003", "stages.0.head_rate=0.01")
     run = make_run(data, tmp_path, *settings)
     train(replace(run, dataset=VideoDataset(run.dataset.samples[:1], np.ones(1))), lambda at: None)
     curve = losses(tmp_path)
@@ -324,19 +296,9 @@ def test_of_several_processes_one_tells_and_writes(data, tmp_path):
         check=True, capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert (done.stdout + done.stderr).count("to train on") == 1
-    assert (
-        " ".join(done.stdout.split()).count("bundle: smoke 1") == 1
-    )  # lines are wrapped at the terminal's width
+    assert " ".join(done.stdout.split()).count("bundle: smoke 1") == 1  # lines are wrapped at the terminal's width
     rows = [json.loads(line) for line in (tmp_path / HISTORY).read_text().splitlines()]
-    assert [(row["stage"], row["step"]) for row in rows] == [
-        (0, 1),
-        (0, 2),
-        (0, 3),
-        (1, 1),
-        (1, 2),
-        (1, 3),
-        (1, 4),
-    ]
+    assert [(row["stage"], row["step"]) for row in rows] == [(0, 1), (0, 2), (0, 3), (1, 1), (1, 2), (1, 3), (1, 4)]
     assert Bundle.load(tmp_path / "bundle").manifest.metrics
 
 
@@ -370,9 +332,7 @@ def test_a_killed_run_goes_on_with_the_same_losses(data, tmp_path):
     before = history.read_text().count("\n")
     assert before < 20
     held_out = load_dataset([data], TAXONOMY, "val", 0.5)  # as the command does
-    train(
-        replace(make_run(data, tmp_path / "cut", *settings), held_out=held_out), lambda at: None, resume=True
-    )
+    train(replace(make_run(data, tmp_path / "cut", *settings), held_out=held_out), lambda at: None, resume=True)
     np.testing.assert_allclose(losses(tmp_path / "cut"), losses(tmp_path / "whole"), rtol=1e-6)
     assert len(losses(tmp_path / "whole")) == 20
 
@@ -392,9 +352,7 @@ def test_a_checkpoint_goes_on_with_its_own_recipe_only(data, tmp_path):
 
 
 def test_pretrained_weights_begin_a_run(data, tmp_path):
-    run = make_run(
-        data, tmp_path / "run", "stages.0.steps=1", "stages.0.tuning=head", "stages.1.tuning=head", "ema=0"
-    )
+    run = make_run(data, tmp_path / "run", "stages.0.steps=1", "stages.0.tuning=head", "stages.1.tuning=head", "ema=0")
     torch.manual_seed(99)
     backbone = Network(run.manifest).backbone
     path = tmp_path / "backbone.safetensors"
@@ -416,9 +374,7 @@ def test_a_dense_stage_leaves_a_backbone_for_other_recipes(data, tmp_path):
     second = make_run(
         data, tmp_path / "second", "stages.0.steps=1", "stages.0.tuning=head", "stages.1.tuning=head", "ema=0"
     )
-    begun = train(
-        replace(second, recipe=second.recipe.model_copy(update={"backbone": kept})), lambda at: None
-    )
+    begun = train(replace(second, recipe=second.recipe.model_copy(update={"backbone": kept})), lambda at: None)
     for name, value in load_file(kept).items():
         assert torch.equal(begun.backbone.state_dict()[name], value), name
 
@@ -499,9 +455,7 @@ def test_thresholds_are_half_of_the_best_f1_and_near_that_of_all():
     chosen = choose_thresholds(truth, found, 4)
     every = (2 * 15 / (15 + 20)) / 2
     assert chosen.default == pytest.approx(every)
-    assert chosen.per_class == pytest.approx(
-        ((1 / 2 + every) / 2, (2 * 5 / (5 + 10) / 2 + every) / 2, every, every)
-    )
+    assert chosen.per_class == pytest.approx(((1 / 2 + every) / 2, (2 * 5 / (5 + 10) / 2 + every) / 2, every, every))
     poor = replace(found, segments=np.concatenate([times[:1], np.tile([90.0, 91.0], (45, 1))]))
     assert choose_thresholds(truth, poor, 2).default == 0.1  # its best F1 is 2 / 26
     wrong = replace(found, segments=np.tile([90.0, 91.0], (46, 1)))

@@ -20,9 +20,7 @@ def test_only_what_is_chosen_moves(kind: str, tuning: Tuning) -> None:
     points = network(clips, mask)
     (points.logits.square().sum() + points.offsets.square().sum()).backward()
     optimizer.step()
-    moved = {
-        name for name, parameter in network.named_parameters() if not torch.equal(before[name], parameter)
-    }
+    moved = {name for name, parameter in network.named_parameters() if not torch.equal(before[name], parameter)}
     assert moved <= set(names)
     backbone = {name for name in before if name.startswith("backbone.")}
     adapters = {name for name in backbone if ".adapter." in name}

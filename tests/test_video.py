@@ -136,18 +136,8 @@ def test_lay_down_turns_a_corner() -> None:
     def corner(*orientation: bool) -> tuple[int, int]:
         return Orientation(*orientation).to_stored(Box(0, 0, 1, 1), 8, 4)[:2]
 
-    assert [corner(False, x, y) for x in (False, True) for y in (False, True)] == [
-        (0, 0),
-        (0, 3),
-        (7, 0),
-        (7, 3),
-    ]
-    assert [corner(True, x, y) for x in (False, True) for y in (False, True)] == [
-        (0, 0),
-        (7, 0),
-        (0, 3),
-        (7, 3),
-    ]
+    assert [corner(False, x, y) for x in (False, True) for y in (False, True)] == [(0, 0), (0, 3), (7, 0), (7, 3)]
+    assert [corner(True, x, y) for x in (False, True) for y in (False, True)] == [(0, 0), (7, 0), (0, 3), (7, 3)]
 
 
 def test_memory_does_not_grow_with_length(tmp_path: Path) -> None:
@@ -198,9 +188,7 @@ def test_an_unknown_codec_is_told(tmp_path: Path) -> None:
 
 
 def test_tags_in_another_alphabet_are_no_matter(tmp_path: Path) -> None:
-    path = clips.pattern(
-        tmp_path / "titled.avi", seconds=0.5, extra=("-c:v", "mjpeg", "-metadata", "title=CAFEXX")
-    )
+    path = clips.pattern(tmp_path / "titled.avi", seconds=0.5, extra=("-c:v", "mjpeg", "-metadata", "title=CAFEXX"))
     path.write_bytes(path.read_bytes().replace(b"CAFEXX", b"Caf\xe9 \xfc"))
     assert decode(path)[1].frames_decoded == 15
 
@@ -261,9 +249,7 @@ def test_decoding_uses_all_cores(tmp_path: Path) -> None:
 
 def test_limits_name_value_and_setting(tmp_path: Path) -> None:
     path = clips.pattern(tmp_path / "long.mp4", seconds=4)
-    with pytest.raises(
-        errors.VideoTooLongError, match=r"4 s or more, the limit is 2 s \(MMAD_MAX_DURATION_S\)"
-    ):
+    with pytest.raises(errors.VideoTooLongError, match=r"4 s or more, the limit is 2 s \(MMAD_MAX_DURATION_S\)"):
         decode(path, limits=Limits(max_duration_s=2))
     with pytest.raises(errors.PictureTooLargeError, match=r"320 x 180 .* 1000 .*MMAD_MAX_PIXELS"):
         decode(path, limits=Limits(max_pixels=1000))

@@ -63,9 +63,7 @@ def test_examples_hold_no_action_that_a_close_up_leaves_out(close, left, monkeyp
     monkeypatch.setattr("training.view._SIDE", (0.4, 0.41))
     config = InputConfig(height=32, width=32, fps=10.0, window_frames=64, overlap_frames=32, clip_frames=8,
                          mean=(0, 0, 0), std=(1, 1, 1))  # fmt: skip
-    augment = AugmentConfig(
-        scale=(1, 1), speed=(1, 1), truncate=0, freeze=0, blur=0, noise=0, flip=0, close=close
-    )
+    augment = AugmentConfig(scale=(1, 1), speed=(1, 1), truncate=0, freeze=0, blur=0, noise=0, flip=0, close=close)
     frames = np.zeros((60, 64, 64, 3), np.uint8)
     frames[:, int(PLACES["nose"] * 64), 32] = 255
     keypoints = Keypoints(person(60), np.arange(len(KEYPOINT_NAMES)), KEYPOINT_NAMES)

@@ -42,11 +42,7 @@ SUCCEEDED, FAILED, CANCELED = State.SUCCEEDED, State.FAILED, State.CANCELED
 def links(job_id: str) -> Links:
     here = f"/jobs/{job_id}"
     return Links(
-        self=here,
-        result=f"{here}/result",
-        export=f"{here}/export",
-        events=f"{here}/events",
-        cancel=f"{here}/cancel",
+        self=here, result=f"{here}/result", export=f"{here}/export", events=f"{here}/events", cancel=f"{here}/cancel"
     )
 
 
@@ -131,12 +127,7 @@ def test_a_receiver_can_verify_the_message_and_it_tells_only_state_and_links(
     assert message == {
         "type": f"job.{state}",
         "timestamp": record.changes[-1].at.isoformat().replace("+00:00", "Z"),
-        "data": {
-            "id": record.id,
-            "state": state,
-            "tag": "walk 7",
-            "links": links(record.id).model_dump(),
-        },
+        "data": {"id": record.id, "state": state, "tag": "walk 7", "links": links(record.id).model_dump()},
     }
     shown = house.shown(record)
     assert (shown.state, shown.next_at, shown.id) == ("delivered", None, headers["webhook-id"])
@@ -183,11 +174,7 @@ def test_a_keys_secret_comes_from_the_services_and_from_its_id(tmp_path: Path) -
     unpadded = house.model_copy(update={"webhook_secret": SecretStr(given["webhook_secret"].rstrip("="))})  # type: ignore[attr-defined]
     assert load_secret(unpadded, "0123abcd") == load_secret(house, "0123abcd")
     other = house.model_copy(update={"webhook_secret": SecretStr("whsec_" + "A" * 43 + "=")})
-    found = {
-        load_secret(one, owner)
-        for one in (house, other)
-        for owner in (ANONYMOUS_OWNER, "0123abcd", "0123abce")
-    }
+    found = {load_secret(one, owner) for one in (house, other) for owner in (ANONYMOUS_OWNER, "0123abcd", "0123abce")}
     assert len(found) == 6
     assert list(tmp_path.iterdir()) == []
 
@@ -200,10 +187,7 @@ def test_the_log_has_status_or_a_word_and_nothing_of_the_answer(house: House, re
     receiver.server.server_close()
     house.process().deliver_due(now() + timedelta(minutes=1))
     shown = house.shown(record)
-    assert [(done.status, done.error) for done in shown.deliveries] == [
-        (500, None),
-        (None, "connection_failed"),
-    ]
+    assert [(done.status, done.error) for done in shown.deliveries] == [(500, None), (None, "connection_failed")]
     assert b"inner" not in house.store.get(job_key(record.id, "webhook.json"))
 
 
@@ -219,9 +203,7 @@ def test_redirects_are_failures(house: House, receiver: Receiver, status: int) -
     assert (shown.state, shown.deliveries[0].status) == ("waiting", status)
 
 
-def test_no_proxy_of_the_environment_is_used(
-    house: House, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_proxy_of_the_environment_is_used(house: House, receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
     with run_receiver() as proxy:
         for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
             monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.port}")
@@ -346,9 +328,7 @@ def test_of_many_processes_one_tries(house: House) -> None:
 
     with ThreadPoolExecutor(len(processes)) as pool:
         assert sum(pool.map(pass_once, processes)) == len(records)
-    assert sorted(url for url, *_ in answers.sent) == sorted(
-        str(record.options.callback_url) for record in records
-    )
+    assert sorted(url for url, *_ in answers.sent) == sorted(str(record.options.callback_url) for record in records)
 
 
 def test_a_process_that_dies_in_the_middle_leaves_the_message_to_another(house: House) -> None:
@@ -595,9 +575,7 @@ def test_a_slow_host_does_not_hold_up_others(house: House, monkeypatch: pytest.M
     assert "delivered" in {house.shown(record).state for record in slow}
 
 
-def test_a_store_that_fails_once_does_not_end_the_loop(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_store_that_fails_once_does_not_end_the_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PASS_EVERY_S", 0.01)
     failed, deliveries = threading.Event(), threading.Event()
 

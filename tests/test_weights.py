@@ -100,10 +100,7 @@ def test_other_models_of_hugging_face_hold_the_same_backbone(tmp_path: Path, kin
     torch.testing.assert_close(
         imported.backbone["blocks.1.mlp.fc2.weight"], plain["encoder.layer.1.output.dense.weight"]
     )
-    expected = {
-        "VideoMAEForPreTraining": "decoder.norm.weight",
-        "VideoMAEForVideoClassification": "classifier.weight",
-    }
+    expected = {"VideoMAEForPreTraining": "decoder.norm.weight", "VideoMAEForVideoClassification": "classifier.weight"}
     assert expected[kind] in imported.unmatched
     assert imported.matched == 2 + 2 * 13
     assert backbone_config(imported).norm_eps == 1e-12
@@ -114,9 +111,7 @@ def test_a_model_made_for_another_size_keeps_its_own_positions(tmp_path: Path) -
     model = hugging_face(image_size=160)
     model.save_pretrained(tmp_path)
     clip = torch.randn(3, 16, 160, 160)
-    torch.testing.assert_close(
-        ours(tmp_path, 160)(clip[None, None])[0], theirs(model, clip, 10), atol=1e-5, rtol=1e-5
-    )
+    torch.testing.assert_close(ours(tmp_path, 160)(clip[None, None])[0], theirs(model, clip, 10), atol=1e-5, rtol=1e-5)
 
 
 def test_shards_and_older_names_hold_the_same_backbone(tmp_path: Path) -> None:
@@ -178,9 +173,7 @@ def renamed(weights: dict[str, torch.Tensor], form: str) -> dict[str, Any]:
             return {"model": found | {"head.weight": torch.zeros(3), "fc_norm.weight": torch.zeros(3)}}
         case "pretrained":
             extra = {"encoder.norm.weight": torch.ones(192), "encoder.norm.bias": torch.zeros(192)}
-            return {
-                "model": found | extra | {"mask_token": torch.zeros(3), "decoder.norm.weight": torch.zeros(3)}
-            }
+            return {"model": found | extra | {"mask_token": torch.zeros(3), "decoder.norm.weight": torch.zeros(3)}}
         case "mmaction2":
             return {"meta": {"epoch": 3}, "state_dict": found | {"cls_head.fc_cls.weight": torch.zeros(3)}}
         case _:
@@ -196,12 +189,7 @@ def test_other_files_hold_the_same_backbone(tmp_path: Path, form: str, left: int
     for name, tensor in backbone.state_dict().items():
         assert torch.equal(imported.backbone[name], tensor)
     config = backbone_config(imported)
-    assert (config.embed_dim, config.depth, config.heads, config.final_norm) == (
-        192,
-        2,
-        3,
-        form == "pretrained",
-    )
+    assert (config.embed_dim, config.depth, config.heads, config.final_norm) == (192, 2, 3, form == "pretrained")
     import_backbone(imported, config, tmp_path / "backbone.safetensors")
     again, weights = load_backbone(tmp_path / "backbone.safetensors")
     assert again == config
@@ -233,9 +221,7 @@ def opentad_detector(shared: Path, path: Path) -> dict[str, torch.Tensor]:
     config = BackboneConfig(embed_dim=384, depth=2, heads=6)
     backbone = Backbone(config, AdapterConfig(kind="none"), 16, 160, 160)
     weights = renamed(backbone.state_dict(), "opentad")
-    weights |= {
-        f"module.backbone.model.backbone.blocks.1.adapter.{name}": tensor for name, tensor in adapter.items()
-    }
+    weights |= {f"module.backbone.model.backbone.blocks.1.adapter.{name}": tensor for name, tensor in adapter.items()}
     weights |= {f"module.{name}": tensor for name, tensor in head.items()}
     stale = {name: torch.zeros_like(tensor) for name, tensor in weights.items()}
     torch.save({"epoch": 9, "state_dict": stale, "state_dict_ema": weights}, path)
@@ -288,12 +274,7 @@ def test_from_an_opentad_file_to_an_answer(shared: Path, tmp_path: Path) -> None
     (tmp_path / "config.json").write_text(json.dumps(SETTINGS | {"thresholds": {"default": 0.0}}))
     checkpoint, folder = str(tmp_path / "mine.safetensors"), str(tmp_path / "bundle")
     found = mmad(
-        "import-weights",
-        str(tmp_path / "x.pth"),
-        "--out",
-        checkpoint,
-        "--config",
-        str(tmp_path / "config.json"),
+        "import-weights", str(tmp_path / "x.pth"), "--out", checkpoint, "--config", str(tmp_path / "config.json")
     )
     assert found.returncode == 0, found.stderr
     assert "a detector of 52 classes, adapter tia" in found.stdout
@@ -348,10 +329,7 @@ def test_what_does_not_fit_is_refused(tmp_path: Path, bundle: Bundle) -> None:
     (tmp_path / "x.safetensors").write_bytes(b"nothing of the kind")
     with pytest.raises(WeightsError, match="neither a file of torch nor of safetensors"):
         read_weights(tmp_path / "x.safetensors")
-    refuse(
-        {"model": {name: v for name, v in weights.items() if "patch" not in name}},
-        "holds no VideoMAE backbone",
-    )
+    refuse({"model": {name: v for name, v in weights.items() if "patch" not in name}}, "holds no VideoMAE backbone")
     path.write_bytes(b"no weights at all")
     with pytest.raises(WeightsError):
         read_weights(path)

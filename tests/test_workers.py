@@ -70,9 +70,7 @@ def make_context(
     bundle: Bundle, jobs: Jobs, connection: Redis, answer: Detections | BaseException
 ) -> tuple[WorkerContext, Obedient]:
     detector = Obedient(bundle, answer)
-    return WorkerContext(
-        detector, jobs.store, connection, Settings(max_duration_s=99, max_pixels=1234)
-    ), detector
+    return WorkerContext(detector, jobs.store, connection, Settings(max_duration_s=99, max_pixels=1234)), detector
 
 
 def make_job(jobs: Jobs, **options: Any) -> Record:
@@ -149,11 +147,7 @@ def test_a_fault_of_ours_has_three_attempts(
     for attempt in (1, 2):
         context.run(record.id)
         waiting = jobs.get(record.id)
-        assert (waiting.state, waiting.attempt, waiting.changes[-1].why) == (
-            State.QUEUED,
-            attempt,
-            RetryReason.FAULT,
-        )
+        assert (waiting.state, waiting.attempt, waiting.changes[-1].why) == (State.QUEUED, attempt, RetryReason.FAULT)
         assert context.queue.get_queued_ids() == set()  # the reconciler queues it, and not at once
     context.run(record.id)
     ended = jobs.get(record.id)
@@ -278,9 +272,7 @@ def test_an_attempt_that_was_overtaken_changes_nothing(
     assert after.state is (State.SUCCEEDED if done else State.RUNNING)
     assert after.attempt == 2
     assert not [
-        one
-        for one in jobs.store.entries(job_key(record.id))
-        if one.key.endswith(("result.json", "proposals.npz"))
+        one for one in jobs.store.entries(job_key(record.id)) if one.key.endswith(("result.json", "proposals.npz"))
     ]
 
 
@@ -402,11 +394,7 @@ def test_a_place_in_the_queue_is_told_and_left(jobs: Jobs, connection: Redis) ->
     first, second = make_job(jobs), make_job(jobs)
     for record in (first, second):
         queue.enqueue(record.id)
-    assert (queue.get_position(first.id), queue.get_position(second.id), queue.get_position("x")) == (
-        0,
-        1,
-        None,
-    )
+    assert (queue.get_position(first.id), queue.get_position(second.id), queue.get_position("x")) == (0, 1, None)
     queue.remove(first.id)
     again = JobQueue(connection, 60)
     assert (again.get_position(first.id), again.get_position(second.id)) == (None, 0)
@@ -461,10 +449,7 @@ def test_a_worker_keeps_its_lease_while_native_code_runs(
 
 def test_the_private_redis_loses_nothing_when_killed(tmp_path: Path) -> None:
     for turn in range(2):
-        with (
-            private_redis(tmp_path / "redis") as server,
-            connect(Settings(redis_url=server.url), retries=0) as client,
-        ):
+        with private_redis(tmp_path / "redis") as server, connect(Settings(redis_url=server.url), retries=0) as client:
             assert client.config_get("appendfsync") == {"appendfsync": "everysec"}
             assert client.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
             assert client.get("kept") == (b"yes" if turn else None)
@@ -541,12 +526,8 @@ def test_a_decoder_that_says_nothing_holds_up_neither_stop_nor_cancel(
 ) -> None:
     """It has a minute to bring a frame; whoever wants to stop has not."""
     with closing(faulty_sandbox()) as sandbox:
-        detector = Detector(
-            bundle, load_engine(bundle, "openvino", "cpu", clip.parent / "cache"), decoder=sandbox
-        )
-        context = WorkerContext(
-            detector, jobs.store, connection, Settings(stop_grace_s=0, decoder_stall_s=250)
-        )
+        detector = Detector(bundle, load_engine(bundle, "openvino", "cpu", clip.parent / "cache"), decoder=sandbox)
+        context = WorkerContext(detector, jobs.store, connection, Settings(stop_grace_s=0, decoder_stall_s=250))
         record = make_job(jobs)
         jobs.store.put(job_key(record.id, "video"), marked_bytes(clip.read_bytes(), "hang"))
         thread = threading.Thread(target=context.run, args=(record.id,))

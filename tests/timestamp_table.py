@@ -139,9 +139,7 @@ def make(case: Case, folder: Path) -> Path:
     return write(path, container, CODECS[case.codec], PATTERNS[case.pattern])
 
 
-def write(
-    path: Path, container: Container, codec: Codec, times_ms: Sequence[int], sound: Sound | None = None
-) -> Path:
+def write(path: Path, container: Container, codec: Codec, times_ms: Sequence[int], sound: Sound | None = None) -> Path:
     """Write a video of frames 0, 1, 2 ... with these presentation times."""
     with av.open(str(path), "w", format=container.muxer, options=container.options) as out:
         stream = out.add_stream(codec.encoder, 1000 // STEP_MS, options=OPTIONS[codec.encoder])
@@ -271,11 +269,7 @@ def compare(case: Case, folder: Path) -> Row:
     due = probe(path) if has_ffprobe() else written
     faults = []
     # In some MP4 files the second to last frame is after the end of the edit list, and FFmpeg skips it.
-    if (
-        found.numbers != sorted(set(found.numbers))
-        or min(found.numbers) < 0
-        or len(times_ms) - len(found.numbers) > 1
-    ):
+    if found.numbers != sorted(set(found.numbers)) or min(found.numbers) < 0 or len(times_ms) - len(found.numbers) > 1:
         faults.append(f"frames {found.numbers}")
     if len(due) != len(found.times):
         faults.append(f"{len(found.times)} frames, FFmpeg has {len(due)}")

@@ -61,9 +61,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, nargs=2, help="of both stages, instead of the recipe's")
     parser.add_argument("--teacher", type=Path, help="bundle whose features are distilled during pretraining")
     parser.add_argument("--only", nargs="*", help="names of variants")
-    parser.add_argument(
-        "--set", dest="overrides", action="append", default=[], help="key=value, for all variants"
-    )
+    parser.add_argument("--set", dest="overrides", action="append", default=[], help="key=value, for all variants")
     options = parser.parse_args()
     chosen = [variant for variant in VARIANTS if not options.only or variant.name in options.only]
     # Seeds in the outer loop, so that an interrupted comparison has run every variant equally often.
@@ -85,9 +83,7 @@ def _run(options: Namespace, variant: Variant, seed: int) -> None:
     pretrained = options.out / PRETRAINED
     if not (pretrained / BACKBONE).exists():
         distillation = [f"teacher={options.teacher}", "stages.0.distillation=1.0"] if options.teacher else []
-        _train(
-            options, load_recipe(options.config, [*overrides, *distillation, "stages.1.steps=1"]), pretrained
-        )
+        _train(options, load_recipe(options.config, [*overrides, *distillation, "stages.1.steps=1"]), pretrained)
     settings = [
         *overrides, *SKIP_PRETRAINING, *variant.settings, f"seed={seed}", f"backbone={pretrained / BACKBONE}"
     ]  # fmt: skip
@@ -120,9 +116,7 @@ def _train(options: Namespace, recipe: Recipe, out: Path) -> tuple[Network, floa
 
     def on_progress(at: Progress) -> None:
         if at.step % 50 == 0:
-            sys.stderr.write(
-                f"{out.name}: stage {at.stage}, {at.step} of {at.steps}, loss {at.losses['loss']:.4f}\n"
-            )
+            sys.stderr.write(f"{out.name}: stage {at.stage}, {at.step} of {at.steps}, loss {at.losses['loss']:.4f}\n")
 
     begin, resume = time.process_time(), (out / CHECKPOINT).exists()
     network = train(run, on_progress, resume=resume)

@@ -49,18 +49,14 @@ def read_annotated(
         for annotation in read_raw_annotations(path, context):
             name = context.find(annotation.video)
             if name is None:
-                context.faults.append(
-                    Fault(annotation.place, f"there is no video {annotation.video!r} in {videos}")
-                )
+                context.faults.append(Fault(annotation.place, f"there is no video {annotation.video!r} in {videos}"))
             elif source.setdefault(name, path) != path:
                 context.faults.append(
                     Fault(annotation.place, f"{name!r} is annotated in {source[name]} too: keep one of them")
                 )
             else:
                 raw.setdefault(name, []).append(annotation)
-    samples = [
-        _make_sample(name, files[name], raw[name], taxonomy, context.faults) for name in sorted(source)
-    ]
+    samples = [_make_sample(name, files[name], raw[name], taxonomy, context.faults) for name in sorted(source)]
     for notice in context.notices:
         notify(notice)
     _raise_faults(context.faults)
@@ -99,9 +95,7 @@ def _expand_folders(given: Sequence[Path]) -> Iterator[Path]:
             raise AnnotationError(f"there is no {path}")
         inside = find_files(path, _FOLDER_ENDINGS) if path.is_dir() else [path]
         if not inside:
-            raise AnnotationError(
-                f"{path} holds no .eaf, .csv or .tsv file; .json files are named one by one"
-            )
+            raise AnnotationError(f"{path} holds no .eaf, .csv or .tsv file; .json files are named one by one")
         yield from inside
 
 

@@ -71,9 +71,7 @@ def make_example(
     segments, remaining = _cut_segments(positions, segments_s * config.fps, min_share)
     images = frames[np.clip(np.round(positions).astype(int), 0, len(frames) - 1)]
     points = (
-        None
-        if keypoints is None
-        else keypoints.places[np.clip(np.round(positions).astype(int), 0, len(frames) - 1)]
+        None if keypoints is None else keypoints.places[np.clip(np.round(positions).astype(int), 0, len(frames) - 1)]
     )
     images, points = _crop_and_recolour(rng, images, points, keypoints, config, augment)
     labels = labels[remaining]
@@ -105,9 +103,7 @@ def resize_to_input(frames: Frames, config: InputConfig) -> Frames:
     return _crop_and_resize(frames, 0.0, 0.0, 1.0, config)
 
 
-def _sample_frame_positions(
-    rng: np.random.Generator, count: int, window: int, augment: AugmentConfig
-) -> Floats:
+def _sample_frame_positions(rng: np.random.Generator, count: int, window: int, augment: AugmentConfig) -> Floats:
     """Sample the position in the video of each frame of the window, (n,); increasing, except for a frozen end."""
     speed = rng.uniform(*augment.speed)
     length = float(count)
@@ -142,11 +138,7 @@ def _cut_segments(positions: Floats, segments: Floats, min_share: float) -> tupl
 
 
 def _crop(
-    rng: np.random.Generator,
-    images: Frames,
-    points: Floats | None,
-    config: InputConfig,
-    augment: AugmentConfig,
+    rng: np.random.Generator, images: Frames, points: Floats | None, config: InputConfig, augment: AugmentConfig
 ) -> tuple[Frames, Floats | None]:
     """Crop the same random part of all frames and resize it to the network's input size."""
     if points is not None and augment.close and rng.random() < augment.close:
@@ -168,9 +160,7 @@ def _crop_and_resize(images: Frames, x: float, y: float, scale: float, config: I
     if (x, y, scale) == (0, 0, 1) and (rows, columns) == (config.height, config.width):
         return images
     down = np.clip((y + scale * (np.arange(config.height) + 0.5) / config.height) * rows - 0.5, 0, rows - 1)
-    across = np.clip(
-        (x + scale * (np.arange(config.width) + 0.5) / config.width) * columns - 0.5, 0, columns - 1
-    )
+    across = np.clip((x + scale * (np.arange(config.width) + 0.5) / config.width) * columns - 0.5, 0, columns - 1)
     resized = np.empty((len(images), config.height, config.width, 3), np.uint8)
     pixels.resample(np.ascontiguousarray(images), down, across, resized)
     return resized

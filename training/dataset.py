@@ -107,9 +107,7 @@ class VideoDataset:
                 f"{self.samples[0].path} and all other videos have keypoints and no pictures: add videos made by mmad "
                 "synth without --frames none, or train only stages with given: keypoints on these"
             )
-        samples = tuple(
-            sample for sample, has_frames in zip(self.samples, selected, strict=True) if has_frames
-        )
+        samples = tuple(sample for sample, has_frames in zip(self.samples, selected, strict=True) if has_frames)
         return VideoDataset(samples, self.weights[selected] / self.weights[selected].sum())
 
     def digest(self) -> str:
@@ -216,9 +214,7 @@ def _find_video_files(folder: Path) -> dict[str, Path]:
 
 def rarity_weights(samples: Sequence[Sample], classes: int, exponent: float) -> Floats:
     """Return the sampling weight of each video, (frequency of the most frequent action / of its rarest)**exponent."""
-    counts = np.maximum(
-        np.bincount(np.concatenate([sample.labels for sample in samples]), minlength=classes), 1
-    )
+    counts = np.maximum(np.bincount(np.concatenate([sample.labels for sample in samples]), minlength=classes), 1)
     factors = (counts.max() / counts) ** exponent
     return np.array([factors[sample.labels].max() if len(sample.labels) else 1.0 for sample in samples])
 
@@ -274,10 +270,7 @@ def _map_array(path: Path, name: str) -> NDArray[np.generic]:
         info = archive.getinfo(f"{name}.npy")
         if info.compress_type != zipfile.ZIP_STORED:
             return np.asarray(np.lib.format.read_array(member, allow_pickle=False))
-        read_header = {
-            (1, 0): np.lib.format.read_array_header_1_0,
-            (2, 0): np.lib.format.read_array_header_2_0,
-        }
+        read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
         shape, fortran, dtype = read_header[np.lib.format.read_magic(member)](member)
         header = member.tell()
     with path.open("rb") as file:

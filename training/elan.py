@@ -72,9 +72,7 @@ def read_eaf(path: Path, tiers: Sequence[str] = ()) -> Elan:
     eaf = _parse(path)
     missing = [name for name in tiers if name not in eaf.tiers]
     if missing:
-        raise ElanError(
-            f"{path}: there is no tier {missing[0]!r}; its tiers are {', '.join(map(repr, eaf.tiers))}"
-        )
+        raise ElanError(f"{path}: there is no tier {missing[0]!r}; its tiers are {', '.join(map(repr, eaf.tiers))}")
     media = {
         _get_file_name(one.get("MEDIA_URL", "")): int(one.get("TIME_ORIGIN") or 0) / 1000
         for one in eaf.media_descriptors
@@ -90,18 +88,14 @@ def _parse(path: Path) -> Eaf:
         try:
             return Eaf(str(path))
         except Exception as error:  # pympi raises Exception, KeyError and ValueError for invalid files
-            raise ElanError(
-                f"{path} is no .eaf file of ELAN ({error}): open it in ELAN and save it anew"
-            ) from error
+            raise ElanError(f"{path} is no .eaf file of ELAN ({error}): open it in ELAN and save it anew") from error
 
 
 def _annotations(path: Path, eaf: Eaf, tiers: Sequence[str]) -> Iterator[Annotation]:
     for tier in tiers:
         aligned, referring, attributes, _ = eaf.tiers[tier]
         kind = attributes.get("LINGUISTIC_TYPE_REF", "")
-        values = {id: entry[2] for id, entry in aligned.items()} | {
-            id: entry[1] for id, entry in referring.items()
-        }
+        values = {id: entry[2] for id, entry in aligned.items()} | {id: entry[1] for id, entry in referring.items()}
         for id, value in values.items():
             start, end = (eaf.timeslots.get(slot) for slot in _find_slots(eaf, id))
             if start is None or end is None:

@@ -9,14 +9,7 @@ from typing import NamedTuple
 from model.source import VIDEO_ENDINGS
 
 # Files that macOS, Windows and Synology create; names that begin with a dot are ignored too.
-_SYSTEM_FILES = {
-    "__macosx",
-    "thumbs.db",
-    "desktop.ini",
-    "$recycle.bin",
-    "system volume information",
-    "@eadir",
-}
+_SYSTEM_FILES = {"__macosx", "thumbs.db", "desktop.ini", "$recycle.bin", "system volume information", "@eadir"}
 _NOT_UTF8 = re.compile(r"[\udc80-\udcff]")
 
 
@@ -87,9 +80,7 @@ def decode(content: bytes) -> str:
 
 def normalize_name(name: str) -> str:
     """Normalise a name to NFC; undecodable bytes are read as Windows-1252, as in the exports."""
-    text = _NOT_UTF8.sub(
-        lambda byte: bytes([ord(byte[0]) - 0xDC00]).decode("cp1252", "backslashreplace"), name
-    )
+    text = _NOT_UTF8.sub(lambda byte: bytes([ord(byte[0]) - 0xDC00]).decode("cp1252", "backslashreplace"), name)
     return unicodedata.normalize("NFC", text)
 
 

@@ -26,11 +26,7 @@ _NO_LIMITS = Limits(max_duration_s=36_000, max_pixels=2**30)
 
 
 def crop_to_person(
-    samples: Sequence[Sample],
-    start: Bundle,
-    recipe: Recipe,
-    folder: Path,
-    on_progress: Callable[[int, int], None],
+    samples: Sequence[Sample], start: Bundle, recipe: Recipe, folder: Path, on_progress: Callable[[int, int], None]
 ) -> list[Sample]:
     """Crop videos around the person and store their frames; return them unchanged if the bundle has no locator.
 
@@ -56,26 +52,20 @@ def crop_to_person(
         path = folder / name
         if not path.exists():
             temporary = folder / f".{name}"
-            np.savez(
-                temporary, frames=_read_cropped_frames(sample, config, locator, recipe), fps=recipe.input.fps
-            )
+            np.savez(temporary, frames=_read_cropped_frames(sample, config, locator, recipe), fps=recipe.input.fps)
             temporary.replace(path)
         cropped.append(replace(sample, path=path))
     return cropped
 
 
-def _read_cropped_frames(
-    sample: Sample, locator_config: LocatorConfig, locator: Locator, recipe: Recipe
-) -> Frames:
+def _read_cropped_frames(sample: Sample, locator_config: LocatorConfig, locator: Locator, recipe: Recipe) -> Frames:
     """Return frames (n, height, width, 3) at the network's rate, `data.margin` times larger than its input."""
     config = recipe.input
     height, width = (2 * round(side * recipe.data.margin / 2) for side in (config.height, config.width))
     try:
         with sample.path.open("rb") as file:
             with closing(Video(file, _NO_LIMITS)) as video:
-                region = find_person_region(
-                    video, locator, config.width / config.height, locator_config.margin
-                )
+                region = find_person_region(video, locator, config.width / config.height, locator_config.margin)
             file.seek(0)
             with closing(Video(file, _NO_LIMITS)) as video:
                 return np.stack(list(video.frames(config.fps, width, height, region)))

@@ -113,18 +113,14 @@ def write_keypoints(
     fingerprint_file.write_text(json.dumps(fingerprint) + "\n", encoding="utf-8")
     augment = recipe.augment.model_copy(update=_TRAINING_ONLY)
     videos: dict[str, Any] = {}
-    for index, (sample, stem) in enumerate(
-        zip(dataset.samples, distinct_names(dataset.samples), strict=True)
-    ):
+    for index, (sample, stem) in enumerate(zip(dataset.samples, distinct_names(dataset.samples), strict=True)):
         for copy in range(max(copies, 1)):
             on_progress(index * max(copies, 1) + copy, len(dataset.samples) * max(copies, 1))
             name = f"{stem}-{copy}" if copies else stem
             record = out / "records" / f"{name}.json"
             if not record.exists():
                 seed = np.random.SeedSequence((recipe.seed, index, copy))
-                video = (
-                    _augment(sample, recipe, augment, seed) if copies else _read_unaugmented(sample, recipe)
-                )
+                video = _augment(sample, recipe, augment, seed) if copies else _read_unaugmented(sample, recipe)
                 _find_keypoints(finder, sample, video, recipe, out, name)
             videos[name] = json.loads(record.read_text("utf-8"))
     (out / "mmad.json").write_text(json.dumps(videos) + "\n", encoding="utf-8")
@@ -157,9 +153,7 @@ def _augment(sample: Sample, recipe: Recipe, augment: AugmentConfig, seed: np.ra
 
     # The segments do not depend on the frames: compute them on single black pixels.
     example = augment_part(
-        np.zeros((len(frames), 1, 1, 3), np.uint8),
-        recipe.input.model_copy(update={"height": 1, "width": 1}),
-        keypoints,
+        np.zeros((len(frames), 1, 1, 3), np.uint8), recipe.input.model_copy(update={"height": 1, "width": 1}), keypoints
     )
     at_once = _PART if keypoints is None else len(frames)  # close-ups depend on the keypoints of all frames
     parts = (augment_part(part, recipe.input, keypoints).frames for part in _iterate_parts(frames, at_once))
@@ -181,9 +175,7 @@ def _iterate_parts(frames: Frames, at_once: int) -> Iterator[Frames]:
         yield frames[begin : begin + at_once]
 
 
-def _find_keypoints(
-    finder: Finder, sample: Sample, video: _Copy, recipe: Recipe, out: Path, name: str
-) -> None:
+def _find_keypoints(finder: Finder, sample: Sample, video: _Copy, recipe: Recipe, out: Path, name: str) -> None:
     """Find the keypoints of one copy and write its sidecar, then its record, which marks it as complete."""
     config = recipe.input
     # Memory-mapped frames are read-only, which torch does not accept: copy them.
@@ -222,19 +214,13 @@ def _get_keypoint_names(sample: Sample, count: int) -> tuple[str, ...]:
 def main() -> None:
     """Cache the keypoints of the training videos of data sets."""
     parser = ArgumentParser(description="Keypoints as a bundle finds them, as a data set.")
-    parser.add_argument(
-        "--bundle", type=Path, required=True, help="bundle whose finder is used, at its input size"
-    )
-    parser.add_argument(
-        "--data", type=Path, nargs="+", required=True, help="folders of videos of one person each"
-    )
+    parser.add_argument("--bundle", type=Path, required=True, help="bundle whose finder is used, at its input size")
+    parser.add_argument("--data", type=Path, nargs="+", required=True, help="folders of videos of one person each")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--looks", type=int, default=4, help="augmented copies of each video")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--config", default="demo", help="recipe whose augment is taken")
-    parser.add_argument(
-        "--set", dest="overrides", action="append", default=[], help="key=value, over the recipe's"
-    )
+    parser.add_argument("--set", dest="overrides", action="append", default=[], help="key=value, over the recipe's")
     options = parser.parse_args()
     if options.looks < 1:
         parser.error(f"--looks {options.looks}: at least 1")
@@ -248,9 +234,7 @@ def main() -> None:
             sys.stderr.write(f"{done} of {count} looks\n")
 
     write_keypoints(finder, dataset, recipe, options.out, options.looks, on_progress)
-    sys.stdout.write(
-        f"{options.out}: {len(dataset.samples) * options.looks} looks at {len(dataset.samples)} videos\n"
-    )
+    sys.stdout.write(f"{options.out}: {len(dataset.samples) * options.looks} looks at {len(dataset.samples)} videos\n")
 
 
 if __name__ == "__main__":

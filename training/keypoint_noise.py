@@ -46,9 +46,7 @@ def add_keypoint_noise(keypoints: Tensor, mask: Tensor, error: float) -> Tensor:
     knots = torch.randn(batch, number * 2, -(-count // _DRIFT_STEPS) + 1, device=keypoints.device)
     drift = F.interpolate(knots, size=count, mode="linear", align_corners=True).transpose(1, 2)
     fresh = _FRESH * torch.randn(positions.shape, device=keypoints.device)
-    factor = _SCALE_MEDIAN * torch.exp(
-        _SCALE_SIGMA * torch.randn(batch, 1, number, 1, device=keypoints.device)
-    )
+    factor = _SCALE_MEDIAN * torch.exp(_SCALE_SIGMA * torch.randn(batch, 1, number, 1, device=keypoints.device))
     errors = constant + _DRIFT * drift.reshape(positions.shape) + fresh
     errors = errors * factor * error * (1 + (_INVISIBLE_FACTOR - 1) * (1 - visible))
     return torch.cat([(positions + errors).clamp(0, 1), visible], dim=-1)
@@ -62,9 +60,7 @@ def get_keypoint_reader(network: Network) -> KeypointReader:
 
 def features_from_keypoints(network: Network, keypoints: Tensor, mask: Tensor) -> Tensor:
     """Compute features (B, dim, window) from keypoints (B, steps, j, 3) instead of frames, see Network.features."""
-    return network.interpolate_to_steps(
-        get_keypoint_reader(network).read(keypoints), keypoints.shape[1], mask
-    )
+    return network.interpolate_to_steps(get_keypoint_reader(network).read(keypoints), keypoints.shape[1], mask)
 
 
 def keypoint_loss(predicted: Tensor, target: Tensor, mask: Tensor) -> Tensor:

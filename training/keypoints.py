@@ -100,9 +100,7 @@ def measure(finder: Finder, folders: Sequence[Path]) -> tuple[list[str], Errors]
         away.append(np.where(visible, np.linalg.norm(errors, axis=-1), np.nan))
         parts.append(np.where(visible.all(axis=0), _decompose(errors), np.nan))
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", RuntimeWarning
-        )  # mean of no values, for a keypoint that is never visible
+        warnings.simplefilter("ignore", RuntimeWarning)  # mean of no values, for a keypoint that is never visible
         lasting, drifting, fresh = np.sqrt(np.nanmean(parts, axis=0))
         return names, Errors(np.nanmean(np.concatenate(away), axis=0), lasting, drifting, fresh)
 
@@ -110,11 +108,7 @@ def measure(finder: Finder, folders: Sequence[Path]) -> tuple[list[str], Errors]
 def _decompose(errors: Floats) -> Floats:
     """Return mean squares (3, keypoints) of the constant, drifting and independent errors (frames, keypoints, 2)."""
     lasting = np.square(errors.mean(axis=0)).mean(axis=-1)
-    fresh = (
-        np.square(np.diff(errors, axis=0)).mean(axis=(0, 2)) / 2
-        if len(errors) > 1
-        else np.zeros_like(lasting)
-    )
+    fresh = np.square(np.diff(errors, axis=0)).mean(axis=(0, 2)) / 2 if len(errors) > 1 else np.zeros_like(lasting)
     drifting = np.square(errors).mean(axis=(0, 2)) - lasting - fresh
     return np.stack([lasting, np.maximum(drifting, 0), fresh])
 
@@ -128,9 +122,7 @@ def read(finder: Finder, folders: Sequence[Path], subset: str, error: float) -> 
         update={"input": manifest.input, "validate_videos": 0, "stages": (stage,)}
     )
     dataset = load_dataset(folders, manifest.taxonomy, subset, 0)
-    return evaluate_network(
-        finder.network, manifest, dataset, recipe, "cpu", lambda done, count: None, "keypoints"
-    )
+    return evaluate_network(finder.network, manifest, dataset, recipe, "cpu", lambda done, count: None, "keypoints")
 
 
 def draw(finder: Finder, clips: Sequence[Path], out: Path) -> None:
@@ -145,9 +137,7 @@ def draw(finder: Finder, clips: Sequence[Path], out: Path) -> None:
             region = Region()
             if locator is not None and manifest.locator is not None:
                 with closing(Video(file, _NO_LIMITS)) as video:
-                    region = find_person_region(
-                        video, locator, config.width / config.height, manifest.locator.margin
-                    )
+                    region = find_person_region(video, locator, config.width / config.height, manifest.locator.margin)
             file.seek(0)
             with closing(Video(file, _NO_LIMITS)) as video:
                 frames = np.stack(list(video.frames(config.fps, config.width, config.height, region)))
@@ -156,9 +146,7 @@ def draw(finder: Finder, clips: Sequence[Path], out: Path) -> None:
             axes.imshow(frames[moment])
             for x, y, visible in finder.find(frames[moment][None])[0]:
                 position = (x * config.width - 0.5, y * config.height - 0.5)
-                axes.plot(
-                    *position, "o", color="lime", markersize=4, fillstyle="full" if visible > 0.5 else "none"
-                )
+                axes.plot(*position, "o", color="lime", markersize=4, fillstyle="full" if visible > 0.5 else "none")
             axes.set_title(f"{moment / config.fps:.1f} s", fontsize=8)
             axes.axis("off")
     figure.savefig(out, dpi=80)

@@ -50,8 +50,7 @@ class Task(NamedTuple):
 def is_export(document: object) -> bool:
     """Return whether a JSON document is an export of Label Studio."""
     return isinstance(document, list) and any(
-        isinstance(one, dict) and (isinstance(one.get("data"), dict) or "annotation_id" in one)
-        for one in document
+        isinstance(one, dict) and (isinstance(one.get("data"), dict) or "annotation_id" in one) for one in document
     )
 
 

@@ -116,9 +116,7 @@ def locator_loss(logits: Tensor, boxes: Tensor, truth: Tensor) -> Tensor:
     count = centre.sum().clamp(min=1)
     near = target >= _MIN_BOX_TARGET
     distance = 1 - generalised_iou(boxes[near], target_boxes[near])
-    return -(positive + negative).sum() / count + 2 * (distance * target[near]).sum() / target[
-        near
-    ].sum().clamp(min=1)
+    return -(positive + negative).sum() / count + 2 * (distance * target[near]).sum() / target[near].sum().clamp(min=1)
 
 
 def make_targets(truth: Tensor) -> tuple[Tensor, Tensor]:
@@ -186,10 +184,7 @@ def _crop_views(squares: Tensor, views: Tensor) -> Tensor:
     y = middle[:, 1:] + steps * longest[:, None]
     grid = torch.stack([x[:, None].expand(-1, SIZE, -1), y[..., None].expand(-1, -1, SIZE)], -1)
     pictures = F.grid_sample(
-        squares.permute(0, 3, 1, 2).float(),
-        grid * 2 / LONGEST - 1,
-        padding_mode="border",
-        align_corners=False,
+        squares.permute(0, 3, 1, 2).float(), grid * 2 / LONGEST - 1, padding_mode="border", align_corners=False
     )
     inside = ((grid >= views[:, None, None, :2]) & (grid < views[:, None, None, 2:])).all(dim=-1)
     # Negative values mark the padding, which is not recoloured.

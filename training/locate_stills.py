@@ -10,15 +10,7 @@ from PIL import Image, ImageDraw
 
 from training.people.body import Anatomy, Part, load_anatomy
 from training.people.camera.effects import develop, draw_effects, mask_faces, occlude
-from training.people.film import (
-    VALIDATION_EVERY,
-    VIDEOS_PER_PERSON,
-    Film,
-    Recipe,
-    generator,
-    get_person,
-    make_film,
-)
+from training.people.film import VALIDATION_EVERY, VIDEOS_PER_PERSON, Film, Recipe, generator, get_person, make_film
 from training.people.render import cpu, raster
 from training.people.render.shot import SUPERSAMPLING, Mesh, Shot
 from training.people.scene import draw_scene
@@ -103,9 +95,7 @@ def stack_stills(stills: Iterable[Still]) -> Stills:
     return Stills(np.stack(pictures), np.array(places, np.float32), np.stack(boxes))
 
 
-def make_stills(
-    seed: int, number: int, people: int | None = None, anatomy: Anatomy | None = None
-) -> Iterator[Still]:
+def make_stills(seed: int, number: int, people: int | None = None, anatomy: Anatomy | None = None) -> Iterator[Still]:
     """Render stills of one video, each with its own room, camera and image effects.
 
     Args:
@@ -136,9 +126,7 @@ def _make_other_film(recipe: Recipe, number: int, anatomy: Anatomy, rng: np.rand
     return make_film(recipe, (get_person(number) + away) * VIDEOS_PER_PERSON, anatomy)
 
 
-def _make_still(
-    rng: np.random.Generator, film: Film, frame: int, others: list[Film], count: int, bones: int
-) -> Still:
+def _make_still(rng: np.random.Generator, film: Film, frame: int, others: list[Film], count: int, bones: int) -> Still:
     scene = draw_scene(rng, [])
     actors = [_place(rng, film, frame)]
     for other in others:
@@ -154,9 +142,7 @@ def _make_still(
     picture, covered = _render(shots[0])
     picture = _add_clutter(rng, picture, covered)
     for shot in shots[1:]:
-        person, cover = _render(
-            replace(shot, mesh=_select_triangles(shot.mesh, _get_bones(shot.mesh) <= bones))
-        )
+        person, cover = _render(replace(shot, mesh=_select_triangles(shot.mesh, _get_bones(shot.mesh) <= bones)))
         picture = _blend(picture, person, cover)
         covered = np.maximum(covered, cover)
     effects = draw_effects(rng)
@@ -204,8 +190,7 @@ def _move(film: Film, frame: int, scale: float, x: float, y: float) -> _Actor:
         cameras=camera[None],
     )
     box, head = (
-        ((boxes[frame].reshape(2, 2) - middle) * scale + to).ravel()
-        for boxes in (film.person_box, film.head_box)
+        ((boxes[frame].reshape(2, 2) - middle) * scale + to).ravel() for boxes in (film.person_box, film.head_box)
     )
     return _Actor(shot, box, head)
 
@@ -242,10 +227,7 @@ def _get_bones(mesh: Mesh) -> Array:
 def _select_triangles(mesh: Mesh, selected: Array) -> Mesh:
     """Return a mesh with only the selected triangles."""
     return replace(
-        mesh,
-        faces=mesh.faces[selected],
-        parts=mesh.parts[selected],
-        closed=int(selected[: mesh.closed].sum()),
+        mesh, faces=mesh.faces[selected], parts=mesh.parts[selected], closed=int(selected[: mesh.closed].sum())
     )
 
 

@@ -94,9 +94,7 @@ class DetectionLoss(nn.Module):
         smooth = self.label_smoothing
         classes = targets.classes * (1 - smooth) + smooth / (targets.classes.shape[-1] + 1)
         class_loss = sigmoid_focal_loss(points.logits[valid], classes[valid]).sum() / divisor
-        predicted, truth = (
-            self._segments(offsets)[positive] for offsets in (points.offsets, targets.offsets)
-        )
+        predicted, truth = (self._segments(offsets)[positive] for offsets in (points.offsets, targets.offsets))
         boundary_loss = diou_loss(predicted, truth).sum() / divisor
         weight = self.boundary_weight or float(class_loss.detach() / boundary_loss.detach().clamp(min=0.01))
         return Losses(class_loss, boundary_loss * weight)

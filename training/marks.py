@@ -57,9 +57,7 @@ class _Layout(NamedTuple):
 _LAYOUTS = (
     _Layout("video", "start_s", "end_s", "action", on_player=False),
     _Layout("video", "start_s", "end_s", "action_code", on_player=False),  # as mmad exports it
-    _Layout(
-        "media file name", "start (s)", "stop (s)", "behavior", on_player=True
-    ),  # BORIS, aggregated events
+    _Layout("media file name", "start (s)", "stop (s)", "behavior", on_player=True),  # BORIS, aggregated events
 )
 
 
@@ -128,18 +126,14 @@ def _read_elan(path: Path, context: ReadContext) -> Iterator[RawAnnotation]:
     name = next((match for name in names if (match := context.find(name))), None)
     if name is None:
         tried = " or ".join(repr(name) for name in dict.fromkeys(Path(name).stem for name in names))
-        raise ElanError(
-            f"{path}: there is no video called {tried}; the first there is: {next(iter(context.files))!r}"
-        )
+        raise ElanError(f"{path}: there is no video called {tried}; the first there is: {next(iter(context.files))!r}")
     shift_s = elan.shift_s(context.files[name].name)
     yield RawAnnotation(name, 0.0, 0.0, None, str(path))
     levels = _Levels(context.taxonomy)
     actions = [one for one in elan.annotations if levels.is_action(one)]
     for one in actions:
         place = f"{path}: tier {one.tier!r}, annotation {one.id}"
-        yield RawAnnotation(
-            name, one.start_s + shift_s, one.end_s + shift_s, one.label, place, on_player=True
-        )
+        yield RawAnnotation(name, one.start_s + shift_s, one.end_s + shift_s, one.label, place, on_player=True)
     if unmatched := levels.without_action(elan.annotations, actions):
         first = unmatched[0]
         context.notices[
@@ -164,13 +158,9 @@ class _Levels:
     def is_action(self, one: Annotation) -> bool:
         return not self._is_score(one) and self._get_body(one) is None
 
-    def without_action(
-        self, annotations: Sequence[Annotation], actions: Sequence[Annotation]
-    ) -> list[Annotation]:
+    def without_action(self, annotations: Sequence[Annotation], actions: Sequence[Annotation]) -> list[Annotation]:
         """Return the annotations of body parts that overlap no action of that body part."""
-        spans = [
-            (self._body_ids[label], one) for one in actions if (label := self._find(one.label)) is not None
-        ]
+        spans = [(self._body_ids[label], one) for one in actions if (label := self._find(one.label)) is not None]
         return [
             one
             for one in annotations
@@ -202,9 +192,7 @@ def _read_label_studio(path: Path, document: list[object], context: ReadContext)
         yield RawAnnotation(video, 0.0, 0.0, None, place)
         for one in task.regions:
             where = f"{place}, region {one.id}"
-            yield RawAnnotation(
-                video, one.start_s, one.end_s, one.label, where, on_player=True, slack_s=task.frame_s
-            )
+            yield RawAnnotation(video, one.start_s, one.end_s, one.label, where, on_player=True, slack_s=task.frame_s)
 
 
 def _find_video(task: Task, context: ReadContext) -> str:
@@ -245,14 +233,10 @@ def _read_table_rows(path: Path, table: Table, context: ReadContext) -> Iterator
             context.faults.append(Fault(place, line.fault))
         elif wrong is not None and not only_video:
             context.faults.append(
-                Fault(
-                    place, f"{wrong!r} is no number of seconds: a minute and a half second are written 60.5"
-                )
+                Fault(place, f"{wrong!r} is no number of seconds: a minute and a half second are written 60.5")
             )
         else:
-            yield RawAnnotation(
-                video, start_s, end_s, None if only_video else action, place, layout.on_player
-            )
+            yield RawAnnotation(video, start_s, end_s, None if only_video else action, place, layout.on_player)
 
 
 def _read_data_set(path: Path, context: ReadContext) -> Iterator[RawAnnotation]:
@@ -261,9 +245,7 @@ def _read_data_set(path: Path, context: ReadContext) -> Iterator[RawAnnotation]:
     instances = loaded.instances
     for video in instances.videos:
         yield RawAnnotation(video, 0.0, 0.0, None, f"{path}: {video}")
-    for video, (start_s, end_s), label in zip(
-        instances.video, instances.segments, instances.labels, strict=True
-    ):
+    for video, (start_s, end_s), label in zip(instances.video, instances.segments, instances.labels, strict=True):
         name = instances.videos[video]
         yield RawAnnotation(name, float(start_s), float(end_s), str(label), f"{path}: {name}")
 

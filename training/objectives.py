@@ -11,12 +11,7 @@ from model.bundle import Manifest
 from model.network import Network
 from training.augment import Example
 from training.distillation import Teacher, feature_distance
-from training.keypoint_noise import (
-    add_keypoint_noise,
-    features_from_keypoints,
-    get_keypoint_reader,
-    keypoint_loss,
-)
+from training.keypoint_noise import add_keypoint_noise, features_from_keypoints, get_keypoint_reader, keypoint_loss
 from training.losses import DetectionLoss
 from training.recipe import StageConfig
 from training.targets import Targets, assign, make_grid
@@ -110,9 +105,7 @@ class TrainingModule(nn.Module):
         self._strides = manifest.architecture.head.strides
         dim = manifest.architecture.backbone.embed_dim
         actions = len(manifest.taxonomy.actions)
-        self.temporal = nn.Sequential(
-            nn.Conv1d(dim, dim, 5, padding=2, groups=dim), nn.Conv1d(dim, dim, 1), nn.GELU()
-        )
+        self.temporal = nn.Sequential(nn.Conv1d(dim, dim, 5, padding=2, groups=dim), nn.Conv1d(dim, dim, 1), nn.GELU())
         self.dense = nn.Conv1d(dim, actions, 1)
         nn.init.constant_(self.dense.bias, -3.0)  # type: ignore[arg-type]
         self.keypoints = nn.Conv1d(dim, 2 * keypoints, 1) if keypoints else None
@@ -156,15 +149,12 @@ class TrainingModule(nn.Module):
         loss = keypoint_loss(predicted.float(), batch.keypoints[:, :steps], batch.mask[:, :steps])
         return {"keypoints": loss, "loss": loss}
 
-    def _dense_losses(
-        self, features: Tensor, batch: Batch, weight: float, stage: StageConfig
-    ) -> dict[str, Tensor]:
+    def _dense_losses(self, features: Tensor, batch: Batch, weight: float, stage: StageConfig) -> dict[str, Tensor]:
         temporal = features + self.temporal(features)
         logits = self.dense(temporal).transpose(1, 2)[batch.mask]  # (steps, actions)
         positive = logits.new_full((logits.shape[-1],), _POSITIVE_WEIGHT)
         losses = {
-            "dense": weight
-            * F.binary_cross_entropy_with_logits(logits, batch.dense[batch.mask], pos_weight=positive)
+            "dense": weight * F.binary_cross_entropy_with_logits(logits, batch.dense[batch.mask], pos_weight=positive)
         }
         if self.keypoints is not None and stage.keypoints and batch.keypoints.shape[2]:
             positions = self.keypoints(features).transpose(1, 2).unflatten(-1, (-1, 2))  # (B, window, j, 2)
@@ -184,9 +174,7 @@ def _position_loss(positions: Tensor, batch: Batch) -> Tensor:
     count = visible.sum(1, keepdim=True).clamp(min=1)
     motion, target_motion = (x - (x * visible).sum(1, keepdim=True) / count for x in (positions, target))
     position_loss = F.smooth_l1_loss(positions, target, reduction="none", beta=0.05)
-    motion_loss = F.smooth_l1_loss(
-        _MOTION_WEIGHT * motion, _MOTION_WEIGHT * target_motion, reduction="none", beta=0.05
-    )
+    motion_loss = F.smooth_l1_loss(_MOTION_WEIGHT * motion, _MOTION_WEIGHT * target_motion, reduction="none", beta=0.05)
     return ((position_loss + motion_loss) * visible).sum() / visible.sum().clamp(min=1)
 
 

@@ -29,9 +29,7 @@ def resample(images, down, across, out):
                     first += (np.float32(images[frame, below, left, channel]) - first) * lower
                     second = np.float32(images[frame, top, right, channel])
                     second += (np.float32(images[frame, below, right, channel]) - second) * lower
-                    out[frame, row, column, channel] = np.uint8(
-                        first + (second - first) * fraction + np.float32(0.5)
-                    )
+                    out[frame, row, column, channel] = np.uint8(first + (second - first) * fraction + np.float32(0.5))
 
 
 @kernel

@@ -222,9 +222,7 @@ class Recipe(Section):
         if self.backbone is not None and self.start is not None:
             raise ValueError("backbone and start both say what to begin with: give one of them")
         if self.wise_ft_alpha and self.start is None:
-            raise ValueError(
-                f"wise_ft_alpha {self.wise_ft_alpha} needs a bundle that was begun with: set start"
-            )
+            raise ValueError(f"wise_ft_alpha {self.wise_ft_alpha} needs a bundle that was begun with: set start")
         return self
 
     @model_validator(mode="after")
@@ -298,9 +296,7 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 
 def list_shipped_recipes() -> list[str]:
     """Return the names of the recipes in training/configs."""
-    return sorted(
-        entry.name.removesuffix(".yaml") for entry in CONFIGS.iterdir() if entry.name.endswith(".yaml")
-    )
+    return sorted(entry.name.removesuffix(".yaml") for entry in CONFIGS.iterdir() if entry.name.endswith(".yaml"))
 
 
 def _read(source: str) -> str:

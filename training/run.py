@@ -15,12 +15,7 @@ from training.recipe import Recipe, StageConfig
 from training.start import tuned_manifest
 from training.weights import WeightsError, load_backbone
 
-CHECKPOINT, HISTORY, RECIPE, BACKBONE = (
-    "checkpoint.pt",
-    "history.jsonl",
-    "recipe.yaml",
-    "backbone.safetensors",
-)
+CHECKPOINT, HISTORY, RECIPE, BACKBONE = ("checkpoint.pt", "history.jsonl", "recipe.yaml", "backbone.safetensors")
 
 
 class TrainingError(Exception):
@@ -86,9 +81,7 @@ def _match_pretrained(recipe: Recipe) -> Architecture:
         pretrained, _ = load_backbone(recipe.backbone)
     except (WeightsError, OSError) as error:
         raise TrainingError(str(error)) from error
-    known = {
-        name: getattr(pretrained, name) for name in ("norm_eps", "final_norm", "position_grid", "mlp_ratio")
-    }
+    known = {name: getattr(pretrained, name) for name in ("norm_eps", "final_norm", "position_grid", "mlp_ratio")}
     return recipe.architecture.model_copy(update={"backbone": backbone.model_copy(update=known)})
 
 

@@ -35,9 +35,7 @@ def split(samples: Sequence[Sample], share: float, seed: int) -> tuple[list[Samp
         SplitError: there are fewer than two videos.
     """
     if len(samples) < 2:
-        raise SplitError(
-            f"{len(samples)} annotated video: at least two are needed, one to train on, one held out"
-        )
+        raise SplitError(f"{len(samples)} annotated video: at least two are needed, one to train on, one held out")
     classes = [frozenset(sample.labels.tolist()) or frozenset({_NO_ACTION}) for sample in samples]
     count = min(max(round(share * len(samples)), 1), len(samples) - 1)
     remaining = dict.fromkeys(np.random.default_rng(seed).permutation(len(samples)).tolist())

@@ -41,16 +41,12 @@ def start_finder(network: Network, folder: Path) -> None:
     Bundle.load(folder)
     prefix = "backbone.finder."
     weights = {
-        name.removeprefix(prefix): value
-        for name, value in _load_float32(folder).items()
-        if name.startswith(prefix)
+        name.removeprefix(prefix): value for name, value in _load_float32(folder).items() if name.startswith(prefix)
     }
     try:
         get_keypoint_reader(network).finder.load_state_dict(weights)
     except RuntimeError as error:
-        raise BundleError(
-            f"finder {folder}: its finder of keypoints does not fit the recipe's: {error}"
-        ) from error
+        raise BundleError(f"finder {folder}: its finder of keypoints does not fit the recipe's: {error}") from error
 
 
 def _load_float32(folder: Path) -> dict[str, Tensor]:
@@ -114,9 +110,7 @@ def choose_calibration(measured: ValidationResult, before: Manifest) -> Calibrat
     """
     half = measured.truth.select_videos(measured.truth.videos[0::2])
     if len(half) >= MIN_ACTIONS:
-        return CalibrationChoice(
-            measured, f"calibration and thresholds are fitted on {len(half)} held-out actions"
-        )
+        return CalibrationChoice(measured, f"calibration and thresholds are fitted on {len(half)} held-out actions")
     few = f"{len(half)} held-out actions to fit calibration and thresholds on, {MIN_ACTIONS} are wanted"
     if before.trained_on is None:
         return CalibrationChoice(
@@ -129,7 +123,5 @@ def choose_calibration(measured: ValidationResult, before: Manifest) -> Calibrat
         measured.calibration_error[0],
         expected_calibration_error(calibrated.scores, find_correct(truth, predictions)),
     )
-    updated = measured._replace(
-        thresholds=before.thresholds, calibration=before.calibration, calibration_error=error
-    )
+    updated = measured._replace(thresholds=before.thresholds, calibration=before.calibration, calibration_error=error)
     return CalibrationChoice(updated, f"only {few}: those of {before.name} are kept")

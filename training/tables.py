@@ -57,13 +57,8 @@ def read_labels(path: Path) -> Taxonomy:
     try:
         if isinstance(document, dict):
             return Taxonomy.model_validate_json(json.dumps(document.get("taxonomy", document)))
-        bodies = {
-            one["body_id"]: Body(id=one["body_id"], code=one["code"][0], name=one["body"]) for one in document
-        }
-        actions = [
-            Action(id=one["id"], code=one["code"], name=one["name"], body_id=one["body_id"])
-            for one in document
-        ]
+        bodies = {one["body_id"]: Body(id=one["body_id"], code=one["code"][0], name=one["body"]) for one in document}
+        actions = [Action(id=one["id"], code=one["code"], name=one["name"], body_id=one["body_id"]) for one in document]
         return Taxonomy(bodies=tuple(bodies[id] for id in sorted(bodies)), actions=tuple(actions))
     except (KeyError, TypeError, ValueError) as error:
         raise TableError(f"{path} lists no labels: {error}") from error
@@ -76,12 +71,7 @@ def standard_labels() -> Taxonomy:
 
 
 def read_annotations(
-    path: Path,
-    taxonomy: Taxonomy,
-    *,
-    subset: str | None = None,
-    fps: float | None = None,
-    strict: bool = False,
+    path: Path, taxonomy: Taxonomy, *, subset: str | None = None, fps: float | None = None, strict: bool = False
 ) -> ReadResult:
     """Read ground truth from a CSV (frames), the data set's JSON, ActivityNet JSON, or Label Studio's JSON.
 
@@ -107,9 +97,7 @@ def read_annotations(
     return _validate_rows(path, rows, durations, taxonomy, faults, slack_s=ANNOTATION_SLACK_S, strict=strict)
 
 
-def read_predictions(
-    path: Path, taxonomy: Taxonomy, videos: dict[str, float], *, strict: bool = False
-) -> ReadResult:
+def read_predictions(path: Path, taxonomy: Taxonomy, videos: dict[str, float], *, strict: bool = False) -> ReadResult:
     """Read predictions from the challenge's CSV or zip, ActivityNet JSON, or mmad results (one document or a list).
 
     Args:
@@ -150,9 +138,7 @@ def _validate_rows(
             faults.append(Fault(raw.place, f"the video {raw.video!r} is not known"))
             continue
         if label is None:
-            faults.append(
-                Fault(raw.place, f"the class {raw.label!r} is not among the {len(taxonomy.actions)} known")
-            )
+            faults.append(Fault(raw.place, f"the class {raw.label!r} is not among the {len(taxonomy.actions)} known"))
             continue
         row = Row(video, raw.start_s, raw.end_s, label, raw.score, raw.place)
         if reason := find_fault(row, durations[video], slack_s=slack_s):
@@ -170,9 +156,7 @@ class _VideoIndex:
 
     def __init__(self, known: Mapping[str, float]) -> None:
         self._known = known
-        self._names = NameIndex(
-            (name, video) for video in known for name in (video, strip_video_ending(video))
-        )
+        self._names = NameIndex((name, video) for video in known for name in (video, strip_video_ending(video)))
         self._cache: dict[str, str | None] = {}
         self._case_mismatches: dict[str, str] = {}
 
@@ -189,9 +173,7 @@ class _VideoIndex:
 
     def notices(self, path: Path) -> list[str]:
         """Return messages about unknown videos, and about names that differ in case."""
-        notices = [
-            f"{path}: {written!r} is taken for {name!r}" for written, name in self._case_mismatches.items()
-        ]
+        notices = [f"{path}: {written!r} is taken for {name!r}" for written, name in self._case_mismatches.items()]
         if unknown := [written for written, video in self._cache.items() if video is None]:
             shown = ", ".join(map(repr, unknown[:3])) + ", ..." * (len(unknown) > 3)
             example = f"; there is {next(iter(self._known))!r}" if self._known else ""
@@ -222,16 +204,13 @@ def _read_annotations_csv(
     for place, record in _iterate_records(path, table, faults):
         fps = assumed_fps or table.parse_number(record.get("fps", ""))
         start, end = (
-            table.parse_number(record[name]) / fps if fps > 0 else math.nan
-            for name in ("start_frame", "end_frame")
+            table.parse_number(record[name]) / fps if fps > 0 else math.nan for name in ("start_frame", "end_frame")
         )
         video = record["video_id"]
         # The first row may be invalid: take the duration of the first valid one.
         if video and fps > 0 and math.isnan(durations.setdefault(video, math.nan)):
             total = record.get("total_frames", "")
-            durations[video] = _parse_duration(
-                table.parse_number(total) / fps if total else None, place, faults
-            )
+            durations[video] = _parse_duration(table.parse_number(total) / fps if total else None, place, faults)
         rows.append(_RawRow(video, start, end, record["class"], 1.0, place))
     return durations, rows
 
@@ -252,9 +231,7 @@ def _read_annotations_label_studio(path: Path, document: list[Any]) -> tuple[dic
             # Times are rounded to frames, which may exceed either end by less than a frame.
             start_s = 0.0 if -task.frame_s < start_s < 0 else start_s
             end_s = duration_s if duration_s < end_s < duration_s + task.frame_s else end_s
-            rows.append(
-                _RawRow(video, start_s, end_s, one.label, 1.0, f"{path}: {task.place}, region {one.id}")
-            )
+            rows.append(_RawRow(video, start_s, end_s, one.label, 1.0, f"{path}: {task.place}, region {one.id}"))
     return durations, rows
 
 
@@ -286,9 +263,7 @@ def _parse_duration(value: object, place: str, faults: list[Fault]) -> float:
     duration_s = _parse_float(value)
     if math.isfinite(duration_s) and duration_s > 0:
         return duration_s
-    faults.append(
-        Fault(place, f"the duration {value!r} is no number of seconds above 0: it counts as not known")
-    )
+    faults.append(Fault(place, f"the duration {value!r} is no number of seconds above 0: it counts as not known"))
     return math.nan
 
 
@@ -344,9 +319,7 @@ def _read_columns(path: Path, text: str, columns: tuple[str, ...]) -> Table:
     return table
 
 
-def _iterate_records(
-    path: Path, table: Table, faults: list[Fault]
-) -> Iterator[tuple[str, Mapping[str, str]]]:
+def _iterate_records(path: Path, table: Table, faults: list[Fault]) -> Iterator[tuple[str, Mapping[str, str]]]:
     for line in table.rows:
         place = f"{path}: line {line.number}"
         if line.fault:

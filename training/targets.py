@@ -44,9 +44,7 @@ def make_grid(window_frames: int, strides: tuple[int, ...]) -> PointGrid:
         positions = torch.arange(0, window_frames, stride, dtype=torch.float32)
         least = 0 if level == 0 else _FIRST_RANGE * 2 ** (level - 1)
         most = _UNBOUNDED if level == len(strides) - 1 else _FIRST_RANGE * 2**level
-        parts.append(
-            torch.stack([positions, *(torch.full_like(positions, x) for x in (least, most, stride))])
-        )
+        parts.append(torch.stack([positions, *(torch.full_like(positions, x) for x in (least, most, stride))]))
     return PointGrid(*torch.cat(parts, dim=1))
 
 

@@ -124,9 +124,7 @@ def _check_keypoints(run: Run, network: Network) -> None:
     """Check that the sidecars have as many keypoints as the backbone; those without fail when loaded."""
     backbone = network.backbone
     expected = backbone.finder.config.keypoints if isinstance(backbone, KeypointReader) else run.keypoints
-    needs_keypoints = any(
-        stage.objective == "keypoints" or stage.given == "keypoints" for stage in run.recipe.stages
-    )
+    needs_keypoints = any(stage.objective == "keypoints" or stage.given == "keypoints" for stage in run.recipe.stages)
     if needs_keypoints and run.keypoints and run.keypoints != expected:
         raise TrainingError(
             f"the sidecars have {run.keypoints} keypoints, the backbone finds {expected}: set its number of keypoints"
@@ -150,9 +148,7 @@ def _load_pretrained(network: Network, recipe: Recipe) -> None:
             start_backbone(network.backbone, recipe.backbone)
         except WeightsError as error:
             raise TrainingError(str(error)) from error
-    if (
-        recipe.finder is not None
-    ):  # last, since the finder of a backbone that was pretrained on keypoints is untrained
+    if recipe.finder is not None:  # last, since the finder of a backbone that was pretrained on keypoints is untrained
         start_finder(network, recipe.finder)
 
 
@@ -221,9 +217,7 @@ class _Loop:
             optimizer.load_state_dict(self._optimizer_state)
         module, optimizer = self.fabric.setup(self.module, optimizer)
         module.train()
-        if (
-            resolve_tuning(network, stage.tuning) != "all"
-        ):  # frozen layers must not update their batch statistics
+        if resolve_tuning(network, stage.tuning) != "all":  # frozen layers must not update their batch statistics
             network.backbone.eval()
         if self.step == 0:  # the initial weights of the stage may remain the best
             self._validate(stage)
@@ -245,10 +239,7 @@ class _Loop:
             self._validate(stage)
             now_s = time.monotonic()
             rate = stage.batch * (self.step - first_step) / max(now_s - start_s, 1e-6)
-            cost = {
-                "frames": int(batch.mask.sum()) * self.fabric.world_size,
-                "seconds": round(now_s - previous_s, 4),
-            }
+            cost = {"frames": int(batch.mask.sum()) * self.fabric.world_size, "seconds": round(now_s - previous_s, 4)}
             previous_s = now_s
             self._report(stage, losses, rate, cost)
             if stage.patience and self.best is not None and self.best.missed >= stage.patience:
@@ -274,11 +265,7 @@ class _Loop:
 
     def _save_backbone(self, stage: StageConfig) -> None:
         """Save the backbone of a pretraining stage, for other recipes."""
-        if (
-            stage.objective != "detection"
-            and stage.tuning in ("all", "reader")
-            and self.fabric.is_global_zero
-        ):
+        if stage.objective != "detection" and stage.tuning in ("all", "reader") and self.fabric.is_global_zero:
             prefix = "backbone."
             weights = {
                 name.removeprefix(prefix): value.cpu().contiguous()
@@ -320,9 +307,7 @@ class _Loop:
             else:
                 self.average[name].copy_(value)
 
-    def _report(
-        self, stage: StageConfig, losses: dict[str, Tensor], rate: float, cost: dict[str, float]
-    ) -> None:
+    def _report(self, stage: StageConfig, losses: dict[str, Tensor], rate: float, cost: dict[str, float]) -> None:
         """Report a step to on_progress, history.jsonl and TensorBoard; `cost` has its frames and seconds."""
         numbers = {name: float(value.detach()) for name, value in losses.items()}
         if self.fabric.is_global_zero:
@@ -368,9 +353,7 @@ class _Loop:
         """
         path = find_checkpoint(self.out)
         if not self._is_same_recipe():
-            raise TrainingError(
-                f"{self.out / RECIPE} is not this recipe: go on with it, or start in another --out"
-            )
+            raise TrainingError(f"{self.out / RECIPE} is not this recipe: go on with it, or start in another --out")
         state = torch.load(path, map_location=self.fabric.device, weights_only=True)
         if state.get("videos", self._run.digest()) != self._run.digest():
             raise TrainingError(
@@ -413,16 +396,11 @@ def _make_parameter_groups(module: TrainingModule, stage: StageConfig) -> list[d
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
             part = (
-                "head"
-                if not name.startswith("network.backbone.")
-                else "adapter"
-                if ".adapter." in name
-                else "backbone"
+                "head" if not name.startswith("network.backbone.") else "adapter" if ".adapter." in name else "backbone"
             )
             groups.setdefault((part, parameter.ndim > 1), []).append(parameter)
     return [
-        {"params": members, "lr": rates[part], "peak": rates[part]}
-        | ({} if decays else {"weight_decay": 0.0})
+        {"params": members, "lr": rates[part], "peak": rates[part]} | ({} if decays else {"weight_decay": 0.0})
         for (part, decays), members in groups.items()
     ]
 

@@ -53,10 +53,7 @@ def find_visible_actions(
         visible = points[first : max(int(np.ceil(end)), first + 1), :, 2] > 0
         part_visible = [
             np.any(
-                [
-                    visible[:, [names.index(name) for name in keypoints]].all(axis=1)
-                    for keypoints in alternatives
-                ],
+                [visible[:, [names.index(name) for name in keypoints]].all(axis=1) for keypoints in alternatives],
                 axis=0,
             )
             for alternatives in _get_needed_keypoints(int(label))

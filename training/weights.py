@@ -20,15 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from model.architecture import (
-    SIZES,
-    AdapterConfig,
-    AnyBackbone,
-    Architecture,
-    BackboneConfig,
-    HeadConfig,
-    PoseConfig,
-)
+from model.architecture import SIZES, AdapterConfig, AnyBackbone, Architecture, BackboneConfig, HeadConfig, PoseConfig
 from model.backbone import Backbone
 from model.bundle import InputConfig, Manifest, PostprocessingConfig, Thresholds, Training
 from model.export import save_checkpoint
@@ -45,10 +37,7 @@ _DETECTOR_PARTS = ("projection.", "neck.", "rpn_head.")
 
 # Backbone: pattern of the source name, and our name. Separate query, key and value weights are joined afterwards.
 _RULES = [
-    (
-        r"(?:patch_embed|embeddings\.patch_embeddings)(?:\.proj|\.projection)?\.(weight|bias)",
-        r"patch_embed.\1",
-    ),
+    (r"(?:patch_embed|embeddings\.patch_embeddings)(?:\.proj|\.projection)?\.(weight|bias)", r"patch_embed.\1"),
     (r"blocks\.(\d+)\.(norm[12]|attn\.(?:qkv|proj)|mlp\.fc[12])\.(weight|bias)", r"blocks.\1.\2.\3"),
     (r"blocks\.(\d+)\.attn\.([qv]_bias)", r"blocks.\1.attn.\2"),
     (r"blocks\.(\d+)\.mlp\.layers\.0\.0\.(weight|bias)", r"blocks.\1.mlp.fc1.\2"),
@@ -165,11 +154,7 @@ def backbone_config(imported: Imported, settings: Mapping[str, Any] = MappingPro
 
 def adapter_config(imported: Imported) -> AdapterConfig:
     """Derive kind, width and kernel sizes of the adapters from the names and shapes of their weights."""
-    inner = {
-        name.split(".adapter.")[1]: tensor
-        for name, tensor in imported.backbone.items()
-        if ".adapter." in name
-    }
+    inner = {name.split(".adapter.")[1]: tensor for name, tensor in imported.backbone.items() if ".adapter." in name}
     if not inner:
         return AdapterConfig(kind="none")
     down = next(tensor for name, tensor in inner.items() if name.endswith("down_proj.weight"))
@@ -342,9 +327,7 @@ def _read_folder(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise WeightsError(
-            f"{folder} is no Hugging Face folder: config.json cannot be read ({error})"
-        ) from error
+        raise WeightsError(f"{folder} is no Hugging Face folder: config.json cannot be read ({error})") from error
     if config.get("model_type") != "videomae":
         raise WeightsError(f"{folder} holds a model of type {config.get('model_type')!r}, not 'videomae'")
     # Defaults of the library.
@@ -358,9 +341,7 @@ def _read_folder(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     index = folder / "model.safetensors.index.json"
     if index.exists():
         shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        return {
-            name: tensor for shard in shards for name, tensor in _read_file(folder / shard).items()
-        }, hints
+        return {name: tensor for shard in shards for name, tensor in _read_file(folder / shard).items()}, hints
     for name in ("model.safetensors", "pytorch_model.bin"):
         if (folder / name).exists():
             return _read_file(folder / name), hints
@@ -383,9 +364,7 @@ def _read_file(path: Path) -> dict[str, Tensor]:
     while isinstance(content, dict) and not any(isinstance(value, Tensor) for value in content.values()):
         inner = next((content[name] for name in _CONTAINERS if isinstance(content.get(name), dict)), None)
         if inner is None:
-            raise WeightsError(
-                f"{path} holds no weights: its keys are {', '.join(map(str, list(content)[:8]))}"
-            )
+            raise WeightsError(f"{path} holds no weights: its keys are {', '.join(map(str, list(content)[:8]))}")
         content = inner
     if not isinstance(content, dict):
         raise WeightsError(f"{path} holds a {type(content).__name__}, not named weights")
@@ -428,7 +407,5 @@ def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     result = dict(base)
     for name, value in over.items():
         inner = result.get(name)
-        result[name] = (
-            _merge(inner, value) if isinstance(inner, dict) and isinstance(value, Mapping) else value
-        )
+        result[name] = _merge(inner, value) if isinstance(inner, dict) and isinstance(value, Mapping) else value
     return result

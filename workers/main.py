@@ -45,10 +45,7 @@ def main(settings: Settings, bundle: Bundle) -> None:
     set_context(context)
     with closing(decoder), context.heartbeat:
         log.info(
-            "worker_ready",
-            bundle=bundle.manifest.name,
-            engine=engine.name,
-            trained=bool(bundle.manifest.trained_on),
+            "worker_ready", bundle=bundle.manifest.name, engine=engine.name, trained=bool(bundle.manifest.trained_on)
         )
         with suppress(StopRequested):  # may be raised in time.sleep, as rq's signal handlers stay installed
             while not _work(context, settings):

@@ -16,13 +16,7 @@ from model.errors import VideoError
 from service.errors import Problem
 from service.job_schemas import JobError, RetryReason, Stage, State
 from service.jobs import ATTEMPTS, Jobs, Record, StaleAttemptError, attempt_key, job_key
-from service.metrics import (
-    DECODED_FRAMES,
-    JOBS_ENDED,
-    RETRIES,
-    STAGE_SECONDS,
-    VIDEO_SECONDS,
-)
+from service.metrics import DECODED_FRAMES, JOBS_ENDED, RETRIES, STAGE_SECONDS, VIDEO_SECONDS
 from service.queue import JobQueue, lease_key
 from service.results import make_result
 from service.settings import Settings
@@ -150,9 +144,7 @@ class WorkerContext:
                 self.queue.publish_progress(record.id, Stage(stage), fraction)
             if now_s - checked_s >= _CHECK_RECORD_EVERY_S:
                 checked_s = now_s
-                self.jobs.require_current(
-                    record
-                )  # raises if it was canceled, deleted or taken by another attempt
+                self.jobs.require_current(record)  # raises if it was canceled, deleted or taken by another attempt
 
         start_s = time.monotonic()
         with self._open_video(record) as file:
@@ -174,9 +166,7 @@ class WorkerContext:
     def _publish(self, record: Record, detections: Detections) -> None:
         self.queue.publish_progress(record.id, Stage.PUBLISHING, 1.0)
         options = record.options.for_detector()
-        context = make_context(
-            detections, self.detector, options, job_id=record.id, video_sha256=record.upload.sha256
-        )
+        context = make_context(detections, self.detector, options, job_id=record.id, video_sha256=record.upload.sha256)
         stored = make_stored_proposals(detections, context)
         files = {
             "proposals.npz": stored.to_bytes(),

@@ -33,9 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ServiceError, OSError, ValueError, TimeoutError) as error:
         sys.stderr.write(f"{error}\n")
         if isinstance(error, ServiceError) and error.code == "callback_refused":
-            sys.stderr.write(
-                "for a receiver on this machine, start mmad serve with MMAD_WEBHOOK_ALLOW_PRIVATE=true\n"
-            )
+            sys.stderr.write("for a receiver on this machine, start mmad serve with MMAD_WEBHOOK_ALLOW_PRIVATE=true\n")
         return 1
     windows = compute(result, groups, options.window_s)
     write(result, groups, windows, options.out, options.window_s)
@@ -53,9 +51,7 @@ def analyse(client: Client, options: argparse.Namespace, receiver: Receiver) -> 
     return client.wait(job.id)  # returns at once, as the job has ended; raises JobFailed
 
 
-def write(
-    result: Result, groups: Sequence[Group], windows: Sequence[Window], folder: Path, window_s: float
-) -> None:
+def write(result: Result, groups: Sequence[Group], windows: Sequence[Window], folder: Path, window_s: float) -> None:
     """Write features.csv, features.png, and features.json, which also has the model and settings."""
     rows = [_row(window) for window in windows]
     with (folder / "features.csv").open("w", newline="", encoding="utf-8") as file:
@@ -99,8 +95,7 @@ def _table(windows: Sequence[Window]) -> str:
     lines = [list(rows[0]), *([*row.values()] for row in rows)] if rows else []
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "".join(
-        "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) + "\n"
-        for line in lines
+        "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) + "\n" for line in lines
     )
 
 
@@ -118,30 +113,18 @@ def _secret(path: Path | None, api_key: str | None) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m examples.emotion_app", description=__doc__, epilog=LIMITS
-    )
+    parser = argparse.ArgumentParser(prog="python -m examples.emotion_app", description=__doc__, epilog=LIMITS)
     parser.add_argument("video", type=Path)
     parser.add_argument("--url", help="address of the service; MMAD_URL or this machine by default")
-    parser.add_argument(
-        "--api-key", help="API key; prefer MMAD_API_KEY, as other users can see command lines"
-    )
+    parser.add_argument("--api-key", help="API key; prefer MMAD_API_KEY, as other users can see command lines")
     parser.add_argument("--out", type=Path, default=Path("features"), help="folder for the features")
     parser.add_argument("--window-s", type=float, default=60.0, help="length of a window in seconds")
-    parser.add_argument(
-        "--region", help="x,y,width,height as fractions: position of the person, if there are several"
-    )
-    parser.add_argument(
-        "--host", default="127.0.0.1", help="address of the webhook receiver, as seen by the service"
-    )
-    parser.add_argument(
-        "--listen", metavar="HOST", help="address to listen on, if not --host: 0.0.0.0 in a container"
-    )
+    parser.add_argument("--region", help="x,y,width,height as fractions: position of the person, if there are several")
+    parser.add_argument("--host", default="127.0.0.1", help="address of the webhook receiver, as seen by the service")
+    parser.add_argument("--listen", metavar="HOST", help="address to listen on, if not --host: 0.0.0.0 in a container")
     parser.add_argument("--port", type=int, default=0, help="port of the receiver; a free one by default")
     parser.add_argument(
-        "--secret-file",
-        type=Path,
-        help="file with the key's webhook secret, or the service's; or MMAD_WEBHOOK_SECRET",
+        "--secret-file", type=Path, help="file with the key's webhook secret, or the service's; or MMAD_WEBHOOK_SECRET"
     )
     parser.add_argument("--timeout-s", type=float, default=3600.0, help="how long to wait for the webhook")
     return parser

@@ -63,14 +63,8 @@ def make_groups(labels: Labels) -> list[Group]:
     """Make the groups self-touch, head and legs; raises ValueError if the model lacks their classes."""
     known = {action.code for action in labels.actions}
     if missing := sorted({*SELF_TOUCH, *HEAD, *LEGS} - known):
-        raise ValueError(
-            f"the model does not know {', '.join(missing)}: features of other classes mean other things"
-        )
-    return [
-        Group("self_touch", frozenset(SELF_TOUCH)),
-        Group("head", frozenset(HEAD)),
-        Group("legs", frozenset(LEGS)),
-    ]
+        raise ValueError(f"the model does not know {', '.join(missing)}: features of other classes mean other things")
+    return [Group("self_touch", frozenset(SELF_TOUCH)), Group("head", frozenset(HEAD)), Group("legs", frozenset(LEGS))]
 
 
 def compute(result: Result, groups: Sequence[Group], window_s: float = 60.0) -> list[Window]:
@@ -127,18 +121,13 @@ def _compute_window(window: Interval, result: Result, groups: Sequence[Group]) -
     return Window(
         *window,
         analysed_s,
-        {
-            one.name: _compute_activity(merge_episodes(result.detections, one.codes), window, analysed)
-            for one in groups
-        },
+        {one.name: _compute_activity(merge_episodes(result.detections, one.codes), window, analysed) for one in groups},
         _total_length(actions) / analysed_s,
         seconds_at_least(actions, 2) / analysed_s,
     )
 
 
-def _compute_activity(
-    episodes: Sequence[Interval], window: Interval, analysed: Sequence[Interval]
-) -> Activity:
+def _compute_activity(episodes: Sequence[Interval], window: Interval, analysed: Sequence[Interval]) -> Activity:
     # An episode counts in the window in which it starts, so that the counts of all windows add up.
     count = sum(window[0] <= start < window[1] for start, _ in episodes)
     analysed_s = _total_length(analysed)

@@ -23,9 +23,7 @@ def draw(result: Result, groups: Sequence[Group], windows: Sequence[Window], pat
     """Draw the figure and write it to `path`, whose suffix selects the format. `note` is printed below."""
     with mpl.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=(9, 6.6), layout="constrained")
-        timeline, rates, shares, overlap = figure.subplots(
-            4, 1, sharex=True, height_ratios=[3, 2.5, 2.5, 2.5]
-        )
+        timeline, rates, shares, overlap = figure.subplots(4, 1, sharex=True, height_ratios=[3, 2.5, 2.5, 2.5])
         _draw_timeline(timeline, result, groups)
         _draw_bars(rates, windows, groups, "per_min", "episodes\na minute")
         _draw_bars(shares, windows, groups, "share", "share of\ntime")

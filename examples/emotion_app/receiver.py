@@ -25,10 +25,7 @@ class Receiver:
         """Verify a delivery and return the status to respond with: 204, or 401 if the signature is invalid."""
         try:
             message = self._webhook.verify(body, headers)
-        except (
-            WebhookVerificationError,
-            ValueError,
-        ):  # ValueError: a signature or body that cannot be decoded
+        except (WebhookVerificationError, ValueError):  # ValueError: a signature or body that cannot be decoded
             return 401
         # Delivery is at least once: the same id is the same message.
         if (message_id := headers["webhook-id"]) not in self._ids:

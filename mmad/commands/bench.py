@@ -28,11 +28,7 @@ def bench(
     from model.errors import DetectorError
 
     loaded = load_bundle(load_settings({"bundle"}, bundle=bundle).bundle)
-    with (
-        exit_on(DetectorError, OSError),
-        tempfile.TemporaryDirectory() as folder,
-        progress_bar("bench") as show,
-    ):
+    with exit_on(DetectorError, OSError), tempfile.TemporaryDirectory() as folder, progress_bar("bench") as show:
         video = clip or Path(folder) / "generated-1080x1296-30fps.mp4"
         if clip is None:
             benchmark.write_clip(video, seconds=seconds)

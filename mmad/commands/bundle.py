@@ -43,9 +43,7 @@ def export(
     from model.export import Agreement, export_bundle
 
     def print_agreement(agreement: Agreement) -> None:
-        out.print(
-            f"{agreement.engine}: max abs error against torch {agreement.max_abs_error:.2e}", highlight=False
-        )
+        out.print(f"{agreement.engine}: max abs error against torch {agreement.max_abs_error:.2e}", highlight=False)
 
     with exit_on(DetectorError, OSError):
         bundle = export_bundle(checkpoint, out_dir, print_agreement, weights.value, locator)
@@ -53,9 +51,7 @@ def export(
 
 
 @group.command("show")
-def bundle_show(
-    folder: Annotated[Path, typer.Argument(help="Bundle folder.")], as_json: AsJson = False
-) -> None:
+def bundle_show(folder: Annotated[Path, typer.Argument(help="Bundle folder.")], as_json: AsJson = False) -> None:
     """Show the description of a bundle, its training data and its metrics."""
     manifest = load_bundle(folder).manifest
     if as_json:
@@ -69,10 +65,7 @@ def bundle_show(
         ("trained on", trained),
         ("licence", manifest.licence),
         ("classes", f"{len(manifest.taxonomy.actions)} actions, {len(manifest.taxonomy.bodies)} body parts"),
-        (
-            "input",
-            f"{config.width} x {config.height} at {config.fps:g} fps, windows of {config.window_frames} frames",
-        ),
+        ("input", f"{config.width} x {config.height} at {config.fps:g} fps, windows of {config.window_frames} frames"),
         (
             "backbone",
             f"width {backbone.embed_dim}, {backbone.depth} blocks, adapter {manifest.architecture.adapter.kind}",

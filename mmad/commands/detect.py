@@ -195,9 +195,7 @@ def _check_names(names: Sequence[str], *, files: bool) -> None:
             f"{' and '.join(map(repr, different))} are one name to many file systems: rename one", param_hint="VIDEO..."
         )  # fmt: skip
     if clash:
-        raise typer.BadParameter(
-            f"{len(clash)} videos are named {different[0]!r}: rename them", param_hint="VIDEO..."
-        )
+        raise typer.BadParameter(f"{len(clash)} videos are named {different[0]!r}: rename them", param_hint="VIDEO...")
 
 
 def _has_file_per_video(export: "Export", out_path: Path | None, several: bool) -> bool:
@@ -281,9 +279,7 @@ def _parse_options(loaded: "Bundle", **given: object) -> "Options":
     from workers.serialization import make_labels
 
     try:
-        options = parse_parameters(
-            Options, {name: str(value) for name, value in given.items() if value is not None}
-        )
+        options = parse_parameters(Options, {name: str(value) for name, value in given.items() if value is not None})
         if options.labels is not None:
             find_action_ids(make_labels(loaded), options.labels)
     except Problem as problem:
@@ -305,11 +301,7 @@ def _make_limits(settings: "Settings") -> "Limits":
 
 
 def _detect_file(
-    detector: "Detector",
-    video: Video,
-    options: "Options",
-    settings: "Settings",
-    progress: Callable[[str, float], None],
+    detector: "Detector", video: Video, options: "Options", settings: "Settings", progress: Callable[[str, float], None]
 ) -> "VideoResult":
     """Detect in one file."""
     from model.bundle import sha256

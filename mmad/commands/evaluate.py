@@ -21,22 +21,16 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 AnnotationFile = Annotated[
-    Path,
-    typer.Option("--annotations", help="CSV or JSON of the data set, ActivityNet JSON or Label Studio JSON."),
+    Path, typer.Option("--annotations", help="CSV or JSON of the data set, ActivityNet JSON or Label Studio JSON.")
 ]
 PredictionFile = Annotated[
-    Path,
-    typer.Option("--predictions", help="CSV or zip of the challenge, ActivityNet JSON, or results of mmad."),
+    Path, typer.Option("--predictions", help="CSV or zip of the challenge, ActivityNet JSON, or results of mmad.")
 ]
-LabelFile = Annotated[
-    Path | None, typer.Option("--labels", help="Label list; the bundle's labels by default.")
-]
+LabelFile = Annotated[Path | None, typer.Option("--labels", help="Label list; the bundle's labels by default.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Refuse files with invalid rows.")]
 
 
-Subset = Annotated[
-    str | None, typer.Option("--subset", help="Use only this subset, if the file has subsets.")
-]
+Subset = Annotated[str | None, typer.Option("--subset", help="Use only this subset, if the file has subsets.")]
 OutDir = Annotated[Path, typer.Option("--out", help="Folder for JSON and figures.")]
 
 
@@ -117,9 +111,7 @@ def analyze(
             video = truth.videos[index]
             file_name = re.sub(r"[^\w.-]", "_", video)
             figures.draw_timeline(video, truth, found, taxonomy, out_dir / f"timeline_{file_name}.png")
-    out.print(
-        f"{out_dir}: {len(truth.videos)} videos, average mAP {100 * analysis.average:.2f}", highlight=False
-    )
+    out.print(f"{out_dir}: {len(truth.videos)} videos, average mAP {100 * analysis.average:.2f}", highlight=False)
 
 
 @app.command()
@@ -145,9 +137,7 @@ def stats(
         truth = _report_faults(read_annotations(annotations, taxonomy, subset=subset, fps=fps, strict=strict))
         known = [video for video, length in zip(truth.videos, truth.durations, strict=True) if length > 0]
         if len(known) < len(truth.videos):
-            print_status(
-                f"{len(truth.videos) - len(known)} videos without a known duration are left out", "yellow"
-            )
+            print_status(f"{len(truth.videos) - len(known)} videos without a known duration are left out", "yellow")
             truth = truth.select_videos(known)
         if not len(truth):
             raise TableError(f"{annotations} has no annotations of videos with a known duration to count")
@@ -181,8 +171,7 @@ def import_weights(
     labels: LabelFile = None,
     bundle: BundleDir = None,
     config: Annotated[
-        Path | None,
-        typer.Option(help="JSON with sections of a bundle.json: input, architecture, thresholds."),
+        Path | None, typer.Option(help="JSON with sections of a bundle.json: input, architecture, thresholds.")
     ] = None,
 ) -> None:
     """Import VideoMAE weights (for mmad train) or an OpenTAD detector (for mmad export)."""
@@ -204,9 +193,7 @@ def import_weights(
             manifest = detector_manifest(imported, _load_taxonomy(labels, bundle), settings)
             import_detector(imported, manifest, out_path)
             inputs, architecture = manifest.input, manifest.architecture
-            kind = (
-                f"a detector of {len(manifest.taxonomy.actions)} classes, adapter {architecture.adapter.kind}"
-            )
+            kind = f"a detector of {len(manifest.taxonomy.actions)} classes, adapter {architecture.adapter.kind}"
             print_status(
                 f"assumed, unless --config says otherwise: {inputs.width} x {inputs.height} at {inputs.fps:g} fps, "
                 f"windows of {inputs.window_frames} frames; in the pyramid {architecture.head.heads} heads, "
@@ -216,8 +203,7 @@ def import_weights(
             import_backbone(imported, backbone_config(imported, settings), out_path)
             kind = "a backbone"
     out.print(
-        f"{out_path}: {kind}; {imported.matched} tensors matched, {len(imported.unmatched)} left",
-        highlight=False,
+        f"{out_path}: {kind}; {imported.matched} tensors matched, {len(imported.unmatched)} left", highlight=False
     )
     for name in imported.unmatched[:20]:
         print_status(f"left: {name}")
@@ -233,13 +219,7 @@ class _Sides(NamedTuple):
 
 
 def _read_sides(
-    annotations: Path,
-    predictions: Path,
-    taxonomy: "Taxonomy",
-    subset: str | None,
-    videos: Videos,
-    *,
-    strict: bool,
+    annotations: Path, predictions: Path, taxonomy: "Taxonomy", subset: str | None, videos: Videos, *, strict: bool
 ) -> _Sides:
     """Read ground truth and predictions of all annotated videos, or of those with a prediction.
 
@@ -260,9 +240,7 @@ def _read_sides(
         raise TableError(f"none of the {len(loaded.faults):,} predictions of {predictions} can be used")
     annotated, chosen = len(truth.videos), sorted({found.videos[index] for index in found.video})
     if not chosen and videos is Videos.PREDICTED:
-        raise TableError(
-            f"{predictions} has no predictions: --videos predicted leaves no video to measure on"
-        )
+        raise TableError(f"{predictions} has no predictions: --videos predicted leaves no video to measure on")
     if not chosen:
         print_status(f"{predictions} has no predictions: nothing is found, and every number is 0", "yellow")
     elif len(chosen) < annotated:
@@ -270,9 +248,7 @@ def _read_sides(
     if videos is Videos.PREDICTED:
         truth, found = truth.select_videos(chosen), found.select_videos(chosen)
         if not len(truth):
-            raise TableError(
-                f"the {len(chosen)} videos with predictions have no annotation to measure against"
-            )
+            raise TableError(f"the {len(chosen)} videos with predictions have no annotation to measure against")
     return _Sides(truth, found, annotated, len(chosen))
 
 
@@ -302,8 +278,7 @@ def _report_faults(loaded: "ReadResult") -> "Instances":
         print_status(f"dropped: {fault}", "yellow")
     if loaded.faults:
         print_status(
-            f"{len(loaded.faults)} rows dropped, {len(loaded.instances)} kept; --strict refuses such a file",
-            "yellow",
+            f"{len(loaded.faults)} rows dropped, {len(loaded.instances)} kept; --strict refuses such a file", "yellow"
         )
     return loaded.instances
 
@@ -314,11 +289,7 @@ def print_evaluation(document: Json) -> None:
     table = Table("tIoU", *levels, title=f"mAP in percent, {document['videos']} videos")
     for tiou in document["action"]["mAP"]:
         table.add_row(tiou, *(f"{100 * document[level]['mAP'][tiou]:.2f}" for level in levels))
-    for name, key in (
-        ("average", "average"),
-        ("mean at 0.2, 0.5, 0.7", "challenge"),
-        ("of frames", "frame_mAP"),
-    ):
+    for name, key in (("average", "average"), ("mean at 0.2, 0.5, 0.7", "challenge"), ("of frames", "frame_mAP")):
         table.add_row(name, *(f"{100 * document[level][key]:.2f}" for level in levels))
     for count in document["action"]["average_recall"]:
         values = (f"{100 * document[level]['average_recall'][count]:.2f}" for level in levels)

@@ -24,9 +24,7 @@ app = typer.Typer(
 )
 
 JobId = Annotated[str, typer.Argument(metavar="ID", help="The job's id.")]
-DataDir = Annotated[
-    Path | None, typer.Option(help="Data directory of the service; MMAD_DATA_DIR by default.")
-]
+DataDir = Annotated[Path | None, typer.Option(help="Data directory of the service; MMAD_DATA_DIR by default.")]
 
 
 @app.command("list")
@@ -53,9 +51,7 @@ def list_jobs(
     table = Table(Column("id", no_wrap=True, min_width=32), "state", "age", "attempt", "bytes", "error")
     for row in rows:
         age = f"{row['age_s']:.0f} s"
-        table.add_row(
-            row["id"], row["state"], age, str(row["attempt"]), str(row["bytes"]), row["error"] or ""
-        )
+        table.add_row(row["id"], row["state"], age, str(row["attempt"]), str(row["bytes"]), row["error"] or "")
     print_table(table)
 
 
@@ -82,16 +78,10 @@ def show(job_id: JobId, data_dir: DataDir = None, as_json: AsJson = False) -> No
         if name != "changes":
             table.add_row(name, _format_value(value))
     for change in document["changes"]:
-        table.add_row(
-            "change", _format_value({name: value for name, value in change.items() if value is not None})
-        )
+        table.add_row("change", _format_value({name: value for name, value in change.items() if value is not None}))
     for name, size in files.items():
         table.add_row("file", f"{name}, {size} bytes")
-    holders = {
-        True: "by a worker that is alive",
-        False: "by nobody",
-        None: "not known: Redis cannot be asked",
-    }
+    holders = {True: "by a worker that is alive", False: "by nobody", None: "not known: Redis cannot be asked"}
     table.add_row("held", holders[leased])
     print_table(table)
 
@@ -139,9 +129,7 @@ def _copy_job(jobs: "Jobs", record: "Record") -> "Record":
             jobs.store.open_writer(job_key(new_id, "video")) as copy,
         ):
             shutil.copyfileobj(video, copy)
-        return jobs.create(
-            new_id, record.upload, record.options, retention_s=record.retention_s, owner=record.owner
-        )
+        return jobs.create(new_id, record.upload, record.options, retention_s=record.retention_s, owner=record.owner)
     except KeyError:
         fail(
             "the job's video was removed when the job ended: its caller has to send it again, "

@@ -19,9 +19,7 @@ app = typer.Typer(help="Create, list, rotate and revoke API keys.", no_args_is_h
 KeyId = Annotated[str, typer.Argument(metavar="ID", help="The key's id, as mmad keys list shows it.")]
 KeysFile = Annotated[
     Path | None,
-    typer.Option(
-        "--file", help="File of API keys; MMAD_API_KEYS_FILE or keys.json in the data directory by default."
-    ),
+    typer.Option("--file", help="File of API keys; MMAD_API_KEYS_FILE or keys.json in the data directory by default."),
 ]
 
 
@@ -36,9 +34,7 @@ def create(
     ] = None,
     max_stored_bytes: Annotated[
         int | None,
-        typer.Option(
-            min=1, help="Bytes of videos stored at a time; MMAD_MAX_STORED_BYTES_PER_KEY by default."
-        ),
+        typer.Option(min=1, help="Bytes of videos stored at a time; MMAD_MAX_STORED_BYTES_PER_KEY by default."),
     ] = None,
     file: KeysFile = None,
     as_json: AsJson = False,
@@ -71,9 +67,7 @@ def create(
     )
     print_status(signing.load_secret(settings, created.id))
     if settings.api_keys_file is None:
-        print_status(
-            f"services that listen on this machine alone ask for keys only with MMAD_API_KEYS_FILE={path}"
-        )
+        print_status(f"services that listen on this machine alone ask for keys only with MMAD_API_KEYS_FILE={path}")
 
 
 @app.command("list")
@@ -122,11 +116,7 @@ def rotate(key_id: KeyId, file: KeysFile = None, as_json: AsJson = False) -> Non
 
 
 @app.command()
-def revoke(
-    key_id: KeyId,
-    file: KeysFile = None,
-    as_json: AsJson = False,
-) -> None:
+def revoke(key_id: KeyId, file: KeysFile = None, as_json: AsJson = False) -> None:
     """Revoke a key permanently; running services refuse it immediately."""
     from service import keys
 

@@ -76,11 +76,7 @@ def measure(
         analysis = analyze(found.truth, found.predictions, len(taxonomy.actions))
         where = {"data": data.resolve().name, "subset": subset}
         rest = measured_document(found, loaded, runner, report.describe_device(runner.device))
-        document: dict[str, Any] = where | {
-            "evaluation": evaluation,
-            **rest,
-            "errors": errors_document(analysis),
-        }
+        document: dict[str, Any] = where | {"evaluation": evaluation, **rest, "errors": errors_document(analysis)}
         if out_dir is not None:
             report.write_tables(found.truth, found.action, found.body, taxonomy, out_dir / report.TABLES)
             report.draw_figures(found.truth, found.predictions, found.action, analysis, taxonomy, out_dir)
@@ -135,9 +131,7 @@ def control(
     _print_ranks(results, document, taxonomy)
 
 
-def _load(
-    bundle: Path | None, engine: Engine | None, device: Device | None
-) -> "tuple[Bundle, engines.Engine]":
+def _load(bundle: Path | None, engine: Engine | None, device: Device | None) -> "tuple[Bundle, engines.Engine]":
     """Load a bundle and its engine, with the options of `mmad detect`."""
     from model.engines import load_engine
 
@@ -205,9 +199,7 @@ def _print_clip(result: "ClipResult", taxonomy: "Taxonomy") -> None:
 def _print_ranks(results: "list[ClipResult]", document: dict[str, Any], taxonomy: "Taxonomy") -> None:
     """Print the ranks of the true classes, with their means and chance level."""
     counts = (len(taxonomy.actions), len(taxonomy.bodies))
-    table = Table(
-        "clip", "is", f"rank of {counts[0]}", "without stills", f"body, of {counts[1]}", "without stills"
-    )
+    table = Table("clip", "is", f"rank of {counts[0]}", "without stills", f"body, of {counts[1]}", "without stills")
     for one in results:
         ranks = (*one.action.ranks, *one.body.ranks)
         table.add_row(one.clip, taxonomy.actions[one.label].code, *(f"{rank:g}" for rank in ranks))
@@ -215,8 +207,6 @@ def _print_ranks(results: "list[ClipResult]", document: dict[str, Any], taxonomy
     mean = document["mean_rank"]
     values = [mean[level][way] for level in ("action", "body") for way in ("raw", "moving")]
     table.add_row("mean", "", *(f"{value:.1f}" for value in values))
-    guesses = [
-        f"{mean[level]['chance']:g} ± {mean[level]['chance_deviation']:.1f}" for level in ("action", "body")
-    ]
+    guesses = [f"{mean[level]['chance']:g} ± {mean[level]['chance_deviation']:.1f}" for level in ("action", "body")]
     table.add_row("of guesses", "", guesses[0], guesses[0], guesses[1], guesses[1])
     print_table(table)

@@ -60,8 +60,7 @@ def api() -> None:
 @app.command("webhook-secret")
 def webhook_secret(
     key_id: Annotated[
-        str | None,
-        typer.Option("--key", metavar="ID", help="Secret for the jobs of this API key."),
+        str | None, typer.Option("--key", metavar="ID", help="Secret for the jobs of this API key.")
     ] = None,
     file: keys.KeysFile = None,
 ) -> None:

@@ -22,15 +22,11 @@ def submit(
     url: Annotated[str, typer.Option(envvar="MMAD_URL", help="Address of the service.")] = DEFAULT_URL,
     api_key: Annotated[
         str | None,
-        typer.Option(
-            envvar="MMAD_API_KEY", help="API key; prefer MMAD_API_KEY, as other users can see command lines."
-        ),
+        typer.Option(envvar="MMAD_API_KEY", help="API key; prefer MMAD_API_KEY, as other users can see command lines."),
     ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the result.")] = False,
     region: RegionOption = None,
-    form: Annotated[
-        Format | None, typer.Option("--format", help="Format of the result; with --wait.")
-    ] = None,
+    form: Annotated[Format | None, typer.Option("--format", help="Format of the result; with --wait.")] = None,
     out_path: Annotated[Path | None, typer.Option("--out", help="File to write; with --wait.")] = None,
     as_json: AsJson = False,
 ) -> None:

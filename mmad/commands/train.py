@@ -109,29 +109,21 @@ def fine_tune(
         "stages.-1.steps": steps, "stages.-1.patience": patience,
     }  # fmt: skip
     settings = [f"{key}={json.dumps(value)}" for key, value in given.items() if value is not None]
-    with exit_on(
-        RecipeError, AnnotationError, SplitError, DatasetError, TrainingError, DetectorError, OSError
-    ):
+    with exit_on(RecipeError, AnnotationError, SplitError, DatasetError, TrainingError, DetectorError, OSError):
         recipe = load_recipe(config, [*settings, *(overrides or [])])
         if resume:
             find_checkpoint(out_dir)  # fails before the videos are read, not after
         taxonomy = start.manifest.taxonomy
         items = read_annotated(videos, annotations, taxonomy, tier or (), notify=print_status)
         parts = split_by_list(items, held_out_list) if held_out_list else split(items, held_out, recipe.seed)
-        counts = [
-            f"{len(part)} videos with {sum(len(item.labels) for item in part)} actions" for part in parts
-        ]
-        print_status(
-            f"{counts[0]} to train on, {counts[1]} held out: {', '.join(item.name for item in parts[1])}"
-        )
+        counts = [f"{len(part)} videos with {sum(len(item.labels) for item in part)} actions" for part in parts]
+        print_status(f"{counts[0]} to train on, {counts[1]} held out: {', '.join(item.name for item in parts[1])}")
         datasets = [_crop_videos(part, start, recipe, out_dir) for part in parts]
         description = f"{counts[0]}, {counts[1]} held out"
         if copies and has_fixed_keypoints(recipe):
             finder = Finder(start.folder)
             pairs = zip(datasets, (copies, 0), strict=True)
-            datasets = [
-                _compute_keypoints(dataset, count, finder, recipe, out_dir) for dataset, count in pairs
-            ]
+            datasets = [_compute_keypoints(dataset, count, finder, recipe, out_dir) for dataset, count in pairs]
             recipe = to_keypoint_recipe(recipe)
             description += f", keypoints found before in {copies} changed copies of each"
         manifest = make_manifest(recipe, taxonomy, description)
@@ -139,15 +131,11 @@ def fine_tune(
         network = _train_network(run, resume, device)
         found = choose_calibration(_validate(network, run, datasets[1]), start.manifest)
         print_status(found.explanation)
-        concluded = write_results(
-            network, manifest, found.measured, out_dir, device=device, weights=recipe.weights
-        )
+        concluded = write_results(network, manifest, found.measured, out_dir, device=device, weights=recipe.weights)
     _print_metrics(concluded, out_dir)
 
 
-def _crop_videos(
-    items: "Sequence[Sample]", start: "Bundle", recipe: "Recipe", out_dir: Path
-) -> "VideoDataset":
+def _crop_videos(items: "Sequence[Sample]", start: "Bundle", recipe: "Recipe", out_dir: Path) -> "VideoDataset":
     """Crop videos around the person and make a dataset of them."""
     from training.annotated import make_dataset
     from training.framed import crop_to_person
@@ -168,32 +156,20 @@ def _compute_keypoints(
     with progress_bar("keypoints") as show:
         write_keypoints(finder, dataset, recipe, folder, copies, partial(_show_videos, show))
     return load_dataset(
-        [folder],
-        finder.bundle.manifest.taxonomy,
-        TRAIN if copies else VAL,
-        recipe.data.class_balance_exponent,
+        [folder], finder.bundle.manifest.taxonomy, TRAIN if copies else VAL, recipe.data.class_balance_exponent
     )
 
 
-def _load_data(
-    recipe: "Recipe", taxonomy: "Taxonomy", data: list[Path]
-) -> "tuple[VideoDataset, VideoDataset, str]":
+def _load_data(recipe: "Recipe", taxonomy: "Taxonomy", data: list[Path]) -> "tuple[VideoDataset, VideoDataset, str]":
     """Load the training and validation data; returns both and a description of the first."""
     from training.dataset import load_dataset
 
     if not data:
-        fail(
-            "there is nothing to train on: give --data FOLDER, as made by mmad synth or by the data set's tools"
-        )
+        fail("there is nothing to train on: give --data FOLDER, as made by mmad synth or by the data set's tools")
     train, val = (
-        load_dataset(data, taxonomy, subset, recipe.data.class_balance_exponent)
-        for subset in ("train", "val")
+        load_dataset(data, taxonomy, subset, recipe.data.class_balance_exponent) for subset in ("train", "val")
     )
-    return (
-        train,
-        val.with_frames(),
-        f"{len(train.samples)} videos of {', '.join(folder.name for folder in data)}",
-    )
+    return (train, val.with_frames(), f"{len(train.samples)} videos of {', '.join(folder.name for folder in data)}")
 
 
 def _train_network(run: "Run", resume: bool, device: str, devices: int = 1) -> "Network":
@@ -225,9 +201,7 @@ def _validate(network: "Network", run: "Run", dataset: "VideoDataset") -> "Valid
     plain = run.manifest.model_copy(update={"calibration": None})
     given: Inputs = "pictures" if all(item.has_frames for item in dataset.samples) else "keypoints"
     with progress_bar("measure") as show:
-        return evaluate_network(
-            network, plain, dataset, run.recipe, "cpu", partial(_show_videos, show), given
-        )
+        return evaluate_network(network, plain, dataset, run.recipe, "cpu", partial(_show_videos, show), given)
 
 
 def _show_videos(show: Callable[[str, float], None], done: int, count: int) -> None:

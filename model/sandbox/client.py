@@ -70,11 +70,7 @@ class SandboxedVideo:
     """
 
     def __init__(
-        self,
-        forkserver: ForkServerHandle,
-        file: BinaryIO,
-        limits: Limits,
-        on_wait: WaitCallback = lambda: None,
+        self, forkserver: ForkServerHandle, file: BinaryIO, limits: Limits, on_wait: WaitCallback = lambda: None
     ) -> None:
         self._forkserver, self._limits, self._on_wait = forkserver, limits, on_wait
         self._position = 0
@@ -233,9 +229,7 @@ class SandboxedVideo:
             return _make_killed_error()
         status = result["status"]
         # RLIMIT_CPU sends SIGXCPU first, then SIGKILL to a process that catches it.
-        if status == -signal.SIGXCPU or (
-            status == -signal.SIGKILL and result["cpu_s"] >= self._limits.max_cpu_s
-        ):
+        if status == -signal.SIGXCPU or (status == -signal.SIGKILL and result["cpu_s"] >= self._limits.max_cpu_s):
             return self._make_cpu_time_error()
         if status == -signal.SIGKILL:
             return _make_killed_error()
@@ -253,9 +247,7 @@ class SandboxedVideo:
         return error_class(detail) if detail else self._make_crash_error("an unexpected error")
 
     def _make_crash_error(self, reason: str) -> DecoderCrashedError:
-        return DecoderCrashedError(
-            f"the video made the decoder crash ({reason}); export it anew and send it again"
-        )
+        return DecoderCrashedError(f"the video made the decoder crash ({reason}); export it anew and send it again")
 
     def _make_stall_error(self) -> DecoderTimeoutError:
         return DecoderTimeoutError(

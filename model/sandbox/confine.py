@@ -79,9 +79,7 @@ class Confinement:
         if not self.seccomp:
             missing.append("seccomp (pip install pyseccomp, and libseccomp.so.2 of the package libseccomp2)")
         if not self.unprivileged:
-            missing.append(
-                f"an unprivileged user (run as another than root, or where user {_NOBODY} can be taken)"
-            )
+            missing.append(f"an unprivileged user (run as another than root, or where user {_NOBODY} can be taken)")
         return tuple(missing)
 
     def describe(self) -> str:
@@ -179,9 +177,7 @@ def _set_limits(limits: Limits) -> None:
         (resource.RLIMIT_CORE, 0),
     ):
         resource.setrlimit(resource_type, (maximum, maximum))
-    if (
-        os.geteuid() == 0
-    ):  # it will change to nobody; the limit counts all threads of that user on this machine
+    if os.geteuid() == 0:  # it will change to nobody; the limit counts all threads of that user on this machine
         resource.setrlimit(resource.RLIMIT_NPROC, (_THREADS, _THREADS))
     # SIGXCPU at the soft limit; a process that catches it is killed a second later.
     resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s + 1))
@@ -217,9 +213,7 @@ def forbid_files(version: int) -> None:
     """
     rights = _FILE_RIGHTS.get(version, max(_FILE_RIGHTS.values()))
     ruleset = _Ruleset(
-        (1 << rights) - 1,
-        _TCP_RIGHTS if version >= _TCP_SINCE else 0,
-        _SCOPES if version >= _SCOPES_SINCE else 0,
+        (1 << rights) - 1, _TCP_RIGHTS if version >= _TCP_SINCE else 0, _SCOPES if version >= _SCOPES_SINCE else 0
     )
     # Older kernels accept the longer structure as long as the fields that they do not know are zero.
     number = _syscall(_LANDLOCK_CREATE_RULESET, ctypes.byref(ruleset), ctypes.sizeof(ruleset), 0)

@@ -58,9 +58,7 @@ def run_decode_process(files: DecodeFiles, limits: Limits, confinement: Confinem
         os._exit(status)  # skip the fork server's exit handlers
 
 
-def _run(
-    connection: socket.socket, files: DecodeFiles, limits: Limits, confinement: Confinement, parent: int
-) -> int:
+def _run(connection: socket.socket, files: DecodeFiles, limits: Limits, confinement: Confinement, parent: int) -> int:
     """Return the exit status."""
     try:
         try:
@@ -132,9 +130,7 @@ class _FrameBuffer:
     def __init__(self, connection: socket.socket, fd: int, request: FrameRequest) -> None:
         self._connection = connection
         self._slot_bytes = request.slot_bytes
-        self._bytes: NDArray[np.uint8] = np.frombuffer(
-            mmap.mmap(fd, request.slots * request.slot_bytes), np.uint8
-        )
+        self._bytes: NDArray[np.uint8] = np.frombuffer(mmap.mmap(fd, request.slots * request.slot_bytes), np.uint8)
         self._free = list(range(request.slots))
 
     def put(self, frame: Frame) -> ipc.Message:

@@ -56,9 +56,7 @@ def warm_up() -> None:
     deadline = time.monotonic() + _THREADS_END_TIMEOUT_S
     while (threads := len(list(Path("/proc/self/task").iterdir()))) > 1:
         if time.monotonic() > deadline:
-            raise RuntimeError(
-                f"{threads} threads are left after decoding: with more than one, forking is not safe"
-            )
+            raise RuntimeError(f"{threads} threads are left after decoding: with more than one, forking is not safe")
         time.sleep(0.001)
 
 

@@ -21,17 +21,13 @@ ROOT = Path(__file__).resolve().parents[2]
 def parse(arguments: list[str]) -> argparse.Namespace:
     """Options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--simulate", action="store_true", help="run the kernels in Python, without a card; very slow"
-    )
+    parser.add_argument("--simulate", action="store_true", help="run the kernels in Python, without a card; very slow")
     parser.add_argument("--size", type=int, default=160, help="height and width in pixels")
     parser.add_argument("--frames", type=int, default=450, help="of each shot, at most")
     parser.add_argument("--shots", type=int, default=1, help="how many videos")
     parser.add_argument("--at-once", type=int, default=64, help="frames that the card renders together")
     parser.add_argument("--repeats", type=int, default=3, help="how often a shot is rendered for its time")
-    parser.add_argument(
-        "--compare", type=int, default=4, help="frames of each shot that the processor renders too"
-    )
+    parser.add_argument("--compare", type=int, default=4, help="frames of each shot that the processor renders too")
     parser.add_argument("--seed", type=int, default=1, help="of the set of videos")
     return parser.parse_args(arguments)
 
@@ -39,10 +35,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 def shorten(shot: "Shot", frames: int) -> "Shot":
     """Its first frames."""
     return replace(
-        shot,
-        transforms=shot.transforms[:frames],
-        expressions=shot.expressions[:frames],
-        cameras=shot.cameras[:frames],
+        shot, transforms=shot.transforms[:frames], expressions=shot.expressions[:frames], cameras=shot.cameras[:frames]
     )
 
 
@@ -78,11 +71,7 @@ def measure(shot: "Shot", options: argparse.Namespace) -> dict[str, Any]:
         "first_render_s": round(first - sent, 3),  # compiles
         "fps": round(len(shot) / took_s, 1) if options.repeats else None,
         "cpu_fps": round(len(expected) / cpu_s, 1),
-        "difference": {
-            "mean": float(apart.mean()),
-            "max": int(apart.max()),
-            "over_8": float((apart > 8).mean()),
-        },
+        "difference": {"mean": float(apart.mean()), "max": int(apart.max()), "over_8": float((apart > 8).mean())},
         "shared_with_torch": shares_with_torch(pictures) if not options.simulate else None,
     }
 
@@ -125,10 +114,7 @@ def main(arguments: list[str]) -> None:
     films = [make_film(recipe, number, load_anatomy()) for number in range(options.shots)]
     results = [measure(shorten(film.shot, options.frames), options) for film in films]
     sys.stdout.write(
-        json.dumps(
-            {"device": device_name(options.simulate), "size": options.size, "shots": results}, indent=1
-        )
-        + "\n"
+        json.dumps({"device": device_name(options.simulate), "size": options.size, "shots": results}, indent=1) + "\n"
     )
 
 

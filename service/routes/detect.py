@@ -53,10 +53,7 @@ _OPENAPI_EXTRA: dict[str, Any] = {
     },
 }
 _LOCATION = {"schema": {"type": "string"}, "description": "Where the job, or the batch, is."}
-_REPLAYED = {
-    "schema": {"type": "string"},
-    "description": "`true` if an earlier request with this key made the jobs.",
-}
+_REPLAYED = {"schema": {"type": "string"}, "description": "`true` if an earlier request with this key made the jobs."}
 _ACCEPTED_HEADERS = {"headers": {"Location": _LOCATION, "Idempotency-Replayed": _REPLAYED}}
 _RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {
@@ -133,15 +130,11 @@ def _batch(submitted: Submitted, app_state: AppState, response: Response) -> Bat
     url = f"{app_state.root_path}/jobs?batch={batch}"
     response.headers["Location"] = url
     return Batch(
-        batch=batch,
-        jobs=[app_state.accepted(record) for record in submitted.records],
-        links=BatchLinks(jobs=url),
+        batch=batch, jobs=[app_state.accepted(record) for record in submitted.records], links=BatchLinks(jobs=url)
     )
 
 
-def _check_admission(
-    app_state: AppState, caller: Caller, submission: Submission, declared_bytes: int
-) -> None:
+def _check_admission(app_state: AppState, caller: Caller, submission: Submission, declared_bytes: int) -> None:
     if not submission.may_replay:
         # A body above the upload limit is refused by `receive`, as waiting for disk space would not help.
         app_state.admission.check(min(declared_bytes, app_state.settings.max_upload_bytes))

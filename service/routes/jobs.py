@@ -37,9 +37,7 @@ def get_job(job_id: str, app_state: AppStateDep, caller: CallerDep) -> Job:
     return app_state.describe(app_state.jobs.get(job_id, caller.owner))
 
 
-@router.post(
-    "/jobs/{job_id}/cancel", summary="Stop a job", responses=problems("job_already_ended", *JOB_PROBLEMS)
-)
+@router.post("/jobs/{job_id}/cancel", summary="Stop a job", responses=problems("job_already_ended", *JOB_PROBLEMS))
 def cancel_job(job_id: str, app_state: AppStateDep, caller: CallerDep) -> Job:
     """Cancel a job: at once if queued, within seconds if running. It stays canceled even if its worker finishes."""
     return app_state.describe(app_state.cancel(job_id, caller.owner))
@@ -53,9 +51,7 @@ def delete_job(job_id: str, app_state: AppStateDep, caller: CallerDep) -> Receip
     return receipt
 
 
-LastEventId = Annotated[
-    str | None, Header(description="The id of the last event seen: the stream goes on after it.")
-]
+LastEventId = Annotated[str | None, Header(description="The id of the last event seen: the stream goes on after it.")]
 
 
 def _get_job_to_stream(
@@ -69,9 +65,7 @@ def _get_job_to_stream(
 
 
 _STREAM: dict[int | str, dict[str, Any]] = {
-    200: {
-        "description": "Server-sent events: `state` when the state changes, `progress` between; data is the job"
-    },
+    200: {"description": "Server-sent events: `state` when the state changes, `progress` between; data is the job"},
     204: {"description": "All was told: the job has ended, and Last-Event-ID is its last event"},
 }
 
@@ -96,9 +90,7 @@ async def get_events(
 
 
 @router.get(
-    "/jobs/{job_id}/webhook",
-    summary="How a job's message fared",
-    responses=problems("no_callback", *JOB_PROBLEMS),
+    "/jobs/{job_id}/webhook", summary="How a job's message fared", responses=problems("no_callback", *JOB_PROBLEMS)
 )
 def get_webhook(job_id: str, app_state: AppStateDep, caller: CallerDep) -> Webhook:
     """Return the delivery state of a job's message and all attempts to deliver it to its callback_url."""

@@ -130,9 +130,7 @@ class _FileResponse(StreamingResponse):
     """Streams a byte range of a file, and closes it when the response ends or the client disconnects."""
 
     def __init__(self, file: BinaryIO, byte_range: range, status_code: int, headers: dict[str, str]) -> None:
-        super().__init__(
-            _read_range(file, byte_range), status_code, headers, media_type="application/octet-stream"
-        )
+        super().__init__(_read_range(file, byte_range), status_code, headers, media_type="application/octet-stream")
         self._file = file
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

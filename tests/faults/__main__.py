@@ -16,9 +16,7 @@ def main() -> int:
     """Run a campaign; returns 0 if no accepted job was lost, doubled or wrong, and nothing was left over."""
     parser = argparse.ArgumentParser(prog="make faults", description=__doc__)
     parser.add_argument("--faults", type=int, default=200, help="number of faults (200)")
-    parser.add_argument(
-        "--seed", type=int, default=time.time_ns() % 100_000, help="seed of the choice of faults"
-    )
+    parser.add_argument("--seed", type=int, default=time.time_ns() % 100_000, help="seed of the choice of faults")
     names = [fault.name for fault in (*FAULTS, FULL_DISK)]
     parser.add_argument("--only", choices=names, help="inject only this fault")
     parser.add_argument("--keep", type=Path, help="folder for log and store; by default a temporary one")

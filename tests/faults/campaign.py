@@ -87,9 +87,7 @@ def run(
         deployment.start()
         videos = make_clips(folder / "clips")
         answers = get_expected_results(deployment.url, videos)
-        callers = [
-            Caller(deployment.url, videos, campaign.ledger, seed + turn, stop) for turn in range(_CALLERS)
-        ]
+        callers = [Caller(deployment.url, videos, campaign.ledger, seed + turn, stop) for turn in range(_CALLERS)]
         try:
             for caller in callers:
                 caller.start()

@@ -58,9 +58,7 @@ class Deployment:
 
     def start(self) -> None:
         """Start `mmad serve` and wait until it is ready."""
-        clean = {
-            name: value for name, value in os.environ.items() if not name.startswith(("MMAD_", "REDIS_"))
-        }
+        clean = {name: value for name, value in os.environ.items() if not name.startswith(("MMAD_", "REDIS_"))}
         command = [
             sys.executable, "-m", "mmad", "serve", "--port", str(self.port), "--data-dir", str(self.folder / "data"),
             "--workers", str(self.workers), "--bundle", str(self.bundle),

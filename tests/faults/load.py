@@ -62,9 +62,7 @@ def make_clips(folder: Path) -> dict[str, Path]:
 class Caller(threading.Thread):
     """Thread that uploads videos and polls their jobs until `stop` is set."""
 
-    def __init__(
-        self, url: str, videos: dict[str, Path], ledger: Ledger, seed: int, stop: threading.Event
-    ) -> None:
+    def __init__(self, url: str, videos: dict[str, Path], ledger: Ledger, seed: int, stop: threading.Event) -> None:
         super().__init__(name=f"caller-{seed}", daemon=True)
         self._url, self._ledger, self._stopped = url, ledger, stop
         self._videos = {name: path.read_bytes() for name, path in videos.items()}
@@ -100,9 +98,7 @@ class Caller(threading.Thread):
             content, chunks = self._videos[name], self._random.choice((1, 4))
             size = -(-len(content) // chunks)
             response = http.post(
-                "/detect",
-                content=(content[at : at + size] for at in range(0, len(content), size)),
-                headers=key,
+                "/detect", content=(content[at : at + size] for at in range(0, len(content), size)), headers=key
             )
             if response.status_code == 202:
                 ids.add(response.json()["id"])

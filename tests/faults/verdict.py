@@ -67,9 +67,7 @@ def check_jobs(deployment: Deployment, ledger: Ledger, expected: dict[str, Any])
             verdict.left_over.append(f"a folder without a record: {folder.name}")
         elif folder.name in accepted:
             _check_record(folder, verdict)
-            verdict.retry_delays_s += _compute_retry_delays(
-                json.loads(record.read_text())["changes"], ledger.kills
-            )
+            verdict.retry_delays_s += _compute_retry_delays(json.loads(record.read_text())["changes"], ledger.kills)
     return verdict
 
 

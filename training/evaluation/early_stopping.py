@@ -35,9 +35,7 @@ _MIN_SHARE = 0.5  # as are smaller shares of it: the rest is in another window
 class ValidationLoss:
     """Detection loss on held-out videos, without augmentation or sampling, so that it depends on the weights only."""
 
-    def __init__(
-        self, manifest: Manifest, dataset: VideoDataset, recipe: Recipe, device: torch.device
-    ) -> None:
+    def __init__(self, manifest: Manifest, dataset: VideoDataset, recipe: Recipe, device: torch.device) -> None:
         """Select `recipe.validate_videos` of the videos at equal intervals, as for the report; 0 selects all."""
         self._manifest, self._recipe, self._device = manifest, recipe, device
         count = min(recipe.validate_videos or len(dataset.samples), len(dataset.samples))
@@ -76,9 +74,7 @@ def _iterate_windows(sample: Sample, recipe: Recipe, index: int) -> Iterator[Exa
     """Yield every window of a video as an example; of its keypoints if it has no frames."""
     config = recipe.input
     inputs: Any = (
-        read_input_frames(sample, recipe)
-        if sample.has_frames
-        else read_noisy_keypoints(sample, recipe, index)
+        read_input_frames(sample, recipe) if sample.has_frames else read_noisy_keypoints(sample, recipe, index)
     )
     for window in windows(inputs, config.window_frames, config.overlap_frames):
         segments, inside = _clip_to_window(sample.segments * config.fps, window.start_frame, window.end_frame)

@@ -102,13 +102,7 @@ def classify(truth: Instances, predictions: Instances) -> Integers:
         best_same = np.where(same, overlap, 0).max(axis=1)
         best_other = np.where(same, 0, overlap).max(axis=1)
         kinds[group] = np.select(
-            [
-                correct[group],
-                best_same >= TIOU,
-                best_other >= TIOU,
-                best_same >= NEAR_TIOU,
-                best_other >= NEAR_TIOU,
-            ],
+            [correct[group], best_same >= TIOU, best_other >= TIOU, best_same >= NEAR_TIOU, best_other >= NEAR_TIOU],
             [0, 1, 2, 3, 4],
             default=5,
         )
@@ -122,9 +116,7 @@ def missed_by_size(truth: Instances, predictions: Instances) -> dict[str, list[B
     count = np.bincount(truth.video, minlength=len(truth.videos))[truth.video]
     return {
         # The coverage is NaN if the duration is unknown, and lies in no bucket.
-        "coverage": _buckets(
-            np.minimum(lengths / truth.durations[truth.video], 1.0), matched, COVERAGE_EDGES
-        ),
+        "coverage": _buckets(np.minimum(lengths / truth.durations[truth.video], 1.0), matched, COVERAGE_EDGES),
         "length": _buckets(lengths, matched, LENGTH_EDGES),
         "instances": _buckets(count.astype(float), matched, COUNT_EDGES),
     }
@@ -138,9 +130,7 @@ def video_scores(truth: Instances, predictions: Instances) -> list[float]:
         predicted = predictions[predictions.video == video]
         best = predicted[np.argsort(-predicted.scores, kind="stable")[: len(true)]]
         scores.append(
-            float(match_ground_truth(true, best, (TIOU,))[0].mean())
-            if len(true)
-            else float(not len(predicted))
+            float(match_ground_truth(true, best, (TIOU,))[0].mean()) if len(true) else float(not len(predicted))
         )
     return scores
 

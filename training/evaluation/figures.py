@@ -30,9 +30,7 @@ def draw_classes(statistics: Statistics, taxonomy: Taxonomy, path: Path) -> None
     actions = [taxonomy.actions[label] for label in order]
     axes.bar(range(len(order)), counts, color=[_BODY_COLOURS(action.body_id % 10) for action in actions])
     axes.set_yscale("log")
-    axes.set_xticks(
-        range(len(order)), [f"{action.code} {action.name}" for action in actions], rotation=90, fontsize=7
-    )
+    axes.set_xticks(range(len(order)), [f"{action.code} {action.name}" for action in actions], rotation=90, fontsize=7)
     axes.set_xlim(-0.7, len(order) - 0.3)
     axes.set_ylabel("instances")
     axes.set_title(f"{statistics.instances:,} instances in {statistics.videos:,} videos")
@@ -85,14 +83,9 @@ def draw_false_positives(analysis: Analysis, path: Path) -> None:
     profile.set(title="false positive profile at tIoU 0.5", xlabel="best predictions, in G", ylabel="percent")
     profile.set_xticks(range(1, len(bottom) + 1), [f"{number}G" for number in range(1, len(bottom) + 1)])
     profile.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=8)
-    bars = gains.barh(
-        list(analysis.gains), [100 * gain for gain in analysis.gains.values()], color=_KIND_COLOURS[1:]
-    )
+    bars = gains.barh(list(analysis.gains), [100 * gain for gain in analysis.gains.values()], color=_KIND_COLOURS[1:])
     gains.bar_label(bars, fmt="%.2f", fontsize=8, padding=2)
-    gains.set(
-        title=f"mAP at tIoU 0.5 to 0.9 is {100 * analysis.average_from_half:.2f}; gain without",
-        xlabel="points",
-    )
+    gains.set(title=f"mAP at tIoU 0.5 to 0.9 is {100 * analysis.average_from_half:.2f}; gain without", xlabel="points")
     gains.title.set_fontsize(10)
     gains.margins(x=0.15)
     gains.invert_yaxis()
@@ -101,21 +94,13 @@ def draw_false_positives(analysis: Analysis, path: Path) -> None:
 
 def draw_false_negatives(analysis: Analysis, path: Path) -> None:
     """Draw the share of missed ground truth, by its size (paper, figure 7)."""
-    titles = {
-        "coverage": "share of the video",
-        "length": "length in s",
-        "instances": "instances in the video",
-    }
+    titles = {"coverage": "share of the video", "length": "length in s", "instances": "instances in the video"}
     figure, panels = plt.subplots(1, len(titles), figsize=(13, 4), sharey=True)
     for axes, (name, title) in zip(panels, titles.items(), strict=True):
         buckets = analysis.false_negatives[name]
-        bars = axes.bar(
-            range(len(buckets)), [100 * (bucket.missed or 0) for bucket in buckets], color="#457b9d"
-        )
+        bars = axes.bar(range(len(buckets)), [100 * (bucket.missed or 0) for bucket in buckets], color="#457b9d")
         axes.bar_label(
-            bars,
-            [f"{100 * (bucket.missed or 0):.0f}\n(n={bucket.instances})" for bucket in buckets],
-            fontsize=8,
+            bars, [f"{100 * (bucket.missed or 0):.0f}\n(n={bucket.instances})" for bucket in buckets], fontsize=8
         )
         axes.set_xticks(range(len(buckets)), [_format_range(bucket) for bucket in buckets], fontsize=8)
         axes.set(title=title, ylim=(0, 115))
@@ -130,9 +115,7 @@ def draw_timeline(
     index = truth.videos.index(video)
     true, predicted = truth[truth.video == index], predictions[predictions.video == index]
     predicted = predicted[np.argsort(-predicted.scores, kind="stable")[:most]]
-    overlap = tiou_matrix(predicted.segments, true.segments) * (
-        predicted.labels[:, None] == true.labels[None]
-    )
+    overlap = tiou_matrix(predicted.segments, true.segments) * (predicted.labels[:, None] == true.labels[None])
     best = overlap.max(axis=1) if len(true) else np.zeros(len(predicted))
     figure, axes = plt.subplots(figsize=(11, 1.2 + 0.28 * (len(true) + len(predicted))))
     colours = plt.get_cmap("RdYlGn")
@@ -151,9 +134,7 @@ def draw_timeline(
     axes.invert_yaxis()
     end_s = truth.durations[index]
     axes.set(
-        xlabel="s",
-        title=f"{video}: ground truth above, predictions below",
-        xlim=(0, end_s if end_s > 0 else None),
+        xlabel="s", title=f"{video}: ground truth above, predictions below", xlim=(0, end_s if end_s > 0 else None)
     )
     _save(figure, path)
 
@@ -169,9 +150,7 @@ def draw_precision(precision: Floats, taxonomy: Taxonomy, path: Path) -> None:
     order = [label for label in np.argsort(-precision, kind="stable") if not np.isnan(precision[label])]
     actions = [taxonomy.actions[label] for label in order]
     figure, axes = plt.subplots(figsize=(14, 5))
-    axes.bar(
-        range(len(order)), 100 * precision[order], color=[_BODY_COLOURS(one.body_id % 10) for one in actions]
-    )
+    axes.bar(range(len(order)), 100 * precision[order], color=[_BODY_COLOURS(one.body_id % 10) for one in actions])
     names = [f"{action.code} {action.name}" for action in actions]
     axes.set_xticks(range(len(order)), names, rotation=90, fontsize=7)
     axes.set_xlim(-0.7, len(order) - 0.3)
@@ -204,11 +183,7 @@ def draw_history(rows: Sequence[dict[str, float]], path: Path) -> None:
 def _format_range(bucket: Bucket) -> str:
     above = "" if bucket.above < 0 else f"{bucket.above:g}"
     return (
-        f"> {above}"
-        if np.isinf(bucket.up_to)
-        else f"{above} to {bucket.up_to:g}"
-        if above
-        else f"to {bucket.up_to:g}"
+        f"> {above}" if np.isinf(bucket.up_to) else f"{above} to {bucket.up_to:g}" if above else f"to {bucket.up_to:g}"
     )
 
 

@@ -119,8 +119,7 @@ def run_frozen_frame_test(
         raise FrozenFrameTestError(f"{clip}: {error}") from error
     parts = [np.array(taxonomy.body_ids) == body.id for body in taxonomy.bodies]
     clip_parts, still_parts = (
-        np.array([scores[part].max(initial=0) for part in parts])
-        for scores in (recorder.clip, recorder.still)
+        np.array([scores[part].max(initial=0) for part in parts]) for scores in (recorder.clip, recorder.still)
     )
     return ClipResult(
         clip.name,
@@ -188,6 +187,5 @@ def _clip_document(result: ClipResult, taxonomy: Taxonomy) -> dict[str, object]:
 
 def _scores(level: LevelScores, codes: list[str]) -> dict[str, dict[str, float]]:
     return {
-        code: {"clip": float(level.clip[index]), "still": float(level.still[index])}
-        for index, code in enumerate(codes)
+        code: {"clip": float(level.clip[index]), "still": float(level.still[index])} for index, code in enumerate(codes)
     }

@@ -205,9 +205,7 @@ def _run(
             raise MeasureError(f"{sample.path}: {error}") from error
     seconds = time.perf_counter() - begin
     media = [one.media for one in results]
-    return results, Speed(
-        seconds, sum(one.frames_decoded for one in media), sum(one.duration_s for one in media)
-    )
+    return results, Speed(seconds, sum(one.frames_decoded for one in media), sum(one.duration_s for one in media))
 
 
 def _make_truth(samples: Sequence[Sample], durations: Sequence[float]) -> Instances:
@@ -270,9 +268,7 @@ def predict_whole_videos(truth: Instances, counts: NDArray[np.float64], top: int
 def _map_scores(truth: Instances, predictions: Instances, taxonomy: Taxonomy) -> MapScores:
     return MapScores(
         _mean_precision(truth, predictions, len(taxonomy.actions)),
-        _mean_precision(
-            truth.to_body_level(taxonomy), predictions.to_body_level(taxonomy), len(taxonomy.bodies)
-        ),
+        _mean_precision(truth.to_body_level(taxonomy), predictions.to_body_level(taxonomy), len(taxonomy.bodies)),
     )
 
 
@@ -297,9 +293,7 @@ def record_metrics(bundle: Bundle, subset: str, document: dict[str, Any]) -> Non
     }
     updated = {f"{subset}_{name}": float(value) for name, value in numbers.items() if value is not None}
     others = {
-        name: value
-        for name, value in (bundle.manifest.metrics or {}).items()
-        if not name.startswith(f"{subset}_")
+        name: value for name, value in (bundle.manifest.metrics or {}).items() if not name.startswith(f"{subset}_")
     }
     manifest = bundle.manifest.model_copy(update={"metrics": others | updated})
     temporary = bundle.folder / f".{MANIFEST}"

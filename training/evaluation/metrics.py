@@ -95,9 +95,7 @@ def average_precision(truth: Instances, predictions: Instances, classes: int) ->
     for label in np.unique(truth.labels):
         of_class = best_first[predictions.labels[best_first] == label]
         count = int((truth.labels == label).sum())
-        precision[:, label] = [
-            area_under_precision(correct[tiou, of_class], count) for tiou in range(len(TIOUS))
-        ]
+        precision[:, label] = [area_under_precision(correct[tiou, of_class], count) for tiou in range(len(TIOUS))]
     return precision
 
 
@@ -210,9 +208,7 @@ def _level_document(report: LevelReport, codes: list[str]) -> dict[str, object]:
         "average": report.average,
         "per_class": {
             codes[index]: {
-                "AP": {
-                    str(tiou): float(x) for tiou, x in zip(TIOUS, report.precision[:, index], strict=True)
-                },
+                "AP": {str(tiou): float(x) for tiou, x in zip(TIOUS, report.precision[:, index], strict=True)},
                 "average": float(report.precision[:, index].mean()),
             }
             for index in present
@@ -267,9 +263,7 @@ def _split_into_runs(truth: _Frames, predictions: _Frames) -> tuple[Floats, Floa
     best = []
     for side in (truth, predictions):
         scores = np.full(len(points), -np.inf)
-        for one, (start, stop), score in zip(
-            side.video.tolist(), side.spans.tolist(), side.scores, strict=True
-        ):
+        for one, (start, stop), score in zip(side.video.tolist(), side.spans.tolist(), side.scores, strict=True):
             scores[run[one, start] : run[one, stop]] = score
         best.append(scores)
     frames = np.append(np.diff(points[:, 1]), 0.0)

@@ -30,9 +30,7 @@ _TIMELINES = 3  # number of worst videos, and of best ones
 _SHOWN_TIOUS = (0.1, 0.3, 0.5, 0.7, 0.9)
 
 
-def write_tables(
-    truth: Instances, action: LevelReport, body: LevelReport, taxonomy: Taxonomy, path: Path
-) -> None:
+def write_tables(truth: Instances, action: LevelReport, body: LevelReport, taxonomy: Taxonomy, path: Path) -> None:
     """Write mAP at both levels and the average precision of every class as Markdown, in percent."""
     levels = [
         _make_level_table("body part", truth.to_body_level(taxonomy), body, taxonomy.bodies),
@@ -76,12 +74,7 @@ def _percent(value: float) -> str:
 
 
 def draw_figures(
-    truth: Instances,
-    predictions: Instances,
-    action: LevelReport,
-    analysis: Analysis,
-    taxonomy: Taxonomy,
-    folder: Path,
+    truth: Instances, predictions: Instances, action: LevelReport, analysis: Analysis, taxonomy: Taxonomy, folder: Path
 ) -> None:
     """Draw average precision, kinds of errors, and timelines of the worst and the best videos."""
     figures.draw_precision(action.precision.mean(axis=0), taxonomy, folder / "classes.png")

@@ -77,9 +77,7 @@ def summarise(values: Floats) -> Summary:
     """Summarise values; all statistics of no values are 0."""
     if not len(values):
         return Summary(0, 0.0, 0.0, [0.0] * len(QUANTILES))
-    return Summary(
-        len(values), float(values.mean()), float(values.std()), np.quantile(values, QUANTILES).tolist()
-    )
+    return Summary(len(values), float(values.mean()), float(values.std()), np.quantile(values, QUANTILES).tolist())
 
 
 def to_document(statistics: Statistics) -> dict[str, object]:

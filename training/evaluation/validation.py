@@ -96,11 +96,7 @@ def evaluate_network(
     Calibration and display thresholds are fitted on every second video; the calibration error is measured on the
     others. mAP needs neither and is measured on all videos.
     """
-    count = (
-        len(dataset.samples)
-        if not recipe.validate_videos
-        else min(recipe.validate_videos, len(dataset.samples))
-    )
+    count = len(dataset.samples) if not recipe.validate_videos else min(recipe.validate_videos, len(dataset.samples))
     chosen = np.unique(np.linspace(0, len(dataset.samples) - 1, count).astype(int)).tolist()
     engine = NetworkEngine(network, device) if given == "pictures" else KeypointsEngine(network, device)
     detector = Detector(Bundle(Path(), manifest), engine)
@@ -109,9 +105,7 @@ def evaluate_network(
         on_progress(done, len(chosen))
         sample = dataset.samples[index]
         frames = (
-            read_input_frames(sample, recipe)
-            if given == "pictures"
-            else read_noisy_keypoints(sample, recipe, index)
+            read_input_frames(sample, recipe) if given == "pictures" else read_noisy_keypoints(sample, recipe, index)
         )
         cut_windows = windows(frames, recipe.input.window_frames, recipe.input.overlap_frames)
         proposals.append(detector.propose(cut_windows).clipped(0.0, sample.duration_s))

@@ -36,11 +36,7 @@ def add_sway(rng: np.random.Generator, times_s: Floats, channels: Channels, size
     }  # fmt: skip
     for name, (spread, every_s) in spreads.items():
         add(channels, name, size * spread * wander(rng, times_s, every_s))
-    for name, spread, every_s in (
-        ("head_pitch", 0.006, 0.4),
-        ("head_yaw", 0.007, 0.4),
-        ("torso_roll", 0.003, 0.6),
-    ):
+    for name, spread, every_s in (("head_pitch", 0.006, 0.4), ("head_yaw", 0.007, 0.4), ("torso_roll", 0.003, 0.6)):
         add(channels, name, size * spread * wander(rng, times_s, every_s))
 
 
@@ -94,11 +90,7 @@ def draw_forward_feet(rng: np.random.Generator) -> float:
 
 
 def add_aborted_moves(
-    rng: np.random.Generator,
-    times_s: Floats,
-    channels: Channels,
-    style: Style,
-    busy: list[tuple[str, float, float]],
+    rng: np.random.Generator, times_s: Floats, channels: Channels, style: Style, busy: list[tuple[str, float, float]]
 ) -> None:
     """Add shifts and glances too small to label, at times when no event uses the same resource.
 
@@ -122,10 +114,7 @@ def add_aborted_moves(
             (f"leg.{side}", f"knee_out.{side}", 0.07),
         )  # fmt: skip
         resource, channel, spread = moves[rng.integers(len(moves))]
-        if all(
-            name != resource or end < span.start_s - 0.2 or begin > span.end_s + 0.2
-            for name, begin, end in busy
-        ):
+        if all(name != resource or end < span.start_s - 0.2 or begin > span.end_s + 0.2 for name, begin, end in busy):
             add(channels, channel, rng.normal(0, spread) * track.sample(times_s))
 
 

@@ -28,12 +28,7 @@ EXPRESSIONS = {
 }
 # MakeHuman's base mesh: the body's vertices come first, then helper meshes that follow it.
 _BODY_VERTICES = 13380
-_GROUPS = {
-    "helper-tights": Part.TIGHTS,
-    "helper-l-eye": Part.EYE,
-    "helper-r-eye": Part.EYE,
-    "helper-hair": Part.HAIR,
-}
+_GROUPS = {"helper-tights": Part.TIGHTS, "helper-l-eye": Part.EYE, "helper-r-eye": Part.EYE, "helper-hair": Part.HAIR}
 _LOCAL_SHARE, _LOCAL_SPREAD = 0.12, 0.35  # probability and standard deviation of a local shape change
 
 
@@ -82,12 +77,8 @@ def _choose_faces(body: Array, template: Array, dominant: list[str], package: Pa
     clothed.
     """
     own = body[(body < _BODY_VERTICES).all(axis=1)]
-    bare = np.array(
-        [name.startswith(("wrist", "finger", "metacarpal", "neck", "head", "eye")) for name in dominant]
-    )
-    own = own[
-        bare[own].all(axis=1) | ((template[own, 2] > 0.53) & (np.abs(template[own, 0]) < 0.105)).all(axis=1)
-    ]
+    bare = np.array([name.startswith(("wrist", "finger", "metacarpal", "neck", "head", "eye")) for name in dominant])
+    own = own[bare[own].all(axis=1) | ((template[own, 2] > 0.53) & (np.abs(template[own, 0]) < 0.105)).all(axis=1)]
     chosen, parts = [own], [np.full(len(own), Part.SKIN)]
     for group, triangles in _groups(package / "data/mpfb2/3dobjs/base.obj").items():
         chosen.append(triangles)
@@ -196,7 +187,4 @@ def _quantised(name: str, values: Array) -> dict[str, Array]:
     """Quantise each entry of the first axis to 16-bit integers with one scale."""
     scale = np.abs(values.reshape(len(values), -1)).max(axis=1) / 32767
     shape = (len(values),) + (1,) * (values.ndim - 1)
-    return {
-        name: np.rint(values / scale.reshape(shape)).astype(np.int16),
-        f"{name}_scale": scale.astype(np.float32),
-    }
+    return {name: np.rint(values / scale.reshape(shape)).astype(np.int16), f"{name}_scale": scale.astype(np.float32)}

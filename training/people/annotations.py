@@ -31,10 +31,7 @@ def describe(film: Film, taxonomy: Taxonomy) -> Record:
     length_s = len(film.shot) / film.fps
 
     def to_rows(events: Iterable[Event]) -> list[list[Any]]:
-        return [
-            [id_of[event.code], round(event.start_s, 4), round(min(event.end_s, length_s), 4)]
-            for event in events
-        ]
+        return [[id_of[event.code], round(event.start_s, 4), round(min(event.end_s, length_s), 4)] for event in events]
 
     return {
         "subset": film.subset.value,
@@ -80,9 +77,7 @@ def write_tables(folder: Path, records: dict[str, Record], taxonomy: Taxonomy) -
     write_json(folder / "mmad.json", records)
     test = any(record["subset"] == Subset.TEST for record in records.values())
     for subset in (Subset.TEST,) if test else (Subset.TRAIN, Subset.VAL):
-        _write_csv(
-            folder / f"{subset}.csv", [item for item in records.items() if item[1]["subset"] == subset]
-        )
+        _write_csv(folder / f"{subset}.csv", [item for item in records.items() if item[1]["subset"] == subset])
     bodies = {body.id: body for body in taxonomy.bodies}
     write_json(
         folder / "labels.json",

@@ -36,10 +36,7 @@ _FLEXION, _DEVIATION, _TURN, _HALF_TURN = 1.2, 0.5, 1.75, 2.5
 _ALONG_ARM = ((-0.35, 0.045), (0.0, 0.045), (0.35, 0.042), (0.7, 0.034))
 _FOREARM_RADIUS = 0.036
 _SLACK = 0.035  # the hand moves along only if its forearm is pushed by more than this
-_TIP, _LEVER = (
-    -0.004,
-    0.2,
-)  # minimum distance of a fingertip from the body; travel of the tip per unit of curl
+_TIP, _LEVER = (-0.004, 0.2)  # minimum distance of a fingertip from the body; travel of the tip per unit of curl
 _MIN_REACH = 0.15  # minimum distance of the wrist from the shoulder, for a standard arm
 _ITERATIONS = 4  # of pushing hand and elbow out of the body
 _CLOSE_SHARE = 0.65  # share by which the fingers' spread in the rest pose is reduced
@@ -106,9 +103,7 @@ class Arms:
         self.skeleton, self.pose, self.frame_s = skeleton, pose, 1 / fps
         self._body: PosedSurface = skeleton.surface(pose)
         # Elbows hang down and follow a bowing chest only by a quarter.
-        self._upright = slerp(
-            pose.rotation(0), pose.rotation("spine01"), np.full(len(pose.position(0)), 0.25)
-        )
+        self._upright = slerp(pose.rotation(0), pose.rotation("spine01"), np.full(len(pose.position(0)), 0.25))
 
     def reach(
         self, target: HandTarget, side: str, curl: Array, *, on_top: bool = False,
@@ -128,8 +123,7 @@ class Arms:
         mirror = np.array([sign, 1, 1])
         fingers, palm = skeleton.hand_axes(LETTER[side])
         orientation = (
-            make_basis(np.array(target.fingers) * mirror, np.array(target.palm) * mirror)
-            @ make_basis(fingers, palm).T
+            make_basis(np.array(target.fingers) * mirror, np.array(target.palm) * mirror) @ make_basis(fingers, palm).T
         )
         second = np.array(target.second_offset) * mirror if on_top else np.zeros(3)
         if target.in_air:
@@ -147,11 +141,7 @@ class Arms:
         across = across if across[0] * sign > 0 else -across
         if tilt is not None:
             # Under mirroring, rotations about axes in the mirror plane change their sign.
-            for axis, angle in (
-                (fingers, sign * tilt[:, 0]),
-                (across, tilt[:, 1]),
-                (palm, sign * tilt[:, 2]),
-            ):
+            for axis, angle in ((fingers, sign * tilt[:, 0]), (across, tilt[:, 1]), (palm, sign * tilt[:, 2])):
                 rotation = rotation @ axis_angle(axis, angle)
         if shift is not None:
             axes = np.stack([fingers, across, palm])
@@ -166,9 +156,7 @@ class Arms:
         if contact is Contact.WRIST:
             return np.zeros((len(curl), 3))
         if contact in (Contact.PALM, Contact.BACK):
-            knuckle = self.skeleton.rest_head(f"finger3-1.{letter}") - self.skeleton.rest_head(
-                f"wrist.{letter}"
-            )
+            knuckle = self.skeleton.rest_head(f"finger3-1.{letter}") - self.skeleton.rest_head(f"wrist.{letter}")
             side = 0.02 if contact is Contact.PALM else -0.02
             return np.broadcast_to(0.75 * knuckle + side * palm, (len(curl), 3))
         if contact is Contact.TIP:
@@ -251,17 +239,13 @@ class Arms:
     def _straighten_fingers(self, letter: str, position: Array, rotation: Array, curl: Array) -> Array:
         """Return the curl (frames, 5), reduced where fingertips would penetrate the body."""
         tips = np.stack([self._finger_joints(letter, finger, curl)[3] for finger in (2, 3, 4, 5)], 1)
-        distance, _ = self._body.signed_distance(
-            position[:, None] + (rotation[:, None] @ tips[..., None])[..., 0]
-        )
+        distance, _ = self._body.signed_distance(position[:, None] + (rotation[:, None] @ tips[..., None])[..., 0])
         depth = np.maximum(_TIP - distance, 0) * (distance > -0.06)
         conforming = curl.copy()
         conforming[:, 1:] = np.maximum(curl[:, 1:] - depth / _LEVER, np.minimum(curl[:, 1:], -0.1))
         return conforming
 
-    def _push_hand_out(
-        self, target: Array, rotation: Array, parts: tuple[Array, Array], over: str | None
-    ) -> Array:
+    def _push_hand_out(self, target: Array, rotation: Array, parts: tuple[Array, Array], over: str | None) -> Array:
         """Return the shift (frames, 3) that moves a hand out of the body."""
         offsets, radii = parts
         points = target[:, None] + (rotation[:, None] @ offsets[..., None])[..., 0]
@@ -322,9 +306,7 @@ class Arms:
 
     def _push_out_of_arm(self, points: Array, radii: Array, side: str) -> Array:
         """Return shifts (frames, q, 3) that move spheres out of an already posed forearm."""
-        start, end = (
-            self.pose.position(f"{bone}.{LETTER[side]}")[:, None] for bone in ("lowerarm01", "wrist")
-        )
+        start, end = (self.pose.position(f"{bone}.{LETTER[side]}")[:, None] for bone in ("lowerarm01", "wrist"))
         way = end - start
         share = ((points - start) * way).sum(-1, keepdims=True) / (way * way).sum(-1, keepdims=True)
         away = points - (start + np.clip(share, 0, 1) * way)
@@ -360,9 +342,7 @@ class Arms:
             bend = np.zeros(len(curl))
             for joint, (little, fist) in enumerate(_BENDS, 1):
                 bend = bend + curl[:, finger - 1] * (little + fist * curl[:, finger - 1])
-                self.pose.set_world(
-                    f"finger{finger}-{joint}.{letter}", rotation @ axis_angle(axis, bend) @ closed
-                )
+                self.pose.set_world(f"finger{finger}-{joint}.{letter}", rotation @ axis_angle(axis, bend) @ closed)
         # The thumb moves in front of the palm, then bends over the fingers.
         rest_head = self.skeleton.rest_head
         over = rest_head(f"finger5-1.{letter}") - rest_head(f"finger2-1.{letter}")
@@ -390,7 +370,5 @@ def _split_twist_swing(rotation: Array, axis: Array) -> tuple[Array, Array]:
     sin = np.linalg.norm(square, axis=-1)
     bend = normalize(square) * np.arctan2(sin, (axis * moved).sum(-1))[:, None]
     turn = invert(axis_angle(square + 1e-9, np.linalg.norm(bend, axis=-1))) @ rotation
-    skew = np.stack(
-        [turn[:, 2, 1] - turn[:, 1, 2], turn[:, 0, 2] - turn[:, 2, 0], turn[:, 1, 0] - turn[:, 0, 1]], -1
-    )
+    skew = np.stack([turn[:, 2, 1] - turn[:, 1, 2], turn[:, 0, 2] - turn[:, 2, 0], turn[:, 1, 0] - turn[:, 0, 1]], -1)
     return np.arctan2((skew * axis).sum(-1) / 2, (np.trace(turn, axis1=-2, axis2=-1) - 1) / 2), bend

@@ -53,9 +53,7 @@ def load_clip_stills(folder: Path, height: int, width: int) -> list[Frame]:
 def _decode(path: Path, height: int, width: int) -> list[Frame]:
     with av.open(str(path)) as container:
         return [
-            np.asarray(
-                frame.to_ndarray(format="rgb24", width=width, height=height, interpolation="AREA"), np.uint8
-            )
+            np.asarray(frame.to_ndarray(format="rgb24", width=width, height=height, interpolation="AREA"), np.uint8)
             for frame in container.decode(video=0)
         ]
 
@@ -75,9 +73,7 @@ def main() -> None:
     stills = load_clip_stills(options.clips, options.height, options.width) if options.clips else []
     missing = options.columns * options.rows - len(stills)
     stills += [render_still(recipe, number * VIDEOS_PER_PERSON) for number in range(missing)]
-    rows = [
-        np.concatenate(stills[n : n + options.columns], 1) for n in range(0, len(stills), options.columns)
-    ]
+    rows = [np.concatenate(stills[n : n + options.columns], 1) for n in range(0, len(stills), options.columns)]
     Image.fromarray(np.concatenate(rows, 0)).save(options.out)
 
 

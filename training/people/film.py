@@ -156,11 +156,7 @@ def get_subset(recipe: Recipe, person: int) -> Subset:
 
 
 def make_film(
-    recipe: Recipe,
-    number: int,
-    anatomy: Anatomy,
-    schedule: Schedule | None = None,
-    framing: Framing | None = None,
+    recipe: Recipe, number: int, anatomy: Anatomy, schedule: Schedule | None = None, framing: Framing | None = None
 ) -> Film:
     """Build a video of a data set; the result depends only on the arguments.
 
@@ -303,23 +299,16 @@ def _assemble_film(
     times_s = np.arange(frames) / recipe.fps
     for index in (raster.CENTRE_X, raster.CENTRE_Y):
         cameras[:, index] += (
-            camera[raster.FOCAL]
-            * framing.shake
-            * (wander(rng, times_s, 0.9) + 0.4 * wander(rng, times_s, 0.2))
+            camera[raster.FOCAL] * framing.shake * (wander(rng, times_s, 0.9) + 0.4 * wander(rng, times_s, 0.2))
         )
     person_box = _bounding_boxes(_project(cameras, outline))
     head_box = _bounding_boxes(_project(cameras, head))
     if recipe.crop is not Crop.NONE:
         cameras = _crop_cameras(rng, cameras, person_box if recipe.crop is Crop.PERSON else head_box, recipe)
-        person_box, head_box = (
-            _bounding_boxes(_project(cameras, outline)),
-            _bounding_boxes(_project(cameras, head)),
-        )
+        person_box, head_box = (_bounding_boxes(_project(cameras, outline)), _bounding_boxes(_project(cameras, head)))
     keypoints = _project(cameras, points)
     covered = occlude(
-        np.zeros((1, recipe.height, recipe.width, 3), np.uint8),
-        effects,
-        generator(recipe.seed, number, EFFECTS),
+        np.zeros((1, recipe.height, recipe.width, 3), np.uint8), effects, generator(recipe.seed, number, EFFECTS)
     )[1]
     keypoint_visible = _is_keypoint_visible(keypoints, covered)
     film = Film(
@@ -413,9 +402,6 @@ def _crop_cameras(rng: np.random.Generator, cameras: Array, boxes: Array, recipe
     scale = recipe.height / height
     cropped = cameras.copy()
     cropped[:, raster.FOCAL] *= scale
-    for index, centre, middle in (
-        (raster.CENTRE_X, x, recipe.width / 2),
-        (raster.CENTRE_Y, y, recipe.height / 2),
-    ):
+    for index, centre, middle in ((raster.CENTRE_X, x, recipe.width / 2), (raster.CENTRE_Y, y, recipe.height / 2)):
         cropped[:, index] = ((cameras[:, index] / SUPERSAMPLING - centre) * scale + middle) * SUPERSAMPLING
     return cropped

@@ -132,9 +132,7 @@ def _wave(context: MotionContext, motion: HandMotion) -> None:
 def _illustrate(context: MotionContext, motion: HandMotion) -> None:
     for axis, part in enumerate((0.8, 1.0, 0.6)):
         motion.shift[:, axis] += (
-            part
-            * context.size
-            * (0.6 * context.cycles(faster=context.rng.uniform(0.6, 1.3)) + 0.6 * context.drift())
+            part * context.size * (0.6 * context.cycles(faster=context.rng.uniform(0.6, 1.3)) + 0.6 * context.drift())
         )
     motion.tilt[:, 0] += 0.5 * context.drift() + 0.3 * context.cycles()
     motion.tilt[:, 1] += 0.3 * context.cycles()
@@ -144,9 +142,7 @@ def _illustrate(context: MotionContext, motion: HandMotion) -> None:
 def _finger(context: MotionContext, motion: HandMotion) -> None:
     for finger in range(5):
         if context.rng.random() < 0.7:
-            motion.curl[:, finger] += context.size * context.cycles(
-                rising=True, faster=context.rng.uniform(0.7, 1.4)
-            )
+            motion.curl[:, finger] += context.size * context.cycles(rising=True, faster=context.rng.uniform(0.7, 1.4))
     motion.tilt[:, 1] += 0.06 * context.drift()
 
 
@@ -154,9 +150,7 @@ def _fiddle(context: MotionContext, motion: HandMotion) -> None:
     motion.shift[:, 0] += context.size * context.cycles()
     motion.shift[:, 1] += 0.6 * context.size * context.cycles(faster=0.7)
     motion.tilt[:, 0] += 6.0 * context.size * context.cycles(faster=0.6)
-    motion.curl += 0.12 * np.stack(
-        [context.cycles(faster=context.rng.uniform(0.7, 1.4)) for _ in range(5)], 1
-    )
+    motion.curl += 0.12 * np.stack([context.cycles(faster=context.rng.uniform(0.7, 1.4)) for _ in range(5)], 1)
 
 
 def _open(context: MotionContext, motion: HandMotion) -> None:
@@ -258,12 +252,7 @@ def move_arms(
 def _reach_target(arms: Arms, visit: Visit, side: str) -> WristPose:
     motion = visit.motion
     return arms.reach(
-        HAND_TARGETS[visit.target],
-        side,
-        motion.curl,
-        on_top=visit.on_top,
-        shift=motion.shift,
-        tilt=motion.tilt,
+        HAND_TARGETS[visit.target], side, motion.curl, on_top=visit.on_top, shift=motion.shift, tilt=motion.tilt
     )
 
 

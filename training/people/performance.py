@@ -24,9 +24,7 @@ FOLLOWERS = {
 }
 _HEAD_BONES = ("head", "neck01")
 _BOWING = ("G3", "G4")
-_EMPTY_HANDS_ONLY = frozenset(
-    {"C3", "C9", "C12", "C13", "F10"}
-)  # actions never performed with an object in the hand
+_EMPTY_HANDS_ONLY = frozenset({"C3", "C9", "C12", "C13", "F10"})  # actions never performed with an object in the hand
 _HOLDING_PROBABILITY = 0.3  # of holding an object, in videos without these actions
 _ON_LEGS = ("G1", "G2")
 _JOINED_REST = ("rest_joined", "rest_belly")
@@ -114,10 +112,7 @@ class _PerformanceBuilder:
         """Draw the sides of hands that hold an object during the whole video, used by an action or not."""
         codes = {event.code for event in self.schedule.events}
         playing = {
-            side
-            for event in self.schedule.events
-            if BY_CODE[event.code].prop == "toy"
-            for side in event.sides[:1]
+            side for event in self.schedule.events if BY_CODE[event.code].prop == "toy" for side in event.sides[:1]
         }
         if not playing and not codes & _EMPTY_HANDS_ONLY and self.rng.random() < _HOLDING_PROBABILITY:
             playing = {str(self.rng.choice(tuple(SIDES)))}
@@ -219,9 +214,7 @@ class _PerformanceBuilder:
             return  # the stretched arm returns: see _reach_share
         target = str(self.rng.choice(action.hand.targets))
         sides = (
-            tuple(SIDES)
-            if is_shared_target(target) or (target == "toy_low" and len(event.sides) == 2)
-            else event.sides
+            tuple(SIDES) if is_shared_target(target) or (target == "toy_low" and len(event.sides) == 2) else event.sides
         )
         share = self._reach_share(event, span)
         size, rate = self.rng.uniform(*action.hand.size), self.rng.uniform(*action.hand.rate_hz)
@@ -268,14 +261,9 @@ class _PerformanceBuilder:
         typical = self.rng.uniform(0.7, 1.2) if event.code in ("C4", *_BOWING) else self.rng.uniform(0.4, 0.8)
         if after is None:
             return hold_track(self.rng, span, self.style, typical).sample(self.times_s)
-        typical = min(
-            typical, 0.6 * span.length_s / self.style.pace
-        )  # the arm must be stretched before it returns
+        typical = min(typical, 0.6 * span.length_s / self.style.pace)  # the arm must be stretched before it returns
         there = hold_track(
-            self.rng,
-            Span(span.start_s, self.schedule.duration_s + 2, span.open_start, True),
-            self.style,
-            typical,
+            self.rng, Span(span.start_s, self.schedule.duration_s + 2, span.open_start, True), self.style, typical
         )
         back = step_track(self.rng, self._span(after), self.style)
         return there.sample(self.times_s) * (1 - back.sample(self.times_s))
@@ -308,9 +296,7 @@ class _PerformanceBuilder:
             if not free:
                 continue
             target = str(
-                self.rng.choice(
-                    ("cheek", "chest", "front_low", "front", "other_forearm", "rest_thigh", "rest_belly")
-                )
+                self.rng.choice(("cheek", "chest", "front_low", "front", "other_forearm", "rest_thigh", "rest_belly"))
             )
             most = self.rng.uniform(0.08, 0.3)
             share = most * np.clip(hold_track(self.rng, span, self.style, 0.45).sample(self.times_s), 0, 1)
@@ -319,13 +305,9 @@ class _PerformanceBuilder:
 
     def build(self) -> Performance:
         """Return the performance, with visits sorted by start."""
-        props = frozenset(
-            prop for event in self.schedule.events if (prop := BY_CODE[event.code].prop) is not None
-        )
+        props = frozenset(prop for event in self.schedule.events if (prop := BY_CODE[event.code].prop) is not None)
         visits = {
             side: [visit for _, visit in sorted(entries, key=lambda entry: entry[0])]
             for side, entries in self.visits.items()
         }
-        return Performance(
-            self.times_s, self.channels, self.rest, visits, self.expressions, self.holders, props
-        )
+        return Performance(self.times_s, self.channels, self.rest, visits, self.expressions, self.holders, props)

@@ -85,9 +85,9 @@ def draw_colour(rng: np.random.Generator) -> Array:
 def draw_seat_colour(rng: np.random.Generator) -> Array:
     """Draw a seat colour: half of the time a typical colour of plastic stools, else any colour."""
     if rng.random() < 0.5:
-        colour = np.array(
-            ((0.85, 0.12, 0.1), (0.12, 0.3, 0.7), (0.1, 0.5, 0.3), (0.9, 0.9, 0.88), (0.85, 0.5, 0.1))
-        )[rng.choice(5, p=(0.45, 0.2, 0.1, 0.15, 0.1))]
+        colour = np.array(((0.85, 0.12, 0.1), (0.12, 0.3, 0.7), (0.1, 0.5, 0.3), (0.9, 0.9, 0.88), (0.85, 0.5, 0.1)))[
+            rng.choice(5, p=(0.45, 0.2, 0.1, 0.15, 0.1))
+        ]
         return linear(colour * rng.uniform(0.8, 1.05) + rng.normal(0, 0.02, 3))
     return draw_colour(rng)
 
@@ -117,9 +117,7 @@ def _draw_clothes(rng: np.random.Generator, dress: Array) -> None:
     for place in (m.SHIRT, m.SHIRT_SECOND):
         dress[place : place + 3] = draw_colour(rng)
     for place in (m.SHOES, m.SOCKS):  # rarely coloured
-        plain = linear(
-            rng.choice((rng.uniform(0.05, 0.25), rng.uniform(0.7, 0.93))) + rng.normal(0, 0.015, 3)
-        )
+        plain = linear(rng.choice((rng.uniform(0.05, 0.25), rng.uniform(0.7, 0.93))) + rng.normal(0, 0.015, 3))
         dress[place : place + 3] = plain if rng.random() < 0.75 else draw_colour(rng)
     kind = rng.random()
     if kind < 0.35:
@@ -134,22 +132,15 @@ def _draw_clothes(rng: np.random.Generator, dress: Array) -> None:
     dress[m.WATCH : m.WATCH + 3] = draw_colour(rng)
     dress[m.WATCH_SIDE] = rng.choice((0, 0, 1, -1))
     dress[m.SLEEVE] = rng.choice(
-        (rng.uniform(0.12, 0.22), rng.uniform(0.34, 0.5), rng.uniform(0.6, 0.8), 1.02),
-        p=(0.06, 0.44, 0.1, 0.4),
+        (rng.uniform(0.12, 0.22), rng.uniform(0.34, 0.5), rng.uniform(0.6, 0.8), 1.02), p=(0.06, 0.44, 0.1, 0.4)
     )
     dress[m.HEM] = rng.uniform(0.035, 0.11)
-    dress[m.LEG] = rng.choice(
-        (-0.735, rng.uniform(-0.7, -0.62), rng.uniform(-0.42, -0.28)), p=(0.66, 0.16, 0.18)
-    )
+    dress[m.LEG] = rng.choice((-0.735, rng.uniform(-0.7, -0.62), rng.uniform(-0.42, -0.28)), p=(0.66, 0.16, 0.18))
     dress[m.COLLAR] = rng.uniform(0.505, 0.555) if rng.random() < 0.85 else rng.uniform(0.44, 0.5)
     dress[m.COLLAR_SLOPE] = rng.uniform(0.1, 1.6)
     dress[m.SHOE_TOP] = rng.choice((rng.uniform(-0.775, -0.755), rng.uniform(-0.74, -0.7)), p=(0.8, 0.2))
-    dress[m.SOCK_TOP] = rng.choice(
-        (-0.9, rng.uniform(-0.74, -0.69), rng.uniform(-0.62, -0.5)), p=(0.3, 0.5, 0.2)
-    )
-    dress[m.PATTERN] = rng.choice(
-        (m.NONE, m.STRIPES, m.HOOPS, m.CHECKS, m.BLOTCHES), p=(0.66, 0.06, 0.1, 0.1, 0.08)
-    )
+    dress[m.SOCK_TOP] = rng.choice((-0.9, rng.uniform(-0.74, -0.69), rng.uniform(-0.62, -0.5)), p=(0.3, 0.5, 0.2))
+    dress[m.PATTERN] = rng.choice((m.NONE, m.STRIPES, m.HOOPS, m.CHECKS, m.BLOTCHES), p=(0.66, 0.06, 0.1, 0.1, 0.08))
     dress[m.PATTERN_RATE] = rng.uniform(45, 230) if dress[m.PATTERN] != m.BLOTCHES else rng.uniform(25, 70)
     if dress[m.PATTERN] == m.CHECKS:  # mostly low contrast
         dress[m.SHIRT_SECOND : m.SHIRT_SECOND + 3] = dress[m.SHIRT : m.SHIRT + 3] * rng.uniform(0.5, 0.85)
@@ -191,11 +182,7 @@ def _faces(person: Person, anatomy: Anatomy) -> Array:
     middle = anatomy.template[anatomy.faces].mean(axis=1)
     hair = anatomy.parts == Part.HAIR
     front = (middle[:, 1] < -0.03) & (middle[:, 2] < 0.80)
-    hanging = (
-        hair & ~front & (middle[:, 2] > person.hair_length)
-        if person.hair_length
-        else np.zeros(len(hair), bool)
-    )
+    hanging = hair & ~front & (middle[:, 2] > person.hair_length) if person.hair_length else np.zeros(len(hair), bool)
     return np.concatenate([np.flatnonzero(anatomy.parts <= Part.EYE), np.flatnonzero(hanging)])
 
 
@@ -219,14 +206,12 @@ def _dress_vertices(person: Person, anatomy: Anatomy, vertices: Array) -> Array:
         0.7 + 0.6 * np.clip((0.4 - t[:, 2]) / 0.35, 0, 1),
     )
     vertices += normals * (shirt * person.loose * flare)[:, None]
-    vertices += (
-        normals * (legs * person.loose_legs * (0.6 + 0.8 * np.clip((-0.2 - t[:, 2]) / 0.5, 0, 1)))[:, None]
-    )
+    vertices += normals * (legs * person.loose_legs * (0.6 + 0.8 * np.clip((-0.2 - t[:, 2]) / 0.5, 0, 1)))[:, None]
     vertices += normals * (shoes * 0.011)[:, None]
     vertices += normals * (m.creases(t, float(dress[m.FOLD_SEED])) * dress[m.FOLDS] * (shirt | legs))[:, None]
-    scalp = t[:, 2] > dress[m.HAIRLINE] - 0.135 * np.clip(
-        (t[:, 1] + 0.075) / 0.085, 0, 1
-    ) ** 2 - 0.12 * np.maximum(np.abs(t[:, 0]) - 0.05, 0)
+    scalp = t[:, 2] > dress[m.HAIRLINE] - 0.135 * np.clip((t[:, 1] + 0.075) / 0.085, 0, 1) ** 2 - 0.12 * np.maximum(
+        np.abs(t[:, 0]) - 0.05, 0
+    )
     ear = (np.abs(t[:, 0]) > 0.073) & (t[:, 1] > -0.035) & (t[:, 1] < 0.02) & (t[:, 2] < 0.765)
     scalp &= ~tights & (t[:, 2] > 0.62) & (np.abs(t[:, 0]) < 0.13) & ~ear
     vertices += normals * (scalp * person.hair_volume * np.clip((t[:, 2] - 0.62) / 0.15, 0.4, 1))[:, None]

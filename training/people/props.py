@@ -30,9 +30,7 @@ class Shape:
         self._colours.append(np.broadcast_to(np.asarray(colour, float), vertices.shape))
         self._count += len(vertices)
 
-    def block(
-        self, centre: Any, half: Any, colour: Any, *, widen: float = 0.0, slant: Any = (0.0, 0.0)
-    ) -> None:
+    def block(self, centre: Any, half: Any, colour: Any, *, widen: float = 0.0, slant: Any = (0.0, 0.0)) -> None:
         """Add a box; its bottom is wider than its top by the factor 1 + `widen` and shifted sideways by `slant`."""
         unit = _CORNERS * np.asarray(half, float)
         low = (1 - _CORNERS[:, 2:]) / 2
@@ -42,9 +40,7 @@ class Shape:
         for side in _SIDES:
             self._add(points[list(side)], np.array([[0, 1, 2], [0, 2, 3]]), colour)
 
-    def tube(
-        self, start: Any, end: Any, radius: float, colour: Any, *, taper: float = 1.0, sides: int = 10
-    ) -> None:
+    def tube(self, start: Any, end: Any, radius: float, colour: Any, *, taper: float = 1.0, sides: int = 10) -> None:
         """Add a rod with closed ends; `taper` is the ratio of the end's radius to the start's."""
         start, end = np.asarray(start, float), np.asarray(end, float)
         along = (end - start) / np.linalg.norm(end - start)
@@ -55,9 +51,7 @@ class Shape:
         low, high = start + radius * ring, end + radius * taper * ring
         nxt = (np.arange(sides) + 1) % sides
         own = np.arange(sides)
-        walls = np.concatenate(
-            [np.stack([own, nxt, nxt + sides], 1), np.stack([own, nxt + sides, own + sides], 1)]
-        )
+        walls = np.concatenate([np.stack([own, nxt, nxt + sides], 1), np.stack([own, nxt + sides, own + sides], 1)])
         self._add(np.concatenate([low, high]), walls, colour)
         fan = np.stack([np.zeros(sides - 2, int), np.arange(1, sides - 1), np.arange(2, sides)], 1)
         self._add(low, fan[:, ::-1], colour)
@@ -72,9 +66,7 @@ class Shape:
         width = 2 * rings + 1
         place = np.arange(rings)[:, None] * width + np.arange(2 * rings)
         a, b, c, d = place, place + width, place + width + 1, place + 1
-        faces = np.concatenate(
-            [np.stack([a, b, c], -1).reshape(-1, 3), np.stack([a, c, d], -1).reshape(-1, 3)]
-        )
+        faces = np.concatenate([np.stack([a, b, c], -1).reshape(-1, 3), np.stack([a, c, d], -1).reshape(-1, 3)])
         self._add(points.reshape(-1, 3) * np.asarray(half, float) + np.asarray(centre, float), faces, colour)
 
     def mesh(self, bone: int) -> Mesh:
@@ -119,12 +111,7 @@ def make_seat(rng: np.random.Generator, height: float, colour: Array, second: Ar
         for x in (-1, 1):
             for y in (-1, 1):
                 leg = (x * half * 0.85, 0.02 + y * half * 0.85, height / 2 - 0.015)
-                shape.block(
-                    leg,
-                    (0.016, 0.016, height / 2 - 0.015),
-                    second,
-                    slant=(x * splay * 0.15, y * splay * 0.15),
-                )
+                shape.block(leg, (0.016, 0.016, height / 2 - 0.015), second, slant=(x * splay * 0.15, y * splay * 0.15))
         if kind == "chair":
             _backrest(shape, rng, height, half, colour, second)
     return shape
@@ -145,9 +132,7 @@ def _plastic_stool(shape: Shape, rng: np.random.Generator, height: float, half: 
             shape.block((sign * out, 0.02, level), (0.014, out, thick), colour * 0.85)
 
 
-def _backrest(
-    shape: Shape, rng: np.random.Generator, height: float, half: float, colour: Array, second: Array
-) -> None:
+def _backrest(shape: Shape, rng: np.random.Generator, height: float, half: float, colour: Array, second: Array) -> None:
     top = height + rng.uniform(0.34, 0.5)
     behind = half + 0.02
     for x in (-1, 1):
@@ -192,7 +177,5 @@ def make_glasses(rng: np.random.Generator, eyes: Array, ears: Array, colour: Arr
             shape.tube(start, end, 0.0024, colour, sides=4)
         outer = centre + np.array((np.sign(eye[0]) * wide, 0, 0.006))
         shape.tube(outer, (ear[0], ear[1] - 0.01, eye[2] + 0.004), 0.0026, colour, sides=4)
-    shape.tube(
-        (-0.012, front, eyes[0, 2] + 0.002), (0.012, front, eyes[0, 2] + 0.002), 0.0028, colour, sides=4
-    )
+    shape.tube((-0.012, front, eyes[0, 2] + 0.002), (0.012, front, eyes[0, 2] + 0.002), 0.0028, colour, sides=4)
     return shape

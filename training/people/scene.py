@@ -103,15 +103,11 @@ def _draw_room(rng: np.random.Generator, *, pictured: bool) -> Array:
     values[room.SIDE_COLOUR : room.SIDE_COLOUR + 3] = linear(wall * rng.uniform(0.8, 1.05))
     values[room.FLOOR_COLOUR : room.FLOOR_COLOUR + 3] = linear(floor)
     board = (
-        linear(wall * rng.uniform(0.5, 0.95))
-        if rng.random() < 0.6
-        else linear(rng.uniform(0.15, 0.85, 1).repeat(3))
+        linear(wall * rng.uniform(0.5, 0.95)) if rng.random() < 0.6 else linear(rng.uniform(0.15, 0.85, 1).repeat(3))
     )
     values[room.BOARD_COLOUR : room.BOARD_COLOUR + 3] = board
     values[room.BOARD_HEIGHT] = rng.choice((0.0, rng.uniform(0.06, 0.14)), p=(0.25, 0.75))
-    values[room.FLOOR_KIND] = rng.choice(
-        (room.PLAIN, room.TILES, room.PLANKS, room.SPECKLES), p=(0.4, 0.25, 0.2, 0.15)
-    )
+    values[room.FLOOR_KIND] = rng.choice((room.PLAIN, room.TILES, room.PLANKS, room.SPECKLES), p=(0.4, 0.25, 0.2, 0.15))
     values[room.FLOOR_SCALE] = rng.uniform(1.2, 3.0)
     values[room.WALL_KIND] = rng.choice((room.PLAIN, room.BRICKS, room.PAPER), p=(0.86, 0.06, 0.08))
     values[room.WALL_SCALE] = rng.uniform(2.5, 6.0)
@@ -145,11 +141,7 @@ def _draw_panels(rng: np.random.Generator, *, busy: bool) -> Array:
         width, height = (rng.uniform(0.06, 0.14, 2)) if small else np.exp(rng.uniform(-1.2, 0.4, 2))
         left = rng.uniform(-2.2, 2.2 - width)
         low = rng.uniform(0.2, 0.5) if small else (0.0 if rng.random() < 0.3 else rng.uniform(0.2, 1.7))
-        colour = (
-            draw_colour(rng)
-            if rng.random() < 0.6
-            else linear(rng.uniform(0.5, 0.95) + rng.normal(0, 0.02, 3))
-        )
+        colour = draw_colour(rng) if rng.random() < 0.6 else linear(rng.uniform(0.5, 0.95) + rng.normal(0, 0.02, 3))
         row[:] = (left, left + width, low, low + height, *np.broadcast_to(colour, 3), kind, rng.uniform(1, 4))
         if kind == room.BRIGHT:
             row[4:7] = rng.uniform(0.9, 1.6)
@@ -178,9 +170,7 @@ def _draw_light(rng: np.random.Generator) -> Array:
     return values
 
 
-def aim_camera(
-    framing: Framing, box_low: Array, box_high: Array, size: tuple[int, int], samples: int
-) -> Array:
+def aim_camera(framing: Framing, box_low: Array, box_high: Array, size: tuple[int, int], samples: int) -> Array:
     """Return the camera vector (raster.CAMERA_SIZE,) for a framing of a person.
 
     Args:
@@ -195,17 +185,13 @@ def aim_camera(
         low = 0.34 * high
     elif framing.cut == "chest":
         low = 0.62 * high
-    middle = np.array(
-        [0.5 * (box_low[0] + box_high[0]), 0.5 * (box_low[1] + box_high[1]), 0.5 * (low + high)]
-    )
+    middle = np.array([0.5 * (box_low[0] + box_high[0]), 0.5 * (box_low[1] + box_high[1]), 0.5 * (low + high)])
     eye = np.array([framing.aside_m, -framing.distance_m, framing.height_m])
     # The camera is nearly level; the rest of the vertical offset is a shift of the principal point.
     forward = normalize(np.array([middle[0] - eye[0], middle[1] - eye[1], 0.35 * (middle[2] - eye[2])]))
     right = normalize(np.cross(forward, (0, 0, 1)))
     down = np.cross(forward, right)
-    turn = np.array(
-        [[np.cos(framing.roll), np.sin(framing.roll)], [-np.sin(framing.roll), np.cos(framing.roll)]]
-    )
+    turn = np.array([[np.cos(framing.roll), np.sin(framing.roll)], [-np.sin(framing.roll), np.cos(framing.roll)]])
     right, down = turn @ np.stack([right, down])
     depth = float((middle - eye) @ forward)
     # A person wider than the frame is shown smaller.

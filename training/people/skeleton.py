@@ -143,9 +143,7 @@ class Skeleton:
         # A low bow also bends the hips.
         bow = channel("torso_pitch")
         hips_bow = 0.45 * np.maximum(bow - 0.35, 0)
-        turn = pitch_yaw_roll(
-            -0.1 - 0.42 * slump + hips_bow, channel("pelvis_yaw") + yaw, channel("pelvis_roll")
-        )
+        turn = pitch_yaw_roll(-0.1 - 0.42 * slump + hips_bow, channel("pelvis_yaw") + yaw, channel("pelvis_roll"))
         # The root rotates about the centre of the hips, which rest on the seat.
         hips = 0.5 * (self.rest_head("upperleg01.L") + self.rest_head("upperleg01.R")) - self.heads[0]
         rise = channel("rise")
@@ -154,8 +152,7 @@ class Skeleton:
         for bone in _SPINE:
             own = (bow - hips_bow + 0.06 + 1.1 * slump) / len(_SPINE)
             pose.set_local(
-                bone,
-                pitch_yaw_roll(own, channel("torso_yaw") / len(_SPINE), channel("torso_roll") / len(_SPINE)),
+                bone, pitch_yaw_roll(own, channel("torso_yaw") / len(_SPINE), channel("torso_roll") / len(_SPINE))
             )
         for bone in _NECK:
             own = (_soft_limit(channel("head_pitch"), 0.95) - 0.55 * slump) / len(_NECK)
@@ -164,9 +161,7 @@ class Skeleton:
         for side, sign in SIDES.items():
             letter = LETTER[side]
             lift, forward = channel(f"lift.{side}"), channel(f"forward.{side}")
-            pose.set_local(
-                f"clavicle.{letter}", axis_angle(Y, -sign * 0.5 * lift) @ axis_angle(Z, -sign * forward)
-            )
+            pose.set_local(f"clavicle.{letter}", axis_angle(Y, -sign * 0.5 * lift) @ axis_angle(Z, -sign * forward))
             pose.set_local(f"shoulder01.{letter}", axis_angle(Y, -sign * 0.4 * lift))
         ways = {side: self._plan_leg(pose, channel, side) for side in SIDES}
         for side in SIDES:
@@ -192,11 +187,7 @@ class Skeleton:
         return ankle, pole, sign * (0.25 + channel(f"toe_out.{side}") + 0.3 * channel(f"knee_out.{side}"))
 
     def _place_leg(
-        self,
-        pose: Pose,
-        channel: Callable[[str], Array],
-        side: str,
-        ways: dict[str, tuple[Array, Array, Array]],
+        self, pose: Pose, channel: Callable[[str], Array], side: str, ways: dict[str, tuple[Array, Array, Array]]
     ) -> None:
         """Pose a leg: foot on the floor, ankles crossed, or crossed over the other leg."""
         letter, sign = LETTER[side], SIDES[side]
@@ -281,9 +272,7 @@ class Skeleton:
             return pose.position("spine01"), pose.rotation("spine01")
         if on == "seat":
             return pose.position(0), pose.rotation(0)
-        corners = [
-            pose.position(f"{bone}.{letter}") for bone in ("upperleg01", "lowerleg01") for letter in "LR"
-        ]
+        corners = [pose.position(f"{bone}.{letter}") for bone in ("upperleg01", "lowerleg01") for letter in "LR"]
         forward = normalize((corners[2] + corners[3] - corners[0] - corners[1]) * (1, 1, 0))
         return np.mean(corners, axis=0), make_basis(np.cross(-forward, Z), np.broadcast_to(Z, forward.shape))
 

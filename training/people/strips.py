@@ -33,13 +33,7 @@ _MIDDLE = replace(_WHOLE, cut="knees")
 
 
 def draw_strip(
-    action: Action,
-    anatomy: Anatomy,
-    *,
-    person: int,
-    sides: Sides,
-    size: int = SIZE,
-    framing: Framing = _WHOLE,
+    action: Action, anatomy: Anatomy, *, person: int, sides: Sides, size: int = SIZE, framing: Framing = _WHOLE
 ) -> Array:
     """Render one action of one person from before its start to after its end: (size, FRAMES * size, 3) uint8."""
     recipe = Recipe(seed=8, fps=FPS, height=size, width=size)

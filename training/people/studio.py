@@ -27,14 +27,7 @@ import numpy as np
 from PIL import Image
 
 from model.taxonomy import Taxonomy
-from training.people.annotations import (
-    Record,
-    describe,
-    format_video_name,
-    write_json,
-    write_sidecar,
-    write_tables,
-)
+from training.people.annotations import Record, describe, format_video_name, write_json, write_sidecar, write_tables
 from training.people.body import load_anatomy
 from training.people.camera.effects import develop, mask_faces, occlude
 from training.people.camera.footage import write_frames, write_video
@@ -83,9 +76,7 @@ class DatasetSpec:
         recipe["styles"] = sorted(recipe["styles"])
         pictures = load_pictures(self.pictures) if self.pictures is not None else ()
         digest = (
-            hashlib.sha256(b"".join(picture.tobytes() for picture in pictures)).hexdigest()[:16]
-            if pictures
-            else ""
+            hashlib.sha256(b"".join(picture.tobytes() for picture in pictures)).hexdigest()[:16] if pictures else ""
         )
         return recipe | {"storage": self.storage.value, "pictures": digest, "version": version("mmad")}
 
@@ -93,9 +84,7 @@ class DatasetSpec:
 Progress = Callable[[int, int], None]  # called with the numbers of videos and frames so far
 
 
-def render_film(
-    film: Film, recipe: Recipe, device: Device = Device.CPU
-) -> np.ndarray[Any, np.dtype[np.uint8]]:
+def render_film(film: Film, recipe: Recipe, device: Device = Device.CPU) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """Render frames (frames, height, width, 3) with all effects, before video coding."""
     rng = generator(recipe.seed, film.number, EFFECTS)
     frames = _render_shot(film.shot, device)
@@ -132,8 +121,7 @@ def _produce(spec: DatasetSpec, jobs: int, progress: Progress) -> int:
         done, frames = done + 1, frames + made
         progress(done, frames)
     records = {
-        format_video_name(n): json.loads(_record_path(spec.out, n).read_text("utf-8"))
-        for n in range(spec.videos)
+        format_video_name(n): json.loads(_record_path(spec.out, n).read_text("utf-8")) for n in range(spec.videos)
     }
     write_tables(spec.out, records, standard_labels())
     return frames
@@ -163,9 +151,7 @@ def _lock_folder(out: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise StudioError(
-                f"another run is writing to {out}: wait for it, or take another --out"
-            ) from error
+            raise StudioError(f"another run is writing to {out}: wait for it, or take another --out") from error
         yield
 
 

@@ -100,8 +100,6 @@ def _sample_vertices(anatomy: Anatomy) -> tuple[Array, tuple[int, ...], Array]:
     bones = tuple(int(bone) for bone in np.unique(anatomy.bones[chosen]) if not arms[bone])
     weights = np.zeros((len(chosen), len(anatomy.names)), np.float32)
     for column in range(4):
-        np.add.at(
-            weights, (np.arange(len(chosen)), anatomy.bones[chosen, column]), anatomy.weights[chosen, column]
-        )
+        np.add.at(weights, (np.arange(len(chosen)), anatomy.bones[chosen, column]), anatomy.weights[chosen, column])
     weights = weights[:, list(bones)]
     return chosen, bones, weights / weights.sum(axis=1, keepdims=True)

@@ -133,9 +133,7 @@ def _skew(rng: np.random.Generator, style: Style) -> float:
     return float(np.exp(rng.normal(0, 0.15 + 0.5 * style.uneven)))
 
 
-def _ramp_lengths(
-    rng: np.random.Generator, span: Span, typical_s: float, style: Style
-) -> tuple[float, float]:
+def _ramp_lengths(rng: np.random.Generator, span: Span, typical_s: float, style: Style) -> tuple[float, float]:
     """Draw the durations of the ramps there and back; they are shortened to fit a short action."""
     there, back = typical_s * style.pace * np.exp(rng.normal(0, 0.3, 2)) * (1.0, rng.uniform(0.9, 1.5))
     available_s = span.length_s / 0.92
@@ -191,9 +189,7 @@ def step_track(rng: np.random.Generator, span: Span, style: Style) -> Track:
     return track.fit(span)
 
 
-def cycle_track(
-    rng: np.random.Generator, span: Span, style: Style, rate_hz: float, *, rising: bool = False
-) -> Track:
+def cycle_track(rng: np.random.Generator, span: Span, style: Style, rate_hz: float, *, rising: bool = False) -> Track:
     """Make a track that oscillates irregularly between about -1 and 1, or between 0 and 1 if rising."""
     half_s = 0.5 / rate_hz
     start = span.start_s - half_s * (rng.uniform(0.5, 2.5) if span.open_start else 0.2)

@@ -253,12 +253,8 @@ def _between(colour: Floats, y: int, x: int) -> tuple[float, float]:
     v = np.float32(y % _COLOUR_PIXELS) / np.float32(_COLOUR_PIXELS)
     u = np.float32(x % _COLOUR_PIXELS) / np.float32(_COLOUR_PIXELS)
     a, b, c, d = (1 - u) * (1 - v), u * (1 - v), (1 - u) * v, u * v
-    warm = (
-        a * colour[i, j, 0] + b * colour[i, j + 1, 0] + c * colour[i + 1, j, 0] + d * colour[i + 1, j + 1, 0]
-    )
-    cold = (
-        a * colour[i, j, 1] + b * colour[i, j + 1, 1] + c * colour[i + 1, j, 1] + d * colour[i + 1, j + 1, 1]
-    )
+    warm = a * colour[i, j, 0] + b * colour[i, j + 1, 0] + c * colour[i + 1, j, 0] + d * colour[i + 1, j + 1, 0]
+    cold = a * colour[i, j, 1] + b * colour[i, j + 1, 1] + c * colour[i + 1, j, 1] + d * colour[i + 1, j + 1, 1]
     return warm, cold
 
 

@@ -195,9 +195,7 @@ def _draw_occluder(rng: np.random.Generator) -> Occluder:
     shape: Shape = ("table", "leaves", "shoulder")[rng.integers(3)]
     low, high = {"table": (0.06, 0.3), "leaves": (0.15, 0.35), "shoulder": (0.12, 0.3)}[shape]
     grey = rng.uniform(15, 190)
-    tint = {"table": (1.15, 1.0, 0.8), "leaves": (0.5, 0.9, 0.45), "shoulder": rng.uniform(0.6, 1.3, 3)}[
-        shape
-    ]
+    tint = {"table": (1.15, 1.0, 0.8), "leaves": (0.5, 0.9, 0.45), "shoulder": rng.uniform(0.6, 1.3, 3)}[shape]
     red, green, blue = np.clip(grey * np.asarray(tint), 0, 255)
     return Occluder(
         shape=shape,

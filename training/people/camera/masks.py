@@ -24,9 +24,7 @@ _BLOCKS = 8
 _OFF_FRAMES = 3
 
 
-def mask_faces(
-    frames: Frames, head_boxes: NDArray[Any], effects: Effects, rng: np.random.Generator
-) -> Frames:
+def mask_faces(frames: Frames, head_boxes: NDArray[Any], effects: Effects, rng: np.random.Generator) -> Frames:
     """Mask the face; without a mask in `effects` the input is returned.
 
     Args:
@@ -53,9 +51,7 @@ def mask_faces(
     return out
 
 
-def _track_head(
-    mask: Mask, boxes: NDArray[Any], rng: np.random.Generator
-) -> tuple[Floats, NDArray[np.bool_]]:
+def _track_head(mask: Mask, boxes: NDArray[Any], rng: np.random.Generator) -> tuple[Floats, NDArray[np.bool_]]:
     """Return mask rectangles (frames, 5): centre x, y, half width, half height, tilt; and (frames,) bool active."""
     count = len(boxes)
     frames = np.arange(count)
@@ -93,9 +89,7 @@ def wander(count: int, memory_frames: float, rng: np.random.Generator, shape: tu
     return steps
 
 
-def _draw_blocks(
-    mask: Mask, count: int, rng: np.random.Generator
-) -> tuple[Floats, Floats, NDArray[np.bool_]]:
+def _draw_blocks(mask: Mask, count: int, rng: np.random.Generator) -> tuple[Floats, Floats, NDArray[np.bool_]]:
     """Draw block parameters: brightness factors, offsets of the sampled pixel in blocks, and presence."""
     table = (count, _BLOCKS, _BLOCKS)
     if mask.kind == "bar":
@@ -163,9 +157,7 @@ def _paint_blocks(
                     continue
                 from_x = origins[index, 0] + (column + 0.5 + offsets[index, i, j, 0]) * pitch
                 from_y = origins[index, 1] + (row + 0.5 + offsets[index, i, j, 1]) * pitch
-                pixel = frames[
-                    index, min(max(int(from_y), 0), height - 1), min(max(int(from_x), 0), width - 1)
-                ]
+                pixel = frames[index, min(max(int(from_y), 0), height - 1), min(max(int(from_x), 0), width - 1)]
                 for c in range(3):
                     colour = min(255.0, pixel[c] * gains[index, i, j])
                     out[index, y, x, c] = round(frames[index, y, x, c] * (1 - cover) + colour * cover)

@@ -6,15 +6,7 @@ import numpy as np
 
 from training.people.render.compiled import kernel
 from training.people.render.pixels import encode, paint_room, paint_samples, room_pixel, sees_room
-from training.people.render.raster import (
-    closeness_at,
-    doubled_area,
-    extent,
-    is_drawn,
-    make_key,
-    project,
-    to_shadow,
-)
+from training.people.render.raster import closeness_at, doubled_area, extent, is_drawn, make_key, project, to_shadow
 from training.people.render.shot import SHADOW_SIZE, SUPERSAMPLING, Array, Shot
 from training.people.render.vertices import deform_vertex, express_vertex, to_unit, triangle_normal
 

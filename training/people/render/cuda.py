@@ -9,15 +9,7 @@ import numpy as np
 from numba import cuda
 
 from training.people.render.pixels import encode, paint_room, paint_samples, room_pixel, sees_room
-from training.people.render.raster import (
-    closeness_at,
-    doubled_area,
-    extent,
-    is_drawn,
-    make_key,
-    project,
-    to_shadow,
-)
+from training.people.render.raster import closeness_at, doubled_area, extent, is_drawn, make_key, project, to_shadow
 from training.people.render.shot import SHADOW_SIZE, SUPERSAMPLING, Array, Shot
 from training.people.render.vertices import deform_vertex, express_vertex, to_unit, triangle_normal
 
@@ -53,9 +45,7 @@ class Renderer:
             mesh.bones, mesh.weights, mesh.faces, mesh.parts
         )
         self._places, self._expressions = self._send(places, mesh.expressions)
-        self._transforms, self._strengths, self._cameras = self._send(
-            shot.transforms, shot.expressions, shot.cameras
-        )
+        self._transforms, self._strengths, self._cameras = self._send(shot.transforms, shot.expressions, shot.cameras)
         self._scene = self._send(shot.light, shot.dress, shot.room, shot.panels, shot.backdrop)
         frames, vertices = min(at_once, len(shot)), len(mesh.rest)
         self._world, self._normals, self._points, self._cast = (

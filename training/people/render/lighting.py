@@ -103,15 +103,11 @@ def illuminate(keys, box, shadow, cast_box, camera, light, x, y, closeness, rx, 
     toward = nx * light[0] + ny * light[1] + nz * light[2]
     direct = 0.0
     if toward > 0.0 and light[SUN] > 0.0:
-        direct = (
-            light[SUN] * toward * lit(shadow, cast_box, light, wx + 0.01 * nx, wy + 0.01 * ny, wz + 0.01 * nz)
-        )
+        direct = light[SUN] * toward * lit(shadow, cast_box, light, wx + 0.01 * nx, wy + 0.01 * ny, wz + 0.01 * nz)
     sky = open_sky(keys, box, x, y, depth, 0.16 * camera[FOCAL] * closeness)
     away = 1.0 / math.sqrt(rx * rx + ry * ry + rz * rz)
     facing = abs(nx * rx + ny * ry + nz * rz) * away
-    indirect = (light[AMBIENT] * (0.72 + 0.28 * nz) + light[FILL] * facing) * (
-        1.0 - light[OCCLUSION] * (1.0 - sky)
-    )
+    indirect = (light[AMBIENT] * (0.72 + 0.28 * nz) + light[FILL] * facing) * (1.0 - light[OCCLUSION] * (1.0 - sky))
     shine = 0.0
     if gloss > 0.0:  # Blinn-Phong
         hx, hy, hz = light[0] - rx * away, light[1] - ry * away, light[2] - rz * away

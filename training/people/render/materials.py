@@ -11,9 +11,7 @@ import numpy as np
 from training.people.render import compiled  # noqa: F401  (sets numba's cache folder)
 
 # Colours, three numbers each.
-SKIN, LIPS, HAIR, SHIRT, SHIRT_SECOND, TROUSERS, TROUSERS_SECOND, SHOES, SOLES, SOCKS, COVER, WATCH = range(
-    0, 36, 3
-)
+SKIN, LIPS, HAIR, SHIRT, SHIRT_SECOND, TROUSERS, TROUSERS_SECOND, SHOES, SOLES, SOCKS, COVER, WATCH = range(0, 36, 3)
 # Where garments end: sleeves by arm (0 shoulder, 1 wrist), the others by height on the standard body, metres.
 SLEEVE, HEM, LEG, COLLAR, COLLAR_SLOPE, SHOE_TOP, SOCK_TOP = range(36, 43)
 PATTERN, PATTERN_RATE, LEG_PATTERN, LEG_RATE = range(43, 47)  # see _patterned
@@ -50,9 +48,7 @@ def arm_coordinate(x, y, z):
     x = abs(x)
     if x < 0.172 or z < 0.19:
         return -1.0
-    return (
-        (x - _SHOULDER[0]) * _ARM[0] + (y - _SHOULDER[1]) * _ARM[1] + (z - _SHOULDER[2]) * _ARM[2]
-    ) / _ARM_SQUARED
+    return ((x - _SHOULDER[0]) * _ARM[0] + (y - _SHOULDER[1]) * _ARM[1] + (z - _SHOULDER[2]) * _ARM[2]) / _ARM_SQUARED
 
 
 @nb.njit(inline="always")
@@ -127,23 +123,14 @@ def _head(x, y, z, dress):
         return red, green, blue, 0.05
     # The hairline: high in front, down behind the ears to the nape.
     back = min(max((y + 0.075) / 0.085, 0.0), 1.0)
-    line = (
-        dress[HAIRLINE]
-        - 0.135 * back * back
-        + 0.008 * sine(43.0 * abs(x) + 2.4)
-        - 0.12 * max(side - 0.05, 0.0)
-    )
+    line = dress[HAIRLINE] - 0.135 * back * back + 0.008 * sine(43.0 * abs(x) + 2.4) - 0.12 * max(side - 0.05, 0.0)
     ear = side > 0.073 and -0.035 < y < 0.02 and z < 0.765
     if z > line and not ear:
         tone = 0.85 + 0.3 * sine(210.0 * x + 3.0 * sine(60.0 * z)) * sine(130.0 * y + 40.0 * z)
         return dress[HAIR] * tone, dress[HAIR + 1] * tone, dress[HAIR + 2] * tone, 0.16
     if dress[COVERED] > 0.5 and y < -0.055 and 0.615 < z < 0.705:
         return dress[COVER], dress[COVER + 1], dress[COVER + 2], 0.0
-    if (
-        y < -0.10
-        and abs(z - 0.7525 + 0.2 * (side - 0.03) * (side - 0.03) / 0.03) < 0.0055
-        and 0.012 < side < 0.052
-    ):
+    if y < -0.10 and abs(z - 0.7525 + 0.2 * (side - 0.03) * (side - 0.03) / 0.03) < 0.0055 and 0.012 < side < 0.052:
         return (
             0.35 * red + 0.4 * dress[HAIR],
             0.35 * green + 0.4 * dress[HAIR + 1],
@@ -199,11 +186,7 @@ def material(part, x, y, z, red, green, blue, dress):
                 share = 1.0
             if dress[ZIP] > 0.5 and y < 0.0 and abs(x) < 0.007 and z < 0.56:
                 share = 0.6
-            edge = (
-                0.82
-                if abs(z - dress[HEM]) < 0.012 or 0.0 < dress[SLEEVE] - arm_coordinate(x, y, z) < 0.03
-                else 1.0
-            )
+            edge = 0.82 if abs(z - dress[HEM]) < 0.012 or 0.0 < dress[SLEEVE] - arm_coordinate(x, y, z) < 0.03 else 1.0
             return (
                 edge * (dress[SHIRT] + share * (dress[SHIRT_SECOND] - dress[SHIRT])),
                 edge * (dress[SHIRT + 1] + share * (dress[SHIRT_SECOND + 1] - dress[SHIRT + 1])),

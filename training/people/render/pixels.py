@@ -43,13 +43,7 @@ def room_sample(camera, room, panels, backdrop, x, y):
     rx, ry, rz = get_ray(camera, x, y)
     depth, surface = room_hit(room, camera[0], camera[1], camera[2], rx, ry, rz)
     red, green, blue, nx, ny, nz, gloss = room_colour(
-        room,
-        panels,
-        backdrop,
-        surface,
-        camera[0] + rx * depth,
-        camera[1] + ry * depth,
-        camera[2] + rz * depth,
+        room, panels, backdrop, surface, camera[0] + rx * depth, camera[1] + ry * depth, camera[2] + rz * depth
     )
     return red, green, blue, nx, ny, nz, gloss, 1.0 / depth
 
@@ -69,9 +63,7 @@ def room_pixel(camera, room, panels, backdrop, row, column):
         return 0.5 * (red + r), 0.5 * (green + g), 0.5 * (blue + b), nx, ny, nz, gloss, 0.5 * (closeness + c)
     red, green, blue = red + r, green + g, blue + b
     for sample in range(1, _SIDE * _SIDE - 1):
-        r, g, b, _, _, _, _, _ = room_sample(
-            camera, room, panels, backdrop, x + sample % _SIDE, y + sample // _SIDE
-        )
+        r, g, b, _, _, _, _, _ = room_sample(camera, room, panels, backdrop, x + sample % _SIDE, y + sample // _SIDE)
         red, green, blue = red + r, green + g, blue + b
     return red * _SHARE, green * _SHARE, blue * _SHARE, nx, ny, nz, gloss, closeness
 
@@ -121,9 +113,7 @@ def mesh_sample(triangle, x, y, rx, ry, rz, points, normals, template, colours, 
     size = 1.0 / (math.sqrt(nx * nx + ny * ny + nz * nz) + 1e-9)
     if nx * rx + ny * ry + nz * rz > 0.0:
         size = -size
-    red, green, blue, gloss = material(
-        parts[triangle], tx, ty, tz, colours[a, 0], colours[a, 1], colours[a, 2], dress
-    )
+    red, green, blue, gloss = material(parts[triangle], tx, ty, tz, colours[a, 0], colours[a, 1], colours[a, 2], dress)
     return red, green, blue, nx * size, ny * size, nz * size, gloss, closeness
 
 
@@ -144,9 +134,7 @@ def paint_samples(
                 triangle, x, y, rx, ry, rz, points, normals, template, colours, faces, parts, dress
             )
         else:
-            r, g, b, nx, ny, nz, gloss, closeness = room_sample(
-                camera, room, panels, backdrop, x + 0.5, y + 0.5
-            )
+            r, g, b, nx, ny, nz, gloss, closeness = room_sample(camera, room, panels, backdrop, x + 0.5, y + 0.5)
         reds, greens, blues, shine = illuminate(
             keys, box, shadow, cast_box, camera, light, x, y, closeness, rx, ry, rz, nx, ny, nz, gloss
         )

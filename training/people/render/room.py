@@ -92,11 +92,7 @@ def _panel_colour(panels, x, z, red, green, blue):
             tone, kind = 1.0, panels[place, 7]
             inside = min(min(x - x0, x1 - x), min(z - z0, z1 - z))
             if kind == FRAMED:
-                tone = (
-                    0.35
-                    if inside < 0.03
-                    else 0.9 + 0.35 * noise(9.0 * x, 8.0 * z, 5.0 * x * z, panels[place, 8])
-                )
+                tone = 0.35 if inside < 0.03 else 0.9 + 0.35 * noise(9.0 * x, 8.0 * z, 5.0 * x * z, panels[place, 8])
             elif kind == SLATS:
                 tone = 0.85 + 0.2 * sine(panels[place, 8] * 14.0 * x)
             elif kind == BRIGHT:

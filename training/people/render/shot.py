@@ -80,9 +80,7 @@ def join(meshes: list[Mesh]) -> Mesh:
         colours=np.concatenate([mesh.colours for mesh in meshes]),
         bones=np.concatenate([mesh.bones for mesh in meshes]),
         weights=np.concatenate([mesh.weights for mesh in meshes]),
-        faces=np.concatenate([mesh.faces + start for mesh, start in zip(meshes, starts, strict=True)]).astype(
-            np.int32
-        ),
+        faces=np.concatenate([mesh.faces + start for mesh, start in zip(meshes, starts, strict=True)]).astype(np.int32),
         parts=np.concatenate([mesh.parts for mesh in meshes]),
         closed=first.closed,
         moved=first.moved,

@@ -24,9 +24,7 @@ def _compute_resource_bits() -> Integers:
     """Return (actions, SIDES) bit masks of the resources in use."""
     resources_by_side = [[get_resources(action, sides) for sides in SIDES] for action in ACTIONS]
     names = sorted(frozenset().union(*(resources for row in resources_by_side for resources in row)))
-    return np.array(
-        [[sum(1 << names.index(name) for name in one) for one in row] for row in resources_by_side]
-    )
+    return np.array([[sum(1 << names.index(name) for name in one) for one in row] for row in resources_by_side])
 
 
 _RESOURCE_BITS = _compute_resource_bits()

@@ -48,9 +48,7 @@ STRETCH, RETRACT = "C4", "C10"  # a RETRACT follows the STRETCH of the same arm
 
 _CODES = tuple(BY_CODE)
 _STRETCH, _RETRACT = _CODES.index(STRETCH), _CODES.index(RETRACT)
-_SHORT = (
-    0.999 * SIZE_LIMITS[0]
-)  # of the video: an action that is short in seconds stays short in a short video
+_SHORT = 0.999 * SIZE_LIMITS[0]  # of the video: an action that is short in seconds stays short in a short video
 _ATTEMPTS = 20  # failed attempts after which the schedule gets one event less
 
 
@@ -102,10 +100,7 @@ class _Odds(NamedTuple):
 
 
 def sample_schedule(
-    rng: np.random.Generator,
-    mix: Mix = Mix.REAL,
-    table: Table | None = None,
-    duration_s: float | None = None,
+    rng: np.random.Generator, mix: Mix = Mix.REAL, table: Table | None = None, duration_s: float | None = None
 ) -> Schedule:
     """Sample a schedule; the result is determined by the state of `rng`.
 
@@ -162,9 +157,7 @@ def _odds(table: Table, mix: Mix) -> _Odds:
     )
 
 
-def _draft(
-    rng: np.random.Generator, odds: _Odds, number: int, tilts: Floats, duration_s: float
-) -> Drafts | None:
+def _draft(rng: np.random.Generator, odds: _Odds, number: int, tilts: Floats, duration_s: float) -> Drafts | None:
     states = _draw_states(rng, odds, number, tilts)
     anchors = np.array([_draw(rng, odds.anchors[state]) for state in states])
     before = _link(rng, states, anchors, odds.anchors[_STRETCH * SIZES :][:2].sum(axis=1))
@@ -252,9 +245,7 @@ def to_instances(schedules: Sequence[Schedule], taxonomy: Taxonomy) -> Instances
 def _document(instances: Instances) -> dict[str, object]:
     """Convert annotations to the data set's JSON."""
     actions: list[list[list[float]]] = [[] for _ in instances.videos]
-    for video, (start_s, end_s), label in zip(
-        instances.video, instances.segments, instances.labels, strict=True
-    ):
+    for video, (start_s, end_s), label in zip(instances.video, instances.segments, instances.labels, strict=True):
         actions[video].append([int(label), round(float(start_s), 4), round(float(end_s), 4)])
     return {
         name: {"subset": "train", "duration": round(float(length), 4), "actions": listed}

@@ -56,9 +56,7 @@ def build_table(truth: Instances, taxonomy: Taxonomy) -> Table:
         videos=len(truth.videos),
         instances=len(truth),
         duration_s=_quantiles(truth.durations, np.linspace(0, 1, DURATION_LEVELS)),
-        numbers=tuple(
-            tuple(np.bincount(number[band == one], minlength=most).tolist()) for one in range(BANDS)
-        ),
+        numbers=tuple(tuple(np.bincount(number[band == one], minlength=most).tolist()) for one in range(BANDS)),
         sizes=tuple(tuple((short, long, full) for short, long, full in rows) for rows in counts.tolist()),
         concurrent_time=tuple(round(share, 4) for share in statistics.concurrent_time),
         overlapping=round(statistics.overlapping, 4),
@@ -72,9 +70,7 @@ def build_table(truth: Instances, taxonomy: Taxonomy) -> Table:
 def fit_weights(table: Table, taxonomy: Taxonomy, mix: Mix) -> Table:
     """Fit the weights of one mix so that every action occurs in every size at its target frequency."""
     rng = np.random.default_rng(0)
-    target = np.array(
-        [[sum(size.anchors) for size in action.sizes] for action in table.actions.values()], float
-    )
+    target = np.array([[sum(size.anchors) for size in action.sizes] for action in table.actions.values()], float)
     if mix is Mix.BALANCED:
         target /= target.sum(axis=1, keepdims=True)
     weights = np.ones(target.shape)
@@ -142,9 +138,7 @@ def _actions(truth: Instances, taxonomy: Taxonomy, statistics: Statistics) -> di
             mean_s=round(float(lengths[mine].mean()), 3) if mine.any() else 0.0,
             sizes=(short, long, full),
             overlaps={
-                other: int(pairs)
-                for other, pairs in list(zip(BY_CODE, overlaps[index], strict=True))[index:]
-                if pairs
+                other: int(pairs) for other, pairs in list(zip(BY_CODE, overlaps[index], strict=True))[index:] if pairs
             },
         )
     return actions
@@ -157,9 +151,7 @@ def _size(anchors: Integers, parts: Floats, together: Floats, state: int) -> Siz
         anchors=_count_anchors(anchors),
         lengths=_quantiles(partial if len(partial) else parts, LEVELS) if len(parts) else (),
         together={
-            names[other]: round(float(weight), 2)
-            for other, weight in enumerate(together)
-            if weight and other >= state
+            names[other]: round(float(weight), 2) for other, weight in enumerate(together) if weight and other >= state
         },
         weight=1.0,
         balanced_weight=1.0,
