@@ -118,7 +118,7 @@ class TwoDownAdapter(nn.Module):
 
     a = GELU(down_s(x)), s = PW(SDWConv2d(a)) + a, b = GELU(down_t(x)), t = TDWConv1d(b) + b,
     out = x + alpha * up([beta * s ; gamma * t]); PW is a point-wise convolution. With a spatial kernel of 1, as in the
-    paper's text, its number of parameters is the closest to that in the paper's table 4 (docs/adapters.md).
+    paper's text, its number of parameters is the closest to that in the paper's table 4 (docs/architecture.md).
     """
 
     def __init__(self, dim: int, config: AdapterConfig) -> None:

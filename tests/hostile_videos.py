@@ -2,7 +2,7 @@
 
     python -m tests.hostile_videos
 
-makes all files, analyses each as a worker does, and prints the table in docs/hostile-input.md.
+makes all files, analyses each as a worker does, and prints a table.
 """
 
 import io

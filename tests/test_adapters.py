@@ -87,7 +87,7 @@ def test_two_down_is_its_equation() -> None:
     torch.testing.assert_close(adapter(x, GRID), x + adapter.alpha * adapter.up_proj(joined), atol=1e-5, rtol=1e-5)
 
 
-# In 2**20, the unit of the paper's table 4, for VideoMAE-S: 12 blocks of width 384. As in docs/adapters.md.
+# In 2**20, the unit of the paper's table 4, for VideoMAE-S: 12 blocks of width 384. As in docs/architecture.md.
 TABLE_4 = [
     ("none", 3, 0.000),
     ("standard", 3, 0.849),
@@ -106,8 +106,8 @@ def test_numbers_of_weights(kind: str, spatial: int, millions: float) -> None:
         backbone = Backbone(SIZES["small"], config, 16, 160, 160)
     count = sum(weights.numel() for name, weights in backbone.named_parameters() if "adapter" in name)
     assert count / 2**20 == pytest.approx(millions, abs=5e-4)
-    row = f"| `{kind}` | {spatial} | {count:,} | {count / 2**20:.3f} |"
-    assert row in (Path(__file__).parents[1] / "docs/adapters.md").read_text()
+    row = f"| `{kind}` | {spatial} | {count / 2**20:.3f} |"
+    assert row in (Path(__file__).parents[1] / "docs/architecture.md").read_text()
 
 
 @pytest.mark.parametrize("kind", [TemporalInformativeAdapter, DualPathAdapter, TwoDownAdapter])

@@ -1,7 +1,6 @@
 """What is no ordinary video gets its code, or a result that says what is missing; within bounds, and nothing unknown."""
 
 import io
-import re
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
@@ -31,7 +30,7 @@ ANSWERS = {
     SUCCEEDED, PARTIAL, "damaged_video", "not_a_video", "no_video_stream", "unsupported_codec", "video_too_long",
     "picture_too_large", "frame_rate_too_high", "too_many_streams", "encrypted_video", "decoder_out_of_memory",
 }  # fmt: skip
-TABLE = Path(__file__).parents[1] / "docs/hostile-input.md"
+DOCUMENT = Path(__file__).parents[1] / "docs/security.md"
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +49,7 @@ def test_each_gets_its_answer(case: Case, tmp_path: Path, detector: Detector, sa
     [outcome] = run([case], tmp_path, detector, sandbox)
     assert outcome.answer == case.answer
     assert outcome.peak_mib < MOST_MIB
-    assert re.search(rf"^\| {re.escape(case.name)} \| [\d,]+ \| {case.answer}", TABLE.read_text(), re.MULTILINE)
+    assert case.answer == SUCCEEDED or f"`{case.answer}`" in DOCUMENT.read_text()
 
 
 def test_a_part_of_a_video_makes_a_partial_result(tmp_path: Path, detector: Detector) -> None:
