@@ -3,7 +3,7 @@
 from service.errors import Problem
 from service.jobs import Jobs
 from service.settings import Settings
-from service.store import Store
+from service.store import FolderStore
 from service.ttl_cache import TtlCache
 
 _CACHE_TTL_S = 1.0
@@ -12,7 +12,7 @@ _CACHE_TTL_S = 1.0
 class Admission:
     """Checks the limits shared by all callers; one instance per API process."""
 
-    def __init__(self, store: Store, jobs: Jobs, settings: Settings) -> None:
+    def __init__(self, store: FolderStore, jobs: Jobs, settings: Settings) -> None:
         self._store, self._settings = store, settings
         self._unfinished = TtlCache(_CACHE_TTL_S, jobs.list_unfinished)
         self._store_problem = TtlCache(_CACHE_TTL_S, lambda: store.check() or self._shortage(0))

@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from service.app_state import AppState
-from service.auth import Auth, RateLimitHeaders, add_cors
+from service.auth import Auth, add_cors
 from service.errors import Problem
 from service.head import HeadMiddleware
 from service.middleware import CLIENT_CLOSED_REQUEST, ProblemMiddleware, RequestLog
@@ -79,7 +79,6 @@ def build_app(app_state: AppState) -> FastAPI:
     # Middleware, innermost first.
     add_origin_guard(app, app_state.settings, problem_response)
     app.add_middleware(ProblemMiddleware)
-    app.add_middleware(RateLimitHeaders)
     add_cors(app, app_state.settings)
     app.add_middleware(HeadMiddleware)
     app.add_middleware(RequestLog, on_response=app_state.metrics_endpoint.count_request)

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from service.admission import Admission
 from service.auth import Auth, Caller, get_caller
-from service.errors import CATALOGUE, RETRY_AFTER_S, Problem
+from service.errors import CATALOGUE, Problem
 from service.job_schemas import Accepted, Job, Links, State
 from service.jobs import Jobs, Record, attempt_key
 from service.metrics import JOBS_ENDED
@@ -19,7 +19,7 @@ from service.queue import JobQueue, Progress
 from service.results import StoredProposals
 from service.schemas import ModelCard
 from service.settings import Settings
-from service.store import MODEL_CARD, Store
+from service.store import MODEL_CARD, FolderStore
 from service.webhooks import Webhooks
 
 _POLLING_THREADS = 8
@@ -28,7 +28,7 @@ _POLLING_THREADS = 8
 class AppState:
     """The store, the queue and everything built on them; one per API process."""
 
-    def __init__(self, settings: Settings, store: Store, queue: JobQueue, auth: Auth) -> None:
+    def __init__(self, settings: Settings, store: FolderStore, queue: JobQueue, auth: Auth) -> None:
         self.settings = settings
         self.store = store
         self.jobs = Jobs(store)
@@ -168,7 +168,7 @@ def problems(*codes: str) -> dict[int | str, dict[str, Any]]:
         )
         entry["description"] = "; ".join(filter(None, [entry["description"], f"`{code}`: {kind.title}"]))
         entry["content"]["application/problem+json"]["examples"][code] = {"$ref": f"#/components/examples/{code}"}
-        if code in RETRY_AFTER_S:
+        if kind.retry_after_s:
             when = {"schema": {"type": "integer"}, "description": "Seconds to wait before asking again."}
             entry.setdefault("headers", {})["Retry-After"] = when
     return by_status

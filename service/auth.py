@@ -12,11 +12,9 @@ from limits import RateLimitItemPerMinute
 from limits.storage import RedisStorage
 from limits.strategies import MovingWindowRateLimiter
 from redis import Redis
-from redis.exceptions import RedisError
-from starlette.datastructures import MutableHeaders
 from starlette.middleware.cors import CORSMiddleware
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.circuit_breaker import CircuitBreaker
 from service.errors import Problem
 from service.jobs import ANONYMOUS_OWNER, Jobs
 from service.keys import Key, KeyRing, KeysError, active_keys_file
@@ -25,23 +23,14 @@ from service.settings import Settings
 log = structlog.get_logger()
 
 _WINDOW_S = 60
-# Pause after a failed Redis command, so that not every request waits for an unreachable Redis.
-_REDIS_PAUSE_S = 5.0
 # RFC 6750, section 3: a challenge has a parameter, and `error` only if a key was presented.
 _CHALLENGE = 'Bearer realm="mmad"'
-_HEADERS_KEY = "rate_limit_headers"
 
 ALLOWED_METHODS = ["GET", "HEAD", "POST", "DELETE"]
 ALLOWED_HEADERS = [
-    "Authorization",
-    "Content-Disposition",
-    "Content-Encoding",
-    "Content-Type",
-    "Idempotency-Key",
-    "Prefer",
-    "Last-Event-ID",
-    "X-Request-ID",
-]
+    "Authorization", "Content-Disposition", "Content-Encoding", "Content-Type", "Idempotency-Key", "Prefer",
+    "Last-Event-ID", "X-Request-ID",
+]  # fmt: skip
 EXPOSED_HEADERS = [
     "Location", "Retry-After", "RateLimit", "RateLimit-Policy", "Idempotency-Replayed",
     "Preference-Applied", "Content-Disposition", "X-Request-ID",
@@ -59,7 +48,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Caller:
-    """The owner of a request: the id of a key, or ANONYMOUS_OWNER without limits if no keys are required."""
+    """The sender of a request: the id of its key, or ANONYMOUS_OWNER, without limits, if no keys are required."""
 
     owner: str
     limits: Limits | None
@@ -67,12 +56,15 @@ class Caller:
 
 @dataclass(frozen=True)
 class RateLimitStatus:
-    """Request quota of a key after a request. `remaining` is None while Redis is unreachable."""
+    """Request quota of a key after a request: requests left, and seconds until the next is allowed.
 
-    allowed: bool
+    While Redis is unreachable, `remaining` is None and every request is allowed.
+    """
+
     limit: int
-    remaining: int | None
-    reset_s: int
+    allowed: bool = True
+    remaining: int | None = None
+    reset_s: int = 0
 
     def headers(self) -> dict[str, str]:
         """Return the headers RateLimit-Policy and RateLimit (draft-ietf-httpapi-ratelimit-headers-11)."""
@@ -88,27 +80,22 @@ class Auth:
     def __init__(self, settings: Settings, connection: Redis) -> None:
         """Keys are required if the settings name a key file or the address is not loopback.
 
-        Args:
-            settings: host, key file and limits.
-            connection: Redis, which counts the requests of all API processes.
-
-        Raises:
-            KeysError: the key file cannot be read.
+        Redis counts the requests of all API processes. Raises KeysError if the key file cannot be read.
         """
         path = active_keys_file(settings)
         self._ring = KeyRing(path) if path else None
         self._settings = settings
-        self._rate = RequestRate(connection)
+        # Use the connection's own pool, with its unix socket, timeouts and retries.
+        storage = RedisStorage("redis://", connection.connection_pool, key_prefix="mmad:requests")
+        # A moving window is exact; a fixed window would allow twice the limit around its boundary.
+        self._window = MovingWindowRateLimiter(storage)
+        self._breaker = CircuitBreaker("requests_not_limited", "requests_limited_again")
         self._logged_error: str | None = None
         if self._ring and not self._ring.has_valid_key():
             log.warning("no_keys", file=str(path), remedy="mmad keys create NAME makes one, without a restart")
 
     def authenticate(self, presented: str | None) -> Caller:
-        """Return the caller that a key belongs to.
-
-        Raises:
-            Problem: key_missing, key_unknown; internal_error if the keys cannot be read.
-        """
+        """Return a key's owner. Raises Problem key_missing, key_unknown, or internal_error if no keys can be read."""
         if self._ring is None:
             return Caller(ANONYMOUS_OWNER, None)
         if presented is None:
@@ -124,19 +111,24 @@ class Auth:
         return Caller(key.id, self._get_limits(key))
 
     def count(self, caller: Caller) -> RateLimitStatus | None:
-        """Count a request of a caller; return None if the caller has no limits."""
-        return self._rate.count(caller.owner, caller.limits.requests_per_minute) if caller.limits else None
+        """Count a request of a caller, unless its limit is reached; return None if the caller has no limits."""
+        if caller.limits is None:
+            return None
+        limit = caller.limits.requests_per_minute
+        rate = RateLimitItemPerMinute(limit)
+
+        def hit() -> RateLimitStatus:
+            allowed = self._window.hit(rate, caller.owner)
+            reset_at, remaining = self._window.get_window_stats(rate, caller.owner)
+            return RateLimitStatus(limit, allowed, remaining, max(1, math.ceil(reset_at - time.time())))
+
+        return self._breaker.call(hit, RateLimitStatus(limit))
 
     def check_limits(self, caller: Caller, jobs: Jobs, upload_bytes: int, count: int) -> None:
-        """Check that a caller may send `count` more videos; called before the body is read and again afterwards.
+        """Check that a caller may send `count` more videos of `upload_bytes` in total (0 if not known yet).
 
-        Concurrent requests are not counted against each other: together they may exceed a limit.
-
-        Args:
-            caller: the sender.
-            jobs: all jobs; those of the caller count.
-            upload_bytes: total size of the videos; 0 if not known yet.
-            count: number of videos.
+        Called before the body is read and again afterwards. Concurrent requests are not counted against each other:
+        together they may exceed a limit.
 
         Raises:
             Problem: too_many_jobs, storage_full; too_many_files or upload_too_large if waiting would not help.
@@ -164,39 +156,10 @@ class Auth:
     def _get_limits(self, key: Key) -> Limits:
         own, defaults = key.limits, self._settings
         return Limits(
-            requests_per_minute=own.requests_per_minute or defaults.requests_per_minute,
-            max_jobs=own.max_jobs or defaults.max_jobs_per_key,
-            max_stored_bytes=own.max_stored_bytes or defaults.max_stored_bytes_per_key,
+            own.requests_per_minute or defaults.requests_per_minute,
+            own.max_jobs or defaults.max_jobs_per_key,
+            own.max_stored_bytes or defaults.max_stored_bytes_per_key,
         )
-
-
-class RequestRate:
-    """Counts the requests of the last minute in Redis. While Redis is unreachable, every request is allowed."""
-
-    def __init__(self, connection: Redis) -> None:
-        # Use the connection's own pool, with its unix socket, timeouts and retries.
-        storage = RedisStorage("redis://", connection.connection_pool, key_prefix="mmad:requests")
-        # A moving window is exact; a fixed window would allow twice the limit around its boundary.
-        self._window = MovingWindowRateLimiter(storage)
-        self._retry_at: float | None = None
-
-    def count(self, owner: str, limit: int) -> RateLimitStatus:
-        """Count one request unless the limit is reached; `reset_s` is the time until the next is allowed."""
-        if self._retry_at is not None and time.monotonic() < self._retry_at:
-            return RateLimitStatus(True, limit, None, 0)
-        rate = RateLimitItemPerMinute(limit)
-        try:
-            allowed = self._window.hit(rate, owner)
-            reset_at, remaining = self._window.get_window_stats(rate, owner)
-        except RedisError as error:
-            if self._retry_at is None:
-                log.warning("requests_not_limited", why=f"Redis cannot be reached: {type(error).__name__}")
-            self._retry_at = time.monotonic() + _REDIS_PAUSE_S
-            return RateLimitStatus(True, limit, None, 0)
-        if self._retry_at is not None:
-            log.info("requests_limited_again")
-            self._retry_at = None
-        return RateLimitStatus(allowed, limit, remaining, max(1, math.ceil(reset_at - time.time())))
 
 
 _bearer = HTTPBearer(
@@ -210,16 +173,15 @@ _bearer = HTTPBearer(
 def get_caller(
     request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]
 ) -> Caller:
-    """FastAPI dependency of all routes that require a key: authenticate the caller and count the request.
+    """FastAPI dependency that authenticates the caller and counts the request.
 
-    Raises:
-        Problem: key_missing, key_unknown, rate_limited.
+    Raises Problem key_missing, key_unknown or rate_limited.
     """
     auth: Auth = request.app.state.app_state.auth
     caller = auth.authenticate(credentials.credentials if credentials else None)
     status = auth.count(caller)
     if status is not None:
-        setattr(request.state, _HEADERS_KEY, status.headers())
+        request.state.response_headers = status.headers()  # sent by RequestLog
         if not status.allowed:
             raise Problem(
                 "rate_limited",
@@ -230,32 +192,10 @@ def get_caller(
     return caller
 
 
-class RateLimitHeaders:
-    """Middleware that adds RateLimit and RateLimit-Policy to all responses to a key, problems included."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """An ASGI application."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        state = scope.setdefault("state", {})
-
-        async def send_with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(state.get(_HEADERS_KEY, {}))
-            await send(message)
-
-        await self._app(scope, receive, send_with_headers)
-
-
 def add_cors(app: FastAPI, settings: Settings) -> None:
-    """Add CORS for the origins in the settings, if there are any.
+    """Add CORS for the origins in the settings, outside of all middleware that refuses requests.
 
-    Add it after all middleware that refuses requests: it answers preflights, which carry no key, and lets pages read
-    every response.
+    It answers preflights, which carry no key, and lets pages read every response.
     """
     if settings.cors_origins:
         app.add_middleware(

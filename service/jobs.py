@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from service.errors import Problem
 from service.job_schemas import ENDED, Change, JobError, JobOptions, Receipt, Removed, RetryReason, State, StoredFile
 from service.schemas import Document
-from service.store import Store
+from service.store import FolderStore
 
 log = structlog.get_logger()
 
@@ -116,7 +116,7 @@ def new_job_id() -> str:
 class Jobs:
     """The job records in a store."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: FolderStore) -> None:
         self.store = store
 
     def create(

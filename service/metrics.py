@@ -5,19 +5,16 @@ increase() handle.
 """
 
 import json
-import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import structlog
 from redis import ConnectionPool, Redis
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
 from redis.retry import Retry
 
-log = structlog.get_logger()
+from service.circuit_breaker import CircuitBreaker
 
 KEY = "mmad:metrics"
 
@@ -30,8 +27,6 @@ LEASES_LOST = "mmad_leases_lost"
 
 # Metrics must never delay a worker or a request for longer.
 _TIMEOUT_S = 1.0
-# Pause after a failed Redis command, during which nothing is counted.
-_RETRY_AFTER_S = 2.0
 _SUM = "sum"
 _AMOUNT = "amount"
 _INFINITY = "+Inf"
@@ -76,25 +71,15 @@ class Meter:
     """Adds to metrics in Redis. Best effort: while Redis is unreachable, counts are dropped and nothing raises."""
 
     def __init__(self, connection: Redis) -> None:
-        """Connect with a separate pool that fails fast.
-
-        Args:
-            connection: its address and credentials are used, but not its retries and timeouts.
-        """
+        """Connect with a separate pool that fails fast, to the address of `connection`."""
         pool = connection.connection_pool
         fail_fast = {"retry": Retry(NoBackoff(), 0), "socket_timeout": _TIMEOUT_S}
         own_pool = ConnectionPool(pool.connection_class, **{**pool.connection_kwargs, **fail_fast})
         self._redis = Redis(connection_pool=own_pool)
-        self._retry_at = 0.0
+        self._breaker = CircuitBreaker("not_counted", "counted_again")
 
     def count(self, name: str, amount: float = 1.0, **labels: str) -> None:
-        """Add to a counter.
-
-        Args:
-            name: a counter in FAMILIES.
-            amount: non-negative increment.
-            labels: a value for each label of the metric; `code` is "" for jobs that did not fail.
-        """
+        """Add to a counter in FAMILIES, which determines the labels; `code` is "" for jobs that did not fail."""
         self._add({_make_field(name, labels, _AMOUNT): amount})
 
     def observe(self, name: str, seconds: float, **labels: str) -> None:
@@ -107,16 +92,9 @@ class Meter:
         fields = self.try_query(lambda redis: redis.hgetall(KEY))
         return None if fields is None else _parse_sums(fields)
 
-    def try_query(self, query: Callable[["Redis"], Any]) -> Any:
+    def try_query(self, query: Callable[[Redis], Any]) -> Any:
         """Run a Redis query; return None if Redis is unreachable or takes longer than a second."""
-        if time.monotonic() < self._retry_at:
-            return None
-        try:
-            return query(self._redis)
-        except RedisError as error:
-            self._retry_at = time.monotonic() + _RETRY_AFTER_S
-            log.warning("not_counted", error=type(error).__name__)
-            return None
+        return self._breaker.call(lambda: query(self._redis), None)
 
     def close(self) -> None:
         """Close the connections."""

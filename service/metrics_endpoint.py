@@ -16,7 +16,7 @@ from service.job_schemas import State
 from service.jobs import Jobs
 from service.metrics import FAMILIES, Counts, Histograms
 from service.queue import JobQueue, make_queue
-from service.store import Store
+from service.store import FolderStore
 from service.ttl_cache import TtlCache
 
 MEDIA_TYPE = CONTENT_TYPE_LATEST
@@ -32,7 +32,7 @@ disable_created_metrics()  # type: ignore[no-untyped-call]
 class MetricsEndpoint(Collector):
     """Prometheus collector of all metrics. HTTP metrics are per process; all others are shared by the API processes."""
 
-    def __init__(self, store: Store, jobs: Jobs, queue: JobQueue, admission: Admission) -> None:
+    def __init__(self, store: FolderStore, jobs: Jobs, queue: JobQueue, admission: Admission) -> None:
         self._store, self._jobs, self._queue, self._admission = store, jobs, queue, admission
         registry = CollectorRegistry()
         self._requests = HttpCounter(

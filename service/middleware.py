@@ -1,5 +1,6 @@
 """Middleware for every request: a request id, a log line, and a problem document for each unhandled error."""
 
+import errno
 import re
 import time
 from typing import Protocol
@@ -12,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.origin_guard import HEALTH_PATHS
 from service.prefix import path_without_prefix
-from service.problems import CLOSE, make_disk_full_problem, problem_response, set_request_id
+from service.problems import CLOSE, problem_response
 
 log = structlog.get_logger()
 
@@ -34,12 +35,12 @@ class OnResponse(Protocol):
 
 
 class RequestLog:
-    """Assigns an id to each request, binds it to the logging context, and logs one line per request (none for
-    /healthz and /readyz).
+    """Assigns an id to each request, logs one line about it (none for /healthz and /readyz), and sends common headers.
 
     The id is the caller's X-Request-ID if that is 1 to 64 characters of A-Z a-z 0-9 . _ - and otherwise a new one. It
-    is returned in X-Request-ID, and in `request_id` of problem documents. Apart from the id, the line contains nothing
-    chosen by the caller: no query, file name, key or address. Add this before ForwardedPrefix, which must be outermost.
+    is in the logging context, in X-Request-ID of the response, and in `request_id` of problem documents. Apart from the
+    id, the line contains nothing chosen by the caller: no query, file name, key or address. Inner applications may set
+    `response_headers` in the request's state.
     """
 
     def __init__(self, app: ASGIApp, on_response: OnResponse) -> None:
@@ -50,8 +51,10 @@ class RequestLog:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = _get_caller_id(scope) or uuid4().hex
-        set_request_id(scope, request_id)
+        caller_id = Headers(scope=scope).get(HEADER, "")
+        request_id = caller_id if _ID.fullmatch(caller_id) else uuid4().hex
+        state = scope.setdefault("state", {})
+        state["request_id"] = request_id
         started_s = time.monotonic()
         bytes_in, status = 0, CLIENT_CLOSED_REQUEST
 
@@ -61,30 +64,25 @@ class RequestLog:
             bytes_in += len(message.get("body", b""))
             return message
 
-        async def send_with_id(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)[HEADER] = request_id
+                MutableHeaders(scope=message).update({HEADER: request_id, **state.get("response_headers", {})})
             await send(message)
 
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             try:
-                await self._app(scope, receive_and_count, send_with_id)
+                await self._app(scope, receive_and_count, send_with_headers)
             finally:
                 seconds = time.monotonic() - started_s
-                route, method = _get_route(scope), _get_method(scope)
+                route = getattr(scope.get("route"), "path", _OTHER)
+                method = scope["method"] if scope["method"] in _METHODS else _OTHER
                 self._on_response(route, method, status, seconds)
                 # Health checks are frequent: count them in the metrics, but keep them out of the log.
                 if route not in HEALTH_PATHS:
-                    log.info(
-                        "request",
-                        route=route,
-                        method=method,
-                        status=status,
-                        seconds=round(seconds, 4),
-                        bytes_in=bytes_in,
-                    )
+                    fields = {"route": route, "method": method, "status": status, "seconds": round(seconds, 4)}
+                    log.info("request", **fields, bytes_in=bytes_in)
 
 
 class ProblemMiddleware:
@@ -122,9 +120,10 @@ class ProblemMiddleware:
 
 
 def _make_error_response(request: Request, error: Exception) -> ASGIApp:
-    if problem := make_disk_full_problem(error):
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         log.error("disk_full")
-        return problem_response(request, problem.code, problem.detail)
+        detail = "the service's disk is full; nothing of the request was kept: send it again later"
+        return problem_response(request, "disk_full", detail)
     log.error("request_failed", exc_info=error)
     detail = "something went wrong here and was written to the log under this request_id; try again"
     return problem_response(request, "internal_error", detail)
@@ -149,19 +148,5 @@ def _find_ambiguous_length(scope: Scope) -> tuple[str, str] | None:
     if "content-length" in headers:
         return "malformed_request", "the request has Content-Length and Transfer-Encoding: send one of them"
     if scope.get("http_version") == "1.0":
-        return ("malformed_request", "HTTP/1.0 knows no Transfer-Encoding: send Content-Length, or use HTTP/1.1")
+        return "malformed_request", "HTTP/1.0 knows no Transfer-Encoding: send Content-Length, or use HTTP/1.1"
     return None
-
-
-def _get_caller_id(scope: Scope) -> str | None:
-    request_id = Headers(scope=scope).get(HEADER, "")
-    return request_id if _ID.fullmatch(request_id) else None
-
-
-def _get_route(scope: Scope) -> str:
-    path: str = getattr(scope.get("route"), "path", _OTHER)
-    return path
-
-
-def _get_method(scope: Scope) -> str:
-    return scope["method"] if scope["method"] in _METHODS else _OTHER

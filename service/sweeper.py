@@ -8,7 +8,7 @@ import structlog
 
 from service.job_schemas import State
 from service.jobs import Jobs, Record, job_key
-from service.store import Store
+from service.store import FolderStore
 
 log = structlog.get_logger()
 
@@ -19,7 +19,7 @@ _TOMBSTONE_TTL_S = 30 * 24 * 3600.0
 class Sweeper:
     """Removes expired data; several sweepers may run on one store."""
 
-    def __init__(self, store: Store, jobs: Jobs, every_s: float, orphan_s: float) -> None:
+    def __init__(self, store: FolderStore, jobs: Jobs, every_s: float, orphan_s: float) -> None:
         """Sweep every `every_s`; files without a job are removed once they are older than `orphan_s`.
 
         Younger ones may belong to a request that is still being handled.

@@ -19,7 +19,7 @@ from service.jobs import Upload
 from service.names import parse_disposition_name
 from service.problems import CLOSE
 from service.settings import Settings
-from service.store import Store
+from service.store import FolderStore
 
 FILE_FIELD = "file"
 _WRITE_BYTES = 1024 * 1024
@@ -57,7 +57,7 @@ class UploadLimits:
 
 async def receive(
     request: Request,
-    store: Store,
+    store: FolderStore,
     make_key: Callable[[int], str],
     limits: UploadLimits,
     check: Callable[[dict[str, str]], object],
@@ -140,7 +140,7 @@ class _FileSetWriter:
     def __init__(
         self,
         stack: AsyncExitStack,
-        store: Store,
+        store: FolderStore,
         make_key: Callable[[int], str],
         max_bytes: int,
         check_disk: Callable[[], object],

@@ -25,8 +25,8 @@ from service.job_schemas import Delivery, Links, State, Webhook
 from service.jobs import Jobs, Record, job_key
 from service.schemas import Document
 from service.settings import Settings
-from service.signing import Signers
-from service.store import Store
+from service.signing import make_signers
+from service.store import FolderStore
 
 log = structlog.get_logger()
 
@@ -86,13 +86,18 @@ class Webhooks:
     """
 
     def __init__(
-        self, store: Store, jobs: Jobs, settings: Settings, links: Callable[[str], Links], post: Post | None = None
+        self,
+        store: FolderStore,
+        jobs: Jobs,
+        settings: Settings,
+        links: Callable[[str], Links],
+        post: Post | None = None,
     ) -> None:
         self._store = store
         self._jobs = jobs
         self._links = links
         self._allow_private = settings.webhook_allow_private
-        self._signers = Signers(settings)
+        self._make_signer = make_signers(settings)
         # httpx's context: certifi's certificates, or those of SSL_CERT_FILE.
         self._post = post or GuardedClient(httpx.create_ssl_context(), allow_private=self._allow_private).post
         self._running: dict[str, tuple[str, Future[bool]]] = {}  # by job id: host and running attempt
@@ -192,7 +197,7 @@ class Webhooks:
             record, claimed = claim
             at, started_s = clock(), time.monotonic()
             body = self._make_message(record).model_dump_json()
-            headers = self._signers.get(record.owner).headers(claimed.id, body)
+            headers = self._make_signer(record.owner).headers(claimed.id, body)
             result = self._post(claimed.url, headers, body.encode())
             took_s = round(time.monotonic() - started_s, 3)
             delivery = Delivery(at=at, status=result.status, error=result.error, took_s=took_s)

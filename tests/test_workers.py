@@ -361,7 +361,7 @@ def test_redis_away_is_asked_once_in_a_while(
         assert queue.get_progress("x") == (None, 0.0)
     assert (queue.get_position("x"), queue.get_throughput()) == (None, (None, 0))
     assert len(asked) == 1
-    queue._unavailable_until_s = 0.0
+    queue._breaker._retry_at_s = 0.0
     queue.get_progress("x")
     assert len(asked) == 2
 

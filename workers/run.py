@@ -20,7 +20,7 @@ from service.metrics import DECODED_FRAMES, JOBS_ENDED, RETRIES, STAGE_SECONDS, 
 from service.queue import JobQueue, lease_key
 from service.results import make_result
 from service.settings import Settings
-from service.store import Store
+from service.store import FolderStore
 from workers.heartbeat import Heartbeat
 from workers.serialization import make_context, make_limits, make_region, make_stored_proposals
 
@@ -42,7 +42,7 @@ class ShutdownError(Exception):
 class WorkerContext:
     """The loaded model and the connections of a worker process; created once."""
 
-    def __init__(self, detector: Detector, store: Store, connection: Redis, settings: Settings) -> None:
+    def __init__(self, detector: Detector, store: FolderStore, connection: Redis, settings: Settings) -> None:
         """`connection` must fail fast: progress and metrics are best-effort and never block a job."""
         self.detector = detector
         self.store = store

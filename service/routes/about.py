@@ -8,7 +8,7 @@ from service.errors import Problem
 from service.job_schemas import Health, Readiness
 from service.metrics_endpoint import MEDIA_TYPE
 from service.schemas import Labels, ModelCard
-from service.store import SANDBOX, Store
+from service.store import SANDBOX, FolderStore
 
 router = APIRouter()
 
@@ -50,7 +50,7 @@ def readyz(response: Response, app_state: AppStateDep) -> Readiness:
     return Readiness(ready=ready, checks=checks | _sandbox(app_state.store))
 
 
-def _sandbox(store: Store) -> dict[str, str]:
+def _sandbox(store: FolderStore) -> dict[str, str]:
     """Return the sandbox state reported by the last worker to start; empty if there is none."""
     try:
         state = store.get(SANDBOX).decode()
