@@ -26,15 +26,9 @@ class Admission:
         return self._store_problem.get()
 
     def check(self, upload_bytes: int) -> None:
-        """Check that one more video can be accepted, before its body is read.
+        """Raise Problem queue_full or disk_full if one more video of this size (0 if unknown) cannot be accepted.
 
         Uploads in progress are not counted: service.submission checks again once a body is stored.
-
-        Args:
-            upload_bytes: declared size of the upload; 0 if unknown.
-
-        Raises:
-            Problem: queue_full, disk_full.
         """
         check_queue(len(self.unfinished()), 1, self._settings.max_queued_jobs)
         self.check_disk(upload_bytes)

@@ -52,17 +52,13 @@ def create_app(settings: Settings) -> FastAPI:
 
 def build_app(app_state: AppState) -> FastAPI:
     """Create the application for a given state; its lifespan runs the sweeper, webhook and reconciler threads."""
+    settings = app_state.settings
 
     @asynccontextmanager
     async def background(_app: FastAPI) -> AsyncIterator[None]:
         stop = threading.Event()
-        settings = app_state.settings
-        sweeper = Sweeper(
-            app_state.store,
-            app_state.jobs,
-            settings.sweep_every_s,
-            orphan_s=settings.upload_timeout_s + _JOB_CREATION_S,
-        )
+        orphan_s = settings.upload_timeout_s + _JOB_CREATION_S
+        sweeper = Sweeper(app_state.store, app_state.jobs, settings.sweep_every_s, orphan_s)
         reconciler = Reconciler(app_state.jobs, app_state.queue)
         loops = (sweeper.run, app_state.webhooks.run, reconciler.run)
         threads = [threading.Thread(target=run, args=(stop,)) for run in loops]
@@ -77,14 +73,12 @@ def build_app(app_state: AppState) -> FastAPI:
     app = create_stateless_app(background)
     app.state.app_state = app_state
     # Middleware, innermost first.
-    add_origin_guard(app, app_state.settings, problem_response)
+    add_origin_guard(app, settings)
     app.add_middleware(ProblemMiddleware)
-    add_cors(app, app_state.settings)
+    add_cors(app, settings)
     app.add_middleware(HeadMiddleware)
     app.add_middleware(RequestLog, on_response=app_state.metrics_endpoint.count_request)
-    app.add_middleware(
-        ForwardedPrefix, root_path=app_state.settings.root_path, trusted=app_state.settings.forwarded_allow_ips
-    )
+    app.add_middleware(ForwardedPrefix, root_path=settings.root_path, trusted=settings.forwarded_allow_ips)
     return app
 
 

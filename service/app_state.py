@@ -40,7 +40,7 @@ class AppState:
         self.polling_limiter = CapacityLimiter(_POLLING_THREADS)
         # Path prefix of all links; `with_root_path` makes a copy with the prefix of one request's proxy.
         self.root_path = settings.root_path
-        self.webhooks = Webhooks(store, self.jobs, settings, self.links)
+        self.webhooks = Webhooks(self.jobs, settings, self.links)
 
     def with_root_path(self, root_path: str) -> "AppState":
         """Return a copy whose links start with another path prefix."""

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from threading import Thread
@@ -55,12 +55,7 @@ class _DeliveryError(Exception):
 def check(url: str, *, allow_private: bool) -> None:
     """Check a callback URL without resolving it: a host name passes, as its addresses are checked at each connection.
 
-    Args:
-        url: as given by the caller.
-        allow_private: whether non-public addresses are allowed.
-
-    Raises:
-        Problem: callback_refused.
+    Raises Problem callback_refused.
     """
     if len(url) > MAX_URL_CHARACTERS:
         raise _make_refusal(f"it has {len(url)} characters, the limit is {MAX_URL_CHARACTERS}")
@@ -79,8 +74,11 @@ def check(url: str, *, allow_private: bool) -> None:
         raise _make_refusal("it has a user name or password; messages are signed, verify the signature instead")
     if "#" in url:
         raise _make_refusal("it has a fragment (#...), which is never sent; use the query instead")
-    if not allow_private:
-        _check_literal(host.rstrip("."))
+    if not allow_private and (private := _find_private(host.rstrip("."))):
+        raise _make_refusal(
+            f"{private} is not on the public internet; whoever runs the service can allow it "
+            "(MMAD_WEBHOOK_ALLOW_PRIVATE=true)"
+        )
 
 
 def is_public(address: Address) -> bool:
@@ -103,21 +101,13 @@ def system_resolve(host: str, port: int) -> list[str]:
 
 @dataclass(frozen=True)
 class GuardedClient:
-    """Client for POST requests to checked addresses. Follows no redirects and ignores proxy environment variables.
-
-    Args:
-        tls: context that verifies certificates.
-        allow_private: whether non-public addresses are allowed.
-        timeout_s: total time of a POST, from name resolution to the last byte read.
-        resolve: resolves host names.
-        network: connects to the checked addresses; httpcore's backend if None.
-    """
+    """Client for POST requests to checked addresses. Follows no redirects and ignores proxy environment variables."""
 
     tls: ssl.SSLContext
     allow_private: bool = False
-    timeout_s: float = TIMEOUT_S
+    timeout_s: float = TIMEOUT_S  # from name resolution to the last byte read
     resolve: Resolve = system_resolve
-    network: httpcore.NetworkBackend | None = None
+    network: httpcore.NetworkBackend = field(default_factory=httpcore.SyncBackend)
 
     def post(self, url: str, headers: Mapping[str, str], body: bytes) -> PostResult:
         """Send a body. Failures are returned in the result, not raised."""
@@ -152,8 +142,7 @@ class _Deadline:
 
     def left_s(self) -> float:
         """Return the positive number of seconds left; raises _DeliveryError if none are."""
-        left_s = self._at_s - time.monotonic()
-        if left_s <= 0:
+        if (left_s := self._at_s - time.monotonic()) <= 0:
             raise _DeliveryError("timeout")
         return left_s
 
@@ -162,9 +151,7 @@ class _GuardedBackend(httpcore.NetworkBackend):
     """Network backend that resolves host names itself and connects to allowed addresses only."""
 
     def __init__(self, client: GuardedClient, deadline: _Deadline) -> None:
-        self._client = client
-        self._deadline = deadline
-        self._network = client.network or httpcore.SyncBackend()
+        self._client, self._deadline = client, deadline
 
     def connect_tcp(
         self,
@@ -176,15 +163,14 @@ class _GuardedBackend(httpcore.NetworkBackend):
     ) -> httpcore.NetworkStream:
         """Connect to the first reachable address of a host; raises _DeliveryError if any address is refused."""
         addresses = self._resolve(host, port)
-        if not self._client.allow_private and not all(
-            is_public(ipaddress.ip_address(address)) for address in addresses
-        ):
+        allowed = self._client.allow_private or all(map(is_public, map(ipaddress.ip_address, addresses)))
+        if not allowed:
             raise _DeliveryError("address_refused")
         for left, address in zip(reversed(range(len(addresses))), addresses, strict=True):
             # Split the remaining time evenly, so that an unreachable address leaves time for the next.
             share_s = self._deadline.left_s() / (left + 1)
             try:
-                stream = self._network.connect_tcp(address, port, share_s, local_address, socket_options)
+                stream = self._client.network.connect_tcp(address, port, share_s, local_address, socket_options)
             except (httpcore.ConnectError, httpcore.ConnectTimeout):
                 if not left:
                     raise
@@ -193,7 +179,7 @@ class _GuardedBackend(httpcore.NetworkBackend):
         raise _DeliveryError("name_not_found")
 
     def _resolve(self, host: str, port: int) -> list[str]:
-        # In a separate thread, as the system's resolver has no timeout.
+        # In a separate thread, as the system's resolver has no timeout; a daemon, which an exit does not wait for.
         resolved: Future[list[str]] = Future()
 
         def resolve() -> None:
@@ -240,24 +226,18 @@ class _DeadlineStream(httpcore.NetworkStream):
         return self._stream.get_extra_info(info)
 
 
-def _check_literal(host: str) -> None:
+def _find_private(host: str) -> str | None:
+    """Return a host that is localhost or a non-public address, normalized; None for any other."""
     if host == "localhost" or host.endswith(".localhost"):
-        raise _make_private_problem(host)
+        return host
     try:
         address: Address = ipaddress.ip_address(host)
     except ValueError:
         try:  # other notations that the system accepts: 2130706433, 0177.0.0.1, 0x7f.1, 127.1
             address = ipaddress.IPv4Address(socket.inet_aton(host))
         except OSError:
-            return  # a host name
-    if not is_public(address):
-        raise _make_private_problem(str(address))
-
-
-def _make_private_problem(host: str) -> Problem:
-    return _make_refusal(
-        f"{host} is not on the public internet; whoever runs the service can allow it (MMAD_WEBHOOK_ALLOW_PRIVATE=true)"
-    )
+            return None  # a host name
+    return None if is_public(address) else str(address)
 
 
 def _make_refusal(why: str) -> Problem:

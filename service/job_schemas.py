@@ -16,7 +16,9 @@ def _validate_http_url(url: str) -> str:
 
 
 # Validated but not normalised: a normalised URL may be longer, or differ from the one the receiver expects.
-CallbackUrl = Annotated[str, Field(max_length=2000), AfterValidator(_validate_http_url)]
+CallbackUrl = Annotated[
+    str, Field(max_length=2000, json_schema_extra={"format": "uri"}), AfterValidator(_validate_http_url)
+]
 
 
 def _validate_name(given: object) -> object:
@@ -30,7 +32,9 @@ def _validate_name(given: object) -> object:
     return name
 
 
-VideoName = Annotated[str, BeforeValidator(_validate_name)]
+VideoName = Annotated[
+    str, BeforeValidator(_validate_name), Field(json_schema_extra={"minLength": 1, "maxLength": MAX_CHARACTERS})
+]
 
 
 class State(StrEnum):
@@ -57,7 +61,9 @@ class Stage(StrEnum):
 class JobOptions(Options):
     """Options of a job: what to analyse, which detections to show, and how to handle video and result."""
 
-    callback_url: CallbackUrl | None = Field(None, description="Where a signed message is sent when the job has ended.")
+    callback_url: CallbackUrl | None = Field(
+        None, description="Where a signed message is sent when the job has ended (Standard Webhooks)."
+    )
     retention_s: Annotated[int, Field(ge=0)] | None = Field(
         None, description="How long the result is kept after the end; the service's default if not given."
     )
@@ -65,7 +71,9 @@ class JobOptions(Options):
     tag: Annotated[str, Field(min_length=1, max_length=200)] | None = Field(
         None, description="A word of the caller's own, to find jobs by."
     )
-    name: VideoName | None = Field(None, description="The video's name, for exports; the file's own name if not given.")
+    name: VideoName | None = Field(
+        None, description="The video's name, for exports; the file's own name if not given. For a single video."
+    )
 
     def for_detector(self) -> Options:
         """Return the options that determine the result."""

@@ -13,6 +13,7 @@ import re
 import secrets
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
@@ -31,12 +32,9 @@ log = structlog.get_logger()
 #     |  |      |   \---> canceled
 #     |  \------|-------> canceled
 #     \---------/            requeued after a failed attempt, a lost worker or a worker's shutdown
-TRANSITIONS: dict[State, frozenset[State]] = {
+TRANSITIONS: dict[State, frozenset[State]] = {state: frozenset() for state in ENDED} | {
     State.QUEUED: frozenset({State.RUNNING, State.CANCELED}),
-    State.RUNNING: frozenset({State.QUEUED, State.SUCCEEDED, State.FAILED, State.CANCELED}),
-    State.SUCCEEDED: frozenset(),
-    State.FAILED: frozenset(),
-    State.CANCELED: frozenset(),
+    State.RUNNING: frozenset({State.QUEUED, *ENDED}),
 }
 
 # Maximum number of attempts; attempts that a worker's shutdown ended do not count.
@@ -120,15 +118,9 @@ class Jobs:
         self.store = store
 
     def create(
-        self,
-        job_id: str,
-        upload: Upload,
-        options: JobOptions,
-        *,
-        retention_s: int,
-        owner: str = ANONYMOUS_OWNER,
-        batch: str | None = None,
-    ) -> Record:
+        self, job_id: str, upload: Upload, options: JobOptions, *,
+        retention_s: int, owner: str = ANONYMOUS_OWNER, batch: str | None = None,
+    ) -> Record:  # fmt: skip
         """Create a queued job; it is durable when this returns."""
         record = Record(
             id=job_id,
@@ -152,11 +144,7 @@ class Jobs:
         return record
 
     def get(self, job_id: str, owner: str | None = None) -> Record:
-        """Return a job's record.
-
-        Args:
-            job_id: not validated yet.
-            owner: the owner it must have; None allows any.
+        """Return a job's record; `job_id` may be any text, and `owner` None allows any owner.
 
         Raises:
             Problem: job_not_found, also for a job of another owner; job_deleted, job_expired.
@@ -185,17 +173,11 @@ class Jobs:
         """
         if state not in TRANSITIONS[record.state]:
             raise ValueError(f"job {record.id} cannot go from {record.state} to {state}")
-        changed = record.model_copy(
-            update={
-                "state": state,
-                "attempt": record.attempt + (state is State.RUNNING),
-                "changes": [*record.changes, _make_change(state, why)],
-                "error": error,
-            }
-        )
-        if not self.store.compare_and_swap(
-            job_key(record.id, "job.json"), self.require_current(record), _dump(changed)
-        ):
+        attempt = record.attempt + (state is State.RUNNING)
+        changes = [*record.changes, _make_change(state, why)]
+        changed = record.model_copy(update={"state": state, "attempt": attempt, "changes": changes, "error": error})
+        current = self.require_current(record)
+        if not self.store.compare_and_swap(job_key(record.id, "job.json"), current, _dump(changed)):
             raise StaleAttemptError(f"job {record.id} was changed at the same moment")
         if changed.ended:
             try:
@@ -205,15 +187,9 @@ class Jobs:
         return changed
 
     def requeue(self, record: Record, why: RetryReason, code: str, detail: str) -> Record:
-        """End an unsuccessful attempt: the job is queued again, or fails after its last attempt.
+        """End an unsuccessful attempt: the job is queued again, or fails with `code` and `detail` after its last attempt.
 
-        Args:
-            record: of the running job.
-            why: the reason for the retry.
-            code, detail: the job's error, should it fail.
-
-        Raises:
-            StaleAttemptError: see change.
+        Raises StaleAttemptError; see `change`.
         """
         if why is not RetryReason.HANDED_BACK and record.failed_attempts + 1 >= ATTEMPTS:
             return self.change(record, State.FAILED, JobError(code=code, detail=detail))
@@ -233,9 +209,7 @@ class Jobs:
         return content
 
     def cancel(self, job_id: str, owner: str | None = None) -> Record:
-        """Cancel a job that has not ended; a canceled job is returned unchanged.
-
-        The worker that runs the job notices and stops; its result can no longer be published.
+        """Cancel a job that has not ended; its worker notices and stops. A canceled job is returned unchanged.
 
         Raises:
             Problem: job_not_found, job_deleted, job_expired, job_already_ended.
@@ -255,7 +229,7 @@ class Jobs:
         """Remove all data of a job and leave a tombstone."""
         at = datetime.now(UTC)
         removed = [
-            Removed(what=_classify_file(entry.key), bytes=entry.bytes)
+            Removed(what=_STORED_FILES.get(entry.key.rsplit("/", 1)[1], "other"), bytes=entry.bytes)
             for entry in self.store.entries(job_key(record.id))
         ]
         tombstone = Tombstone(owner=record.owner, why=why, at=at)
@@ -313,17 +287,15 @@ class Jobs:
         return {job_id: int(size) for job_id, _, size in parts}
 
     def _load(self, job_id: str) -> tuple[bytes, Record] | None:
-        try:
+        with suppress(KeyError):
             content = self.store.get(job_key(job_id, "job.json"))
-        except KeyError:
-            return None
-        return content, Record.model_validate_json(content)
+            return content, Record.model_validate_json(content)
+        return None
 
     def _load_tombstone(self, job_id: str) -> Tombstone | None:
-        try:
+        with suppress(KeyError):
             return Tombstone.model_validate_json(self.store.get(f"gone/{job_id}"))
-        except KeyError:
-            return None
+        return None
 
 
 def job_key(job_id: str, name: str = "") -> str:
@@ -356,8 +328,3 @@ def _make_change(state: State, why: RetryReason | None = None) -> Change:
 
 def _dump(record: Record) -> bytes:
     return record.model_dump_json(indent=1).encode()
-
-
-def _classify_file(stored_key: str) -> StoredFile:
-    name = stored_key.rsplit("/", 1)[1]
-    return _STORED_FILES.get(name, "other")

@@ -28,13 +28,15 @@ Timestamp = Annotated[AwareDatetime, BeforeValidator(_require_rfc3339)]
 class JobQuery(Document):
     """Query parameters of the job listing."""
 
-    cursor: Annotated[str, Field(pattern="^[0-9a-f]{32}$")] | None = None
-    limit: Annotated[int, Field(ge=1, le=100)] = 20
-    state: State | None = None
-    since: Timestamp | None = None
-    until: Timestamp | None = None
-    tag: str | None = None
-    batch: str | None = None
+    cursor: Annotated[str, Field(pattern="^[0-9a-f]{32}$")] | None = Field(
+        None, description="`next` of the page before."
+    )
+    limit: Annotated[int, Field(ge=1, le=100)] = Field(20, description="Jobs a page.")
+    state: State | None = Field(None, description="Only jobs in this state.")
+    since: Timestamp | None = Field(None, description="Only jobs sent at this time or later.")
+    until: Timestamp | None = Field(None, description="Only jobs sent before this time.")
+    tag: str | None = Field(None, description="Only jobs with this tag.")
+    batch: str | None = Field(None, description="Only jobs of this batch.")
 
     def matches(self, record: Record) -> bool:
         """Return whether a job passes the filters."""

@@ -13,12 +13,7 @@ Scores = NDArray[np.float32]
 
 
 class MergedProposals(NamedTuple):
-    """Detections, best first.
-
-    Attributes:
-        best: (n,) index of each detection's best proposal.
-        times: (n, 2) start and end in seconds.
-    """
+    """Detections, best first: (n,) index of each one's best proposal, and (n, 2) start and end in seconds."""
 
     best: Integers
     times: Floats
@@ -54,19 +49,15 @@ def merge_proposals(
 ) -> MergedProposals:
     """Merge the proposals of one video into detections; independent of the view.
 
+    `times` are (n, 2) starts and ends in seconds, `labels` (n,) action ids, `scores` (n,), the best first; `thresholds`
+    are the display thresholds of all actions. A part of an action lasts at least `part_s`.
+
     Proposals are taken best first. One that overlaps no detection of its action becomes a new detection. Any other is
     a duplicate and is dropped, unless it continues a detection: a window covers only a part of a longer action, so
     proposals of adjacent windows form a chain. A proposal is merged with all detections it overlaps if
 
     - it continues one of them: both last at least `part_s`, and the proposal extends beyond it on exactly one side;
     - its score is at least half of the weakest of them; if it overlaps only one, the action's threshold suffices.
-
-    Args:
-        times: (n, 2) start and end in seconds, best proposal first.
-        scores: (n,), descending.
-        labels: (n,) action ids.
-        thresholds: (actions,) display thresholds.
-        part_s: minimum length in seconds of a part of an action: a quarter of a window.
     """
     timelines: dict[int, _ActionTimeline] = {}
     score_list: list[float] = scores.tolist()

@@ -3,8 +3,6 @@
 Proxies that strip the prefix from the path and proxies that keep it are both supported.
 """
 
-from collections.abc import Iterable
-
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
@@ -23,12 +21,8 @@ def path_without_prefix(scope: Scope) -> str:
 class ForwardedPrefix:
     """Sets `root_path` of each request, and `scheme` and `client` from X-Forwarded-Proto and X-Forwarded-For.
 
-    Headers are read from trusted addresses only. Add this middleware last, so that it sees the peer's real address.
-
-    Args:
-        app: the wrapped application.
-        root_path: prefix of requests without a usable header.
-        trusted: comma-separated addresses and networks of proxies; "*" for all.
+    Headers are read from addresses and networks in `trusted` only (comma-separated, "*" for all); `root_path` is the
+    prefix of other requests. Add this middleware last, so that it sees the peer's real address.
     """
 
     def __init__(self, app: ASGIApp, root_path: str, trusted: str) -> None:
@@ -48,14 +42,10 @@ class ForwardedPrefix:
         values = Headers(scope=scope).getlist(HEADER)
         if not values or not client or client[0] not in self._proxies.trusted_hosts:
             return None
-        return _join_prefixes(part for value in values for part in value.split(","))
-
-
-def _join_prefixes(parts: Iterable[str]) -> str | None:
-    try:
-        return clean_prefix("".join(clean_prefix(part) for part in parts))
-    except ValueError:
-        return None
+        try:
+            return clean_prefix("".join(clean_prefix(part) for value in values for part in value.split(",")))
+        except ValueError:
+            return None
 
 
 def _with_prefix(scope: Scope, prefix: str) -> Scope:

@@ -13,7 +13,6 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_core import to_jsonable_python
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -45,14 +44,8 @@ class Document(BaseModel):
     @property
     def document(self) -> dict[str, Any]:
         """The fields that were given, unknown ones of a newer service included, as JSON values."""
-        given = {name: getattr(self, name) for name in type(self).model_fields if name in self.model_fields_set}
-        return {name: _to_json(value) for name, value in (given | (self.model_extra or {})).items()}
-
-
-def _to_json(value: Any) -> Any:
-    if isinstance(value, Document):
-        return value.document
-    return [_to_json(item) for item in value] if isinstance(value, list) else to_jsonable_python(value)
+        # No warnings about values of enumerations that are not known here.
+        return self.model_dump(mode="json", exclude_unset=True, warnings=False)
 
 
 class Label(Document):
@@ -102,20 +95,24 @@ class View(Document):
     """Which detections to show."""
 
     min_score: Fraction | None = Field(
-        None,
-        description="Least score of what is shown; if not given, the bundle's display threshold of each action (GET "
-        "/model).",
+        None, description="Least score shown; if not given, the bundle's display threshold of each action (GET /model)."
     )
-    top_k: Annotated[int, Field(gt=0)] | None = Field(None, description="At most this many, the best.")
+    top_k: Annotated[int, Field(gt=0)] | None = Field(None, description="At most this many detections, the best.")
     labels: list[str] | None = Field(
-        None, description="Codes or names of actions (B1, nodding) or body parts (B, Head), in any case of letters."
+        None,
+        description="Codes or names of actions (B1, nodding) or body parts (B, Head), in any case of letters; with "
+        "commas between in a query.",
     )
 
 
 class Options(View):
     """Options of a detection: the view, and the region to analyse."""
 
-    region: Region | None = None
+    region: Region | None = Field(
+        None,
+        description="The part of the upright picture to look at: x, y, width and height as fractions of it; with "
+        "commas between in a query.",
+    )
 
 
 class TimedView(View):
@@ -147,8 +144,8 @@ Rate = Annotated[float, Field(ge=1, le=30)]
 class FramesView(Document):
     """Parameters of scores over time."""
 
-    level: Literal["frames"] = "frames"
-    rate: Rate = Field(5.0, description="How many times a second.")
+    level: Literal["frames"] = Field("frames", description="The scores of all classes over time.")
+    rate: Rate = Field(5.0, description="Times a second, for scores over time.")
 
 
 EafScores = Literal["tier", "value"]
@@ -157,9 +154,11 @@ EafScores = Literal["tier", "value"]
 class ExportView(TimedView):
     """Parameters of an export."""
 
-    format: str
-    eaf_scores: EafScores = Field("tier", description="Where ELAN's file has the scores.")
-    rate: Rate = Field(5.0, description="How many times a second; for the formats of scores over time.")
+    format: str = Field(description="Name of the format.")
+    eaf_scores: EafScores = Field(
+        "tier", description="Where ELAN's file has the scores: in tiers below the actions', or in values."
+    )
+    rate: Rate = Field(5.0, description="Times a second, for scores over time.")
 
 
 class Shown(ResultView):

@@ -32,23 +32,17 @@ def make_tracks(result: Result) -> list[BodyTracks]:
     """Make the tracks of all body parts and actions that have detections."""
     detections, media = result.detections, result.media
     bodies = {detection.body.id: detection.body for detection in detections}
-    actions = {detection.action.id: detection for detection in detections}
-    return [
-        BodyTracks(
-            # Touching actions of a body part are merged, as in `body_segments`.
-            _make_track(
-                bodies[body], (detection for detection in detections if detection.body.id == body), media, gap_ms=0
-            ),
-            [
-                _make_track(
-                    actions[id].action, (detection for detection in detections if detection.action.id == id), media
-                )
-                for id in sorted(actions)
-                if actions[id].body.id == body
-            ],
-        )
-        for body in sorted(bodies)
-    ]
+    actions = {detection.action.id: detection.action for detection in detections}
+    tracks = []
+    for body in sorted(bodies):
+        group = [detection for detection in detections if detection.body.id == body]
+        by_action = [
+            _make_track(actions[id], (one for one in group if one.action.id == id), media)
+            for id in sorted({detection.action.id for detection in group})
+        ]
+        # Touching actions of a body part are merged, as in `body_segments`.
+        tracks.append(BodyTracks(_make_track(bodies[body], group, media, gap_ms=0), by_action))
+    return tracks
 
 
 def to_player_ms(time_s: float, media: Media) -> int:
@@ -62,8 +56,7 @@ def to_player_ms(time_s: float, media: Media) -> int:
 def _make_track(label: Label, detections: Iterable[Detection], media: Media, *, gap_ms: int = -1) -> Track:
     """Make a track, merging spans that overlap: an ELAN tier or a BORIS behaviour cannot contain both.
 
-    Args:
-        gap_ms: maximum gap between merged spans: 0 merges those that touch, -1 only those that overlap.
+    With `gap_ms` 0 those that touch are merged too.
     """
     spans: list[Span] = []
     for detection in sorted(detections, key=lambda detection: detection.start_s):

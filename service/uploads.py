@@ -38,40 +38,16 @@ class Received:
     fields: dict[str, str]
 
 
-@dataclass(frozen=True)
-class UploadLimits:
-    """Limits of one request: total bytes, number of files, and timeouts in seconds."""
-
-    max_bytes: int
-    max_files: int
-    stall_s: float
-    timeout_s: float
-
-    @classmethod
-    def from_settings(cls, settings: Settings) -> "UploadLimits":
-        """Return the limits in the settings."""
-        return cls(
-            settings.max_upload_bytes, settings.max_batch_files, settings.upload_stall_s, settings.upload_timeout_s
-        )
-
-
 async def receive(
-    request: Request,
-    store: FolderStore,
-    make_key: Callable[[int], str],
-    limits: UploadLimits,
-    check: Callable[[dict[str, str]], object],
-    check_disk: Callable[[], object],
-) -> Received:
-    """Stream an upload into the store. The files are durable on return; on an error, some may be left in the store.
+    request: Request, store: FolderStore, make_key: Callable[[int], str], settings: Settings,
+    check: Callable[[dict[str, str]], object], check_disk: Callable[[], object],
+) -> Received:  # fmt: skip
+    """Stream a request's body into the store. The files are durable on return; on an error, some may be left there.
 
     The body is a multipart form with one or more fields `file`, or a video's bytes with any other content type.
 
     Args:
-        request: the request whose body is read.
-        store: destination of the bytes.
         make_key: makes the store key of a file from its index in the request.
-        limits: limits of the whole request.
         check: called with the form's fields before the first file is read; raises Problem for invalid ones.
         check_disk: called before each write; raises Problem if the disk is full.
 
@@ -79,21 +55,23 @@ async def receive(
         Problem: what the checks raise; upload_too_large, upload_too_slow, too_many_files, empty_upload,
             malformed_upload, unsupported_content_encoding, not_a_video.
     """
-    _check_declared(request, limits.max_bytes)
+    max_bytes = settings.max_upload_bytes
+    if (declared := get_declared_bytes(request)) > max_bytes + _MULTIPART_OVERHEAD_BYTES:
+        raise _make_too_large_problem(declared, max_bytes)
     decoder = make_decoder(", ".join(request.headers.getlist("content-encoding")))
-    form = _make_form_parser(request, limits.max_files)
+    form = _make_form_parser(request, settings.max_batch_files)
     async with AsyncExitStack() as stack:
-        writer = _FileSetWriter(stack, store, make_key, limits.max_bytes, check_disk)
+        writer = _FileSetWriter(stack, store, make_key, max_bytes, check_disk)
         count = received = 0
-        async for sent in _read_body(request, limits):
+        async for sent in _read_body(request, settings):
             received += len(sent)  # compressed bytes may decompress to nothing
-            if received > limits.max_bytes + _MULTIPART_OVERHEAD_BYTES:
-                raise make_too_large_problem(received, limits.max_bytes)
+            if received > max_bytes + _MULTIPART_OVERHEAD_BYTES:
+                raise _make_too_large_problem(received, max_bytes)
             for chunk in decoder.feed(sent) if decoder else [sent]:
                 count += len(chunk)
                 # Count bytes outside of files too: a compressed form may be of any size.
-                if count > limits.max_bytes + _MULTIPART_OVERHEAD_BYTES:
-                    raise make_too_large_problem(count, limits.max_bytes)
+                if count > max_bytes + _MULTIPART_OVERHEAD_BYTES:
+                    raise _make_too_large_problem(count, max_bytes)
                 for index, piece in form.feed(chunk) if form else [(0, chunk)]:
                     if form and not writer.started:
                         check(form.fields)
@@ -103,21 +81,22 @@ async def receive(
         if form:
             form.finish()
         uploads = await writer.finish()
-    names = form.names if form else [_get_file_name(request)]
+    disposition = request.headers.get("content-disposition", "")
+    names = form.names if form else [parse_disposition_name(disposition.encode("latin-1"))]
     named = [upload.model_copy(update={"name": name}) for upload, name in zip(uploads, names, strict=True)]
     return Received(named, form.fields if form else {})
 
 
-async def _read_body(request: Request, limits: UploadLimits) -> AsyncIterator[bytes]:
+async def _read_body(request: Request, settings: Settings) -> AsyncIterator[bytes]:
     """Yield the body's chunks; raises Problem upload_too_slow, after which the connection must be closed."""
-    deadline_s = anyio.current_time() + limits.timeout_s
+    deadline_s = anyio.current_time() + settings.upload_timeout_s
     stream = request.stream()
     while True:
         left_s = deadline_s - anyio.current_time()
-        with anyio.move_on_after(min(limits.stall_s, left_s)) as waiting:
+        with anyio.move_on_after(min(settings.upload_stall_s, left_s)) as waiting:
             chunk = await anext(stream, None)
         if waiting.cancelled_caught or left_s <= 0:  # buffered chunks are read without waiting
-            raise _make_too_slow_problem(limits, stalled=left_s > limits.stall_s)
+            raise _make_too_slow_problem(settings, stalled=left_s > settings.upload_stall_s)
         if chunk is None:
             return
         yield chunk
@@ -138,23 +117,19 @@ class _FileSetWriter:
     """Writes the files of a request one after the other, with one size limit for all."""
 
     def __init__(
-        self,
-        stack: AsyncExitStack,
-        store: FolderStore,
-        make_key: Callable[[int], str],
-        max_bytes: int,
+        self, stack: AsyncExitStack, store: FolderStore, make_key: Callable[[int], str], max_bytes: int,
         check_disk: Callable[[], object],
-    ) -> None:
+    ) -> None:  # fmt: skip
         self._stack, self._store, self._make_key, self._max_bytes = stack, store, make_key, max_bytes
         self._check_disk = check_disk
-        self._open: list[_FileWriter] = []
+        self._open: _FileWriter | None = None
         self._done: list[Upload] = []
         self._count = 0
 
     @property
     def started(self) -> bool:
         """Whether the first file has started."""
-        return bool(self._open)
+        return self._open is not None
 
     async def write(self, index: int, data: bytes) -> None:
         """Write bytes of the file at this index. Files arrive in order."""
@@ -162,11 +137,11 @@ class _FileSetWriter:
             await self._close()  # at most one file is open at a time
             writing = self._store.open_writer(self._make_key(index))
             file = await self._stack.enter_async_context(_enter_in_thread(writing))
-            self._open = [_FileWriter(file, self._check_disk)]
+            self._open = _FileWriter(file, self._check_disk)
         self._count += len(data)
         if self._count > self._max_bytes:
-            raise make_too_large_problem(self._count, self._max_bytes)
-        await self._open[0].write(data)
+            raise _make_too_large_problem(self._count, self._max_bytes)
+        await self._open.write(data)
 
     async def finish(self) -> list[Upload]:
         """Close the last file and return all; raises Problem empty_upload if there are none."""
@@ -177,7 +152,7 @@ class _FileSetWriter:
 
     async def _close(self) -> None:
         if self._open:
-            self._done.append(await self._open[0].finish())
+            self._done.append(await self._open.finish())
             await self._stack.aclose()
 
 
@@ -254,11 +229,7 @@ class _FormParser:
             raise _make_malformed_problem("the form's boundary is not one") from error
 
     def feed(self, chunk: bytes) -> list[tuple[int, bytes]]:
-        """Parse a chunk and return its file bytes as (file index, bytes).
-
-        Raises:
-            Problem: malformed_upload, too_many_files.
-        """
+        """Return a chunk's file bytes as (file index, bytes); raises Problem malformed_upload or too_many_files."""
         try:
             self._parser.write(chunk)
         except FormParserError as error:
@@ -318,8 +289,7 @@ class _FormParser:
         self._ended = True
 
 
-def make_too_large_problem(size_bytes: int, limit: int) -> Problem:
-    """Make the problem of an upload whose declared or received size exceeds the limit."""
+def _make_too_large_problem(size_bytes: int, limit: int) -> Problem:
     return Problem(
         "upload_too_large",
         f"the upload has {size_bytes} bytes or more, the limit is {limit} (MMAD_MAX_UPLOAD_BYTES); "
@@ -327,24 +297,17 @@ def make_too_large_problem(size_bytes: int, limit: int) -> Problem:
     )
 
 
-def _make_too_slow_problem(limits: UploadLimits, stalled: bool) -> Problem:
-    how = (
-        f"brought nothing for {limits.stall_s:g} s (MMAD_UPLOAD_STALL_S)"
-        if stalled
-        else f"was not over after {limits.timeout_s:g} s (MMAD_UPLOAD_TIMEOUT_S)"
-    )
+def _make_too_slow_problem(settings: Settings, stalled: bool) -> Problem:
+    how = f"was not over after {settings.upload_timeout_s:g} s (MMAD_UPLOAD_TIMEOUT_S)"
+    if stalled:
+        how = f"brought nothing for {settings.upload_stall_s:g} s (MMAD_UPLOAD_STALL_S)"
     return Problem("upload_too_slow", f"the upload {how}; send it again over a better connection", CLOSE)
 
 
-def _check_declared(request: Request, max_bytes: int) -> None:
+def get_declared_bytes(request: Request) -> int:
+    """Return the value of Content-Length; 0 without a valid one."""
     declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and int(declared) > max_bytes + _MULTIPART_OVERHEAD_BYTES:
-        raise make_too_large_problem(int(declared), max_bytes)
-
-
-def _get_file_name(request: Request) -> str | None:
-    """Return the file name of a video sent as the body itself."""
-    return parse_disposition_name(request.headers.get("content-disposition", "").encode("latin-1"))
+    return int(declared) if declared.isdecimal() else 0
 
 
 def _make_form_parser(request: Request, max_files: int) -> _FormParser | None:

@@ -10,6 +10,7 @@ import random
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from threading import Event
 from typing import Literal
@@ -26,20 +27,18 @@ from service.jobs import Jobs, Record, job_key
 from service.schemas import Document
 from service.settings import Settings
 from service.signing import make_signers
-from service.store import FolderStore
 
 log = structlog.get_logger()
 
-MINUTE_S, HOUR_S = 60, 3600
 # Delay before each attempt, from the end of the previous one: about a day in total.
-DELAYS_S = (*(0, 5, 30, 2 * MINUTE_S, 10 * MINUTE_S, 30 * MINUTE_S), *(HOUR_S, 3 * HOUR_S, 6 * HOUR_S, 12 * HOUR_S))
+DELAYS_S = (0, 5, 30, 2 * 60, 10 * 60, 30 * 60, 3600, 3 * 3600, 6 * 3600, 12 * 3600)
 # Random relative increase of each delay, so that messages that failed together are not retried together.
 JITTER = 0.1
-MAX_RETRY_AFTER_S = HOUR_S
+MAX_RETRY_AFTER_S = 3600
 # Expiry of a claim; longer than an attempt can take.
 CLAIM_S = 3 * egress_guard.TIMEOUT_S
 # A marker without a job record belongs to a job that is being created; after this long, to a failed creation.
-ORPHAN_S = 10 * MINUTE_S
+ORPHAN_S = 600
 MAX_DELIVERIES = 100  # entries in the log; older ones are dropped
 PASS_EVERY_S = 1.0
 THREADS = 16
@@ -75,25 +74,10 @@ class _DeliveryLog(Webhook):
 
 
 class Webhooks:
-    """Sends the messages of all jobs in a store.
+    """Sends the messages of all jobs. `links` returns the links of a job by its id."""
 
-    Args:
-        store: the store.
-        jobs: its jobs.
-        settings: webhook_secret, webhook_allow_private and data_dir are used.
-        links: returns the links of a job by its id.
-        post: makes a POST request; a GuardedClient's by default.
-    """
-
-    def __init__(
-        self,
-        store: FolderStore,
-        jobs: Jobs,
-        settings: Settings,
-        links: Callable[[str], Links],
-        post: Post | None = None,
-    ) -> None:
-        self._store = store
+    def __init__(self, jobs: Jobs, settings: Settings, links: Callable[[str], Links], post: Post | None = None) -> None:
+        self._store = jobs.store
         self._jobs = jobs
         self._links = links
         self._allow_private = settings.webhook_allow_private
@@ -103,27 +87,18 @@ class Webhooks:
         self._running: dict[str, tuple[str, Future[bool]]] = {}  # by job id: host and running attempt
 
     def check(self, url: str) -> None:
-        """Check a callback_url; the addresses of its host are checked at each connection.
-
-        Raises:
-            Problem: callback_refused.
-        """
+        """Raise Problem callback_refused for a bad URL; its host's addresses are checked at each connection."""
         egress_guard.check(url, allow_private=self._allow_private)
 
     def get(self, record: Record) -> Webhook:
-        """Return the state and log of a job's delivery.
-
-        Raises:
-            Problem: no_callback.
-        """
+        """Return the state and log of a job's delivery; raises Problem no_callback."""
         loaded = self._load(record.id)
         return _to_public(loaded[1] if loaded else _make_log(record))
 
     def resend(self, record: Record) -> Webhook:
         """Schedule a job's message again, with a full series of attempts and the same webhook-id.
 
-        Raises:
-            Problem: no_callback, job_not_finished, job_deleted, job_expired.
+        Raises Problem no_callback, job_not_finished, job_deleted or job_expired.
         """
         new_log = _make_log(record)
         if not record.ended:
@@ -131,20 +106,15 @@ class Webhooks:
         while True:
             loaded = self._load(record.id)
             content, stored = loaded or (None, new_log)
-            renewed = stored.model_copy(
-                update={"state": "waiting", "next_at": datetime.now(UTC), "series": stored.series + 1, "tries": 0}
-            )
+            restart = {"state": "waiting", "next_at": datetime.now(UTC), "series": stored.series + 1, "tries": 0}
+            renewed = stored.model_copy(update=restart)
             if self._write(record.id, content, renewed):
                 self._store.put(_marker_key(record.id), b"")
                 return _to_public(renewed)
             self._jobs.get(record.id)  # raises if the job was removed
 
     def deliver_due(self, now: datetime) -> int:
-        """Attempt each due message once, and wait for the responses.
-
-        Returns:
-            The number of attempts made by this process.
-        """
+        """Attempt each due message once, wait for the responses, and return the number of attempts."""
         with ThreadPoolExecutor(THREADS, "webhook") as pool:
             return sum(future.result() for future in self._start(pool, lambda: now))
 
@@ -153,7 +123,7 @@ class Webhooks:
         with ThreadPoolExecutor(THREADS, "webhook") as pool:
             while not stop.wait(PASS_EVERY_S):
                 try:
-                    self._start(pool, _utc_now)
+                    self._start(pool, lambda: datetime.now(UTC))
                 except Exception:  # such as an unreachable store; the next pass retries
                     log.exception("webhook_pass_failed")
             pool.shutdown(cancel_futures=True)
@@ -256,17 +226,15 @@ class Webhooks:
             return None
 
     def _load(self, job_id: str) -> tuple[bytes, _DeliveryLog] | None:
-        try:
+        with suppress(KeyError):
             content = self._store.get(job_key(job_id, "webhook.json"))
-        except KeyError:
-            return None
-        return content, _DeliveryLog.model_validate_json(content)
+            return content, _DeliveryLog.model_validate_json(content)
+        return None
 
     def _write(self, job_id: str, expected: bytes | None, changed: _DeliveryLog) -> bool:
         """Replace webhook.json by compare-and-swap; if the job was deleted concurrently, delete what was written."""
-        if not self._store.compare_and_swap(
-            job_key(job_id, "webhook.json"), expected, changed.model_dump_json().encode()
-        ):
+        content = changed.model_dump_json().encode()
+        if not self._store.compare_and_swap(job_key(job_id, "webhook.json"), expected, content):
             return False
         try:
             self._jobs.get(job_id)
@@ -276,15 +244,10 @@ class Webhooks:
         return True
 
     def _make_message(self, record: Record) -> Message:
-        return Message.model_validate(
-            {
-                "type": f"job.{record.state}",
-                "timestamp": record.changes[-1].at,
-                "data": MessageData(
-                    id=record.id, state=record.state, tag=record.options.tag, links=self._links(record.id)
-                ),
-            }
-        )
+        links = self._links(record.id)
+        data = MessageData(id=record.id, state=record.state, tag=record.options.tag, links=links)
+        message = {"type": f"job.{record.state}", "timestamp": record.changes[-1].at, "data": data}
+        return Message.model_validate(message)
 
 
 def _make_log(record: Record) -> _DeliveryLog:
@@ -333,7 +296,3 @@ def _get_host(stored: _DeliveryLog) -> str:
 
 def _marker_key(job_id: str) -> str:
     return f"callbacks/{job_id}"
-
-
-def _utc_now() -> datetime:
-    return datetime.now(UTC)

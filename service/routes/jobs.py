@@ -11,8 +11,7 @@ from service.events import follow_job, make_event_id, parse_event_id
 from service.job_schemas import Job, JobPage, Receipt, Webhook
 from service.jobs import Record
 from service.listing import JobQuery, load_page
-from service.parameters import parse_parameters
-from service.routes.parameters import LISTING
+from service.parameters import describe_parameters, parse_parameters
 
 router = APIRouter(tags=["jobs"])
 
@@ -21,7 +20,7 @@ JOB_PROBLEMS = ("job_not_found", "job_deleted", "job_expired", *CALLER_PROBLEMS)
 
 
 @router.get(
-    "/jobs", summary="Jobs, the newest first", openapi_extra={"parameters": LISTING},
+    "/jobs", summary="Jobs, the newest first", openapi_extra={"parameters": describe_parameters(JobQuery)},
     responses=problems("unknown_parameter", "invalid_parameter", *CALLER_PROBLEMS),
 )  # fmt: skip
 def list_jobs(request: Request, app_state: AppStateDep, caller: CallerDep) -> JobPage:
