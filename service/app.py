@@ -19,8 +19,7 @@ from starlette.requests import ClientDisconnect
 from service.app_state import AppState
 from service.auth import Auth, add_cors
 from service.errors import Problem
-from service.head import HeadMiddleware
-from service.middleware import CLIENT_CLOSED_REQUEST, ProblemMiddleware, RequestLog
+from service.middleware import CLIENT_CLOSED_REQUEST, HeadMiddleware, ProblemMiddleware, RequestLog
 from service.openapi import complete_openapi
 from service.origin_guard import add_origin_guard
 from service.prefix import ForwardedPrefix, path_without_prefix
@@ -86,37 +85,31 @@ def create_stateless_app(lifespan: Any = None) -> FastAPI:
     """Create the application without state, middleware or lifespan tasks: enough for the OpenAPI document."""
     # FastAPIOffline serves the scripts of /docs itself, so that the page works without internet access.
     app = FastAPIOffline(
-        title="mmad",
-        version="0.1.0",
-        description=DESCRIPTION,
-        redoc_url=None,
+        title="mmad", version="0.1.0", description=DESCRIPTION, redoc_url=None, lifespan=lifespan,
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
         generate_unique_id_function=lambda route: route.name,
-        lifespan=lifespan,
-    )
+    )  # fmt: skip
     app.webhooks.add_api_route(
         "job-ended", job_ended, methods=["POST"], status_code=204, summary="A job has ended", tags=["jobs"],
         operation_id="job_ended",
     )  # fmt: skip
     app.include_router(router)
     complete_openapi(app.openapi())  # app.openapi() caches the document and serves the cached one
-    app.add_exception_handler(Problem, _handle_problem)
-    app.add_exception_handler(ClientDisconnect, _handle_disconnect)
     app.add_exception_handler(HTTPException, _handle_http_exception)
+
+    @app.exception_handler(Problem)
+    async def handle_problem(request: Request, problem: Problem) -> Response:
+        return problem_response(request, problem.code, problem.detail, problem.headers)
+
+    @app.exception_handler(ClientDisconnect)
+    async def handle_disconnect(_request: Request, _error: ClientDisconnect) -> Response:
+        return Response(status_code=CLIENT_CLOSED_REQUEST)
+
     return app
 
 
 def job_ended(message: Message) -> None:
     """Sent to `callback_url`, signed as Standard Webhooks specifies. Any 2xx response counts as delivered."""
-
-
-async def _handle_problem(request: Request, error: Exception) -> Response:
-    assert isinstance(error, Problem)
-    return problem_response(request, error.code, error.detail, error.headers)
-
-
-async def _handle_disconnect(_request: Request, _error: Exception) -> Response:
-    return Response(status_code=CLIENT_CLOSED_REQUEST)
 
 
 async def _handle_http_exception(request: Request, error: Exception) -> Response:

@@ -71,11 +71,7 @@ class AppState:
             raise Problem("no_worker_yet", "no worker has loaded a model yet: start one with mmad worker") from error
 
     def succeeded(self, job_id: str, owner: str) -> Record:
-        """Return the record of a job that has a result.
-
-        Raises:
-            Problem: job_not_found, job_deleted, job_expired, job_not_finished, job_canceled, or the job's own.
-        """
+        """Return the record of a job that has a result; raises the Problem that says why it has none."""
         record = self.jobs.get(job_id, owner)
         if record.error is not None:
             raise Problem(record.error.code, record.error.detail)
@@ -140,7 +136,7 @@ class AppState:
 
 
 def get_app_state(request: Request) -> AppState:
-    """FastAPI dependency: return the application's state, whose links start with the request's path prefix."""
+    """Return the application's state, whose links start with the request's path prefix."""
     app_state: AppState = request.app.state.app_state
     return app_state.with_root_path(request.scope.get("root_path", ""))
 

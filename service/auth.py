@@ -56,10 +56,7 @@ class Caller:
 
 @dataclass(frozen=True)
 class RateLimitStatus:
-    """Request quota of a key after a request: requests left, and seconds until the next is allowed.
-
-    While Redis is unreachable, `remaining` is None and every request is allowed.
-    """
+    """Request quota of a key after a request, and seconds until the next is allowed; the defaults are without Redis."""
 
     limit: int
     allowed: bool = True
@@ -78,10 +75,7 @@ class Auth:
     """Authenticates callers by their keys and enforces their limits; one instance per API process."""
 
     def __init__(self, settings: Settings, connection: Redis) -> None:
-        """Keys are required if the settings name a key file or the address is not loopback.
-
-        Redis counts the requests of all API processes. Raises KeysError if the key file cannot be read.
-        """
+        """Redis counts the requests of all API processes. Raises KeysError if the key file cannot be read."""
         path = active_keys_file(settings)
         self._ring = KeyRing(path) if path else None
         self._settings = settings
@@ -127,19 +121,38 @@ class Auth:
     def check_limits(self, caller: Caller, jobs: Jobs, upload_bytes: int, count: int) -> None:
         """Check that a caller may send `count` more videos of `upload_bytes` in total (0 if not known yet).
 
-        Called before the body is read and again afterwards. Concurrent requests are not counted against each other:
-        together they may exceed a limit.
-
-        Raises:
-            Problem: too_many_jobs, storage_full; too_many_files or upload_too_large if waiting would not help.
+        Concurrent requests are not counted against each other: together they may exceed a limit. Raises Problem
+        too_many_jobs or storage_full, or too_many_files or upload_too_large if waiting would not help.
         """
         if caller.limits is None:
             return
         pending = jobs.get_pending_bytes(caller.owner)
-        _check_jobs(len(pending), count, caller.limits.max_jobs)
+        limit, setting = caller.limits.max_jobs, "(MMAD_MAX_JOBS_PER_KEY, unless the key has its own)"
+        if count > limit:
+            raise Problem(
+                "too_many_files",
+                f"the request holds {count} videos, the key may have {limit} unfinished jobs {setting}: send fewer",
+            )
+        if len(pending) + count > limit:
+            raise Problem(
+                "too_many_jobs",
+                f"the key has {len(pending)} unfinished jobs and sends {count} more, the limit is {limit} {setting}: "
+                "wait until some have ended, or cancel some",
+            )
         # Count a video once that is both pending and to be stored beyond the end of its job.
         stored = sum({**jobs.get_retained_bytes(caller.owner), **pending}.values())
-        _check_bytes(stored, upload_bytes, caller.limits.max_stored_bytes)
+        limit, setting = caller.limits.max_stored_bytes, "(MMAD_MAX_STORED_BYTES_PER_KEY, unless the key has its own)"
+        if upload_bytes > limit:
+            raise Problem(
+                "upload_too_large",
+                f"the request holds {upload_bytes} bytes, the key may store {limit} {setting}: send a smaller video",
+            )
+        if stored + upload_bytes > limit:
+            raise Problem(
+                "storage_full",
+                f"the key's videos take {stored} bytes and {upload_bytes} more come, the limit is {limit} {setting}: "
+                "wait until jobs have ended, or delete jobs whose videos are kept",
+            )
 
     def _find_key(self, ring: KeyRing, presented: str) -> Key | None:
         try:
@@ -173,10 +186,7 @@ _bearer = HTTPBearer(
 def get_caller(
     request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]
 ) -> Caller:
-    """FastAPI dependency that authenticates the caller and counts the request.
-
-    Raises Problem key_missing, key_unknown or rate_limited.
-    """
+    """Authenticate a caller and count the request; raises Problem key_missing, key_unknown or rate_limited."""
     auth: Auth = request.app.state.app_state.auth
     caller = auth.authenticate(credentials.credentials if credentials else None)
     status = auth.count(caller)
@@ -193,10 +203,7 @@ def get_caller(
 
 
 def add_cors(app: FastAPI, settings: Settings) -> None:
-    """Add CORS for the origins in the settings, outside of all middleware that refuses requests.
-
-    It answers preflights, which carry no key, and lets pages read every response.
-    """
+    """Add CORS outside of all that refuses requests: it answers preflights, and lets pages read every response."""
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -204,34 +211,4 @@ def add_cors(app: FastAPI, settings: Settings) -> None:
             allow_methods=ALLOWED_METHODS,
             allow_headers=ALLOWED_HEADERS,
             expose_headers=EXPOSED_HEADERS,
-        )
-
-
-def _check_jobs(unfinished: int, new: int, limit: int) -> None:
-    setting = "(MMAD_MAX_JOBS_PER_KEY, unless the key has its own)"
-    if new > limit:
-        raise Problem(
-            "too_many_files",
-            f"the request holds {new} videos, the key may have {limit} unfinished jobs {setting}: send fewer",
-        )
-    if unfinished + new > limit:
-        raise Problem(
-            "too_many_jobs",
-            f"the key has {unfinished} unfinished jobs and sends {new} more, the limit is {limit} {setting}: "
-            "wait until some have ended, or cancel some",
-        )
-
-
-def _check_bytes(stored: int, new: int, limit: int) -> None:
-    setting = "(MMAD_MAX_STORED_BYTES_PER_KEY, unless the key has its own)"
-    if new > limit:
-        raise Problem(
-            "upload_too_large",
-            f"the request holds {new} bytes, the key may store {limit} {setting}: send a smaller video",
-        )
-    if stored + new > limit:
-        raise Problem(
-            "storage_full",
-            f"the key's videos take {stored} bytes and {new} more come, the limit is {limit} {setting}: "
-            "wait until jobs have ended, or delete jobs whose videos are kept",
         )

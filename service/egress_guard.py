@@ -53,10 +53,7 @@ class _DeliveryError(Exception):
 
 
 def check(url: str, *, allow_private: bool) -> None:
-    """Check a callback URL without resolving it: a host name passes, as its addresses are checked at each connection.
-
-    Raises Problem callback_refused.
-    """
+    """Raise Problem callback_refused for a bad URL. Any host name passes: connecting resolves and checks it."""
     if len(url) > MAX_URL_CHARACTERS:
         raise _make_refusal(f"it has {len(url)} characters, the limit is {MAX_URL_CHARACTERS}")
     if not re.fullmatch(r"[!-~]+", url):

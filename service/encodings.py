@@ -48,11 +48,9 @@ class Decoder:
             raise self._make_problem("ends before its end")
 
     def _get_inflater(self, chunk: bytes) -> "zlib._Decompress | None":
-        """Return the decompressor, or None if the format is not known yet.
-
-        `deflate` means zlib's format (RFC 9110, 8.4.1.2), but some clients send raw deflate data without its header.
-        """
+        """Return the decompressor, or None if the format is not known yet."""
         if self._inflater is None:
+            # deflate means zlib's format (RFC 9110, 8.4.1.2), but some clients send raw data without its header.
             head = self._head + chunk
             if len(head) < 2:
                 self._head = head
@@ -79,11 +77,7 @@ class Decoder:
 
 
 def make_decoder(header: str) -> Decoder | None:
-    """Make the decompressor for a Content-Encoding header; None if the body is not compressed.
-
-    Raises:
-        Problem: unsupported_content_encoding.
-    """
+    """Make the decompressor for a Content-Encoding header, if any; raises Problem unsupported_content_encoding."""
     names = [name.strip().lower().removeprefix("x-") for name in header.split(",")]
     encodings = [name for name in names if name not in ("", "identity")]
     if not encodings:

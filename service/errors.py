@@ -73,10 +73,7 @@ CATALOGUE = {
 
 
 class Problem(Exception):  # noqa: N818 - RFC 9457's term
-    """An error for the caller: becomes a problem document or the error of a job.
-
-    `headers` are added to the response and override those of the code.
-    """
+    """An error for the caller: becomes a problem document, with `headers` added, or the error of a job."""
 
     def __init__(self, code: str, detail: str, headers: dict[str, str] | None = None) -> None:
         super().__init__(detail)

@@ -105,10 +105,7 @@ class Format:
 
 
 def write_export(name: str, videos: Sequence[VideoResult]) -> bytes:
-    """Return the content of an export file.
-
-    Raises Problem invalid_parameter for an unknown format, or several videos in a format for one.
-    """
+    """Return the content of an export file; raises Problem invalid_parameter if the format does not allow several."""
     chosen = find_format(name)
     if len(videos) != 1 and not chosen.several:
         raise Problem("invalid_parameter", f"format={name} holds one video a file, not {len(videos)}")

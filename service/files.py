@@ -14,13 +14,9 @@ _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOS
 
 
 def lock(file: IO[Any] | int, *, wait: bool = True) -> bool:
-    """Lock an open file or descriptor for this process until it is closed.
+    """Lock an open file or descriptor for this process until it is closed; False if the file system has no locks.
 
-    Returns:
-        False if the file system does not support locks; then nothing is locked.
-
-    Raises:
-        BlockingIOError, PermissionError: another process holds the lock and `wait` is false.
+    Raises BlockingIOError or PermissionError if another process holds the lock and `wait` is false.
     """
     try:
         fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))

@@ -13,7 +13,6 @@ import re
 import secrets
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
@@ -118,9 +117,15 @@ class Jobs:
         self.store = store
 
     def create(
-        self, job_id: str, upload: Upload, options: JobOptions, *,
-        retention_s: int, owner: str = ANONYMOUS_OWNER, batch: str | None = None,
-    ) -> Record:  # fmt: skip
+        self,
+        job_id: str,
+        upload: Upload,
+        options: JobOptions,
+        *,
+        retention_s: int,
+        owner: str = ANONYMOUS_OWNER,
+        batch: str | None = None,
+    ) -> Record:
         """Create a queued job; it is durable when this returns."""
         record = Record(
             id=job_id,
@@ -144,22 +149,17 @@ class Jobs:
         return record
 
     def get(self, job_id: str, owner: str | None = None) -> Record:
-        """Return a job's record; `job_id` may be any text, and `owner` None allows any owner.
+        """Return a job's record, for any text as id; raises Problem job_not_found, job_deleted or job_expired.
 
-        Raises:
-            Problem: job_not_found, also for a job of another owner; job_deleted, job_expired.
+        A job of another owner is not found, unless `owner` is None.
         """
         if _JOB_ID.fullmatch(job_id):
-            record = self._load(job_id)
-            if record and owner in (None, record[1].owner):
-                return record[1]
-            tombstone = self._load_tombstone(job_id)
-            if record is None and tombstone and owner in (None, tombstone.owner):
-                how = "was deleted" if tombstone.why == "deleted" else "expired"
-                raise Problem(
-                    f"job_{tombstone.why}",
-                    f"the job {how} at {tombstone.at:%Y-%m-%dT%H:%M:%SZ}; for a result send the video again",
-                )
+            if loaded := self._load(job_id):
+                record = loaded[1]
+                if owner in (None, record.owner):
+                    return record
+            else:
+                self._check_removed(job_id, owner)
         raise Problem("job_not_found", f"no job has the id {job_id[:64]!r}; POST /detect makes one")
 
     def change(
@@ -167,9 +167,8 @@ class Jobs:
     ) -> Record:
         """Move a job to another state, durably. When it ends, its video is deleted unless `keep_video` is set.
 
-        Raises:
-            ValueError: TRANSITIONS does not allow it.
-            StaleAttemptError: the stored job has another state or attempt than `record`, or was removed.
+        Raises StaleAttemptError if the stored job has another state or attempt than `record`, or was removed, and
+        ValueError if TRANSITIONS does not allow the change.
         """
         if state not in TRANSITIONS[record.state]:
             raise ValueError(f"job {record.id} cannot go from {record.state} to {state}")
@@ -187,10 +186,7 @@ class Jobs:
         return changed
 
     def requeue(self, record: Record, why: RetryReason, code: str, detail: str) -> Record:
-        """End an unsuccessful attempt: the job is queued again, or fails with `code` and `detail` after its last attempt.
-
-        Raises StaleAttemptError; see `change`.
-        """
+        """Queue a job again after an attempt, or fail it if that was its last; raises as `change`."""
         if why is not RetryReason.HANDED_BACK and record.failed_attempts + 1 >= ATTEMPTS:
             return self.change(record, State.FAILED, JobError(code=code, detail=detail))
         return self.change(record, State.QUEUED, why=why)
@@ -209,11 +205,7 @@ class Jobs:
         return content
 
     def cancel(self, job_id: str, owner: str | None = None) -> Record:
-        """Cancel a job that has not ended; its worker notices and stops. A canceled job is returned unchanged.
-
-        Raises:
-            Problem: job_not_found, job_deleted, job_expired, job_already_ended.
-        """
+        """Cancel a job; its worker notices and stops. Idempotent; raises as `get`, and Problem job_already_ended."""
         while True:
             record = self.get(job_id, owner)
             if record.state is State.CANCELED:
@@ -287,15 +279,19 @@ class Jobs:
         return {job_id: int(size) for job_id, _, size in parts}
 
     def _load(self, job_id: str) -> tuple[bytes, Record] | None:
-        with suppress(KeyError):
-            content = self.store.get(job_key(job_id, "job.json"))
-            return content, Record.model_validate_json(content)
-        return None
+        content = self.store.find(job_key(job_id, "job.json"))
+        return None if content is None else (content, Record.model_validate_json(content))
 
-    def _load_tombstone(self, job_id: str) -> Tombstone | None:
-        with suppress(KeyError):
-            return Tombstone.model_validate_json(self.store.get(f"gone/{job_id}"))
-        return None
+    def _check_removed(self, job_id: str, owner: str | None) -> None:
+        """Raise Problem job_deleted or job_expired if there is a tombstone of the owner's job."""
+        content = self.store.find(f"gone/{job_id}")
+        tombstone = Tombstone.model_validate_json(content) if content else None
+        if tombstone and owner in (None, tombstone.owner):
+            how = "was deleted" if tombstone.why == "deleted" else "expired"
+            raise Problem(
+                f"job_{tombstone.why}",
+                f"the job {how} at {tombstone.at:%Y-%m-%dT%H:%M:%SZ}; for a result send the video again",
+            )
 
 
 def job_key(job_id: str, name: str = "") -> str:

@@ -114,9 +114,7 @@ def is_loopback(host: str) -> bool:
 def create(path: Path, name: str, limits: OwnLimits) -> tuple[Key, str]:
     """Add a key to a file, which is created if missing; return its data, and the key itself, which is stored nowhere.
 
-    Raises:
-        KeysError: the file is invalid or cannot be written.
-        ValidationError: the name is invalid.
+    Raises KeysError if the file is invalid or cannot be written, and ValidationError for an invalid name.
     """
     secret = secrets.token_urlsafe(32)
 
@@ -131,10 +129,9 @@ def create(path: Path, name: str, limits: OwnLimits) -> tuple[Key, str]:
 
 
 def rotate(path: Path, key_id: str) -> tuple[Key, str]:
-    """Give a key a new secret: the old one is refused from the next request on. Returns the same as `create`.
+    """Give a key a new secret and return both as `create` does. The old one is refused from the next request on.
 
-    Raises:
-        KeysError: no key has this id, it was revoked, or the file is invalid or cannot be written.
+    Raises KeysError if no key has this id, it was revoked, or the file is invalid or cannot be written.
     """
     secret = secrets.token_urlsafe(32)
 
@@ -176,8 +173,7 @@ class KeyRing:
     def find(self, presented: str) -> Key | None:
         """Return the key that a caller presents; None if it is unknown or revoked.
 
-        Raises:
-            KeysError: the changed file cannot be read. Cached keys are not used, as they may have been revoked in it.
+        Raises KeysError if the changed file cannot be read: cached keys may have been revoked in it.
         """
         parts = _KEY.fullmatch(presented)
         key = self._keys().get(parts["id"]) if parts else None

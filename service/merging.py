@@ -2,7 +2,6 @@
 
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,13 +9,6 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 Scores = NDArray[np.float32]
-
-
-class MergedProposals(NamedTuple):
-    """Detections, best first: (n,) index of each one's best proposal, and (n, 2) start and end in seconds."""
-
-    best: Integers
-    times: Floats
 
 
 @dataclass
@@ -46,8 +38,8 @@ class _ActionTimeline:
 
 def merge_proposals(
     times: Floats, scores: Scores, labels: Integers, thresholds: Scores, part_s: float
-) -> MergedProposals:
-    """Merge the proposals of one video into detections; independent of the view.
+) -> tuple[Integers, Floats]:
+    """Merge the proposals of one video into detections: each one's best proposal (n,) and times (n, 2), best first.
 
     `times` are (n, 2) starts and ends in seconds, `labels` (n,) action ids, `scores` (n,), the best first; `thresholds`
     are the display thresholds of all actions. A part of an action lasts at least `part_s`.
@@ -83,4 +75,4 @@ def merge_proposals(
         for row in zip(timeline.best, timeline.starts, timeline.ends, strict=True)
     )
     table = np.array(rows_by_best, float).reshape(-1, 3)
-    return MergedProposals(table[:, 0].astype(np.int64), table[:, 1:])
+    return table[:, 0].astype(np.int64), table[:, 1:]

@@ -7,7 +7,6 @@ increase() handle.
 import json
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from redis import ConnectionPool, Redis
@@ -27,13 +26,12 @@ LEASES_LOST = "mmad_leases_lost"
 
 # Metrics must never delay a worker or a request for longer.
 _TIMEOUT_S = 1.0
-_SUM = "sum"
-_AMOUNT = "amount"
+SUM = "sum"
+AMOUNT = "amount"
 _INFINITY = "+Inf"
 
 
-@dataclass(frozen=True)
-class Family:
+class Family(NamedTuple):
     """A metric: help text, ordered label names, and for a histogram the upper bounds of its buckets in seconds."""
 
     description: str
@@ -43,28 +41,20 @@ class Family:
 
 FAMILIES = {
     JOBS_ENDED: Family("Jobs that ended, by final state, and by error code where they failed.", ("state", "code")),
+    DECODED_FRAMES: Family("Frames decoded."),
+    VIDEO_SECONDS: Family("Seconds of video analysed."),
+    RETRIES: Family("Attempts that had to be made again, by the reason.", ("why",)),
+    LEASES_LOST: Family("Attempts whose worker was not heard of any more."),
     STAGE_SECONDS: Family(
         "Seconds that attempts spent in a stage.",
         ("stage",),
         (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0),
     ),
-    DECODED_FRAMES: Family("Frames decoded."),
-    VIDEO_SECONDS: Family("Seconds of video analysed."),
-    RETRIES: Family("Attempts that had to be made again, by the reason.", ("why",)),
-    LEASES_LOST: Family("Attempts whose worker was not heard of any more."),
 }
 
 
-class Histogram(NamedTuple):
-    """Non-cumulative counts by upper bucket bound, and the sum of all observations in seconds."""
-
-    counts: dict[str, float]
-    sum_s: float
-
-
-# Keyed by metric name, then by label values.
-Counts = dict[str, dict[tuple[str, ...], float]]
-Histograms = dict[str, dict[tuple[str, ...], Histogram]]
+# By metric name, label values and part: "amount" of a counter, "sum" and non-cumulative bucket bounds of a histogram.
+Sums = dict[str, dict[tuple[str, ...], dict[str, float]]]
 
 
 class Meter:
@@ -80,14 +70,14 @@ class Meter:
 
     def count(self, name: str, amount: float = 1.0, **labels: str) -> None:
         """Add to a counter in FAMILIES, which determines the labels; `code` is "" for jobs that did not fail."""
-        self._add({_make_field(name, labels, _AMOUNT): amount})
+        self._add({_make_field(name, labels, AMOUNT): amount})
 
     def observe(self, name: str, seconds: float, **labels: str) -> None:
         """Add a duration to a histogram in FAMILIES."""
         bound = next((str(bound) for bound in FAMILIES[name].buckets_s if seconds <= bound), _INFINITY)
-        self._add({_make_field(name, labels, bound): 1.0, _make_field(name, labels, _SUM): seconds})
+        self._add({_make_field(name, labels, bound): 1.0, _make_field(name, labels, SUM): seconds})
 
-    def read(self) -> tuple[Counts, Histograms] | None:
+    def read(self) -> Sums | None:
         """Return all sums; None while Redis is unreachable."""
         fields = self.try_query(lambda redis: redis.hgetall(KEY))
         return None if fields is None else _parse_sums(fields)
@@ -101,13 +91,10 @@ class Meter:
         self._redis.connection_pool.disconnect()
 
     def _add(self, amounts: Mapping[str, float]) -> None:
-        def add(redis: Redis) -> None:
-            with redis.pipeline() as pipeline:
-                for field, amount in amounts.items():
-                    pipeline.hincrbyfloat(KEY, field, amount)
-                pipeline.execute()
-
-        self.try_query(add)
+        pipeline = self._redis.pipeline()
+        for field, amount in amounts.items():
+            pipeline.hincrbyfloat(KEY, field, amount)
+        self._breaker.call(pipeline.execute, [])
 
 
 def bucket_bounds(name: str) -> list[str]:
@@ -123,26 +110,12 @@ def _make_field(name: str, labels: Mapping[str, str], part: str) -> str:
     return json.dumps([name, [str(labels[label]) for label in family.labels], part])
 
 
-def _parse_sums(fields: Mapping[bytes | str, bytes | str]) -> tuple[Counts, Histograms]:
-    counts: Counts = {name: {} for name, family in FAMILIES.items() if not family.buckets_s}
-    parts: dict[str, dict[tuple[str, ...], dict[str, float]]] = {
-        name: {} for name, family in FAMILIES.items() if family.buckets_s
-    }
+def _parse_sums(fields: Mapping[bytes | str, bytes | str]) -> Sums:
+    sums: Sums = {name: {} for name in FAMILIES}
     for field, value in fields.items():
         # Skip metrics written by another version.
         with suppress(ValueError, TypeError, KeyError):
             name, labels, part = json.loads(field)
-            if len(labels) != len(FAMILIES[name].labels):
-                continue
-            if name in counts:
-                counts[name][tuple(labels)] = float(value)
-            else:
-                parts[name].setdefault(tuple(labels), {})[part] = float(value)
-    histograms = {
-        name: {
-            labels: Histogram({bound: part.get(bound, 0.0) for bound in bucket_bounds(name)}, part.get(_SUM, 0.0))
-            for labels, part in by_labels.items()
-        }
-        for name, by_labels in parts.items()
-    }
-    return counts, histograms
+            if len(labels) == len(FAMILIES[name].labels):
+                sums[name].setdefault(tuple(labels), {})[part] = float(value)
+    return sums

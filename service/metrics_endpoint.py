@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from importlib.metadata import version
+from itertools import accumulate
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client import Counter as HttpCounter
@@ -14,7 +15,7 @@ from prometheus_client.registry import Collector
 from service.admission import Admission
 from service.job_schemas import State
 from service.jobs import Jobs
-from service.metrics import FAMILIES, Counts, Histograms
+from service.metrics import AMOUNT, FAMILIES, SUM, Sums, bucket_bounds
 from service.queue import JobQueue, make_queue
 from service.store import FolderStore
 from service.ttl_cache import TtlCache
@@ -63,7 +64,7 @@ class MetricsEndpoint(Collector):
         """Yield the summed metrics, then the current gauges."""
         sums = self._queue.meter.read()
         if sums is not None:
-            yield from _sum_metrics(*sums)
+            yield from _sum_metrics(sums)
             yield from self._queue_metrics()
         yield GaugeMetricFamily("mmad_redis_up", "Whether Redis answers this process.", value=float(sums is not None))
         yield from self._job_metrics()
@@ -95,27 +96,19 @@ class MetricsEndpoint(Collector):
         )
 
 
-def _sum_metrics(counts: Counts, histograms: Histograms) -> Iterator[Metric]:
-    for name, by_labels in counts.items():
-        family = FAMILIES[name]
-        # A counter without labels starts at 0; the label values of the others are not known in advance.
-        values = by_labels or ({} if family.labels else {(): 0.0})
+def _sum_metrics(sums: Sums) -> Iterator[Metric]:
+    for name, family in FAMILIES.items():
+        if family.buckets_s:
+            histogram = HistogramMetricFamily(name, family.description, labels=family.labels)
+            for labels, parts in sums[name].items():
+                bounds = bucket_bounds(name)
+                cumulative = accumulate(parts.get(bound, 0.0) for bound in bounds)
+                histogram.add_metric(labels, list(zip(bounds, cumulative, strict=True)), parts.get(SUM, 0.0))
+            yield histogram
+            continue
         counter = CounterMetricFamily(name, family.description, labels=family.labels)
-        for labels, value in values.items():
-            counter.add_metric(labels, value)
+        # A counter without labels starts at 0; the label values of the others are not known in advance.
+        start: dict[tuple[str, ...], dict[str, float]] = {} if family.labels else {(): {}}
+        for labels, parts in (sums[name] or start).items():
+            counter.add_metric(labels, parts.get(AMOUNT, 0.0))
         yield counter
-    for name, observed in histograms.items():
-        family = FAMILIES[name]
-        metric = HistogramMetricFamily(name, family.description, labels=family.labels)
-        for labels, histogram in observed.items():
-            metric.add_metric(labels, _accumulate(histogram.counts), histogram.sum_s)
-        yield metric
-
-
-def _accumulate(counts: dict[str, float]) -> list[tuple[str, float]]:
-    """Return cumulative buckets, as Prometheus defines them."""
-    total, buckets = 0.0, []
-    for bound, count in counts.items():
-        total += count
-        buckets.append((bound, total))
-    return buckets

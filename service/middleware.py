@@ -7,6 +7,7 @@ from typing import Protocol
 from uuid import uuid4
 
 import structlog
+from anyio import CancelScope
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -86,10 +87,7 @@ class RequestLog:
 
 
 class ProblemMiddleware:
-    """Refuses overload and malformed requests, and turns unhandled exceptions into problem documents.
-
-    Runs inside the CORS middleware, so that web pages can read these responses too.
-    """
+    """Refuses overload and malformed requests, and turns unhandled exceptions into problem documents."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -100,7 +98,7 @@ class ProblemMiddleware:
             await self._app(scope, receive, send)
             return
         request = Request(scope)
-        if refusal := _find_overload(scope) or _find_ambiguous_length(scope):
+        if refusal := _find_refusal(scope):
             await problem_response(request, *refusal, CLOSE)(scope, receive, send)
             return
         response_started = False
@@ -119,6 +117,34 @@ class ProblemMiddleware:
                 await response(scope, receive, send)
 
 
+class HeadMiddleware:
+    """HEAD for every GET route (RFC 9110, 9.3.2): runs it as GET, sends status and headers, and cancels the rest."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """An ASGI application."""
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            await self._app(scope, receive, send)
+            return
+        # Range is defined for GET only (RFC 9110, 14.2).
+        headers = [pair for pair in scope["headers"] if pair[0] != b"range"]
+        as_get = {**scope, "method": "GET", "headers": headers}
+        with CancelScope() as handler_scope:
+
+            async def send_headers(message: Message) -> None:
+                if message["type"] == "http.response.start":
+                    await send(message)
+                    await send({"type": "http.response.body", "body": b"", "more_body": False})
+                    handler_scope.cancel()
+
+            try:
+                await self._app(as_get, receive, send_headers)
+            finally:
+                scope["route"] = as_get.get("route")  # read by RequestLog
+
+
 def _make_error_response(request: Request, error: Exception) -> ASGIApp:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         log.error("disk_full")
@@ -129,24 +155,21 @@ def _make_error_response(request: Request, error: Exception) -> ASGIApp:
     return problem_response(request, "internal_error", detail)
 
 
-def _find_overload(scope: Scope) -> tuple[str, str] | None:
+def _find_refusal(scope: Scope) -> tuple[str, str] | None:
+    """Return the problem of a connection above the limit, or of a request that two servers may delimit differently.
+
+    The latter is request smuggling (RFC 9112, 6.1).
+    """
     limit = scope.get("state", {}).get(OVERLOADED)
-    if limit is None or path_without_prefix(scope) in HEALTH_PATHS:
-        return None
-    return (
-        "overloaded",
-        f"more than {limit} connections are open (MMAD_MAX_CONNECTIONS): close those that you do not need, "
-        "and come again in a moment",
-    )
-
-
-def _find_ambiguous_length(scope: Scope) -> tuple[str, str] | None:
-    """Return the problem of a request that two servers may delimit differently (request smuggling; RFC 9112, 6.1)."""
+    if limit is not None and path_without_prefix(scope) not in HEALTH_PATHS:
+        return (
+            "overloaded",
+            f"more than {limit} connections are open (MMAD_MAX_CONNECTIONS): close those that you do not need, "
+            "and come again in a moment",
+        )
     headers = Headers(scope=scope)
-    if "transfer-encoding" not in headers:
-        return None
-    if "content-length" in headers:
+    if "transfer-encoding" in headers and "content-length" in headers:
         return "malformed_request", "the request has Content-Length and Transfer-Encoding: send one of them"
-    if scope.get("http_version") == "1.0":
+    if "transfer-encoding" in headers and scope.get("http_version") == "1.0":
         return "malformed_request", "HTTP/1.0 knows no Transfer-Encoding: send Content-Length, or use HTTP/1.1"
     return None

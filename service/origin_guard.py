@@ -9,7 +9,6 @@ set: Host is the page's host name, Origin the page's origin. With keys none of t
 import re
 from collections.abc import Iterable
 from ipaddress import ip_address
-from typing import NamedTuple
 
 from fastapi import FastAPI
 from starlette.requests import Request
@@ -30,10 +29,9 @@ _DEFAULT_PORTS = {"http": "80", "https": "443"}
 
 
 class OriginGuard:
-    """Refuses requests with a foreign Host, and unsafe requests with a foreign Origin.
+    """Refuses requests with a foreign Host, and unsafe requests with a foreign Origin; "*" allows all.
 
-    `hosts` are names and addresses without port, IPv6 in brackets; `origins` are allowed beside the service's own. "*"
-    allows all.
+    `hosts` are names and addresses without port, IPv6 in brackets; `origins` are allowed beside the service's own.
     """
 
     def __init__(self, app: ASGIApp, hosts: Iterable[str], origins: Iterable[str]) -> None:
@@ -55,12 +53,12 @@ class OriginGuard:
         if _ANY in self._hosts or path_without_prefix(request.scope) in HEALTH_PATHS:
             return None
         host = _parse_host(request)
-        if host is not None and host.name in self._hosts:
+        if host is not None and host[0] in self._hosts:
             return None
-        hosts = ", ".join(request.headers.getlist("host")) or "none"
+        hosts = (", ".join(request.headers.getlist("host")) or "none")[:200]
         return (
             "host_refused",
-            f"the header Host is {_quote(hosts)}, and this service, which asks for no keys, answers only to "
+            f"the header Host is {hosts!r}, and this service, which asks for no keys, answers only to "
             f"{', '.join(sorted(self._hosts))}: add the name to MMAD_ALLOWED_HOSTS, or turn keys on "
             "(MMAD_API_KEYS_FILE)",
         )
@@ -75,17 +73,14 @@ class OriginGuard:
             return None
         return (
             "origin_refused",
-            f"the request comes from a page of {_quote(', '.join(sorted(foreign)))}, and this service, which asks for "
+            f"the request comes from a page of {', '.join(sorted(foreign))[:200]!r}, and this service, which asks for "
             f"no keys, lets only its own pages at {own or 'its address'} and those of MMAD_CORS_ORIGINS do that: "
             "add the origin there, or turn keys on (MMAD_API_KEYS_FILE)",
         )
 
 
 def add_origin_guard(app: FastAPI, settings: Settings) -> None:
-    """Add OriginGuard if the service requires no keys.
-
-    Add it before the CORS middleware, which must answer preflights and let allowed pages read refusals.
-    """
+    """Add OriginGuard if the service requires no keys; inside the CORS middleware, which answers preflights."""
     if active_keys_file(settings) is None:
         app.add_middleware(OriginGuard, hosts=allowed_hosts(settings), origins=settings.cors_origins)
 
@@ -102,16 +97,11 @@ def allowed_hosts(settings: Settings) -> list[str]:
     return [*settings.allowed_hosts, f"[{host}]" if ":" in host else host]
 
 
-class _Host(NamedTuple):
-    name: str
-    port: str
-
-
-def _parse_host(request: Request) -> _Host | None:
-    """Parse the Host header; None unless there is exactly one and it is well-formed."""
+def _parse_host(request: Request) -> tuple[str, str] | None:
+    """Parse the Host header into name and port; None unless there is exactly one and it is well-formed."""
     values = request.headers.getlist("host")
     parts = _HOST.fullmatch(values[0].lower()) if len(values) == 1 else None
-    return _Host(parts["name"], parts["port"] or "") if parts else None
+    return (parts["name"], parts["port"] or "") if parts else None
 
 
 def _make_own_origin(request: Request) -> str | None:
@@ -119,10 +109,5 @@ def _make_own_origin(request: Request) -> str | None:
     host, scheme = _parse_host(request), request.scope["scheme"]
     if host is None:
         return None
-    port = "" if host.port in ("", _DEFAULT_PORTS.get(scheme)) else f":{host.port}"
-    return f"{scheme}://{host.name}{port}"
-
-
-def _quote(text: str) -> str:
-    """Shorten and quote a value from the caller for an error message."""
-    return repr(text[:200])
+    name, port = host
+    return f"{scheme}://{name}" + ("" if port in ("", _DEFAULT_PORTS.get(scheme)) else f":{port}")

@@ -1,7 +1,4 @@
-"""The path prefix under which a reverse proxy serves the API, such as /mmad: MMAD_ROOT_PATH or X-Forwarded-Prefix.
-
-Proxies that strip the prefix from the path and proxies that keep it are both supported.
-"""
+"""The path prefix under which a reverse proxy serves the API, whether or not the proxy strips it from the path."""
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -32,8 +29,12 @@ class ForwardedPrefix:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """An ASGI application."""
         if scope["type"] == "http":
-            prefix = self._read_prefix(scope)
-            scope = _with_prefix(scope, self._root_path if prefix is None else prefix)
+            read = self._read_prefix(scope)
+            prefix = self._root_path if read is None else read
+            path = scope["path"] if scope["path"] != prefix else f"{prefix}/"
+            # ASGI has the prefix in `root_path` and at the beginning of `path`.
+            path = path if path.startswith(f"{prefix}/") else prefix + path
+            scope = {**scope, "path": path, "root_path": prefix}
         await self._proxies(scope, receive, send)  # type: ignore[arg-type]
 
     def _read_prefix(self, scope: Scope) -> str | None:
@@ -46,13 +47,3 @@ class ForwardedPrefix:
             return clean_prefix("".join(clean_prefix(part) for value in values for part in value.split(",")))
         except ValueError:
             return None
-
-
-def _with_prefix(scope: Scope, prefix: str) -> Scope:
-    """Return a scope with the prefix as ASGI specifies: in `root_path` and at the beginning of `path`."""
-    path: str = scope["path"]
-    if path == prefix:
-        path += "/"
-    if not path.startswith(f"{prefix}/"):
-        path = prefix + path
-    return {**scope, "path": path, "root_path": prefix}

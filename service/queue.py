@@ -11,17 +11,8 @@ from statistics import median
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from redis import Redis
+from redis import Redis, exceptions
 from redis.backoff import ExponentialBackoff
-from redis.exceptions import (
-    AuthenticationError,
-    InvalidResponse,
-    MovedError,
-    NoPermissionError,
-    ReadOnlyError,
-    RedisError,
-)
-from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry as ConnectionRetry
 from rq import Queue
 from rq.serializers import JSONSerializer
@@ -88,40 +79,39 @@ def check_redis(settings: Settings) -> str | None:
     try:
         with connection:
             connection.set(_PROBE_KEY, 1, ex=_RQ_RESULT_TTL_S)
-    except RedisError as error:
+    except exceptions.RedisError as error:
         if remedy := _describe_permanent_error(error):
             raise QueueError(f"Redis at {_format_address(url)} {remedy}") from error
         return f"Redis at {_format_address(url)} {_describe_transient_error(error, url)}"
     return None
 
 
-def _describe_permanent_error(error: RedisError) -> str | None:
+def _describe_permanent_error(error: exceptions.RedisError) -> str | None:
     """Describe an error that persists until the configuration is corrected; None for a transient error."""
     causes = (error.__cause__, error.__context__)
-    if isinstance(error, AuthenticationError):
-        return (
-            "wants another user name or password than MMAD_REDIS_URL has: write redis://USER:PASSWORD@HOST:PORT/NUMBER"
-        )
-    if isinstance(error, NoPermissionError):
+    if isinstance(error, exceptions.AuthenticationError):
+        form = "redis://USER:PASSWORD@HOST:PORT/NUMBER"
+        return f"wants another user name or password than MMAD_REDIS_URL has: write {form}"
+    if isinstance(error, exceptions.NoPermissionError):
         return f"gives the user of MMAD_REDIS_URL too few rights: allow it all commands ({error})"
-    if isinstance(error, ReadOnlyError):
+    if isinstance(error, exceptions.ReadOnlyError):
         return "is a replica, which cannot be written: name its primary in MMAD_REDIS_URL"
-    if isinstance(error, MovedError):
+    if isinstance(error, exceptions.MovedError):
         return "is part of a cluster: name a single Redis in MMAD_REDIS_URL"
     if "DB index" in str(error):
         return "has no database of the number at the end of MMAD_REDIS_URL: most have 0 to 15"
     if any(isinstance(cause, ssl.SSLError) for cause in causes):
         return "speaks no TLS that is trusted here: write redis:// in MMAD_REDIS_URL, or see to its certificate"
-    if isinstance(error, InvalidResponse):
+    if isinstance(error, exceptions.InvalidResponse):
         return "is not Redis: correct host and port of MMAD_REDIS_URL"
     return None
 
 
-def _describe_transient_error(error: RedisError, url: str) -> str:
+def _describe_transient_error(error: exceptions.RedisError, url: str) -> str:
     if any(isinstance(cause, socket.gaierror) for cause in (error.__cause__, error.__context__)):
         return "cannot be found: its name leads to no address"
     hint = ""
-    if isinstance(error, RedisTimeoutError) and url.startswith("rediss:"):
+    if isinstance(error, exceptions.TimeoutError) and url.startswith("rediss:"):
         hint = "; if it speaks no TLS, write redis:// in MMAD_REDIS_URL"
     elif "closed by server" in str(error) and url.startswith("redis:"):
         hint = "; if it speaks TLS, write rediss:// in MMAD_REDIS_URL"
@@ -162,10 +152,9 @@ class Throughput(NamedTuple):
 
 
 class JobQueue:
-    """The Redis operations of API and workers.
+    """The Redis operations of API and workers. Without Redis, most do nothing or return a default.
 
-    While Redis is unavailable, those that do not raise RedisError do nothing or return a default; service.reconciler
-    later enqueues the jobs that were accepted in the meantime.
+    service.reconciler later enqueues the jobs that were accepted in the meantime.
     """
 
     def __init__(self, connection: Redis, job_timeout_s: int) -> None:
@@ -224,26 +213,17 @@ class JobQueue:
 
     def publish_progress(self, job_id: str, stage: Stage, fraction: float) -> None:
         """Publish the progress of a running job."""
-        name = _progress_key(job_id)
-
-        def put() -> None:
-            with self._connection.pipeline() as pipeline:
-                pipeline.hset(name, mapping={"stage": stage.value, "fraction": f"{fraction:.4f}"})
-                pipeline.expire(name, _PROGRESS_TTL_S)
-                pipeline.execute()
-
-        self._breaker.call(put, None)
+        name, pipeline = _progress_key(job_id), self._connection.pipeline()
+        pipeline.hset(name, mapping={"stage": stage.value, "fraction": f"{fraction:.4f}"})
+        pipeline.expire(name, _PROGRESS_TTL_S)
+        self._breaker.call(pipeline.execute, [])
 
     def record_job_time(self, seconds: float) -> None:
         """Record a job's run time for later estimates."""
-
-        def put() -> None:
-            with self._connection.pipeline() as pipeline:
-                pipeline.lpush(_JOB_TIMES_KEY, f"{seconds:.3f}")
-                pipeline.ltrim(_JOB_TIMES_KEY, 0, _MAX_JOB_TIMES - 1)
-                pipeline.execute()
-
-        self._breaker.call(put, None)
+        pipeline = self._connection.pipeline()
+        pipeline.lpush(_JOB_TIMES_KEY, f"{seconds:.3f}")
+        pipeline.ltrim(_JOB_TIMES_KEY, 0, _MAX_JOB_TIMES - 1)
+        self._breaker.call(pipeline.execute, [])
 
     def get_position(self, job_id: str) -> int | None:
         """Return the number of jobs before this one; None if it is not queued or Redis is unavailable."""
@@ -257,14 +237,13 @@ class JobQueue:
         """Report the readiness of Redis and of at least one worker, by name."""
         try:
             alive = self._workers_alive() > 0
-        except RedisError:
+        except exceptions.RedisError:
             return {"redis": "cannot be reached", "workers": "not known"}
         return {"redis": "ok", "workers": "ok" if alive else "none is running"}
 
     def _fetch_positions(self) -> dict[str, int]:
-        return {
-            _parse_job_id(delivery): position for position, delivery in enumerate(make_queue(self._connection).job_ids)
-        }
+        deliveries = make_queue(self._connection).job_ids
+        return {_parse_job_id(delivery): position for position, delivery in enumerate(deliveries)}
 
     def _fetch_throughput(self) -> Throughput:
         times = [float(value) for value in self._connection.lrange(_JOB_TIMES_KEY, 0, -1)]

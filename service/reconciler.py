@@ -29,7 +29,7 @@ _FAULT_BACKOFF_S = 15.0
 
 
 class _LostJob(NamedTuple):
-    """A job that is neither in the queue nor leased, its state and attempt, and when that was first observed."""
+    """State and attempt of a job that is neither in the queue nor leased, and when that was first observed."""
 
     state: State
     attempt: int
@@ -62,7 +62,9 @@ class Reconciler:
         queued = self._queue.get_queued_ids()
         for job_id in self._jobs.list_unfinished():
             record = None if job_id in queued else self._jobs.read(job_id)
-            if record is None or record.ended or self._has_lease(record):
+            if record is None or record.ended:
+                continue
+            if record.state is State.RUNNING and self._queue.is_leased(record.id, record.attempt):
                 continue
             now_s = self._clock()
             job = previous.get(job_id)
@@ -76,9 +78,6 @@ class Reconciler:
             else:
                 lost[job_id] = job
         self._lost = lost
-
-    def _has_lease(self, record: Record) -> bool:
-        return record.state is State.RUNNING and self._queue.is_leased(record.id, record.attempt)
 
     def _recover(self, record: Record) -> None:
         if record.state is State.RUNNING:

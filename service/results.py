@@ -144,10 +144,9 @@ def with_defaults(stored: StoredProposals, view: TimedView) -> ResultView:
 
 
 def find_action_ids(labels: Labels, selection: Sequence[str]) -> set[int]:
-    """Return the action ids for codes or names of actions or body parts, ignoring case.
+    """Return the action ids for codes or names of actions or body parts; raises Problem for an unknown one.
 
-    `selection` is a list that was split at commas: adjacent items are joined if they make a name with commas. Raises
-    Problem invalid_parameter for an unknown item; the detail names the most similar labels.
+    `selection` was split at commas: adjacent items are joined if they make a name with commas. Case is ignored.
     """
     ids_by_text: dict[str, set[int]] = {}
     for action in labels.actions:

@@ -39,11 +39,7 @@ def _default_data_dir() -> Path:
 
 
 def clean_prefix(value: str) -> str:
-    """Return a proxy's path prefix without its trailing slash; empty for none.
-
-    Raises:
-        ValueError: it is not a path of plain segments, or too long.
-    """
+    """Return a proxy's path prefix without its trailing slash; raises ValueError for other than plain segments."""
     prefix = value.strip().rstrip("/")
     if len(prefix) > MAX_PREFIX_CHARACTERS or not _PREFIX.fullmatch(prefix):
         raise ValueError(

@@ -49,10 +49,8 @@ def load_secret(settings: Settings, owner: str = ANONYMOUS_OWNER) -> str:
     """Return the secret (whsec_...) that signs the messages about an owner's jobs.
 
     For ANONYMOUS_OWNER it is the master secret: that of the settings, or the one in the data directory, which is
-    created if missing. For a key it is HMAC-SHA256(master secret, "mmad webhook " + key id).
-
-    Raises:
-        ValueError: the master secret is not 24 to 64 bytes in Base64, as Standard Webhooks requires.
+    created if missing. For a key it is HMAC-SHA256(master secret, "mmad webhook " + key id). Raises ValueError if the
+    master secret is not 24 to 64 bytes in Base64, as Standard Webhooks requires.
     """
     if settings.webhook_secret is not None:
         value = settings.webhook_secret.get_secret_value()

@@ -7,7 +7,7 @@ import stat
 import tempfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 from uuid import uuid4
@@ -78,11 +78,7 @@ class FolderStore:
         A file lock serializes concurrent calls, also of other processes.
         """
         with self._lock(key):
-            try:
-                current: bytes | None = self.get(key)
-            except KeyError:
-                current = None
-            if current != expected:
+            if self.find(key) != expected:
                 return False
             self.put(key, content)
             return True
@@ -91,6 +87,12 @@ class FolderStore:
         """Read the content; raises KeyError if the key is missing."""
         with self.open(key) as file:
             return file.read()
+
+    def find(self, key: str) -> bytes | None:
+        """Read the content; None if the key is missing."""
+        with suppress(KeyError):
+            return self.get(key)
+        return None
 
     def open(self, key: str) -> BinaryIO:
         """Open for reading and seeking; raises KeyError if the key is missing."""

@@ -13,10 +13,7 @@ Interval = tuple[float, float]
 def summarize(
     detections: Sequence[Detection], segments: Sequence[BodySegment], labels: Labels, part: Interval
 ) -> Summary:
-    """Compute the summary of a part of the video, start and end in seconds, to which durations are clipped.
-
-    Classes without a detection are omitted.
-    """
+    """Compute the summary of the classes with detections in a part of the video, to which durations are clipped."""
     by_action = _group_by_label((detection.action.id, (detection.start_s, detection.end_s)) for detection in detections)
     by_body = _group_by_label((segment.body.id, (segment.start_s, segment.end_s)) for segment in segments)
     everything = [interval for group in by_action.values() for interval in group]

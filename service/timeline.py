@@ -103,10 +103,7 @@ class _Layout:
 
 
 def draw_timeline(video: str, result: Result, labels: Labels, form: Literal["png", "svg"]) -> bytes:
-    """Draw a result, with a row for each body part; `video` is the title. Returns the image file.
-
-    A bar's opacity shows its score; parts that were not analysed are hatched.
-    """
+    """Draw a result, with a row for each body part and `video` as the title, and return the image file."""
     from matplotlib import rc_context
 
     # Text remains text in SVG, and the output is deterministic.

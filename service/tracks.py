@@ -46,18 +46,13 @@ def make_tracks(result: Result) -> list[BodyTracks]:
 
 
 def to_player_ms(time_s: float, media: Media) -> int:
-    """Convert seconds from the first frame to a player's time in whole milliseconds, by adding `start_offset_s`.
-
-    Time and offset are rounded separately, so that durations do not depend on the offset.
-    """
+    """Convert seconds from the first frame to a player's time in whole milliseconds, by adding `start_offset_s`."""
+    # Rounded separately, so that durations do not depend on the offset.
     return round(time_s * 1000) + round(media.start_offset_s * 1000)
 
 
 def _make_track(label: Label, detections: Iterable[Detection], media: Media, *, gap_ms: int = -1) -> Track:
-    """Make a track, merging spans that overlap: an ELAN tier or a BORIS behaviour cannot contain both.
-
-    With `gap_ms` 0 those that touch are merged too.
-    """
+    """Make a track, merging spans that overlap, or touch with `gap_ms` 0: an ELAN tier cannot contain both."""
     spans: list[Span] = []
     for detection in sorted(detections, key=lambda detection: detection.start_s):
         start_ms, end_ms = to_player_ms(detection.start_s, media), to_player_ms(detection.end_s, media)

@@ -10,7 +10,6 @@ import random
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from threading import Event
 from typing import Literal
@@ -96,10 +95,7 @@ class Webhooks:
         return _to_public(loaded[1] if loaded else _make_log(record))
 
     def resend(self, record: Record) -> Webhook:
-        """Schedule a job's message again, with a full series of attempts and the same webhook-id.
-
-        Raises Problem no_callback, job_not_finished, job_deleted or job_expired.
-        """
+        """Schedule a job's message again, with a full series of attempts and the same webhook-id; raises Problem."""
         new_log = _make_log(record)
         if not record.ended:
             raise Problem("job_not_finished", f"the job is {record.state}: its message is sent when it has ended")
@@ -226,10 +222,8 @@ class Webhooks:
             return None
 
     def _load(self, job_id: str) -> tuple[bytes, _DeliveryLog] | None:
-        with suppress(KeyError):
-            content = self._store.get(job_key(job_id, "webhook.json"))
-            return content, _DeliveryLog.model_validate_json(content)
-        return None
+        content = self._store.find(job_key(job_id, "webhook.json"))
+        return None if content is None else (content, _DeliveryLog.model_validate_json(content))
 
     def _write(self, job_id: str, expected: bytes | None, changed: _DeliveryLog) -> bool:
         """Replace webhook.json by compare-and-swap; if the job was deleted concurrently, delete what was written."""
@@ -254,13 +248,8 @@ def _make_log(record: Record) -> _DeliveryLog:
     """Return the delivery log of a job before its first attempt; raises Problem no_callback."""
     if record.options.callback_url is None:
         raise Problem("no_callback", "the job was sent without a callback_url; give one with POST /detect")
-    return _DeliveryLog(
-        id=f"msg_{record.id}",
-        url=str(record.options.callback_url),
-        state="waiting",
-        next_at=record.changes[-1].at if record.ended else None,
-        deliveries=[],
-    )
+    url, next_at = record.options.callback_url, record.changes[-1].at if record.ended else None
+    return _DeliveryLog(id=f"msg_{record.id}", url=url, state="waiting", next_at=next_at, deliveries=[])
 
 
 def _apply_result(stored: _DeliveryLog, claimed: _DeliveryLog, result: PostResult, now: datetime) -> _DeliveryLog:

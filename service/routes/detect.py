@@ -87,9 +87,8 @@ async def detect(request: Request, response: Response, app_state: AppStateDep, c
     try:
         received = await receive(
             request,
-            app_state.store,
-            submission.video_key,
             app_state.settings,
+            submission.open_video,
             lambda fields: submission.options({**query, **fields}),
             app_state.admission.check_disk,
         )

@@ -9,10 +9,10 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from service.app_state import AppState, AppStateDep, CallerDep, problems
+from service.app_state import AppStateDep, CallerDep, problems
 from service.errors import Problem
 from service.exports import FORMATS, VideoResult, find_format
-from service.jobs import Record, job_key
+from service.jobs import job_key
 from service.names import format_attachment
 from service.parameters import describe_parameters, parse_parameters
 from service.ranges import parse_range
@@ -105,7 +105,12 @@ def export(job_id: str, request: Request, app_state: AppStateDep, caller: Caller
 def get_video(job_id: str, request: Request, app_state: AppStateDep, caller: CallerDep) -> Response:
     """Return the video, which is stored until the job has ended, or as long as the result with keep_video."""
     record = app_state.jobs.get(job_id, caller.owner)
-    file, length = _open_video(app_state, record)
+    try:
+        file = app_state.store.open(job_key(record.id, "video"))
+    except KeyError as error:
+        detail = "the video was removed when it had been analysed; send it with keep_video=true"
+        raise Problem("video_not_kept", detail) from error
+    length = file.seek(0, os.SEEK_END)
     byte_range = parse_range(request.headers.get("range"), length)
     if byte_range is None:
         file.close()
@@ -136,17 +141,6 @@ class _FileResponse(StreamingResponse):
         finally:
             # When the client disconnects, the iterator is cancelled without being closed.
             self._file.close()
-
-
-def _open_video(app_state: AppState, record: Record) -> tuple[BinaryIO, int]:
-    """Open the job's video; return the file and its length in bytes."""
-    try:
-        file = app_state.store.open(job_key(record.id, "video"))
-    except KeyError as error:
-        raise Problem(
-            "video_not_kept", "the video was removed when it had been analysed; send it with keep_video=true"
-        ) from error
-    return file, file.seek(0, os.SEEK_END)
 
 
 def _read_range(file: BinaryIO, byte_range: range) -> Iterator[bytes]:
