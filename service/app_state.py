@@ -51,13 +51,7 @@ class AppState:
     def links(self, job_id: str) -> Links:
         """Return the links of a job."""
         self_ = f"{self.root_path}/jobs/{job_id}"
-        return Links(
-            self=self_,
-            result=f"{self_}/result",
-            export=f"{self_}/export",
-            events=f"{self_}/events",
-            cancel=f"{self_}/cancel",
-        )
+        return Links(self=self_, **{name: f"{self_}/{name}" for name in ("result", "export", "events", "cancel")})
 
     def accepted(self, record: Record) -> Accepted:
         """Return the response to an upload."""
@@ -78,9 +72,8 @@ class AppState:
         if record.state is State.CANCELED:
             raise Problem("job_canceled", "the job was canceled: it has no result; send the video again")
         if record.state is not State.SUCCEEDED:
-            raise Problem(
-                "job_not_finished", f"the job is {record.state}; poll {self.links(job_id).self} until it has succeeded"
-            )
+            detail = f"the job is {record.state}; poll {self.links(job_id).self} until it has succeeded"
+            raise Problem("job_not_finished", detail)
         return record
 
     def cancel(self, job_id: str, owner: str) -> Record:
@@ -147,24 +140,20 @@ CallerDep = Annotated[Caller, Depends(get_caller)]
 
 def problems(*codes: str) -> dict[int | str, dict[str, Any]]:
     """Return the OpenAPI `responses` of a route that may fail with these problem codes."""
-    by_status: dict[int | str, dict[str, Any]] = {}
+    by_status: dict[int | str, list[str]] = {}
     for code in codes:
-        kind = CATALOGUE[code]
-        entry = by_status.setdefault(
-            kind.status,
-            {
-                "description": "",
-                "content": {
-                    "application/problem+json": {
-                        "schema": {"$ref": "#/components/schemas/ProblemDocument"},
-                        "examples": {},
-                    }
-                },
-            },
-        )
-        entry["description"] = "; ".join(filter(None, [entry["description"], f"`{code}`: {kind.title}"]))
-        entry["content"]["application/problem+json"]["examples"][code] = {"$ref": f"#/components/examples/{code}"}
-        if kind.retry_after_s:
-            when = {"schema": {"type": "integer"}, "description": "Seconds to wait before asking again."}
-            entry.setdefault("headers", {})["Retry-After"] = when
-    return by_status
+        by_status.setdefault(CATALOGUE[code].status, []).append(code)
+    return {status: _describe_problems(some) for status, some in by_status.items()}
+
+
+def _describe_problems(codes: list[str]) -> dict[str, Any]:
+    examples = {code: {"$ref": f"#/components/examples/{code}"} for code in codes}
+    content = {"schema": {"$ref": "#/components/schemas/ProblemDocument"}, "examples": examples}
+    response: dict[str, Any] = {
+        "description": "; ".join(f"`{code}`: {CATALOGUE[code].title}" for code in codes),
+        "content": {"application/problem+json": content},
+    }
+    if any(CATALOGUE[code].retry_after_s for code in codes):
+        when = {"schema": {"type": "integer"}, "description": "Seconds to wait before asking again."}
+        response["headers"] = {"Retry-After": when}
+    return response

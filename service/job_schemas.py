@@ -15,7 +15,7 @@ def _validate_http_url(url: str) -> str:
     return url
 
 
-# Validated but not normalised: a normalised URL may be longer, or differ from the one the receiver expects.
+# Not normalised: a normalised URL may be longer, or differ from the one the receiver expects.
 CallbackUrl = Annotated[
     str, Field(max_length=2000, json_schema_extra={"format": "uri"}), AfterValidator(_validate_http_url)
 ]

@@ -14,21 +14,15 @@ from service.errors import Problem
 from service.merging import merge_proposals
 from service.schemas import (
     BodySegment,
+    Context,
     Detection,
-    Document,
     Hidden,
     HiddenDetection,
     Label,
     Labels,
-    Media,
-    ModelUsed,
-    Notice,
-    Options,
-    Reproduction,
     Result,
     ResultView,
     Shown,
-    Stretch,
     TimedView,
     View,
 )
@@ -41,21 +35,6 @@ MIN_HIDDEN_SCORE = 0.02
 _MAX_BEST_HIDDEN = 3
 # A proposal shorter than this fraction of a window is not part of an action that spans several windows.
 _MIN_PART_WINDOW_FRACTION = 0.25
-
-
-class Context(Document):
-    """Everything in a result except the detections; stored with the proposals, so that views need no other input."""
-
-    job_id: str | None
-    media: Media
-    model: ModelUsed
-    settings: Options
-    coverage: list[Stretch]
-    partial: bool
-    warnings: list[Notice]
-    labels: Labels
-    thresholds: list[float]
-    reproduction: Reproduction
 
 
 @dataclass(frozen=True)
@@ -195,9 +174,8 @@ def _merge(stored: StoredProposals, min_score: float | None) -> _DetectionArrays
     context = stored.context
     window_s = context.reproduction.window_frames / context.reproduction.decode_fps
     by_action = np.array(context.thresholds, np.float32)
-    index, times = merge_proposals(
-        stored.round_times(), stored.scores, stored.labels, by_action, _MIN_PART_WINDOW_FRACTION * window_s
-    )
+    part_s = _MIN_PART_WINDOW_FRACTION * window_s
+    index, times = merge_proposals(stored.round_times(), stored.scores, stored.labels, by_action, part_s)
     labels = stored.labels[index]
     thresholds = by_action[labels] if min_score is None else np.full(len(index), min_score, np.float32)
     return _DetectionArrays(index, times, stored.scores[index], labels, thresholds)
@@ -217,9 +195,8 @@ def _filter(detections: _DetectionArrays, labels: Labels, view: TimedView) -> _D
 
 def _make_hidden(candidates: _DetectionArrays, cut_by_top_k: int, labels: Labels) -> Hidden:
     """Count and list the best detections with scores from MIN_HIDDEN_SCORE up to the view's threshold."""
-    below = candidates[
-        (candidates.scores < candidates.thresholds) & (candidates.scores >= np.float32(MIN_HIDDEN_SCORE))
-    ]
+    scores = candidates.scores
+    below = candidates[(scores < candidates.thresholds) & (scores >= np.float32(MIN_HIDDEN_SCORE))]
     best = below[:_MAX_BEST_HIDDEN]
     rows = zip(_make_documents(best, labels), best.thresholds.tolist(), strict=True)
     return Hidden(

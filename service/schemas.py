@@ -374,6 +374,21 @@ class Result(Document):
     reproduction: Reproduction
 
 
+class Context(Document):
+    """Everything in a result except the detections; stored with the proposals, so that views need no other input."""
+
+    job_id: str | None
+    media: Media
+    model: ModelUsed
+    settings: Options
+    coverage: list[Stretch]
+    partial: bool
+    warnings: list[Notice]
+    labels: Labels
+    thresholds: list[float]
+    reproduction: Reproduction
+
+
 class FrameScores(Document):
     """The score of every class over time, as features for other models.
 

@@ -132,7 +132,7 @@ class Webhooks:
             if job_id in self._running:
                 continue
             host = self._find_due_host(job_id, clock())
-            if host is None or [busy_host for busy_host, _ in self._running.values()].count(host) >= THREADS_PER_HOST:
+            if host is None or [busy for busy, _ in self._running.values()].count(host) >= THREADS_PER_HOST:
                 continue
             future = pool.submit(self._attempt, job_id, clock)
             self._running[job_id] = (host, future)

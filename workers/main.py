@@ -41,9 +41,8 @@ def main(settings: Settings, bundle: Bundle) -> None:
     context = WorkerContext(Detector(bundle, engine, decoder=decoder), store, connection, settings)
     set_context(context)
     with closing(decoder), context.heartbeat:
-        log.info(
-            "worker_ready", bundle=bundle.manifest.name, engine=engine.name, trained=bool(bundle.manifest.trained_on)
-        )
+        trained = bool(bundle.manifest.trained_on)
+        log.info("worker_ready", bundle=bundle.manifest.name, engine=engine.name, trained=trained)
         with suppress(StopRequested):  # may be raised in time.sleep, as rq's signal handlers stay installed
             while not _work(context, settings):
                 time.sleep(_RESTART_DELAY_S)

@@ -34,23 +34,12 @@ _FILES = {
     "oneOf": [_BYTES["schema"], {"type": "array", "items": _BYTES["schema"], "minItems": 1}],
     "description": "A video; several fields of this name make a batch.",
 }
-_OPENAPI_EXTRA: dict[str, Any] = {
-    "parameters": [*_PARAMETERS, *_HEADERS],
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": [FILE_FIELD],
-                    "properties": {FILE_FIELD: _FILES, **{one["name"]: one["schema"] for one in _PARAMETERS}},
-                }
-            },
-            "video/*": _BYTES,
-            "application/octet-stream": _BYTES,
-        },
-    },
+_FORM = {
+    "type": "object",
+    "required": [FILE_FIELD],
+    "properties": {FILE_FIELD: _FILES, **{one["name"]: one["schema"] for one in _PARAMETERS}},
 }
+_BODIES = {"multipart/form-data": {"schema": _FORM}, "video/*": _BYTES, "application/octet-stream": _BYTES}
 _LOCATION = {"schema": {"type": "string"}, "description": "Where the job, or the batch, is."}
 _REPLAYED = {"schema": {"type": "string"}, "description": "`true` if an earlier request with this key made the jobs."}
 _ACCEPTED_HEADERS = {"headers": {"Location": _LOCATION, "Idempotency-Replayed": _REPLAYED}}
@@ -69,7 +58,7 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
     status_code=202,
     response_model=Accepted | Batch,
     summary="Send a video",
-    openapi_extra=_OPENAPI_EXTRA,
+    openapi_extra={"parameters": [*_PARAMETERS, *_HEADERS], "requestBody": {"required": True, "content": _BODIES}},
     responses=_RESPONSES | problems(
         "malformed_upload", "empty_upload", "upload_too_slow", "upload_too_large", "too_many_files", "not_a_video",
         "unsupported_content_encoding", "video_too_long",
@@ -99,7 +88,7 @@ async def detect(request: Request, response: Response, app_state: AppStateDep, c
     if submitted.replayed:
         response.headers["Idempotency-Replayed"] = "true"
     if len(submitted.records) == 1:
-        return await _answer_single(submitted.records[0], app_state, caller.owner, request, response)
+        return await _answer_one(submitted.records[0], app_state, caller.owner, request, response)
     batch = str(submitted.records[0].batch)
     url = f"{app_state.root_path}/jobs?batch={batch}"
     response.headers["Location"] = url
@@ -107,7 +96,7 @@ async def detect(request: Request, response: Response, app_state: AppStateDep, c
     return Batch(batch=batch, jobs=jobs, links=BatchLinks(jobs=url))
 
 
-async def _answer_single(
+async def _answer_one(
     record: Record, app_state: AppState, owner: str, request: Request, response: Response
 ) -> Accepted | Response:
     accepted = app_state.accepted(record)
