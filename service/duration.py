@@ -63,23 +63,17 @@ def read_declared_duration_s(file: BinaryIO) -> float | None:
 def _read_mp4(reader: _Reader) -> float | None:
     """Read the duration from mvhd, or from mehd if that is 0, as in fragmented files."""
     movie = next((box for box in _iter_boxes(reader, 0, reader.size) if box.kind == b"moov"), None)
-    timescale, duration = 0, None
+    timescale, duration = 0, None  # ticks per second, ticks
     for box in _iter_boxes(reader, movie.start, movie.end) if movie else ():
         if box.kind == b"mvhd":
-            timescale, duration = _parse_movie_header(reader.read(box.start, 32))
+            header = reader.read(box.start, 32)
+            at = 20 if header[:1] == b"\1" else 12
+            timescale, duration = int.from_bytes(header[at : at + 4]), _parse_versioned(header, at + 4)
         elif box.kind == b"mvex" and not duration:
             for inner in _iter_boxes(reader, box.start, box.end):
                 if inner.kind == b"mehd":
                     duration = _parse_versioned(reader.read(inner.start, 12), 4)
     return duration / timescale if duration and timescale else None
-
-
-def _parse_movie_header(content: bytes) -> tuple[int, int | None]:
-    """Parse timescale (ticks per second) and duration (ticks)."""
-    at = 20 if content[:1] == b"\1" else 12
-    if len(content) < at + 4:
-        return 0, None
-    return int.from_bytes(content[at : at + 4]), _parse_versioned(content, at + 4)
 
 
 def _parse_versioned(content: bytes, at: int) -> int | None:

@@ -109,7 +109,7 @@ class GuardedClient:
     def post(self, url: str, headers: Mapping[str, str], body: bytes) -> PostResult:
         """Send a body. Failures are returned in the result, not raised."""
         parts = urlsplit(url)
-        backend = _GuardedBackend(self, _Deadline(self.timeout_s))
+        backend = _GuardedBackend(self, time.monotonic() + self.timeout_s)
         # httpcore omits the brackets of IPv6 addresses in the Host header.
         all_headers = [("Host", parts.netloc), *headers.items()]
         try:
@@ -131,24 +131,18 @@ class GuardedClient:
             return PostResult(error="protocol_error")
 
 
-class _Deadline:
-    """End of the time allowed for all steps of a request."""
-
-    def __init__(self, timeout_s: float) -> None:
-        self._at_s = time.monotonic() + timeout_s
-
-    def left_s(self) -> float:
-        """Return the positive number of seconds left; raises _DeliveryError if none are."""
-        if (left_s := self._at_s - time.monotonic()) <= 0:
-            raise _DeliveryError("timeout")
-        return left_s
+def _left_s(deadline_s: float) -> float:
+    """Return the positive number of seconds until a monotonic time; raises _DeliveryError if none are left."""
+    if (left_s := deadline_s - time.monotonic()) <= 0:
+        raise _DeliveryError("timeout")
+    return left_s
 
 
 class _GuardedBackend(httpcore.NetworkBackend):
     """Network backend that resolves host names itself and connects to allowed addresses only."""
 
-    def __init__(self, client: GuardedClient, deadline: _Deadline) -> None:
-        self._client, self._deadline = client, deadline
+    def __init__(self, client: GuardedClient, deadline_s: float) -> None:
+        self._client, self._deadline_s = client, deadline_s
 
     def connect_tcp(
         self,
@@ -165,14 +159,14 @@ class _GuardedBackend(httpcore.NetworkBackend):
             raise _DeliveryError("address_refused")
         for left, address in zip(reversed(range(len(addresses))), addresses, strict=True):
             # Split the remaining time evenly, so that an unreachable address leaves time for the next.
-            share_s = self._deadline.left_s() / (left + 1)
+            share_s = _left_s(self._deadline_s) / (left + 1)
             try:
                 stream = self._client.network.connect_tcp(address, port, share_s, local_address, socket_options)
             except (httpcore.ConnectError, httpcore.ConnectTimeout):
                 if not left:
                     raise
             else:
-                return _DeadlineStream(stream, self._deadline)
+                return _DeadlineStream(stream, self._deadline_s)
         raise _DeliveryError("name_not_found")
 
     def _resolve(self, host: str, port: int) -> list[str]:
@@ -187,7 +181,7 @@ class _GuardedBackend(httpcore.NetworkBackend):
 
         Thread(target=resolve, name="webhook-name", daemon=True).start()
         try:
-            return resolved.result(self._deadline.left_s())
+            return resolved.result(_left_s(self._deadline_s))
         except TimeoutError:
             raise _DeliveryError("timeout") from None
         except (OSError, UnicodeError):  # UnicodeError: a label is too long
@@ -197,15 +191,14 @@ class _GuardedBackend(httpcore.NetworkBackend):
 class _DeadlineStream(httpcore.NetworkStream):
     """Network stream on which all operations share one deadline."""
 
-    def __init__(self, stream: httpcore.NetworkStream, deadline: _Deadline) -> None:
-        self._stream = stream
-        self._deadline = deadline
+    def __init__(self, stream: httpcore.NetworkStream, deadline_s: float) -> None:
+        self._stream, self._deadline_s = stream, deadline_s
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        return self._stream.read(max_bytes, self._deadline.left_s())
+        return self._stream.read(max_bytes, _left_s(self._deadline_s))
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        self._stream.write(buffer, self._deadline.left_s())
+        self._stream.write(buffer, _left_s(self._deadline_s))
 
     def close(self) -> None:
         self._stream.close()
@@ -214,10 +207,10 @@ class _DeadlineStream(httpcore.NetworkStream):
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore.NetworkStream:
         try:
-            stream = self._stream.start_tls(ssl_context, server_hostname, self._deadline.left_s())
+            stream = self._stream.start_tls(ssl_context, server_hostname, _left_s(self._deadline_s))
         except httpcore.ConnectError as error:
             raise _DeliveryError("tls_failed") from error
-        return _DeadlineStream(stream, self._deadline)
+        return _DeadlineStream(stream, self._deadline_s)
 
     def get_extra_info(self, info: str) -> object:
         return self._stream.get_extra_info(info)

@@ -75,7 +75,6 @@ def _add_tier(eaf: Any, track: Track, kind: str, scores: EafScores) -> str:
 
 
 def _add_scores(eaf: Any, parent: str, spans: Sequence[Span]) -> None:
-    """Add a dependent tier with one score for each annotation of the parent."""
     tier = f"{parent}: score"
     eaf.add_tier(tier, SCORE_TYPE, parent=parent)
     for start_ms, end_ms, score in spans:

@@ -37,6 +37,10 @@ VideoName = Annotated[
 ]
 
 
+Count = Annotated[int, Field(ge=0)]
+Tag = Annotated[str, Field(min_length=1, max_length=200)]
+
+
 class State(StrEnum):
     """State of a job."""
 
@@ -61,19 +65,11 @@ class Stage(StrEnum):
 class JobOptions(Options):
     """Options of a job: what to analyse, which detections to show, and how to handle video and result."""
 
-    callback_url: CallbackUrl | None = Field(
-        None, description="Where a signed message is sent when the job has ended (Standard Webhooks)."
-    )
-    retention_s: Annotated[int, Field(ge=0)] | None = Field(
-        None, description="How long the result is kept after the end; the service's default if not given."
-    )
+    callback_url: CallbackUrl | None = Field(None, description="Where a signed message is sent when the job has ended.")
+    retention_s: Count | None = Field(None, description="How long the result stays; the service's default if not set.")
     keep_video: bool = Field(False, description="Keep the video as long as the result, not just until analysed.")
-    tag: Annotated[str, Field(min_length=1, max_length=200)] | None = Field(
-        None, description="A word of the caller's own, to find jobs by."
-    )
-    name: VideoName | None = Field(
-        None, description="The video's name, for exports; the file's own name if not given. For a single video."
-    )
+    tag: Tag | None = Field(None, description="A word of the caller's own, to find jobs by.")
+    name: VideoName | None = Field(None, description="A single video's name, for exports; the file's own if not given.")
 
     def for_detector(self) -> Options:
         """Return the options that determine the result."""
@@ -120,9 +116,7 @@ class Job(Document):
     state: Open[State]
     stage: Open[Stage] | None = Field(None, description="Only while running.")
     progress: Fraction
-    queue_position: Annotated[int, Field(ge=0)] | None = Field(
-        None, description="How many jobs are before it; only while queued."
-    )
+    queue_position: Count | None = Field(None, description="How many jobs are before it; only while queued.")
     estimate_s: Seconds | None = Field(
         None,
         description="Seconds to the end, from the last jobs' times and this one's progress; null if nothing is known.",

@@ -219,7 +219,6 @@ def _read(path: Path) -> tuple[_Version | None, KeyFile]:
 
 
 def _change(path: Path, key_id: str, change: Callable[[Key], Key]) -> Key:
-    """Rewrite a file with one key changed, and return the changed key."""
 
     def change_one(keys: list[Key]) -> list[Key]:
         changed = change(_find_in(path, keys, key_id))
@@ -266,7 +265,6 @@ def _copy_owner(path: Path, descriptor: int) -> None:
 
 
 def _format_key(key: Key, secret: str) -> str:
-    """Return the key as callers present it."""
     return f"mmad_{key.id}_{secret}"
 
 

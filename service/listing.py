@@ -22,15 +22,14 @@ def _require_rfc3339(value: object) -> object:
     return value
 
 
+Cursor = Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
 Timestamp = Annotated[AwareDatetime, BeforeValidator(_require_rfc3339)]
 
 
 class JobQuery(Document):
     """Query parameters of the job listing."""
 
-    cursor: Annotated[str, Field(pattern="^[0-9a-f]{32}$")] | None = Field(
-        None, description="`next` of the page before."
-    )
+    cursor: Cursor | None = Field(None, description="`next` of the page before.")
     limit: Annotated[int, Field(ge=1, le=100)] = Field(20, description="Jobs a page.")
     state: State | None = Field(None, description="Only jobs in this state.")
     since: Timestamp | None = Field(None, description="Only jobs sent at this time or later.")

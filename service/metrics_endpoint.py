@@ -36,14 +36,12 @@ class MetricsEndpoint(Collector):
     def __init__(self, store: FolderStore, jobs: Jobs, queue: JobQueue, admission: Admission) -> None:
         self._store, self._jobs, self._queue, self._admission = store, jobs, queue, admission
         registry = CollectorRegistry()
-        self._requests = HttpCounter(
-            "mmad_http_requests", "Requests answered by this process.", ["route", "method", "status"],
-            registry=registry,
-        )  # fmt: skip
+        what = "Requests answered by this process."
+        self._requests = HttpCounter("mmad_http_requests", what, ["route", "method", "status"], registry=registry)
+        what = "Seconds from a request's header to the end of its answer."
         self._request_seconds = HttpHistogram(
-            "mmad_http_request_seconds", "Seconds from a request's header to the end of its answer.",
-            ["route", "method"], buckets=_HTTP_BUCKETS_S, registry=registry,
-        )  # fmt: skip
+            "mmad_http_request_seconds", what, ["route", "method"], buckets=_HTTP_BUCKETS_S, registry=registry
+        )
         registry.register(self)
         self._rendered = TtlCache(_CACHE_TTL_S, lambda: generate_latest(registry))
 
@@ -65,20 +63,17 @@ class MetricsEndpoint(Collector):
         sums = self._queue.meter.read()
         if sums is not None:
             yield from _sum_metrics(sums)
-            yield from self._queue_metrics()
+            depth = self._queue.meter.try_query(lambda redis: make_queue(redis).count)
+            if depth is not None:
+                yield GaugeMetricFamily("mmad_queue_depth", "Deliveries that wait in Redis.", value=depth)
+            workers = self._queue.get_throughput().workers
+            yield GaugeMetricFamily("mmad_workers", "Workers that were heard of lately.", value=workers)
         yield GaugeMetricFamily("mmad_redis_up", "Whether Redis answers this process.", value=float(sums is not None))
         yield from self._job_metrics()
         yield GaugeMetricFamily("mmad_store_free_bytes", "Room on the store's disk.", value=self._store.free_bytes())
         build = GaugeMetricFamily("mmad_build_info", "1, with the version as a label.", labels=["version"])
         build.add_metric([version("mmad")], 1.0)
         yield build
-
-    def _queue_metrics(self) -> Iterator[Metric]:
-        depth = self._queue.meter.try_query(lambda redis: make_queue(redis).count)
-        if depth is not None:
-            yield GaugeMetricFamily("mmad_queue_depth", "Deliveries that wait in Redis.", value=depth)
-        workers = self._queue.get_throughput().workers
-        yield GaugeMetricFamily("mmad_workers", "Workers that were heard of lately.", value=workers)
 
     def _job_metrics(self) -> Iterator[Metric]:
         ids = self._admission.unfinished()
@@ -89,11 +84,10 @@ class MetricsEndpoint(Collector):
         jobs.add_metric([State.QUEUED], len(queued_since) + len(ids[_MAX_RECORDS_READ:]))
         jobs.add_metric([State.RUNNING], running)
         yield jobs
-        yield GaugeMetricFamily(
-            "mmad_oldest_waiting_seconds",
-            "How long the job has waited that waits longest; 0 where none does.",
-            value=max(0.0, (datetime.now(UTC) - min(queued_since)).total_seconds()) if queued_since else 0.0,
-        )
+        now = datetime.now(UTC)
+        oldest_s = max(0.0, (now - min(queued_since, default=now)).total_seconds())
+        what = "How long the job has waited that waits longest; 0 where none does."
+        yield GaugeMetricFamily("mmad_oldest_waiting_seconds", what, value=oldest_s)
 
 
 def _sum_metrics(sums: Sums) -> Iterator[Metric]:

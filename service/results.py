@@ -182,7 +182,6 @@ def _merge(stored: StoredProposals, min_score: float | None) -> _DetectionArrays
 
 
 def _filter(detections: _DetectionArrays, labels: Labels, view: TimedView) -> _DetectionArrays:
-    """Select the detections that have the view's labels and overlap its part of the video."""
     selected = np.ones(len(detections), np.bool_)
     if view.labels is not None:
         selected &= np.isin(detections.labels, list(find_action_ids(labels, view.labels)))
@@ -223,7 +222,6 @@ def _make_documents(detections: _DetectionArrays, labels: Labels) -> list[dict[s
 
 
 def _make_detections(detections: _DetectionArrays, labels: Labels) -> list[Detection]:
-    """Return the detections ordered by start."""
     ordered = detections[np.lexsort((detections.index, detections.times[:, 0]))]
     documents = _make_documents(ordered, labels)
     return [

@@ -94,14 +94,10 @@ class Region(Document):
 class View(Document):
     """Which detections to show."""
 
-    min_score: Fraction | None = Field(
-        None, description="Least score shown; if not given, the bundle's display threshold of each action (GET /model)."
-    )
+    min_score: Fraction | None = Field(None, description="Least score shown; each action's threshold if not given.")
     top_k: Annotated[int, Field(gt=0)] | None = Field(None, description="At most this many detections, the best.")
     labels: list[str] | None = Field(
-        None,
-        description="Codes or names of actions (B1, nodding) or body parts (B, Head), in any case of letters; with "
-        "commas between in a query.",
+        None, description="Codes or names of actions or body parts, in any case of letters; in a query with commas."
     )
 
 
@@ -109,9 +105,7 @@ class Options(View):
     """Options of a detection: the view, and the region to analyse."""
 
     region: Region | None = Field(
-        None,
-        description="The part of the upright picture to look at: x, y, width and height as fractions of it; with "
-        "commas between in a query.",
+        None, description="The part of the upright picture to look at; in a query x,y,width,height as fractions of it."
     )
 
 
@@ -155,9 +149,7 @@ class ExportView(TimedView):
     """Parameters of an export."""
 
     format: str = Field(description="Name of the format.")
-    eaf_scores: EafScores = Field(
-        "tier", description="Where ELAN's file has the scores: in tiers below the actions', or in values."
-    )
+    eaf_scores: EafScores = Field("tier", description="Where ELAN's file has scores: in tiers of their own, or values.")
     rate: Rate = Field(5.0, description="Times a second, for scores over time.")
 
 
@@ -247,9 +239,7 @@ class Detection(Document):
     id: str
     start_s: Seconds
     end_s: Seconds
-    score: Fraction = Field(
-        description="The highest of the proposals it is made of; a calibrated probability (GET /model: calibrated)."
-    )
+    score: Fraction = Field(description="The highest of its proposals; a probability if calibrated (GET /model).")
     action: Label
     body: Label
     overlaps: list[str]
@@ -347,9 +337,7 @@ class Reproduction(Document):
     input_height: int
     window_frames: int
     overlap_frames: int
-    postprocessing: dict[str, str | float | int | bool] = Field(
-        description="Non-maximum suppression: what goes in, its kind and its parameters."
-    )
+    postprocessing: dict[str, str | float | int | bool] = Field(description="Of non-maximum suppression.")
     calibrated: bool
     random_numbers: Open[Literal[False]] = Field(
         False, description="None are drawn. Other hardware or versions may differ in a score's last digits."

@@ -75,6 +75,5 @@ def to_csv(track: ScoreTrack) -> str:
 
 
 def _round(scores: Scores) -> list[list[float]]:
-    """Round to four digits, as in results."""
     rounded: list[list[float]] = np.round(scores.astype(float), 4).tolist()
     return rounded

@@ -98,7 +98,6 @@ class DeadlineProtocol(H11Protocol):
 
     @property
     def _is_busy(self) -> bool:
-        """Whether a request is being processed."""
         return self.cycle is not None and not self.cycle.response_complete
 
     def _on_header_timeout(self) -> None:

@@ -85,7 +85,6 @@ def _compute_seconds_by_count(intervals: list[Interval], part: Interval) -> dict
 
 
 def _make_pairs(detections: Sequence[Detection], by_action: dict[int, list[Interval]], part: Interval) -> list[Pair]:
-    """Return pairs of overlapping actions, most frequent first."""
     labels = {detection.action.id: detection.action for detection in detections}
     merged = {label: clip(merge(intervals), part) for label, intervals in by_action.items()}
     pairs = []

@@ -213,7 +213,6 @@ def _stack(detections: Sequence[Detection], span: Interval, seconds_per_inch: fl
 
 
 def _find_not_analysed(result: Result, span: Interval, status: str) -> list[Interval]:
-    """Return the parts of the span that have a coverage status."""
     return clip(((part.start_s, part.end_s) for part in result.coverage if part.status == status), span)
 
 
@@ -233,7 +232,6 @@ def _draw_rows(axes: Any, layout: _Layout) -> None:
 
 
 def _write_left(axes: Any, text: str, offset_in: float, y_in: float, layout: _Layout, size: float, colour: str) -> None:
-    """Write a label, right-aligned, to the left of the bars."""
     axes.text(
         -offset_in / layout.bars_in, y_in, text, fontsize=size, color=colour, ha="right", va="center_baseline",
         transform=axes.get_yaxis_transform(), parse_math=False,
@@ -261,7 +259,6 @@ def _draw_bars(axes: Any, row: _Row, first_in: float, layout: _Layout) -> None:
 
 
 def _compute_corners(bar: _Bar, first_in: float, layout: _Layout) -> list[tuple[float, float]]:
-    """Return the corners of a bar as (seconds, inches)."""
     min_bar_s = (layout.span[1] - layout.span[0]) * _MIN_BAR_IN / layout.bars_in
     start_s = min(bar.detection.start_s, layout.span[1] - min_bar_s)
     end_s = max(bar.detection.end_s, start_s + min_bar_s)
@@ -279,7 +276,6 @@ def _shade(colour: str, score: float) -> tuple[float, ...]:
 
 
 def _style_axes(axes: Any, span: Interval) -> None:
-    """Format the time axis, draw the grid and hide the frame."""
     from matplotlib.ticker import FuncFormatter, MultipleLocator
 
     axes.grid(axis="x", color=_PALE, linewidth=0.8, zorder=0)
@@ -324,7 +320,6 @@ def _write(figure: Any, text: str, y: float, size: float, colour: str) -> None:
 
 
 def _make_notes(result: Result, layout: _Layout) -> list[str]:
-    """Return the lines of the footer."""
     notes = ["The higher a score, the stronger the colour."]
     if shown := sum(len(row.names) for row in layout.rows):
         every = len({detection.action.id for detection in result.detections})

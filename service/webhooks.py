@@ -71,6 +71,11 @@ class _DeliveryLog(Webhook):
     series: int = 0
     tries: int = 0
 
+    @property
+    def host(self) -> str:
+        """Host name of the receiver."""
+        return urlsplit(self.url).hostname or ""
+
 
 class Webhooks:
     """Sends the messages of all jobs. `links` returns the links of a job by its id."""
@@ -125,7 +130,6 @@ class Webhooks:
             pool.shutdown(cancel_futures=True)
 
     def _start(self, pool: ThreadPoolExecutor, clock: Clock) -> list[Future[bool]]:
-        """Start attempts for all due messages that are not being sent."""
         self._running = {job_id: entry for job_id, entry in self._running.items() if not entry[1].done()}
         started = []
         for job_id in self._store.names("callbacks"):
@@ -145,10 +149,10 @@ class Webhooks:
             loaded = self._load(job_id)
             if loaded is None:
                 record = self._load_record(job_id, now)
-                return _get_host(_make_log(record)) if record and record.ended else None
+                return _make_log(record).host if record and record.ended else None
             stored = loaded[1]
             if stored.state == "waiting":
-                return _get_host(stored) if _is_due(stored, now) else None
+                return stored.host if _is_due(stored, now) else None
             self._remove_marker(job_id)
         except Exception:  # must not affect other messages
             log.exception("webhook_failed", job_id=job_id)
@@ -277,10 +281,6 @@ def _is_due(stored: _DeliveryLog, now: datetime) -> bool:
 
 def _to_public(stored: _DeliveryLog) -> Webhook:
     return Webhook.model_validate(stored.model_dump(exclude={"series", "tries"}))
-
-
-def _get_host(stored: _DeliveryLog) -> str:
-    return urlsplit(stored.url).hostname or ""
 
 
 def _marker_key(job_id: str) -> str:

@@ -149,7 +149,6 @@ def make_reproduction(bundle: Bundle, engine: Engine) -> schemas.Reproduction:
 
 
 def _get_versions(*packages: str) -> dict[str, str]:
-    """Return the versions of the packages that are installed."""
     versions = {}
     for package in packages:
         with suppress(PackageNotFoundError):
