@@ -54,23 +54,6 @@ class Caller:
     limits: Limits | None
 
 
-@dataclass(frozen=True)
-class RateLimitStatus:
-    """Request quota of a key after a request, and seconds until the next is allowed; the defaults are without Redis."""
-
-    limit: int
-    allowed: bool = True
-    remaining: int | None = None
-    reset_s: int = 0
-
-    def headers(self) -> dict[str, str]:
-        """Return the headers RateLimit-Policy and RateLimit (draft-ietf-httpapi-ratelimit-headers-11)."""
-        headers = {"RateLimit-Policy": f'"requests";q={self.limit};w={_WINDOW_S}'}
-        if self.remaining is not None:
-            headers["RateLimit"] = f'"requests";r={self.remaining};t={self.reset_s}'
-        return headers
-
-
 class Auth:
     """Authenticates callers by their keys and enforces their limits; one instance per API process."""
 
@@ -104,19 +87,36 @@ class Auth:
             )
         return Caller(key.id, self._get_limits(key))
 
-    def count(self, caller: Caller) -> RateLimitStatus | None:
-        """Count a request of a caller, unless its limit is reached; return None if the caller has no limits."""
+    def count(self, caller: Caller) -> dict[str, str]:
+        """Count a request and return the headers RateLimit and RateLimit-Policy; raises Problem rate_limited.
+
+        Headers as in draft-ietf-httpapi-ratelimit-headers-11. While Redis is unreachable, every request is allowed.
+        """
         if caller.limits is None:
-            return None
+            return {}
         limit = caller.limits.requests_per_minute
         rate = RateLimitItemPerMinute(limit)
+        headers = {"RateLimit-Policy": f'"requests";q={limit};w={_WINDOW_S}'}
 
-        def hit() -> RateLimitStatus:
+        def hit() -> tuple[bool, float, int]:
             allowed = self._window.hit(rate, caller.owner)
             reset_at, remaining = self._window.get_window_stats(rate, caller.owner)
-            return RateLimitStatus(limit, allowed, remaining, max(1, math.ceil(reset_at - time.time())))
+            return allowed, reset_at, remaining
 
-        return self._breaker.call(hit, RateLimitStatus(limit))
+        counted: tuple[bool, float, int] | None = self._breaker.call(hit, None)
+        if counted is None:
+            return headers
+        allowed, reset_at, remaining = counted
+        reset_s = max(1, math.ceil(reset_at - time.time()))
+        headers["RateLimit"] = f'"requests";r={remaining};t={reset_s}'
+        if not allowed:
+            raise Problem(
+                "rate_limited",
+                f"the key has made {limit} requests in {_WINDOW_S} s, which is its limit "
+                f"(MMAD_REQUESTS_PER_MINUTE, unless it has its own); come again in {reset_s} s",
+                {"Retry-After": str(reset_s), **headers},
+            )
+        return headers
 
     def check_limits(self, caller: Caller, jobs: Jobs, upload_bytes: int, count: int) -> None:
         """Check that a caller may send `count` more videos of `upload_bytes` in total (0 if not known yet).
@@ -189,16 +189,7 @@ def get_caller(
     """Authenticate a caller and count the request; raises Problem key_missing, key_unknown or rate_limited."""
     auth: Auth = request.app.state.app_state.auth
     caller = auth.authenticate(credentials.credentials if credentials else None)
-    status = auth.count(caller)
-    if status is not None:
-        request.state.response_headers = status.headers()  # sent by RequestLog
-        if not status.allowed:
-            raise Problem(
-                "rate_limited",
-                f"the key has made {status.limit} requests in {_WINDOW_S} s, which is its limit "
-                f"(MMAD_REQUESTS_PER_MINUTE, unless it has its own); come again in {status.reset_s} s",
-                {"Retry-After": str(status.reset_s)},
-            )
+    request.state.response_headers = auth.count(caller)  # sent by RequestLog
     return caller
 
 

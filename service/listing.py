@@ -3,7 +3,7 @@
 import re
 from datetime import datetime
 from itertools import islice
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 from pydantic import AwareDatetime, BeforeValidator, Field
 
@@ -49,24 +49,17 @@ class JobQuery(Document):
         )
 
 
-class Page(NamedTuple):
-    """Records, newest first, and the cursor of the next page; None on the last page."""
-
-    records: list[Record]
-    next: str | None
-
-
-def load_page(jobs: Jobs, query: JobQuery, owner: str) -> Page:
-    """Load one page of an owner's jobs."""
+def load_page(jobs: Jobs, query: JobQuery, owner: str) -> tuple[list[Record], str | None]:
+    """Return one page of an owner's jobs, newest first, and the cursor of the next; None on the last page."""
     matching: list[Record] = []
     cursor = None
     for record in islice(jobs.iter_newest(owner, query.cursor), _MAX_RECORDS_READ):
         if len(matching) == query.limit:
-            return Page(matching, cursor)
+            return matching, cursor
         cursor = record.id
         if query.matches(record):
             matching.append(record)
         if query.since is not None and record.changes[0].at < query.since:
-            return Page(matching, None)  # the remaining jobs are older
+            return matching, None  # the remaining jobs are older
     has_more = cursor is not None and any(True for _ in islice(jobs.iter_newest(owner, cursor), 1))
-    return Page(matching, cursor if has_more else None)
+    return matching, cursor if has_more else None

@@ -33,9 +33,5 @@ def problem_response(request: Request, code: str, detail: str, headers: dict[str
     request_id = getattr(request.state, "request_id", None)  # set by RequestLog
     document = problem_document(code, detail, request.path_params.get("job_id"), request_id)
     retry_after = {"Retry-After": str(kind.retry_after_s)} if kind.retry_after_s else {}
-    return JSONResponse(
-        document.model_dump(exclude_none=True),
-        kind.status,
-        headers=retry_after | (headers or {}),
-        media_type=MEDIA_TYPE,
-    )
+    content = document.model_dump(exclude_none=True)
+    return JSONResponse(content, kind.status, headers=retry_after | (headers or {}), media_type=MEDIA_TYPE)

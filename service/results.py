@@ -49,13 +49,8 @@ class StoredProposals:
     def to_bytes(self) -> bytes:
         """Serialize to a compressed .npz, with the context as JSON."""
         buffer = io.BytesIO()
-        np.savez_compressed(
-            buffer,
-            segments=self.segments,
-            scores=self.scores,
-            labels=self.labels,
-            context=np.frombuffer(self.context.model_dump_json().encode(), np.uint8),
-        )
+        context = np.frombuffer(self.context.model_dump_json().encode(), np.uint8)
+        np.savez_compressed(buffer, segments=self.segments, scores=self.scores, labels=self.labels, context=context)
         return buffer.getvalue()
 
     @classmethod

@@ -2,6 +2,7 @@
 
 import io
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,7 +42,7 @@ def compute_score_track(stored: StoredProposals, rate: float) -> ScoreTrack:
         members = [index for index, action in enumerate(labels.actions) if action.body.id == body.id]
         by_body[:, column] = by_action[:, members].max(axis=1, initial=0)
     actions, bodies = ([label.code for label in level] for level in (labels.actions, labels.bodies))
-    return ScoreTrack(rate, times_s, actions, by_action, bodies, by_body)
+    return ScoreTrack(float(rate), times_s, actions, by_action, bodies, by_body)
 
 
 def make_frame_scores(stored: StoredProposals, rate: float) -> FrameScores:
@@ -61,7 +62,8 @@ def make_frame_scores(stored: StoredProposals, rate: float) -> FrameScores:
 def to_npz(track: ScoreTrack) -> bytes:
     """Serialize to a compressed .npz, with arrays named like the attributes and nothing pickled."""
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **{name: np.asarray(value) for name, value in vars(track).items()})
+    arrays: dict[str, Any] = {name: np.asarray(value) for name, value in vars(track).items()}
+    np.savez_compressed(buffer, **arrays)
     return buffer.getvalue()
 
 

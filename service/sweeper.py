@@ -67,12 +67,11 @@ class Sweeper:
 
     def _clean_up_ended(self) -> None:
         """Clean up jobs that have ended, but whose process was killed before the clean-up."""
-        for owner in self._store.names("pending"):
-            for job_id in self._jobs.get_pending_bytes(owner):
-                record = self._jobs.read(job_id)
-                if record and record.ended:
-                    self._jobs.clean_up(record)
-                    log.info("tidied", job_id=job_id)
+        for job_id in self._jobs.list_unfinished():
+            record = self._jobs.read(job_id)
+            if record and record.ended:
+                self._jobs.clean_up(record)
+                log.info("tidied", job_id=job_id)
 
     def _remove_orphans(self, now: float) -> None:
         """Remove files and index keys without a record: creation or removal of the job was interrupted."""

@@ -122,14 +122,8 @@ def _draw(video: str, result: Result, labels: Labels) -> Any:
     foot_in = _AXIS_IN + _NOTE_IN * len(notes)
     height_in = _TITLE_IN + layout.height_in + foot_in
     figure = Figure(figsize=(_WIDTH_IN, height_in), facecolor="white")
-    axes = figure.add_axes(
-        (
-            (_LEFT_IN + layout.names_in) / _WIDTH_IN,
-            foot_in / height_in,
-            layout.bars_in / _WIDTH_IN,
-            layout.height_in / height_in,
-        )
-    )
+    left, bottom = (_LEFT_IN + layout.names_in) / _WIDTH_IN, foot_in / height_in
+    axes = figure.add_axes((left, bottom, layout.bars_in / _WIDTH_IN, layout.height_in / height_in))
     # The y axis is in inches and points downwards.
     axes.set(xlim=layout.span, ylim=(layout.height_in, 0))
     _style_axes(axes, layout.span)
@@ -154,27 +148,20 @@ def _lay_out(result: Result, labels: Labels) -> _Layout:
             for body in labels.bodies
         ]
         return _Layout(rows, span, 0.0, _LANE_IN)
-    groups = _group_by_action(detections)
-    rows = [_make_named_row(body, [one for one in groups if one[0].body.id == body.id], span) for body in labels.bodies]
-    longest = max(len(name) for row in rows for name in row.names)
-    # Two more characters separate the body parts from the names.
-    return _Layout(rows, span, (longest + 2) * _CHARACTER_WIDTH * _LABEL_PT / 72, _NAMED_LANE_IN)
-
-
-def _group_by_action(detections: Sequence[Detection]) -> list[list[Detection]]:
-    """Group detections by action, ordered by action id; of too many actions, keep those with the best scores."""
+    # One lane for each action; of too many, those with the best scores.
     groups: dict[int, list[Detection]] = {}
     for detection in detections:
         groups.setdefault(detection.action.id, []).append(detection)
-    best = sorted(groups, key=lambda id: -max(detection.score for detection in groups[id]))[:_MAX_NAMED_LANES]
-    return [groups[id] for id in sorted(best)]
-
-
-def _make_named_row(body: Label, groups: Sequence[list[Detection]], span: Interval) -> _Row:
-    """Make a row with one lane per action, named with the action and its number of detections."""
-    names = (f"{_make_drawable(group[0].action.name, _MAX_NAME_CHARACTERS)}  {len(group)}" for group in groups)
-    bars = [_Bar(detection, lane) for lane, group in enumerate(groups) for detection in _find_visible(group, span)]
-    return _Row(body, bars, tuple(names))
+    best = sorted(groups, key=lambda id: -max(one.score for one in groups[id]))[:_MAX_NAMED_LANES]
+    rows = []
+    for body in labels.bodies:
+        lanes = [groups[id] for id in sorted(best) if groups[id][0].body.id == body.id]
+        names = (f"{_make_drawable(lane[0].action.name, _MAX_NAME_CHARACTERS)}  {len(lane)}" for lane in lanes)
+        bars = [_Bar(one, number) for number, lane in enumerate(lanes) for one in _find_visible(lane, span)]
+        rows.append(_Row(body, bars, tuple(names)))
+    longest = max(len(name) for row in rows for name in row.names)
+    # Two more characters separate the body parts from the names.
+    return _Layout(rows, span, (longest + 2) * _CHARACTER_WIDTH * _LABEL_PT / 72, _NAMED_LANE_IN)
 
 
 def _find_visible(group: Sequence[Detection], span: Interval) -> list[Detection]:

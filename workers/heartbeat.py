@@ -72,8 +72,10 @@ class ModelWorker(SimpleWorker):
     def __init__(self, queue: Queue, on_stop: Callable[[], None] = lambda: None) -> None:
         """`on_stop` is called when the process receives SIGINT or SIGTERM for the first time."""
         # rq blocks for new jobs for at most `worker_ttl` - 15 s, then checks whether to stop.
-        times = {"worker_ttl": LEASE_TTL_S + 8, "maintenance_interval": 60}
-        super().__init__([queue], connection=queue.connection, serializer=queue.serializer, **times)
+        super().__init__(
+            [queue], connection=queue.connection, serializer=queue.serializer, worker_ttl=LEASE_TTL_S + 8,
+            maintenance_interval=60,
+        )  # fmt: skip
         self._on_stop = on_stop
         self._performing = self.stop_requested = False
 

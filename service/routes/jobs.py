@@ -26,8 +26,8 @@ JOB_PROBLEMS = ("job_not_found", "job_deleted", "job_expired", *CALLER_PROBLEMS)
 def list_jobs(request: Request, app_state: AppStateDep, caller: CallerDep) -> JobPage:
     """Return one page of jobs: continue with `cursor=next` until `next` is null. Pages may be shorter than `limit`."""
     query = parse_parameters(JobQuery, dict(request.query_params))
-    page = load_page(app_state.jobs, query, caller.owner)
-    return JobPage(jobs=[app_state.describe(record) for record in page.records], next=page.next)
+    records, cursor = load_page(app_state.jobs, query, caller.owner)
+    return JobPage(jobs=[app_state.describe(record) for record in records], next=cursor)
 
 
 @router.get("/jobs/{job_id}", summary="Where a job stands", responses=problems(*JOB_PROBLEMS))
