@@ -15,9 +15,9 @@ from pydantic import ValidationError
 
 from mmad.children import Child, StartError, stop_all
 from mmad.private_redis import START_TIMEOUT_S, private_redis
+from service.files import lock
 from service.job_schemas import Readiness
 from service.keys import KeysError, check_exposure
-from service.locks import lock
 from service.queue import QueueError, check_redis
 from service.settings import Settings
 from service.store import MODEL_CARD, FolderStore, StoreError

@@ -3,7 +3,7 @@
 from service.errors import Problem
 from service.jobs import Jobs
 from service.settings import Settings
-from service.store import Store
+from service.store import FolderStore
 from service.ttl_cache import TtlCache
 
 _CACHE_TTL_S = 1.0
@@ -12,7 +12,7 @@ _CACHE_TTL_S = 1.0
 class Admission:
     """Checks the limits shared by all callers; one instance per API process."""
 
-    def __init__(self, store: Store, jobs: Jobs, settings: Settings) -> None:
+    def __init__(self, store: FolderStore, jobs: Jobs, settings: Settings) -> None:
         self._store, self._settings = store, settings
         self._unfinished = TtlCache(_CACHE_TTL_S, jobs.list_unfinished)
         self._store_problem = TtlCache(_CACHE_TTL_S, lambda: store.check() or self._shortage(0))
@@ -26,15 +26,9 @@ class Admission:
         return self._store_problem.get()
 
     def check(self, upload_bytes: int) -> None:
-        """Check that one more video can be accepted, before its body is read.
+        """Raise Problem queue_full or disk_full if one more video of this size (0 if unknown) cannot be accepted.
 
         Uploads in progress are not counted: service.submission checks again once a body is stored.
-
-        Args:
-            upload_bytes: declared size of the upload; 0 if unknown.
-
-        Raises:
-            Problem: queue_full, disk_full.
         """
         check_queue(len(self.unfinished()), 1, self._settings.max_queued_jobs)
         self.check_disk(upload_bytes)

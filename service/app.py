@@ -17,10 +17,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from service.app_state import AppState
-from service.auth import Auth, RateLimitHeaders, add_cors
+from service.auth import Auth, add_cors
 from service.errors import Problem
-from service.head import HeadMiddleware
-from service.middleware import CLIENT_CLOSED_REQUEST, ProblemMiddleware, RequestLog
+from service.middleware import CLIENT_CLOSED_REQUEST, HeadMiddleware, ProblemMiddleware, RequestLog
 from service.openapi import complete_openapi
 from service.origin_guard import add_origin_guard
 from service.prefix import ForwardedPrefix, path_without_prefix
@@ -52,17 +51,13 @@ def create_app(settings: Settings) -> FastAPI:
 
 def build_app(app_state: AppState) -> FastAPI:
     """Create the application for a given state; its lifespan runs the sweeper, webhook and reconciler threads."""
+    settings = app_state.settings
 
     @asynccontextmanager
     async def background(_app: FastAPI) -> AsyncIterator[None]:
         stop = threading.Event()
-        settings = app_state.settings
-        sweeper = Sweeper(
-            app_state.store,
-            app_state.jobs,
-            settings.sweep_every_s,
-            orphan_s=settings.upload_timeout_s + _JOB_CREATION_S,
-        )
+        orphan_s = settings.upload_timeout_s + _JOB_CREATION_S
+        sweeper = Sweeper(app_state.store, app_state.jobs, settings.sweep_every_s, orphan_s)
         reconciler = Reconciler(app_state.jobs, app_state.queue)
         loops = (sweeper.run, app_state.webhooks.run, reconciler.run)
         threads = [threading.Thread(target=run, args=(stop,)) for run in loops]
@@ -77,15 +72,12 @@ def build_app(app_state: AppState) -> FastAPI:
     app = create_stateless_app(background)
     app.state.app_state = app_state
     # Middleware, innermost first.
-    add_origin_guard(app, app_state.settings, problem_response)
+    add_origin_guard(app, settings)
     app.add_middleware(ProblemMiddleware)
-    app.add_middleware(RateLimitHeaders)
-    add_cors(app, app_state.settings)
+    add_cors(app, settings)
     app.add_middleware(HeadMiddleware)
     app.add_middleware(RequestLog, on_response=app_state.metrics_endpoint.count_request)
-    app.add_middleware(
-        ForwardedPrefix, root_path=app_state.settings.root_path, trusted=app_state.settings.forwarded_allow_ips
-    )
+    app.add_middleware(ForwardedPrefix, root_path=settings.root_path, trusted=settings.forwarded_allow_ips)
     return app
 
 
@@ -93,37 +85,31 @@ def create_stateless_app(lifespan: Any = None) -> FastAPI:
     """Create the application without state, middleware or lifespan tasks: enough for the OpenAPI document."""
     # FastAPIOffline serves the scripts of /docs itself, so that the page works without internet access.
     app = FastAPIOffline(
-        title="mmad",
-        version="0.1.0",
-        description=DESCRIPTION,
-        redoc_url=None,
+        title="mmad", version="0.1.0", description=DESCRIPTION, redoc_url=None, lifespan=lifespan,
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
         generate_unique_id_function=lambda route: route.name,
-        lifespan=lifespan,
-    )
+    )  # fmt: skip
     app.webhooks.add_api_route(
         "job-ended", job_ended, methods=["POST"], status_code=204, summary="A job has ended", tags=["jobs"],
         operation_id="job_ended",
     )  # fmt: skip
     app.include_router(router)
     complete_openapi(app.openapi())  # app.openapi() caches the document and serves the cached one
-    app.add_exception_handler(Problem, _handle_problem)
-    app.add_exception_handler(ClientDisconnect, _handle_disconnect)
     app.add_exception_handler(HTTPException, _handle_http_exception)
+
+    @app.exception_handler(Problem)
+    async def handle_problem(request: Request, problem: Problem) -> Response:
+        return problem_response(request, problem.code, problem.detail, problem.headers)
+
+    @app.exception_handler(ClientDisconnect)
+    async def handle_disconnect(_request: Request, _error: ClientDisconnect) -> Response:
+        return Response(status_code=CLIENT_CLOSED_REQUEST)
+
     return app
 
 
 def job_ended(message: Message) -> None:
     """Sent to `callback_url`, signed as Standard Webhooks specifies. Any 2xx response counts as delivered."""
-
-
-async def _handle_problem(request: Request, error: Exception) -> Response:
-    assert isinstance(error, Problem)
-    return problem_response(request, error.code, error.detail, error.headers)
-
-
-async def _handle_disconnect(_request: Request, _error: Exception) -> Response:
-    return Response(status_code=CLIENT_CLOSED_REQUEST)
 
 
 async def _handle_http_exception(request: Request, error: Exception) -> Response:

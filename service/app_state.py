@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from service.admission import Admission
 from service.auth import Auth, Caller, get_caller
-from service.errors import CATALOGUE, RETRY_AFTER_S, Problem
+from service.errors import CATALOGUE, Problem
 from service.job_schemas import Accepted, Job, Links, State
 from service.jobs import Jobs, Record, attempt_key
 from service.metrics import JOBS_ENDED
@@ -19,7 +19,7 @@ from service.queue import JobQueue, Progress
 from service.results import StoredProposals
 from service.schemas import ModelCard
 from service.settings import Settings
-from service.store import MODEL_CARD, Store
+from service.store import MODEL_CARD, FolderStore
 from service.webhooks import Webhooks
 
 _POLLING_THREADS = 8
@@ -28,7 +28,7 @@ _POLLING_THREADS = 8
 class AppState:
     """The store, the queue and everything built on them; one per API process."""
 
-    def __init__(self, settings: Settings, store: Store, queue: JobQueue, auth: Auth) -> None:
+    def __init__(self, settings: Settings, store: FolderStore, queue: JobQueue, auth: Auth) -> None:
         self.settings = settings
         self.store = store
         self.jobs = Jobs(store)
@@ -40,7 +40,7 @@ class AppState:
         self.polling_limiter = CapacityLimiter(_POLLING_THREADS)
         # Path prefix of all links; `with_root_path` makes a copy with the prefix of one request's proxy.
         self.root_path = settings.root_path
-        self.webhooks = Webhooks(store, self.jobs, settings, self.links)
+        self.webhooks = Webhooks(self.jobs, settings, self.links)
 
     def with_root_path(self, root_path: str) -> "AppState":
         """Return a copy whose links start with another path prefix."""
@@ -51,13 +51,7 @@ class AppState:
     def links(self, job_id: str) -> Links:
         """Return the links of a job."""
         self_ = f"{self.root_path}/jobs/{job_id}"
-        return Links(
-            self=self_,
-            result=f"{self_}/result",
-            export=f"{self_}/export",
-            events=f"{self_}/events",
-            cancel=f"{self_}/cancel",
-        )
+        return Links(self=self_, **{name: f"{self_}/{name}" for name in ("result", "export", "events", "cancel")})
 
     def accepted(self, record: Record) -> Accepted:
         """Return the response to an upload."""
@@ -71,20 +65,15 @@ class AppState:
             raise Problem("no_worker_yet", "no worker has loaded a model yet: start one with mmad worker") from error
 
     def succeeded(self, job_id: str, owner: str) -> Record:
-        """Return the record of a job that has a result.
-
-        Raises:
-            Problem: job_not_found, job_deleted, job_expired, job_not_finished, job_canceled, or the job's own.
-        """
+        """Return the record of a job that has a result; raises the Problem that says why it has none."""
         record = self.jobs.get(job_id, owner)
         if record.error is not None:
             raise Problem(record.error.code, record.error.detail)
         if record.state is State.CANCELED:
             raise Problem("job_canceled", "the job was canceled: it has no result; send the video again")
         if record.state is not State.SUCCEEDED:
-            raise Problem(
-                "job_not_finished", f"the job is {record.state}; poll {self.links(job_id).self} until it has succeeded"
-            )
+            detail = f"the job is {record.state}; poll {self.links(job_id).self} until it has succeeded"
+            raise Problem("job_not_finished", detail)
         return record
 
     def cancel(self, job_id: str, owner: str) -> Record:
@@ -140,7 +129,7 @@ class AppState:
 
 
 def get_app_state(request: Request) -> AppState:
-    """FastAPI dependency: return the application's state, whose links start with the request's path prefix."""
+    """Return the application's state, whose links start with the request's path prefix."""
     app_state: AppState = request.app.state.app_state
     return app_state.with_root_path(request.scope.get("root_path", ""))
 
@@ -151,24 +140,20 @@ CallerDep = Annotated[Caller, Depends(get_caller)]
 
 def problems(*codes: str) -> dict[int | str, dict[str, Any]]:
     """Return the OpenAPI `responses` of a route that may fail with these problem codes."""
-    by_status: dict[int | str, dict[str, Any]] = {}
+    by_status: dict[int | str, list[str]] = {}
     for code in codes:
-        kind = CATALOGUE[code]
-        entry = by_status.setdefault(
-            kind.status,
-            {
-                "description": "",
-                "content": {
-                    "application/problem+json": {
-                        "schema": {"$ref": "#/components/schemas/ProblemDocument"},
-                        "examples": {},
-                    }
-                },
-            },
-        )
-        entry["description"] = "; ".join(filter(None, [entry["description"], f"`{code}`: {kind.title}"]))
-        entry["content"]["application/problem+json"]["examples"][code] = {"$ref": f"#/components/examples/{code}"}
-        if code in RETRY_AFTER_S:
-            when = {"schema": {"type": "integer"}, "description": "Seconds to wait before asking again."}
-            entry.setdefault("headers", {})["Retry-After"] = when
-    return by_status
+        by_status.setdefault(CATALOGUE[code].status, []).append(code)
+    return {status: _describe_problems(some) for status, some in by_status.items()}
+
+
+def _describe_problems(codes: list[str]) -> dict[str, Any]:
+    examples = {code: {"$ref": f"#/components/examples/{code}"} for code in codes}
+    content = {"schema": {"$ref": "#/components/schemas/ProblemDocument"}, "examples": examples}
+    response: dict[str, Any] = {
+        "description": "; ".join(f"`{code}`: {CATALOGUE[code].title}" for code in codes),
+        "content": {"application/problem+json": content},
+    }
+    if any(CATALOGUE[code].retry_after_s for code in codes):
+        when = {"schema": {"type": "integer"}, "description": "Seconds to wait before asking again."}
+        response["headers"] = {"Retry-After": when}
+    return response

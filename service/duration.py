@@ -36,7 +36,7 @@ class _Reader:
         self._left = _MAX_READS
 
     def read(self, start: int, count: int) -> bytes:
-        """Read at max_width `count` bytes from offset `start`."""
+        """Read at most `count` bytes from offset `start`."""
         self._left -= 1
         if self._left < 0 or not 0 <= start < self.size:
             return b""
@@ -45,10 +45,9 @@ class _Reader:
 
 
 def read_declared_duration_s(file: BinaryIO) -> float | None:
-    """Return the duration in seconds that a container declares; None if it declares none or cannot be parsed.
+    """Return the duration in seconds that an MP4, MOV, Matroska, WebM or AVI file declares.
 
-    Args:
-        file: MP4, MOV, Matroska, WebM or AVI, readable and seekable; may be malformed. MPEG-TS declares no duration.
+    None if it declares none (as MPEG-TS) or cannot be parsed; the file may be malformed.
     """
     reader = _Reader(file)
     head = reader.read(0, 12)
@@ -58,36 +57,23 @@ def read_declared_duration_s(file: BinaryIO) -> float | None:
         duration_s = _read_avi(reader)
     else:
         duration_s = _read_mp4(reader)
-    valid = duration_s is not None and math.isfinite(duration_s) and duration_s > 0
-    return duration_s if valid else None
+    return duration_s if duration_s is not None and 0 < duration_s < math.inf else None
 
 
 def _read_mp4(reader: _Reader) -> float | None:
-    for box in _iter_boxes(reader, 0, reader.size):
-        if box.kind == b"moov":
-            return _read_movie(reader, box)
-    return None
-
-
-def _read_movie(reader: _Reader, movie: _Part) -> float | None:
     """Read the duration from mvhd, or from mehd if that is 0, as in fragmented files."""
-    timescale, duration = 0, None
-    for box in _iter_boxes(reader, movie.start, movie.end):
+    movie = next((box for box in _iter_boxes(reader, 0, reader.size) if box.kind == b"moov"), None)
+    timescale, duration = 0, None  # ticks per second, ticks
+    for box in _iter_boxes(reader, movie.start, movie.end) if movie else ():
         if box.kind == b"mvhd":
-            timescale, duration = _parse_movie_header(reader.read(box.start, 32))
+            header = reader.read(box.start, 32)
+            at = 20 if header[:1] == b"\1" else 12
+            timescale, duration = int.from_bytes(header[at : at + 4]), _parse_versioned(header, at + 4)
         elif box.kind == b"mvex" and not duration:
             for inner in _iter_boxes(reader, box.start, box.end):
                 if inner.kind == b"mehd":
                     duration = _parse_versioned(reader.read(inner.start, 12), 4)
     return duration / timescale if duration and timescale else None
-
-
-def _parse_movie_header(content: bytes) -> tuple[int, int | None]:
-    """Parse timescale (ticks per second) and duration (ticks)."""
-    at = 20 if content[:1] == b"\1" else 12
-    if len(content) < at + 4:
-        return 0, None
-    return int.from_bytes(content[at : at + 4]), _parse_versioned(content, at + 4)
 
 
 def _parse_versioned(content: bytes, at: int) -> int | None:
@@ -163,22 +149,21 @@ def _parse_vint(content: bytes, max_width: int, *, keep_marker: bool = False) ->
 
 def _read_avi(reader: _Reader) -> float | None:
     """Read the duration from the first video stream's header: the file's header counts the first RIFF chunk only."""
-    for chunk in _iter_chunks(reader, 12, reader.size):
-        if chunk.kind == b"LIST" and reader.read(chunk.start, 4) == b"hdrl":
-            return next(_iter_stream_durations(reader, chunk), None)
-    return None
-
-
-def _iter_stream_durations(reader: _Reader, headers: _Part) -> Iterator[float]:
-    for stream in _iter_chunks(reader, headers.start + 4, headers.end):
-        if stream.kind != b"LIST" or reader.read(stream.start, 4) != b"strl":
-            continue
-        for chunk in _iter_chunks(reader, stream.start + 4, stream.end):
+    headers = next(_iter_lists(reader, 12, reader.size, b"hdrl"), None)
+    for stream in _iter_lists(reader, headers.start, headers.end, b"strl") if headers else ():
+        for chunk in _iter_chunks(reader, stream.start, stream.end):
             content = reader.read(chunk.start, 36)
             if chunk.kind == b"strh" and content[:4] == b"vids" and len(content) == 36:
                 scale, rate, _start, length = struct.unpack("<4I", content[20:36])
                 if scale and rate:
-                    yield length * scale / rate
+                    return float(length * scale / rate)
+    return None
+
+
+def _iter_lists(reader: _Reader, start: int, end: int, kind: bytes) -> Iterator[_Part]:
+    for chunk in _iter_chunks(reader, start, end):
+        if chunk.kind == b"LIST" and reader.read(chunk.start, 4) == kind:
+            yield _Part(kind, chunk.start + 4, chunk.end)
 
 
 def _iter_chunks(reader: _Reader, start: int, end: int) -> Iterator[_Part]:

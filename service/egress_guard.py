@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from threading import Thread
@@ -53,15 +53,7 @@ class _DeliveryError(Exception):
 
 
 def check(url: str, *, allow_private: bool) -> None:
-    """Check a callback URL without resolving it: a host name passes, as its addresses are checked at each connection.
-
-    Args:
-        url: as given by the caller.
-        allow_private: whether non-public addresses are allowed.
-
-    Raises:
-        Problem: callback_refused.
-    """
+    """Raise Problem callback_refused for a bad URL. Any host name passes: connecting resolves and checks it."""
     if len(url) > MAX_URL_CHARACTERS:
         raise _make_refusal(f"it has {len(url)} characters, the limit is {MAX_URL_CHARACTERS}")
     if not re.fullmatch(r"[!-~]+", url):
@@ -79,8 +71,11 @@ def check(url: str, *, allow_private: bool) -> None:
         raise _make_refusal("it has a user name or password; messages are signed, verify the signature instead")
     if "#" in url:
         raise _make_refusal("it has a fragment (#...), which is never sent; use the query instead")
-    if not allow_private:
-        _check_literal(host.rstrip("."))
+    if not allow_private and (private := _find_private(host.rstrip("."))):
+        raise _make_refusal(
+            f"{private} is not on the public internet; whoever runs the service can allow it "
+            "(MMAD_WEBHOOK_ALLOW_PRIVATE=true)"
+        )
 
 
 def is_public(address: Address) -> bool:
@@ -103,26 +98,18 @@ def system_resolve(host: str, port: int) -> list[str]:
 
 @dataclass(frozen=True)
 class GuardedClient:
-    """Client for POST requests to checked addresses. Follows no redirects and ignores proxy environment variables.
-
-    Args:
-        tls: context that verifies certificates.
-        allow_private: whether non-public addresses are allowed.
-        timeout_s: total time of a POST, from name resolution to the last byte read.
-        resolve: resolves host names.
-        network: connects to the checked addresses; httpcore's backend if None.
-    """
+    """Client for POST requests to checked addresses. Follows no redirects and ignores proxy environment variables."""
 
     tls: ssl.SSLContext
     allow_private: bool = False
-    timeout_s: float = TIMEOUT_S
+    timeout_s: float = TIMEOUT_S  # from name resolution to the last byte read
     resolve: Resolve = system_resolve
-    network: httpcore.NetworkBackend | None = None
+    network: httpcore.NetworkBackend = field(default_factory=httpcore.SyncBackend)
 
     def post(self, url: str, headers: Mapping[str, str], body: bytes) -> PostResult:
         """Send a body. Failures are returned in the result, not raised."""
         parts = urlsplit(url)
-        backend = _GuardedBackend(self, _Deadline(self.timeout_s))
+        backend = _GuardedBackend(self, time.monotonic() + self.timeout_s)
         # httpcore omits the brackets of IPv6 addresses in the Host header.
         all_headers = [("Host", parts.netloc), *headers.items()]
         try:
@@ -144,27 +131,18 @@ class GuardedClient:
             return PostResult(error="protocol_error")
 
 
-class _Deadline:
-    """End of the time allowed for all steps of a request."""
-
-    def __init__(self, timeout_s: float) -> None:
-        self._at_s = time.monotonic() + timeout_s
-
-    def left_s(self) -> float:
-        """Return the positive number of seconds left; raises _DeliveryError if none are."""
-        left_s = self._at_s - time.monotonic()
-        if left_s <= 0:
-            raise _DeliveryError("timeout")
-        return left_s
+def _left_s(deadline_s: float) -> float:
+    """Return the positive number of seconds until a monotonic time; raises _DeliveryError if none are left."""
+    if (left_s := deadline_s - time.monotonic()) <= 0:
+        raise _DeliveryError("timeout")
+    return left_s
 
 
 class _GuardedBackend(httpcore.NetworkBackend):
     """Network backend that resolves host names itself and connects to allowed addresses only."""
 
-    def __init__(self, client: GuardedClient, deadline: _Deadline) -> None:
-        self._client = client
-        self._deadline = deadline
-        self._network = client.network or httpcore.SyncBackend()
+    def __init__(self, client: GuardedClient, deadline_s: float) -> None:
+        self._client, self._deadline_s = client, deadline_s
 
     def connect_tcp(
         self,
@@ -176,24 +154,23 @@ class _GuardedBackend(httpcore.NetworkBackend):
     ) -> httpcore.NetworkStream:
         """Connect to the first reachable address of a host; raises _DeliveryError if any address is refused."""
         addresses = self._resolve(host, port)
-        if not self._client.allow_private and not all(
-            is_public(ipaddress.ip_address(address)) for address in addresses
-        ):
+        allowed = self._client.allow_private or all(map(is_public, map(ipaddress.ip_address, addresses)))
+        if not allowed:
             raise _DeliveryError("address_refused")
         for left, address in zip(reversed(range(len(addresses))), addresses, strict=True):
             # Split the remaining time evenly, so that an unreachable address leaves time for the next.
-            share_s = self._deadline.left_s() / (left + 1)
+            share_s = _left_s(self._deadline_s) / (left + 1)
             try:
-                stream = self._network.connect_tcp(address, port, share_s, local_address, socket_options)
+                stream = self._client.network.connect_tcp(address, port, share_s, local_address, socket_options)
             except (httpcore.ConnectError, httpcore.ConnectTimeout):
                 if not left:
                     raise
             else:
-                return _DeadlineStream(stream, self._deadline)
+                return _DeadlineStream(stream, self._deadline_s)
         raise _DeliveryError("name_not_found")
 
     def _resolve(self, host: str, port: int) -> list[str]:
-        # In a separate thread, as the system's resolver has no timeout.
+        # In a separate thread, as the system's resolver has no timeout; a daemon, which an exit does not wait for.
         resolved: Future[list[str]] = Future()
 
         def resolve() -> None:
@@ -204,7 +181,7 @@ class _GuardedBackend(httpcore.NetworkBackend):
 
         Thread(target=resolve, name="webhook-name", daemon=True).start()
         try:
-            return resolved.result(self._deadline.left_s())
+            return resolved.result(_left_s(self._deadline_s))
         except TimeoutError:
             raise _DeliveryError("timeout") from None
         except (OSError, UnicodeError):  # UnicodeError: a label is too long
@@ -214,15 +191,14 @@ class _GuardedBackend(httpcore.NetworkBackend):
 class _DeadlineStream(httpcore.NetworkStream):
     """Network stream on which all operations share one deadline."""
 
-    def __init__(self, stream: httpcore.NetworkStream, deadline: _Deadline) -> None:
-        self._stream = stream
-        self._deadline = deadline
+    def __init__(self, stream: httpcore.NetworkStream, deadline_s: float) -> None:
+        self._stream, self._deadline_s = stream, deadline_s
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        return self._stream.read(max_bytes, self._deadline.left_s())
+        return self._stream.read(max_bytes, _left_s(self._deadline_s))
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        self._stream.write(buffer, self._deadline.left_s())
+        self._stream.write(buffer, _left_s(self._deadline_s))
 
     def close(self) -> None:
         self._stream.close()
@@ -231,33 +207,27 @@ class _DeadlineStream(httpcore.NetworkStream):
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore.NetworkStream:
         try:
-            stream = self._stream.start_tls(ssl_context, server_hostname, self._deadline.left_s())
+            stream = self._stream.start_tls(ssl_context, server_hostname, _left_s(self._deadline_s))
         except httpcore.ConnectError as error:
             raise _DeliveryError("tls_failed") from error
-        return _DeadlineStream(stream, self._deadline)
+        return _DeadlineStream(stream, self._deadline_s)
 
     def get_extra_info(self, info: str) -> object:
         return self._stream.get_extra_info(info)
 
 
-def _check_literal(host: str) -> None:
+def _find_private(host: str) -> str | None:
+    """Return a host that is localhost or a non-public address, normalized; None for any other."""
     if host == "localhost" or host.endswith(".localhost"):
-        raise _make_private_problem(host)
+        return host
     try:
         address: Address = ipaddress.ip_address(host)
     except ValueError:
         try:  # other notations that the system accepts: 2130706433, 0177.0.0.1, 0x7f.1, 127.1
             address = ipaddress.IPv4Address(socket.inet_aton(host))
         except OSError:
-            return  # a host name
-    if not is_public(address):
-        raise _make_private_problem(str(address))
-
-
-def _make_private_problem(host: str) -> Problem:
-    return _make_refusal(
-        f"{host} is not on the public internet; whoever runs the service can allow it (MMAD_WEBHOOK_ALLOW_PRIVATE=true)"
-    )
+            return None  # a host name
+    return None if is_public(address) else str(address)
 
 
 def _make_refusal(why: str) -> Problem:

@@ -19,14 +19,10 @@ _LANGUAGE = ("und", "http://cdb.iso.org/lg/CDB-00130975-001", "undetermined (und
 
 
 def write_eaf(file_name: str, bodies: Sequence[BodyTracks], labels: Labels, scores: EafScores = "tier") -> bytes:
-    """Write an .eaf file that is linked to a video.
+    """Write an .eaf file linked to a video, which ELAN expects beside it; `labels` are the vocabularies to choose from.
 
-    Args:
-        file_name: of the video, which ELAN expects beside the .eaf.
-        bodies: the tracks to write.
-        labels: all classes, as the vocabularies that annotators choose from.
-        scores: `tier` writes scores to dependent tiers of the action tiers; `value` appends them to the annotations'
-            values, as in "nodding (0.83)", and omits the vocabularies, which do not contain such values.
+    `scores="tier"` writes scores to dependent tiers of the action tiers; `value` appends them to the annotations'
+    values, as in "nodding (0.83)", and omits the vocabularies, which do not contain such values.
     """
     from pympi.Elan import Eaf, to_string
 
@@ -59,14 +55,9 @@ def _add_types(eaf: Any, labels: Labels, *, with_vocabularies: bool) -> None:
         for number, (value, description) in enumerate(entries.items()):
             entry = f"cve-{kind[0]}{number}"  # unique in the whole file
             eaf.add_cv_entry(vocabulary, entry, [(value, _LANGUAGE[0], description)])
+        flags = {"TIME_ALIGNABLE": "true", "GRAPHIC_REFERENCES": "false"}
         eaf.add_linguistic_type(
-            kind,
-            param_dict={
-                "LINGUISTIC_TYPE_ID": kind,
-                "TIME_ALIGNABLE": "true",
-                "GRAPHIC_REFERENCES": "false",
-                "CONTROLLED_VOCABULARY_REF": vocabulary,
-            },
+            kind, param_dict={"LINGUISTIC_TYPE_ID": kind, **flags, "CONTROLLED_VOCABULARY_REF": vocabulary}
         )
     eaf.add_linguistic_type(SCORE_TYPE, "Symbolic_Association", timealignable=False)
 
@@ -84,7 +75,6 @@ def _add_tier(eaf: Any, track: Track, kind: str, scores: EafScores) -> str:
 
 
 def _add_scores(eaf: Any, parent: str, spans: Sequence[Span]) -> None:
-    """Add a dependent tier with one score for each annotation of the parent."""
     tier = f"{parent}: score"
     eaf.add_tier(tier, SCORE_TYPE, parent=parent)
     for start_ms, end_ms, score in spans:

@@ -28,10 +28,11 @@ class Decoder:
                 if self._inflater is not None and self._inflater.eof:
                     chunk = self._handle_trailing(chunk)
                     continue
-                inflater = self._get_inflater(chunk)
-                if inflater is None:  # the format is not known yet
-                    return
                 chunk, self._head = self._head + chunk, b""
+                inflater = self._inflater = self._inflater or _make_deflater(chunk)
+                if inflater is None:
+                    self._head = chunk
+                    return
                 while True:
                     piece = inflater.decompress(chunk, _PIECE_BYTES)
                     if piece:
@@ -46,20 +47,6 @@ class Decoder:
         """Check that the body was complete; raises Problem malformed_upload."""
         if self._has_data and (self._inflater is None or not self._inflater.eof):
             raise self._make_problem("ends before its end")
-
-    def _get_inflater(self, chunk: bytes) -> "zlib._Decompress | None":
-        """Return the decompressor, or None if the format is not known yet.
-
-        `deflate` means zlib's format (RFC 9110, 8.4.1.2), but some clients send raw deflate data without its header.
-        """
-        if self._inflater is None:
-            head = self._head + chunk
-            if len(head) < 2:
-                self._head = head
-                return None
-            is_zlib = head[0] & 15 == 8 and int.from_bytes(head[:2]) % 31 == 0
-            self._inflater = zlib.decompressobj(_ZLIB_BITS if is_zlib else _RAW_BITS)
-        return self._inflater
 
     def _handle_trailing(self, unused: bytes) -> bytes:
         """Return the bytes after the end to decompress: another gzip member (RFC 1952, 2.2), or none after padding."""
@@ -78,12 +65,19 @@ class Decoder:
         )
 
 
-def make_decoder(header: str) -> Decoder | None:
-    """Make the decompressor for a Content-Encoding header; None if the body is not compressed.
+def _make_deflater(head: bytes) -> "zlib._Decompress | None":
+    """Make the decompressor for `deflate`; None if the format is not known yet.
 
-    Raises:
-        Problem: unsupported_content_encoding.
+    It means zlib's format (RFC 9110, 8.4.1.2), but some clients send raw deflate data without its header.
     """
+    if len(head) < 2:
+        return None
+    is_zlib = head[0] & 15 == 8 and int.from_bytes(head[:2]) % 31 == 0
+    return zlib.decompressobj(_ZLIB_BITS if is_zlib else _RAW_BITS)
+
+
+def make_decoder(header: str) -> Decoder | None:
+    """Make the decompressor for a Content-Encoding header, if any; raises Problem unsupported_content_encoding."""
     names = [name.strip().lower().removeprefix("x-") for name in header.split(",")]
     encodings = [name for name in names if name not in ("", "identity")]
     if not encodings:

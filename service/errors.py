@@ -4,15 +4,15 @@ The `detail` of a problem is a sentence for the caller that names the value, the
 the operator only goes to the log.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True)
-class ProblemType:
-    """Status and title of a problem code."""
+class ProblemType(NamedTuple):
+    """Status and title of a problem code, and for temporary problems the seconds of Retry-After."""
 
     status: int
     title: str
+    retry_after_s: int | None = None
 
 
 CATALOGUE = {
@@ -26,7 +26,7 @@ CATALOGUE = {
     "unsupported_content_encoding": ProblemType(415, "The body's Content-Encoding is not undone here"),
     "too_many_files": ProblemType(413, "The request holds more videos than the limit"),
     "idempotency_conflict": ProblemType(422, "The Idempotency-Key was used for another request"),
-    "request_in_progress": ProblemType(409, "A request with this Idempotency-Key is being taken"),
+    "request_in_progress": ProblemType(409, "A request with this Idempotency-Key is being taken", 1),
     "range_not_satisfiable": ProblemType(416, "The range lies beyond the video's end"),
     "callback_refused": ProblemType(422, "The callback_url is none that messages may be sent to"),
     "malformed_request": ProblemType(400, "The request is not well-formed HTTP"),
@@ -47,7 +47,7 @@ CATALOGUE = {
     "decoder_out_of_memory": ProblemType(422, "Decoding the video takes more memory than the limit"),
     # the job
     "job_not_found": ProblemType(404, "No job has this id"),
-    "job_not_finished": ProblemType(409, "The job has no result yet"),
+    "job_not_finished": ProblemType(409, "The job has no result yet", 1),
     "job_already_ended": ProblemType(409, "The job has ended"),
     "job_canceled": ProblemType(409, "The job was canceled"),
     "job_deleted": ProblemType(410, "The job was deleted"),
@@ -60,35 +60,20 @@ CATALOGUE = {
     "key_unknown": ProblemType(401, "The API key is not valid"),
     "host_refused": ProblemType(403, "The service does not answer to this name"),
     "origin_refused": ProblemType(403, "Pages of this origin may not do that"),
-    "rate_limited": ProblemType(429, "The key has made more requests than its limit"),
-    "too_many_jobs": ProblemType(429, "The key has more unfinished jobs than its limit"),
-    "storage_full": ProblemType(429, "The key has more stored bytes than its limit"),
+    "rate_limited": ProblemType(429, "The key has made more requests than its limit", 1),
+    "too_many_jobs": ProblemType(429, "The key has more unfinished jobs than its limit", 10),
+    "storage_full": ProblemType(429, "The key has more stored bytes than its limit", 60),
     # the service
-    "no_worker_yet": ProblemType(503, "No worker has loaded a model yet"),
-    "queue_full": ProblemType(429, "The service has as many unfinished jobs as it takes"),
-    "disk_full": ProblemType(507, "The service has no room left for videos"),
-    "overloaded": ProblemType(503, "The service has as many connections as it takes"),
+    "no_worker_yet": ProblemType(503, "No worker has loaded a model yet", 2),
+    "queue_full": ProblemType(429, "The service has as many unfinished jobs as it takes", 10),
+    "disk_full": ProblemType(507, "The service has no room left for videos", 60),
+    "overloaded": ProblemType(503, "The service has as many connections as it takes", 2),
     "internal_error": ProblemType(500, "Something went wrong here"),
-}
-
-RETRY_AFTER_S = {
-    "no_worker_yet": 2,
-    "job_not_finished": 1,
-    "too_many_jobs": 10,
-    "storage_full": 60,
-    "rate_limited": 1,
-    "queue_full": 10,
-    "disk_full": 60,
-    "overloaded": 2,
-    "request_in_progress": 1,
 }
 
 
 class Problem(Exception):  # noqa: N818 - RFC 9457's term
-    """An error for the caller: becomes a problem document or the error of a job.
-
-    `headers` are added to the response and override those of the code.
-    """
+    """An error for the caller: becomes a problem document, with `headers` added, or the error of a job."""
 
     def __init__(self, code: str, detail: str, headers: dict[str, str] | None = None) -> None:
         super().__init__(detail)

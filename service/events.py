@@ -39,9 +39,13 @@ def parse_event_id(last_event_id: str | None) -> EventId:
 
 async def follow_job(app_state: AppState, job_id: str, owner: str, after: EventId) -> AsyncIterator[Job]:
     """Yield the job after each change later than `after`, until it ends or is removed."""
+
+    def load() -> Job:
+        return app_state.describe(app_state.jobs.get(job_id, owner))
+
     while True:
         try:
-            job = await to_thread.run_sync(_load_job, app_state, job_id, owner, limiter=app_state.polling_limiter)
+            job = await to_thread.run_sync(load, limiter=app_state.polling_limiter)
         except Problem:  # the job was removed
             return
         if make_event_id(job) > after:
@@ -61,7 +65,3 @@ async def wait_until_ended(app_state: AppState, job_id: str, seconds: float) -> 
                 return True
             await anyio.sleep(_POLL_INTERVAL_S)
     return False
-
-
-def _load_job(app_state: AppState, job_id: str, owner: str) -> Job:
-    return app_state.describe(app_state.jobs.get(job_id, owner))

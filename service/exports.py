@@ -12,8 +12,10 @@ import unicodedata
 import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from html import escape
 from pathlib import PurePath
-from typing import Any
+from typing import Any, Literal
 
 from service.elan import write_eaf
 from service.errors import Problem
@@ -48,21 +50,12 @@ _ZIP_DATE = (1980, 1, 1, 0, 0, 0)
 
 @dataclass(frozen=True)
 class VideoResult:
-    """The result of one video and the parameters of its export.
+    """The result of one video and the parameters of its export; see ExportView for `rate` and `eaf_scores`."""
 
-    Attributes:
-        video: name of the video: the job's id, or the file name without suffix.
-        result: the requested view.
-        stored: all proposals, for the formats that ignore the view.
-        source: path or URL of the video, if known.
-        rate: samples per second, for scores over time.
-        eaf_scores: where ELAN's file has the scores: in dependent tiers, or in the annotations' values.
-    """
-
-    video: str
-    result: Result
-    stored: StoredProposals
-    source: str = ""
+    video: str  # the job's id, or the file name without suffix
+    result: Result  # the requested view
+    stored: StoredProposals  # for the formats that ignore the view
+    source: str = ""  # path or URL, if known
     rate: float = 5.0
     eaf_scores: EafScores = "tier"
 
@@ -77,10 +70,7 @@ class VideoResult:
 
 
 def sanitize_name(name: str) -> str:
-    """Convert a file name to valid text.
-
-    Bytes that are not UTF-8 are read as Windows-1252; control characters are escaped.
-    """
+    """Convert a file name to valid text: bytes that are not UTF-8 are Windows-1252, control characters are escaped."""
     text = _NOT_UTF8.sub(lambda byte: bytes([ord(byte[0]) - 0xDC00]).decode("cp1252", "backslashreplace"), name)
     return _NOT_TEXT.sub(
         lambda char: f"\\x{ord(char[0]):02x}" if ord(char[0]) < 256 else f"\\u{ord(char[0]):04x}", text
@@ -88,12 +78,7 @@ def sanitize_name(name: str) -> str:
 
 
 def find_name_collision(names: Iterable[str], *, any_case: bool) -> list[str]:
-    """Return the first group of names that are equal in exports; empty if all differ.
-
-    Args:
-        names: of videos.
-        any_case: whether to ignore case, as file systems of macOS and Windows do.
-    """
+    """Return the first group of names that are equal in exports, ignoring case if `any_case`; empty if all differ."""
     groups: dict[str, list[str]] = {}
     for name in map(sanitize_name, names):
         key = unicodedata.normalize("NFC", name)
@@ -103,25 +88,15 @@ def find_name_collision(names: Iterable[str], *, any_case: bool) -> list[str]:
 
 @dataclass(frozen=True)
 class Format:
-    """An export format.
-
-    Attributes:
-        name: value of the parameter `format`.
-        media_type: of the HTTP response.
-        suffix: of its files, with the dot.
-        description: a short description.
-        write: returns the content of a file.
-        several: whether one file can have any number of videos instead of exactly one.
-        needs: libraries that are imported only when the format is written.
-    """
+    """An export format."""
 
     name: str
     media_type: str
     suffix: str
     description: str
     write: Callable[[Sequence[VideoResult]], bytes]
-    several: bool
-    needs: tuple[str, ...] = ()
+    several: bool = False  # whether one file can have any number of videos instead of exactly one
+    needs: tuple[str, ...] = ()  # libraries that are imported only when the format is written
 
     @property
     def is_text(self) -> bool:
@@ -130,15 +105,7 @@ class Format:
 
 
 def write_export(name: str, videos: Sequence[VideoResult]) -> bytes:
-    """Return the content of an export file.
-
-    Args:
-        name: of the format.
-        videos: exactly one, unless the format allows several.
-
-    Raises:
-        Problem: invalid_parameter, for an unknown format, or several videos in a format for one.
-    """
+    """Return the content of an export file; raises Problem invalid_parameter if the format does not allow several."""
     chosen = find_format(name)
     if len(videos) != 1 and not chosen.several:
         raise Problem("invalid_parameter", f"format={name} holds one video a file, not {len(videos)}")
@@ -175,19 +142,17 @@ def _add_video(item: VideoResult, document: dict[str, Any]) -> dict[str, Any]:
 
 
 def _write_csv(videos: Sequence[VideoResult]) -> bytes:
-    return _write_table(
-        CSV_COLUMNS,
+    rows = (
         (
-            (
-                item.video, detection.id, f"{detection.start_s:.3f}", f"{detection.end_s:.3f}",
-                f"{detection.end_s - detection.start_s:.3f}", f"{detection.score:.4f}",
-                detection.action.id, detection.action.code, detection.action.name,
-                detection.body.code, detection.body.name, " ".join(detection.overlaps),
-            )
-            for item in videos
-            for detection in item.result.detections
-        ),
+            item.video, detection.id, f"{detection.start_s:.3f}", f"{detection.end_s:.3f}",
+            f"{detection.end_s - detection.start_s:.3f}", f"{detection.score:.4f}",
+            detection.action.id, detection.action.code, detection.action.name,
+            detection.body.code, detection.body.name, " ".join(detection.overlaps),
+        )
+        for item in videos
+        for detection in item.result.detections
     )  # fmt: skip
+    return _write_table(CSV_COLUMNS, rows)
 
 
 def _write_frames_csv(videos: Sequence[VideoResult]) -> bytes:
@@ -202,11 +167,12 @@ def _write_frames_npz(videos: Sequence[VideoResult]) -> bytes:
 
 def _write_vtt(videos: Sequence[VideoResult]) -> bytes:
     (item,) = videos
-    blocks = ["WEBVTT", f"NOTE {_escape_cue_text(item.video)}"]
+    blocks = ["WEBVTT", f"NOTE {escape(item.video, quote=False)}"]
     for detection in item.result.detections:
         start_ms, end_ms = (to_player_ms(time_s, item.result.media) for time_s in (detection.start_s, detection.end_s))
         times = f"{_format_cue_time(start_ms)} --> {_format_cue_time(end_ms)}"
-        text = _escape_cue_text(f"{detection.action.name} ({detection.body.name}) {detection.score:.2f}")
+        # Escapes `-->` too, which would start another cue.
+        text = escape(f"{detection.action.name} ({detection.body.name}) {detection.score:.2f}", quote=False)
         blocks.append(f"{detection.id}\n{times}\n{text}")
     return ("\n\n".join(blocks) + "\n").encode()
 
@@ -215,11 +181,6 @@ def _format_cue_time(time_ms: int) -> str:
     minutes, milliseconds = divmod(time_ms, 60_000)
     hours, minutes = divmod(minutes, 60)
     return f"{hours:02d}:{minutes:02d}:{milliseconds // 1000:02d}.{milliseconds % 1000:03d}"
-
-
-def _escape_cue_text(text: str) -> str:
-    """Escape markup and `-->`, which would start another cue."""
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def _write_eaf(videos: Sequence[VideoResult]) -> bytes:
@@ -232,7 +193,7 @@ def _write_boris(videos: Sequence[VideoResult]) -> bytes:
 
 
 def _make_boris_rows(item: VideoResult) -> list[tuple[object, ...]]:
-    """Return the rows of BORIS's table, ordered by time."""
+    """Return the rows of BORIS's table, ordered by time; frames are counted at the average rate."""
     media, name = item.result.media, item.file_name
     events = sorted(
         (span.start_ms, span.end_ms, action.label.name, body.label.name)
@@ -250,7 +211,7 @@ def _make_boris_rows(item: VideoResult) -> list[tuple[object, ...]]:
         (
             *observation, action, body, "STATE",
             _format_seconds(start_ms), _format_seconds(end_ms), _format_seconds(end_ms - start_ms), name,
-            _to_frame_index(start_ms / 1000, media.average_fps), _to_frame_index(end_ms / 1000, media.average_fps),
+            round(start_ms / 1000 * media.average_fps), round(end_ms / 1000 * media.average_fps),
             "", "", "", "",
         )
         for start_ms, end_ms, action, body in events
@@ -259,11 +220,6 @@ def _make_boris_rows(item: VideoResult) -> list[tuple[object, ...]]:
 
 def _format_seconds(time_ms: int) -> str:
     return f"{time_ms / 1000:.3f}"
-
-
-def _to_frame_index(time_s: float, fps: float) -> int:
-    """Return the frame index at a time, from the video's average frame rate."""
-    return round(time_s * fps)
 
 
 def _write_label_studio(videos: Sequence[VideoResult]) -> bytes:
@@ -281,29 +237,17 @@ def _make_task(item: VideoResult) -> dict[str, Any]:
     regions = []
     for detection in item.result.detections:
         start_s, end_s = (to_player_ms(time_s, media) / 1000 for time_s in (detection.start_s, detection.end_s))
-        first = _to_frame_index(start_s, fps) + 1
-        regions.append(
-            {
-                "id": detection.id,
-                "from_name": "timelineLabels",
-                "to_name": "video",
-                "type": "timelinelabels",
-                "value": {
-                    "ranges": [{"start": first, "end": max(first, _to_frame_index(end_s, fps))}],
-                    "timelinelabels": [detection.action.name],
-                },
-                "score": detection.score,
-            }
-        )
+        first = round(start_s * fps) + 1
+        value = {
+            "ranges": [{"start": first, "end": max(first, round(end_s * fps))}],
+            "timelinelabels": [detection.action.name],
+        }
+        names = {"from_name": "timelineLabels", "to_name": "video", "type": "timelinelabels"}
+        regions.append({"id": detection.id, **names, "value": value, "score": detection.score})
     model = item.result.model
     prediction = {"model_version": f"{model.bundle} {model.version}", "result": regions}
-    data = {
-        "video": item.source or item.video,
-        "fps": fps,
-        "duration_s": media.duration_s,
-        "start_offset_s": media.start_offset_s,
-    }
-    return {"data": data, "predictions": [prediction]}
+    times = {"fps": fps, "duration_s": media.duration_s, "start_offset_s": media.start_offset_s}
+    return {"data": {"video": item.source or item.video, **times}, "predictions": [prediction]}
 
 
 def _write_activitynet(videos: Sequence[VideoResult]) -> bytes:
@@ -332,18 +276,11 @@ def _write_mac_csv(videos: Sequence[VideoResult]) -> bytes:
     return buffer.getvalue()
 
 
-def _write_png(videos: Sequence[VideoResult]) -> bytes:
+def _write_timeline(videos: Sequence[VideoResult], form: Literal["png", "svg"]) -> bytes:
     from service.timeline import draw_timeline
 
     (item,) = videos
-    return draw_timeline(item.video, item.result, item.stored.context.labels, "png")
-
-
-def _write_svg(videos: Sequence[VideoResult]) -> bytes:
-    from service.timeline import draw_timeline
-
-    (item,) = videos
-    return draw_timeline(item.video, item.result, item.stored.context.labels, "svg")
+    return draw_timeline(item.video, item.result, item.stored.context.labels, form)
 
 
 def _write_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:
@@ -360,29 +297,24 @@ def _dump(document: object, indent: int | None = None) -> bytes:
 
 _CSV, _JSON = "text/csv; charset=utf-8", "application/json"
 
-FORMATS: dict[str, Format] = {
-    format.name: format
-    for format in (
-        Format("json", _JSON, ".json", "the result, everything in it", _write_json, True),
-        Format("jsonl", "application/jsonl", ".jsonl", "one detection a line", _write_jsonl, True),
-        Format("csv", _CSV, ".csv", "one detection a row", _write_csv, True),
-        Format("frames-csv", _CSV, ".frames.csv", "scores over time, columns as OpenFace's", _write_frames_csv, False),
-        Format("frames-npz", "application/zip", ".npz", "scores over time, NumPy arrays", _write_frames_npz, False),
-        Format("vtt", "text/vtt; charset=utf-8", ".vtt", "WebVTT cues for video players", _write_vtt, False),
-        Format(
-            "eaf",
-            "application/xml",
-            ".eaf",
-            "ELAN, a tier for each action and body part",
-            _write_eaf,
-            False,
-            ("pympi",),
-        ),
-        Format("boris", _CSV, ".boris.csv", "BORIS, aggregated events", _write_boris, True),
-        Format("label-studio", _JSON, ".label-studio.json", "Label Studio, predictions", _write_label_studio, True),
-        Format("activitynet", _JSON, ".activitynet.json", "ActivityNet's detection JSON", _write_activitynet, True),
-        Format("mac-csv", "application/zip", ".zip", "the challenge's file, no threshold", _write_mac_csv, True),
-        Format("png", "image/png", ".png", "a timeline", _write_png, False, ("matplotlib",)),
-        Format("svg", "image/svg+xml", ".svg", "a timeline, to be scaled", _write_svg, False, ("matplotlib",)),
-    )
-}
+_FORMATS = (
+    Format("json", _JSON, ".json", "the result, everything in it", _write_json, several=True),
+    Format("jsonl", "application/jsonl", ".jsonl", "one detection a line", _write_jsonl, several=True),
+    Format("csv", _CSV, ".csv", "one detection a row", _write_csv, several=True),
+    Format("frames-csv", _CSV, ".frames.csv", "scores over time, columns as OpenFace's", _write_frames_csv),
+    Format("frames-npz", "application/zip", ".npz", "scores over time, NumPy arrays", _write_frames_npz),
+    Format("vtt", "text/vtt; charset=utf-8", ".vtt", "WebVTT cues for video players", _write_vtt),
+    Format(
+        "eaf", "application/xml", ".eaf", "ELAN, a tier for each action and body part", _write_eaf, needs=("pympi",)
+    ),
+    Format("boris", _CSV, ".boris.csv", "BORIS, aggregated events", _write_boris, several=True),
+    Format("label-studio", _JSON, ".label-studio.json", "Label Studio, predictions", _write_label_studio, several=True),
+    Format("activitynet", _JSON, ".activitynet.json", "ActivityNet's detection JSON", _write_activitynet, several=True),
+    Format("mac-csv", "application/zip", ".zip", "the challenge's file, no threshold", _write_mac_csv, several=True),
+    Format("png", "image/png", ".png", "a timeline", partial(_write_timeline, form="png"), needs=("matplotlib",)),
+    Format(
+        "svg", "image/svg+xml", ".svg", "a timeline, to be scaled", partial(_write_timeline, form="svg"),
+        needs=("matplotlib",),
+    ),
+)  # fmt: skip
+FORMATS = {format.name: format for format in _FORMATS}

@@ -15,8 +15,10 @@ def _validate_http_url(url: str) -> str:
     return url
 
 
-# Validated but not normalised: a normalised URL may be longer, or differ from the one the receiver expects.
-CallbackUrl = Annotated[str, Field(max_length=2000), AfterValidator(_validate_http_url)]
+# Not normalised: a normalised URL may be longer, or differ from the one the receiver expects.
+CallbackUrl = Annotated[
+    str, Field(max_length=2000, json_schema_extra={"format": "uri"}), AfterValidator(_validate_http_url)
+]
 
 
 def _validate_name(given: object) -> object:
@@ -30,7 +32,13 @@ def _validate_name(given: object) -> object:
     return name
 
 
-VideoName = Annotated[str, BeforeValidator(_validate_name)]
+VideoName = Annotated[
+    str, BeforeValidator(_validate_name), Field(json_schema_extra={"minLength": 1, "maxLength": MAX_CHARACTERS})
+]
+
+
+Count = Annotated[int, Field(ge=0)]
+Tag = Annotated[str, Field(min_length=1, max_length=200)]
 
 
 class State(StrEnum):
@@ -58,14 +66,10 @@ class JobOptions(Options):
     """Options of a job: what to analyse, which detections to show, and how to handle video and result."""
 
     callback_url: CallbackUrl | None = Field(None, description="Where a signed message is sent when the job has ended.")
-    retention_s: Annotated[int, Field(ge=0)] | None = Field(
-        None, description="How long the result is kept after the end; the service's default if not given."
-    )
+    retention_s: Count | None = Field(None, description="How long the result stays; the service's default if not set.")
     keep_video: bool = Field(False, description="Keep the video as long as the result, not just until analysed.")
-    tag: Annotated[str, Field(min_length=1, max_length=200)] | None = Field(
-        None, description="A word of the caller's own, to find jobs by."
-    )
-    name: VideoName | None = Field(None, description="The video's name, for exports; the file's own name if not given.")
+    tag: Tag | None = Field(None, description="A word of the caller's own, to find jobs by.")
+    name: VideoName | None = Field(None, description="A single video's name, for exports; the file's own if not given.")
 
     def for_detector(self) -> Options:
         """Return the options that determine the result."""
@@ -112,9 +116,7 @@ class Job(Document):
     state: Open[State]
     stage: Open[Stage] | None = Field(None, description="Only while running.")
     progress: Fraction
-    queue_position: Annotated[int, Field(ge=0)] | None = Field(
-        None, description="How many jobs are before it; only while queued."
-    )
+    queue_position: Count | None = Field(None, description="How many jobs are before it; only while queued.")
     estimate_s: Seconds | None = Field(
         None,
         description="Seconds to the end, from the last jobs' times and this one's progress; null if nothing is known.",

@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from service.errors import Problem
 from service.job_schemas import ENDED, Change, JobError, JobOptions, Receipt, Removed, RetryReason, State, StoredFile
 from service.schemas import Document
-from service.store import Store
+from service.store import FolderStore
 
 log = structlog.get_logger()
 
@@ -31,12 +31,9 @@ log = structlog.get_logger()
 #     |  |      |   \---> canceled
 #     |  \------|-------> canceled
 #     \---------/            requeued after a failed attempt, a lost worker or a worker's shutdown
-TRANSITIONS: dict[State, frozenset[State]] = {
+TRANSITIONS: dict[State, frozenset[State]] = {state: frozenset() for state in ENDED} | {
     State.QUEUED: frozenset({State.RUNNING, State.CANCELED}),
-    State.RUNNING: frozenset({State.QUEUED, State.SUCCEEDED, State.FAILED, State.CANCELED}),
-    State.SUCCEEDED: frozenset(),
-    State.FAILED: frozenset(),
-    State.CANCELED: frozenset(),
+    State.RUNNING: frozenset({State.QUEUED, *ENDED}),
 }
 
 # Maximum number of attempts; attempts that a worker's shutdown ended do not count.
@@ -116,7 +113,7 @@ def new_job_id() -> str:
 class Jobs:
     """The job records in a store."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: FolderStore) -> None:
         self.store = store
 
     def create(
@@ -152,26 +149,17 @@ class Jobs:
         return record
 
     def get(self, job_id: str, owner: str | None = None) -> Record:
-        """Return a job's record.
+        """Return a job's record, for any text as id; raises Problem job_not_found, job_deleted or job_expired.
 
-        Args:
-            job_id: not validated yet.
-            owner: the owner it must have; None allows any.
-
-        Raises:
-            Problem: job_not_found, also for a job of another owner; job_deleted, job_expired.
+        A job of another owner is not found, unless `owner` is None.
         """
         if _JOB_ID.fullmatch(job_id):
-            record = self._load(job_id)
-            if record and owner in (None, record[1].owner):
-                return record[1]
-            tombstone = self._load_tombstone(job_id)
-            if record is None and tombstone and owner in (None, tombstone.owner):
-                how = "was deleted" if tombstone.why == "deleted" else "expired"
-                raise Problem(
-                    f"job_{tombstone.why}",
-                    f"the job {how} at {tombstone.at:%Y-%m-%dT%H:%M:%SZ}; for a result send the video again",
-                )
+            if loaded := self._load(job_id):
+                record = loaded[1]
+                if owner in (None, record.owner):
+                    return record
+            else:
+                self._check_removed(job_id, owner)
         raise Problem("job_not_found", f"no job has the id {job_id[:64]!r}; POST /detect makes one")
 
     def change(
@@ -179,23 +167,16 @@ class Jobs:
     ) -> Record:
         """Move a job to another state, durably. When it ends, its video is deleted unless `keep_video` is set.
 
-        Raises:
-            ValueError: TRANSITIONS does not allow it.
-            StaleAttemptError: the stored job has another state or attempt than `record`, or was removed.
+        Raises StaleAttemptError if the stored job has another state or attempt than `record`, or was removed, and
+        ValueError if TRANSITIONS does not allow the change.
         """
         if state not in TRANSITIONS[record.state]:
             raise ValueError(f"job {record.id} cannot go from {record.state} to {state}")
-        changed = record.model_copy(
-            update={
-                "state": state,
-                "attempt": record.attempt + (state is State.RUNNING),
-                "changes": [*record.changes, _make_change(state, why)],
-                "error": error,
-            }
-        )
-        if not self.store.compare_and_swap(
-            job_key(record.id, "job.json"), self.require_current(record), _dump(changed)
-        ):
+        attempt = record.attempt + (state is State.RUNNING)
+        changes = [*record.changes, _make_change(state, why)]
+        changed = record.model_copy(update={"state": state, "attempt": attempt, "changes": changes, "error": error})
+        current = self.require_current(record)
+        if not self.store.compare_and_swap(job_key(record.id, "job.json"), current, _dump(changed)):
             raise StaleAttemptError(f"job {record.id} was changed at the same moment")
         if changed.ended:
             try:
@@ -205,16 +186,7 @@ class Jobs:
         return changed
 
     def requeue(self, record: Record, why: RetryReason, code: str, detail: str) -> Record:
-        """End an unsuccessful attempt: the job is queued again, or fails after its last attempt.
-
-        Args:
-            record: of the running job.
-            why: the reason for the retry.
-            code, detail: the job's error, should it fail.
-
-        Raises:
-            StaleAttemptError: see change.
-        """
+        """Queue a job again after an attempt, or fail it if that was its last; raises as `change`."""
         if why is not RetryReason.HANDED_BACK and record.failed_attempts + 1 >= ATTEMPTS:
             return self.change(record, State.FAILED, JobError(code=code, detail=detail))
         return self.change(record, State.QUEUED, why=why)
@@ -233,13 +205,7 @@ class Jobs:
         return content
 
     def cancel(self, job_id: str, owner: str | None = None) -> Record:
-        """Cancel a job that has not ended; a canceled job is returned unchanged.
-
-        The worker that runs the job notices and stops; its result can no longer be published.
-
-        Raises:
-            Problem: job_not_found, job_deleted, job_expired, job_already_ended.
-        """
+        """Cancel a job; its worker notices and stops. Idempotent; raises as `get`, and Problem job_already_ended."""
         while True:
             record = self.get(job_id, owner)
             if record.state is State.CANCELED:
@@ -255,7 +221,7 @@ class Jobs:
         """Remove all data of a job and leave a tombstone."""
         at = datetime.now(UTC)
         removed = [
-            Removed(what=_classify_file(entry.key), bytes=entry.bytes)
+            Removed(what=_STORED_FILES.get(entry.key.rsplit("/", 1)[1], "other"), bytes=entry.bytes)
             for entry in self.store.entries(job_key(record.id))
         ]
         tombstone = Tombstone(owner=record.owner, why=why, at=at)
@@ -313,17 +279,19 @@ class Jobs:
         return {job_id: int(size) for job_id, _, size in parts}
 
     def _load(self, job_id: str) -> tuple[bytes, Record] | None:
-        try:
-            content = self.store.get(job_key(job_id, "job.json"))
-        except KeyError:
-            return None
-        return content, Record.model_validate_json(content)
+        content = self.store.find(job_key(job_id, "job.json"))
+        return None if content is None else (content, Record.model_validate_json(content))
 
-    def _load_tombstone(self, job_id: str) -> Tombstone | None:
-        try:
-            return Tombstone.model_validate_json(self.store.get(f"gone/{job_id}"))
-        except KeyError:
-            return None
+    def _check_removed(self, job_id: str, owner: str | None) -> None:
+        """Raise Problem job_deleted or job_expired if there is a tombstone of the owner's job."""
+        content = self.store.find(f"gone/{job_id}")
+        tombstone = Tombstone.model_validate_json(content) if content else None
+        if tombstone and owner in (None, tombstone.owner):
+            how = "was deleted" if tombstone.why == "deleted" else "expired"
+            raise Problem(
+                f"job_{tombstone.why}",
+                f"the job {how} at {tombstone.at:%Y-%m-%dT%H:%M:%SZ}; for a result send the video again",
+            )
 
 
 def job_key(job_id: str, name: str = "") -> str:
@@ -356,8 +324,3 @@ def _make_change(state: State, why: RetryReason | None = None) -> Change:
 
 def _dump(record: Record) -> bytes:
     return record.model_dump_json(indent=1).encode()
-
-
-def _classify_file(stored_key: str) -> StoredFile:
-    name = stored_key.rsplit("/", 1)[1]
-    return _STORED_FILES.get(name, "other")

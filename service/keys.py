@@ -10,15 +10,15 @@ import ipaddress
 import os
 import re
 import secrets
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import AwareDatetime, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from service.locks import lock
+from service.files import lock, open_replacement
 from service.schemas import Document
 from service.settings import Settings
 
@@ -26,6 +26,8 @@ _KEY = re.compile(r"mmad_(?P<id>[0-9a-f]{8})_(?P<secret>[A-Za-z0-9_-]{43})")
 _OWNER_ONLY = 0o600
 
 Limit = Annotated[int, Field(gt=0)]
+# Inode, modification time and size of the file: each write renames a new file into place.
+_Version = tuple[int, int, int]
 
 
 class KeysError(Exception):
@@ -89,11 +91,7 @@ def active_keys_file(settings: Settings) -> Path | None:
 
 
 def check_exposure(settings: Settings) -> None:
-    """Refuse to listen on a non-loopback address without any keys, unless the settings allow it.
-
-    Raises:
-        KeysError: names the address and the remedies.
-    """
+    """Raise KeysError if the service would listen on a non-loopback address without keys and without `allow_open`."""
     path = active_keys_file(settings)
     if path is not None and settings.api_keys_file is None and not path.exists():
         raise KeysError(
@@ -114,40 +112,28 @@ def is_loopback(host: str) -> bool:
 
 
 def create(path: Path, name: str, limits: OwnLimits) -> tuple[Key, str]:
-    """Add a key to a file, which is created if missing.
+    """Add a key to a file, which is created if missing; return its data, and the key itself, which is stored nowhere.
 
-    Returns:
-        The stored data of the key, and the key itself, which is stored nowhere.
-
-    Raises:
-        KeysError: the file is invalid or cannot be written.
-        ValidationError: the name is invalid.
+    Raises KeysError if the file is invalid or cannot be written, and ValidationError for an invalid name.
     """
-    secret = _new_secret()
-    created: Key | None = None
+    secret = secrets.token_urlsafe(32)
 
     def add(keys: list[Key]) -> list[Key]:
-        nonlocal created
         taken = {key.id for key in keys}
-        key_id = next(token for token in iter(lambda: secrets.token_hex(4), "") if token not in taken)
-        created = Key(id=key_id, name=name, sha256=_sha256(secret), created_at=_now(), limits=limits)
-        return [*keys, created]
+        while (key_id := secrets.token_hex(4)) in taken:
+            pass
+        return [*keys, Key(id=key_id, name=name, sha256=_sha256(secret), created_at=_now(), limits=limits)]
 
-    _rewrite(path, add)
-    assert created is not None
+    created = _rewrite(path, add)[-1]
     return created, _format_key(created, secret)
 
 
 def rotate(path: Path, key_id: str) -> tuple[Key, str]:
-    """Give a key a new secret and keep its id and jobs. The old secret is refused from the next request on.
+    """Give a key a new secret and return both as `create` does. The old one is refused from the next request on.
 
-    Returns:
-        The stored data of the key, and the key itself, which is stored nowhere.
-
-    Raises:
-        KeysError: no key has this id, it was revoked, or the file is invalid or cannot be written.
+    Raises KeysError if no key has this id, it was revoked, or the file is invalid or cannot be written.
     """
-    secret = _new_secret()
+    secret = secrets.token_urlsafe(32)
 
     def renew(key: Key) -> Key:
         if key.revoked_at:
@@ -162,29 +148,17 @@ def rotate(path: Path, key_id: str) -> tuple[Key, str]:
 
 
 def revoke(path: Path, key_id: str) -> Key:
-    """Revoke a key permanently, effective from the next request. A revoked key is left unchanged.
-
-    Raises:
-        KeysError: no key has this id, or the file is invalid or cannot be written.
-    """
+    """Revoke a key for good, from the next request on. Raises KeysError if no key has this id, or as `create`."""
     return _change(path, key_id, lambda key: key.model_copy(update={"revoked_at": key.revoked_at or _now()}))
 
 
 def find(path: Path, key_id: str) -> Key:
-    """Return the stored data of a key, revoked or not.
-
-    Raises:
-        KeysError: no key has this id, or the file is invalid or cannot be read.
-    """
+    """Return the stored data of a key, revoked or not. Raises KeysError if no key has this id, or as `read`."""
     return _find_in(path, read(path).keys, key_id)
 
 
 def read(path: Path) -> KeyFile:
-    """Read a key file; a missing file has no keys.
-
-    Raises:
-        KeysError: it cannot be read, or is not a key file.
-    """
+    """Read a key file; a missing file has no keys. Raises KeysError if it cannot be read or is not a key file."""
     return _read(path)[1]
 
 
@@ -199,8 +173,7 @@ class KeyRing:
     def find(self, presented: str) -> Key | None:
         """Return the key that a caller presents; None if it is unknown or revoked.
 
-        Raises:
-            KeysError: the changed file cannot be read. Cached keys are not used, as they may have been revoked in it.
+        Raises KeysError if the changed file cannot be read: cached keys may have been revoked in it.
         """
         parts = _KEY.fullmatch(presented)
         key = self._keys().get(parts["id"]) if parts else None
@@ -213,46 +186,27 @@ class KeyRing:
         return any(key.revoked_at is None for key in self._keys().values())
 
     def _keys(self) -> dict[str, Key]:
-        loaded = self._loaded
-        if loaded.version is None or loaded.version != _get_version(self._path):
-            loaded = self._loaded = _load(self._path)
-        return loaded.by_id
+        version, by_id = self._loaded
+        with suppress(OSError):  # reading reports the error
+            if version == _get_version(self._path.stat()):
+                return by_id
+        self._loaded = _load(self._path)
+        return self._loaded[1]
 
 
-class _Version(NamedTuple):
-    """Identifies the version of the file: each write renames a new file into place."""
-
-    inode: int
-    changed_ns: int
-    bytes: int
-
-
-class _LoadedKeys(NamedTuple):
-    version: _Version | None
-    by_id: dict[str, Key]
-
-
-def _load(path: Path) -> _LoadedKeys:
+def _load(path: Path) -> tuple[_Version | None, dict[str, Key]]:
     version, file = _read(path)
-    return _LoadedKeys(version, {key.id: key for key in file.keys})
+    return version, {key.id: key for key in file.keys}
 
 
-def _get_version(path: Path) -> _Version | None:
-    try:
-        return _make_version(path.stat())
-    except OSError:  # the following read reports the error
-        return None
-
-
-def _make_version(status: os.stat_result) -> _Version:
-    return _Version(status.st_ino, status.st_mtime_ns, status.st_size)
+def _get_version(status: os.stat_result) -> _Version:
+    return status.st_ino, status.st_mtime_ns, status.st_size
 
 
 def _read(path: Path) -> tuple[_Version | None, KeyFile]:
     try:
         with path.open("rb") as file:
-            version = _make_version(os.fstat(file.fileno()))
-            return version, KeyFile.model_validate_json(file.read())
+            return _get_version(os.fstat(file.fileno())), KeyFile.model_validate_json(file.read())
     except FileNotFoundError:
         return None, KeyFile()
     except OSError as error:
@@ -265,7 +219,6 @@ def _read(path: Path) -> tuple[_Version | None, KeyFile]:
 
 
 def _change(path: Path, key_id: str, change: Callable[[Key], Key]) -> Key:
-    """Rewrite a file with one key changed, and return the changed key."""
 
     def change_one(keys: list[Key]) -> list[Key]:
         changed = change(_find_in(path, keys, key_id))
@@ -282,49 +235,25 @@ def _find_in(path: Path, keys: list[Key], key_id: str) -> Key:
 
 
 def _rewrite(path: Path, change: Callable[[list[Key]], list[Key]]) -> list[Key]:
-    """Read, change and write the file under an exclusive lock."""
+    """Read, change and write the file under an exclusive lock on its folder."""
     path = path.resolve()  # replace the target of a symbolic link, not the link
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(path.parent):
+        # A lock file might be owned by another user and not be writable.
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            # Without effect on systems without locks: there, keys must not be changed concurrently.
+            lock(folder)
             keys = change(read(path).keys)
-            _replace(path, KeyFile(keys=keys).model_dump_json(indent=1, exclude_none=True) + "\n")
+            temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+            with open_replacement(path, temporary, mode=_OWNER_ONLY) as file:
+                file.write(KeyFile(keys=keys).model_dump_json(indent=1, exclude_none=True).encode() + b"\n")
+                _copy_owner(path, file.fileno())
+        finally:
+            os.close(folder)
     except OSError as error:
         raise KeysError(f"the keys in {path} cannot be written: {error.strerror}") from error
     return keys
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Lock the folder: a lock file might be owned by another user and not be writable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        # Without effect on systems without locks: there, keys must not be changed concurrently.
-        lock(descriptor)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write the file atomically, readable by its owner only."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _OWNER_ONLY)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            _copy_owner(path, file.fileno())
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def _copy_owner(path: Path, descriptor: int) -> None:
@@ -335,12 +264,7 @@ def _copy_owner(path: Path, descriptor: int) -> None:
             os.fchown(descriptor, before.st_uid, before.st_gid)
 
 
-def _new_secret() -> str:
-    return secrets.token_urlsafe(32)
-
-
 def _format_key(key: Key, secret: str) -> str:
-    """Return the key as callers present it."""
     return f"mmad_{key.id}_{secret}"
 
 

@@ -3,7 +3,7 @@
 import re
 from datetime import datetime
 from itertools import islice
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 from pydantic import AwareDatetime, BeforeValidator, Field
 
@@ -22,19 +22,20 @@ def _require_rfc3339(value: object) -> object:
     return value
 
 
+Cursor = Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
 Timestamp = Annotated[AwareDatetime, BeforeValidator(_require_rfc3339)]
 
 
 class JobQuery(Document):
     """Query parameters of the job listing."""
 
-    cursor: Annotated[str, Field(pattern="^[0-9a-f]{32}$")] | None = None
-    limit: Annotated[int, Field(ge=1, le=100)] = 20
-    state: State | None = None
-    since: Timestamp | None = None
-    until: Timestamp | None = None
-    tag: str | None = None
-    batch: str | None = None
+    cursor: Cursor | None = Field(None, description="`next` of the page before.")
+    limit: Annotated[int, Field(ge=1, le=100)] = Field(20, description="Jobs a page.")
+    state: State | None = Field(None, description="Only jobs in this state.")
+    since: Timestamp | None = Field(None, description="Only jobs sent at this time or later.")
+    until: Timestamp | None = Field(None, description="Only jobs sent before this time.")
+    tag: str | None = Field(None, description="Only jobs with this tag.")
+    batch: str | None = Field(None, description="Only jobs of this batch.")
 
     def matches(self, record: Record) -> bool:
         """Return whether a job passes the filters."""
@@ -48,24 +49,17 @@ class JobQuery(Document):
         )
 
 
-class Page(NamedTuple):
-    """Records, newest first, and the cursor of the next page; None on the last page."""
-
-    records: list[Record]
-    next: str | None
-
-
-def load_page(jobs: Jobs, query: JobQuery, owner: str) -> Page:
-    """Load one page of an owner's jobs."""
+def load_page(jobs: Jobs, query: JobQuery, owner: str) -> tuple[list[Record], str | None]:
+    """Return one page of an owner's jobs, newest first, and the cursor of the next; None on the last page."""
     matching: list[Record] = []
     cursor = None
     for record in islice(jobs.iter_newest(owner, query.cursor), _MAX_RECORDS_READ):
         if len(matching) == query.limit:
-            return Page(matching, cursor)
+            return matching, cursor
         cursor = record.id
         if query.matches(record):
             matching.append(record)
         if query.since is not None and record.changes[0].at < query.since:
-            return Page(matching, None)  # the remaining jobs are older
+            return matching, None  # the remaining jobs are older
     has_more = cursor is not None and any(True for _ in islice(jobs.iter_newest(owner, cursor), 1))
-    return Page(matching, cursor if has_more else None)
+    return matching, cursor if has_more else None

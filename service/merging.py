@@ -2,7 +2,6 @@
 
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,18 +9,6 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 Scores = NDArray[np.float32]
-
-
-class MergedProposals(NamedTuple):
-    """Detections, best first.
-
-    Attributes:
-        best: (n,) index of each detection's best proposal.
-        times: (n, 2) start and end in seconds.
-    """
-
-    best: Integers
-    times: Floats
 
 
 @dataclass
@@ -51,8 +38,11 @@ class _ActionTimeline:
 
 def merge_proposals(
     times: Floats, scores: Scores, labels: Integers, thresholds: Scores, part_s: float
-) -> MergedProposals:
-    """Merge the proposals of one video into detections; independent of the view.
+) -> tuple[Integers, Floats]:
+    """Merge the proposals of one video into detections: each one's best proposal (n,) and times (n, 2), best first.
+
+    `times` are (n, 2) starts and ends in seconds, `labels` (n,) action ids, `scores` (n,), the best first; `thresholds`
+    are the display thresholds of all actions. A part of an action lasts at least `part_s`.
 
     Proposals are taken best first. One that overlaps no detection of its action becomes a new detection. Any other is
     a duplicate and is dropped, unless it continues a detection: a window covers only a part of a longer action, so
@@ -60,13 +50,6 @@ def merge_proposals(
 
     - it continues one of them: both last at least `part_s`, and the proposal extends beyond it on exactly one side;
     - its score is at least half of the weakest of them; if it overlaps only one, the action's threshold suffices.
-
-    Args:
-        times: (n, 2) start and end in seconds, best proposal first.
-        scores: (n,), descending.
-        labels: (n,) action ids.
-        thresholds: (actions,) display thresholds.
-        part_s: minimum length in seconds of a part of an action: a quarter of a window.
     """
     timelines: dict[int, _ActionTimeline] = {}
     score_list: list[float] = scores.tolist()
@@ -92,4 +75,4 @@ def merge_proposals(
         for row in zip(timeline.best, timeline.starts, timeline.ends, strict=True)
     )
     table = np.array(rows_by_best, float).reshape(-1, 3)
-    return MergedProposals(table[:, 0].astype(np.int64), table[:, 1:])
+    return table[:, 0].astype(np.int64), table[:, 1:]

@@ -5,19 +5,15 @@ increase() handle.
 """
 
 import json
-import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import structlog
 from redis import ConnectionPool, Redis
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
 from redis.retry import Retry
 
-log = structlog.get_logger()
+from service.circuit_breaker import CircuitBreaker
 
 KEY = "mmad:metrics"
 
@@ -30,15 +26,12 @@ LEASES_LOST = "mmad_leases_lost"
 
 # Metrics must never delay a worker or a request for longer.
 _TIMEOUT_S = 1.0
-# Pause after a failed Redis command, during which nothing is counted.
-_RETRY_AFTER_S = 2.0
-_SUM = "sum"
-_AMOUNT = "amount"
+SUM = "sum"
+AMOUNT = "amount"
 _INFINITY = "+Inf"
 
 
-@dataclass(frozen=True)
-class Family:
+class Family(NamedTuple):
     """A metric: help text, ordered label names, and for a histogram the upper bounds of its buckets in seconds."""
 
     description: str
@@ -48,88 +41,60 @@ class Family:
 
 FAMILIES = {
     JOBS_ENDED: Family("Jobs that ended, by final state, and by error code where they failed.", ("state", "code")),
+    DECODED_FRAMES: Family("Frames decoded."),
+    VIDEO_SECONDS: Family("Seconds of video analysed."),
+    RETRIES: Family("Attempts that had to be made again, by the reason.", ("why",)),
+    LEASES_LOST: Family("Attempts whose worker was not heard of any more."),
     STAGE_SECONDS: Family(
         "Seconds that attempts spent in a stage.",
         ("stage",),
         (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0),
     ),
-    DECODED_FRAMES: Family("Frames decoded."),
-    VIDEO_SECONDS: Family("Seconds of video analysed."),
-    RETRIES: Family("Attempts that had to be made again, by the reason.", ("why",)),
-    LEASES_LOST: Family("Attempts whose worker was not heard of any more."),
 }
 
 
-class Histogram(NamedTuple):
-    """Non-cumulative counts by upper bucket bound, and the sum of all observations in seconds."""
-
-    counts: dict[str, float]
-    sum_s: float
-
-
-# Keyed by metric name, then by label values.
-Counts = dict[str, dict[tuple[str, ...], float]]
-Histograms = dict[str, dict[tuple[str, ...], Histogram]]
+# By metric name, label values and part: "amount" of a counter, "sum" and non-cumulative bucket bounds of a histogram.
+Sums = dict[str, dict[tuple[str, ...], dict[str, float]]]
 
 
 class Meter:
     """Adds to metrics in Redis. Best effort: while Redis is unreachable, counts are dropped and nothing raises."""
 
     def __init__(self, connection: Redis) -> None:
-        """Connect with a separate pool that fails fast.
-
-        Args:
-            connection: its address and credentials are used, but not its retries and timeouts.
-        """
+        """Connect with a separate pool that fails fast, to the address of `connection`."""
         pool = connection.connection_pool
         fail_fast = {"retry": Retry(NoBackoff(), 0), "socket_timeout": _TIMEOUT_S}
         own_pool = ConnectionPool(pool.connection_class, **{**pool.connection_kwargs, **fail_fast})
         self._redis = Redis(connection_pool=own_pool)
-        self._retry_at = 0.0
+        self._breaker = CircuitBreaker("not_counted", "counted_again")
 
     def count(self, name: str, amount: float = 1.0, **labels: str) -> None:
-        """Add to a counter.
-
-        Args:
-            name: a counter in FAMILIES.
-            amount: non-negative increment.
-            labels: a value for each label of the metric; `code` is "" for jobs that did not fail.
-        """
-        self._add({_make_field(name, labels, _AMOUNT): amount})
+        """Add to a counter in FAMILIES, which determines the labels; `code` is "" for jobs that did not fail."""
+        self._add({_make_field(name, labels, AMOUNT): amount})
 
     def observe(self, name: str, seconds: float, **labels: str) -> None:
         """Add a duration to a histogram in FAMILIES."""
         bound = next((str(bound) for bound in FAMILIES[name].buckets_s if seconds <= bound), _INFINITY)
-        self._add({_make_field(name, labels, bound): 1.0, _make_field(name, labels, _SUM): seconds})
+        self._add({_make_field(name, labels, bound): 1.0, _make_field(name, labels, SUM): seconds})
 
-    def read(self) -> tuple[Counts, Histograms] | None:
+    def read(self) -> Sums | None:
         """Return all sums; None while Redis is unreachable."""
         fields = self.try_query(lambda redis: redis.hgetall(KEY))
         return None if fields is None else _parse_sums(fields)
 
-    def try_query(self, query: Callable[["Redis"], Any]) -> Any:
+    def try_query(self, query: Callable[[Redis], Any]) -> Any:
         """Run a Redis query; return None if Redis is unreachable or takes longer than a second."""
-        if time.monotonic() < self._retry_at:
-            return None
-        try:
-            return query(self._redis)
-        except RedisError as error:
-            self._retry_at = time.monotonic() + _RETRY_AFTER_S
-            log.warning("not_counted", error=type(error).__name__)
-            return None
+        return self._breaker.call(lambda: query(self._redis), None)
 
     def close(self) -> None:
         """Close the connections."""
         self._redis.connection_pool.disconnect()
 
     def _add(self, amounts: Mapping[str, float]) -> None:
-        def add(redis: Redis) -> None:
-            with redis.pipeline() as pipeline:
-                for field, amount in amounts.items():
-                    pipeline.hincrbyfloat(KEY, field, amount)
-                pipeline.execute()
-
-        self.try_query(add)
+        pipeline = self._redis.pipeline()
+        for field, amount in amounts.items():
+            pipeline.hincrbyfloat(KEY, field, amount)
+        self._breaker.call(pipeline.execute, [])
 
 
 def bucket_bounds(name: str) -> list[str]:
@@ -145,26 +110,12 @@ def _make_field(name: str, labels: Mapping[str, str], part: str) -> str:
     return json.dumps([name, [str(labels[label]) for label in family.labels], part])
 
 
-def _parse_sums(fields: Mapping[bytes | str, bytes | str]) -> tuple[Counts, Histograms]:
-    counts: Counts = {name: {} for name, family in FAMILIES.items() if not family.buckets_s}
-    parts: dict[str, dict[tuple[str, ...], dict[str, float]]] = {
-        name: {} for name, family in FAMILIES.items() if family.buckets_s
-    }
+def _parse_sums(fields: Mapping[bytes | str, bytes | str]) -> Sums:
+    sums: Sums = {name: {} for name in FAMILIES}
     for field, value in fields.items():
         # Skip metrics written by another version.
         with suppress(ValueError, TypeError, KeyError):
             name, labels, part = json.loads(field)
-            if len(labels) != len(FAMILIES[name].labels):
-                continue
-            if name in counts:
-                counts[name][tuple(labels)] = float(value)
-            else:
-                parts[name].setdefault(tuple(labels), {})[part] = float(value)
-    histograms = {
-        name: {
-            labels: Histogram({bound: part.get(bound, 0.0) for bound in bucket_bounds(name)}, part.get(_SUM, 0.0))
-            for labels, part in by_labels.items()
-        }
-        for name, by_labels in parts.items()
-    }
-    return counts, histograms
+            if len(labels) == len(FAMILIES[name].labels):
+                sums[name].setdefault(tuple(labels), {})[part] = float(value)
+    return sums

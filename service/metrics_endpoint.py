@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from importlib.metadata import version
+from itertools import accumulate
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client import Counter as HttpCounter
@@ -14,9 +15,9 @@ from prometheus_client.registry import Collector
 from service.admission import Admission
 from service.job_schemas import State
 from service.jobs import Jobs
-from service.metrics import FAMILIES, Counts, Histograms
+from service.metrics import AMOUNT, FAMILIES, SUM, Sums, bucket_bounds
 from service.queue import JobQueue, make_queue
-from service.store import Store
+from service.store import FolderStore
 from service.ttl_cache import TtlCache
 
 MEDIA_TYPE = CONTENT_TYPE_LATEST
@@ -32,17 +33,15 @@ disable_created_metrics()  # type: ignore[no-untyped-call]
 class MetricsEndpoint(Collector):
     """Prometheus collector of all metrics. HTTP metrics are per process; all others are shared by the API processes."""
 
-    def __init__(self, store: Store, jobs: Jobs, queue: JobQueue, admission: Admission) -> None:
+    def __init__(self, store: FolderStore, jobs: Jobs, queue: JobQueue, admission: Admission) -> None:
         self._store, self._jobs, self._queue, self._admission = store, jobs, queue, admission
         registry = CollectorRegistry()
-        self._requests = HttpCounter(
-            "mmad_http_requests", "Requests answered by this process.", ["route", "method", "status"],
-            registry=registry,
-        )  # fmt: skip
+        what = "Requests answered by this process."
+        self._requests = HttpCounter("mmad_http_requests", what, ["route", "method", "status"], registry=registry)
+        what = "Seconds from a request's header to the end of its answer."
         self._request_seconds = HttpHistogram(
-            "mmad_http_request_seconds", "Seconds from a request's header to the end of its answer.",
-            ["route", "method"], buckets=_HTTP_BUCKETS_S, registry=registry,
-        )  # fmt: skip
+            "mmad_http_request_seconds", what, ["route", "method"], buckets=_HTTP_BUCKETS_S, registry=registry
+        )
         registry.register(self)
         self._rendered = TtlCache(_CACHE_TTL_S, lambda: generate_latest(registry))
 
@@ -63,21 +62,18 @@ class MetricsEndpoint(Collector):
         """Yield the summed metrics, then the current gauges."""
         sums = self._queue.meter.read()
         if sums is not None:
-            yield from _sum_metrics(*sums)
-            yield from self._queue_metrics()
+            yield from _sum_metrics(sums)
+            depth = self._queue.meter.try_query(lambda redis: make_queue(redis).count)
+            if depth is not None:
+                yield GaugeMetricFamily("mmad_queue_depth", "Deliveries that wait in Redis.", value=depth)
+            workers = self._queue.get_throughput().workers
+            yield GaugeMetricFamily("mmad_workers", "Workers that were heard of lately.", value=workers)
         yield GaugeMetricFamily("mmad_redis_up", "Whether Redis answers this process.", value=float(sums is not None))
         yield from self._job_metrics()
         yield GaugeMetricFamily("mmad_store_free_bytes", "Room on the store's disk.", value=self._store.free_bytes())
         build = GaugeMetricFamily("mmad_build_info", "1, with the version as a label.", labels=["version"])
         build.add_metric([version("mmad")], 1.0)
         yield build
-
-    def _queue_metrics(self) -> Iterator[Metric]:
-        depth = self._queue.meter.try_query(lambda redis: make_queue(redis).count)
-        if depth is not None:
-            yield GaugeMetricFamily("mmad_queue_depth", "Deliveries that wait in Redis.", value=depth)
-        workers = self._queue.get_throughput().workers
-        yield GaugeMetricFamily("mmad_workers", "Workers that were heard of lately.", value=workers)
 
     def _job_metrics(self) -> Iterator[Metric]:
         ids = self._admission.unfinished()
@@ -88,34 +84,25 @@ class MetricsEndpoint(Collector):
         jobs.add_metric([State.QUEUED], len(queued_since) + len(ids[_MAX_RECORDS_READ:]))
         jobs.add_metric([State.RUNNING], running)
         yield jobs
-        yield GaugeMetricFamily(
-            "mmad_oldest_waiting_seconds",
-            "How long the job has waited that waits longest; 0 where none does.",
-            value=max(0.0, (datetime.now(UTC) - min(queued_since)).total_seconds()) if queued_since else 0.0,
-        )
+        now = datetime.now(UTC)
+        oldest_s = max(0.0, (now - min(queued_since, default=now)).total_seconds())
+        what = "How long the job has waited that waits longest; 0 where none does."
+        yield GaugeMetricFamily("mmad_oldest_waiting_seconds", what, value=oldest_s)
 
 
-def _sum_metrics(counts: Counts, histograms: Histograms) -> Iterator[Metric]:
-    for name, by_labels in counts.items():
-        family = FAMILIES[name]
-        # A counter without labels starts at 0; the label values of the others are not known in advance.
-        values = by_labels or ({} if family.labels else {(): 0.0})
+def _sum_metrics(sums: Sums) -> Iterator[Metric]:
+    for name, family in FAMILIES.items():
+        if family.buckets_s:
+            histogram = HistogramMetricFamily(name, family.description, labels=family.labels)
+            for labels, parts in sums[name].items():
+                bounds = bucket_bounds(name)
+                cumulative = accumulate(parts.get(bound, 0.0) for bound in bounds)
+                histogram.add_metric(labels, list(zip(bounds, cumulative, strict=True)), parts.get(SUM, 0.0))
+            yield histogram
+            continue
         counter = CounterMetricFamily(name, family.description, labels=family.labels)
-        for labels, value in values.items():
-            counter.add_metric(labels, value)
+        # A counter without labels starts at 0; the label values of the others are not known in advance.
+        start: dict[tuple[str, ...], dict[str, float]] = {} if family.labels else {(): {}}
+        for labels, parts in (sums[name] or start).items():
+            counter.add_metric(labels, parts.get(AMOUNT, 0.0))
         yield counter
-    for name, observed in histograms.items():
-        family = FAMILIES[name]
-        metric = HistogramMetricFamily(name, family.description, labels=family.labels)
-        for labels, histogram in observed.items():
-            metric.add_metric(labels, _accumulate(histogram.counts), histogram.sum_s)
-        yield metric
-
-
-def _accumulate(counts: dict[str, float]) -> list[tuple[str, float]]:
-    """Return cumulative buckets, as Prometheus defines them."""
-    total, buckets = 0.0, []
-    for bound, count in counts.items():
-        total += count
-        buckets.append((bound, total))
-    return buckets

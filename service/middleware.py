@@ -1,18 +1,20 @@
 """Middleware for every request: a request id, a log line, and a problem document for each unhandled error."""
 
+import errno
 import re
 import time
 from typing import Protocol
 from uuid import uuid4
 
 import structlog
+from anyio import CancelScope
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.origin_guard import HEALTH_PATHS
 from service.prefix import path_without_prefix
-from service.problems import CLOSE, make_disk_full_problem, problem_response, set_request_id
+from service.problems import CLOSE, problem_response
 
 log = structlog.get_logger()
 
@@ -34,12 +36,12 @@ class OnResponse(Protocol):
 
 
 class RequestLog:
-    """Assigns an id to each request, binds it to the logging context, and logs one line per request (none for
-    /healthz and /readyz).
+    """Assigns an id to each request, logs one line about it (none for /healthz and /readyz), and sends common headers.
 
     The id is the caller's X-Request-ID if that is 1 to 64 characters of A-Z a-z 0-9 . _ - and otherwise a new one. It
-    is returned in X-Request-ID, and in `request_id` of problem documents. Apart from the id, the line contains nothing
-    chosen by the caller: no query, file name, key or address. Add this before ForwardedPrefix, which must be outermost.
+    is in the logging context, in X-Request-ID of the response, and in `request_id` of problem documents. Apart from the
+    id, the line contains nothing chosen by the caller: no query, file name, key or address. Inner applications may set
+    `response_headers` in the request's state.
     """
 
     def __init__(self, app: ASGIApp, on_response: OnResponse) -> None:
@@ -50,8 +52,10 @@ class RequestLog:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = _get_caller_id(scope) or uuid4().hex
-        set_request_id(scope, request_id)
+        caller_id = Headers(scope=scope).get(HEADER, "")
+        request_id = caller_id if _ID.fullmatch(caller_id) else uuid4().hex
+        state = scope.setdefault("state", {})
+        state["request_id"] = request_id
         started_s = time.monotonic()
         bytes_in, status = 0, CLIENT_CLOSED_REQUEST
 
@@ -61,37 +65,29 @@ class RequestLog:
             bytes_in += len(message.get("body", b""))
             return message
 
-        async def send_with_id(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)[HEADER] = request_id
+                MutableHeaders(scope=message).update({HEADER: request_id, **state.get("response_headers", {})})
             await send(message)
 
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             try:
-                await self._app(scope, receive_and_count, send_with_id)
+                await self._app(scope, receive_and_count, send_with_headers)
             finally:
                 seconds = time.monotonic() - started_s
-                route, method = _get_route(scope), _get_method(scope)
+                route = getattr(scope.get("route"), "path", _OTHER)
+                method = scope["method"] if scope["method"] in _METHODS else _OTHER
                 self._on_response(route, method, status, seconds)
                 # Health checks are frequent: count them in the metrics, but keep them out of the log.
                 if route not in HEALTH_PATHS:
-                    log.info(
-                        "request",
-                        route=route,
-                        method=method,
-                        status=status,
-                        seconds=round(seconds, 4),
-                        bytes_in=bytes_in,
-                    )
+                    fields = {"route": route, "method": method, "status": status, "seconds": round(seconds, 4)}
+                    log.info("request", **fields, bytes_in=bytes_in)
 
 
 class ProblemMiddleware:
-    """Refuses overload and malformed requests, and turns unhandled exceptions into problem documents.
-
-    Runs inside the CORS middleware, so that web pages can read these responses too.
-    """
+    """Refuses overload and malformed requests, and turns unhandled exceptions into problem documents."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -102,7 +98,7 @@ class ProblemMiddleware:
             await self._app(scope, receive, send)
             return
         request = Request(scope)
-        if refusal := _find_overload(scope) or _find_ambiguous_length(scope):
+        if refusal := _find_refusal(scope):
             await problem_response(request, *refusal, CLOSE)(scope, receive, send)
             return
         response_started = False
@@ -121,47 +117,59 @@ class ProblemMiddleware:
                 await response(scope, receive, send)
 
 
+class HeadMiddleware:
+    """HEAD for every GET route (RFC 9110, 9.3.2): runs it as GET, sends status and headers, and cancels the rest."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """An ASGI application."""
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            await self._app(scope, receive, send)
+            return
+        # Range is defined for GET only (RFC 9110, 14.2).
+        headers = [pair for pair in scope["headers"] if pair[0] != b"range"]
+        as_get = {**scope, "method": "GET", "headers": headers}
+        with CancelScope() as handler_scope:
+
+            async def send_headers(message: Message) -> None:
+                if message["type"] == "http.response.start":
+                    await send(message)
+                    await send({"type": "http.response.body", "body": b"", "more_body": False})
+                    handler_scope.cancel()
+
+            try:
+                await self._app(as_get, receive, send_headers)
+            finally:
+                scope["route"] = as_get.get("route")  # read by RequestLog
+
+
 def _make_error_response(request: Request, error: Exception) -> ASGIApp:
-    if problem := make_disk_full_problem(error):
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         log.error("disk_full")
-        return problem_response(request, problem.code, problem.detail)
+        detail = "the service's disk is full; nothing of the request was kept: send it again later"
+        return problem_response(request, "disk_full", detail)
     log.error("request_failed", exc_info=error)
     detail = "something went wrong here and was written to the log under this request_id; try again"
     return problem_response(request, "internal_error", detail)
 
 
-def _find_overload(scope: Scope) -> tuple[str, str] | None:
+def _find_refusal(scope: Scope) -> tuple[str, str] | None:
+    """Return the problem of a connection above the limit, or of a request that two servers may delimit differently.
+
+    The latter is request smuggling (RFC 9112, 6.1).
+    """
     limit = scope.get("state", {}).get(OVERLOADED)
-    if limit is None or path_without_prefix(scope) in HEALTH_PATHS:
-        return None
-    return (
-        "overloaded",
-        f"more than {limit} connections are open (MMAD_MAX_CONNECTIONS): close those that you do not need, "
-        "and come again in a moment",
-    )
-
-
-def _find_ambiguous_length(scope: Scope) -> tuple[str, str] | None:
-    """Return the problem of a request that two servers may delimit differently (request smuggling; RFC 9112, 6.1)."""
+    if limit is not None and path_without_prefix(scope) not in HEALTH_PATHS:
+        return (
+            "overloaded",
+            f"more than {limit} connections are open (MMAD_MAX_CONNECTIONS): close those that you do not need, "
+            "and come again in a moment",
+        )
     headers = Headers(scope=scope)
-    if "transfer-encoding" not in headers:
-        return None
-    if "content-length" in headers:
+    if "transfer-encoding" in headers and "content-length" in headers:
         return "malformed_request", "the request has Content-Length and Transfer-Encoding: send one of them"
-    if scope.get("http_version") == "1.0":
-        return ("malformed_request", "HTTP/1.0 knows no Transfer-Encoding: send Content-Length, or use HTTP/1.1")
+    if "transfer-encoding" in headers and scope.get("http_version") == "1.0":
+        return "malformed_request", "HTTP/1.0 knows no Transfer-Encoding: send Content-Length, or use HTTP/1.1"
     return None
-
-
-def _get_caller_id(scope: Scope) -> str | None:
-    request_id = Headers(scope=scope).get(HEADER, "")
-    return request_id if _ID.fullmatch(request_id) else None
-
-
-def _get_route(scope: Scope) -> str:
-    path: str = getattr(scope.get("route"), "path", _OTHER)
-    return path
-
-
-def _get_method(scope: Scope) -> str:
-    return scope["method"] if scope["method"] in _METHODS else _OTHER

@@ -21,9 +21,8 @@ _FORM_ESCAPES = (("%22", '"'), ("%0D", ""), ("%0A", ""))
 def clean_name(given: str) -> str | None:
     """Return a file name in NFC, without folders and control characters, truncated; None if nothing remains."""
     name = unicodedata.normalize("NFC", given).replace("\\", "/").rsplit("/", 1)[-1]
-    name = "".join(
-        char for char in name if unicodedata.category(char) not in _REMOVED and char not in _BIDI_CONTROLS
-    ).strip()
+    chars = (char for char in name if unicodedata.category(char) not in _REMOVED and char not in _BIDI_CONTROLS)
+    name = "".join(chars).strip()
     if len(name) > MAX_CHARACTERS:
         stem, dot, suffix = name.rpartition(".")
         ending = dot + suffix if stem and len(suffix) < 16 else ""

@@ -44,7 +44,6 @@ def _complete_operation(operation: dict[str, Any], path: str, method: str) -> No
 
 
 def _find_codes(responses: dict[str, Any]) -> list[str]:
-    """Return the problem codes in the responses of an operation."""
     contents = [response.get("content", {}) for response in responses.values()]
     return [code for content in contents for code in content.get(_PROBLEM, {}).get("examples", {})]
 

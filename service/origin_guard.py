@@ -7,17 +7,16 @@ set: Host is the page's host name, Origin the page's origin. With keys none of t
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from ipaddress import ip_address
-from typing import NamedTuple
 
 from fastapi import FastAPI
 from starlette.requests import Request
-from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.keys import active_keys_file
 from service.prefix import path_without_prefix
+from service.problems import problem_response
 from service.settings import Settings
 
 # They reveal nothing about jobs, and health checks often cannot choose their Host header.
@@ -28,24 +27,17 @@ _ANY = "*"
 _HOST = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[^][:/@\s]+)(?::(?P<port>[0-9]*))?", re.ASCII)
 _DEFAULT_PORTS = {"http": "80", "https": "443"}
 
-MakeResponse = Callable[[Request, str, str], Response]
-
 
 class OriginGuard:
-    """Refuses requests with a foreign Host, and unsafe requests with a foreign Origin.
+    """Refuses requests with a foreign Host, and unsafe requests with a foreign Origin; "*" allows all.
 
-    Args:
-        app: the wrapped application.
-        hosts: allowed host names and addresses, without port, IPv6 in brackets; "*" allows all.
-        origins: allowed origins beside the service's own; "*" allows all.
-        make_response: makes the response to a refused request from its problem code and detail.
+    `hosts` are names and addresses without port, IPv6 in brackets; `origins` are allowed beside the service's own.
     """
 
-    def __init__(self, app: ASGIApp, hosts: Iterable[str], origins: Iterable[str], make_response: MakeResponse) -> None:
+    def __init__(self, app: ASGIApp, hosts: Iterable[str], origins: Iterable[str]) -> None:
         self._app = app
         self._hosts = frozenset(host.lower() for host in hosts)
         self._origins = frozenset(origins)
-        self._make_response = make_response
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """An ASGI application."""
@@ -54,21 +46,19 @@ class OriginGuard:
             return
         request = Request(scope)
         refusal = self._check_host(request) or self._check_origin(request)
-        if refusal is None:
-            await self._app(scope, receive, send)
-            return
-        await self._make_response(request, *refusal)(scope, receive, send)
+        app = problem_response(request, *refusal) if refusal else self._app
+        await app(scope, receive, send)
 
     def _check_host(self, request: Request) -> tuple[str, str] | None:
         if _ANY in self._hosts or path_without_prefix(request.scope) in HEALTH_PATHS:
             return None
         host = _parse_host(request)
-        if host is not None and host.name in self._hosts:
+        if host is not None and host[0] in self._hosts:
             return None
-        hosts = ", ".join(request.headers.getlist("host")) or "none"
+        hosts = (", ".join(request.headers.getlist("host")) or "none")[:200]
         return (
             "host_refused",
-            f"the header Host is {_quote(hosts)}, and this service, which asks for no keys, answers only to "
+            f"the header Host is {hosts!r}, and this service, which asks for no keys, answers only to "
             f"{', '.join(sorted(self._hosts))}: add the name to MMAD_ALLOWED_HOSTS, or turn keys on "
             "(MMAD_API_KEYS_FILE)",
         )
@@ -83,38 +73,35 @@ class OriginGuard:
             return None
         return (
             "origin_refused",
-            f"the request comes from a page of {_quote(', '.join(sorted(foreign)))}, and this service, which asks for "
+            f"the request comes from a page of {', '.join(sorted(foreign))[:200]!r}, and this service, which asks for "
             f"no keys, lets only its own pages at {own or 'its address'} and those of MMAD_CORS_ORIGINS do that: "
             "add the origin there, or turn keys on (MMAD_API_KEYS_FILE)",
         )
 
 
-def add_origin_guard(app: FastAPI, settings: Settings, make_response: MakeResponse) -> None:
-    """Add OriginGuard if the service requires no keys.
-
-    Add it before the CORS middleware, which must answer preflights and let allowed pages read refusals.
-    """
+def add_origin_guard(app: FastAPI, settings: Settings) -> None:
+    """Add OriginGuard if the service requires no keys; inside the CORS middleware, which answers preflights."""
     if active_keys_file(settings) is None:
-        app.add_middleware(
-            OriginGuard, hosts=allowed_hosts(settings), origins=settings.cors_origins, make_response=make_response
-        )
+        app.add_middleware(OriginGuard, hosts=allowed_hosts(settings), origins=settings.cors_origins)
 
 
 def allowed_hosts(settings: Settings) -> list[str]:
     """Return the hosts allowed by the settings, and the listening address unless it is a wildcard."""
-    return [*settings.allowed_hosts, *([] if _is_wildcard(settings.host) else [_add_brackets(settings.host)])]
+    host = settings.host
+    try:
+        is_wildcard = ip_address(host).is_unspecified
+    except ValueError:
+        is_wildcard = host == ""
+    if is_wildcard:
+        return settings.allowed_hosts
+    return [*settings.allowed_hosts, f"[{host}]" if ":" in host else host]
 
 
-class _Host(NamedTuple):
-    name: str
-    port: str
-
-
-def _parse_host(request: Request) -> _Host | None:
-    """Parse the Host header; None unless there is exactly one and it is well-formed."""
+def _parse_host(request: Request) -> tuple[str, str] | None:
+    """Parse the Host header into name and port; None unless there is exactly one and it is well-formed."""
     values = request.headers.getlist("host")
     parts = _HOST.fullmatch(values[0].lower()) if len(values) == 1 else None
-    return _Host(parts["name"], parts["port"] or "") if parts else None
+    return (parts["name"], parts["port"] or "") if parts else None
 
 
 def _make_own_origin(request: Request) -> str | None:
@@ -122,22 +109,5 @@ def _make_own_origin(request: Request) -> str | None:
     host, scheme = _parse_host(request), request.scope["scheme"]
     if host is None:
         return None
-    port = "" if host.port in ("", _DEFAULT_PORTS.get(scheme)) else f":{host.port}"
-    return f"{scheme}://{host.name}{port}"
-
-
-def _is_wildcard(host: str) -> bool:
-    """Return whether a listening address is a wildcard, such as 0.0.0.0."""
-    try:
-        return ip_address(host).is_unspecified
-    except ValueError:
-        return host == ""
-
-
-def _add_brackets(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
-
-
-def _quote(text: str) -> str:
-    """Shorten and quote a value from the caller for an error message."""
-    return repr(text[:200])
+    name, port = host
+    return f"{scheme}://{name}" + ("" if port in ("", _DEFAULT_PORTS.get(scheme)) else f":{port}")

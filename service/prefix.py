@@ -1,9 +1,4 @@
-"""The path prefix under which a reverse proxy serves the API, such as /mmad: MMAD_ROOT_PATH or X-Forwarded-Prefix.
-
-Proxies that strip the prefix from the path and proxies that keep it are both supported.
-"""
-
-from collections.abc import Iterable
+"""The path prefix under which a reverse proxy serves the API, whether or not the proxy strips it from the path."""
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -23,12 +18,8 @@ def path_without_prefix(scope: Scope) -> str:
 class ForwardedPrefix:
     """Sets `root_path` of each request, and `scheme` and `client` from X-Forwarded-Proto and X-Forwarded-For.
 
-    Headers are read from trusted addresses only. Add this middleware last, so that it sees the peer's real address.
-
-    Args:
-        app: the wrapped application.
-        root_path: prefix of requests without a usable header.
-        trusted: comma-separated addresses and networks of proxies; "*" for all.
+    Headers are read from addresses and networks in `trusted` only (comma-separated, "*" for all); `root_path` is the
+    prefix of other requests. Add this middleware last, so that it sees the peer's real address.
     """
 
     def __init__(self, app: ASGIApp, root_path: str, trusted: str) -> None:
@@ -38,8 +29,12 @@ class ForwardedPrefix:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """An ASGI application."""
         if scope["type"] == "http":
-            prefix = self._read_prefix(scope)
-            scope = _with_prefix(scope, self._root_path if prefix is None else prefix)
+            read = self._read_prefix(scope)
+            prefix = self._root_path if read is None else read
+            path = scope["path"] if scope["path"] != prefix else f"{prefix}/"
+            # ASGI has the prefix in `root_path` and at the beginning of `path`.
+            path = path if path.startswith(f"{prefix}/") else prefix + path
+            scope = {**scope, "path": path, "root_path": prefix}
         await self._proxies(scope, receive, send)  # type: ignore[arg-type]
 
     def _read_prefix(self, scope: Scope) -> str | None:
@@ -48,21 +43,7 @@ class ForwardedPrefix:
         values = Headers(scope=scope).getlist(HEADER)
         if not values or not client or client[0] not in self._proxies.trusted_hosts:
             return None
-        return _join_prefixes(part for value in values for part in value.split(","))
-
-
-def _join_prefixes(parts: Iterable[str]) -> str | None:
-    try:
-        return clean_prefix("".join(clean_prefix(part) for part in parts))
-    except ValueError:
-        return None
-
-
-def _with_prefix(scope: Scope, prefix: str) -> Scope:
-    """Return a scope with the prefix as ASGI specifies: in `root_path` and at the beginning of `path`."""
-    path: str = scope["path"]
-    if path == prefix:
-        path += "/"
-    if not path.startswith(f"{prefix}/"):
-        path = prefix + path
-    return {**scope, "path": path, "root_path": prefix}
+        try:
+            return clean_prefix("".join(clean_prefix(part) for value in values for part in value.split(",")))
+        except ValueError:
+            return None

@@ -7,36 +7,21 @@ service.reconciler decide which job runs, how often it is retried and when it fa
 import secrets
 import socket
 import ssl
-import time
-from collections.abc import Callable
 from statistics import median
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
-import structlog
-from redis import Redis
+from redis import Redis, exceptions
 from redis.backoff import ExponentialBackoff
-from redis.exceptions import (
-    AuthenticationError,
-    InvalidResponse,
-    MovedError,
-    NoPermissionError,
-    ReadOnlyError,
-    RedisError,
-)
-from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry as ConnectionRetry
 from rq import Queue
 from rq.serializers import JSONSerializer
 
+from service.circuit_breaker import CircuitBreaker
 from service.job_schemas import Stage
 from service.metrics import Meter
 from service.settings import Settings
 from service.ttl_cache import TtlCache
-
-log = structlog.get_logger()
-
-T = TypeVar("T")
 
 QUEUE = "mmad"
 # The only function that workers run. A string, because the API does not import workers.
@@ -54,7 +39,6 @@ _JOB_TIMES_KEY = "mmad:times"
 _MAX_JOB_TIMES = 50
 _THROUGHPUT_TTL_S = 1.0
 _POSITIONS_TTL_S = 0.5
-_UNAVAILABLE_FOR_S = 2.0
 # Above this fraction the estimate uses the job's own progress instead of other jobs' run times.
 _MIN_FRACTION_FOR_ESTIMATE = 0.1
 
@@ -71,10 +55,7 @@ class QueueError(Exception):
 
 
 def connect(settings: Settings, *, retries: int) -> Redis:
-    """Create a client for the configured Redis; raises QueueError if MMAD_REDIS_URL is missing or malformed.
-
-    Use few `retries` in a request and many in a worker, which can wait.
-    """
+    """Create a client for the configured Redis; raises QueueError if MMAD_REDIS_URL is missing or malformed."""
     if settings.redis_url is None:
         raise QueueError("no Redis is configured: set MMAD_REDIS_URL, or use mmad serve")
     retry = ConnectionRetry(ExponentialBackoff(cap=2, base=0.1), retries)
@@ -89,54 +70,48 @@ def connect(settings: Settings, *, retries: int) -> Redis:
 
 
 def check_redis(settings: Settings) -> str | None:
-    """Check at startup that the configured Redis accepts writes.
+    """Check that the configured Redis accepts writes; return a transient error (unreachable, still loading), or None.
 
-    Returns:
-        A description of a transient error (unreachable, out of memory, still loading), or None.
-
-    Raises:
-        QueueError: for an error that persists until the configuration is corrected.
+    Raises QueueError for an error that persists until the configuration is corrected.
     """
     url = settings.redis_url or ""
     connection = connect(settings, retries=0)
     try:
         with connection:
             connection.set(_PROBE_KEY, 1, ex=_RQ_RESULT_TTL_S)
-    except RedisError as error:
+    except exceptions.RedisError as error:
         if remedy := _describe_permanent_error(error):
             raise QueueError(f"Redis at {_format_address(url)} {remedy}") from error
         return f"Redis at {_format_address(url)} {_describe_transient_error(error, url)}"
     return None
 
 
-def _describe_permanent_error(error: RedisError) -> str | None:
+def _describe_permanent_error(error: exceptions.RedisError) -> str | None:
     """Describe an error that persists until the configuration is corrected; None for a transient error."""
     causes = (error.__cause__, error.__context__)
-    if isinstance(error, AuthenticationError):
-        return (
-            "wants another user name or password than MMAD_REDIS_URL has: write redis://USER:PASSWORD@HOST:PORT/NUMBER"
-        )
-    if isinstance(error, NoPermissionError):
+    if isinstance(error, exceptions.AuthenticationError):
+        form = "redis://USER:PASSWORD@HOST:PORT/NUMBER"
+        return f"wants another user name or password than MMAD_REDIS_URL has: write {form}"
+    if isinstance(error, exceptions.NoPermissionError):
         return f"gives the user of MMAD_REDIS_URL too few rights: allow it all commands ({error})"
-    if isinstance(error, ReadOnlyError):
+    if isinstance(error, exceptions.ReadOnlyError):
         return "is a replica, which cannot be written: name its primary in MMAD_REDIS_URL"
-    if isinstance(error, MovedError):
+    if isinstance(error, exceptions.MovedError):
         return "is part of a cluster: name a single Redis in MMAD_REDIS_URL"
     if "DB index" in str(error):
         return "has no database of the number at the end of MMAD_REDIS_URL: most have 0 to 15"
     if any(isinstance(cause, ssl.SSLError) for cause in causes):
         return "speaks no TLS that is trusted here: write redis:// in MMAD_REDIS_URL, or see to its certificate"
-    if isinstance(error, InvalidResponse):
+    if isinstance(error, exceptions.InvalidResponse):
         return "is not Redis: correct host and port of MMAD_REDIS_URL"
     return None
 
 
-def _describe_transient_error(error: RedisError, url: str) -> str:
-    """Describe a transient error."""
+def _describe_transient_error(error: exceptions.RedisError, url: str) -> str:
     if any(isinstance(cause, socket.gaierror) for cause in (error.__cause__, error.__context__)):
         return "cannot be found: its name leads to no address"
     hint = ""
-    if isinstance(error, RedisTimeoutError) and url.startswith("rediss:"):
+    if isinstance(error, exceptions.TimeoutError) and url.startswith("rediss:"):
         hint = "; if it speaks no TLS, write redis:// in MMAD_REDIS_URL"
     elif "closed by server" in str(error) and url.startswith("redis:"):
         hint = "; if it speaks TLS, write rediss:// in MMAD_REDIS_URL"
@@ -177,23 +152,24 @@ class Throughput(NamedTuple):
 
 
 class JobQueue:
-    """The Redis operations of API and workers. While Redis is unavailable most of them do nothing or return a default.
+    """The Redis operations of API and workers. Without Redis, most do nothing or return a default.
 
-    service.reconciler enqueues the jobs that were accepted in the meantime when Redis is available again.
+    service.reconciler later enqueues the jobs that were accepted in the meantime.
     """
 
     def __init__(self, connection: Redis, job_timeout_s: int) -> None:
         self._connection = connection
         self._job_timeout_s = job_timeout_s
         self.meter = Meter(connection)
-        self._unavailable_until_s = 0.0
-        self._throughput = TtlCache(_THROUGHPUT_TTL_S, lambda: self._call(self._fetch_throughput, Throughput(None, 0)))
+        self._breaker = CircuitBreaker("redis_away", "redis_back")
+        call = self._breaker.call
+        self._throughput = TtlCache(_THROUGHPUT_TTL_S, lambda: call(self._fetch_throughput, Throughput(None, 0)))
         no_positions: dict[str, int] = {}
-        self._positions = TtlCache(_POSITIONS_TTL_S, lambda: self._call(self._fetch_positions, no_positions))
+        self._positions = TtlCache(_POSITIONS_TTL_S, lambda: call(self._fetch_positions, no_positions))
 
     def try_enqueue(self, job_id: str) -> None:
         """Enqueue a job; does nothing if Redis is unavailable."""
-        self._call(lambda: self.enqueue(job_id), None)
+        self._breaker.call(lambda: self.enqueue(job_id), None)
 
     def enqueue(self, job_id: str, *, at_front: bool = False) -> None:
         """Enqueue a job at the end of the queue or at its front; raises RedisError."""
@@ -216,7 +192,7 @@ class JobQueue:
                 if _parse_job_id(delivery) == job_id and (job := queue.fetch_job(delivery)):
                     job.delete()
 
-        self._call(delete, None)
+        self._breaker.call(delete, None)
 
     def get_queued_ids(self) -> set[str]:
         """Return the ids of all queued jobs; raises RedisError, also if Redis is read-only."""
@@ -230,33 +206,24 @@ class JobQueue:
     def get_progress(self, job_id: str) -> Progress:
         """Return the progress of a running job."""
         no_fields: dict[bytes | str, bytes | str] = {}
-        raw = self._call(lambda: self._connection.hgetall(_progress_key(job_id)), no_fields)
+        raw = self._breaker.call(lambda: self._connection.hgetall(_progress_key(job_id)), no_fields)
         fields = {_decode(name): _decode(value) for name, value in raw.items()}
         stage = fields.get("stage")
         return Progress(Stage(stage) if stage else None, float(fields.get("fraction", 0)))
 
     def publish_progress(self, job_id: str, stage: Stage, fraction: float) -> None:
         """Publish the progress of a running job."""
-        name = _progress_key(job_id)
-
-        def put() -> None:
-            with self._connection.pipeline() as pipeline:
-                pipeline.hset(name, mapping={"stage": stage.value, "fraction": f"{fraction:.4f}"})
-                pipeline.expire(name, _PROGRESS_TTL_S)
-                pipeline.execute()
-
-        self._call(put, None)
+        name, pipeline = _progress_key(job_id), self._connection.pipeline()
+        pipeline.hset(name, mapping={"stage": stage.value, "fraction": f"{fraction:.4f}"})
+        pipeline.expire(name, _PROGRESS_TTL_S)
+        self._breaker.call(pipeline.execute, [])
 
     def record_job_time(self, seconds: float) -> None:
         """Record a job's run time for later estimates."""
-
-        def put() -> None:
-            with self._connection.pipeline() as pipeline:
-                pipeline.lpush(_JOB_TIMES_KEY, f"{seconds:.3f}")
-                pipeline.ltrim(_JOB_TIMES_KEY, 0, _MAX_JOB_TIMES - 1)
-                pipeline.execute()
-
-        self._call(put, None)
+        pipeline = self._connection.pipeline()
+        pipeline.lpush(_JOB_TIMES_KEY, f"{seconds:.3f}")
+        pipeline.ltrim(_JOB_TIMES_KEY, 0, _MAX_JOB_TIMES - 1)
+        self._breaker.call(pipeline.execute, [])
 
     def get_position(self, job_id: str) -> int | None:
         """Return the number of jobs before this one; None if it is not queued or Redis is unavailable."""
@@ -270,28 +237,13 @@ class JobQueue:
         """Report the readiness of Redis and of at least one worker, by name."""
         try:
             alive = self._workers_alive() > 0
-        except RedisError:
+        except exceptions.RedisError:
             return {"redis": "cannot be reached", "workers": "not known"}
         return {"redis": "ok", "workers": "ok" if alive else "none is running"}
 
-    def _call(self, function: Callable[[], T], default: T) -> T:
-        """Call a function that uses Redis; return `default` if Redis is unavailable.
-
-        After an error Redis is not called again for 2 s, so that only one caller waits for the connection timeout.
-        """
-        if time.monotonic() < self._unavailable_until_s:
-            return default
-        try:
-            return function()
-        except RedisError as error:
-            self._unavailable_until_s = time.monotonic() + _UNAVAILABLE_FOR_S
-            log.warning("redis_away", error=type(error).__name__, not_asked_for_s=_UNAVAILABLE_FOR_S)
-            return default
-
     def _fetch_positions(self) -> dict[str, int]:
-        return {
-            _parse_job_id(delivery): position for position, delivery in enumerate(make_queue(self._connection).job_ids)
-        }
+        deliveries = make_queue(self._connection).job_ids
+        return {_parse_job_id(delivery): position for position, delivery in enumerate(deliveries)}
 
     def _fetch_throughput(self) -> Throughput:
         times = [float(value) for value in self._connection.lrange(_JOB_TIMES_KEY, 0, -1)]
@@ -302,14 +254,9 @@ class JobQueue:
 
 
 def put_heartbeat(connection: Redis, worker: str, lease: str | None) -> None:
-    """Record that a worker is alive, and renew its lease, both for LEASE_TTL_S.
+    """Record that a worker is alive, and renew the lease (see lease_key) of its attempt, if any, both for LEASE_TTL_S.
 
-    Sent repeatedly, so worker and lease reappear after Redis has lost its data.
-
-    Args:
-        connection: Redis; timestamps are from its clock.
-        worker: name of the worker.
-        lease: key of the running attempt's lease (see lease_key); None while the worker is idle.
+    Timestamps are from Redis's clock. Sent repeatedly, so both reappear after Redis has lost its data.
     """
     now = _now(connection)
     with connection.pipeline() as pipeline:

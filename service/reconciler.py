@@ -8,7 +8,6 @@ through store.compare_and_swap, and a job that was enqueued twice runs once.
 import threading
 import time
 from collections.abc import Callable
-from typing import NamedTuple
 
 import structlog
 from redis.exceptions import RedisError
@@ -28,21 +27,14 @@ _GRACE_S = 2 * HEARTBEAT_INTERVAL_S
 _FAULT_BACKOFF_S = 15.0
 
 
-class _LostJob(NamedTuple):
-    """A job that is neither in the queue nor leased, its state and attempt, and when that was first observed."""
-
-    state: State
-    attempt: int
-    since_s: float
-
-
 class Reconciler:
     """Queues lost jobs again."""
 
     def __init__(self, jobs: Jobs, queue: JobQueue, clock: Callable[[], float] = time.monotonic) -> None:
         """`clock` returns monotonic seconds."""
         self._jobs, self._queue, self._clock = jobs, queue, clock
-        self._lost: dict[str, _LostJob] = {}
+        # When each job, in a state and attempt, was first seen neither in the queue nor leased.
+        self._lost: dict[tuple[str, State, int], float] = {}
 
     def run(self, stop: threading.Event) -> None:
         """Reconcile every 2 s until `stop` is set; errors are logged."""
@@ -58,27 +50,25 @@ class Reconciler:
     def reconcile(self) -> None:
         """Run one pass; raises RedisError if Redis is unavailable, and then all observations start anew."""
         previous, self._lost = self._lost, {}
-        lost: dict[str, _LostJob] = {}
+        lost: dict[tuple[str, State, int], float] = {}
         queued = self._queue.get_queued_ids()
         for job_id in self._jobs.list_unfinished():
             record = None if job_id in queued else self._jobs.read(job_id)
-            if record is None or record.ended or self._has_lease(record):
+            if record is None or record.ended:
+                continue
+            if record.state is State.RUNNING and self._queue.is_leased(record.id, record.attempt):
                 continue
             now_s = self._clock()
-            job = previous.get(job_id)
-            if job is None or (job.state, job.attempt) != (record.state, record.attempt):
-                job = _LostJob(record.state, record.attempt, now_s)
-            if now_s - job.since_s >= _compute_grace_s(record):
+            key = (job_id, record.state, record.attempt)
+            since_s = previous.get(key, now_s)
+            if now_s - since_s >= _compute_grace_s(record):
                 try:
                     self._recover(record)
                 except OSError:  # an error of one record must not block the others
                     log.exception("job_not_brought_back", job_id=job_id)
             else:
-                lost[job_id] = job
+                lost[key] = since_s
         self._lost = lost
-
-    def _has_lease(self, record: Record) -> bool:
-        return record.state is State.RUNNING and self._queue.is_leased(record.id, record.attempt)
 
     def _recover(self, record: Record) -> None:
         if record.state is State.RUNNING:

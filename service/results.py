@@ -3,7 +3,7 @@
 import io
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from typing import Any
 
@@ -14,49 +14,27 @@ from service.errors import Problem
 from service.merging import merge_proposals
 from service.schemas import (
     BodySegment,
+    Context,
     Detection,
-    Document,
     Hidden,
     HiddenDetection,
     Label,
     Labels,
-    Media,
-    ModelUsed,
-    Notice,
-    Options,
-    Reproduction,
     Result,
     ResultView,
     Shown,
-    Stretch,
     TimedView,
     View,
 )
 from service.summary import Interval, summarize
 
 Floats = NDArray[np.float64]
-Indices = NDArray[np.int64]
 
 # Detections below this score are almost always wrong: they are not counted as hidden.
 MIN_HIDDEN_SCORE = 0.02
 _MAX_BEST_HIDDEN = 3
 # A proposal shorter than this fraction of a window is not part of an action that spans several windows.
 _MIN_PART_WINDOW_FRACTION = 0.25
-
-
-class Context(Document):
-    """Everything in a result except the detections; stored with the proposals, so that views need no other input."""
-
-    job_id: str | None
-    media: Media
-    model: ModelUsed
-    settings: Options
-    coverage: list[Stretch]
-    partial: bool
-    warnings: list[Notice]
-    labels: Labels
-    thresholds: list[float]
-    reproduction: Reproduction
 
 
 @dataclass(frozen=True)
@@ -71,13 +49,8 @@ class StoredProposals:
     def to_bytes(self) -> bytes:
         """Serialize to a compressed .npz, with the context as JSON."""
         buffer = io.BytesIO()
-        np.savez_compressed(
-            buffer,
-            segments=self.segments,
-            scores=self.scores,
-            labels=self.labels,
-            context=np.frombuffer(self.context.model_dump_json().encode(), np.uint8),
-        )
+        context = np.frombuffer(self.context.model_dump_json().encode(), np.uint8)
+        np.savez_compressed(buffer, segments=self.segments, scores=self.scores, labels=self.labels, context=context)
         return buffer.getvalue()
 
     @classmethod
@@ -97,38 +70,30 @@ class StoredProposals:
 
 @dataclass(frozen=True)
 class _DetectionArrays:
-    """Detections, best first.
+    """Detections, best first; `index` is each one's best proposal, `thresholds` the score from which it is shown."""
 
-    Attributes:
-        index: (n,) index of each detection's best proposal.
-        times: (n, 2) start and end in seconds.
-        scores: (n,)
-        labels: (n,) action ids.
-        thresholds: (n,) the score from which each is shown.
-    """
-
-    index: Indices
-    times: Floats
+    index: NDArray[np.int64]
+    times: Floats  # (n, 2) start and end in seconds
     scores: NDArray[np.float32]
-    labels: NDArray[np.int64]
+    labels: NDArray[np.int64]  # action ids
     thresholds: NDArray[np.float32]
 
     def __getitem__(self, chosen: Any) -> "_DetectionArrays":
-        return _DetectionArrays(
-            self.index[chosen], self.times[chosen], self.scores[chosen], self.labels[chosen], self.thresholds[chosen]
-        )
+        return _DetectionArrays(*(getattr(self, field.name)[chosen] for field in fields(self)))
 
     def __len__(self) -> int:
         return len(self.index)
 
 
 def make_result(stored: StoredProposals, view: View) -> Result:
-    """Make the result for a view; raises Problem for an unknown label."""
-    context, result_view = stored.context, _to_result_view(view)
+    """Make the result for a view; raises Problem invalid_parameter for an unknown label."""
+    context = stored.context
+    result_view = ResultView.model_validate(view.model_dump(include=set(ResultView.model_fields)))
     candidates = _filter(_merge(stored, result_view.min_score), context.labels, result_view)
     above = candidates[candidates.scores >= candidates.thresholds]
     detections = _make_detections(above[: result_view.top_k], context.labels)
     segments = _make_body_segments(detections)
+    shown = compute_shown_interval(result_view, context.media.duration_s)
     return Result(
         job_id=context.job_id,
         media=context.media,
@@ -138,9 +103,7 @@ def make_result(stored: StoredProposals, view: View) -> Result:
         partial=context.partial,
         detections=[] if result_view.level == "body" else detections,
         body_segments=[] if result_view.level == "action" else segments,
-        summary=summarize(
-            detections, segments, context.labels, _compute_shown_interval(result_view, context.media.duration_s)
-        ),
+        summary=summarize(detections, segments, context.labels, shown),
         hidden=_make_hidden(candidates, len(above) - len(detections), context.labels),
         warnings=context.warnings,
         reproduction=context.reproduction,
@@ -155,14 +118,9 @@ def with_defaults(stored: StoredProposals, view: TimedView) -> ResultView:
 
 
 def find_action_ids(labels: Labels, selection: Sequence[str]) -> set[int]:
-    """Return the action ids for codes or names of actions or body parts, ignoring case.
+    """Return the action ids for codes or names of actions or body parts; raises Problem for an unknown one.
 
-    Args:
-        labels: of the bundle.
-        selection: the items of a comma-separated list; adjacent items are joined if they make a name with commas.
-
-    Raises:
-        Problem: invalid_parameter, for an unknown item; the detail names the most similar labels.
+    `selection` was split at commas: adjacent items are joined if they make a name with commas. Case is ignored.
     """
     ids_by_text: dict[str, set[int]] = {}
     for action in labels.actions:
@@ -199,12 +157,7 @@ def _make_unknown_label_problem(text: str, labels: Labels) -> Problem:
     )
 
 
-def _to_result_view(view: View) -> ResultView:
-    """Convert any view to a ResultView."""
-    return ResultView.model_validate(view.model_dump(include=set(ResultView.model_fields)))
-
-
-def _compute_shown_interval(view: TimedView, duration_s: float) -> Interval:
+def compute_shown_interval(view: TimedView, duration_s: float) -> Interval:
     """Return start and end in seconds of the part of the video that is shown."""
     start_s = min(view.from_s or 0.0, duration_s)
     end_s = duration_s if view.to_s is None else min(view.to_s, duration_s)
@@ -216,16 +169,14 @@ def _merge(stored: StoredProposals, min_score: float | None) -> _DetectionArrays
     context = stored.context
     window_s = context.reproduction.window_frames / context.reproduction.decode_fps
     by_action = np.array(context.thresholds, np.float32)
-    index, times = merge_proposals(
-        stored.round_times(), stored.scores, stored.labels, by_action, _MIN_PART_WINDOW_FRACTION * window_s
-    )
+    part_s = _MIN_PART_WINDOW_FRACTION * window_s
+    index, times = merge_proposals(stored.round_times(), stored.scores, stored.labels, by_action, part_s)
     labels = stored.labels[index]
     thresholds = by_action[labels] if min_score is None else np.full(len(index), min_score, np.float32)
     return _DetectionArrays(index, times, stored.scores[index], labels, thresholds)
 
 
 def _filter(detections: _DetectionArrays, labels: Labels, view: TimedView) -> _DetectionArrays:
-    """Select the detections that have the view's labels and overlap its part of the video."""
     selected = np.ones(len(detections), np.bool_)
     if view.labels is not None:
         selected &= np.isin(detections.labels, list(find_action_ids(labels, view.labels)))
@@ -238,9 +189,8 @@ def _filter(detections: _DetectionArrays, labels: Labels, view: TimedView) -> _D
 
 def _make_hidden(candidates: _DetectionArrays, cut_by_top_k: int, labels: Labels) -> Hidden:
     """Count and list the best detections with scores from MIN_HIDDEN_SCORE up to the view's threshold."""
-    below = candidates[
-        (candidates.scores < candidates.thresholds) & (candidates.scores >= np.float32(MIN_HIDDEN_SCORE))
-    ]
+    scores = candidates.scores
+    below = candidates[(scores < candidates.thresholds) & (scores >= np.float32(MIN_HIDDEN_SCORE))]
     best = below[:_MAX_BEST_HIDDEN]
     rows = zip(_make_documents(best, labels), best.thresholds.tolist(), strict=True)
     return Hidden(
@@ -267,7 +217,6 @@ def _make_documents(detections: _DetectionArrays, labels: Labels) -> list[dict[s
 
 
 def _make_detections(detections: _DetectionArrays, labels: Labels) -> list[Detection]:
-    """Return the detections ordered by start."""
     ordered = detections[np.lexsort((detections.index, detections.times[:, 0]))]
     documents = _make_documents(ordered, labels)
     return [
@@ -277,11 +226,7 @@ def _make_detections(detections: _DetectionArrays, labels: Labels) -> list[Detec
 
 
 def _find_overlaps(times: Floats) -> list[list[int]]:
-    """Return for each interval the indices of those that overlap it; touching is not overlapping.
-
-    Args:
-        times: (n, 2) start and end in seconds, ordered by start.
-    """
+    """Return for each interval (start, end), ordered by start, which ones overlap it; touching is not overlapping."""
     starts, ends = times[:, 0], times[:, 1]
     # Candidates begin at the first interval whose running maximum of ends exceeds this start, and end where starts
     # reach this end.
@@ -295,28 +240,24 @@ def _find_overlaps(times: Floats) -> list[list[int]]:
 
 
 def _make_body_segments(detections: Sequence[Detection]) -> list[BodySegment]:
-    """Merge detections of one body part that touch or overlap; ordered by start."""
-    segments: list[BodySegment] = []
-    for body in sorted({detection.body.id for detection in detections}):
-        group: list[Detection] = []
-        reached_s = 0.0
-        for detection in detections:
-            if detection.body.id != body:
-                continue
-            if group and detection.start_s > reached_s:
-                segments.append(_make_body_segment(group, reached_s))
-                group = []
-            group.append(detection)
-            reached_s = max(reached_s, detection.end_s)
-        segments.append(_make_body_segment(group, reached_s))
+    """Merge detections of one body part that touch or overlap; both ordered by start."""
+    groups: list[list[Detection]] = []
+    current: dict[int, tuple[list[Detection], float]] = {}  # by body part: the last group and its end
+    for detection in detections:
+        group, end_s = current.get(detection.body.id, ([], 0.0))
+        if not group or detection.start_s > end_s:
+            group = []
+            groups.append(group)
+        group.append(detection)
+        current[detection.body.id] = (group, max(end_s, detection.end_s))
+    segments = [
+        BodySegment(
+            start_s=group[0].start_s,
+            end_s=max(detection.end_s for detection in group),
+            score=max(detection.score for detection in group),
+            body=group[0].body,
+            actions=[detection.id for detection in group],
+        )
+        for group in groups
+    ]
     return sorted(segments, key=lambda segment: (segment.start_s, segment.body.id))
-
-
-def _make_body_segment(group: Sequence[Detection], end_s: float) -> BodySegment:
-    return BodySegment(
-        start_s=group[0].start_s,
-        end_s=end_s,
-        score=max(detection.score for detection in group),
-        body=group[0].body,
-        actions=[detection.id for detection in group],
-    )

@@ -101,21 +101,19 @@ class Region(Document):
 class View(Document):
     """Which detections to show."""
 
-    min_score: Fraction | None = Field(
-        None,
-        description="Least score of what is shown; if not given, the bundle's display threshold of each action (GET "
-        "/model).",
-    )
-    top_k: Annotated[int, Field(gt=0)] | None = Field(None, description="At most this many, the best.")
+    min_score: Fraction | None = Field(None, description="Least score shown; each action's threshold if not given.")
+    top_k: Annotated[int, Field(gt=0)] | None = Field(None, description="At most this many detections, the best.")
     labels: list[str] | None = Field(
-        None, description="Codes or names of actions (B1, nodding) or body parts (B, Head), in any case of letters."
+        None, description="Codes or names of actions or body parts, in any case of letters; in a query with commas."
     )
 
 
 class Options(View):
     """Options of a detection: the view, and the region to analyse."""
 
-    region: Region | None = None
+    region: Region | None = Field(
+        None, description="The part of the upright picture to look at; in a query x,y,width,height as fractions of it."
+    )
 
 
 class TimedView(View):
@@ -147,8 +145,8 @@ Rate = Annotated[float, Field(ge=1, le=30)]
 class FramesView(Document):
     """Parameters of scores over time."""
 
-    level: Literal["frames"] = "frames"
-    rate: Rate = Field(5.0, description="How many times a second.")
+    level: Literal["frames"] = Field("frames", description="The scores of all classes over time.")
+    rate: Rate = Field(5.0, description="Times a second, for scores over time.")
 
 
 EafScores = Literal["tier", "value"]
@@ -157,9 +155,9 @@ EafScores = Literal["tier", "value"]
 class ExportView(TimedView):
     """Parameters of an export."""
 
-    format: str
-    eaf_scores: EafScores = Field("tier", description="Where ELAN's file has the scores.")
-    rate: Rate = Field(5.0, description="How many times a second; for the formats of scores over time.")
+    format: str = Field(description="Name of the format.")
+    eaf_scores: EafScores = Field("tier", description="Where ELAN's file has scores: in tiers of their own, or values.")
+    rate: Rate = Field(5.0, description="Times a second, for scores over time.")
 
 
 class Shown(ResultView):
@@ -248,9 +246,7 @@ class Detection(Document):
     id: str
     start_s: Seconds
     end_s: Seconds
-    score: Fraction = Field(
-        description="The highest of the proposals it is made of; a calibrated probability (GET /model: calibrated)."
-    )
+    score: Fraction = Field(description="The highest of its proposals; a probability if calibrated (GET /model).")
     action: Label
     body: Label
     overlaps: list[str]
@@ -348,9 +344,7 @@ class Reproduction(Document):
     input_height: int
     window_frames: int
     overlap_frames: int
-    postprocessing: dict[str, str | float | int | bool] = Field(
-        description="Non-maximum suppression: what goes in, its kind and its parameters."
-    )
+    postprocessing: dict[str, str | float | int | bool] = Field(description="Of non-maximum suppression.")
     calibrated: bool
     random_numbers: Open[Literal[False]] = Field(
         False, description="None are drawn. Other hardware or versions may differ in a score's last digits."
@@ -372,6 +366,21 @@ class Result(Document):
     summary: Summary
     hidden: Hidden
     warnings: list[Notice]
+    reproduction: Reproduction
+
+
+class Context(Document):
+    """Everything in a result except the detections; stored with the proposals, so that views need no other input."""
+
+    job_id: str | None
+    media: Media
+    model: ModelUsed
+    settings: Options
+    coverage: list[Stretch]
+    partial: bool
+    warnings: list[Notice]
+    labels: Labels
+    thresholds: list[float]
     reproduction: Reproduction
 
 

@@ -1,38 +1,28 @@
 """The score of every class over time, computed from the stored proposals: features for other models."""
 
 import io
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.results import StoredProposals
-from service.schemas import FrameScores, Label
+from service.schemas import FrameScores
 
 Scores = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class ScoreTrack:
-    """Scores over time.
-
-    Attributes:
-        rate: samples per second.
-        times_s: (times,), starting at 0, all below the video's duration.
-        actions: codes of the columns of action_scores.
-        action_scores: (times, actions): the highest score of the class's proposals with start_s <= time < end_s,
-            without a threshold; 0 without a proposal.
-        bodies: codes of the columns of body_scores.
-        body_scores: (times, bodies): the highest score of the body part's actions.
-    """
+    """Scores over time; see FrameScores."""
 
     rate: float
     times_s: NDArray[np.float64]
     actions: list[str]
-    action_scores: Scores
+    action_scores: Scores  # (times, actions)
     bodies: list[str]
-    body_scores: Scores
+    body_scores: Scores  # (times, body parts)
 
 
 def compute_score_track(stored: StoredProposals, rate: float) -> ScoreTrack:
@@ -51,7 +41,8 @@ def compute_score_track(stored: StoredProposals, rate: float) -> ScoreTrack:
     for column, body in enumerate(labels.bodies):
         members = [index for index, action in enumerate(labels.actions) if action.body.id == body.id]
         by_body[:, column] = by_action[:, members].max(axis=1, initial=0)
-    return ScoreTrack(rate, times_s, _get_codes(labels.actions), by_action, _get_codes(labels.bodies), by_body)
+    actions, bodies = ([label.code for label in level] for level in (labels.actions, labels.bodies))
+    return ScoreTrack(float(rate), times_s, actions, by_action, bodies, by_body)
 
 
 def make_frame_scores(stored: StoredProposals, rate: float) -> FrameScores:
@@ -71,15 +62,8 @@ def make_frame_scores(stored: StoredProposals, rate: float) -> FrameScores:
 def to_npz(track: ScoreTrack) -> bytes:
     """Serialize to a compressed .npz, with arrays named like the attributes and nothing pickled."""
     buffer = io.BytesIO()
-    np.savez_compressed(
-        buffer,
-        rate=np.float64(track.rate),
-        times_s=track.times_s,
-        actions=np.array(track.actions),
-        action_scores=track.action_scores,
-        bodies=np.array(track.bodies),
-        body_scores=track.body_scores,
-    )
+    arrays: dict[str, Any] = {name: np.asarray(value) for name, value in vars(track).items()}
+    np.savez_compressed(buffer, **arrays)
     return buffer.getvalue()
 
 
@@ -92,11 +76,6 @@ def to_csv(track: ScoreTrack) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _get_codes(labels: Sequence[Label]) -> list[str]:
-    return [label.code for label in labels]
-
-
 def _round(scores: Scores) -> list[list[float]]:
-    """Round to four digits, as in results."""
     rounded: list[list[float]] = np.round(scores.astype(float), 4).tolist()
     return rounded

@@ -6,7 +6,6 @@ that does not read, on any number of connections (uvicorn 0.54, protocols/http/h
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import h11
@@ -25,23 +24,13 @@ _MAX_HEADER_BYTES = 16 * 1024
 _MAX_REFUSED = 50
 
 
-@dataclass(frozen=True)
-class ConnectionLimits:
-    """Timeouts of a connection in seconds, and the maximum number of connections."""
-
-    header_s: float
-    stall_s: float
-    connections: int
-
-
 def serve(app: ASGIApp, settings: Settings) -> None:
     """Serve the application at the settings' address until SIGINT or SIGTERM."""
-    limits = ConnectionLimits(settings.header_timeout_s, settings.upload_stall_s, settings.max_connections)
     uvicorn.run(
         app,
         host=settings.host,
         port=settings.port,
-        http=type("LimitedProtocol", (DeadlineProtocol,), {"limits": limits}),
+        http=type("LimitedProtocol", (DeadlineProtocol,), {"settings": settings}),
         ws="none",
         log_config=None,  # configured in mmad.logs
         log_level="warning",
@@ -56,22 +45,22 @@ def serve(app: ASGIApp, settings: Settings) -> None:
 class DeadlineProtocol(H11Protocol):
     """HTTP/1.1 connection with a deadline for the client's next step: sending a header or reading a response."""
 
-    limits: ConnectionLimits
+    settings: Settings
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """asyncio callback: refuse connections above the limit, and start the deadline for the header."""
+        """Refuse connections above the limit, and start the deadline for the header."""
         super().connection_made(transport)
-        excess = len(self.connections) - self.limits.connections
+        excess = len(self.connections) - self.settings.max_connections
         if excess > _MAX_REFUSED:
             transport.abort()
             return
         if excess > 0:
-            self.app_state = {**self.app_state, OVERLOADED: self.limits.connections}
-        self._set_deadline(self.limits.header_s, self._on_header_timeout)
+            self.app_state = {**self.app_state, OVERLOADED: self.settings.max_connections}
+        self._set_deadline(self.settings.header_timeout_s, self._on_header_timeout)
 
     def data_received(self, data: bytes) -> None:
         """asyncio callback: stop the deadline when the header is complete. service.uploads limits the body's time."""
@@ -85,7 +74,7 @@ class DeadlineProtocol(H11Protocol):
         if self.transport.is_closing():
             self._expect_reading()
         elif not self._is_busy:
-            self._set_deadline(self.limits.header_s, self._on_header_timeout)
+            self._set_deadline(self.settings.header_timeout_s, self._on_header_timeout)
 
     def pause_writing(self) -> None:
         """asyncio callback: the write buffer is full, so the client has to read."""
@@ -109,12 +98,11 @@ class DeadlineProtocol(H11Protocol):
 
     @property
     def _is_busy(self) -> bool:
-        """Whether a request is being processed."""
         return self.cycle is not None and not self.cycle.response_complete
 
     def _on_header_timeout(self) -> None:
         if self.conn.trailing_data[0] and self.conn.our_state is h11.IDLE:
-            limit = f"{self.limits.header_s:g} s (MMAD_HEADER_TIMEOUT_S)"
+            limit = f"{self.settings.header_timeout_s:g} s (MMAD_HEADER_TIMEOUT_S)"
             self._send_problem("upload_too_slow", f"the request's header did not come within {limit}; send it at once")
         else:
             self._close()
@@ -127,11 +115,8 @@ class DeadlineProtocol(H11Protocol):
                 self.cycle.message_event.set()
             body = problem_document(code, detail).model_dump_json(exclude_none=True).encode()
             headers = [("content-type", MEDIA_TYPE), ("content-length", str(len(body))), ("connection", "close")]
-            for event in (
-                h11.Response(status_code=CATALOGUE[code].status, headers=headers),
-                h11.Data(data=body),
-                h11.EndOfMessage(),
-            ):
+            response = h11.Response(status_code=CATALOGUE[code].status, headers=headers)
+            for event in (response, h11.Data(data=body), h11.EndOfMessage()):
                 self.transport.write(self.conn.send(event) or b"")
         self._close()
 
@@ -149,7 +134,7 @@ class DeadlineProtocol(H11Protocol):
             else:
                 self.transport.abort()
 
-        self._set_deadline(self.limits.stall_s, check_progress)
+        self._set_deadline(self.settings.upload_stall_s, check_progress)
 
     def _set_deadline(self, seconds: float, on_timeout: Callable[[], None]) -> None:
         """Call `on_timeout` in `seconds`, in place of the previous deadline."""

@@ -39,11 +39,7 @@ def _default_data_dir() -> Path:
 
 
 def clean_prefix(value: str) -> str:
-    """Return a proxy's path prefix without its trailing slash; empty for none.
-
-    Raises:
-        ValueError: it is not a path of plain segments, or too long.
-    """
+    """Return a proxy's path prefix without its trailing slash; raises ValueError for other than plain segments."""
     prefix = value.strip().rstrip("/")
     if len(prefix) > MAX_PREFIX_CHARACTERS or not _PREFIX.fullmatch(prefix):
         raise ValueError(
@@ -61,88 +57,85 @@ class Settings(BaseSettings):
         default_factory=_default_data_dir, description="Where videos, results and the embedded Redis keep their files."
     )
     redis_url: str | None = Field(
-        default=None,
+        None,
         validation_alias=AliasChoices("MMAD_REDIS_URL", "REDIS_URL"),
         description="Redis to use; mmad serve starts a private one where this is not set.",
     )
-    host: str = Field(default="127.0.0.1", description="Address the API listens on.")
-    port: int = Field(default=DEFAULT_PORT, ge=1, le=65535, description="Port the API listens on.")
+    host: str = Field("127.0.0.1", description="Address the API listens on.")
+    port: int = Field(DEFAULT_PORT, ge=1, le=65535, description="Port the API listens on.")
     root_path: Annotated[str, AfterValidator(clean_prefix)] = Field(
-        default="",
+        "",
         description="Path under which a reverse proxy shows the service, such as /mmad: links begin with it. "
         "The header X-Forwarded-Prefix of a trusted proxy goes before.",
     )
     forwarded_allow_ips: str = Field(
-        default="127.0.0.1,::1",
+        "127.0.0.1,::1",
         validation_alias=AliasChoices("MMAD_FORWARDED_ALLOW_IPS", "FORWARDED_ALLOW_IPS"),
         description="Addresses and networks of proxies whose X-Forwarded-Prefix, -Proto and -For are believed, with "
         "commas between; * for all.",
     )
-    bundle: Path | None = Field(default=None, description="Bundle folder; the shipped one where not set.")
+    bundle: Path | None = Field(None, description="Bundle folder; the shipped one where not set.")
     engine: Literal["auto", "openvino", "onnx", "torch"] = Field(
-        default="auto", description="What runs the network; auto takes the fastest installed."
+        "auto", description="What runs the network; auto takes the fastest installed."
     )
-    device: Literal["cpu", "cuda"] = Field(default="cpu", description="Where the network runs.")
-    max_upload_bytes: int = Field(default=8 * GIB, gt=0, description="The largest video accepted.")
-    max_duration_s: float = Field(default=7200.0, gt=0, description="The longest video accepted.")
-    max_pixels: int = Field(default=8192 * 4320, gt=0, description="The largest picture accepted, in pixels.")
-    max_fps: float = Field(default=240.0, gt=0, description="The highest frame rate accepted.")
+    device: Literal["cpu", "cuda"] = Field("cpu", description="Where the network runs.")
+    max_upload_bytes: int = Field(8 * GIB, gt=0, description="The largest video accepted.")
+    max_duration_s: float = Field(7200.0, gt=0, description="The longest video accepted.")
+    max_pixels: int = Field(8192 * 4320, gt=0, description="The largest picture accepted, in pixels.")
+    max_fps: float = Field(240.0, gt=0, description="The highest frame rate accepted.")
     sandbox: Literal["auto", "require", "off"] = Field(
-        default="auto",
+        "auto",
         description="How videos are decoded: auto in a process with as few rights as this machine can take away; "
         "require refuses to run where that is not all of them; off in the worker's own process.",
     )
     decoder_memory_bytes: int = Field(
-        default=2560 * 1024**2, ge=512 * 1024**2, description="Address space for decoding one video."
+        2560 * 1024**2, ge=512 * 1024**2, description="Address space for decoding one video."
     )
-    decoder_cpu_s: float = Field(default=4 * 3600.0, gt=0, description="Computing time for decoding one video.")
-    decoder_stall_s: float = Field(default=60.0, gt=0, description="The longest a frame may take to decode.")
-    max_batch_files: int = Field(default=20, gt=0, description="The most videos accepted in one request.")
-    max_queued_jobs: int = Field(default=1000, gt=0, description="Jobs of all callers that have not ended.")
-    max_connections: int = Field(default=400, gt=0, description="Connections that are answered at a time.")
+    decoder_cpu_s: float = Field(4 * 3600.0, gt=0, description="Computing time for decoding one video.")
+    decoder_stall_s: float = Field(60.0, gt=0, description="The longest a frame may take to decode.")
+    max_batch_files: int = Field(20, gt=0, description="The most videos accepted in one request.")
+    max_queued_jobs: int = Field(1000, gt=0, description="Jobs of all callers that have not ended.")
+    max_connections: int = Field(400, gt=0, description="Connections that are answered at a time.")
     header_timeout_s: float = Field(
-        default=15.0, gt=0, description="How long a connection may take to send the header of a request."
+        15.0, gt=0, description="How long a connection may take to send the header of a request."
     )
-    upload_stall_s: float = Field(default=30.0, gt=0, description="How long an upload may bring nothing.")
-    upload_timeout_s: float = Field(default=3600.0, gt=0, description="How long an upload may take.")
+    upload_stall_s: float = Field(30.0, gt=0, description="How long an upload may bring nothing.")
+    upload_timeout_s: float = Field(3600.0, gt=0, description="How long an upload may take.")
     min_free_bytes: int = Field(
-        default=GIB // 4, ge=0, description="Room on the store's disk that no upload may take: results need it."
+        GIB // 4, ge=0, description="Room on the store's disk that no upload may take: results need it."
     )
-    job_timeout_s: int = Field(default=4 * 3600, gt=0, description="A job that takes longer is stopped.")
+    job_timeout_s: int = Field(4 * 3600, gt=0, description="A job that takes longer is stopped.")
     stop_grace_s: float = Field(
-        default=8.0, ge=0, description="How long a worker that is asked to stop goes on with the job at hand."
+        8.0, ge=0, description="How long a worker that is asked to stop goes on with the job at hand."
     )
-    retention_s: int = Field(default=7 * DAY_S, ge=0, description="How long results are kept after the end of a job.")
-    max_retention_s: int = Field(default=30 * DAY_S, ge=0, description="The longest retention a caller may ask for.")
-    sweep_every_s: float = Field(default=60.0, gt=0, description="How often what has expired is removed.")
+    retention_s: int = Field(7 * DAY_S, ge=0, description="How long results are kept after the end of a job.")
+    max_retention_s: int = Field(30 * DAY_S, ge=0, description="The longest retention a caller may ask for.")
+    sweep_every_s: float = Field(60.0, gt=0, description="How often what has expired is removed.")
     webhook_secret: SecretStr | None = Field(
-        default=None,
-        description="Signs messages to callback_url (whsec_...); made in the data directory where not set.",
+        None, description="Signs messages to callback_url (whsec_...); made in the data directory where not set."
     )
     webhook_allow_private: bool = Field(
-        default=False, description="Whether callback_url may lead to private and loopback addresses."
+        False, description="Whether callback_url may lead to private and loopback addresses."
     )
     log_format: Literal["text", "json"] = Field(
-        default="text", description="How the log is written: for people, or a JSON document a line."
+        "text", description="How the log is written: for people, or a JSON document a line."
     )
     api_keys_file: Path | None = Field(
-        default=None, description="Keys of callers, made by mmad keys; where set, every request needs one."
+        None, description="Keys of callers, made by mmad keys; where set, every request needs one."
     )
-    allow_open: bool = Field(
-        default=False, description="Whether to listen on other than loopback addresses without keys."
-    )
+    allow_open: bool = Field(False, description="Whether to listen on other than loopback addresses without keys.")
     allowed_hosts: list[HostName] = Field(
-        default=["localhost", "127.0.0.1", "[::1]"],
+        ["localhost", "127.0.0.1", "[::1]"],
         description="Names and addresses, beside that of MMAD_HOST, by which a service without keys may be called, "
         'as JSON, without ports; ["*"] allows all, also web pages whose name is made to lead here.',
     )
-    requests_per_minute: int = Field(default=600, gt=0, description="Requests a minute of each key.")
-    max_jobs_per_key: int = Field(default=100, gt=0, description="Jobs of a key that have not ended.")
+    requests_per_minute: int = Field(600, gt=0, description="Requests a minute of each key.")
+    max_jobs_per_key: int = Field(100, gt=0, description="Jobs of a key that have not ended.")
     max_stored_bytes_per_key: int = Field(
-        default=20 * GIB, gt=0, description="Bytes of videos that are stored for a key at a time."
+        20 * GIB, gt=0, description="Bytes of videos that are stored for a key at a time."
     )
     cors_origins: list[str] = Field(
-        default=[], description='Origins whose pages may call the API, as JSON: ["https://app.example.org"].'
+        [], description='Origins whose pages may call the API, as JSON: ["https://app.example.org"].'
     )
 
     @field_validator("port", mode="before")

@@ -9,6 +9,7 @@ import binascii
 import hmac
 import os
 import secrets
+from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -23,11 +24,8 @@ _PREFIX = "whsec_"
 _MAX_CACHED_SIGNERS = 256
 
 
-class Signer:
+class Signer(standardwebhooks.Webhook):
     """Signs messages with a secret."""
-
-    def __init__(self, secret: str) -> None:
-        self._webhook = standardwebhooks.Webhook(secret)
 
     def headers(self, message_id: str, body: str) -> dict[str, str]:
         """Return the headers of one attempt, timestamped now: receivers refuse signatures that are minutes old."""
@@ -37,36 +35,22 @@ class Signer:
             "user-agent": "mmad",
             "webhook-id": message_id,
             "webhook-timestamp": str(int(at.timestamp())),
-            "webhook-signature": self._webhook.sign(message_id, at, body),
+            "webhook-signature": self.sign(message_id, at, body),
         }
 
 
-class Signers:
-    """One signer per job owner. The master secret is read once, on construction."""
-
-    def __init__(self, settings: Settings) -> None:
-        """Raises ValueError if the master secret is invalid."""
-        master = load_secret(settings)
-
-        @lru_cache(_MAX_CACHED_SIGNERS)
-        def make(owner: str) -> Signer:
-            return Signer(_derive_secret(owner, master))
-
-        self._make = make
-
-    def get(self, owner: str) -> Signer:
-        """Return the signer for an owner: the id of a key, or ANONYMOUS_OWNER."""
-        return self._make(owner)
+def make_signers(settings: Settings) -> Callable[[str], Signer]:
+    """Return a function that makes the signer of a job owner. Raises ValueError if the master secret is invalid."""
+    master = load_secret(settings)
+    return lru_cache(_MAX_CACHED_SIGNERS)(lambda owner: Signer(_derive_secret(owner, master)))
 
 
 def load_secret(settings: Settings, owner: str = ANONYMOUS_OWNER) -> str:
     """Return the secret (whsec_...) that signs the messages about an owner's jobs.
 
     For ANONYMOUS_OWNER it is the master secret: that of the settings, or the one in the data directory, which is
-    created if missing. For a key it is HMAC-SHA256(master secret, "mmad webhook " + key id).
-
-    Raises:
-        ValueError: the master secret is not 24 to 64 bytes in Base64, as Standard Webhooks requires.
+    created if missing. For a key it is HMAC-SHA256(master secret, "mmad webhook " + key id). Raises ValueError if the
+    master secret is not 24 to 64 bytes in Base64, as Standard Webhooks requires.
     """
     if settings.webhook_secret is not None:
         value = settings.webhook_secret.get_secret_value()

@@ -7,14 +7,14 @@ import stat
 import tempfile
 import zlib
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, Protocol
+from typing import BinaryIO, NamedTuple
 from uuid import uuid4
 
 import structlog
 
-from service.locks import lock
+from service.files import lock, open_replacement, rename, sync_folder
 
 log = structlog.get_logger()
 
@@ -37,65 +37,19 @@ class Entry(NamedTuple):
     bytes: int
 
 
-class Store(Protocol):
+class FolderStore:
     """Bytes under keys such as `jobs/<id>/job.json`. Keys are made by the service and never come from requests."""
 
-    def put(self, key: str, content: bytes) -> None:
-        """Write atomically and durably: content survives a crash, and readers never see a part of it."""
-
-    def compare_and_swap(self, key: str, expected: bytes | None, content: bytes) -> bool:
-        """Write like `put` if the current content is `expected` (None: the key is missing).
-
-        Returns:
-            Whether it was written; of several concurrent calls with the same `expected`, one succeeds.
-        """
-
-    def get(self, key: str) -> bytes:
-        """Read the content; raises KeyError if the key is missing."""
-
-    def open(self, key: str) -> BinaryIO:
-        """Open for reading and seeking; raises KeyError if the key is missing."""
-
-    def open_writer(self, key: str) -> AbstractContextManager[BinaryIO]:
-        """Return a context manager that opens a file for writing: stored durably on exit, discarded on an exception."""
-
-    def move(self, source: str, target: str) -> None:
-        """Rename a key, durably; raises KeyError if `source` is missing."""
-
-    def names(self, prefix: str) -> list[str]:
-        """Return the names directly below a prefix, sorted; empty if it is missing."""
-
-    def entries(self, prefix: str) -> list[Entry]:
-        """Return all keys below a prefix, at any depth, sorted."""
-
-    def age_s(self, key: str, now: float) -> float:
-        """Return the seconds since a key was written, or a name below it was added or removed; raises KeyError."""
-
-    def delete(self, prefix: str) -> None:
-        """Remove a key or everything below a prefix, if it exists; raises OSError if that fails."""
-
-    def check(self) -> str | None:
-        """Return why the store cannot be written, or None."""
-
-    def free_bytes(self) -> int:
-        """Return the free disk space in bytes."""
-
-
-class FolderStore:
-    """A store in a folder."""
-
     def __init__(self, root: Path) -> None:
-        """Open the store and create missing folders.
-
-        Raises:
-            StoreError: if that fails, such as on a full or read-only disk.
-        """
+        """Open the store and create missing folders; raises StoreError if that fails, such as on a full disk."""
         self._root = root
         self._incoming = root / "incoming"
         try:
             self._incoming.mkdir(parents=True, exist_ok=True)
             self._locks = _make_lock_files(root / "locks")
-            if not _supports_locks(self._locks):
+            with (self._locks / "00").open("w") as file:
+                supported = lock(file)
+            if not supported:
                 self._locks = _make_lock_files(_find_local_lock_folder(root))
                 log.warning(
                     "store_without_locks", folder=str(root), locks=str(self._locks),
@@ -114,29 +68,34 @@ class FolderStore:
             path.unlink()
 
     def put(self, key: str, content: bytes) -> None:
-        """See Store."""
+        """Write atomically and durably: content survives a crash, and readers never see a part of it."""
         with self.open_writer(key) as file:
             file.write(content)
 
     def compare_and_swap(self, key: str, expected: bytes | None, content: bytes) -> bool:
-        """See Store. A file lock serializes concurrent calls."""
+        """Write like `put` if the current content is `expected` (None: the key is missing), and return whether it was.
+
+        A file lock serializes concurrent calls, also of other processes.
+        """
         with self._lock(key):
-            try:
-                current: bytes | None = self.get(key)
-            except KeyError:
-                current = None
-            if current != expected:
+            if self.find(key) != expected:
                 return False
             self.put(key, content)
             return True
 
     def get(self, key: str) -> bytes:
-        """See Store."""
+        """Read the content; raises KeyError if the key is missing."""
         with self.open(key) as file:
             return file.read()
 
+    def find(self, key: str) -> bytes | None:
+        """Read the content; None if the key is missing."""
+        with suppress(KeyError):
+            return self.get(key)
+        return None
+
     def open(self, key: str) -> BinaryIO:
-        """See Store."""
+        """Open for reading and seeking; raises KeyError if the key is missing."""
         try:
             return (self._root / key).open("rb")
         except (FileNotFoundError, NotADirectoryError) as error:
@@ -144,34 +103,30 @@ class FolderStore:
 
     @contextmanager
     def open_writer(self, key: str) -> Iterator[BinaryIO]:
-        """See Store. Writes a temporary file, syncs and renames it, then syncs the folder to make the name durable."""
-        temporary = self._incoming / uuid4().hex
-        try:
-            with temporary.open("xb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            self._rename(temporary, key)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        """Open a file for writing: stored durably on exit, discarded on an exception."""
+        target = self._root / key
+        with open_replacement(target, self._incoming / uuid4().hex) as file:
+            yield file
+        sync_folder(target.parent.parent)
 
     def move(self, source: str, target: str) -> None:
-        """See Store."""
+        """Rename a key, durably; raises KeyError if `source` is missing."""
+        path = self._root / target
         try:
-            self._rename(self._root / source, target)
+            rename(self._root / source, path)
+            sync_folder(path.parent.parent)
         except FileNotFoundError as error:
             raise KeyError(source) from error
 
     def names(self, prefix: str) -> list[str]:
-        """See Store."""
+        """Return the names directly below a prefix, sorted; empty if it is missing."""
         try:
             return sorted(path.name for path in (self._root / prefix).iterdir())
         except FileNotFoundError:
             return []
 
     def entries(self, prefix: str) -> list[Entry]:
-        """See Store."""
+        """Return all keys below a prefix, at any depth, sorted."""
         entries = []
         for path in (self._root / prefix).rglob("*"):
             try:
@@ -182,14 +137,17 @@ class FolderStore:
         return sorted(entries)
 
     def age_s(self, key: str, now: float) -> float:
-        """See Store."""
+        """Return the seconds since a key was written, or a name below it was added or removed; raises KeyError."""
         try:
             return now - (self._root / key).stat().st_mtime
         except FileNotFoundError as error:
             raise KeyError(key) from error
 
     def delete(self, prefix: str) -> None:
-        """See Store. Holds the lock, so that a concurrent compare_and_swap cannot recreate the key."""
+        """Remove a key or everything below a prefix, if it exists; raises OSError if that fails.
+
+        Holds the lock, so that a concurrent compare_and_swap cannot recreate the key.
+        """
         target = self._root / prefix
         with self._lock(prefix):
             for _ in range(_DELETE_ATTEMPTS):
@@ -201,7 +159,7 @@ class FolderStore:
                 shutil.rmtree(target)
 
     def check(self) -> str | None:
-        """See Store."""
+        """Return why the store cannot be written, or None."""
         try:
             self.put("probe", b"")
         except OSError as error:
@@ -209,15 +167,8 @@ class FolderStore:
         return None
 
     def free_bytes(self) -> int:
-        """See Store."""
+        """Return the free disk space in bytes."""
         return shutil.disk_usage(self._root).free
-
-    def _rename(self, path: Path, key: str) -> None:
-        target = self._root / key
-        target.parent.mkdir(parents=True, exist_ok=True)
-        path.rename(target)
-        for folder in (target.parent, target.parent.parent):
-            _sync_folder(folder)
 
     @contextmanager
     def _lock(self, key: str) -> Iterator[None]:
@@ -237,11 +188,6 @@ def _make_lock_files(folder: Path) -> Path:
     return folder
 
 
-def _supports_locks(folder: Path) -> bool:
-    with (folder / "00").open("w") as file:
-        return lock(file)
-
-
 def _find_local_lock_folder(root: Path) -> Path:
     """Return a local folder for the lock files of a store on a file system without locks, one per user and store."""
     name = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:16]
@@ -251,11 +197,3 @@ def _find_local_lock_folder(root: Path) -> Path:
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
         raise StoreError(f"{folder} belongs to another user: remove it, or choose another folder with TMPDIR")
     return folder
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

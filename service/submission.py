@@ -4,9 +4,9 @@ import hashlib
 import json
 import re
 import time
-from contextlib import suppress
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, suppress
 from datetime import UTC, datetime
+from typing import BinaryIO, NamedTuple
 from uuid import uuid4
 
 from service.admission import check_queue
@@ -53,8 +53,7 @@ class Claim(Document):
         return not self.queued and (datetime.now(UTC) - self.at).total_seconds() < _STALE_S
 
 
-@dataclass(frozen=True)
-class Submitted:
+class Submitted(NamedTuple):
     """The jobs of a request; `replayed` if an earlier request with the same key created them."""
 
     records: list[Record]
@@ -74,8 +73,11 @@ class Submission:
         """Whether the Idempotency-Key was used before, so that this request may create no jobs."""
         return self._load_claim() is not None
 
-    def video_key(self, index: int) -> str:
-        """Return the temporary store key of the request's video at this index."""
+    def open_video(self, index: int) -> AbstractContextManager[BinaryIO]:
+        """Open the request's video at this index for writing."""
+        return self._app_state.store.open_writer(self._video_key(index))
+
+    def _video_key(self, index: int) -> str:
         return f"uploads/{self._name}/{index}"
 
     def options(self, values: dict[str, str]) -> JobOptions:
@@ -85,9 +87,8 @@ class Submission:
             self._app_state.webhooks.check(options.callback_url)
         limit = self._app_state.settings.max_retention_s
         if options.retention_s is not None and options.retention_s > limit:
-            raise Problem(
-                "invalid_parameter", f"retention_s={options.retention_s}: the limit is {limit} (MMAD_MAX_RETENTION_S)"
-            )
+            detail = f"retention_s={options.retention_s}: the limit is {limit} (MMAD_MAX_RETENTION_S)"
+            raise Problem("invalid_parameter", detail)
         return options
 
     def submit(self, received: Received, query: dict[str, str]) -> Submitted:
@@ -103,9 +104,8 @@ class Submission:
         if options.labels is not None:
             find_action_ids(self._app_state.model_card().labels, options.labels)
         ids = [new_job_id() for _ in received.uploads]
-        if earlier := self._acquire_key(Claim(
-            fingerprint=_fingerprint(received.uploads, options), jobs=ids, at=datetime.now(UTC)
-        )):  # fmt: skip
+        claim = Claim(fingerprint=_fingerprint(received.uploads, options), jobs=ids, at=datetime.now(UTC))
+        if earlier := self._acquire_key(claim):
             return Submitted(earlier, replayed=True)
         try:
             records = self._create_jobs(ids, received.uploads, options)
@@ -114,16 +114,19 @@ class Submission:
                 with suppress(Problem):
                     self._app_state.jobs.purge(self._app_state.jobs.get(job_id))
                 self._app_state.store.delete(job_key(job_id))
-            self._release_key()
+            if self._claim and self._load_claim() == self._claim.to_bytes():
+                self._app_state.store.delete(self._claim_store_key)
             raise
-        self._mark_queued()
+        if self._claim:
+            queued = self._claim.model_copy(update={"queued": True})
+            self._app_state.store.compare_and_swap(self._claim_store_key, self._claim.to_bytes(), queued.to_bytes())
         return Submitted(records)
 
     def _check_durations(self, count: int) -> None:
         """Refuse videos whose declared duration exceeds the limit; the worker checks the others."""
         limit_s = self._app_state.settings.max_duration_s
         for index in range(count):
-            with self._app_state.store.open(self.video_key(index)) as file:
+            with self._app_state.store.open(self._video_key(index)) as file:
                 duration_s = read_declared_duration_s(file)
             if duration_s is not None and duration_s > limit_s + _DECLARED_SLACK_S:
                 raise Problem(
@@ -137,21 +140,15 @@ class Submission:
         self._app_state.store.delete(f"uploads/{self._name}")
 
     def _create_jobs(self, ids: list[str], uploads: list[Upload], options: JobOptions) -> list[Record]:
-        jobs, retention_s = self._app_state.jobs, options.retention_s
-        sizes = [upload.bytes for upload in uploads]
-        self._app_state.auth.check_limits(self._caller, jobs, sum(sizes), len(sizes))
-        check_queue(len(jobs.list_unfinished()), len(sizes), self._app_state.settings.max_queued_jobs)
+        jobs, settings = self._app_state.jobs, self._app_state.settings
+        retention_s = settings.retention_s if options.retention_s is None else options.retention_s
+        batch = ids[0] if len(ids) > 1 else None
+        self._app_state.auth.check_limits(self._caller, jobs, sum(upload.bytes for upload in uploads), len(uploads))
+        check_queue(len(jobs.list_unfinished()), len(uploads), settings.max_queued_jobs)
         for index, job_id in enumerate(ids):
-            self._app_state.store.move(self.video_key(index), job_key(job_id, "video"))
+            self._app_state.store.move(self._video_key(index), job_key(job_id, "video"))
         records = [
-            jobs.create(
-                job_id,
-                upload,
-                options,
-                retention_s=self._app_state.settings.retention_s if retention_s is None else retention_s,
-                owner=self._caller.owner,
-                batch=ids[0] if len(ids) > 1 else None,
-            )
+            jobs.create(job_id, upload, options, retention_s=retention_s, owner=self._caller.owner, batch=batch)
             for job_id, upload in zip(ids, uploads, strict=True)
         ]
         for record in records:  # if Redis is unreachable, the reconciler queues the job later
@@ -159,11 +156,10 @@ class Submission:
         return records
 
     def _acquire_key(self, new_claim: Claim) -> list[Record] | None:
-        """Claim the Idempotency-Key, or return the existing jobs of an earlier request with the same key.
+        """Claim the Idempotency-Key, or return the existing jobs of an earlier request with it.
 
-        Raises:
-            Problem: idempotency_conflict if the key was used for another body or other parameters;
-                request_in_progress if another request with the key is still creating its jobs.
+        Raises Problem idempotency_conflict if that had another body or other parameters, and request_in_progress if it
+        is still creating its jobs.
         """
         if self._key is None:
             return None
@@ -173,7 +169,11 @@ class Submission:
             claim = Claim.model_validate_json(content) if content else None
             records = self._load_records(claim) if claim and not claim.in_progress else None
             if claim and (records or claim.in_progress) and claim.fingerprint != new_claim.fingerprint:
-                raise self._make_conflict(claim)
+                raise Problem(
+                    "idempotency_conflict",
+                    f"the Idempotency-Key {self._key!r} was used at {claim.at:%Y-%m-%dT%H:%M:%SZ} "
+                    "for another video or other parameters; use a new key for a new request",
+                )
             if records:
                 return records
             if claim and claim.in_progress:
@@ -193,27 +193,8 @@ class Submission:
         except Problem:  # the jobs were deleted, expired or never created, so the key can be reused
             return None
 
-    def _make_conflict(self, claim: Claim) -> Problem:
-        return Problem(
-            "idempotency_conflict",
-            f"the Idempotency-Key {self._key!r} was used at {claim.at:%Y-%m-%dT%H:%M:%SZ} "
-            "for another video or other parameters; use a new key for a new request",
-        )
-
-    def _mark_queued(self) -> None:
-        if self._claim:
-            queued = self._claim.model_copy(update={"queued": True})
-            self._app_state.store.compare_and_swap(self._claim_store_key, self._claim.to_bytes(), queued.to_bytes())
-
-    def _release_key(self) -> None:
-        if self._claim and self._load_claim() == self._claim.to_bytes():
-            self._app_state.store.delete(self._claim_store_key)
-
     def _load_claim(self) -> bytes | None:
-        try:
-            return self._app_state.store.get(self._claim_store_key) if self._key else None
-        except KeyError:
-            return None
+        return self._app_state.store.find(self._claim_store_key) if self._key else None
 
     @property
     def _claim_store_key(self) -> str:
@@ -224,9 +205,8 @@ class Submission:
 def parse_idempotency_key(value: str | None) -> str | None:
     """Return the header's value; raises Problem invalid_parameter if it is empty or too long."""
     if value is not None and not 0 < len(value) <= _MAX_KEY_CHARACTERS:
-        raise Problem(
-            "invalid_parameter", f"Idempotency-Key has {len(value)} characters, 1 to {_MAX_KEY_CHARACTERS} are taken"
-        )
+        detail = f"Idempotency-Key has {len(value)} characters, 1 to {_MAX_KEY_CHARACTERS} are taken"
+        raise Problem("invalid_parameter", detail)
     return value
 
 

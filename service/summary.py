@@ -1,5 +1,6 @@
 """Statistics of detections: counts, durations, concurrency and co-occurrence."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -12,14 +13,7 @@ Interval = tuple[float, float]
 def summarize(
     detections: Sequence[Detection], segments: Sequence[BodySegment], labels: Labels, part: Interval
 ) -> Summary:
-    """Compute the summary of a part of the video.
-
-    Args:
-        detections: those that overlap the part, ordered by start; durations are clipped to the part.
-        segments: their body segments.
-        labels: all classes; those without a detection are omitted.
-        part: start and end of the part in seconds.
-    """
+    """Compute the summary of the classes with detections in a part of the video, to which durations are clipped."""
     by_action = _group_by_label((detection.action.id, (detection.start_s, detection.end_s)) for detection in detections)
     by_body = _group_by_label((segment.body.id, (segment.start_s, segment.end_s)) for segment in segments)
     everything = [interval for group in by_action.values() for interval in group]
@@ -49,18 +43,17 @@ def _group_by_label(rows: Iterable[tuple[int, Interval]]) -> dict[int, list[Inte
     return groups
 
 
-def _clip(intervals: Iterable[Interval], part: Interval) -> list[Interval]:
+def clip(intervals: Iterable[Interval], part: Interval) -> list[Interval]:
+    """Return the intervals' parts within `part`; empty ones are left out."""
     inside = ((max(start, part[0]), min(end, part[1])) for start, end in intervals)
     return [(start, end) for start, end in inside if end > start]
 
 
 def _make_tally(label: Label, intervals: list[Interval], part: Interval) -> Tally:
-    busy = sum(end - start for start, end in _clip(merge(intervals), part))
+    busy = sum(end - start for start, end in clip(merge(intervals), part))
     length = part[1] - part[0]
     return Tally(
-        id=label.id,
-        code=label.code,
-        name=label.name,
+        **label.model_dump(include=set(Label.model_fields)),
         count=len(intervals),
         total_s=round(busy, 3),
         rate_per_min=round(60 * len(intervals) / length, 3) if length > 0 else 0.0,
@@ -68,7 +61,7 @@ def _make_tally(label: Label, intervals: list[Interval], part: Interval) -> Tall
 
 
 def _compute_concurrency(intervals: list[Interval], part: Interval) -> Concurrency:
-    seconds = _compute_seconds_by_count(_clip(intervals, part), part)
+    seconds = _compute_seconds_by_count(clip(intervals, part), part)
     weighted = sum(count * length for count, length in seconds.items())
     length = part[1] - part[0]
     return Concurrency(
@@ -92,31 +85,25 @@ def _compute_seconds_by_count(intervals: list[Interval], part: Interval) -> dict
 
 
 def _make_pairs(detections: Sequence[Detection], by_action: dict[int, list[Interval]], part: Interval) -> list[Pair]:
-    """Return pairs of overlapping actions, most frequent first."""
     labels = {detection.action.id: detection.action for detection in detections}
-    merged = {label: _clip(merge(intervals), part) for label, intervals in by_action.items()}
-    pairs = [
-        Pair(
-            first=labels[first],
-            second=labels[second],
-            count=count,
-            total_s=round(_compute_shared_s(merged[first], merged[second]), 3),
-        )
-        for (first, second), count in _count_pairs(detections).items()
-    ]
+    merged = {label: clip(merge(intervals), part) for label, intervals in by_action.items()}
+    pairs = []
+    for (first, second), count in _count_pairs(detections).items():
+        shared_s = round(_compute_shared_s(merged[first], merged[second]), 3)
+        pairs.append(Pair(first=labels[first], second=labels[second], count=count, total_s=shared_s))
     return sorted(pairs, key=lambda pair: (-pair.count, -pair.total_s, pair.first.id, pair.second.id))
 
 
 def _count_pairs(detections: Sequence[Detection]) -> dict[tuple[int, int], int]:
     """Count overlapping detections for each pair of different actions; the lower action id comes first."""
     actions = {detection.id: detection.action.id for detection in detections}
-    counts: dict[tuple[int, int], int] = {}
+    counts: Counter[tuple[int, int]] = Counter()
     for detection in detections:
         first = detection.action.id
         for other_id in detection.overlaps:
             # Both detections list the overlap: it is counted once.
             if first < (second := actions[other_id]):
-                counts[first, second] = counts.get((first, second), 0) + 1
+                counts[first, second] += 1
     return counts
 
 

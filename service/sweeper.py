@@ -1,14 +1,13 @@
 """Removes expired jobs, orphaned files, and old idempotency keys and tombstones."""
 
 import threading
-from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import structlog
 
 from service.job_schemas import State
 from service.jobs import Jobs, Record, job_key
-from service.store import Store
+from service.store import FolderStore
 
 log = structlog.get_logger()
 
@@ -19,11 +18,8 @@ _TOMBSTONE_TTL_S = 30 * 24 * 3600.0
 class Sweeper:
     """Removes expired data; several sweepers may run on one store."""
 
-    def __init__(self, store: Store, jobs: Jobs, every_s: float, orphan_s: float) -> None:
-        """Sweep every `every_s`; files without a job are removed once they are older than `orphan_s`.
-
-        Younger ones may belong to a request that is still being handled.
-        """
+    def __init__(self, store: FolderStore, jobs: Jobs, every_s: float, orphan_s: float) -> None:
+        """Files without a job are removed after `orphan_s`: younger ones may belong to a request in progress."""
         self._store, self._jobs, self._every_s, self._orphan_s = store, jobs, every_s, orphan_s
 
     def run(self, stop: threading.Event) -> None:
@@ -38,7 +34,10 @@ class Sweeper:
     def sweep(self, now: datetime) -> int:
         """Run one pass; return the number of expired jobs."""
         expired = 0
-        for record in self._records():
+        for job_id in self._store.names("jobs"):
+            record = self._jobs.read(job_id)
+            if record is None:
+                continue
             try:
                 expired += self._sweep_job(record, now)
             except OSError:
@@ -51,11 +50,6 @@ class Sweeper:
         for owner in self._store.names("idempotency"):
             self._remove_old(f"idempotency/{owner}", _IDEMPOTENCY_KEY_TTL_S, now.timestamp())
         return expired
-
-    def _records(self) -> Iterator[Record]:
-        for job_id in self._store.names("jobs"):
-            if record := self._jobs.read(job_id):
-                yield record
 
     def _sweep_job(self, record: Record, now: datetime) -> bool:
         """Remove an expired job, or else the files of its stale attempts; return whether the job has expired."""
@@ -73,12 +67,11 @@ class Sweeper:
 
     def _clean_up_ended(self) -> None:
         """Clean up jobs that have ended, but whose process was killed before the clean-up."""
-        for owner in self._store.names("pending"):
-            for job_id in self._jobs.get_pending_bytes(owner):
-                record = self._jobs.read(job_id)
-                if record and record.ended:
-                    self._jobs.clean_up(record)
-                    log.info("tidied", job_id=job_id)
+        for job_id in self._jobs.list_unfinished():
+            record = self._jobs.read(job_id)
+            if record and record.ended:
+                self._jobs.clean_up(record)
+                log.info("tidied", job_id=job_id)
 
     def _remove_orphans(self, now: float) -> None:
         """Remove files and index keys without a record: creation or removal of the job was interrupted."""

@@ -14,11 +14,12 @@ from typing import Any, Literal
 
 import numpy as np
 
+from service.results import compute_shown_interval
 from service.schemas import Detection, Label, Labels, Result
-from service.summary import Interval
+from service.summary import Interval, clip
 
 # Colours of body parts, by id: light enough for black text, and distinguishable with common colour vision deficiencies.
-_COLOURS = (
+_COLOURS = [
     "#6fa8dc",
     "#f2a65a",
     "#8cc084",
@@ -29,7 +30,7 @@ _COLOURS = (
     "#c9a58b",
     "#a9b4c2",
     "#d99bc5",
-)
+]
 _INK, _GREY, _PALE = "#20262d", "#6b7480", "#e6e9ed"
 # Parts that were not analysed, by status: face colour, edge colour, hatching, and the note in the footer.
 _NOT_ANALYSED = {
@@ -91,47 +92,26 @@ class _Layout:
     lane_in: float
 
     @property
-    def left_in(self) -> float:
-        """Width of the area to the left of the bars."""
-        return _LEFT_IN + self.names_in
-
-    @property
     def bars_in(self) -> float:
         """Width of the area with bars."""
-        return _WIDTH_IN - self.left_in - _RIGHT_IN
+        return _WIDTH_IN - _LEFT_IN - self.names_in - _RIGHT_IN
 
     @property
     def height_in(self) -> float:
         """Height of all rows."""
         return sum(row.lanes * self.lane_in + _ROW_GAP_IN for row in self.rows)
 
-    @property
-    def min_bar_s(self) -> float:
-        """Duration that corresponds to the minimum width of a bar."""
-        return (self.span[1] - self.span[0]) * _MIN_BAR_IN / self.bars_in
-
 
 def draw_timeline(video: str, result: Result, labels: Labels, form: Literal["png", "svg"]) -> bytes:
-    """Draw a result and return the image file.
-
-    Args:
-        video: name of the video, for the title.
-        result: the result; a bar's opacity shows its score, parts that were not analysed are hatched.
-        labels: all classes; each body part has a row.
-        form: image format.
-    """
+    """Draw a result, with a row for each body part and `video` as the title, and return the image file."""
     from matplotlib import rc_context
 
     # Text remains text in SVG, and the output is deterministic.
     with _LOCK, rc_context({"svg.fonttype": "none", "svg.hashsalt": "mmad", "font.family": "DejaVu Sans"}):
-        return _save(_draw(video, result, labels), form)
-
-
-def _save(figure: Any, form: str) -> bytes:
-    buffer = io.BytesIO()
-    metadata = {"Date": None, "Creator": "mmad"} if form == "svg" else {"Software": "mmad"}
-    figure.savefig(buffer, format=form, dpi=_DPI, metadata=metadata)
-    return buffer.getvalue()
+        buffer = io.BytesIO()
+        metadata = {"Date": None, "Creator": "mmad"} if form == "svg" else {"Software": "mmad"}
+        _draw(video, result, labels).savefig(buffer, format=form, dpi=_DPI, metadata=metadata)
+        return buffer.getvalue()
 
 
 def _draw(video: str, result: Result, labels: Labels) -> Any:
@@ -142,64 +122,46 @@ def _draw(video: str, result: Result, labels: Labels) -> Any:
     foot_in = _AXIS_IN + _NOTE_IN * len(notes)
     height_in = _TITLE_IN + layout.height_in + foot_in
     figure = Figure(figsize=(_WIDTH_IN, height_in), facecolor="white")
-    axes = figure.add_axes(
-        (layout.left_in / _WIDTH_IN, foot_in / height_in, layout.bars_in / _WIDTH_IN, layout.height_in / height_in)
-    )
+    left, bottom = (_LEFT_IN + layout.names_in) / _WIDTH_IN, foot_in / height_in
+    axes = figure.add_axes((left, bottom, layout.bars_in / _WIDTH_IN, layout.height_in / height_in))
     # The y axis is in inches and points downwards.
     axes.set(xlim=layout.span, ylim=(layout.height_in, 0))
     _style_axes(axes, layout.span)
-    _draw_not_analysed(axes, result, layout.span)
+    for status, (face, edge, hatch, _) in _NOT_ANALYSED.items():
+        for start_s, end_s in _find_not_analysed(result, layout.span, status):
+            axes.axvspan(start_s, end_s, facecolor=face, edgecolor=edge, hatch=hatch, linewidth=0, zorder=0.5)
     _draw_rows(axes, layout)
     _write_title(figure, video, result, height_in)
     for number, note in enumerate(reversed(notes)):
-        figure.text(
-            0.2 / _WIDTH_IN, (0.08 + number * _NOTE_IN) / height_in, note, fontsize=7.5, color=_GREY, parse_math=False
-        )  # fmt: skip
+        _write(figure, note, (0.08 + number * _NOTE_IN) / height_in, 7.5, _GREY)
     return figure
 
 
-def _compute_span(result: Result) -> Interval:
-    """Return the part of the video to draw; at least 1 s if it is empty."""
-    duration_s = result.media.duration_s
-    start_s = min(result.settings.from_s or 0.0, duration_s)
-    end_s = duration_s if result.settings.to_s is None else min(result.settings.to_s, duration_s)
-    return (start_s, end_s) if end_s > start_s else (start_s, start_s + 1)
-
-
 def _lay_out(result: Result, labels: Labels) -> _Layout:
-    span = _compute_span(result)
+    start_s, end_s = compute_shown_interval(result.settings, result.media.duration_s)
+    span = (start_s, end_s if end_s > start_s else start_s + 1)  # it may be empty
     detections = sorted(result.detections, key=lambda detection: detection.start_s)
     if len(detections) <= _MAX_LABELLED_BARS:
         seconds_per_inch = (span[1] - span[0]) / (_WIDTH_IN - _LEFT_IN - _RIGHT_IN)
-        by_body = [
-            (body, [detection for detection in detections if detection.body.id == body.id]) for body in labels.bodies
+        rows = [
+            _Row(body, _stack([one for one in detections if one.body.id == body.id], span, seconds_per_inch))
+            for body in labels.bodies
         ]
-        rows = [_Row(body, _stack(group, span, seconds_per_inch)) for body, group in by_body]
         return _Layout(rows, span, 0.0, _LANE_IN)
-    groups = _group_by_action(detections)
-    rows = [
-        _make_named_row(body, [group for group in groups if group[0].body.id == body.id], span)
-        for body in labels.bodies
-    ]
-    longest = max(len(name) for row in rows for name in row.names)
-    # Two more characters separate the body parts from the names.
-    return _Layout(rows, span, (longest + 2) * _CHARACTER_WIDTH * _LABEL_PT / 72, _NAMED_LANE_IN)
-
-
-def _group_by_action(detections: Sequence[Detection]) -> list[list[Detection]]:
-    """Group detections by action, ordered by action id; of too many actions, keep those with the best scores."""
+    # One lane for each action; of too many, those with the best scores.
     groups: dict[int, list[Detection]] = {}
     for detection in detections:
         groups.setdefault(detection.action.id, []).append(detection)
-    best = sorted(groups, key=lambda id: -max(detection.score for detection in groups[id]))[:_MAX_NAMED_LANES]
-    return [groups[id] for id in sorted(best)]
-
-
-def _make_named_row(body: Label, groups: Sequence[list[Detection]], span: Interval) -> _Row:
-    """Make a row with one lane per action, named with the action and its number of detections."""
-    names = (f"{_make_drawable(group[0].action.name, _MAX_NAME_CHARACTERS)}  {len(group)}" for group in groups)
-    bars = [_Bar(detection, lane) for lane, group in enumerate(groups) for detection in _find_visible(group, span)]
-    return _Row(body, bars, tuple(names))
+    best = sorted(groups, key=lambda id: -max(one.score for one in groups[id]))[:_MAX_NAMED_LANES]
+    rows = []
+    for body in labels.bodies:
+        lanes = [groups[id] for id in sorted(best) if groups[id][0].body.id == body.id]
+        names = (f"{_make_drawable(lane[0].action.name, _MAX_NAME_CHARACTERS)}  {len(lane)}" for lane in lanes)
+        bars = [_Bar(one, number) for number, lane in enumerate(lanes) for one in _find_visible(lane, span)]
+        rows.append(_Row(body, bars, tuple(names)))
+    longest = max(len(name) for row in rows for name in row.names)
+    # Two more characters separate the body parts from the names.
+    return _Layout(rows, span, (longest + 2) * _CHARACTER_WIDTH * _LABEL_PT / 72, _NAMED_LANE_IN)
 
 
 def _find_visible(group: Sequence[Detection], span: Interval) -> list[Detection]:
@@ -237,19 +199,8 @@ def _stack(detections: Sequence[Detection], span: Interval, seconds_per_inch: fl
     return bars
 
 
-def _draw_not_analysed(axes: Any, result: Result, span: Interval) -> None:
-    """Hatch the parts that were not analysed."""
-    for status, (face, edge, hatch, _) in _NOT_ANALYSED.items():
-        for start_s, end_s in _find_not_analysed(result, span, status):
-            axes.axvspan(start_s, end_s, facecolor=face, edgecolor=edge, hatch=hatch, linewidth=0, zorder=0.5)
-
-
 def _find_not_analysed(result: Result, span: Interval, status: str) -> list[Interval]:
-    """Return the parts of the span that have a coverage status."""
-    parts = [
-        (max(part.start_s, span[0]), min(part.end_s, span[1])) for part in result.coverage if part.status == status
-    ]
-    return [(start_s, end_s) for start_s, end_s in parts if end_s > start_s]
+    return clip(((part.start_s, part.end_s) for part in result.coverage if part.status == status), span)
 
 
 def _draw_rows(axes: Any, layout: _Layout) -> None:
@@ -268,7 +219,6 @@ def _draw_rows(axes: Any, layout: _Layout) -> None:
 
 
 def _write_left(axes: Any, text: str, offset_in: float, y_in: float, layout: _Layout, size: float, colour: str) -> None:
-    """Write a label, right-aligned, to the left of the bars."""
     axes.text(
         -offset_in / layout.bars_in, y_in, text, fontsize=size, color=colour, ha="right", va="center_baseline",
         transform=axes.get_yaxis_transform(), parse_math=False,
@@ -284,9 +234,8 @@ def _draw_bars(axes: Any, row: _Row, first_in: float, layout: _Layout) -> None:
     shades = [_shade(colour, bar.detection.score) for bar in row.bars]
     # Named lanes have many narrow bars, whose edges would hide their colours.
     width = 0 if row.names else 0.9
-    axes.add_collection(
-        PolyCollection(corners, facecolors=shades, edgecolors=colour, linewidths=width, zorder=2), autolim=False
-    )  # fmt: skip
+    bars = PolyCollection(corners, facecolors=shades, edgecolors=colour, linewidths=width, zorder=2)
+    axes.add_collection(bars, autolim=False)
     for bar in row.bars:
         if bar.label:
             axes.text(
@@ -297,9 +246,9 @@ def _draw_bars(axes: Any, row: _Row, first_in: float, layout: _Layout) -> None:
 
 
 def _compute_corners(bar: _Bar, first_in: float, layout: _Layout) -> list[tuple[float, float]]:
-    """Return the corners of a bar as (seconds, inches)."""
-    start_s = min(bar.detection.start_s, layout.span[1] - layout.min_bar_s)
-    end_s = max(bar.detection.end_s, start_s + layout.min_bar_s)
+    min_bar_s = (layout.span[1] - layout.span[0]) * _MIN_BAR_IN / layout.bars_in
+    start_s = min(bar.detection.start_s, layout.span[1] - min_bar_s)
+    end_s = max(bar.detection.end_s, start_s + min_bar_s)
     top_in = first_in + bar.lane * layout.lane_in + 0.02
     bottom_in = top_in + layout.lane_in - 0.04
     return [(start_s, top_in), (end_s, top_in), (end_s, bottom_in), (start_s, bottom_in)]
@@ -314,7 +263,6 @@ def _shade(colour: str, score: float) -> tuple[float, ...]:
 
 
 def _style_axes(axes: Any, span: Interval) -> None:
-    """Format the time axis, draw the grid and hide the frame."""
     from matplotlib.ticker import FuncFormatter, MultipleLocator
 
     axes.grid(axis="x", color=_PALE, linewidth=0.8, zorder=0)
@@ -326,10 +274,9 @@ def _style_axes(axes: Any, span: Interval) -> None:
     if span[1] > 120:
         step_s = _choose_tick_s(span[1] - span[0])
         axes.xaxis.set_major_locator(MultipleLocator(step_s))
-        axes.xaxis.set_major_formatter(
-            FuncFormatter(lambda time_s, _: _format_clock(time_s, span[1] >= 3600, step_s < 1))
-        )
-        unit = "h:min:s" if span[1] >= 3600 else "min:s"
+        with_hours, with_tenths = span[1] >= 3600, step_s < 1
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda time_s, _: _format_clock(time_s, with_hours, with_tenths)))
+        unit = "h:min:s" if with_hours else "min:s"
     axes.set_xlabel(unit, fontsize=8.5, color=_GREY)
 
 
@@ -351,21 +298,18 @@ def _write_title(figure: Any, video: str, result: Result, height_in: float) -> N
     count = len(result.detections)
     subtitle = f"{count or 'no'} detection{'s' * (count != 1)}   ·   {result.media.duration_s:.1f} s   ·   "
     subtitle += f"{result.model.bundle} {result.model.version}"
-    lines = ((_make_drawable(video), 0.27, 12, _INK), (subtitle, 0.47, 8.5, _GREY))
-    for text, offset_in, size, colour in lines:
-        figure.text(
-            0.2 / _WIDTH_IN, 1 - offset_in / height_in, text, fontsize=size, color=colour, parse_math=False
-        )  # fmt: skip
+    _write(figure, _make_drawable(video), 1 - 0.27 / height_in, 12, _INK)
+    _write(figure, subtitle, 1 - 0.47 / height_in, 8.5, _GREY)
+
+
+def _write(figure: Any, text: str, y: float, size: float, colour: str) -> None:
+    figure.text(0.2 / _WIDTH_IN, y, text, fontsize=size, color=colour, parse_math=False)
 
 
 def _make_notes(result: Result, layout: _Layout) -> list[str]:
-    """Return the lines of the footer."""
     notes = ["The higher a score, the stronger the colour."]
-    if any(row.names for row in layout.rows):
-        shown, every = (
-            sum(len(row.names) for row in layout.rows),
-            len({detection.action.id for detection in result.detections}),
-        )
+    if shown := sum(len(row.names) for row in layout.rows):
+        every = len({detection.action.id for detection in result.detections})
         if shown < every:
             notes[0] += f" Of {every} actions the {shown} with the highest scores are drawn."
     if hidden := result.hidden.count:

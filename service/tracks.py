@@ -32,39 +32,27 @@ def make_tracks(result: Result) -> list[BodyTracks]:
     """Make the tracks of all body parts and actions that have detections."""
     detections, media = result.detections, result.media
     bodies = {detection.body.id: detection.body for detection in detections}
-    actions = {detection.action.id: detection for detection in detections}
-    return [
-        BodyTracks(
-            # Touching actions of a body part are merged, as in `body_segments`.
-            _make_track(
-                bodies[body], (detection for detection in detections if detection.body.id == body), media, gap_ms=0
-            ),
-            [
-                _make_track(
-                    actions[id].action, (detection for detection in detections if detection.action.id == id), media
-                )
-                for id in sorted(actions)
-                if actions[id].body.id == body
-            ],
-        )
-        for body in sorted(bodies)
-    ]
+    actions = {detection.action.id: detection.action for detection in detections}
+    tracks = []
+    for body in sorted(bodies):
+        group = [detection for detection in detections if detection.body.id == body]
+        by_action = [
+            _make_track(actions[id], (one for one in group if one.action.id == id), media)
+            for id in sorted({detection.action.id for detection in group})
+        ]
+        # Touching actions of a body part are merged, as in `body_segments`.
+        tracks.append(BodyTracks(_make_track(bodies[body], group, media, gap_ms=0), by_action))
+    return tracks
 
 
 def to_player_ms(time_s: float, media: Media) -> int:
-    """Convert seconds from the first frame to a player's time in whole milliseconds, by adding `start_offset_s`.
-
-    Time and offset are rounded separately, so that durations do not depend on the offset.
-    """
+    """Convert seconds from the first frame to a player's time in whole milliseconds, by adding `start_offset_s`."""
+    # Rounded separately, so that durations do not depend on the offset.
     return round(time_s * 1000) + round(media.start_offset_s * 1000)
 
 
 def _make_track(label: Label, detections: Iterable[Detection], media: Media, *, gap_ms: int = -1) -> Track:
-    """Make a track, merging spans that overlap: an ELAN tier or a BORIS behaviour cannot contain both.
-
-    Args:
-        gap_ms: maximum gap between merged spans: 0 merges those that touch, -1 only those that overlap.
-    """
+    """Make a track, merging spans that overlap, or touch with `gap_ms` 0: an ELAN tier cannot contain both."""
     spans: list[Span] = []
     for detection in sorted(detections, key=lambda detection: detection.start_s):
         start_ms, end_ms = to_player_ms(detection.start_s, media), to_player_ms(detection.end_s, media)

@@ -3,8 +3,7 @@
 import hashlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import anyio
 from anyio import to_thread
@@ -19,7 +18,8 @@ from service.jobs import Upload
 from service.names import parse_disposition_name
 from service.problems import CLOSE
 from service.settings import Settings
-from service.store import Store
+
+OpenFile = Callable[[int], AbstractContextManager[BinaryIO]]
 
 FILE_FIELD = "file"
 _WRITE_BYTES = 1024 * 1024
@@ -30,94 +30,78 @@ _MAX_PARTS = 32
 _MULTIPART_OVERHEAD_BYTES = 1024 * 1024
 
 
-@dataclass(frozen=True)
-class Received:
+class Received(NamedTuple):
     """The stored files in order, and the form's other fields."""
 
     uploads: list[Upload]
     fields: dict[str, str]
 
 
-@dataclass(frozen=True)
-class UploadLimits:
-    """Limits of one request: total bytes, number of files, and timeouts in seconds."""
-
-    max_bytes: int
-    max_files: int
-    stall_s: float
-    timeout_s: float
-
-    @classmethod
-    def from_settings(cls, settings: Settings) -> "UploadLimits":
-        """Return the limits in the settings."""
-        return cls(
-            settings.max_upload_bytes, settings.max_batch_files, settings.upload_stall_s, settings.upload_timeout_s
-        )
-
-
 async def receive(
     request: Request,
-    store: Store,
-    make_key: Callable[[int], str],
-    limits: UploadLimits,
-    check: Callable[[dict[str, str]], object],
+    settings: Settings,
+    open_file: OpenFile,
+    check_fields: Callable[[dict[str, str]], object],
     check_disk: Callable[[], object],
 ) -> Received:
-    """Stream an upload into the store. The files are durable on return; on an error, some may be left in the store.
+    """Stream a request's body into the store. The files are durable on return; on an error, some may be left there.
 
     The body is a multipart form with one or more fields `file`, or a video's bytes with any other content type.
 
     Args:
-        request: the request whose body is read.
-        store: destination of the bytes.
-        make_key: makes the store key of a file from its index in the request.
-        limits: limits of the whole request.
-        check: called with the form's fields before the first file is read; raises Problem for invalid ones.
+        open_file: opens a file by its index in the request: stored durably on exit, discarded on an exception.
+        check_fields: called with the form's fields before the first file is read; raises Problem for invalid ones.
         check_disk: called before each write; raises Problem if the disk is full.
 
     Raises:
         Problem: what the checks raise; upload_too_large, upload_too_slow, too_many_files, empty_upload,
             malformed_upload, unsupported_content_encoding, not_a_video.
     """
-    _check_declared(request, limits.max_bytes)
+    max_bytes = settings.max_upload_bytes
+    if (declared := get_declared_bytes(request)) > max_bytes + _MULTIPART_OVERHEAD_BYTES:
+        raise _make_too_large_problem(declared, max_bytes)
     decoder = make_decoder(", ".join(request.headers.getlist("content-encoding")))
-    form = _make_form_parser(request, limits.max_files)
+    form = _make_form_parser(request, settings.max_batch_files)
     async with AsyncExitStack() as stack:
-        writer = _FileSetWriter(stack, store, make_key, limits.max_bytes, check_disk)
+        writer = _Writer(stack, open_file, max_bytes, check_disk)
         count = received = 0
-        async for sent in _read_body(request, limits):
+        async for sent in _read_body(request, settings):
             received += len(sent)  # compressed bytes may decompress to nothing
-            if received > limits.max_bytes + _MULTIPART_OVERHEAD_BYTES:
-                raise make_too_large_problem(received, limits.max_bytes)
+            if received > max_bytes + _MULTIPART_OVERHEAD_BYTES:
+                raise _make_too_large_problem(received, max_bytes)
             for chunk in decoder.feed(sent) if decoder else [sent]:
                 count += len(chunk)
                 # Count bytes outside of files too: a compressed form may be of any size.
-                if count > limits.max_bytes + _MULTIPART_OVERHEAD_BYTES:
-                    raise make_too_large_problem(count, limits.max_bytes)
+                if count > max_bytes + _MULTIPART_OVERHEAD_BYTES:
+                    raise _make_too_large_problem(count, max_bytes)
                 for index, piece in form.feed(chunk) if form else [(0, chunk)]:
                     if form and not writer.started:
-                        check(form.fields)
+                        check_fields(form.fields)
                     await writer.write(index, piece)
         if decoder:
             decoder.finish()
         if form:
             form.finish()
         uploads = await writer.finish()
-    names = form.names if form else [_get_file_name(request)]
+    disposition = request.headers.get("content-disposition", "")
+    names = form.names if form else [parse_disposition_name(disposition.encode("latin-1"))]
     named = [upload.model_copy(update={"name": name}) for upload, name in zip(uploads, names, strict=True)]
     return Received(named, form.fields if form else {})
 
 
-async def _read_body(request: Request, limits: UploadLimits) -> AsyncIterator[bytes]:
+async def _read_body(request: Request, settings: Settings) -> AsyncIterator[bytes]:
     """Yield the body's chunks; raises Problem upload_too_slow, after which the connection must be closed."""
-    deadline_s = anyio.current_time() + limits.timeout_s
+    deadline_s = anyio.current_time() + settings.upload_timeout_s
     stream = request.stream()
     while True:
         left_s = deadline_s - anyio.current_time()
-        with anyio.move_on_after(min(limits.stall_s, left_s)) as waiting:
+        with anyio.move_on_after(min(settings.upload_stall_s, left_s)) as waiting:
             chunk = await anext(stream, None)
         if waiting.cancelled_caught or left_s <= 0:  # buffered chunks are read without waiting
-            raise _make_too_slow_problem(limits, stalled=left_s > limits.stall_s)
+            how = f"was not over after {settings.upload_timeout_s:g} s (MMAD_UPLOAD_TIMEOUT_S)"
+            if left_s > settings.upload_stall_s:
+                how = f"brought nothing for {settings.upload_stall_s:g} s (MMAD_UPLOAD_STALL_S)"
+            raise Problem("upload_too_slow", f"the upload {how}; send it again over a better connection", CLOSE)
         if chunk is None:
             return
         yield chunk
@@ -134,95 +118,73 @@ def looks_like_video(head: bytes) -> bool:
     )
 
 
-class _FileSetWriter:
-    """Writes the files of a request one after the other, with one size limit for all."""
+class _Writer:
+    """Writes the files of a request one after the other, 1 MiB at a time, as each write switches to a thread."""
 
     def __init__(
-        self,
-        stack: AsyncExitStack,
-        store: Store,
-        make_key: Callable[[int], str],
-        max_bytes: int,
-        check_disk: Callable[[], object],
+        self, stack: AsyncExitStack, open_file: OpenFile, max_bytes: int, check_disk: Callable[[], object]
     ) -> None:
-        self._stack, self._store, self._make_key, self._max_bytes = stack, store, make_key, max_bytes
+        self._stack, self._open_file, self._max_bytes = stack, open_file, max_bytes
         self._check_disk = check_disk
-        self._open: list[_FileWriter] = []
+        self._file: BinaryIO | None = None
         self._done: list[Upload] = []
-        self._count = 0
+        self._total = 0
 
     @property
     def started(self) -> bool:
         """Whether the first file has started."""
-        return bool(self._open)
+        return self._file is not None
 
     async def write(self, index: int, data: bytes) -> None:
         """Write bytes of the file at this index. Files arrive in order."""
-        if index > len(self._done) or not self._open:
-            await self._close()  # at most one file is open at a time
-            writing = self._store.open_writer(self._make_key(index))
-            file = await self._stack.enter_async_context(_enter_in_thread(writing))
-            self._open = [_FileWriter(file, self._check_disk)]
-        self._count += len(data)
-        if self._count > self._max_bytes:
-            raise make_too_large_problem(self._count, self._max_bytes)
-        await self._open[0].write(data)
-
-    async def finish(self) -> list[Upload]:
-        """Close the last file and return all; raises Problem empty_upload if there are none."""
-        if not self._open:
-            raise _make_empty_problem()
-        await self._close()
-        return self._done
-
-    async def _close(self) -> None:
-        if self._open:
-            self._done.append(await self._open[0].finish())
-            await self._stack.aclose()
-
-
-class _FileWriter:
-    """Writes one file; buffers 1 MiB per write, as each write switches to a thread."""
-
-    def __init__(self, file: BinaryIO, check_disk: Callable[[], object]) -> None:
-        self._file, self._check_disk = file, check_disk
-        self._hash = hashlib.sha256()
-        self._buffer = bytearray()
-        self._count = 0
-        self._sniffed = False
-
-    async def write(self, data: bytes) -> None:
+        if index > len(self._done) or self._file is None:
+            await self._finish_file()  # at most one file is open at a time
+            self._file = await self._stack.enter_async_context(_enter_in_thread(self._open_file(index)))
+            self._hash, self._buffer = hashlib.sha256(), bytearray()
+            self._count, self._sniffed = 0, False
+        self._total += len(data)
+        if self._total > self._max_bytes:
+            raise _make_too_large_problem(self._total, self._max_bytes)
         self._buffer += data
         self._count += len(data)
         if not self._sniffed and len(self._buffer) >= _SNIFF_BYTES:
             self._sniff()
         if len(self._buffer) >= _WRITE_BYTES:
-            await self._flush()
+            await self._flush(self._file)
 
-    async def finish(self) -> Upload:
+    async def finish(self) -> list[Upload]:
+        """Close the last file and return all; raises Problem empty_upload if there are none."""
+        if self._file is None:
+            raise _make_empty_problem()
+        await self._finish_file()
+        return self._done
+
+    async def _finish_file(self) -> None:
+        if self._file is None:
+            return
         if not self._count:
             raise _make_empty_problem()
         if not self._sniffed:
             self._sniff()
-        await self._flush()
-        return Upload(bytes=self._count, sha256=self._hash.hexdigest())
+        await self._flush(self._file)
+        self._done.append(Upload(bytes=self._count, sha256=self._hash.hexdigest()))
+        await self._stack.aclose()
 
     def _sniff(self) -> None:
         self._sniffed = True
         if not looks_like_video(bytes(self._buffer[:_SNIFF_BYTES])):
-            raise Problem(
-                "not_a_video",
-                "the bytes are of no video that can be read: send MP4, MOV, Matroska, WebM, AVI or MPEG-TS",
-            )
+            detail = "the bytes are of no video that can be read: send MP4, MOV, Matroska, WebM, AVI or MPEG-TS"
+            raise Problem("not_a_video", detail)
 
-    async def _flush(self) -> None:
+    async def _flush(self, file: BinaryIO) -> None:
         data, self._buffer = self._buffer, bytearray()
-        await to_thread.run_sync(self._write, data)
 
-    def _write(self, data: bytearray) -> None:
-        self._check_disk()
-        self._hash.update(data)
-        self._file.write(data)
+        def write() -> None:
+            self._check_disk()
+            self._hash.update(data)
+            file.write(data)
+
+        await to_thread.run_sync(write)
 
 
 class _FormParser:
@@ -254,11 +216,7 @@ class _FormParser:
             raise _make_malformed_problem("the form's boundary is not one") from error
 
     def feed(self, chunk: bytes) -> list[tuple[int, bytes]]:
-        """Parse a chunk and return its file bytes as (file index, bytes).
-
-        Raises:
-            Problem: malformed_upload, too_many_files.
-        """
+        """Return a chunk's file bytes as (file index, bytes); raises Problem malformed_upload or too_many_files."""
         try:
             self._parser.write(chunk)
         except FormParserError as error:
@@ -318,8 +276,7 @@ class _FormParser:
         self._ended = True
 
 
-def make_too_large_problem(size_bytes: int, limit: int) -> Problem:
-    """Make the problem of an upload whose declared or received size exceeds the limit."""
+def _make_too_large_problem(size_bytes: int, limit: int) -> Problem:
     return Problem(
         "upload_too_large",
         f"the upload has {size_bytes} bytes or more, the limit is {limit} (MMAD_MAX_UPLOAD_BYTES); "
@@ -327,24 +284,10 @@ def make_too_large_problem(size_bytes: int, limit: int) -> Problem:
     )
 
 
-def _make_too_slow_problem(limits: UploadLimits, stalled: bool) -> Problem:
-    how = (
-        f"brought nothing for {limits.stall_s:g} s (MMAD_UPLOAD_STALL_S)"
-        if stalled
-        else f"was not over after {limits.timeout_s:g} s (MMAD_UPLOAD_TIMEOUT_S)"
-    )
-    return Problem("upload_too_slow", f"the upload {how}; send it again over a better connection", CLOSE)
-
-
-def _check_declared(request: Request, max_bytes: int) -> None:
+def get_declared_bytes(request: Request) -> int:
+    """Return the value of Content-Length; 0 without a valid one."""
     declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and int(declared) > max_bytes + _MULTIPART_OVERHEAD_BYTES:
-        raise make_too_large_problem(int(declared), max_bytes)
-
-
-def _get_file_name(request: Request) -> str | None:
-    """Return the file name of a video sent as the body itself."""
-    return parse_disposition_name(request.headers.get("content-disposition", "").encode("latin-1"))
+    return int(declared) if declared.isdecimal() else 0
 
 
 def _make_form_parser(request: Request, max_files: int) -> _FormParser | None:
@@ -357,15 +300,13 @@ def _make_form_parser(request: Request, max_files: int) -> _FormParser | None:
 
 
 def _make_empty_problem() -> Problem:
-    return Problem(
-        "empty_upload", f"the upload holds no bytes: send a video as the form field {FILE_FIELD!r} or as the body"
-    )
+    detail = f"the upload holds no bytes: send a video as the form field {FILE_FIELD!r} or as the body"
+    return Problem("empty_upload", detail)
 
 
 def _make_malformed_problem(what: str) -> Problem:
-    return Problem(
-        "malformed_upload", f"{what}: send a multipart form with the field {FILE_FIELD!r}, or the bytes as body"
-    )
+    detail = f"{what}: send a multipart form with the field {FILE_FIELD!r}, or the bytes as body"
+    return Problem("malformed_upload", detail)
 
 
 @asynccontextmanager

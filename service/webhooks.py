@@ -25,21 +25,19 @@ from service.job_schemas import Delivery, Links, State, Webhook
 from service.jobs import Jobs, Record, job_key
 from service.schemas import Document
 from service.settings import Settings
-from service.signing import Signers
-from service.store import Store
+from service.signing import make_signers
 
 log = structlog.get_logger()
 
-MINUTE_S, HOUR_S = 60, 3600
 # Delay before each attempt, from the end of the previous one: about a day in total.
-DELAYS_S = (*(0, 5, 30, 2 * MINUTE_S, 10 * MINUTE_S, 30 * MINUTE_S), *(HOUR_S, 3 * HOUR_S, 6 * HOUR_S, 12 * HOUR_S))
+DELAYS_S = (0, 5, 30, 2 * 60, 10 * 60, 30 * 60, 3600, 3 * 3600, 6 * 3600, 12 * 3600)
 # Random relative increase of each delay, so that messages that failed together are not retried together.
 JITTER = 0.1
-MAX_RETRY_AFTER_S = HOUR_S
+MAX_RETRY_AFTER_S = 3600
 # Expiry of a claim; longer than an attempt can take.
 CLAIM_S = 3 * egress_guard.TIMEOUT_S
 # A marker without a job record belongs to a job that is being created; after this long, to a failed creation.
-ORPHAN_S = 10 * MINUTE_S
+ORPHAN_S = 600
 MAX_DELIVERIES = 100  # entries in the log; older ones are dropped
 PASS_EVERY_S = 1.0
 THREADS = 16
@@ -73,73 +71,51 @@ class _DeliveryLog(Webhook):
     series: int = 0
     tries: int = 0
 
+    @property
+    def host(self) -> str:
+        """Host name of the receiver."""
+        return urlsplit(self.url).hostname or ""
+
 
 class Webhooks:
-    """Sends the messages of all jobs in a store.
+    """Sends the messages of all jobs. `links` returns the links of a job by its id."""
 
-    Args:
-        store: the store.
-        jobs: its jobs.
-        settings: webhook_secret, webhook_allow_private and data_dir are used.
-        links: returns the links of a job by its id.
-        post: makes a POST request; a GuardedClient's by default.
-    """
-
-    def __init__(
-        self, store: Store, jobs: Jobs, settings: Settings, links: Callable[[str], Links], post: Post | None = None
-    ) -> None:
-        self._store = store
+    def __init__(self, jobs: Jobs, settings: Settings, links: Callable[[str], Links], post: Post | None = None) -> None:
+        self._store = jobs.store
         self._jobs = jobs
         self._links = links
         self._allow_private = settings.webhook_allow_private
-        self._signers = Signers(settings)
+        self._make_signer = make_signers(settings)
         # httpx's context: certifi's certificates, or those of SSL_CERT_FILE.
         self._post = post or GuardedClient(httpx.create_ssl_context(), allow_private=self._allow_private).post
         self._running: dict[str, tuple[str, Future[bool]]] = {}  # by job id: host and running attempt
 
     def check(self, url: str) -> None:
-        """Check a callback_url; the addresses of its host are checked at each connection.
-
-        Raises:
-            Problem: callback_refused.
-        """
+        """Raise Problem callback_refused for a bad URL; its host's addresses are checked at each connection."""
         egress_guard.check(url, allow_private=self._allow_private)
 
     def get(self, record: Record) -> Webhook:
-        """Return the state and log of a job's delivery.
-
-        Raises:
-            Problem: no_callback.
-        """
+        """Return the state and log of a job's delivery; raises Problem no_callback."""
         loaded = self._load(record.id)
         return _to_public(loaded[1] if loaded else _make_log(record))
 
     def resend(self, record: Record) -> Webhook:
-        """Schedule a job's message again, with a full series of attempts and the same webhook-id.
-
-        Raises:
-            Problem: no_callback, job_not_finished, job_deleted, job_expired.
-        """
+        """Schedule a job's message again, with a full series of attempts and the same webhook-id; raises Problem."""
         new_log = _make_log(record)
         if not record.ended:
             raise Problem("job_not_finished", f"the job is {record.state}: its message is sent when it has ended")
         while True:
             loaded = self._load(record.id)
             content, stored = loaded or (None, new_log)
-            renewed = stored.model_copy(
-                update={"state": "waiting", "next_at": datetime.now(UTC), "series": stored.series + 1, "tries": 0}
-            )
+            restart = {"state": "waiting", "next_at": datetime.now(UTC), "series": stored.series + 1, "tries": 0}
+            renewed = stored.model_copy(update=restart)
             if self._write(record.id, content, renewed):
                 self._store.put(_marker_key(record.id), b"")
                 return _to_public(renewed)
             self._jobs.get(record.id)  # raises if the job was removed
 
     def deliver_due(self, now: datetime) -> int:
-        """Attempt each due message once, and wait for the responses.
-
-        Returns:
-            The number of attempts made by this process.
-        """
+        """Attempt each due message once, wait for the responses, and return the number of attempts."""
         with ThreadPoolExecutor(THREADS, "webhook") as pool:
             return sum(future.result() for future in self._start(pool, lambda: now))
 
@@ -148,20 +124,19 @@ class Webhooks:
         with ThreadPoolExecutor(THREADS, "webhook") as pool:
             while not stop.wait(PASS_EVERY_S):
                 try:
-                    self._start(pool, _utc_now)
+                    self._start(pool, lambda: datetime.now(UTC))
                 except Exception:  # such as an unreachable store; the next pass retries
                     log.exception("webhook_pass_failed")
             pool.shutdown(cancel_futures=True)
 
     def _start(self, pool: ThreadPoolExecutor, clock: Clock) -> list[Future[bool]]:
-        """Start attempts for all due messages that are not being sent."""
         self._running = {job_id: entry for job_id, entry in self._running.items() if not entry[1].done()}
         started = []
         for job_id in self._store.names("callbacks"):
             if job_id in self._running:
                 continue
             host = self._find_due_host(job_id, clock())
-            if host is None or [busy_host for busy_host, _ in self._running.values()].count(host) >= THREADS_PER_HOST:
+            if host is None or [busy for busy, _ in self._running.values()].count(host) >= THREADS_PER_HOST:
                 continue
             future = pool.submit(self._attempt, job_id, clock)
             self._running[job_id] = (host, future)
@@ -174,10 +149,10 @@ class Webhooks:
             loaded = self._load(job_id)
             if loaded is None:
                 record = self._load_record(job_id, now)
-                return _get_host(_make_log(record)) if record and record.ended else None
+                return _make_log(record).host if record and record.ended else None
             stored = loaded[1]
             if stored.state == "waiting":
-                return _get_host(stored) if _is_due(stored, now) else None
+                return stored.host if _is_due(stored, now) else None
             self._remove_marker(job_id)
         except Exception:  # must not affect other messages
             log.exception("webhook_failed", job_id=job_id)
@@ -192,7 +167,7 @@ class Webhooks:
             record, claimed = claim
             at, started_s = clock(), time.monotonic()
             body = self._make_message(record).model_dump_json()
-            headers = self._signers.get(record.owner).headers(claimed.id, body)
+            headers = self._make_signer(record.owner).headers(claimed.id, body)
             result = self._post(claimed.url, headers, body.encode())
             took_s = round(time.monotonic() - started_s, 3)
             delivery = Delivery(at=at, status=result.status, error=result.error, took_s=took_s)
@@ -251,17 +226,13 @@ class Webhooks:
             return None
 
     def _load(self, job_id: str) -> tuple[bytes, _DeliveryLog] | None:
-        try:
-            content = self._store.get(job_key(job_id, "webhook.json"))
-        except KeyError:
-            return None
-        return content, _DeliveryLog.model_validate_json(content)
+        content = self._store.find(job_key(job_id, "webhook.json"))
+        return None if content is None else (content, _DeliveryLog.model_validate_json(content))
 
     def _write(self, job_id: str, expected: bytes | None, changed: _DeliveryLog) -> bool:
         """Replace webhook.json by compare-and-swap; if the job was deleted concurrently, delete what was written."""
-        if not self._store.compare_and_swap(
-            job_key(job_id, "webhook.json"), expected, changed.model_dump_json().encode()
-        ):
+        content = changed.model_dump_json().encode()
+        if not self._store.compare_and_swap(job_key(job_id, "webhook.json"), expected, content):
             return False
         try:
             self._jobs.get(job_id)
@@ -271,28 +242,18 @@ class Webhooks:
         return True
 
     def _make_message(self, record: Record) -> Message:
-        return Message.model_validate(
-            {
-                "type": f"job.{record.state}",
-                "timestamp": record.changes[-1].at,
-                "data": MessageData(
-                    id=record.id, state=record.state, tag=record.options.tag, links=self._links(record.id)
-                ),
-            }
-        )
+        links = self._links(record.id)
+        data = MessageData(id=record.id, state=record.state, tag=record.options.tag, links=links)
+        message = {"type": f"job.{record.state}", "timestamp": record.changes[-1].at, "data": data}
+        return Message.model_validate(message)
 
 
 def _make_log(record: Record) -> _DeliveryLog:
     """Return the delivery log of a job before its first attempt; raises Problem no_callback."""
     if record.options.callback_url is None:
         raise Problem("no_callback", "the job was sent without a callback_url; give one with POST /detect")
-    return _DeliveryLog(
-        id=f"msg_{record.id}",
-        url=str(record.options.callback_url),
-        state="waiting",
-        next_at=record.changes[-1].at if record.ended else None,
-        deliveries=[],
-    )
+    url, next_at = record.options.callback_url, record.changes[-1].at if record.ended else None
+    return _DeliveryLog(id=f"msg_{record.id}", url=url, state="waiting", next_at=next_at, deliveries=[])
 
 
 def _apply_result(stored: _DeliveryLog, claimed: _DeliveryLog, result: PostResult, now: datetime) -> _DeliveryLog:
@@ -322,13 +283,5 @@ def _to_public(stored: _DeliveryLog) -> Webhook:
     return Webhook.model_validate(stored.model_dump(exclude={"series", "tries"}))
 
 
-def _get_host(stored: _DeliveryLog) -> str:
-    return urlsplit(stored.url).hostname or ""
-
-
 def _marker_key(job_id: str) -> str:
     return f"callbacks/{job_id}"
-
-
-def _utc_now() -> datetime:
-    return datetime.now(UTC)

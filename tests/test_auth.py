@@ -15,13 +15,13 @@ from starlette.testclient import TestClient
 from structlog.testing import capture_logs
 
 from mmad.private_redis import private_redis
-from service import auth as auth_module
-from service import keys
-from service.auth import Auth, Caller, Limits, RateLimitHeaders, add_cors, get_caller
-from service.errors import CATALOGUE, RETRY_AFTER_S, Problem
+from service import circuit_breaker, keys
+from service.auth import Auth, Caller, Limits, add_cors, get_caller
+from service.errors import CATALOGUE, Problem
 from service.job_schemas import JobOptions
 from service.jobs import ANONYMOUS_OWNER, Jobs, Record, Upload, job_key, new_job_id
 from service.keys import KeysError, OwnLimits
+from service.middleware import RequestLog
 from service.settings import Settings
 from service.store import FolderStore
 
@@ -35,7 +35,7 @@ def make_app(settings: Settings, connection: Redis) -> FastAPI:
     """As the service wires it, with routes that answer in each of the ways a route can."""
     app = FastAPI()
     app.state.app_state = SimpleNamespace(auth=Auth(settings, connection))
-    app.add_middleware(RateLimitHeaders)
+    app.add_middleware(RequestLog, on_response=lambda *_: None)
     add_cors(app, settings)
 
     @app.get("/who")
@@ -58,10 +58,17 @@ def make_app(settings: Settings, connection: Redis) -> FastAPI:
     @app.exception_handler(Problem)
     def on_problem(_request: Request, problem: Problem) -> JSONResponse:
         body = {"code": problem.code, "detail": problem.detail}
-        general = {"Retry-After": str(RETRY_AFTER_S[problem.code])} if problem.code in RETRY_AFTER_S else {}
+        general = (
+            {"Retry-After": str(CATALOGUE[problem.code].retry_after_s)} if CATALOGUE[problem.code].retry_after_s else {}
+        )
         return JSONResponse(body, CATALOGUE[problem.code].status, general | problem.headers)
 
     return app
+
+
+def events(lines: list[Any]) -> list[str]:
+    """The events of a log but for the line of each request."""
+    return [line["event"] for line in lines if line["event"] != "request"]
 
 
 @pytest.fixture
@@ -195,7 +202,7 @@ def away(settings: Settings) -> Iterator[tuple[Path, TestClient]]:
 def test_while_redis_is_away_requests_pass_and_one_line_says_so(
     away: tuple[Path, TestClient], settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(auth_module, "_REDIS_PAUSE_S", 0.0)
+    monkeypatch.setattr(circuit_breaker, "PAUSE_S", 0.0)
     folder, client = away
     key_id, header = new_key(settings)
     with capture_logs() as lines:
@@ -204,18 +211,18 @@ def test_while_redis_is_away_requests_pass_and_one_line_says_so(
             assert answer.json() == {"owner": key_id}
             assert parameters(answer.headers["RateLimit-Policy"])["q"] == 3
             assert "RateLimit" not in answer.headers
-        assert [line["event"] for line in lines] == ["requests_not_limited"]
+        assert events(lines) == ["requests_not_limited"]
         with private_redis(folder):
             assert parameters(client.get("/who", headers=header).headers["RateLimit"])["r"] == 2
-            assert [line["event"] for line in lines][1:] == ["requests_limited_again"]
+            assert events(lines)[1:] == ["requests_limited_again"]
         assert client.get("/who", headers=header).status_code == 200
-        assert [line["event"] for line in lines][2:] == ["requests_not_limited"]
+        assert events(lines)[2:] == ["requests_not_limited"]
 
 
 def test_a_redis_that_is_away_is_left_alone_for_a_while(
     away: tuple[Path, TestClient], settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(auth_module, "_REDIS_PAUSE_S", 1000.0)
+    monkeypatch.setattr(circuit_breaker, "PAUSE_S", 1000.0)
     folder, client = away
     _, header = new_key(settings)
     client.get("/who", headers=header)
@@ -242,7 +249,7 @@ def test_no_line_of_the_log_holds_a_key(
         Auth(settings, connection)
         settings.api_keys_file.write_text(header["Authorization"])
         client.get("/who", headers=header)
-    assert [line["event"] for line in lines] == ["no_keys", "keys_unreadable"]
+    assert events(lines) == ["no_keys", "keys_unreadable"]
     assert secret not in str(lines) + caplog.text
     stored = b"".join(name + b"".join(connection.lrange(name, 0, -1)) for name in connection.scan_iter())
     assert key_id.encode() in stored
@@ -260,7 +267,7 @@ def test_keys_that_cannot_be_read_let_nobody_in(client: TestClient, settings: Se
             answer = client.get("/who", headers=header)
             assert (answer.status_code, answer.json()["code"]) == (500, "internal_error")
             assert "keys.json" not in answer.text
-    assert [line["event"] for line in lines] == ["keys_unreadable"]
+    assert events(lines) == ["keys_unreadable"]
     assert "keys.json" in lines[0]["why"]
     settings.api_keys_file.write_bytes(whole)
     assert client.get("/who", headers=header).status_code == 200
@@ -354,7 +361,7 @@ def test_what_could_never_fit_is_not_told_to_come_again(auth: Auth, jobs: Jobs) 
     assert many is not None
     assert large is not None
     assert (many.code, large.code) == ("too_many_files", "upload_too_large")
-    assert {many.code, large.code}.isdisjoint(RETRY_AFTER_S)
+    assert CATALOGUE[many.code].retry_after_s is CATALOGUE[large.code].retry_after_s is None
 
 
 def test_a_key_may_have_its_own_limits(auth: Auth, settings: Settings) -> None:

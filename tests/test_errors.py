@@ -7,7 +7,7 @@ import yaml
 
 from model.bundle import Bundle
 from service.app import openapi_yaml
-from service.errors import CATALOGUE, RETRY_AFTER_S
+from service.errors import CATALOGUE
 from tests.fake_service import assert_problem
 from tests.provoked_errors import PROVOKERS, InProcessService
 
@@ -22,7 +22,7 @@ def test_an_error_as_its_caller_meets_it(code: str, tmp_path: Path, bundle: Bund
     detail = assert_problem(answer, code)
     assert len(detail.split()) >= 5
     assert str(tmp_path) not in answer.text
-    assert ("retry-after" in answer.headers) == (code in RETRY_AFTER_S)
+    assert ("retry-after" in answer.headers) == (CATALOGUE[code].retry_after_s is not None)
     assert ("www-authenticate" in answer.headers) == (answer.status_code == 401)
     operations = yaml.safe_load(openapi_yaml())["paths"]
     request = answer.request

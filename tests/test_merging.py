@@ -69,7 +69,7 @@ def test_weak_ones_do_not_lengthen_strong_ones() -> None:
     found = merge_proposals(
         table, np.array([0.9, 0.35], np.float32), np.zeros(2, int), np.array([0.3], np.float32), PART_S
     )
-    assert found.times.tolist() == [[0, 16]]
+    assert found[1].tolist() == [[0, 16]]
 
 
 def test_nothing_is_merged_of_nothing() -> None:

@@ -100,7 +100,7 @@ def test_several_processes_count_together(connection: Redis, redis_url: str, met
         one.count(LEASES_LOST)
     sums = meter.read()
     assert sums
-    assert sums[0][LEASES_LOST] == {(): 3.0}
+    assert sums[LEASES_LOST] == {(): {"amount": 3.0}}
     other.close()
 
 
@@ -121,7 +121,7 @@ def test_a_metric_is_counted_with_its_labels_only(meter: Meter) -> None:
         meter.count(RETRIES, why="fault", job="1")
     with pytest.raises(KeyError):
         meter.count("mmad_other")
-    assert meter.read() == ({name: {} for name, one in FAMILIES.items() if not one.buckets_s}, {STAGE_SECONDS: {}})
+    assert meter.read() == {name: {} for name in FAMILIES}
 
 
 def test_what_another_version_counted_is_passed_over(connection: Redis, meter: Meter, counted: TestClient) -> None:

@@ -79,7 +79,7 @@ def test_what_redis_lost_is_queued_again_oldest_first(
     assert order(connection) == [record.id for record in records]
     pass_by(reconciler, clock, 6, times=3)
     assert connection.llen("rq:queue:mmad") == 3
-    assert queue.meter.read()[0][RETRIES] == {("redelivered",): 3}  # type: ignore[index]
+    assert queue.meter.read()[RETRIES] == {("redelivered",): {"amount": 3}}  # type: ignore[index]
 
 
 def test_a_job_without_a_worker_is_taken_back_and_fails_at_last(
@@ -100,9 +100,10 @@ def test_a_job_without_a_worker_is_taken_back_and_fails_at_last(
     assert [change.why for change in found.changes if change.why] == [RetryReason.WORKER_LOST] * 2
     assert jobs.store.names(job_key(record.id)) == ["job.json"]
     assert jobs.list_unfinished() == []
-    counts = queue.meter.read()[0]  # type: ignore[index]
-    assert (counts[LEASES_LOST], counts[RETRIES]) == ({(): 3}, {("worker_lost",): 2})
-    assert counts[JOBS_ENDED] == {("failed", "worker_lost"): 1}
+    sums = queue.meter.read()
+    assert sums is not None
+    assert (sums[LEASES_LOST], sums[RETRIES]) == ({(): {"amount": 3}}, {("worker_lost",): {"amount": 2}})
+    assert sums[JOBS_ENDED] == {("failed", "worker_lost"): {"amount": 1}}
 
 
 def test_a_living_worker_keeps_its_job(

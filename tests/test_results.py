@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from mmad.terminal import print_hidden
 from service.errors import Problem
 from service.parameters import parse_parameters
-from service.results import Context, StoredProposals, find_action_ids, make_result, with_defaults
+from service.results import StoredProposals, find_action_ids, make_result, with_defaults
 from service.schemas import (
     ActionLabel,
+    Context,
     Detection,
     ExportView,
     FramesView,

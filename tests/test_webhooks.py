@@ -55,7 +55,7 @@ class House:
         self.jobs = Jobs(self.store)
 
     def process(self, post: Post | None = None) -> Webhooks:
-        return Webhooks(self.store, self.jobs, self.settings, links, post)
+        return Webhooks(self.jobs, self.settings, links, post)
 
     def job(
         self,

@@ -53,9 +53,9 @@ class Heartbeat:
             self._lease = None
 
     def _run(self) -> None:
-        while not self._ended.is_set():
+        self._send()
+        while not self._ended.wait(HEARTBEAT_INTERVAL_S):
             self._send()
-            self._ended.wait(HEARTBEAT_INTERVAL_S)
 
     def _send(self) -> None:
         try:
@@ -71,14 +71,11 @@ class ModelWorker(SimpleWorker):
 
     def __init__(self, queue: Queue, on_stop: Callable[[], None] = lambda: None) -> None:
         """`on_stop` is called when the process receives SIGINT or SIGTERM for the first time."""
+        # rq blocks for new jobs for at most `worker_ttl` - 15 s, then checks whether to stop.
         super().__init__(
-            [queue],
-            connection=queue.connection,
-            serializer=queue.serializer,
-            # rq blocks for new jobs for at most `worker_ttl` - 15 s, then checks whether to stop.
-            worker_ttl=LEASE_TTL_S + 8,
+            [queue], connection=queue.connection, serializer=queue.serializer, worker_ttl=LEASE_TTL_S + 8,
             maintenance_interval=60,
-        )
+        )  # fmt: skip
         self._on_stop = on_stop
         self._performing = self.stop_requested = False
 

@@ -27,10 +27,7 @@ _RESTART_DELAY_S = 1.0
 
 
 def main(settings: Settings, bundle: Bundle) -> None:
-    """Run jobs until SIGTERM or SIGINT.
-
-    The current job is finished first, or queued again when MMAD_STOP_GRACE_S have passed.
-    """
+    """Run jobs until SIGTERM or SIGINT; the current job is finished, or queued again after MMAD_STOP_GRACE_S."""
     connection = connect(settings, retries=0)
     engine = load_engine(bundle, settings.engine, settings.device, settings.data_dir / "cache")
     store = FolderStore(settings.store_dir)
@@ -44,9 +41,8 @@ def main(settings: Settings, bundle: Bundle) -> None:
     context = WorkerContext(Detector(bundle, engine, decoder=decoder), store, connection, settings)
     set_context(context)
     with closing(decoder), context.heartbeat:
-        log.info(
-            "worker_ready", bundle=bundle.manifest.name, engine=engine.name, trained=bool(bundle.manifest.trained_on)
-        )
+        trained = bool(bundle.manifest.trained_on)
+        log.info("worker_ready", bundle=bundle.manifest.name, engine=engine.name, trained=trained)
         with suppress(StopRequested):  # may be raised in time.sleep, as rq's signal handlers stay installed
             while not _work(context, settings):
                 time.sleep(_RESTART_DELAY_S)

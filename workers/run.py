@@ -3,7 +3,6 @@
 import errno
 import signal
 import time
-from typing import BinaryIO
 
 import structlog
 from redis import Redis
@@ -20,7 +19,7 @@ from service.metrics import DECODED_FRAMES, JOBS_ENDED, RETRIES, STAGE_SECONDS, 
 from service.queue import JobQueue, lease_key
 from service.results import make_result
 from service.settings import Settings
-from service.store import Store
+from service.store import FolderStore
 from workers.heartbeat import Heartbeat
 from workers.serialization import make_context, make_limits, make_region, make_stored_proposals
 
@@ -42,7 +41,7 @@ class ShutdownError(Exception):
 class WorkerContext:
     """The loaded model and the connections of a worker process; created once."""
 
-    def __init__(self, detector: Detector, store: Store, connection: Redis, settings: Settings) -> None:
+    def __init__(self, detector: Detector, store: FolderStore, connection: Redis, settings: Settings) -> None:
         """`connection` must fail fast: progress and metrics are best-effort and never block a job."""
         self.detector = detector
         self.store = store
@@ -97,8 +96,8 @@ class WorkerContext:
         except (VideoError, Problem) as error:
             self._fail(record, error.code, str(error))
         except JobTimeoutException:
-            limit = "the job took longer than the limit (MMAD_JOB_TIMEOUT_S); send a shorter video"
-            self._fail(record, "job_timeout", limit)
+            detail = "the job took longer than the limit (MMAD_JOB_TIMEOUT_S); send a shorter video"
+            self._fail(record, "job_timeout", detail)
         except StaleAttemptError:
             raise
         except ShutdownError:
@@ -108,10 +107,8 @@ class WorkerContext:
             self._requeue(record, RetryReason.FAULT)
             self._faults += 1
             if self._faults >= _MAX_CONSECUTIVE_FAULTS:
-                log.error(
-                    "worker_ends",
-                    reason=f"{_MAX_CONSECUTIVE_FAULTS} attempts in a row failed: another process may do better",
-                )
+                reason = f"{_MAX_CONSECUTIVE_FAULTS} attempts in a row failed: another process may do better"
+                log.error("worker_ends", reason=reason)
                 self.terminate()
         else:
             self._faults = 0
@@ -147,7 +144,12 @@ class WorkerContext:
                 self.jobs.require_current(record)  # raises if it was canceled, deleted or taken by another attempt
 
         start_s = time.monotonic()
-        with self._open_video(record) as file:
+        try:
+            file = self.store.open(job_key(record.id, "video"))
+        except KeyError:
+            self.jobs.require_current(record)  # raises if the job was removed
+            raise
+        with file:
             detections = self.detector.detect(file, region=region, limits=self.limits, progress=progress)
         self.meter.observe(STAGE_SECONDS, detections.decode_s, stage=Stage.DECODING)
         detect_s = time.monotonic() - start_s - detections.decode_s
@@ -156,22 +158,13 @@ class WorkerContext:
         self.meter.count(VIDEO_SECONDS, detections.media.duration_s)
         return detections
 
-    def _open_video(self, record: Record) -> BinaryIO:
-        try:
-            return self.store.open(job_key(record.id, "video"))
-        except KeyError:
-            self.jobs.require_current(record)  # raises if the job was removed
-            raise
-
     def _publish(self, record: Record, detections: Detections) -> None:
         self.queue.publish_progress(record.id, Stage.PUBLISHING, 1.0)
         options = record.options.for_detector()
         context = make_context(detections, self.detector, options, job_id=record.id, video_sha256=record.upload.sha256)
         stored = make_stored_proposals(detections, context)
-        files = {
-            "proposals.npz": stored.to_bytes(),
-            "result.json": make_result(stored, options).model_dump_json().encode(),
-        }
+        result = make_result(stored, options).model_dump_json().encode()
+        files = {"proposals.npz": stored.to_bytes(), "result.json": result}
         start_s = time.monotonic()
         while not self._try_publish(record, files):
             self._check_shutdown(time.monotonic())

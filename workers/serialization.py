@@ -3,6 +3,7 @@
 import hashlib
 import json
 import platform
+from contextlib import suppress
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 
@@ -12,38 +13,26 @@ from model.detector import Detector
 from model.engines import Engine
 from model.transforms import Region
 from model.video import Limits
-from service.results import Context, StoredProposals
-from service.schemas import (
-    ActionLabel,
-    Label,
-    Labels,
-    Media,
-    ModelCard,
-    ModelUsed,
-    Notice,
-    Options,
-    Reproduction,
-    Stretch,
-    TrainedOn,
-)
+from service import schemas
+from service.results import StoredProposals
 from service.settings import Settings
 
 # Runtimes of engines and of the person locator, whose versions are reported if they are installed.
 _RUNTIMES = ("openvino", "onnxruntime", "onnxruntime-gpu")
 
-UNTRAINED = Notice(
+UNTRAINED = schemas.Notice(
     code="untrained_model",
     detail="The model of this bundle was never trained: its detections have the form of an answer and no meaning.",
 )
 
-SYNTHETIC = Notice(
+SYNTHETIC = schemas.Notice(
     code="trained_on_synthetic_people",
     detail="The model of this bundle was trained on rendered people only: on real people it is worse than its numbers "
     "say, and nobody has measured how much. See the model card.",
 )
 
 
-def make_region(options: Options) -> Region | None:
+def make_region(options: schemas.Options) -> Region | None:
     """Convert the region to analyse, if any."""
     return Region(**options.region.model_dump()) if options.region else None
 
@@ -60,33 +49,34 @@ def make_limits(settings: Settings) -> Limits:
     )
 
 
-def make_labels(bundle: Bundle) -> Labels:
+def make_labels(bundle: Bundle) -> schemas.Labels:
     """Convert both levels of a bundle's taxonomy."""
-    bodies = [Label(id=body.id, code=body.code, name=body.name) for body in bundle.manifest.taxonomy.bodies]
+    taxonomy = bundle.manifest.taxonomy
+    bodies = [schemas.Label(id=body.id, code=body.code, name=body.name) for body in taxonomy.bodies]
     actions = [
-        ActionLabel(id=action.id, code=action.code, name=action.name, body=bodies[action.body_id])
-        for action in bundle.manifest.taxonomy.actions
+        schemas.ActionLabel(id=action.id, code=action.code, name=action.name, body=bodies[action.body_id])
+        for action in taxonomy.actions
     ]
-    return Labels(bodies=bodies, actions=actions)
+    return schemas.Labels(bodies=bodies, actions=actions)
 
 
-def make_model_used(bundle: Bundle, engine: Engine) -> ModelUsed:
+def make_model_used(bundle: Bundle, engine: Engine) -> schemas.ModelUsed:
     """Describe bundle and engine for results."""
     trained_on = bundle.manifest.trained_on
-    return ModelUsed(
+    return schemas.ModelUsed(
         bundle=bundle.manifest.name,
         version=bundle.manifest.version,
         weights_sha256=bundle.weights_sha256,
         engine=engine.name,
         precision=engine.precision,
-        trained_on=TrainedOn(**trained_on.model_dump()) if trained_on else None,
+        trained_on=schemas.TrainedOn(**trained_on.model_dump()) if trained_on else None,
     )
 
 
-def make_model_card(bundle: Bundle, engine: Engine) -> ModelCard:
+def make_model_card(bundle: Bundle, engine: Engine) -> schemas.ModelCard:
     """Describe bundle and engine for GET /model."""
     manifest = bundle.manifest
-    return ModelCard(
+    return schemas.ModelCard(
         **make_model_used(bundle, engine).model_dump(),
         licence=manifest.licence,
         device=engine.device,
@@ -108,7 +98,7 @@ def make_thresholds(bundle: Bundle) -> list[float]:
     return list(thresholds.per_class or [thresholds.default] * len(bundle.manifest.taxonomy.actions))
 
 
-def make_warnings(bundle: Bundle) -> list[Notice]:
+def make_warnings(bundle: Bundle) -> list[schemas.Notice]:
     """Return the warnings that apply to all results of a bundle."""
     trained_on = bundle.manifest.trained_on
     if trained_on is None:
@@ -117,31 +107,31 @@ def make_warnings(bundle: Bundle) -> list[Notice]:
 
 
 def make_context(
-    detections: Detections, detector: Detector, options: Options, *, job_id: str | None, video_sha256: str
-) -> Context:
+    detections: Detections, detector: Detector, options: schemas.Options, *, job_id: str | None, video_sha256: str
+) -> schemas.Context:
     """Make everything in a result except the detections."""
     bundle = detector.bundle
     media = asdict(detections.media)
     del media["looked_at"], media["damaged"]
-    return Context(
+    return schemas.Context(
         job_id=job_id,
-        media=Media(sha256=video_sha256, **media),
+        media=schemas.Media(sha256=video_sha256, **media),
         model=make_model_used(bundle, detector.engine),
         settings=options,
-        coverage=[Stretch(**asdict(stretch)) for stretch in detections.coverage],
+        coverage=[schemas.Stretch(**asdict(stretch)) for stretch in detections.coverage],
         partial=any(stretch.status == "damaged" for stretch in detections.coverage),
-        warnings=[*make_warnings(bundle), *(Notice(**asdict(notice)) for notice in detections.notices)],
+        warnings=[*make_warnings(bundle), *(schemas.Notice(**asdict(notice)) for notice in detections.notices)],
         labels=make_labels(bundle),
         thresholds=make_thresholds(bundle),
         reproduction=make_reproduction(bundle, detector.engine),
     )
 
 
-def make_reproduction(bundle: Bundle, engine: Engine) -> Reproduction:
+def make_reproduction(bundle: Bundle, engine: Engine) -> schemas.Reproduction:
     """Describe software, bundle and parameters of a run."""
     manifest = bundle.manifest
     labels = json.dumps(manifest.taxonomy.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
-    return Reproduction(
+    return schemas.Reproduction(
         mmad=version("mmad"),
         python=platform.python_version(),
         packages=_get_versions("av", "numpy", *_RUNTIMES, *(["torch"] if engine.name == "torch" else [])),
@@ -159,17 +149,14 @@ def make_reproduction(bundle: Bundle, engine: Engine) -> Reproduction:
 
 
 def _get_versions(*packages: str) -> dict[str, str]:
-    """Return the versions of the packages that are installed."""
     versions = {}
     for package in packages:
-        try:
+        with suppress(PackageNotFoundError):
             versions[package] = version(package)
-        except PackageNotFoundError:
-            continue
     return versions
 
 
-def make_stored_proposals(detections: Detections, context: Context) -> StoredProposals:
+def make_stored_proposals(detections: Detections, context: schemas.Context) -> StoredProposals:
     """Combine the detector's proposals with their context."""
     proposals = detections.proposals
     return StoredProposals(proposals.segments, proposals.scores, proposals.labels, context)

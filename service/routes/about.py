@@ -8,7 +8,7 @@ from service.errors import Problem
 from service.job_schemas import Health, Readiness
 from service.metrics_endpoint import MEDIA_TYPE
 from service.schemas import Labels, ModelCard
-from service.store import SANDBOX, Store
+from service.store import SANDBOX
 
 router = APIRouter()
 
@@ -47,16 +47,9 @@ def readyz(response: Response, app_state: AppStateDep) -> Readiness:
         checks["model"] = problem.detail
     ready = all(check == "ok" for check in checks.values())
     response.status_code = 200 if ready else 503
-    return Readiness(ready=ready, checks=checks | _sandbox(app_state.store))
-
-
-def _sandbox(store: Store) -> dict[str, str]:
-    """Return the sandbox state reported by the last worker to start; empty if there is none."""
-    try:
-        state = store.get(SANDBOX).decode()
-    except KeyError:
-        return {}
-    return {"sandbox": state}
+    if sandbox := app_state.store.find(SANDBOX):
+        checks["sandbox"] = sandbox.decode()
+    return Readiness(ready=ready, checks=checks)
 
 
 @router.get(

@@ -10,13 +10,15 @@ from service.auth import Caller
 from service.encodings import ACCEPTED
 from service.errors import Problem
 from service.events import wait_until_ended
-from service.job_schemas import Accepted, Batch, BatchLinks, State
-from service.routes.parameters import UPLOAD, VIEW
-from service.submission import MAX_WAIT_S, Submission, Submitted, parse_idempotency_key, parse_preferred_wait
-from service.uploads import FILE_FIELD, UploadLimits, receive
+from service.job_schemas import Accepted, Batch, BatchLinks, JobOptions, State
+from service.jobs import Record
+from service.parameters import describe_parameters
+from service.submission import MAX_WAIT_S, Submission, parse_idempotency_key, parse_preferred_wait
+from service.uploads import FILE_FIELD, get_declared_bytes, receive
 
 router = APIRouter(tags=["detect"])
 
+_PARAMETERS = describe_parameters(JobOptions)
 _HEADERS: list[dict[str, Any]] = [
     {"name": "Idempotency-Key", "in": "header", "schema": {"type": "string", "minLength": 1, "maxLength": 255},
      "description": "A name of the caller's for this request: sent again with the same body within a day, it gives the "
@@ -32,26 +34,12 @@ _FILES = {
     "oneOf": [_BYTES["schema"], {"type": "array", "items": _BYTES["schema"], "minItems": 1}],
     "description": "A video; several fields of this name make a batch.",
 }
-_OPENAPI_EXTRA: dict[str, Any] = {
-    "parameters": [*VIEW, *UPLOAD, *_HEADERS],
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": [FILE_FIELD],
-                    "properties": {
-                        FILE_FIELD: _FILES,
-                        **{parameter["name"]: parameter["schema"] for parameter in [*VIEW, *UPLOAD]},
-                    },
-                }
-            },
-            "video/*": _BYTES,
-            "application/octet-stream": _BYTES,
-        },
-    },
+_FORM = {
+    "type": "object",
+    "required": [FILE_FIELD],
+    "properties": {FILE_FIELD: _FILES, **{one["name"]: one["schema"] for one in _PARAMETERS}},
 }
+_BODIES = {"multipart/form-data": {"schema": _FORM}, "video/*": _BYTES, "application/octet-stream": _BYTES}
 _LOCATION = {"schema": {"type": "string"}, "description": "Where the job, or the batch, is."}
 _REPLAYED = {"schema": {"type": "string"}, "description": "`true` if an earlier request with this key made the jobs."}
 _ACCEPTED_HEADERS = {"headers": {"Location": _LOCATION, "Idempotency-Replayed": _REPLAYED}}
@@ -70,7 +58,7 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
     status_code=202,
     response_model=Accepted | Batch,
     summary="Send a video",
-    openapi_extra=_OPENAPI_EXTRA,
+    openapi_extra={"parameters": [*_PARAMETERS, *_HEADERS], "requestBody": {"required": True, "content": _BODIES}},
     responses=_RESPONSES | problems(
         "malformed_upload", "empty_upload", "upload_too_slow", "upload_too_large", "too_many_files", "not_a_video",
         "unsupported_content_encoding", "video_too_long",
@@ -84,13 +72,12 @@ async def detect(request: Request, response: Response, app_state: AppStateDep, c
     query = dict(request.query_params)
     submission = Submission(app_state, caller, parse_idempotency_key(request.headers.get("idempotency-key")))
     submission.options(query)  # refused before the body is read
-    await to_thread.run_sync(_check_admission, app_state, caller, submission, _declared_bytes(request))
+    await to_thread.run_sync(_check_admission, app_state, caller, submission, get_declared_bytes(request))
     try:
         received = await receive(
             request,
-            app_state.store,
-            submission.video_key,
-            UploadLimits.from_settings(app_state.settings),
+            app_state.settings,
+            submission.open_video,
             lambda fields: submission.options({**query, **fields}),
             app_state.admission.check_disk,
         )
@@ -100,15 +87,18 @@ async def detect(request: Request, response: Response, app_state: AppStateDep, c
             await to_thread.run_sync(submission.close)
     if submitted.replayed:
         response.headers["Idempotency-Replayed"] = "true"
-    if len(submitted.records) > 1:
-        return _batch(submitted, app_state, response)
-    return await _single(submitted, app_state, caller.owner, request, response)
+    if len(submitted.records) == 1:
+        return await _answer_one(submitted.records[0], app_state, caller.owner, request, response)
+    batch = str(submitted.records[0].batch)
+    url = f"{app_state.root_path}/jobs?batch={batch}"
+    response.headers["Location"] = url
+    jobs = [app_state.accepted(record) for record in submitted.records]
+    return Batch(batch=batch, jobs=jobs, links=BatchLinks(jobs=url))
 
 
-async def _single(
-    submitted: Submitted, app_state: AppState, owner: str, request: Request, response: Response
+async def _answer_one(
+    record: Record, app_state: AppState, owner: str, request: Request, response: Response
 ) -> Accepted | Response:
-    record = submitted.records[0]
     accepted = app_state.accepted(record)
     response.headers["Location"] = accepted.links.self
     wait_s = parse_preferred_wait(request.headers.get("prefer"))
@@ -125,22 +115,8 @@ async def _single(
     return Response(content, media_type="application/json", headers=headers)
 
 
-def _batch(submitted: Submitted, app_state: AppState, response: Response) -> Batch:
-    batch = str(submitted.records[0].batch)
-    url = f"{app_state.root_path}/jobs?batch={batch}"
-    response.headers["Location"] = url
-    return Batch(
-        batch=batch, jobs=[app_state.accepted(record) for record in submitted.records], links=BatchLinks(jobs=url)
-    )
-
-
 def _check_admission(app_state: AppState, caller: Caller, submission: Submission, declared_bytes: int) -> None:
     if not submission.may_replay:
         # A body above the upload limit is refused by `receive`, as waiting for disk space would not help.
         app_state.admission.check(min(declared_bytes, app_state.settings.max_upload_bytes))
         app_state.auth.check_limits(caller, app_state.jobs, declared_bytes, 1)
-
-
-def _declared_bytes(request: Request) -> int:
-    declared = request.headers.get("content-length", "")
-    return int(declared) if declared.isdecimal() else 0

@@ -11,8 +11,7 @@ from service.events import follow_job, make_event_id, parse_event_id
 from service.job_schemas import Job, JobPage, Receipt, Webhook
 from service.jobs import Record
 from service.listing import JobQuery, load_page
-from service.parameters import parse_parameters
-from service.routes.parameters import LISTING
+from service.parameters import describe_parameters, parse_parameters
 
 router = APIRouter(tags=["jobs"])
 
@@ -21,14 +20,14 @@ JOB_PROBLEMS = ("job_not_found", "job_deleted", "job_expired", *CALLER_PROBLEMS)
 
 
 @router.get(
-    "/jobs", summary="Jobs, the newest first", openapi_extra={"parameters": LISTING},
+    "/jobs", summary="Jobs, the newest first", openapi_extra={"parameters": describe_parameters(JobQuery)},
     responses=problems("unknown_parameter", "invalid_parameter", *CALLER_PROBLEMS),
 )  # fmt: skip
 def list_jobs(request: Request, app_state: AppStateDep, caller: CallerDep) -> JobPage:
     """Return one page of jobs: continue with `cursor=next` until `next` is null. Pages may be shorter than `limit`."""
     query = parse_parameters(JobQuery, dict(request.query_params))
-    page = load_page(app_state.jobs, query, caller.owner)
-    return JobPage(jobs=[app_state.describe(record) for record in page.records], next=page.next)
+    records, cursor = load_page(app_state.jobs, query, caller.owner)
+    return JobPage(jobs=[app_state.describe(record) for record in records], next=cursor)
 
 
 @router.get("/jobs/{job_id}", summary="Where a job stands", responses=problems(*JOB_PROBLEMS))

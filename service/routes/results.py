@@ -9,16 +9,15 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from service.app_state import AppState, AppStateDep, CallerDep, problems
+from service.app_state import AppStateDep, CallerDep, problems
 from service.errors import Problem
 from service.exports import FORMATS, VideoResult, find_format
-from service.jobs import Record, job_key
+from service.jobs import job_key
 from service.names import format_attachment
-from service.parameters import parse_parameters
+from service.parameters import describe_parameters, parse_parameters
 from service.ranges import parse_range
 from service.results import make_result, with_defaults
 from service.routes.jobs import JOB_PROBLEMS
-from service.routes.parameters import TIME_RANGE, VIEW
 from service.schemas import ExportView, FrameScores, FramesView, Result, ResultView
 from service.scores import make_frame_scores
 
@@ -32,18 +31,15 @@ _RESULT_PROBLEMS = (
     "job_timeout",
 )  # fmt: skip
 _PIECE_BYTES = 1024 * 1024
-_RATE = {"name": "rate", "in": "query", "schema": {"type": "number", "minimum": 1, "maximum": 30, "default": 5},
-         "description": "Times a second, for scores over time."}  # fmt: skip
-_LEVEL = {"name": "level", "in": "query",
-          "schema": {"type": "string", "enum": ["both", "action", "body", "frames"], "default": "both"},
-          "description": "`frames`: the score of every class over time, of all proposals; takes `rate` and no other "
-          "parameter."}  # fmt: skip
-_EAF_SCORES = {"name": "eaf_scores", "in": "query",
-               "schema": {"type": "string", "enum": ["tier", "value"], "default": "tier"},
-               "description": "Where ELAN's file has the scores: in tiers below the actions', "
-                              "or in values."}  # fmt: skip
-_FORMAT = {"name": "format", "in": "query", "required": True, "schema": {"type": "string", "enum": list(FORMATS)},
-           "description": "; ".join(f"`{one.name}`: {one.description}" for one in FORMATS.values())}  # fmt: skip
+_LEVEL = {
+    "schema": {"type": "string", "enum": ["both", "action", "body", "frames"], "default": "both"},
+    "description": "`action` leaves body_segments empty, `body` detections; the summary has both. `frames`: the score "
+    "of every class over time, of all proposals; takes `rate` and no other parameter.",
+}
+_FORMAT = {
+    "schema": {"type": "string", "enum": list(FORMATS)},
+    "description": "; ".join(f"`{one.name}`: {one.description}" for one in FORMATS.values()),
+}
 _FILE: dict[int | str, dict[str, Any]] = {
     200: {"description": "The file", "content": {one.media_type: {} for one in FORMATS.values()}}
 }
@@ -57,7 +53,7 @@ _VIDEO: dict[int | str, dict[str, Any]] = {
     "/jobs/{job_id}/result",
     response_model=Result | FrameScores,
     summary="What was found",
-    openapi_extra={"parameters": [*VIEW, *TIME_RANGE, _LEVEL, _RATE]},
+    openapi_extra={"parameters": describe_parameters(ResultView, FramesView, level=_LEVEL)},
     responses=problems(*_RESULT_PROBLEMS),
 )
 def get_result(job_id: str, request: Request, app_state: AppStateDep, caller: CallerDep) -> Response:
@@ -79,7 +75,7 @@ def get_result(job_id: str, request: Request, app_state: AppStateDep, caller: Ca
     "/jobs/{job_id}/export",
     response_class=Response,
     summary="The result as a file",
-    openapi_extra={"parameters": [_FORMAT, *VIEW, *TIME_RANGE, _RATE, _EAF_SCORES]},
+    openapi_extra={"parameters": describe_parameters(ExportView, format=_FORMAT)},
     responses=_FILE | problems(*_RESULT_PROBLEMS),
 )
 def export(job_id: str, request: Request, app_state: AppStateDep, caller: CallerDep) -> Response:
@@ -109,7 +105,12 @@ def export(job_id: str, request: Request, app_state: AppStateDep, caller: Caller
 def get_video(job_id: str, request: Request, app_state: AppStateDep, caller: CallerDep) -> Response:
     """Return the video, which is stored until the job has ended, or as long as the result with keep_video."""
     record = app_state.jobs.get(job_id, caller.owner)
-    file, length = _open_video(app_state, record)
+    try:
+        file = app_state.store.open(job_key(record.id, "video"))
+    except KeyError as error:
+        detail = "the video was removed when it had been analysed; send it with keep_video=true"
+        raise Problem("video_not_kept", detail) from error
+    length = file.seek(0, os.SEEK_END)
     byte_range = parse_range(request.headers.get("range"), length)
     if byte_range is None:
         file.close()
@@ -140,17 +141,6 @@ class _FileResponse(StreamingResponse):
         finally:
             # When the client disconnects, the iterator is cancelled without being closed.
             self._file.close()
-
-
-def _open_video(app_state: AppState, record: Record) -> tuple[BinaryIO, int]:
-    """Open the job's video; return the file and its length in bytes."""
-    try:
-        file = app_state.store.open(job_key(record.id, "video"))
-    except KeyError as error:
-        raise Problem(
-            "video_not_kept", "the video was removed when it had been analysed; send it with keep_video=true"
-        ) from error
-    return file, file.seek(0, os.SEEK_END)
 
 
 def _read_range(file: BinaryIO, byte_range: range) -> Iterator[bytes]:
