@@ -1,7 +1,6 @@
 """Adapters: small trainable layers after each frozen block of the backbone.
 
-Tokens are (windows * clips, time * height * width, channels): each clip is one row. Temporal convolutions run on the
-concatenated clips of a window, so that they reach across clip borders.
+Tokens are (B * clips, time * height * width, dim). Temporal convolutions reach across the clips of a window.
 """
 
 from dataclasses import dataclass
@@ -86,8 +85,7 @@ class TemporalInformativeAdapter(nn.Module):
 class DualPathAdapter(nn.Module):
     """DSTA (MMAD, ICCV 2025): parallel spatial and temporal paths.
 
-    h = GELU(down(x)), s = SDWConv2d(h) + h, t = TDWConv1d(h) + h,
-    out = x + alpha * up([beta * s ; gamma * t]), with alpha, beta and gamma learned.
+    h = GELU(down(x)), s = SDWConv2d(h) + h, t = TDWConv1d(h) + h, out = x + alpha * up([beta * s ; gamma * t])
     """
 
     def __init__(self, dim: int, config: AdapterConfig) -> None:
@@ -97,9 +95,7 @@ class DualPathAdapter(nn.Module):
         self.spatial_dwconv = nn.Conv2d(hidden, hidden, kernel, padding=kernel // 2, groups=hidden)
         self.temporal_dwconv = _temporal_depthwise(hidden, config.temporal_kernel)
         self.up_proj = nn.Linear(2 * hidden, dim)
-        self.alpha = nn.Parameter(torch.ones(1))
-        self.beta = nn.Parameter(torch.ones(1))
-        self.gamma = nn.Parameter(torch.ones(1))
+        self.alpha, self.beta, self.gamma = (nn.Parameter(torch.ones(1)) for _ in range(3))
         _start_as_identity(self.down_proj, self.up_proj)
         nn.init.normal_(self.spatial_dwconv.weight, std=(2 / kernel**2) ** 0.5)
         nn.init.zeros_(self.spatial_dwconv.bias)  # type: ignore[arg-type]
@@ -114,11 +110,10 @@ class DualPathAdapter(nn.Module):
 
 
 class TwoDownAdapter(nn.Module):
-    """A variant of DSTA with one down-projection per path and convolutions without biases.
+    """A variant of DSTA with one down-projection per path and convolutions without biases (docs/adapters.md).
 
-    a = GELU(down_s(x)), s = PW(SDWConv2d(a)) + a, b = GELU(down_t(x)), t = TDWConv1d(b) + b,
-    out = x + alpha * up([beta * s ; gamma * t]); PW is a point-wise convolution. With a spatial kernel of 1, as in the
-    paper's text, its number of parameters is the closest to that in the paper's table 4 (docs/adapters.md).
+    a = GELU(down_s(x)), s = PWConv2d(SDWConv2d(a)) + a, b = GELU(down_t(x)), t = TDWConv1d(b) + b,
+    out = x + alpha * up([beta * s ; gamma * t])
     """
 
     def __init__(self, dim: int, config: AdapterConfig) -> None:
@@ -130,9 +125,7 @@ class TwoDownAdapter(nn.Module):
         self.spatial_conv = nn.Conv2d(hidden, hidden, 1, bias=False)
         self.temporal_dwconv = _temporal_depthwise(hidden, config.temporal_kernel, bias=False)
         self.up_proj = nn.Linear(2 * hidden, dim)
-        self.alpha = nn.Parameter(torch.ones(1))
-        self.beta = nn.Parameter(torch.ones(1))
-        self.gamma = nn.Parameter(torch.ones(1))
+        self.alpha, self.beta, self.gamma = (nn.Parameter(torch.ones(1)) for _ in range(3))
         _start_as_identity(self.spatial_down_proj, self.up_proj)
         _start_as_identity(self.temporal_down_proj, self.up_proj)
         nn.init.normal_(self.spatial_dwconv.weight, std=(2 / kernel**2) ** 0.5)

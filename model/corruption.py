@@ -26,11 +26,8 @@ _MAX_INTERVALS = 1000
 
 
 def read_declared_end(container: InputContainer, stream: VideoStream) -> Fraction | None:
-    """Return the presentation time in seconds at which the video ends according to its container; None if unknown.
-
-    The duration of the whole file is used only if it has a single stream, since sound may be longer than the video.
-    """
-    name, time_base, rate = (container.format.name, to_fraction(stream.time_base), to_fraction(stream.average_rate))
+    """Return the presentation time in seconds at which the video ends according to its container; None if unknown."""
+    name, time_base, rate = container.format.name, to_fraction(stream.time_base), to_fraction(stream.average_rate)
     if name.startswith("mov"):
         if stream.duration is None or time_base is None:
             return None
@@ -43,7 +40,7 @@ def read_declared_end(container: InputContainer, stream: VideoStream) -> Fractio
         # The tag that FFmpeg writes is the end time, that of other muxers the length.
         is_end = container.metadata.get("ENCODER", "").startswith("Lavf") or not stream.start_time
         return _parse_duration(stream.metadata["DURATION"]) if is_end else None
-    if len(container.streams) == 1 and container.duration is not None:
+    if len(container.streams) == 1 and container.duration is not None:  # sound may be longer than the video
         return Fraction(container.duration, av.time_base)
     return None
 
@@ -60,9 +57,7 @@ def _parse_duration(text: str) -> Fraction | None:
 class CorruptionTracker:
     """Collects damaged intervals from decoded frames; times are in ticks since the first frame.
 
-    Args:
-        time_base: seconds per tick.
-        step: usual duration of a frame in ticks.
+    `time_base` is in seconds per tick; `step` is the usual duration of a frame in ticks.
     """
 
     def __init__(self, time_base: Fraction, step: int) -> None:
@@ -71,12 +66,7 @@ class CorruptionTracker:
         self._start = self._end = 0
 
     def add_frame(self, timed: TimedFrame, doubtful: bool) -> None:
-        """Add the next frame, with its estimated end.
-
-        Args:
-            timed: the frame and its times.
-            doubtful: whether packets shortly before it did not decode.
-        """
+        """Add the next frame, with its estimated end; it is doubtful if packets shortly before did not decode."""
         if doubtful and timed.start - self._end > self._step / 2:
             self._add(self._end, timed.start)
         if timed.frame.is_corrupt:
@@ -91,7 +81,7 @@ class CorruptionTracker:
         max_end: int,
         is_cut_off: Callable[[], bool] = lambda: False,
     ) -> int:
-        """Return the end of the video in ticks, and add the damaged interval before it, if any.
+        """Return the end of the video, and add the damaged interval before it, if any.
 
         Args:
             declared_end: end of the video according to the container.

@@ -7,8 +7,11 @@ from model.arrays import Frame
 from model.transforms import Region
 from model.video import Limits, Media, Video
 
+# Called repeatedly while waiting for a frame; an exception that it raises ends the wait.
+WaitCallback = Callable[[], None]
 
-class FrameSource(Protocol):
+
+class OpenVideo(Protocol):
     """One pass over the frames of an open video; see model.video.Video."""
 
     @property
@@ -21,33 +24,18 @@ class FrameSource(Protocol):
 
     def whole_frames(self, fps: float, longest: int) -> Iterator[Frame]: ...  # noqa: D102
 
+    def tell(self) -> int: ...  # noqa: D102
+
     def close(self) -> None: ...  # noqa: D102
-
-
-class OpenVideo(FrameSource, Protocol):
-    """A frame source that reports its position in the file."""
-
-    def tell(self) -> int:
-        """Return the decoder's position in the file, in bytes."""
-
-
-# Called repeatedly while waiting for a frame; an exception that it raises ends the wait.
-WaitCallback = Callable[[], None]
 
 
 class Decoder(Protocol):
     """Opens videos."""
 
     def open(self, file: BinaryIO, limits: Limits, on_wait: WaitCallback = ...) -> OpenVideo:
-        """Open a video.
+        """Open a readable and seekable file; raises VideoError.
 
-        Args:
-            file: readable and seekable.
-            limits: limits for the video and for the resources that decoding uses.
-            on_wait: see WaitCallback; only decoders that run in another process call it.
-
-        Raises:
-            VideoError: a subclass, if the video cannot be decoded within the limits.
+        Only decoders that run in another process call `on_wait`.
         """
 
     def describe(self) -> str:
@@ -62,7 +50,7 @@ class InProcessDecoder:
 
     def open(self, file: BinaryIO, limits: Limits, on_wait: WaitCallback = lambda: None) -> OpenVideo:
         """See Decoder."""
-        return _Local(file, limits)
+        return Video(file, limits)
 
     def describe(self) -> str:
         """See Decoder."""
@@ -70,12 +58,3 @@ class InProcessDecoder:
 
     def close(self) -> None:
         """Do nothing: there are no processes to stop."""
-
-
-class _Local(Video):
-    def __init__(self, file: BinaryIO, limits: Limits) -> None:
-        super().__init__(file, limits)
-        self._file = file
-
-    def tell(self) -> int:
-        return self._file.tell()

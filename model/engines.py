@@ -34,11 +34,11 @@ class Engine(Protocol):
 
     @property
     def name(self) -> str:
-        """The engine's name; see EngineName."""
+        """See EngineName."""
 
     @property
     def device(self) -> str:
-        """The device; see Device."""
+        """See Device."""
 
     @property
     def precision(self) -> str:
@@ -108,12 +108,7 @@ class TorchEngine:
     name, precision = "torch", "fp32"
 
     def __init__(self, network: "nn.Module", device: str) -> None:
-        """Set up an engine.
-
-        Args:
-            network: with the inputs and outputs of model.network.Network; it is set to evaluation and moved.
-            device: torch's name, such as cpu or cuda.
-        """
+        """Set up an engine for a network with the inputs and outputs of Network; it is moved to torch's device."""
         self.device = device
         self.network = network.eval().to(device)
 
@@ -141,8 +136,7 @@ class TorchEngine:
         return RawPoints(logits, offsets)
 
 
-EngineFactory = Callable[[Bundle, Device, Path | None], Engine]
-_FACTORIES: dict[str, tuple[str, EngineFactory]] = {
+_FACTORIES: dict[str, tuple[str, Callable[[Bundle, Device, Path | None], Engine]]] = {
     "openvino": ("openvino", lambda bundle, _device, cache: OpenVinoEngine(bundle, cache)),
     "onnx": ("onnxruntime", lambda bundle, device, _cache: OnnxEngine(bundle, device)),
     "torch": ("torch", lambda bundle, device, _cache: TorchEngine.load(bundle, device)),
@@ -154,13 +148,9 @@ _ORDER: dict[Device, tuple[str, ...]] = {"cpu": ("openvino", "onnx", "torch"), "
 def load_engine(
     bundle: Bundle, name: EngineName = "auto", device: Device = "cpu", cache_dir: Path | None = None
 ) -> Engine:
-    """Load a bundle's network into an engine.
+    """Load a bundle's network into an engine; "auto" selects the fastest one that is installed for the device.
 
-    Args:
-        bundle: the bundle.
-        name: of the engine; "auto" selects the fastest one that is installed for the device, and logs its name.
-        device: "cpu" or "cuda".
-        cache_dir: folder in which OpenVINO caches compiled networks; None for no cache.
+    OpenVINO caches compiled networks in `cache_dir`.
 
     Raises:
         EngineError: the engine is not installed, or cannot use the device.

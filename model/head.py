@@ -12,15 +12,10 @@ from model.pyramid import MaskedConv, Neck, Projection
 
 
 class Points(NamedTuple):
-    """Raw predictions for a batch of windows; levels are concatenated, finest first.
+    """Raw predictions for a batch of windows; levels are concatenated, finest first."""
 
-    Attributes:
-        logits: (B, points, actions), before the sigmoid.
-        offsets: (B, points, 2), distance to start and to end, in strides of the point's level.
-    """
-
-    logits: Tensor
-    offsets: Tensor
+    logits: Tensor  # (B, points, actions), before the sigmoid
+    offsets: Tensor  # (B, points, 2), distance to start and to end, in strides of the point's level
 
 
 class Scale(nn.Module):
@@ -41,8 +36,9 @@ class PointHead(nn.Module):
     def __init__(self, config: HeadConfig, actions: int) -> None:
         super().__init__()
         channels = config.channels
-        self.cls_convs = _make_tower(config)
-        self.reg_convs = _make_tower(config)
+        self.cls_convs, self.reg_convs = (
+            nn.ModuleList([MaskedConv(channels, channels, 3) for _ in range(config.head_convs)]) for _ in range(2)
+        )
         self.cls_head = nn.Conv1d(channels, actions, 3, padding=1)
         self.reg_head = nn.Conv1d(channels, 2, 3, padding=1)
         self.scale = nn.ModuleList([Scale() for _ in config.strides])
@@ -52,12 +48,7 @@ class PointHead(nn.Module):
         nn.init.zeros_(self.reg_head.bias)  # type: ignore[arg-type]
 
     def forward(self, levels: list[Tensor], masks: list[Tensor]) -> Points:
-        """Predict the points of all levels.
-
-        Args:
-            levels: (B, channels, steps) for each level.
-            masks: (B, steps) bool for each level.
-        """
+        """Predict the points of all levels, each (B, channels, steps) with a mask (B, steps)."""
         logits, offsets = [], []
         for scale, level, mask in zip(self.scale, levels, masks, strict=True):
             actions, boundaries = level, level
@@ -83,7 +74,3 @@ class ActionFormer(nn.Module):
         """Predict points from features (B, features, steps) and mask (B, steps) bool."""
         levels, masks = self.projection(features, mask)
         return self.rpn_head(self.neck(levels), masks)  # type: ignore[no-any-return]
-
-
-def _make_tower(config: HeadConfig) -> nn.ModuleList:
-    return nn.ModuleList([MaskedConv(config.channels, config.channels, 3) for _ in range(config.head_convs)])

@@ -15,8 +15,7 @@ from model.pose import PoseBackbone
 class Network(nn.Module):
     """A backbone with adapters, followed by ActionFormer. Each row of a batch is one window; a step is one frame.
 
-    There may be fewer clips than fit into a window, so that a short video costs less computation. The features of the
-    remaining steps are zeros, which the mask excludes.
+    A short video may have fewer clips than fit into a window; the remaining steps are masked.
     """
 
     mean: Tensor
@@ -37,29 +36,17 @@ class Network(nn.Module):
         return self.detector(self.features(clips, mask), mask)  # type: ignore[no-any-return]
 
     def features(self, clips: Tensor, mask: Tensor) -> Tensor:
-        """Compute the input of the head.
+        """Compute the input of the head: (B, dim, window_frames), zero where the mask is False.
 
         Args:
             clips: (B, clips, frames, height, width, 3) uint8 RGB, at most one window.
             mask: (B, window_frames) bool, True for steps that have a frame of the video.
-
-        Returns:
-            (B, dim, window_frames), zero where the mask is False.
         """
         features = self.backbone(self.normalise(clips))  # (B, dim, clips * tubelets)
         return self.interpolate_to_steps(features, clips.shape[1] * self.clip_frames, mask)
 
     def interpolate_to_steps(self, features: Tensor, steps: int, mask: Tensor) -> Tensor:
-        """Interpolate features to one per step, and pad them to a window.
-
-        Args:
-            features: (B, dim, any length).
-            steps: number of steps that the features cover.
-            mask: (B, window_frames) bool.
-
-        Returns:
-            (B, dim, window_frames), zero where the mask is False.
-        """
+        """Interpolate features (B, dim, any length) to `steps`, pad them to a window and apply the mask."""
         features = F.interpolate(features, size=steps, mode="linear", align_corners=False)
         # Append zeros for a whole window, then truncate: with computed padding, the graph would be exported for one
         # number of clips only.

@@ -58,8 +58,8 @@ class ConvAttention(nn.Module):
 
     def _make_attention_mask(self, mask: Tensor) -> Tensor:
         """Return which steps each step attends to: (B, 1, steps or 1, steps), from a mask (B, steps)."""
-        # A row without any True would give NaN weights. A mask has at least one True, but with local attention a step
-        # after the end of the video may have none in reach. So each step attends to itself; its output is masked.
+        # A row without any True would give NaN weights. With local attention, a step after the end of the video may
+        # have none in reach: so each step attends to itself, and its output is masked.
         if self.window <= 1:
             return mask[:, None, None, :]
         step = torch.arange(mask.shape[1], device=mask.device)
@@ -104,8 +104,9 @@ class PyramidBlock(nn.Module):
         self.mlp = nn.Sequential(
             nn.Conv1d(channels, 4 * channels, 1), nn.GELU(), nn.Identity(), nn.Conv1d(4 * channels, channels, 1)
         )
-        self.drop_path_attn = _make_residual_scale(config)
-        self.drop_path_mlp = _make_residual_scale(config)
+        self.drop_path_attn, self.drop_path_mlp = (
+            ResidualScale(channels, config.path_dropout) if config.path_dropout > 0 else nn.Identity() for _ in range(2)
+        )
 
     def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Apply to (B, channels, steps) and its mask; returns both with steps / stride."""
@@ -131,19 +132,11 @@ class Projection(nn.Module):
         self.register_buffer("positions", table if config.position_steps else None, persistent=False)
 
     def forward(self, x: Tensor, mask: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """Compute the pyramid levels.
-
-        Args:
-            x: (B, features, steps).
-            mask: (B, steps) bool.
-
-        Returns:
-            For each level (B, channels, steps / stride), and its mask.
-        """
+        """Compute the levels (B, channels, steps / stride) and their masks from (B, features, steps) and its mask."""
         for conv in self.embed:
             x = conv(x, mask)
         if self.positions is not None:
-            x = x + self._resize(self.positions, x.shape[2]) * mask[:, None]
+            x = x + _resize(self.positions, x.shape[2]) * mask[:, None]
         for block in self.stem:
             x, mask = block(x, mask)
         levels, masks = [x], [mask]
@@ -152,13 +145,6 @@ class Projection(nn.Module):
             levels.append(x)
             masks.append(mask)
         return levels, masks
-
-    @staticmethod
-    def _resize(positions: Tensor, steps: int) -> Tensor:
-        """Return (1, channels, steps): truncated, or interpolated if the table has fewer steps."""
-        if steps <= positions.shape[2]:
-            return positions[:, :, :steps]
-        return F.interpolate(positions, size=steps, mode="linear", align_corners=False)
 
 
 class Neck(nn.Module):
@@ -173,8 +159,11 @@ class Neck(nn.Module):
         return [norm(level) for norm, level in zip(self.fpn_norms, levels, strict=True)]
 
 
-def _make_residual_scale(config: HeadConfig) -> nn.Module:
-    return ResidualScale(config.channels, config.path_dropout) if config.path_dropout > 0 else nn.Identity()
+def _resize(positions: Tensor, steps: int) -> Tensor:
+    """Return (1, channels, steps): truncated, or interpolated if the table has fewer steps."""
+    if steps <= positions.shape[2]:
+        return positions[:, :, :steps]
+    return F.interpolate(positions, size=steps, mode="linear", align_corners=False)
 
 
 def _initialise_conv_bias(module: nn.Module) -> None:

@@ -38,11 +38,8 @@ class Proposals:
         """Concatenate proposals in the given order."""
         if not parts:
             return cls.empty()
-        return Proposals(
-            np.concatenate([part.segments for part in parts]),
-            np.concatenate([part.scores for part in parts]),
-            np.concatenate([part.labels for part in parts]),
-        )
+        columns = zip(*((part.segments, part.scores, part.labels) for part in parts), strict=True)
+        return Proposals(*(np.concatenate(column) for column in columns))
 
     def by_score(self) -> "Proposals":
         """Sort by score, highest first; the sort is stable."""

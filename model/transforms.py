@@ -56,13 +56,9 @@ def crop_box(width: int, height: int, region: Region, aspect: float) -> Box:
 
 
 def crop_around(person: Floats, width: int, height: int, aspect: float, margin: float) -> Box:
-    """Return the box with this aspect ratio around a person, enlarged by `margin` and shifted into the frame.
+    """Return the box with this aspect ratio (width / height) around a person, shifted into the frame.
 
-    Args:
-        person: (4,) left, top, right, bottom in pixels.
-        width, height: size of the frame in pixels.
-        aspect: width / height of the box.
-        margin: factor on the size of the person, as used by `mmad synth --crop person`.
+    The person is (4,) left, top, right, bottom in pixels; `margin` is a factor on the person's size.
     """
     left, top, right, bottom = (float(edge) for edge in person)
     high = min(margin * max(bottom - top, (right - left) / aspect), height, width / aspect)

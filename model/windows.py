@@ -52,8 +52,7 @@ def windows(frames: Iterable[Frame], window_frames: int, overlap_frames: int) ->
 def split_frames(frames: Iterable[Frame], window_frames: int, overlap_frames: int) -> Iterator[tuple[int, list[Frame]]]:
     """Yield the index of the first frame and the frames of each window; one window is held in memory.
 
-    A video shorter than a window yields one short window. A longer video yields full windows only: the last one
-    overlaps its predecessor by more than `overlap_frames` if necessary.
+    Only a video that is shorter than a window yields a short window.
     """
     latest: deque[Frame] = deque(maxlen=window_frames)
     next_end, last_end, total = window_frames, 0, 0

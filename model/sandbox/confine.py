@@ -23,6 +23,7 @@ import resource
 import signal
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
@@ -64,11 +65,9 @@ _CALLS = """
 class Confinement:
     """The parts of the confinement that work on this machine, as tested by probe."""
 
-    landlock: int
-    """The kernel's version of Landlock; 0 if it is unavailable."""
+    landlock: int  # the kernel's version of Landlock; 0 if it is unavailable
     seccomp: bool
-    unprivileged: bool
-    """True if the decode process runs as an unprivileged user."""
+    unprivileged: bool  # whether the decode process runs as an unprivileged user
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -92,24 +91,19 @@ class Confinement:
 def confine(limits: Limits, confinement: Confinement, parent: int) -> None:
     """Confine this process with the parts that work, and have the kernel kill it when its parent process ends.
 
-    Raises:
-        OSError: a part fails although it worked in probe; the caller must not continue.
+    Raises OSError if a part fails although it worked in probe; the caller must not continue.
     """
     _set_limits(limits)
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
     if confinement.unprivileged:
         drop_privileges()
-    _die_with_parent(parent)  # after the change of user, which resets it
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # after the change of user, which resets it
+    if os.getppid() != parent:  # the parent had already ended
+        os.kill(os.getpid(), signal.SIGKILL)
     if confinement.landlock:
         forbid_files(confinement.landlock)
     if confinement.seccomp:
         forbid_calls()
-
-
-def _die_with_parent(parent: int) -> None:
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # the parent had already ended
-        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def probe() -> Confinement:
@@ -140,27 +134,21 @@ def _try_all() -> int:
     """Return the sum of: 1 if Landlock prevents opening files, 2 if seccomp prevents sockets, 4 if not root."""
     working = 0
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
-    try:
+    with suppress(OSError):
         drop_privileges()
         working |= 4
-    except OSError:
-        pass
-    try:
+    with suppress(OSError):
         forbid_files(landlock_version())
-        working |= _fails(errno.EACCES, lambda: os.close(os.open("/", os.O_RDONLY)))
-    except OSError:
-        pass
-    try:
+        working |= _fails(errno.EACCES, lambda: os.open("/", os.O_RDONLY))
+    with suppress(ImportError, RuntimeError, OSError):
         forbid_calls()
         # Landlock would say EACCES.
-        opening = _fails(errno.EPERM, lambda: os.close(os.open("/", os.O_RDONLY)))
-        working |= 2 * (opening and _fails(errno.EPERM, lambda: socket.socket().close()))
-    except (ImportError, RuntimeError, OSError):
-        pass
+        opening = _fails(errno.EPERM, lambda: os.open("/", os.O_RDONLY))
+        working |= 2 * (opening and _fails(errno.EPERM, socket.socket))
     return working
 
 
-def _fails(number: int, call: Callable[[], None]) -> bool:
+def _fails(number: int, call: Callable[[], object]) -> bool:
     try:
         call()
     except OSError as error:
@@ -206,11 +194,7 @@ def landlock_version() -> int:
 
 
 def forbid_files(version: int) -> None:
-    """Forbid all access rights that Landlock handles: opening files, TCP, and signals to other processes.
-
-    Raises:
-        OSError: the kernel refuses.
-    """
+    """Forbid all that Landlock handles: opening files, TCP, and signals to other processes; raises OSError."""
     rights = _FILE_RIGHTS.get(version, max(_FILE_RIGHTS.values()))
     ruleset = _Ruleset(
         (1 << rights) - 1, _TCP_RIGHTS if version >= _TCP_SINCE else 0, _SCOPES if version >= _SCOPES_SINCE else 0
@@ -226,10 +210,7 @@ def forbid_files(version: int) -> None:
 def forbid_calls() -> None:
     """Make every system call that is not listed fail with EPERM, by seccomp.
 
-    Raises:
-        ImportError: pyseccomp is not installed.
-        RuntimeError: libseccomp is not installed.
-        OSError: the kernel refuses.
+    Raises ImportError without pyseccomp, RuntimeError without libseccomp, OSError if the kernel refuses.
     """
     _filter().load()
 
@@ -262,14 +243,16 @@ def _libc() -> ctypes.CDLL:
     return libc
 
 
-def _syscall(number: int, *arguments: object) -> int:
-    result = int(_libc().syscall(ctypes.c_long(number), *arguments))
+def _check(result: int) -> int:
     if result < 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
     return result
 
 
+def _syscall(number: int, *arguments: object) -> int:
+    return _check(int(_libc().syscall(ctypes.c_long(number), *arguments)))
+
+
 def _prctl(option: int, value: int) -> None:
     unused = ctypes.c_ulong(0)
-    if _libc().prctl(option, ctypes.c_ulong(value), unused, unused, unused) != 0:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    _check(_libc().prctl(option, ctypes.c_ulong(value), unused, unused, unused))
