@@ -3,6 +3,7 @@
 Tokens are (B * clips, time * height * width, dim). Temporal convolutions reach across the clips of a window.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.architecture import AdapterConfig
+
+Convolution = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -21,25 +24,17 @@ class Grid:
     height: int
     width: int
 
-    def to_temporal(self, x: Tensor) -> Tensor:
-        """Reshape (B*clips, t*h*w, C) to (B*h*w, C, clips*t): one sequence per spatial position."""
-        channels = x.shape[-1]
-        x = x.reshape(-1, self.clips * self.time, self.height * self.width, channels)
-        return x.permute(0, 2, 3, 1).reshape(-1, channels, self.clips * self.time)
+    def convolve_temporal(self, conv: Convolution, x: Tensor) -> Tensor:
+        """Convolve over the clips of a window, at each spatial position: (B*clips, t*h*w, C) to the same shape."""
+        steps, positions, channels = self.clips * self.time, self.height * self.width, x.shape[-1]
+        x = x.reshape(-1, steps, positions, channels).permute(0, 2, 3, 1)  # (B, positions, C, steps)
+        x = conv(x.reshape(-1, channels, steps)).reshape(-1, positions, channels, steps)
+        return x.permute(0, 3, 1, 2).reshape(-1, self.time * positions, channels)
 
-    def from_temporal(self, x: Tensor) -> Tensor:
-        """Invert to_temporal."""
-        channels = x.shape[1]
-        x = x.reshape(-1, self.height * self.width, channels, self.clips * self.time)
-        return x.permute(0, 3, 1, 2).reshape(-1, self.time * self.height * self.width, channels)
-
-    def to_spatial(self, x: Tensor) -> Tensor:
-        """Reshape (B*clips, t*h*w, C) to (B*clips*t, C, h, w): one feature map per time step."""
-        return x.reshape(-1, self.height, self.width, x.shape[-1]).permute(0, 3, 1, 2)
-
-    def from_spatial(self, x: Tensor) -> Tensor:
-        """Invert to_spatial."""
-        return x.permute(0, 2, 3, 1).reshape(-1, self.time * self.height * self.width, x.shape[1])
+    def convolve_spatial(self, conv: Convolution, x: Tensor) -> Tensor:
+        """Convolve over space, at each time step: (B*clips, t*h*w, C) to the same shape."""
+        maps = conv(x.reshape(-1, self.height, self.width, x.shape[-1]).permute(0, 3, 1, 2))  # (B*clips*t, C, h, w)
+        return maps.permute(0, 2, 3, 1).reshape(-1, self.time * self.height * self.width, x.shape[-1])
 
 
 class StandardAdapter(nn.Module):
@@ -77,7 +72,7 @@ class TemporalInformativeAdapter(nn.Module):
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
         """Apply to tokens (B*clips, tokens, dim)."""
         h = F.gelu(self.down_proj(x))
-        h = h + grid.from_temporal(self.conv(self.dwconv(grid.to_temporal(h))))
+        h = h + grid.convolve_temporal(lambda steps: self.conv(self.dwconv(steps)), h)
         update: Tensor = self.up_proj(h)
         return x + self.gamma * update
 
@@ -103,8 +98,8 @@ class DualPathAdapter(nn.Module):
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
         """Apply to tokens (B*clips, tokens, dim)."""
         h = F.gelu(self.down_proj(x))
-        spatial = h + grid.from_spatial(self.spatial_dwconv(grid.to_spatial(h)))
-        temporal = h + grid.from_temporal(self.temporal_dwconv(grid.to_temporal(h)))
+        spatial = h + grid.convolve_spatial(self.spatial_dwconv, h)
+        temporal = h + grid.convolve_temporal(self.temporal_dwconv, h)
         update: Tensor = self.up_proj(torch.cat([self.beta * spatial, self.gamma * temporal], dim=-1))
         return x + self.alpha * update
 
@@ -134,8 +129,8 @@ class TwoDownAdapter(nn.Module):
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
         """Apply to tokens (B*clips, tokens, dim)."""
         a, b = F.gelu(self.spatial_down_proj(x)), F.gelu(self.temporal_down_proj(x))
-        spatial = a + grid.from_spatial(self.spatial_conv(self.spatial_dwconv(grid.to_spatial(a))))
-        temporal = b + grid.from_temporal(self.temporal_dwconv(grid.to_temporal(b)))
+        spatial = a + grid.convolve_spatial(lambda maps: self.spatial_conv(self.spatial_dwconv(maps)), a)
+        temporal = b + grid.convolve_temporal(self.temporal_dwconv, b)
         update: Tensor = self.up_proj(torch.cat([self.beta * spatial, self.gamma * temporal], dim=-1))
         return x + self.alpha * update
 

@@ -19,6 +19,8 @@ from model.arrays import Floats, Frame, Images
 _HDR = (16, 18)
 _TO_SDR = "out_transfer=bt709:out_primaries=bt709"
 
+Filter = tuple[str, str | None]  # name and arguments
+
 
 @dataclass(frozen=True)
 class Region:
@@ -79,25 +81,30 @@ def compute_full_frame_size(frame: av.VideoFrame, pixel_aspect: Fraction, longes
 
 def crop_and_scale(frames: Sequence[Frame] | Frame, box: Box, width: int, height: int) -> Images:
     """Crop a box out of n frames (rows, columns, 3) uint8 RGB and scale it by area: (n, height, width, 3)."""
-    graph = av.filter.Graph()
-    nodes = [
-        graph.add_buffer(
-            width=box.width, height=box.height, format=av.VideoFormat("rgb24"), time_base=Fraction(1, 1000)
-        ),
-        # Without these flags, colours are subsampled during conversion.
-        graph.add("scale", f"{width}:{height}:flags=area+accurate_rnd+full_chroma_inp+full_chroma_int"),
-        graph.add("format", "rgb24"),
-        graph.add("buffersink"),
-    ]
-    graph.link_nodes(*nodes).configure()
+    # Without these flags, colours are subsampled during conversion.
+    scale = f"{width}:{height}:flags=area+accurate_rnd+full_chroma_inp+full_chroma_int"
+    graph = _make_graph(box.width, box.height, av.VideoFormat("rgb24"), [("scale", scale)])
     scaled = np.empty((len(frames), height, width, 3), np.uint8)
     for index, frame in enumerate(frames):
         crop = np.ascontiguousarray(frame[box.y : box.y + box.height, box.x : box.x + box.width])
-        graph.vpush(av.VideoFrame.from_ndarray(crop, format="rgb24"))
-        output = graph.vpull()
-        assert isinstance(output, av.VideoFrame)
-        scaled[index] = output.to_ndarray()
+        scaled[index] = _filter_frame(graph, av.VideoFrame.from_ndarray(crop, format="rgb24"))
     return scaled
+
+
+def _make_graph(width: int, height: int, pixel_format: av.VideoFormat, filters: list[Filter]) -> av.filter.Graph:
+    """Make a graph of filters, given by name and arguments, that returns RGB."""
+    graph = av.filter.Graph()
+    source = graph.add_buffer(width=width, height=height, format=pixel_format, time_base=Fraction(1, 1000))
+    nodes = [graph.add(*each) for each in [*filters, ("format", "rgb24"), ("buffersink", None)]]
+    graph.link_nodes(source, *nodes).configure()
+    return graph
+
+
+def _filter_frame(graph: av.filter.Graph, frame: av.VideoFrame) -> Frame:
+    graph.vpush(frame)
+    filtered = graph.vpull()
+    assert isinstance(filtered, av.VideoFrame)
+    return np.asarray(filtered.to_ndarray(), np.uint8)
 
 
 def _even(value: float, least: int = 1) -> int:
@@ -125,12 +132,12 @@ class Orientation(NamedTuple):
         return cls(False, a < 0, d < 0)
 
     @property
-    def filters(self) -> list[tuple[str, str | None]]:
+    def filters(self) -> list[Filter]:
         """FFmpeg's filters for these operations."""
         if self.swapped:
             names = {(False, False): "cclock_flip", (True, False): "clock", (False, True): "cclock"}
             return [("transpose", names.get((self.mirror_x, self.mirror_y), "clock_flip"))]
-        mirrors: list[tuple[str, str | None]] = [("hflip", None)] if self.mirror_x else []
+        mirrors: list[Filter] = [("hflip", None)] if self.mirror_x else []
         return [*mirrors, ("vflip", None)] if self.mirror_y else mirrors
 
     def upright_size(self, width: int, height: int) -> tuple[int, int]:
@@ -159,29 +166,21 @@ class Scaler:
         orientation = Orientation.from_frame(frame)
         frame_format = (frame.width, frame.height, frame.format.name, frame.color_trc, orientation, pixel_aspect)
         if self._graph is None or frame_format != self._format:
-            self._graph, self._format = self._make_graph(frame, orientation, pixel_aspect), frame_format
+            self._graph, self._format = self._adapt(frame, orientation, pixel_aspect), frame_format
         frame.pts = None
-        self._graph.vpush(frame)
-        scaled = self._graph.vpull()
-        assert isinstance(scaled, av.VideoFrame)
-        return np.asarray(scaled.to_ndarray(), np.uint8)
+        return _filter_frame(self._graph, frame)
 
-    def _make_graph(self, frame: av.VideoFrame, orientation: Orientation, pixel_aspect: Fraction) -> av.filter.Graph:
+    def _adapt(self, frame: av.VideoFrame, orientation: Orientation, pixel_aspect: Fraction) -> av.filter.Graph:
         width, height = orientation.upright_size(frame.width, frame.height)
         stretch = 1 / pixel_aspect if not orientation.swapped else pixel_aspect
         box = crop_box(width, height, self._region, self._width / self._height * float(stretch))
         self.looked_at = box.width * box.height / (width * height)
         box = orientation.to_stored(box, frame.width, frame.height)
-        graph = av.filter.Graph()
-        nodes = [
-            graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(1, 1000)),
-            graph.add("crop", f"{box.width}:{box.height}:{box.x}:{box.y}:exact=1"),
-            # Rotate before scaling: chroma is interpolated differently in x and y.
-            *(graph.add(name, arguments) for name, arguments in orientation.filters),
-            graph.add("scale", f"{self._width}:{self._height}:flags=area"),
-            *([graph.add("scale", _TO_SDR)] if frame.color_trc in _HDR else []),
-            graph.add("format", "rgb24"),
-            graph.add("buffersink"),
+        filters: list[Filter] = [
+            ("crop", f"{box.width}:{box.height}:{box.x}:{box.y}:exact=1"),
+            *orientation.filters,  # before scaling: chroma is interpolated differently in x and y
+            ("scale", f"{self._width}:{self._height}:flags=area"),
         ]
-        graph.link_nodes(*nodes).configure()
-        return graph
+        if frame.color_trc in _HDR:
+            filters.append(("scale", _TO_SDR))
+        return _make_graph(frame.width, frame.height, frame.format, filters)
