@@ -83,12 +83,8 @@ class CorruptionTracker:
     ) -> int:
         """Return the end of the video, and add the damaged interval before it, if any.
 
-        Args:
-            declared_end: end of the video according to the container.
-            last_packet: presentation time of the last packet.
-            doubtful: whether packets shortly before the end did not decode, or could not be read.
-            max_end: upper limit for the end.
-            is_cut_off: whether the file is truncated; called only if the result depends on it.
+        It is doubtful if packets shortly before the end did not decode, or could not be read. `last_packet` is a
+        presentation time. Whether the file `is_cut_off` is asked only if the result depends on it.
         """
         declared_end = min(max_end, declared_end or 0)
         margin = self._step / 2

@@ -14,11 +14,10 @@ WaitCallback = Callable[[], None]
 class OpenVideo(Protocol):
     """One pass over the frames of an open video; see model.video.Video."""
 
-    @property
-    def declared_duration_s(self) -> float | None: ...  # noqa: D102
+    media: Media | None
 
     @property
-    def media(self) -> Media | None: ...  # noqa: D102
+    def declared_duration_s(self) -> float | None: ...  # noqa: D102
 
     def frames(self, fps: float, width: int, height: int, region: Region = ...) -> Iterator[Frame]: ...  # noqa: D102
 
@@ -33,10 +32,7 @@ class Decoder(Protocol):
     """Opens videos."""
 
     def open(self, file: BinaryIO, limits: Limits, on_wait: WaitCallback = ...) -> OpenVideo:
-        """Open a readable and seekable file; raises VideoError.
-
-        Only decoders that run in another process call `on_wait`.
-        """
+        """Open a readable and seekable file; raises VideoError. Only decoders in another process call `on_wait`."""
 
     def describe(self) -> str:
         """Describe the isolation of the decoder in one line."""

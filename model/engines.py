@@ -30,19 +30,11 @@ class RawPoints(NamedTuple):
 
 
 class Engine(Protocol):
-    """A network loaded into a runtime."""
+    """A network loaded into a runtime; see EngineName and Device."""
 
-    @property
-    def name(self) -> str:
-        """See EngineName."""
-
-    @property
-    def device(self) -> str:
-        """See Device."""
-
-    @property
-    def precision(self) -> str:
-        """The precision of computation, such as fp32."""
+    name: str
+    device: str
+    precision: str  # of computation, such as fp32
 
     def run(self, clips: Images, mask: Booleans) -> RawPoints:
         """Run the network on one window.
@@ -88,7 +80,7 @@ class OnnxEngine:
         import onnxruntime
 
         provider = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}[device]
-        self.device = device
+        self.device: str = device
         self._session = onnxruntime.InferenceSession(str(bundle.folder / GRAPH), providers=[provider])
         # Without CUDA, onnxruntime only logs a warning and runs on the CPU.
         if provider not in self._session.get_providers():
@@ -150,10 +142,7 @@ def load_engine(
 ) -> Engine:
     """Load a bundle's network into an engine; "auto" selects the fastest one that is installed for the device.
 
-    OpenVINO caches compiled networks in `cache_dir`.
-
-    Raises:
-        EngineError: the engine is not installed, or cannot use the device.
+    OpenVINO caches compiled networks in `cache_dir`. Raises EngineError.
     """
     order = _ORDER[device]
     if name != "auto" and name not in order:

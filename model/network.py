@@ -38,9 +38,8 @@ class Network(nn.Module):
     def features(self, clips: Tensor, mask: Tensor) -> Tensor:
         """Compute the input of the head: (B, dim, window_frames), zero where the mask is False.
 
-        Args:
-            clips: (B, clips, frames, height, width, 3) uint8 RGB, at most one window.
-            mask: (B, window_frames) bool, True for steps that have a frame of the video.
+        Clips are (B, clips, frames, height, width, 3) uint8 RGB, at most one window; the mask is (B, window_frames)
+        bool, True for steps that have a frame of the video.
         """
         features = self.backbone(self.normalise(clips))  # (B, dim, clips * tubelets)
         return self.interpolate_to_steps(features, clips.shape[1] * self.clip_frames, mask)

@@ -72,12 +72,8 @@ def point_grid(window_frames: int, strides: tuple[int, ...]) -> tuple[Integers, 
 def decode_points(logits: Floats, offsets: Floats, mask: Booleans, manifest: Manifest, start_frame: int) -> Proposals:
     """Decode the candidates of one window with the highest scores, before NMS.
 
-    Args:
-        logits: (points, actions), before the sigmoid.
-        offsets: (points, 2), distance to start and end in strides of the point's level.
-        mask: (window_frames,), True for steps that have a frame.
-        manifest: the bundle's manifest, for frame rate, strides, and limits of candidates.
-        start_frame: index of the window's first frame in the resampled video.
+    For logits (points, actions), offsets (points, 2) and mask (window_frames,) see RawPoints and Engine.run; the
+    window's first frame is `start_frame` of the resampled video.
     """
     positions, strides = point_grid(manifest.input.window_frames, manifest.architecture.head.strides)
     scores = (1 / (1 + np.exp(-logits))).astype(np.float32)

@@ -80,10 +80,7 @@ class Media:
 
 
 class Video:
-    """One pass over a video's frames. `media` is None until all frames have been read.
-
-    Methods raise VideoError for a video that does not decode or exceeds a limit.
-    """
+    """One pass over a video's frames. `media` is None until all frames have been read. Methods raise VideoError."""
 
     def __init__(self, file: BinaryIO, limits: Limits = Limits()) -> None:
         self._file, self._limits = file, limits
@@ -95,6 +92,9 @@ class Video:
             self._container.close()
             raise
         self.media: Media | None = None
+        self.time_base = to_fraction(self._stream.time_base) or Fraction(1, av.time_base)  # seconds per tick
+        # The usual duration of a frame in ticks.
+        self._step = max(1, round(1 / (self.time_base * (to_fraction(self._stream.average_rate) or 25))))
 
     def close(self) -> None:
         """Free the decoder."""
@@ -137,16 +137,6 @@ class Video:
                 yield scaled
         if self.media is not None and scaler is not None:
             self.media = replace(self.media, looked_at=scaler.looked_at)
-
-    @property
-    def time_base(self) -> Fraction:
-        """Seconds per tick."""
-        return to_fraction(self._stream.time_base) or Fraction(1, av.time_base)
-
-    @property
-    def _step(self) -> int:
-        """Usual duration of a frame in ticks."""
-        return max(1, round(1 / (self.time_base * (to_fraction(self._stream.average_rate) or 25))))
 
     def _start_decoding(self) -> tuple[PacketReader, Clock]:
         # An MPEG-TS file may be a concatenation of recordings, cut anywhere.
@@ -276,10 +266,7 @@ class Video:
 
 
 def measure_extent(file: BinaryIO, limits: Limits = Limits()) -> Extent:
-    """Return duration and start of a video; raises VideoError.
-
-    All frames are decoded only if the container does not declare them.
-    """
+    """Return duration and start of a video, without decoding all frames if the container declares them."""
     with closing(Video(file, limits)) as video:
         if (declared := video.declared_extent()) is not None:
             return declared
