@@ -74,11 +74,15 @@ def find_interpreters() -> dict[str, Path]:
     return found
 
 
-def run(*command: object, folder: Path = ROOT, **environment: str) -> str:
+def run(*command: object, folder: Path = ROOT, timeout_s: float | None = None, **environment: str) -> str:
     """Run a command and return its standard output; raises InstallError with the end of its output."""
-    process = subprocess.run(
-        list(map(str, command)), cwd=folder, env=os.environ | environment, capture_output=True, text=True, check=False
-    )
+    words, variables = [str(word) for word in command], os.environ | environment
+    try:
+        process = subprocess.run(
+            words, cwd=folder, env=variables, capture_output=True, text=True, timeout=timeout_s, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise InstallError(str(error)) from error
     if process.returncode:
         raise InstallError(f"{' '.join(map(str, command))}\n{(process.stdout + process.stderr)[-3000:]}")
     return process.stdout
@@ -114,9 +118,8 @@ class Environment:
     def check_service(self) -> int:
         """Run `mmad serve`, submit a video and return the number of detections."""
         with _run_service(self) as url:
-            output = run(
-                self.folder / "bin/mmad", "submit", VIDEO, "--url", url, "--wait", "--json", folder=self.folder
-            )
+            submit = (self.folder / "bin/mmad", "submit", VIDEO, "--url", url, "--wait", "--json")
+            output = run(*submit, folder=self.folder, timeout_s=_TIMEOUT_S)
         return _count(json.loads(output))
 
 

@@ -157,7 +157,7 @@ def test_groups_are_of_the_models_classes(shipped: Bundle) -> None:
                for code in groups["self_touch"])  # fmt: skip
     assert groups["head"] == frozenset(HEAD) == {code for code in names if code.startswith("B")}
     assert groups["legs"] == frozenset(LEGS) == {code for code in names if code.startswith("D")} - {"D7"}
-    with pytest.raises(ValueError, match="does not know D3"):
+    with pytest.raises(ValueError, match="no classes D3"):
         make_groups(Labels(bodies=bodies, actions=[one for one in actions if one.code != "D3"]))
 
 
