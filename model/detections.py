@@ -94,53 +94,35 @@ def _join_windows(people: list[WindowPeople], fps: float, duration_s: float) -> 
 
 def make_notices(people: list[WindowPeople] | None, fps: float, media: Media) -> tuple[Notice, ...]:
     """Make the notices about a video; see find_coverage."""
-    notices = []
+    details: dict[str, str] = {}
     if media.damaged:
-        notices.append(
-            Notice(
-                "video_damaged",
-                f"the video could not be decoded at {_format_intervals(media.damaged)}: nothing was looked for there; "
-                "export it anew, or send it again if it was cut off",
-            )
+        details["video_damaged"] = (
+            f"the video could not be decoded at {_format_intervals(media.damaged)}: nothing was looked for there; "
+            "export it anew, or send it again if it was cut off"
         )
     coverage = find_coverage(people, fps, media)
-    empty = tuple((interval.start_s, interval.end_s) for interval in coverage if interval.status == "no_person")
-    if empty:
-        notices.append(
-            Notice(
-                "no_person",
-                f"nobody was found at {_format_intervals(empty)}: nothing was looked for there; "
-                f"{_REGION_HINT} has that part of the picture analysed in any case",
-            )
+    if empty := tuple((part.start_s, part.end_s) for part in coverage if part.status == "no_person"):
+        details["no_person"] = (
+            f"nobody was found at {_format_intervals(empty)}: nothing was looked for there; "
+            f"{_REGION_HINT} has that part of the picture analysed in any case"
         )
-    crowded = [window for window in people or () if window.people > 1]
-    if crowded:
+    if crowded := [window for window in people or () if window.people > 1]:
         maximum = max(window.people for window in crowded)
         intervals = _format_intervals(tuple(_join_windows(crowded, fps, media.duration_s)))
-        notices.append(
-            Notice(
-                "several_people",
-                f"{maximum} people were found at {intervals}: the largest was looked at; "
-                f"{_REGION_HINT} chooses another",
-            )
+        details["several_people"] = (
+            f"{maximum} people were found at {intervals}: the largest was looked at; {_REGION_HINT} chooses another"
         )
     if media.start_offset_s >= _LATE_START_S:
-        notices.append(
-            Notice(
-                "video_starts_late",
-                f"players show the first frame {media.start_offset_s:.2f} s after they start, as sound comes first; "
-                "times here count from the first frame: add media.start_offset_s for a player's clock",
-            )
+        details["video_starts_late"] = (
+            f"players show the first frame {media.start_offset_s:.2f} s after they start, as sound comes first; "
+            "times here count from the first frame: add media.start_offset_s for a player's clock"
         )
     if media.looked_at < _MIN_ANALYSED_FRACTION:
-        notices.append(
-            Notice(
-                "picture_cropped",
-                f"{media.looked_at:.0%} of the picture was looked at, the middle of it or of the region; "
-                "give region=x,y,width,height (fractions) around the person to choose the part",
-            )
+        details["picture_cropped"] = (
+            f"{media.looked_at:.0%} of the picture was looked at, the middle of it or of the region; "
+            "give region=x,y,width,height (fractions) around the person to choose the part"
         )
-    return tuple(notices)
+    return tuple(Notice(code, detail) for code, detail in details.items())
 
 
 def _format_intervals(intervals: Intervals) -> str:

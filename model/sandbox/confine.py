@@ -22,6 +22,7 @@ import os
 import resource
 import signal
 import socket
+import struct
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -103,12 +104,15 @@ def confine(limits: Limits, confinement: Confinement, parent: int) -> None:
     if confinement.landlock:
         forbid_files(confinement.landlock)
     if confinement.seccomp:
-        forbid_calls()
+        _filter().load()
 
 
 def probe() -> Confinement:
     """Test in a child process which parts of the confinement work on this machine."""
-    prepare()
+    # Load libraries while files can still be opened.
+    _libc()
+    with suppress(ImportError, RuntimeError, OSError):  # not installed, no libseccomp, or one too old
+        _filter()
     child = os.fork()
     if child == 0:
         working = 0
@@ -119,15 +123,6 @@ def probe() -> Confinement:
     _, status = os.waitpid(child, 0)
     working = max(0, os.waitstatus_to_exitcode(status))
     return Confinement(landlock_version() if working & 1 else 0, bool(working & 2), bool(working & 4))
-
-
-def prepare() -> None:
-    """Load the libraries that the confinement needs, while files can still be opened."""
-    _libc()
-    try:
-        _filter()
-    except (ImportError, RuntimeError, OSError):  # not installed, no libseccomp, or one too old
-        _filter.cache_clear()
 
 
 def _try_all() -> int:
@@ -141,7 +136,7 @@ def _try_all() -> int:
         forbid_files(landlock_version())
         working |= _fails(errno.EACCES, lambda: os.open("/", os.O_RDONLY))
     with suppress(ImportError, RuntimeError, OSError):
-        forbid_calls()
+        _filter().load()
         # Landlock would say EACCES.
         opening = _fails(errno.EPERM, lambda: os.open("/", os.O_RDONLY))
         working |= 2 * (opening and _fails(errno.EPERM, socket.socket))
@@ -179,14 +174,6 @@ def drop_privileges() -> None:
         os.setresuid(_NOBODY, _NOBODY, _NOBODY)
 
 
-class _Ruleset(ctypes.Structure):
-    _fields_ = (
-        ("handled_access_fs", ctypes.c_uint64),
-        ("handled_access_net", ctypes.c_uint64),
-        ("scoped", ctypes.c_uint64),
-    )
-
-
 def landlock_version() -> int:
     """Return the kernel's Landlock version; 0 if Landlock is unavailable or disabled."""
     version = _libc().syscall(_LANDLOCK_CREATE_RULESET, None, 0, _LANDLOCK_CREATE_RULESET_VERSION)
@@ -196,27 +183,23 @@ def landlock_version() -> int:
 def forbid_files(version: int) -> None:
     """Forbid all that Landlock handles: opening files, TCP, and signals to other processes; raises OSError."""
     rights = _FILE_RIGHTS.get(version, max(_FILE_RIGHTS.values()))
-    ruleset = _Ruleset(
-        (1 << rights) - 1, _TCP_RIGHTS if version >= _TCP_SINCE else 0, _SCOPES if version >= _SCOPES_SINCE else 0
+    ruleset = struct.pack(
+        "3Q", (1 << rights) - 1, _TCP_RIGHTS if version >= _TCP_SINCE else 0, _SCOPES if version >= _SCOPES_SINCE else 0
     )
     # Older kernels accept the longer structure as long as the fields that they do not know are zero.
-    number = _syscall(_LANDLOCK_CREATE_RULESET, ctypes.byref(ruleset), ctypes.sizeof(ruleset), 0)
+    number = _syscall(_LANDLOCK_CREATE_RULESET, ruleset, len(ruleset), 0)
     try:
         _syscall(_LANDLOCK_RESTRICT_SELF, number, 0)
     finally:
         os.close(number)
 
 
-def forbid_calls() -> None:
-    """Make every system call that is not listed fail with EPERM, by seccomp.
-
-    Raises ImportError without pyseccomp, RuntimeError without libseccomp, OSError if the kernel refuses.
-    """
-    _filter().load()
-
-
 @cache
 def _filter() -> "pyseccomp.SyscallFilter":
+    """Make the filter that lets every system call that is not listed fail with EPERM.
+
+    Raises ImportError without pyseccomp, RuntimeError or OSError without a recent libseccomp.
+    """
     import fcntl
 
     import pyseccomp as sc

@@ -9,7 +9,7 @@ import os
 import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, NoReturn
+from typing import Any
 
 from model.arrays import Frame
 from model.transforms import Region
@@ -143,13 +143,9 @@ def _parse(content: bytes) -> Message:
     if len(content) > MESSAGE_BYTES:
         raise IpcError(f"a message of more than {MESSAGE_BYTES} bytes")
     try:
-        message = json.loads(content.decode(), parse_constant=_reject_constant)
+        message = json.loads(content.decode())
     except (ValueError, RecursionError) as error:
         raise IpcError("a packet that is no JSON") from error
     if not isinstance(message, dict):
         raise IpcError("a message that is no object")
     return message
-
-
-def _reject_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number")
