@@ -63,15 +63,16 @@ class CorruptionTracker:
     def __init__(self, time_base: Fraction, step: int) -> None:
         self._time_base, self._step = time_base, step
         self._intervals: list[tuple[int, int]] = []
-        self._start = self._end = 0
+        self._start = 0
+        self.last_frame_end = 0  # the video after it was lost
 
     def add_frame(self, timed: TimedFrame, doubtful: bool) -> None:
         """Add the next frame, with its estimated end; it is doubtful if packets shortly before did not decode."""
-        if doubtful and timed.start - self._end > self._step / 2:
-            self._add(self._end, timed.start)
+        if doubtful and timed.start - self.last_frame_end > self._step / 2:
+            self._add(self.last_frame_end, timed.start)
         if timed.frame.is_corrupt:
             self._add(timed.start, timed.end)
-        self._start, self._end = timed.start, timed.end
+        self._start, self.last_frame_end = timed.start, timed.end
 
     def finish(
         self,
@@ -88,22 +89,17 @@ class CorruptionTracker:
         """
         declared_end = min(max_end, declared_end or 0)
         margin = self._step / 2
-        if doubtful or (declared_end - self._end > margin and is_cut_off()):
+        if doubtful or (declared_end - self.last_frame_end > margin and is_cut_off()):
             end = max(declared_end, min(max_end, last_packet or 0))
-        elif last_packet is not None and last_packet >= self._end:
+        elif last_packet is not None and last_packet >= self.last_frame_end:
             end = min(max_end, last_packet + self._step)
         else:
-            self._end = declared_end if declared_end > self._start else self._end
-            return self._end
-        if end - self._end > margin:
-            self._add(self._end, end)
+            self.last_frame_end = declared_end if declared_end > self._start else self.last_frame_end
+            return self.last_frame_end
+        if end - self.last_frame_end > margin:
+            self._add(self.last_frame_end, end)
             return end
-        return self._end
-
-    @property
-    def last_frame_end(self) -> int:
-        """End of the last frame in ticks; the video after it was lost."""
-        return self._end
+        return self.last_frame_end
 
     @property
     def intervals(self) -> Intervals:

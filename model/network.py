@@ -26,7 +26,13 @@ class Network(nn.Module):
         config, parts = manifest.input, manifest.architecture
         self.window_frames = config.window_frames
         self.clip_frames = config.clip_frames
-        self.backbone = make_backbone(manifest)
+        self.backbone: Backbone | PoseBackbone
+        if isinstance(parts.backbone, PoseConfig):
+            self.backbone = PoseBackbone(parts.backbone)
+        else:
+            make = HeatmapBackbone if parts.backbone.stem == "heatmaps" else Backbone
+            size = config.clip_frames, config.height, config.width
+            self.backbone = make(parts.backbone, parts.adapter, *size)
         self.detector = ActionFormer(parts.head, parts.backbone.embed_dim, len(manifest.taxonomy.actions))
         self.register_buffer("mean", torch.tensor(config.mean) * 255, persistent=False)
         self.register_buffer("std", torch.tensor(config.std) * 255, persistent=False)
@@ -56,13 +62,3 @@ class Network(nn.Module):
     def normalise(self, clips: Tensor) -> Tensor:
         """Normalise clips (B, clips, frames, height, width, 3) uint8 to (B, clips, 3, frames, height, width) float."""
         return ((clips.float() - self.mean) / self.std).permute(0, 1, 5, 2, 3, 4)
-
-
-def make_backbone(manifest: Manifest) -> Backbone | PoseBackbone:
-    """Make the backbone of the kind that the architecture specifies."""
-    config, input_config = manifest.architecture.backbone, manifest.input
-    if isinstance(config, PoseConfig):
-        return PoseBackbone(config)
-    backbone = HeatmapBackbone if config.stem == "heatmaps" else Backbone
-    size = input_config.clip_frames, input_config.height, input_config.width
-    return backbone(config, manifest.architecture.adapter, *size)

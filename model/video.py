@@ -14,17 +14,9 @@ from typing import BinaryIO, NamedTuple
 import av
 from av.video.stream import VideoStream
 
+from model import errors
 from model.arrays import Frame
 from model.corruption import CorruptionTracker, Intervals, read_declared_end
-from model.errors import (
-    DamagedVideoError,
-    FrameRateTooHighError,
-    NoVideoStreamError,
-    PictureTooLargeError,
-    TooManyStreamsError,
-    UnsupportedCodecError,
-    VideoTooLongError,
-)
 from model.packets import PacketReader, make_memory_error, to_fraction
 from model.source import open_container
 from model.timing import Clock, TimedFrame, resample
@@ -132,7 +124,7 @@ class Video:
             except MemoryError as error:
                 raise make_memory_error() from error
             except av.FFmpegError as error:
-                raise DamagedVideoError(f"a frame of the video cannot be scaled ({error.strerror})") from error
+                raise errors.DamagedVideoError(f"a frame of the video cannot be scaled ({error.strerror})") from error
             for _ in range(repeats):
                 yield scaled
         if self.media is not None and scaler is not None:
@@ -217,19 +209,19 @@ class Video:
             # The cover art of an audio file is a video stream with a single frame.
             if not stream.disposition & av.stream.Disposition.attached_pic:
                 if stream.codec_context is None:
-                    raise UnsupportedCodecError(
+                    raise errors.UnsupportedCodecError(
                         "no decoder here reads this video's codec; send it as H.264, H.265, VP9 or AV1"
                     )
                 stream.thread_type = "AUTO"
                 stream.codec_context.thread_count = _THREADS
                 stream.codec_context.options = {"max_pixels": str(self._limits.max_pixels)}
                 return stream
-        raise NoVideoStreamError("the file has no video stream; send a file that has pictures")
+        raise errors.NoVideoStreamError("the file has no video stream; send a file that has pictures")
 
     def _check_declared(self) -> None:
         streams, max_streams = len(self._container.streams), self._limits.max_streams
         if streams > max_streams:
-            raise TooManyStreamsError(
+            raise errors.TooManyStreamsError(
                 f"the file has {streams} streams or more, the limit is {max_streams}; send one that has the video alone"
             )
         self._check_size(self._stream.codec_context.width, self._stream.codec_context.height)
@@ -237,14 +229,14 @@ class Video:
 
     def _check_size(self, width: int, height: int) -> None:
         if width * height > self._limits.max_pixels:
-            raise PictureTooLargeError(
+            raise errors.PictureTooLargeError(
                 f"the picture has {width} x {height} pixels, the limit is {self._limits.max_pixels} in all "
                 "(MMAD_MAX_PIXELS); scale it down or raise the limit"
             )
 
     def _check_duration(self, duration_s: float) -> None:
         if duration_s > self._limits.max_duration_s + 1:
-            raise VideoTooLongError(
+            raise errors.VideoTooLongError(
                 f"the video lasts {duration_s:.0f} s or more, the limit is {self._limits.max_duration_s:.0f} s "
                 "(MMAD_MAX_DURATION_S); send it in parts or raise the limit"
             )
@@ -253,16 +245,16 @@ class Video:
         self._check_duration(end_s)
         # One second of tolerance allows short bursts of frames.
         if frames > self._limits.max_fps * (end_s + 1):
-            raise FrameRateTooHighError(
+            raise errors.FrameRateTooHighError(
                 f"the video has {frames / end_s:.0f} frames a second, the limit is {self._limits.max_fps:.0f} "
                 "(MMAD_MAX_FPS); export it at a lower rate or raise the limit"
             )
 
-    def _make_no_frame_error(self) -> DamagedVideoError:
+    def _make_no_frame_error(self) -> errors.DamagedVideoError:
         # FFmpeg sets a size above its limit to 0, as it does an unreadable one: the cause is unknown.
         may_be_too_large = not self._stream.codec_context.width
         hint = f", or it has more than {self._limits.max_pixels} pixels (MMAD_MAX_PIXELS)" if may_be_too_large else ""
-        return DamagedVideoError(f"no frame of the video can be decoded{hint}; export it anew and send it again")
+        return errors.DamagedVideoError(f"no frame of the video can be decoded{hint}; export it anew and send it again")
 
 
 def measure_extent(file: BinaryIO, limits: Limits = Limits()) -> Extent:

@@ -22,17 +22,9 @@ from typing import BinaryIO
 import numpy as np
 import structlog
 
+from model import errors
 from model.arrays import Frame
 from model.decoder import WaitCallback
-from model.errors import (
-    DecoderCrashedError,
-    DecoderKilledError,
-    DecoderMemoryError,
-    DecoderTimeoutError,
-    DetectorError,
-    SandboxError,
-    VideoError,
-)
 from model.sandbox import decode_process, ipc
 from model.sandbox.ipc import FrameRequest, IpcError, Message
 from model.transforms import Region
@@ -45,7 +37,7 @@ _END_TIMEOUT_S = 10.0
 # How often the wait callback is called.
 _WAIT_INTERVAL_S = 0.25
 
-_ERRORS: tuple[type[DetectorError], ...] = (*VideoError.__subclasses__(), SandboxError)
+_ERRORS: tuple[type[errors.DetectorError], ...] = (*errors.VideoError.__subclasses__(), errors.SandboxError)
 _ERRORS_BY_CODE = {error.code: error for error in _ERRORS}
 
 
@@ -204,7 +196,7 @@ class SandboxedVideo:
         except TimeoutError as error:
             if not self._end():  # the fork server does not respond either: it or the whole machine was suspended
                 raise _make_killed_error() from error
-            raise DecoderTimeoutError(
+            raise errors.DecoderTimeoutError(
                 f"decoding brought no frame for {self._limits.max_stall_s:g} s, which is the limit "
                 "(MMAD_DECODER_STALL_S); export the video anew, or raise the limit"
             ) from error
@@ -219,7 +211,7 @@ class SandboxedVideo:
             self._kill_forkserver()
             return None
 
-    def _make_exit_error(self) -> DetectorError:
+    def _make_exit_error(self) -> errors.DetectorError:
         """Make the error for a process that ended without a message, from its exit status."""
         result = self._end()  # does not change the exit status of a process that has begun to exit
         if result is None:
@@ -227,36 +219,36 @@ class SandboxedVideo:
         status = result["status"]
         # RLIMIT_CPU sends SIGXCPU first, then SIGKILL to a process that catches it.
         if status == -signal.SIGXCPU or (status == -signal.SIGKILL and result["cpu_s"] >= self._limits.max_cpu_s):
-            return DecoderTimeoutError(
+            return errors.DecoderTimeoutError(
                 f"decoding took {self._limits.max_cpu_s:g} s of computing time, which is the limit "
                 "(MMAD_DECODER_CPU_S); send the video in parts, or raise the limit"
             )
         if status == -signal.SIGKILL:
             return _make_killed_error()
         if status == decode_process.OUT_OF_MEMORY:
-            return DecoderMemoryError(
+            return errors.DecoderMemoryError(
                 f"decoding takes more than {self._limits.max_memory_bytes // 1024**2} MiB, which is the limit "
                 "(MMAD_DECODER_MEMORY_BYTES); export the video anew or smaller, or raise the limit"
             )
         return _make_crash_error(signal.Signals(-status).name if status < 0 else f"exit status {status}")
 
     @staticmethod
-    def _make_reported_error(message: Message) -> DetectorError:
+    def _make_reported_error(message: Message) -> errors.DetectorError:
         """Make the error that the decode process reported."""
         if "fault" in message:
             log.warning("decoder_fault", fault=str(message["fault"])[-ipc.MAX_TRACEBACK_LENGTH :])
         code = ipc.clean_text(message["error"], ipc.MAX_DETAIL_LENGTH)
-        error_class = _ERRORS_BY_CODE.get(code, DecoderCrashedError)
+        error_class = _ERRORS_BY_CODE.get(code, errors.DecoderCrashedError)
         detail = ipc.clean_text(message.get("detail"), ipc.MAX_DETAIL_LENGTH)
         return error_class(detail) if detail else _make_crash_error("an unexpected error")
 
 
-def _make_crash_error(reason: str) -> DecoderCrashedError:
-    return DecoderCrashedError(f"the video made the decoder crash ({reason}); export it anew and send it again")
+def _make_crash_error(reason: str) -> errors.DecoderCrashedError:
+    return errors.DecoderCrashedError(f"the video made the decoder crash ({reason}); export it anew and send it again")
 
 
-def _make_killed_error() -> DecoderKilledError:
-    return DecoderKilledError("the decoder's process was ended from outside; the video can be tried again")
+def _make_killed_error() -> errors.DecoderKilledError:
+    return errors.DecoderKilledError("the decoder's process was ended from outside; the video can be tried again")
 
 
 def _reopen(file: BinaryIO) -> BinaryIO:
