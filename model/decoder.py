@@ -19,9 +19,9 @@ class OpenVideo(Protocol):
     @property
     def declared_duration_s(self) -> float | None: ...  # noqa: D102
 
-    def frames(self, fps: float, width: int, height: int, region: Region = ...) -> Iterator[Frame]: ...  # noqa: D102
-
-    def whole_frames(self, fps: float, longest: int) -> Iterator[Frame]: ...  # noqa: D102
+    def frames(  # noqa: D102
+        self, fps: float, width: int, height: int, region: Region | None = ...
+    ) -> Iterator[Frame]: ...
 
     def tell(self) -> int: ...  # noqa: D102
 

@@ -73,7 +73,7 @@ class Detector:
             cropper = PersonCropper(self.locator, config, manifest.locator.margin)
         with closing(self.decoder.open(file, limits, meter.report)) as video:
             if cropper:
-                frames = video.whole_frames(config.fps, MAX_SIDE_PX)
+                frames = video.frames(config.fps, MAX_SIDE_PX, MAX_SIDE_PX, None)
             else:
                 frames = video.frames(config.fps, config.width, config.height, region or Region())
             frames = meter.measure(frames, file, video, config.fps)

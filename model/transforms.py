@@ -70,12 +70,12 @@ def crop_around(person: Floats, width: int, height: int, aspect: float, margin: 
     return Box(x, y, box_width, box_height)
 
 
-def compute_full_frame_size(frame: av.VideoFrame, pixel_aspect: Fraction, longest: int) -> tuple[int, int]:
-    """Return the upright width and height in square pixels, scaled down to at most `longest` on the longer side."""
+def fit_whole_frame(frame: av.VideoFrame, pixel_aspect: Fraction, max_width: int, max_height: int) -> tuple[int, int]:
+    """Return the upright width and height in square pixels, scaled down to fit into a size."""
     orientation = Orientation.from_frame(frame)
     width, height = orientation.upright_size(frame.width, frame.height)
     wide = width * float(1 / pixel_aspect if orientation.swapped else pixel_aspect)
-    scale = min(1.0, longest / max(wide, height))
+    scale = min(1.0, max_width / wide, max_height / height)
     return max(2, _even(scale * wide)), max(2, _even(scale * height))
 
 
@@ -134,11 +134,12 @@ class Orientation(NamedTuple):
     @property
     def filters(self) -> list[Filter]:
         """FFmpeg's filters for these operations."""
-        if self.swapped:
-            names = {(False, False): "cclock_flip", (True, False): "clock", (False, True): "cclock"}
-            return [("transpose", names.get((self.mirror_x, self.mirror_y), "clock_flip"))]
-        mirrors: list[Filter] = [("hflip", None)] if self.mirror_x else []
-        return [*mirrors, ("vflip", None)] if self.mirror_y else mirrors
+        filters = (
+            ("transpose", "cclock_flip", self.swapped),
+            ("hflip", None, self.mirror_x),
+            ("vflip", None, self.mirror_y),
+        )
+        return [(name, arguments) for name, arguments, is_needed in filters if is_needed]
 
     def upright_size(self, width: int, height: int) -> tuple[int, int]:
         """Return width and height of the upright frame, given those of the stored frame."""

@@ -5,7 +5,7 @@ the frame before them and listed in `Media.damaged`.
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -20,7 +20,7 @@ from model.corruption import CorruptionTracker, Intervals, read_declared_end
 from model.packets import PacketReader, make_memory_error, to_fraction
 from model.source import open_container
 from model.timing import Clock, TimedFrame, resample
-from model.transforms import Orientation, Region, Scaler, compute_full_frame_size
+from model.transforms import Orientation, Region, Scaler, fit_whole_frame
 from model.truncation import is_cut_off
 
 # FFmpeg's default, but limited: each thread holds a frame, and more 8K frames with 10 bits exceed the sandbox's memory.
@@ -102,23 +102,18 @@ class Video:
         ticks = self._container.duration
         return ticks / av.time_base if ticks is not None and ticks > 0 else None
 
-    def frames(self, fps: float, width: int, height: int, region: Region = Region()) -> Iterator[Frame]:
-        """Yield upright frames (height, width, 3) uint8 RGB at a fixed rate, starting with the first frame."""
-        return self._scaled(fps, lambda _frame, _aspect: Scaler(width, height, region))
+    def frames(self, fps: float, width: int, height: int, region: Region | None = Region()) -> Iterator[Frame]:
+        """Yield upright frames (height, width, 3) uint8 RGB at a fixed rate, starting with the first frame.
 
-    def whole_frames(self, fps: float, longest: int) -> Iterator[Frame]:
-        """Yield whole frames, scaled down to at most `longest` pixels on the longer side; see frames."""
-        return self._scaled(
-            fps, lambda frame, aspect: Scaler(*compute_full_frame_size(frame, aspect, longest), Region())
-        )
-
-    def _scaled(self, fps: float, make: Callable[[av.VideoFrame, Fraction], Scaler]) -> Iterator[Frame]:
-        """Yield frames at a fixed rate, scaled by the scaler that `make` returns for the first frame."""
+        They show the middle of a region. If it is None, they are whole frames, scaled down to fit into the size.
+        """
         scaler: Scaler | None = None
         rate = Fraction(fps).limit_denominator(100_000) * self.time_base
         pixel_aspect = to_fraction(self._stream.sample_aspect_ratio) or Fraction(1)
         for frame, repeats in resample(self.timed_frames(), rate):
-            scaler = scaler or make(frame, pixel_aspect)
+            if scaler is None:
+                size = (width, height) if region else fit_whole_frame(frame, pixel_aspect, width, height)
+                scaler = Scaler(*size, region or Region())
             try:
                 scaled = scaler(frame, pixel_aspect)
             except MemoryError as error:

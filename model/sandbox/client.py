@@ -15,7 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 from pathlib import Path
 from typing import BinaryIO
 
@@ -84,26 +84,10 @@ class SandboxedVideo:
                 self.declared_duration_s = None if declared_s is None else ipc.check_number(declared_s)
             stack.pop_all()
 
-    def frames(self, fps: float, width: int, height: int, region: Region = Region()) -> Iterator[Frame]:
+    def frames(self, fps: float, width: int, height: int, region: Region | None = Region()) -> Iterator[Frame]:
         """See model.video.Video."""
-        return self._take(FrameRequest(fps, width, height, (region.x, region.y, region.width, region.height)))
-
-    def whole_frames(self, fps: float, longest: int) -> Iterator[Frame]:
-        """See model.video.Video."""
-        return self._take(FrameRequest(fps, longest, longest, None))
-
-    def tell(self) -> int:
-        """Return the decoder's position in the file at the last frame, in bytes."""
-        return self._position
-
-    def close(self) -> None:
-        """Stop the decode process and wait for its end."""
-        if self._supervision.fileno() >= 0:
-            with self._connection, self._supervision, self._frame_buffer:
-                self._end()
-
-    def _take(self, request: FrameRequest) -> Iterator[Frame]:
-        max_frames = math.ceil((self._limits.max_duration_s + 2) * request.fps) + 2
+        request = FrameRequest(fps, width, height, astuple(region) if region else None)
+        max_frames = math.ceil((self._limits.max_duration_s + 2) * fps) + 2
         frame: Frame | None = None
         try:
             with self._translating_errors():
@@ -118,6 +102,16 @@ class SandboxedVideo:
             raise _make_crash_error(f"more than {max_frames} frames")
         finally:
             self.close()
+
+    def tell(self) -> int:
+        """Return the decoder's position in the file at the last frame, in bytes."""
+        return self._position
+
+    def close(self) -> None:
+        """Stop the decode process and wait for its end."""
+        if self._supervision.fileno() >= 0:
+            with self._connection, self._supervision, self._frame_buffer:
+                self._end()
 
     def _receive_frame(self, request: FrameRequest, last: Frame | None) -> Frame | None:
         """Receive the next frame, which may repeat the last one; None at the end of the video."""

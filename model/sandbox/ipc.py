@@ -35,7 +35,7 @@ class IpcError(Exception):
 class FrameRequest:
     """The frames that a worker requests, and the layout of the shared frame buffer: `slots` times `slot_bytes`.
 
-    With `region` None, whole frames are requested, at most `width` (equal to `height`) pixels on the longer side.
+    See model.video.Video.frames.
     """
 
     fps: float
@@ -55,9 +55,7 @@ class FrameRequest:
 
     def take(self, video: Video) -> Iterator[Frame]:
         """Yield the requested frames of a video."""
-        if self.region is None:
-            return video.whole_frames(self.fps, self.width)
-        return video.frames(self.fps, self.width, self.height, Region(*self.region))
+        return video.frames(self.fps, self.width, self.height, Region(*self.region) if self.region else None)
 
 
 def make_socket_pair() -> tuple[socket.socket, socket.socket]:
