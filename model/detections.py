@@ -117,9 +117,9 @@ def make_notices(people: list[WindowPeople] | None, fps: float, media: Media) ->
             f"players show the first frame {media.start_offset_s:.2f} s after they start, as sound comes first; "
             "times here count from the first frame: add media.start_offset_s for a player's clock"
         )
-    if media.looked_at < _MIN_ANALYSED_FRACTION:
+    if media.analysed_fraction < _MIN_ANALYSED_FRACTION:
         details["picture_cropped"] = (
-            f"{media.looked_at:.0%} of the picture was looked at, the middle of it or of the region; "
+            f"{media.analysed_fraction:.0%} of the picture was looked at, the middle of it or of the region; "
             "give region=x,y,width,height (fractions) around the person to choose the part"
         )
     return tuple(Notice(code, detail) for code, detail in details.items())

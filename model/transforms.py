@@ -160,7 +160,7 @@ class Scaler:
         self._width, self._height, self._region = width, height, region
         self._format: tuple[object, ...] = ()
         self._graph: av.filter.Graph | None = None
-        self.looked_at = 1.0
+        self.analysed_fraction = 1.0
 
     def __call__(self, frame: av.VideoFrame, pixel_aspect: Fraction) -> Frame:
         """Return a decoded frame as upright (height, width, 3) uint8 RGB."""
@@ -175,7 +175,7 @@ class Scaler:
         width, height = orientation.upright_size(frame.width, frame.height)
         stretch = 1 / pixel_aspect if not orientation.swapped else pixel_aspect
         box = crop_box(width, height, self._region, self._width / self._height * float(stretch))
-        self.looked_at = box.width * box.height / (width * height)
+        self.analysed_fraction = box.width * box.height / (width * height)
         box = orientation.to_stored(box, frame.width, frame.height)
         filters: list[Filter] = [
             ("crop", f"{box.width}:{box.height}:{box.x}:{box.y}:exact=1"),

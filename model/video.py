@@ -66,7 +66,7 @@ class Media:
     average_fps: float
     variable_frame_rate: bool
     rotation_deg: int
-    looked_at: float  # fraction of the frame's area inside the crop
+    analysed_fraction: float  # fraction of the frame's area inside the crop
     damaged: Intervals = ()  # intervals in seconds that could not be decoded, sorted, within `duration_s`
     start_offset_s: float = 0.0  # when a player shows the first frame: above 0 if the sound starts earlier
 
@@ -123,7 +123,7 @@ class Video:
             for _ in range(repeats):
                 yield scaled
         if self.media is not None and scaler is not None:
-            self.media = replace(self.media, looked_at=scaler.looked_at)
+            self.media = replace(self.media, analysed_fraction=scaler.analysed_fraction)
 
     def _start_decoding(self) -> tuple[PacketReader, Clock]:
         # An MPEG-TS file may be a concatenation of recordings, cut anywhere.
@@ -294,7 +294,7 @@ class _MediaMeter:
             # Timestamps are rounded: at 29 fps in milliseconds, gaps are 34 and 35 ticks.
             variable_frame_rate=self._max_gap > 1.25 * self._min_gap + 1,
             rotation_deg=self._rotation % 360,
-            looked_at=1.0,
+            analysed_fraction=1.0,
             damaged=damaged,
             start_offset_s=start_offset_s,
         )

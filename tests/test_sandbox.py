@@ -540,7 +540,7 @@ def test_reading_alone_is_what_the_detector_asks_for(small: Path) -> None:
 @pytest.mark.parametrize(
     "lie",
     [
-        {"duration_s": 1e11}, {"duration_s": -1.0}, {"width": 2**40}, {"frames_decoded": 10**9}, {"looked_at": 2.0},
+        {"duration_s": 1e11}, {"duration_s": -1.0}, {"width": 2**40}, {"frames_decoded": 10**9}, {"analysed_fraction": 2.0},
         {"damaged": ((3.0, 4.0), (1.0, 2.0))}, {"damaged": ((-1.0, 2.0),)}, {"damaged": ((1.0, 99.0),)},
     ],
 )  # fmt: skip

@@ -132,7 +132,7 @@ class SandboxedVideo:
             not 0 <= media.duration_s <= max_s
             or media.width * media.height > limits.max_pixels
             or media.frames_decoded > limits.max_fps * (max_s + 2)
-            or not 0 <= media.looked_at <= 1
+            or not 0 <= media.analysed_fraction <= 1
             or edges != sorted(edges)
             or (edges and not (edges[0] >= 0 and edges[-1] <= media.duration_s + 1e-6))
         ):
