@@ -139,7 +139,7 @@ def test_overlap_is_what_counting_gives(intervals: list[tuple[int, int]], count:
 
 
 def test_a_window_has_a_length() -> None:
-    with pytest.raises(ValueError, match="a window of 0 s"):
+    with pytest.raises(ValueError, match="a window is 0 s; it must be above 0"):
         compute(make_result([], 10.0), GROUPS, 0)
     assert compute(make_result([], 0.0), GROUPS) == []
 
