@@ -1,9 +1,9 @@
 """Adapters: small trainable layers after each frozen block of the backbone.
 
-Tokens are (windows * clips, time * height * width, channels): each clip is one row. Temporal convolutions run on the
-concatenated clips of a window, so that they reach across clip borders.
+Tokens are (B * clips, time * height * width, dim). Temporal convolutions reach across the clips of a window.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.architecture import AdapterConfig
+
+Convolution = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -22,25 +24,17 @@ class Grid:
     height: int
     width: int
 
-    def to_temporal(self, x: Tensor) -> Tensor:
-        """Reshape (B*clips, t*h*w, C) to (B*h*w, C, clips*t): one sequence per spatial position."""
-        channels = x.shape[-1]
-        x = x.reshape(-1, self.clips * self.time, self.height * self.width, channels)
-        return x.permute(0, 2, 3, 1).reshape(-1, channels, self.clips * self.time)
+    def convolve_temporal(self, conv: Convolution, x: Tensor) -> Tensor:
+        """Convolve over the clips of a window, at each spatial position: (B*clips, t*h*w, C) to the same shape."""
+        steps, positions, channels = self.clips * self.time, self.height * self.width, x.shape[-1]
+        x = x.reshape(-1, steps, positions, channels).permute(0, 2, 3, 1)  # (B, positions, C, steps)
+        x = conv(x.reshape(-1, channels, steps)).reshape(-1, positions, channels, steps)
+        return x.permute(0, 3, 1, 2).reshape(-1, self.time * positions, channels)
 
-    def from_temporal(self, x: Tensor) -> Tensor:
-        """Invert to_temporal."""
-        channels = x.shape[1]
-        x = x.reshape(-1, self.height * self.width, channels, self.clips * self.time)
-        return x.permute(0, 3, 1, 2).reshape(-1, self.time * self.height * self.width, channels)
-
-    def to_spatial(self, x: Tensor) -> Tensor:
-        """Reshape (B*clips, t*h*w, C) to (B*clips*t, C, h, w): one feature map per time step."""
-        return x.reshape(-1, self.height, self.width, x.shape[-1]).permute(0, 3, 1, 2)
-
-    def from_spatial(self, x: Tensor) -> Tensor:
-        """Invert to_spatial."""
-        return x.permute(0, 2, 3, 1).reshape(-1, self.time * self.height * self.width, x.shape[1])
+    def convolve_spatial(self, conv: Convolution, x: Tensor) -> Tensor:
+        """Convolve over space, at each time step: (B*clips, t*h*w, C) to the same shape."""
+        maps = conv(x.reshape(-1, self.height, self.width, x.shape[-1]).permute(0, 3, 1, 2))  # (B*clips*t, C, h, w)
+        return maps.permute(0, 2, 3, 1).reshape(-1, self.time * self.height * self.width, x.shape[-1])
 
 
 class StandardAdapter(nn.Module):
@@ -78,7 +72,7 @@ class TemporalInformativeAdapter(nn.Module):
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
         """Apply to tokens (B*clips, tokens, dim)."""
         h = F.gelu(self.down_proj(x))
-        h = h + grid.from_temporal(self.conv(self.dwconv(grid.to_temporal(h))))
+        h = h + grid.convolve_temporal(lambda steps: self.conv(self.dwconv(steps)), h)
         update: Tensor = self.up_proj(h)
         return x + self.gamma * update
 
@@ -86,8 +80,7 @@ class TemporalInformativeAdapter(nn.Module):
 class DualPathAdapter(nn.Module):
     """DSTA (MMAD, ICCV 2025): parallel spatial and temporal paths.
 
-    h = GELU(down(x)), s = SDWConv2d(h) + h, t = TDWConv1d(h) + h,
-    out = x + alpha * up([beta * s ; gamma * t]), with alpha, beta and gamma learned.
+    h = GELU(down(x)), s = SDWConv2d(h) + h, t = TDWConv1d(h) + h, out = x + alpha * up([beta * s ; gamma * t])
     """
 
     def __init__(self, dim: int, config: AdapterConfig) -> None:
@@ -97,9 +90,7 @@ class DualPathAdapter(nn.Module):
         self.spatial_dwconv = nn.Conv2d(hidden, hidden, kernel, padding=kernel // 2, groups=hidden)
         self.temporal_dwconv = _temporal_depthwise(hidden, config.temporal_kernel)
         self.up_proj = nn.Linear(2 * hidden, dim)
-        self.alpha = nn.Parameter(torch.ones(1))
-        self.beta = nn.Parameter(torch.ones(1))
-        self.gamma = nn.Parameter(torch.ones(1))
+        self.alpha, self.beta, self.gamma = (nn.Parameter(torch.ones(1)) for _ in range(3))
         _start_as_identity(self.down_proj, self.up_proj)
         nn.init.normal_(self.spatial_dwconv.weight, std=(2 / kernel**2) ** 0.5)
         nn.init.zeros_(self.spatial_dwconv.bias)  # type: ignore[arg-type]
@@ -107,18 +98,17 @@ class DualPathAdapter(nn.Module):
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
         """Apply to tokens (B*clips, tokens, dim)."""
         h = F.gelu(self.down_proj(x))
-        spatial = h + grid.from_spatial(self.spatial_dwconv(grid.to_spatial(h)))
-        temporal = h + grid.from_temporal(self.temporal_dwconv(grid.to_temporal(h)))
+        spatial = h + grid.convolve_spatial(self.spatial_dwconv, h)
+        temporal = h + grid.convolve_temporal(self.temporal_dwconv, h)
         update: Tensor = self.up_proj(torch.cat([self.beta * spatial, self.gamma * temporal], dim=-1))
         return x + self.alpha * update
 
 
 class TwoDownAdapter(nn.Module):
-    """A variant of DSTA with one down-projection per path and convolutions without biases.
+    """A variant of DSTA with one down-projection per path and convolutions without biases (docs/architecture.md).
 
-    a = GELU(down_s(x)), s = PW(SDWConv2d(a)) + a, b = GELU(down_t(x)), t = TDWConv1d(b) + b,
-    out = x + alpha * up([beta * s ; gamma * t]); PW is a point-wise convolution. With a spatial kernel of 1, as in the
-    paper's text, its number of parameters is the closest to that in the paper's table 4 (docs/architecture.md).
+    a = GELU(down_s(x)), s = PWConv2d(SDWConv2d(a)) + a, b = GELU(down_t(x)), t = TDWConv1d(b) + b,
+    out = x + alpha * up([beta * s ; gamma * t])
     """
 
     def __init__(self, dim: int, config: AdapterConfig) -> None:
@@ -130,9 +120,7 @@ class TwoDownAdapter(nn.Module):
         self.spatial_conv = nn.Conv2d(hidden, hidden, 1, bias=False)
         self.temporal_dwconv = _temporal_depthwise(hidden, config.temporal_kernel, bias=False)
         self.up_proj = nn.Linear(2 * hidden, dim)
-        self.alpha = nn.Parameter(torch.ones(1))
-        self.beta = nn.Parameter(torch.ones(1))
-        self.gamma = nn.Parameter(torch.ones(1))
+        self.alpha, self.beta, self.gamma = (nn.Parameter(torch.ones(1)) for _ in range(3))
         _start_as_identity(self.spatial_down_proj, self.up_proj)
         _start_as_identity(self.temporal_down_proj, self.up_proj)
         nn.init.normal_(self.spatial_dwconv.weight, std=(2 / kernel**2) ** 0.5)
@@ -141,8 +129,8 @@ class TwoDownAdapter(nn.Module):
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
         """Apply to tokens (B*clips, tokens, dim)."""
         a, b = F.gelu(self.spatial_down_proj(x)), F.gelu(self.temporal_down_proj(x))
-        spatial = a + grid.from_spatial(self.spatial_conv(self.spatial_dwconv(grid.to_spatial(a))))
-        temporal = b + grid.from_temporal(self.temporal_dwconv(grid.to_temporal(b)))
+        spatial = a + grid.convolve_spatial(lambda maps: self.spatial_conv(self.spatial_dwconv(maps)), a)
+        temporal = b + grid.convolve_temporal(self.temporal_dwconv, b)
         update: Tensor = self.up_proj(torch.cat([self.beta * spatial, self.gamma * temporal], dim=-1))
         return x + self.alpha * update
 

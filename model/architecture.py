@@ -2,22 +2,27 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import (
+    AliasChoices,
+    Discriminator,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Tag,
+    model_validator,
+)
+
+from model.taxonomy import Section
 
 
-class ConfigSection(BaseModel):
-    """Base class of the configuration. Frozen and strict: an unknown key is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-
-class BackboneBase(ConfigSection):
+class BackboneBase(Section):
     """Settings of all backbones. `lags` are the distances in frames of displacements of keypoints."""
 
     kind: str
     inputs: Literal["rgb"] = Field(default="rgb", exclude=True)  # there was another kind: older bundles name it
     lags: tuple[int, ...] = (1, 4)
-    tubelet_size: int = Field(default=2, gt=0)
+    tubelet_size: PositiveInt = 2
 
     @model_validator(mode="after")
     def _lags_ascend(self) -> Self:
@@ -26,19 +31,18 @@ class BackboneBase(ConfigSection):
         return self
 
 
-class FinderConfig(ConfigSection):
+class FinderConfig(Section):
     """The pose estimator: a convolutional feature pyramid that finds keypoints in every frame.
 
-    `widths` are the channels of the stem and of each stage; each of them halves the resolution. `fused` is the number
-    of channels before the heatmaps, which have the resolution of the first stage. `moves` is the factor on the
-    displacements of keypoints.
+    `widths` are the channels of the stem and of each stage; each halves the resolution. `fused` is the number of
+    channels before the heatmaps, which have the resolution of the first stage. Displacements are scaled by `moves`.
     """
 
     # Bundles of version 0.1 say `joints`.
-    keypoints: int = Field(default=25, gt=0, validation_alias=AliasChoices("keypoints", "joints"))
-    widths: tuple[Annotated[int, Field(gt=0)], ...] = (16, 32, 64, 128)
-    fused: int = Field(default=48, gt=0)
-    moves: float = Field(default=20.0, gt=0)
+    keypoints: PositiveInt = Field(default=25, validation_alias=AliasChoices("keypoints", "joints"))
+    widths: tuple[PositiveInt, ...] = (16, 32, 64, 128)
+    fused: PositiveInt = 48
+    moves: PositiveFloat = 20.0
 
     @model_validator(mode="after")
     def _has_stages(self) -> Self:
@@ -52,31 +56,27 @@ class BackboneConfig(BackboneBase):
 
     `stem` turns patches into tokens: a linear map, as in pretrained weights, or heatmaps of the keypoints that `finder`
     finds and of their displacements over `lags` frames.
-    `position_grid` is the side of the patch grid that the sinusoidal position table is made for. For another grid the
-    table is resized bicubically, as weights pretrained at 224 pixels (a 14 x 14 grid) expect.
+    `position_grid` is the side of the patch grid that the sinusoidal position table is made for, 14 for weights
+    pretrained at 224 pixels; for another grid the table is resized bicubically.
     `final_norm` is off for weights fine-tuned with mean pooling, which normalise after the mean.
     """
 
     kind: Literal["videomae"] = "videomae"
-    embed_dim: int = Field(gt=0)
-    depth: int = Field(gt=0)
-    heads: int = Field(gt=0)
-    mlp_ratio: float = Field(default=4.0, gt=0)
-    patch_size: int = Field(default=16, gt=0)
+    embed_dim: PositiveInt
+    depth: PositiveInt
+    heads: PositiveInt
+    mlp_ratio: PositiveFloat = 4.0
+    patch_size: PositiveInt = 16
     stem: Literal["linear", "heatmaps"] = "linear"
     finder: FinderConfig | None = None
-    position_grid: int = Field(default=14, gt=0)
-    norm_eps: float = Field(default=1e-6, gt=0)
+    position_grid: PositiveInt = 14
+    norm_eps: PositiveFloat = 1e-6
     final_norm: bool = False
 
     @model_validator(mode="after")
-    def _heads_divide(self) -> Self:
+    def _consistent(self) -> Self:
         if self.embed_dim % self.heads:
             raise ValueError(f"embed_dim {self.embed_dim} is no multiple of heads {self.heads}")
-        return self
-
-    @model_validator(mode="after")
-    def _heatmaps_have_a_finder(self) -> Self:
         if (self.stem == "heatmaps") != (self.finder is not None):
             raise ValueError("a stem of heatmaps needs a finder, and no other stem has one: write finder: {}")
         return self
@@ -85,13 +85,13 @@ class BackboneConfig(BackboneBase):
 class PoseConfig(FinderConfig, BackboneBase):
     """A backbone of keypoints only: the pose estimator of FinderConfig, then temporal blocks on the keypoints.
 
-    `dilations` has one temporal block per entry, in steps. Positions of keypoints are scaled by a factor of 4.
+    `dilations` has one temporal block per entry, in steps.
     """
 
     kind: Literal["pose"]
     tubelet_size: Literal[1] = 1
-    embed_dim: int = Field(default=192, gt=0)
-    dilations: tuple[Annotated[int, Field(gt=0)], ...] = (1, 2, 4, 8, 16, 1)
+    embed_dim: PositiveInt = 192
+    dilations: tuple[PositiveInt, ...] = (1, 2, 4, 8, 16, 1)
 
     @property
     def patch_size(self) -> int:
@@ -113,13 +113,13 @@ SIZES = {
 }
 
 
-class AdapterConfig(ConfigSection):
+class AdapterConfig(Section):
     """The adapter after every block of the backbone; its hidden width is `embed_dim * ratio`."""
 
     kind: Literal["none", "standard", "tia", "dsta", "dsta_two_down"] = "dsta"
-    ratio: float = Field(default=0.25, gt=0)
-    temporal_kernel: int = Field(default=3, gt=0)
-    spatial_kernel: int = Field(default=3, gt=0)
+    ratio: PositiveFloat = 0.25
+    temporal_kernel: PositiveInt = 3
+    spatial_kernel: PositiveInt = 3
 
     @model_validator(mode="after")
     def _odd_kernels(self) -> Self:
@@ -129,7 +129,7 @@ class AdapterConfig(ConfigSection):
         return self
 
 
-class HeadConfig(ConfigSection):
+class HeadConfig(Section):
     """ActionFormer: embedding convolutions, transformer stem and branch, and the shared head.
 
     The pyramid has `1 + branch_blocks` levels with strides 1, 2, 4 ... in steps of the window.
@@ -139,16 +139,16 @@ class HeadConfig(ConfigSection):
     `position_steps` above 0 adds sinusoidal position encodings made for that many steps.
     """
 
-    channels: int = Field(default=256, gt=0)
-    heads: int = Field(default=4, gt=0)
-    embed_convs: int = Field(default=2, ge=1)
-    stem_blocks: int = Field(default=2, ge=0)
-    branch_blocks: int = Field(default=5, ge=0)
-    kernel_size: int = Field(default=3, gt=0)
-    head_convs: int = Field(default=2, ge=0)
+    channels: PositiveInt = 256
+    heads: PositiveInt = 4
+    embed_convs: PositiveInt = 2
+    stem_blocks: NonNegativeInt = 2
+    branch_blocks: NonNegativeInt = 5
+    kernel_size: PositiveInt = 3
+    head_convs: NonNegativeInt = 2
     path_dropout: float = Field(default=0.1, ge=0, lt=1)
     attention_window: int | tuple[int, ...] = -1
-    position_steps: int = Field(default=0, ge=0)
+    position_steps: NonNegativeInt = 0
     prior_probability: float = Field(default=0.01, gt=0, lt=1)
 
     @model_validator(mode="after")
@@ -173,9 +173,8 @@ class HeadConfig(ConfigSection):
 
 
 def _get_kind(backbone: Any) -> Any:
-    if isinstance(backbone, dict):
-        return backbone.get("kind", "videomae")
-    return getattr(backbone, "kind", None)
+    # Older bundles have no kind.
+    return backbone.get("kind", "videomae") if isinstance(backbone, dict) else getattr(backbone, "kind", None)
 
 
 AnyBackbone = Annotated[
@@ -186,8 +185,8 @@ AnyBackbone = Annotated[
 ]
 
 
-class Architecture(ConfigSection):
-    """The whole network. A backbone without a kind is VideoMAE's, for compatibility with older bundles."""
+class Architecture(Section):
+    """The whole network."""
 
     backbone: AnyBackbone
     adapter: AdapterConfig = AdapterConfig()
@@ -206,4 +205,4 @@ class Architecture(ConfigSection):
     @property
     def finds_keypoints(self) -> bool:
         """True for backbones that estimate keypoints in each frame and use nothing else of it."""
-        return self.backbone.kind == "pose" or getattr(self.backbone, "stem", None) == "heatmaps"
+        return self.backbone.kind == "pose" or self.backbone.stem == "heatmaps"

@@ -7,7 +7,6 @@ from torch.nn import functional as F
 from model.adapters import ADAPTERS, Grid
 from model.architecture import AdapterConfig, BackboneConfig
 from model.sinusoids import sinusoid_table
-from model.stem import STEMS
 
 
 def position_table(config: BackboneConfig, time: int, height: int, width: int) -> Tensor:
@@ -85,35 +84,24 @@ class Backbone(nn.Module):
         self.config = config
         self.time = clip_frames // config.tubelet_size
         self.height, self.width = height // config.patch_size, width // config.patch_size
-        self.patch_embed = STEMS[config.stem](config)
+        self.patch_embed = self._make_stem()
         self.blocks = nn.ModuleList([Block(config, adapter) for _ in range(config.depth)])
         self.norm = nn.LayerNorm(config.embed_dim, eps=config.norm_eps) if config.final_norm else nn.Identity()
         table = position_table(config, self.time, self.height, self.width)
         self.register_buffer("positions", table, persistent=False)
         self.apply(_initialise_linear)
 
+    def _make_stem(self) -> nn.Conv3d:
+        """Make the layer that turns patches into tokens."""
+        kernel = (self.config.tubelet_size, self.config.patch_size, self.config.patch_size)
+        return nn.Conv3d(3, self.config.embed_dim, kernel, stride=kernel)
+
     def forward(self, clips: Tensor) -> Tensor:
-        """Compute features from normalised clips.
-
-        Args:
-            clips: (B, clips, 3, frames, height, width) float.
-
-        Returns:
-            (B, dim, clips * frames / tubelet): means over space, in time order.
-        """
-        x = clips.flatten(0, 1)  # (B*clips, channels, frames, height, width)
-        return self.encode(self.patch_embed(x), clips.shape[1])
+        """Compute features (B, dim, clips * time) from normalised clips (B, clips, 3, frames, height, width)."""
+        return self.encode(self.patch_embed(clips.flatten(0, 1)), clips.shape[1])
 
     def encode(self, patches: Tensor, clips: int) -> Tensor:
-        """Apply the transformer to patch embeddings.
-
-        Args:
-            patches: (B*clips, dim, time, height, width).
-            clips: number of clips per window.
-
-        Returns:
-            (B, dim, clips * time): means over space.
-        """
+        """Compute features (B, dim, clips * time) from patches (B*clips, dim, time, height, width)."""
         grid = Grid(clips, self.time, self.height, self.width)
         x = patches.flatten(2).transpose(1, 2) + self.positions  # (B*clips, tokens, dim)
         for block in self.blocks:

@@ -7,11 +7,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError, model_validator
 
 from model.architecture import Architecture
 from model.errors import BundleError
-from model.taxonomy import Taxonomy
+from model.taxonomy import Section, Taxonomy
 
 MANIFEST = "bundle.json"
 WEIGHTS = "weights.safetensors"
@@ -19,27 +19,20 @@ GRAPH = "network.onnx"
 LOCATOR = "locator.onnx"
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
-
-
-class Section(BaseModel):
-    """Base class of the manifest's sections. Frozen and strict: an unknown key is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class InputConfig(Section):
     """The network's input. A window has `window_frames` frames and is split into clips of `clip_frames`."""
 
-    height: int = Field(gt=0)
-    width: int = Field(gt=0)
-    fps: float = Field(gt=0)
-    window_frames: int = Field(gt=0)
-    overlap_frames: int = Field(ge=0)
-    clip_frames: int = Field(gt=0)
+    height: PositiveInt
+    width: PositiveInt
+    fps: PositiveFloat
+    window_frames: PositiveInt
+    overlap_frames: NonNegativeInt
+    clip_frames: PositiveInt
     mean: tuple[float, float, float]
-    std: tuple[Positive, Positive, Positive]
+    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat]
 
     @model_validator(mode="after")
     def _windows_advance(self) -> Self:
@@ -59,20 +52,20 @@ class PostprocessingConfig(Section):
     """
 
     candidate_score: Fraction = 0.001
-    candidates: int = Field(default=2000, gt=0)
+    candidates: PositiveInt = 2000
     nms: Literal["soft", "hard"] = "soft"
-    soft_nms_sigma: float = Field(default=0.7, gt=0)
+    soft_nms_sigma: PositiveFloat = 0.7
     hard_nms_tiou: Fraction = 0.5
     class_agnostic: bool = False
     voting_tiou: Fraction = 0.0
     proposal_score: Fraction = 0.001
-    proposals: int = Field(default=200, gt=0)
+    proposals: PositiveInt = 200
 
 
 class LocatorConfig(Section):
     """Configuration of locator.onnx: side of its square input, minimum score, and margin around a person."""
 
-    size: int = Field(gt=0)
+    size: PositiveInt
     threshold: Fraction
     margin: float = Field(ge=1)
 
@@ -80,7 +73,7 @@ class LocatorConfig(Section):
 class Thresholds(Section):
     """Display thresholds: minimum calibrated scores of detections to show; `per_class` has one for each action.
 
-    They balance misses and false alarms and do not change scores; `calibration` turns scores into probabilities.
+    They balance misses and false alarms and do not change scores.
     """
 
     default: Fraction
@@ -116,11 +109,7 @@ class Training(Section):
 
 
 def check_fit(config: InputConfig, parts: Architecture) -> None:
-    """Check that frames, clips and windows are divisible by the network's strides.
-
-    Raises:
-        ValueError: they are not.
-    """
+    """Raise ValueError unless frames, clips and windows are divisible by the network's strides."""
     backbone, head = parts.backbone, parts.head
     for name, value, divisor in (
         ("height", config.height, backbone.patch_size),
@@ -148,7 +137,7 @@ class Manifest(Section):
     thresholds: Thresholds
     calibration: Calibration | None = None
     locator: LocatorConfig | None = None
-    files: dict[str, Sha256] = {}
+    files: dict[str, Sha256] = Field(default={})
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -159,6 +148,11 @@ class Manifest(Section):
                 f"thresholds.per_class has {len(per_class)} values for {len(self.taxonomy.actions)} actions"
             )
         return self
+
+    @property
+    def required_files(self) -> tuple[str, ...]:
+        """Names of the files beside the manifest."""
+        return (WEIGHTS, GRAPH, LOCATOR) if self.locator else (WEIGHTS, GRAPH)
 
     def to_json(self) -> str:
         """Return the text of bundle.json."""
@@ -179,13 +173,9 @@ class Bundle:
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Read bundle.json and check the SHA-256 of every file.
-
-        Raises:
-            BundleError: the manifest is invalid, or a file is missing or does not match its hash.
-        """
+        """Read bundle.json and check the SHA-256 of every file; raises BundleError."""
         manifest = read_manifest(folder / MANIFEST)
-        for required in (WEIGHTS, GRAPH, *([LOCATOR] if manifest.locator else [])):
+        for required in manifest.required_files:
             if required not in manifest.files:
                 raise BundleError(f"{folder / MANIFEST} lists no {required}; make the bundle with mmad export")
         for name, expected in manifest.files.items():
@@ -194,11 +184,7 @@ class Bundle:
 
 
 def read_manifest(path: Path) -> Manifest:
-    """Read bundle.json.
-
-    Raises:
-        BundleError: the file cannot be read or is invalid; the message names the field.
-    """
+    """Read bundle.json; raises BundleError, which names the field."""
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -208,11 +194,7 @@ def read_manifest(path: Path) -> Manifest:
 
 
 def parse_manifest(content: str | bytes, source: Path) -> Manifest:
-    """Parse a manifest.
-
-    Raises:
-        BundleError: it is invalid; the message names `source` and the field.
-    """
+    """Parse a manifest; raises BundleError, which names `source` and the field."""
     try:
         return Manifest.model_validate_json(content)
     except ValidationError as error:

@@ -26,11 +26,8 @@ _MAX_INTERVALS = 1000
 
 
 def read_declared_end(container: InputContainer, stream: VideoStream) -> Fraction | None:
-    """Return the presentation time in seconds at which the video ends according to its container; None if unknown.
-
-    The duration of the whole file is used only if it has a single stream, since sound may be longer than the video.
-    """
-    name, time_base, rate = (container.format.name, to_fraction(stream.time_base), to_fraction(stream.average_rate))
+    """Return the presentation time in seconds at which the video ends according to its container; None if unknown."""
+    name, time_base, rate = container.format.name, to_fraction(stream.time_base), to_fraction(stream.average_rate)
     if name.startswith("mov"):
         if stream.duration is None or time_base is None:
             return None
@@ -43,7 +40,7 @@ def read_declared_end(container: InputContainer, stream: VideoStream) -> Fractio
         # The tag that FFmpeg writes is the end time, that of other muxers the length.
         is_end = container.metadata.get("ENCODER", "").startswith("Lavf") or not stream.start_time
         return _parse_duration(stream.metadata["DURATION"]) if is_end else None
-    if len(container.streams) == 1 and container.duration is not None:
+    if len(container.streams) == 1 and container.duration is not None:  # sound may be longer than the video
         return Fraction(container.duration, av.time_base)
     return None
 
@@ -60,28 +57,22 @@ def _parse_duration(text: str) -> Fraction | None:
 class CorruptionTracker:
     """Collects damaged intervals from decoded frames; times are in ticks since the first frame.
 
-    Args:
-        time_base: seconds per tick.
-        step: usual duration of a frame in ticks.
+    `time_base` is in seconds per tick; `step` is the usual duration of a frame in ticks.
     """
 
     def __init__(self, time_base: Fraction, step: int) -> None:
         self._time_base, self._step = time_base, step
         self._intervals: list[tuple[int, int]] = []
-        self._start = self._end = 0
+        self._start = 0
+        self.last_frame_end = 0  # the video after it was lost
 
     def add_frame(self, timed: TimedFrame, doubtful: bool) -> None:
-        """Add the next frame, with its estimated end.
-
-        Args:
-            timed: the frame and its times.
-            doubtful: whether packets shortly before it did not decode.
-        """
-        if doubtful and timed.start - self._end > self._step / 2:
-            self._add(self._end, timed.start)
+        """Add the next frame, with its estimated end; it is doubtful if packets shortly before did not decode."""
+        if doubtful and timed.start - self.last_frame_end > self._step / 2:
+            self._add(self.last_frame_end, timed.start)
         if timed.frame.is_corrupt:
             self._add(timed.start, timed.end)
-        self._start, self._end = timed.start, timed.end
+        self._start, self.last_frame_end = timed.start, timed.end
 
     def finish(
         self,
@@ -91,33 +82,24 @@ class CorruptionTracker:
         max_end: int,
         is_cut_off: Callable[[], bool] = lambda: False,
     ) -> int:
-        """Return the end of the video in ticks, and add the damaged interval before it, if any.
+        """Return the end of the video, and add the damaged interval before it, if any.
 
-        Args:
-            declared_end: end of the video according to the container.
-            last_packet: presentation time of the last packet.
-            doubtful: whether packets shortly before the end did not decode, or could not be read.
-            max_end: upper limit for the end.
-            is_cut_off: whether the file is truncated; called only if the result depends on it.
+        It is doubtful if packets shortly before the end did not decode, or could not be read. `last_packet` is a
+        presentation time. Whether the file `is_cut_off` is asked only if the result depends on it.
         """
         declared_end = min(max_end, declared_end or 0)
         margin = self._step / 2
-        if doubtful or (declared_end - self._end > margin and is_cut_off()):
+        if doubtful or (declared_end - self.last_frame_end > margin and is_cut_off()):
             end = max(declared_end, min(max_end, last_packet or 0))
-        elif last_packet is not None and last_packet >= self._end:
+        elif last_packet is not None and last_packet >= self.last_frame_end:
             end = min(max_end, last_packet + self._step)
         else:
-            self._end = declared_end if declared_end > self._start else self._end
-            return self._end
-        if end - self._end > margin:
-            self._add(self._end, end)
+            self.last_frame_end = declared_end if declared_end > self._start else self.last_frame_end
+            return self.last_frame_end
+        if end - self.last_frame_end > margin:
+            self._add(self.last_frame_end, end)
             return end
-        return self._end
-
-    @property
-    def last_frame_end(self) -> int:
-        """End of the last frame in ticks; the video after it was lost."""
-        return self._end
+        return self.last_frame_end
 
     @property
     def intervals(self) -> Intervals:

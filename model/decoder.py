@@ -3,52 +3,36 @@
 from collections.abc import Callable, Iterator
 from typing import BinaryIO, Protocol
 
+from model.arrays import Frame
 from model.transforms import Region
 from model.video import Limits, Media, Video
-from model.windows import Frame
+
+# Called repeatedly while waiting for a frame; an exception that it raises ends the wait.
+WaitCallback = Callable[[], None]
 
 
-class FrameSource(Protocol):
+class OpenVideo(Protocol):
     """One pass over the frames of an open video; see model.video.Video."""
+
+    media: Media | None
 
     @property
     def declared_duration_s(self) -> float | None: ...  # noqa: D102
 
-    @property
-    def media(self) -> Media | None: ...  # noqa: D102
+    def frames(  # noqa: D102
+        self, fps: float, width: int, height: int, region: Region | None = ...
+    ) -> Iterator[Frame]: ...
 
-    def frames(self, fps: float, width: int, height: int, region: Region = ...) -> Iterator[Frame]: ...  # noqa: D102
-
-    def whole_frames(self, fps: float, longest: int) -> Iterator[Frame]: ...  # noqa: D102
+    def tell(self) -> int: ...  # noqa: D102
 
     def close(self) -> None: ...  # noqa: D102
-
-
-class OpenVideo(FrameSource, Protocol):
-    """A frame source that reports its position in the file."""
-
-    def tell(self) -> int:
-        """Return the decoder's position in the file, in bytes."""
-
-
-# Called repeatedly while waiting for a frame; an exception that it raises ends the wait.
-WaitCallback = Callable[[], None]
 
 
 class Decoder(Protocol):
     """Opens videos."""
 
     def open(self, file: BinaryIO, limits: Limits, on_wait: WaitCallback = ...) -> OpenVideo:
-        """Open a video.
-
-        Args:
-            file: readable and seekable.
-            limits: limits for the video and for the resources that decoding uses.
-            on_wait: see WaitCallback; only decoders that run in another process call it.
-
-        Raises:
-            VideoError: a subclass, if the video cannot be decoded within the limits.
-        """
+        """Open a readable and seekable file; raises VideoError. Only decoders in another process call `on_wait`."""
 
     def describe(self) -> str:
         """Describe the isolation of the decoder in one line."""
@@ -62,7 +46,7 @@ class InProcessDecoder:
 
     def open(self, file: BinaryIO, limits: Limits, on_wait: WaitCallback = lambda: None) -> OpenVideo:
         """See Decoder."""
-        return _Local(file, limits)
+        return Video(file, limits)
 
     def describe(self) -> str:
         """See Decoder."""
@@ -70,12 +54,3 @@ class InProcessDecoder:
 
     def close(self) -> None:
         """Do nothing: there are no processes to stop."""
-
-
-class _Local(Video):
-    def __init__(self, file: BinaryIO, limits: Limits) -> None:
-        super().__init__(file, limits)
-        self._file = file
-
-    def tell(self) -> int:
-        return self._file.tell()

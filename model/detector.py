@@ -5,40 +5,28 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
+from itertools import count
 from typing import BinaryIO, Literal
 
 import numpy as np
 
+from model.arrays import Frame
 from model.bundle import Bundle
 from model.corruption import Intervals
 from model.decoder import Decoder, InProcessDecoder, OpenVideo
-from model.detections import Detections, Notice
+from model.detections import Detections, find_coverage, make_notices
 from model.engines import Engine
 from model.errors import DamagedVideoError
 from model.locator import Locator, load_locator
 from model.nms import WindowOverlap, merge_windows, suppress
-from model.person_crop import (
-    MAX_SIDE_PX,
-    PersonCropper,
-    WindowPeople,
-    find_coverage,
-    make_corruption_notice,
-    make_late_start_notice,
-    make_person_notices,
-)
+from model.person_crop import MAX_SIDE_PX, PersonCropper
 from model.segments import Proposals, calibrate, decode_points, to_seconds
 from model.transforms import Region
-from model.video import Limits, Media
-from model.windows import Frame, Window, windows
+from model.video import Limits
+from model.windows import Window, windows
 
 Stage = Literal["decoding", "detecting"]
 Progress = Callable[[Stage, float], None]
-
-# A notice is added if a smaller fraction of the frame was analysed.
-_MIN_ANALYSED_FRACTION = 0.7
-
-# A notice is added from this start offset on; many files start a few frames late because of B-frames.
-_LATE_START_S = 0.1
 
 
 class Detector:
@@ -47,13 +35,9 @@ class Detector:
     def __init__(
         self, bundle: Bundle, engine: Engine, locator: Locator | None = None, decoder: Decoder | None = None
     ) -> None:
-        """Set up a detector.
+        """Set up a detector with a bundle and the engine that it was loaded into.
 
-        Args:
-            bundle: the bundle that `engine` was loaded from.
-            engine: runs the network.
-            locator: finds people; by default that of the bundle, if it has one.
-            decoder: by default, videos are decoded in this process.
+        By default, the locator is that of the bundle, and videos are decoded in this process.
         """
         self.bundle = bundle
         self.engine = engine
@@ -79,34 +63,34 @@ class Detector:
                 the same values repeatedly while waiting for a frame. An exception that it raises ends the analysis.
 
         Raises:
-            VideoError: a subclass, if the video cannot be analysed.
-            DecoderKilledError: the decode process was killed from outside.
+            VideoError, DecoderKilledError.
         """
-        config = self.bundle.manifest.input
-        relay = _ProgressRelay(progress)
-        with closing(self.decoder.open(file, limits, relay.repeat)) as video:
-            cropper = self._make_cropper() if region is None else None
-            if cropper is None:
-                frames = video.frames(config.fps, config.width, config.height, region or Region())
-            else:
-                frames = video.whole_frames(config.fps, MAX_SIDE_PX)
-            position = _Position(file, video, config.fps)
-            timed = _TimedFrames(frames)
-            reported = self._report_progress(timed, position, relay)
-            if cropper is None:
-                proposals = self.propose(windows(reported, config.window_frames, config.overlap_frames))
-            else:
-                proposals = self.propose(cropper.crop(reported))
-            if video.media is None:  # not all frames were read, which only a bug can cause
-                raise DamagedVideoError("decoding did not reach the end of the video")
-            detections = self._make_detections(proposals, video.media, cropper.windows if cropper else None)
-            return replace(detections, decode_s=timed.seconds)
-
-    def _make_cropper(self) -> PersonCropper | None:
         manifest = self.bundle.manifest
-        if self.locator is None or manifest.locator is None:
-            return None
-        return PersonCropper(self.locator, manifest.input, manifest.locator.margin)
+        config = manifest.input
+        meter = _ProgressMeter(progress)
+        cropper = None
+        if region is None and self.locator is not None and manifest.locator is not None:
+            cropper = PersonCropper(self.locator, config, manifest.locator.margin)
+        with closing(self.decoder.open(file, limits, meter.report)) as video:
+            if cropper:
+                frames = video.frames(config.fps, MAX_SIDE_PX, MAX_SIDE_PX, None)
+            else:
+                frames = video.frames(config.fps, config.width, config.height, region or Region())
+            frames = meter.measure(frames, file, video, config.fps)
+            proposals = self.propose(
+                cropper.crop(frames) if cropper else windows(frames, config.window_frames, config.overlap_frames)
+            )
+            media = video.media
+        if media is None:  # not all frames were read, which only a bug can cause
+            raise DamagedVideoError("decoding did not reach the end of the video")
+        people = cropper.windows if cropper else None
+        return Detections(
+            _drop_damaged(proposals.clipped(0.0, media.duration_s), media.damaged).by_score(),
+            media,
+            find_coverage(people, config.fps, media),
+            make_notices(people, config.fps, media),
+            meter.decode_s,
+        )
 
     def propose(self, video_windows: Iterator[Window]) -> Proposals:
         """Return calibrated proposals for the windows of a video; each action appears once."""
@@ -117,8 +101,7 @@ class Detector:
             in_window = self._detect_window(window).clipped(start_s, end_s)
             proposals = merge_windows(proposals, in_window, WindowOverlap(start_s, previous_end_s))
             previous_end_s = end_s
-        scores = calibrate(proposals.scores, self.bundle.manifest.calibration)
-        return Proposals(proposals.segments, scores, proposals.labels)
+        return replace(proposals, scores=calibrate(proposals.scores, manifest.calibration))
 
     def _detect_window(self, window: Window) -> Proposals:
         manifest = self.bundle.manifest
@@ -126,36 +109,6 @@ class Detector:
         points = self.engine.run(window.clips(manifest.input.clip_frames), mask)
         candidates = decode_points(points.logits, points.offsets, mask, manifest, window.start_frame)
         return suppress(candidates, manifest.postprocessing)
-
-    def _make_detections(self, proposals: Proposals, media: Media, people: list[WindowPeople] | None) -> Detections:
-        fps, duration_s = self.bundle.manifest.input.fps, media.duration_s
-        notices = [make_corruption_notice(media.damaged)] if media.damaged else []
-        if people is not None:
-            notices.extend(make_person_notices(people, fps, duration_s, media.damaged))
-        if media.start_offset_s >= _LATE_START_S:
-            notices.append(make_late_start_notice(media.start_offset_s))
-        if media.looked_at < _MIN_ANALYSED_FRACTION:
-            notices.append(
-                Notice(
-                    "picture_cropped",
-                    f"{media.looked_at:.0%} of the picture was looked at, the middle of it or of the region; "
-                    "give region=x,y,width,height (fractions) around the person to choose the part",
-                )
-            )
-        return Detections(
-            _drop_damaged(proposals.clipped(0.0, duration_s), media.damaged).by_score(),
-            media,
-            find_coverage(people, fps, duration_s, media.damaged),
-            tuple(notices),
-        )
-
-    @staticmethod
-    def _report_progress(frames: Iterator[Frame], position: "_Position", progress: Progress) -> Iterator[Frame]:
-        """Pass frames on and report progress before each, so that the caller can end the analysis at any frame."""
-        progress("decoding", 0.0)
-        for index, frame in enumerate(frames):
-            progress("detecting", position.fraction(index))
-            yield frame
 
 
 def _drop_damaged(proposals: Proposals, damaged: Intervals) -> Proposals:
@@ -167,50 +120,38 @@ def _drop_damaged(proposals: Proposals, damaged: Intervals) -> Proposals:
     return proposals[~is_damaged]
 
 
-class _ProgressRelay:
-    """Calls a progress callback, and can repeat the last call."""
+class _ProgressMeter:
+    """Reports the progress of an analysis, and measures the seconds spent waiting for frames."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
-        self._last: tuple[Stage, float] = ("decoding", 0.0)
+        self._stage: Stage = "decoding"
+        self._fraction = 0.0
+        self.decode_s = 0.0
 
-    def __call__(self, stage: Stage, fraction: float) -> None:
-        self._last = (stage, fraction)
-        self._progress(stage, fraction)
+    def report(self) -> None:
+        self._progress(self._stage, self._fraction)
 
-    def repeat(self) -> None:
-        """Report the last progress again."""
-        self._progress(*self._last)
+    def measure(self, frames: Iterator[Frame], file: BinaryIO, video: OpenVideo, fps: float) -> Iterator[Frame]:
+        """Pass frames on and report progress before each, so that the caller can end the analysis at any frame.
 
-
-class _TimedFrames(Iterator[Frame]):
-    """Passes frames on and measures the seconds spent waiting for them."""
-
-    def __init__(self, frames: Iterator[Frame]) -> None:
-        self._frames = frames
-        self.seconds = 0.0
-
-    def __next__(self) -> Frame:
-        start_s = time.monotonic()
-        try:
-            return next(self._frames)
-        finally:
-            self.seconds += time.monotonic() - start_s
-
-
-class _Position:
-    """Position in a video as a fraction of its declared duration, or else of the file's size."""
-
-    def __init__(self, file: BinaryIO, video: OpenVideo, fps: float) -> None:
-        self._video = video
-        self._expected_frames = (video.declared_duration_s or 0) * fps
-        self._bytes = 0 if self._expected_frames else _get_size(file)
-
-    def fraction(self, frames: int) -> float:
-        """Return the fraction, 0..1, after this many frames."""
-        if self._expected_frames:
-            return min(1.0, frames / self._expected_frames)
-        return min(1.0, self._video.tell() / self._bytes) if self._bytes else 0.0
+        The fraction is that of the video's declared duration, or else of the file's size.
+        """
+        self.report()
+        expected_frames = (video.declared_duration_s or 0) * fps
+        size_bytes = 0 if expected_frames else _get_size(file)
+        for index in count():
+            start_s = time.monotonic()
+            try:
+                frame = next(frames, None)
+            finally:
+                self.decode_s += time.monotonic() - start_s
+            if frame is None:
+                return
+            done, whole = (index, expected_frames) if expected_frames else (video.tell(), size_bytes)
+            self._stage, self._fraction = "detecting", min(1.0, done / whole) if whole else 0.0
+            self.report()
+            yield frame
 
 
 def _get_size(file: BinaryIO) -> int:

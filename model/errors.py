@@ -1,109 +1,81 @@
 """The detector's errors, each with a stable code."""
 
+from typing import ClassVar
+
 
 class DetectorError(Exception):
     """Base class of the detector's errors. `code` is stable; the text names value, limit and remedy."""
 
-    code = "detector_error"
+    code: ClassVar[str] = "detector_error"
+
+    def __init_subclass__(cls, code: str) -> None:
+        super().__init_subclass__()
+        cls.code = code
 
 
-class BundleError(DetectorError):
+class BundleError(DetectorError, code="bundle_invalid"):
     """The bundle's schema, files or hashes are invalid."""
 
-    code = "bundle_invalid"
 
-
-class EngineError(DetectorError):
+class EngineError(DetectorError, code="engine_unavailable"):
     """No matching engine is installed, or an engine's outputs differ from those of torch."""
 
-    code = "engine_unavailable"
 
-
-class VideoError(DetectorError):
+class VideoError(DetectorError, code="video_error"):
     """The video cannot be analysed."""
 
-    code = "video_error"
 
-
-class NotAVideoError(VideoError):
+class NotAVideoError(VideoError, code="not_a_video"):
     """The file is not a container in a supported format."""
 
-    code = "not_a_video"
 
-
-class NoVideoStreamError(VideoError):
+class NoVideoStreamError(VideoError, code="no_video_stream"):
     """The container has no video stream."""
 
-    code = "no_video_stream"
 
-
-class UnsupportedCodecError(VideoError):
+class UnsupportedCodecError(VideoError, code="unsupported_codec"):
     """No decoder for the video's codec is available."""
 
-    code = "unsupported_codec"
 
-
-class VideoTooLongError(VideoError):
+class VideoTooLongError(VideoError, code="video_too_long"):
     """The video lasts longer than the limit."""
 
-    code = "video_too_long"
 
-
-class PictureTooLargeError(VideoError):
+class PictureTooLargeError(VideoError, code="picture_too_large"):
     """A frame has more pixels than the limit."""
 
-    code = "picture_too_large"
 
-
-class FrameRateTooHighError(VideoError):
+class FrameRateTooHighError(VideoError, code="frame_rate_too_high"):
     """The video has more frames per second than the limit."""
 
-    code = "frame_rate_too_high"
 
-
-class TooManyStreamsError(VideoError):
+class TooManyStreamsError(VideoError, code="too_many_streams"):
     """The container holds more streams than the limit."""
 
-    code = "too_many_streams"
 
-
-class EncryptedVideoError(VideoError):
+class EncryptedVideoError(VideoError, code="encrypted_video"):
     """The frames are encrypted."""
 
-    code = "encrypted_video"
 
-
-class DamagedVideoError(VideoError):
+class DamagedVideoError(VideoError, code="damaged_video"):
     """The container opens, but no frame decodes."""
 
-    code = "damaged_video"
 
-
-class DecoderCrashedError(VideoError):
+class DecoderCrashedError(VideoError, code="decoder_crashed"):
     """The decode process crashed, or sent an invalid message."""
 
-    code = "decoder_crashed"
 
-
-class DecoderTimeoutError(VideoError):
+class DecoderTimeoutError(VideoError, code="decoder_timeout"):
     """Decoding a frame took too long, or the decode process reached its limit of CPU time."""
 
-    code = "decoder_timeout"
 
-
-class DecoderMemoryError(VideoError):
+class DecoderMemoryError(VideoError, code="decoder_out_of_memory"):
     """Decoding needs more memory than the limit."""
 
-    code = "decoder_out_of_memory"
 
-
-class SandboxError(DetectorError):
+class SandboxError(DetectorError, code="sandbox_unavailable"):
     """The decode process cannot be started, or not with the required confinement."""
 
-    code = "sandbox_unavailable"
 
-
-class DecoderKilledError(DetectorError):
+class DecoderKilledError(DetectorError, code="decoder_killed"):
     """The decode process was killed from outside: the video is not the cause, and a retry may succeed."""
-
-    code = "decoder_killed"

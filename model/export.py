@@ -4,6 +4,7 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -11,12 +12,12 @@ from typing import Literal
 import numpy as np
 import onnx
 import torch
-from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from model.arrays import Booleans, Images
 from model.bundle import GRAPH, LOCATOR, MANIFEST, WEIGHTS, Bundle, LocatorConfig, Manifest, parse_manifest, sha256
 from model.engines import Engine, EngineName, load_engine
 from model.errors import BundleError, EngineError
@@ -51,11 +52,7 @@ def _contiguous_state(network: Network) -> dict[str, Tensor]:
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], Manifest]:
-    """Read weights and manifest from a file that save_checkpoint wrote.
-
-    Raises:
-        BundleError: the file is not such a checkpoint.
-    """
+    """Read weights and manifest from a file that save_checkpoint wrote; raises BundleError."""
     try:
         with safe_open(path, "pt") as file:
             header = (file.metadata() or {}).get(_HEADER)
@@ -77,9 +74,11 @@ def export_bundle(
 ) -> Bundle:
     """Write a bundle folder and check every installed engine against torch.
 
+    The folder's files are replaced once the new ones have passed the check.
+
     Args:
         checkpoint: a file written by save_checkpoint.
-        folder: created if necessary; its files are replaced once the new ones have passed the check.
+        folder: created if necessary.
         on_agreement: called with the agreement of each engine.
         weights: precision of the weights in both files. fp16 halves the size of a bundle: weights are rounded once,
             here, and computation remains fp32.
@@ -97,13 +96,14 @@ def export_bundle(
     except RuntimeError as error:
         raise BundleError(f"{checkpoint}: weights do not fit the architecture: {error}") from error
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.resolve().parent) as temporary:
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.resolve().parent) as name:
+        temporary = Path(name)
         if locator:
-            shutil.copyfile(locator, Path(temporary) / LOCATOR)
-        _write_bundle(network, manifest, Path(temporary), weights)
-        check_engines(Bundle.load(Path(temporary)), on_agreement)
-        for name in (WEIGHTS, GRAPH, *([LOCATOR] if locator else []), MANIFEST):
-            (Path(temporary) / name).replace(folder / name)
+            shutil.copyfile(locator, temporary / LOCATOR)
+        _write_bundle(network, manifest, temporary, weights)
+        check_engines(Bundle.load(temporary), on_agreement)
+        for name in (*manifest.required_files, MANIFEST):
+            (temporary / name).replace(folder / name)
     return Bundle.load(folder)
 
 
@@ -115,17 +115,12 @@ def _write_bundle(network: Network, manifest: Manifest, folder: Path, weights: W
     save_file(stored, folder / WEIGHTS)
     (folder / WEIGHTS).chmod(0o644)  # safetensors makes files readable for their owner only
     export_graph(network, manifest, folder / GRAPH, weights)
-    names = (WEIGHTS, GRAPH, LOCATOR) if manifest.locator else (WEIGHTS, GRAPH)
-    files = {name: sha256(folder / name) for name in names}
+    files = {name: sha256(folder / name) for name in manifest.required_files}
     (folder / MANIFEST).write_text(manifest.model_copy(update={"files": files}).to_json(), encoding="utf-8")
 
 
 def read_locator(path: Path) -> LocatorConfig:
-    """Read the configuration from a locator's ONNX file.
-
-    Raises:
-        BundleError: the file is not a locator.
-    """
+    """Read the configuration from a locator's ONNX file; raises BundleError."""
     try:
         properties = {entry.key: entry.value for entry in onnx.load(path).metadata_props}
         return LocatorConfig.model_validate_json(properties.get(LOCATOR_HEADER, ""))
@@ -134,11 +129,7 @@ def read_locator(path: Path) -> LocatorConfig:
 
 
 def round_to_fp16(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Round matrices and kernels to fp16; vectors (biases, norms) are small and remain fp32.
-
-    Raises:
-        BundleError: a weight exceeds the range of fp16.
-    """
+    """Round matrices and kernels to fp16; vectors (biases, norms) are small and remain fp32. Raises BundleError."""
     halves = {name: value.half() if value.ndim > 1 else value for name, value in state.items()}
     for name, value in halves.items():
         if not torch.isfinite(value).all():
@@ -147,14 +138,10 @@ def round_to_fp16(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def export_graph(network: Network, manifest: Manifest, path: Path, weights: Weights = "fp32") -> None:
-    """Export the network to ONNX. Batch size and number of clips are dynamic.
-
-    Inputs are clips and mask, outputs are logits and offsets; see Network.
-    """
+    """Export the network, with the inputs and outputs of Network, to ONNX. Batch size and clips are dynamic."""
     clips, mask = (torch.from_numpy(array) for array in make_example_input(manifest, batch=2, clips=2))
     with warnings.catch_warnings():
-        # The exporter's warnings concern its own internals.
-        warnings.simplefilter("ignore")
+        warnings.simplefilter("ignore")  # they concern the exporter's own internals
         program = torch.onnx.export(
             network,
             (clips, mask),
@@ -170,10 +157,10 @@ def export_graph(network: Network, manifest: Manifest, path: Path, weights: Weig
     onnx.save_model(_store_as_fp16(model) if weights == "fp16" else model, path)
 
 
-def make_example_input(manifest: Manifest, batch: int, clips: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """Make random clips (batch, clips, frames, height, width, 3) uint8 from a fixed seed, and a mask.
+def make_example_input(manifest: Manifest, batch: int, clips: int) -> tuple[Images, Booleans]:
+    """Make random clips (batch, clips, frames, height, width, 3) from a fixed seed, and a mask (batch, window_frames).
 
-    The mask (batch, window_frames) bool ends in the middle of the last clip.
+    The mask ends in the middle of the last clip.
     """
     config = manifest.input
     shape = (batch, clips, config.clip_frames, config.height, config.width, 3)
@@ -185,25 +172,22 @@ def make_example_input(manifest: Manifest, batch: int, clips: int) -> tuple[NDAr
 def check_engines(bundle: Bundle, on_agreement: Callable[[Agreement], None]) -> None:
     """Compare the outputs of every installed engine with those of torch.
 
-    Raises:
-        EngineError: an engine differs by more than MAX_ABS_ERROR, or none is installed.
+    Raises EngineError if one differs by more than MAX_ABS_ERROR, or none is installed.
     """
     reference = load_engine(bundle, "torch")
     names: tuple[EngineName, ...] = ("onnx", "openvino")
-    checked = 0
+    engines = []
     for name in names:
-        try:
-            engine = load_engine(bundle, name)
-        except EngineError:
-            continue
-        agreement = Agreement(name, max_abs_difference(engine, reference, bundle.manifest))
-        on_agreement(agreement)
-        checked += 1
-        if agreement.max_abs_error > MAX_ABS_ERROR:
+        with suppress(EngineError):
+            engines.append(load_engine(bundle, name))
+    for engine in engines:
+        error = max_abs_difference(engine, reference, bundle.manifest)
+        on_agreement(Agreement(engine.name, error))
+        if error > MAX_ABS_ERROR:
             raise EngineError(
-                f"engine {name} differs from torch by {agreement.max_abs_error:.2e}, the limit is {MAX_ABS_ERROR:.0e}"
+                f"engine {engine.name} differs from torch by {error:.2e}, the limit is {MAX_ABS_ERROR:.0e}"
             )
-    if not checked:
+    if not engines:
         raise EngineError("the graph could not be checked: install the onnx or the worker extra of mmad")
 
 
@@ -223,15 +207,13 @@ def max_abs_difference(engine: Engine, reference: Engine, manifest: Manifest) ->
 
 def strip_metadata(model: onnx.ModelProto) -> onnx.ModelProto:
     """Remove the source paths that the exporter adds to every node and that double the size of the file."""
-    del model.metadata_props[:]
-    for graph in [model.graph, *model.functions]:
-        del graph.metadata_props[:]
-        for entry in [*graph.node, *graph.value_info]:
-            del entry.metadata_props[:]
-            entry.doc_string = ""
-    for value in [*model.graph.input, *model.graph.output, *model.graph.initializer]:
-        del value.metadata_props[:]
-        value.doc_string = ""
+    graphs = [model.graph, *model.functions]
+    entries = [model, *graphs, *model.graph.input, *model.graph.output, *model.graph.initializer]
+    for graph in graphs:
+        entries += [*graph.node, *graph.value_info]
+    for entry in entries:
+        entry.ClearField("metadata_props")
+        entry.ClearField("doc_string")
     return model
 
 

@@ -1,13 +1,14 @@
 """VideoMAE on heatmaps: keypoints found in every frame are drawn on the patch grid as the transformer's input."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from model.architecture import AdapterConfig, BackboneConfig
 from model.backbone import Backbone
 from model.pose_estimator import KeypointReader, PoseEstimator, compute_displacements
 
 _KEYPOINT_STD = 0.6  # standard deviation of a keypoint's Gaussian, in positions of the grid
+_WEIGHT_STD = 0.2  # of the stem's initial weights; large, since few keypoints are near any position of the grid
 
 
 class HeatmapBackbone(KeypointReader, Backbone):
@@ -21,6 +22,15 @@ class HeatmapBackbone(KeypointReader, Backbone):
         self.finder = PoseEstimator(config.finder)
         self.finder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
+    def _make_stem(self) -> nn.Conv3d:
+        """Make a linear map of the heatmaps of each grid position over a tubelet."""
+        assert self.config.finder is not None
+        kernel = (self.config.tubelet_size, 1, 1)
+        channels = self.config.finder.keypoints * (1 + 2 * len(self.config.lags))
+        stem = nn.Conv3d(channels, self.config.embed_dim, kernel, stride=kernel)
+        nn.init.normal_(stem.weight, std=_WEIGHT_STD)
+        return stem
+
     def read(self, keypoints: Tensor) -> Tensor:
         """Compute features (B, dim, steps / tubelet) from keypoints (B, steps, keypoints, 3)."""
         frames = self.time * self.config.tubelet_size
@@ -29,10 +39,7 @@ class HeatmapBackbone(KeypointReader, Backbone):
         return self.encode(self.patch_embed(clips), keypoints.shape[1] // frames)
 
     def _draw_heatmaps(self, keypoints: Tensor) -> Tensor:
-        """Draw keypoints as Gaussians (B, steps, channels, height, width).
-
-        The first channel of each keypoint has its visibility as height, the others its displacements.
-        """
+        """Draw Gaussians (B, steps, channels, height, width): for each keypoint its visibility and displacements."""
         in_x, in_y = (
             _draw_gaussians(keypoints[..., axis], size) for axis, size in enumerate((self.width, self.height))
         )

@@ -1,8 +1,8 @@
 """The locator: finds people in frames with a small network that is part of a bundle.
 
-The network's input are images (n, size, size, 3) uint8, letterboxed on black. Its outputs lie on a coarse grid: scores
-(n, cells, cells) that a person's centre is in the cell, and boxes (n, cells, cells, 4): left, top, right and bottom of
-that person as fractions of the image. People are local maxima of the scores (CenterNet, arXiv:1904.07850).
+Its input are images (n, size, size, 3), letterboxed on black. Its outputs lie on a coarse grid: scores (n, cells,
+cells) that a person's centre is in the cell, and boxes (n, cells, cells, 4): left, top, right and bottom of that person
+as fractions of the image. People are local maxima of the scores (CenterNet, arXiv:1904.07850).
 """
 
 from collections.abc import Callable
@@ -11,15 +11,13 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
+from model.arrays import Floats, Images
 from model.bundle import LOCATOR, Bundle, LocatorConfig
 from model.errors import EngineError
 from model.openvino_core import CONFIG, openvino_core
 from model.transforms import Box, crop_and_scale
 
-Floats = NDArray[np.float32]
-Images = NDArray[np.uint8]
 Graph = Callable[[Images], tuple[Floats, Floats]]
 
 # Two boxes belong to one person if more than this fraction of the smaller one lies in the other.
@@ -30,11 +28,7 @@ class Locator(Protocol):
     """Finds people."""
 
     def find(self, frames: Images) -> list[Floats]:
-        """Find the people in each of the frames (n, height, width, 3).
-
-        Returns:
-            For each frame the boxes (people, 4): left, top, right, bottom in pixels; highest score first.
-        """
+        """Find the boxes (people, 4) in each frame: left, top, right, bottom in pixels; highest score first."""
 
 
 class GraphLocator:
@@ -74,13 +68,7 @@ def letterbox(frames: Images, size: int) -> tuple[Images, Box]:
 
 
 def decode_people(scores: Floats, boxes: Floats, threshold: float) -> Floats:
-    """Return the boxes (people, 4) at the local maxima of one image's scores, highest score first.
-
-    Args:
-        scores: (cells, cells).
-        boxes: (cells, cells, 4).
-        threshold: minimum score.
-    """
+    """Return the boxes (people, 4) at the local maxima of one image's scores, highest score first."""
     padded = np.pad(scores, 1, constant_values=-1)
     around = np.lib.stride_tricks.sliding_window_view(padded, (3, 3)).max(axis=(2, 3))
     rows, columns = np.nonzero((scores >= threshold) & (scores == around))
@@ -89,12 +77,7 @@ def decode_people(scores: Floats, boxes: Floats, threshold: float) -> Floats:
 
 
 def drop_overlapping(boxes: Floats, max_fraction: float) -> Floats:
-    """Drop boxes that overlap a better one by more than this fraction of the smaller box.
-
-    Args:
-        boxes: (n, 4), best first.
-        max_fraction: of the area of the smaller box.
-    """
+    """Drop boxes, of (n, 4), best first, that overlap a better one by more than this fraction of the smaller box."""
     selected: list[Floats] = []
     for box in boxes:
         if all(_intersection(box, other) <= max_fraction * min(box_area(box), box_area(other)) for other in selected):
@@ -120,17 +103,13 @@ def box_area(box: Floats) -> float:
 
 
 def load_locator(bundle: Bundle) -> Locator | None:
-    """Load the locator of a bundle, on the CPU, where it is fast enough; None if the bundle has none.
-
-    Raises:
-        EngineError: no runtime is installed.
-    """
+    """Load the locator of a bundle, on the CPU, where it is fast enough; None if the bundle has none."""
     config = bundle.manifest.locator
     return GraphLocator(config, load_graph(bundle.folder / LOCATOR)) if config else None
 
 
 def load_graph(path: Path) -> Graph:
-    """Load a locator's ONNX graph into the first runtime that is installed."""
+    """Load a locator's ONNX graph into the first runtime that is installed; EngineError if there is none."""
     if find_spec("openvino"):
         return _openvino(path)
     if find_spec("onnxruntime"):

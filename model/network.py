@@ -15,8 +15,7 @@ from model.pose import PoseBackbone
 class Network(nn.Module):
     """A backbone with adapters, followed by ActionFormer. Each row of a batch is one window; a step is one frame.
 
-    There may be fewer clips than fit into a window, so that a short video costs less computation. The features of the
-    remaining steps are zeros, which the mask excludes.
+    A short video may have fewer clips than fit into a window; the remaining steps are masked.
     """
 
     mean: Tensor
@@ -27,7 +26,13 @@ class Network(nn.Module):
         config, parts = manifest.input, manifest.architecture
         self.window_frames = config.window_frames
         self.clip_frames = config.clip_frames
-        self.backbone = make_backbone(manifest)
+        self.backbone: Backbone | PoseBackbone
+        if isinstance(parts.backbone, PoseConfig):
+            self.backbone = PoseBackbone(parts.backbone)
+        else:
+            make = HeatmapBackbone if parts.backbone.stem == "heatmaps" else Backbone
+            size = config.clip_frames, config.height, config.width
+            self.backbone = make(parts.backbone, parts.adapter, *size)
         self.detector = ActionFormer(parts.head, parts.backbone.embed_dim, len(manifest.taxonomy.actions))
         self.register_buffer("mean", torch.tensor(config.mean) * 255, persistent=False)
         self.register_buffer("std", torch.tensor(config.std) * 255, persistent=False)
@@ -37,29 +42,16 @@ class Network(nn.Module):
         return self.detector(self.features(clips, mask), mask)  # type: ignore[no-any-return]
 
     def features(self, clips: Tensor, mask: Tensor) -> Tensor:
-        """Compute the input of the head.
+        """Compute the input of the head: (B, dim, window_frames), zero where the mask is False.
 
-        Args:
-            clips: (B, clips, frames, height, width, 3) uint8 RGB, at most one window.
-            mask: (B, window_frames) bool, True for steps that have a frame of the video.
-
-        Returns:
-            (B, dim, window_frames), zero where the mask is False.
+        Clips are (B, clips, frames, height, width, 3) uint8 RGB, at most one window; the mask is (B, window_frames)
+        bool, True for steps that have a frame of the video.
         """
         features = self.backbone(self.normalise(clips))  # (B, dim, clips * tubelets)
         return self.interpolate_to_steps(features, clips.shape[1] * self.clip_frames, mask)
 
     def interpolate_to_steps(self, features: Tensor, steps: int, mask: Tensor) -> Tensor:
-        """Interpolate features to one per step, and pad them to a window.
-
-        Args:
-            features: (B, dim, any length).
-            steps: number of steps that the features cover.
-            mask: (B, window_frames) bool.
-
-        Returns:
-            (B, dim, window_frames), zero where the mask is False.
-        """
+        """Interpolate features (B, dim, any length) to `steps`, pad them to a window and apply the mask."""
         features = F.interpolate(features, size=steps, mode="linear", align_corners=False)
         # Append zeros for a whole window, then truncate: with computed padding, the graph would be exported for one
         # number of clips only.
@@ -70,13 +62,3 @@ class Network(nn.Module):
     def normalise(self, clips: Tensor) -> Tensor:
         """Normalise clips (B, clips, frames, height, width, 3) uint8 to (B, clips, 3, frames, height, width) float."""
         return ((clips.float() - self.mean) / self.std).permute(0, 1, 5, 2, 3, 4)
-
-
-def make_backbone(manifest: Manifest) -> Backbone | PoseBackbone:
-    """Make the backbone of the kind that the architecture specifies."""
-    config, input_config = manifest.architecture.backbone, manifest.input
-    if isinstance(config, PoseConfig):
-        return PoseBackbone(config)
-    backbone = HeatmapBackbone if config.stem == "heatmaps" else Backbone
-    size = input_config.clip_frames, input_config.height, input_config.width
-    return backbone(config, manifest.architecture.adapter, *size)

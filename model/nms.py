@@ -17,8 +17,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from model.arrays import Booleans, Floats, Integers
 from model.bundle import PostprocessingConfig
-from model.segments import Booleans, Floats, Integers, Proposals
+from model.segments import Proposals
 
 # The tIoU from which proposals of two windows are duplicates.
 DUPLICATE_TIOU = 0.5
@@ -31,17 +32,10 @@ _EPSILON = np.float32(1e-6)
 
 
 def suppress(proposals: Proposals, config: PostprocessingConfig) -> Proposals:
-    """Apply non-maximum suppression as configured in the bundle.
+    """Apply non-maximum suppression as configured in the bundle; return the remaining proposals, highest score first.
 
     Soft-NMS multiplies the scores of proposals that overlap a better one by exp(-tIoU^2 / sigma): a smaller sigma
     suppresses more (Bodla et al., ICCV 2017, equation 2).
-
-    Args:
-        proposals: candidates, in any order.
-        config: kind of NMS, sigma or tIoU, class-agnostic or not, segment voting, minimum score and maximum number.
-
-    Returns:
-        The remaining proposals, highest score first. Soft-NMS lowers scores.
     """
     if not len(proposals):
         return proposals
@@ -56,9 +50,9 @@ def suppress(proposals: Proposals, config: PostprocessingConfig) -> Proposals:
 
 
 def vote(selected: Proposals, candidates: Proposals, tiou: float) -> Floats:
-    """Return the selected segments (n, 2), each replaced by the mean of the candidates that overlap it.
+    """Return the selected segments (n, 2), each replaced by the mean of the candidates with at least this tIoU.
 
-    The mean is weighted by score, over candidates with at least this tIoU. Memory: n times the number of candidates.
+    The mean is weighted by score. Memory: n times the number of candidates.
     """
     overlap = np.stack([overlaps(candidates.segments, segment) for segment in selected.segments])
     candidate_lengths = candidates.segments[:, 1] - candidates.segments[:, 0]
@@ -109,7 +103,7 @@ def _soft(group: Proposals, sigma: float, min_score: float) -> tuple[list[int], 
 
 @dataclass(frozen=True)
 class WindowOverlap:
-    """The time that two consecutive windows share, in seconds."""
+    """The time from the start of a window to the end of the previous one, in seconds."""
 
     start_s: float
     end_s: float
@@ -126,13 +120,7 @@ class WindowOverlap:
 
 
 def merge_windows(earlier: Proposals, later: Proposals, overlap: WindowOverlap) -> Proposals:
-    """Merge the proposals of two windows so that each action appears once.
-
-    Args:
-        earlier: proposals of all windows so far.
-        later: proposals of the next window.
-        overlap: from the start of the next window to the end of the previous one.
-    """
+    """Merge the proposals of all windows so far with those of the next, so that each action appears once."""
     both = Proposals.join([earlier, later])
     is_later = np.arange(len(both)) >= len(earlier)
     in_overlap = np.flatnonzero(overlaps(both.segments, overlap.segment) > 0)

@@ -1,12 +1,11 @@
-"""Decode packets to frames, tolerating errors: what does not decode is skipped, and the next frames are doubtful.
+"""Decode packets to frames: what does not decode is skipped, and the next frames are doubtful.
 
-After an error of the decoder, decoding continues, since the next packet may decode again. An error of the demuxer ends
-the video.
+An error of the demuxer ends the video.
 """
 
 from collections.abc import Iterator
 from fractions import Fraction
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import av
 from av.container import InputContainer
@@ -23,23 +22,16 @@ _MAX_EMPTY_PACKETS = 10_000
 # still holds back because of threads and reordering, which are fewer than this.
 _DOUBTFUL_FRAMES = 32
 
-
 # Decoding times increase from packet to packet. If they fall by more than this, another recording begins.
 _RESTART_S = Fraction(1, 2)
 
 
 class DecodedFrame(NamedTuple):
-    """A decoded frame.
-
-    Attributes:
-        frame: the frame.
-        doubtful: whether it is corrupt, or packets shortly before it did not decode.
-        restarts: how often decoding times had fallen back in the packets read so far.
-    """
+    """A decoded frame."""
 
     frame: av.VideoFrame
-    doubtful: bool
-    restarts: int = 0
+    doubtful: bool  # whether it is corrupt, or packets shortly before it did not decode
+    restarts: int = 0  # how often decoding times had fallen back in the packets read so far
 
 
 class PacketReader:
@@ -50,8 +42,6 @@ class PacketReader:
             no presentation times.
         end: latest end of a packet according to presentation times and durations, in ticks.
         restarts: how often decoding times have fallen back.
-        doubtful: whether one of the latest packets did not decode.
-        broken: whether the demuxer ended with an error.
     """
 
     def __init__(self, container: InputContainer, stream: VideoStream) -> None:
@@ -59,22 +49,17 @@ class PacketReader:
         self._restart = (to_fraction(stream.time_base) or Fraction(1, av.time_base)) ** -1 * _RESTART_S
         self._doubtful_frames = self.restarts = 0
         self._dts: int | None = None
-        self.broken = False
         self.first: int | None = None
         self.last: int | None = None
         self.end: int | None = None
 
     @property
     def doubtful(self) -> bool:
-        """True if a packet read recently could not be decoded."""
+        """True if one of the latest packets did not decode."""
         return self._doubtful_frames > 0
 
     def frames(self) -> Iterator[DecodedFrame]:
-        """Yield frames in presentation order; frames that do not decode are left out.
-
-        Raises:
-            EncryptedVideoError, DecoderMemoryError.
-        """
+        """Yield frames in presentation order; raises EncryptedVideoError and DecoderMemoryError."""
         empty_packets = 0
         for packet in self._packets():
             empty_packets += 1
@@ -102,15 +87,15 @@ class PacketReader:
             except MemoryError as error:
                 raise make_memory_error() from error
             except av.FFmpegError:
-                self._doubtful_frames, self.broken = _DOUBTFUL_FRAMES, True
+                self._doubtful_frames = _DOUBTFUL_FRAMES
                 packet = None
             except IndexError:  # PyAV raises it at the end if streams have appeared since the file was opened
                 packet = None
-            if packet is None:
-                break
-            self._track(packet)
+            if packet is not None:
+                self._track(packet)
             yield packet
-        yield None
+            if packet is None:
+                return
 
     def _track(self, packet: "Packet[VideoStream]") -> None:
         if packet.has_sidedata("encryption_info"):
@@ -141,18 +126,8 @@ class PacketReader:
             return []
 
 
-class Ratio(Protocol):
-    """PyAV's rational number: a Fraction, or from PyAV 19 on an AVRational, whose products are rounded."""
-
-    @property
-    def numerator(self) -> int: ...  # noqa: D102
-
-    @property
-    def denominator(self) -> int: ...  # noqa: D102
-
-
-def to_fraction(ratio: Ratio | None) -> Fraction | None:
-    """Convert PyAV's rational number to a fraction; None if it is unknown to FFmpeg (None, 0/1, 1/0)."""
+def to_fraction(ratio: Any) -> Fraction | None:
+    """Convert PyAV's rational number, from PyAV 19 on an AVRational; None if it is unknown (None, 0/1, 1/0)."""
     return Fraction(ratio.numerator, ratio.denominator) if ratio else None
 
 

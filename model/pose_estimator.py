@@ -49,10 +49,9 @@ class PoseEstimator(nn.Module):
         self.seen = nn.Linear(inside, config.keypoints)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Find keypoints in normalised images (N, 3, height, width).
+        """Find keypoints (N, keypoints, 3) in normalised images (N, 3, height, width).
 
-        Returns:
-            (N, keypoints, 3): x and y as fractions of the image, and the probability that the keypoint is visible.
+        They are x and y as fractions of the image, and the probability that the keypoint is visible.
         """
         x, maps = F.relu(self.stem(images)), []
         for stage in self.stages:
@@ -77,14 +76,7 @@ class KeypointReader(nn.Module, ABC):
     finder: PoseEstimator
 
     def forward(self, clips: Tensor) -> Tensor:
-        """Compute features from normalised clips.
-
-        Args:
-            clips: (B, clips, 3, frames, height, width) float.
-
-        Returns:
-            (B, dim, clips * frames / tubelet), in time order.
-        """
+        """Compute features (B, dim, clips * frames / tubelet) from clips (B, clips, 3, frames, height, width)."""
         return self.read(self.find(clips))
 
     def find(self, clips: Tensor) -> Tensor:
@@ -99,15 +91,9 @@ class KeypointReader(nn.Module, ABC):
 
 
 def compute_displacements(keypoints: Tensor, config: FinderConfig, lags: tuple[int, ...]) -> Tensor:
-    """Compute the scaled displacements of keypoints over each lag. Before the window, they are as in its first frame.
+    """Compute the scaled displacements (B, steps, keypoints, lags, 2) of keypoints (B, steps, keypoints, 3).
 
-    Args:
-        keypoints: (B, steps, keypoints, 3).
-        config: has the factor on displacements.
-        lags: in frames.
-
-    Returns:
-        (B, steps, keypoints, lags, 2): displacements in x and y, of the order of 1.
+    Lags are in frames. Before the window, keypoints are as in its first frame.
     """
     scaled = [config.moves / lag**0.5 * _subtract_earlier(keypoints[..., :2], lag) for lag in lags]
     return torch.stack(scaled, dim=-2)

@@ -4,13 +4,9 @@ from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
-from numpy.typing import NDArray
 
+from model.arrays import Booleans, Floats, Integers
 from model.bundle import Calibration, Manifest
-
-Floats = NDArray[np.float32]
-Integers = NDArray[np.int64]
-Booleans = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -42,11 +38,8 @@ class Proposals:
         """Concatenate proposals in the given order."""
         if not parts:
             return cls.empty()
-        return Proposals(
-            np.concatenate([part.segments for part in parts]),
-            np.concatenate([part.scores for part in parts]),
-            np.concatenate([part.labels for part in parts]),
-        )
+        columns = zip(*((part.segments, part.scores, part.labels) for part in parts), strict=True)
+        return Proposals(*(np.concatenate(column) for column in columns))
 
     def by_score(self) -> "Proposals":
         """Sort by score, highest first; the sort is stable."""
@@ -79,12 +72,8 @@ def point_grid(window_frames: int, strides: tuple[int, ...]) -> tuple[Integers, 
 def decode_points(logits: Floats, offsets: Floats, mask: Booleans, manifest: Manifest, start_frame: int) -> Proposals:
     """Decode the candidates of one window with the highest scores, before NMS.
 
-    Args:
-        logits: (points, actions), before the sigmoid.
-        offsets: (points, 2), distance to start and end in strides of the point's level.
-        mask: (window_frames,), True for steps that have a frame.
-        manifest: the bundle's manifest, for frame rate, strides, and limits of candidates.
-        start_frame: index of the window's first frame in the resampled video.
+    For logits (points, actions), offsets (points, 2) and mask (window_frames,) see RawPoints and Engine.run; the
+    window's first frame is `start_frame` of the resampled video.
     """
     positions, strides = point_grid(manifest.input.window_frames, manifest.architecture.head.strides)
     scores = (1 / (1 + np.exp(-logits))).astype(np.float32)

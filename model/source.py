@@ -32,8 +32,7 @@ av.logging.set_level(None)
 def open_container(file: BinaryIO, max_pixels: int) -> InputContainer:
     """Open the container in a readable and seekable file; references to other files are not followed.
 
-    Raises:
-        NotAVideoError, NoVideoStreamError, DecoderMemoryError.
+    Raises NotAVideoError, NoVideoStreamError, DecoderMemoryError.
     """
     options = {
         "format_whitelist": CONTAINERS,

@@ -5,31 +5,32 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
-class Body(BaseModel):
+class Section(BaseModel):
+    """Base class of all parts of a manifest. Frozen and strict: an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class Label(Section):
+    """A label of either level."""
+
+    id: int = Field(ge=0)
+    code: str = Field(min_length=1)
+    name: str = Field(min_length=1)
+
+
+class Body(Label):
     """A body part: a label of the coarse level."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    id: int = Field(ge=0)
-    code: str = Field(min_length=1)
-    name: str = Field(min_length=1)
-
-
-class Action(BaseModel):
+class Action(Label):
     """A micro-action: a label of the fine level. Its `id` is the network's class index."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    id: int = Field(ge=0)
-    code: str = Field(min_length=1)
-    name: str = Field(min_length=1)
     body_id: int = Field(ge=0)
 
 
-class Taxonomy(BaseModel):
+class Taxonomy(Section):
     """The labels of both levels; ids count from 0 in the order listed."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     bodies: tuple[Body, ...] = Field(min_length=1)
     actions: tuple[Action, ...] = Field(min_length=1)

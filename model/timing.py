@@ -55,15 +55,12 @@ class Clock:
         time_base: seconds per tick.
         step: duration in ticks of a frame that has none of its own.
         concatenated: whether the container may hold several recordings in a row, each with its own clock.
-
-    Attributes:
-        origin: presentation time in ticks that is time zero; None before the first frame.
     """
 
     def __init__(self, time_base: Fraction, step: int, concatenated: bool) -> None:
         self._time_base, self._step, self._concatenated = time_base, step, concatenated
         self._timestamps = TimestampSelector()
-        self.origin: int | None = None
+        self.origin: int | None = None  # presentation time in ticks that is time zero
         self._offset = 0  # timestamp of time zero on the clock of the current recording
         self._restarts = 0
         self._has_restarted = False
@@ -73,11 +70,8 @@ class Clock:
     def place(self, decoded: DecodedFrame, first: int | None) -> TimedFrame | None:
         """Return a frame with its times; None if later frames were placed before, which happens after damage.
 
-        The `end` is an estimate: only the time of the next frame determines the duration.
-
-        Args:
-            decoded: the frame.
-            first: presentation time of the first packet, where the video starts if that packet did not decode.
+        The `end` is an estimate. The video starts at `first`, the presentation time of the first packet, if that packet
+        did not decode.
         """
         pts = self._timestamps.select(decoded.frame)
         if pts is not None and self.origin is None:
@@ -100,7 +94,7 @@ class Clock:
         return None if pts is None or self._has_restarted else pts - self._offset
 
     def _is_restart(self, start: int, decoded: DecodedFrame) -> bool:
-        """Return whether a new recording begins with this frame: its time, or its packet's decoding time, jumps."""
+        """Return whether a new recording begins: the frame's time, or its packet's decoding time, jumps."""
         ahead_s = (start - self._start) * self._time_base
         back_s = _RESTART_BACK_S if decoded.restarts > self._restarts else _RESTART_FAR_BACK_S
         if ahead_s < -back_s:
@@ -112,11 +106,7 @@ def resample(frames: Iterable[TimedFrame], rate: Fraction) -> Iterator[tuple[av.
     """Resample frames to a fixed rate: yield each frame with the number of consecutive slots it fills.
 
     A frame's time is rounded to the nearest slot (halves up), and it fills the slots up to the next frame. If several
-    frames fall into one slot, the last one is used. FFmpeg's fps filter does the same.
-
-    Args:
-        frames: frames in presentation order, with times since the first frame.
-        rate: slots per tick: frames per second times the time base.
+    frames fall into one slot, the last one is used. FFmpeg's fps filter does the same. `rate` is in slots per tick.
     """
 
     def slot(tick: int) -> int:

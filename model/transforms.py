@@ -10,15 +10,16 @@ from typing import NamedTuple, cast
 import av
 import av.filter
 import numpy as np
-from numpy.typing import NDArray
 from typing_extensions import Buffer
 
-from model.windows import Frame
+from model.arrays import Floats, Frame, Images
 
 # The transfer functions of HDR: PQ and HLG (ITU-T H.273, 8.2). Without conversion to SDR such frames look pale. The
 # conversion clips highlights, and runs after scaling, where it is cheap.
 _HDR = (16, 18)
 _TO_SDR = "out_transfer=bt709:out_primaries=bt709"
+
+Filter = tuple[str, str | None]  # name and arguments
 
 
 @dataclass(frozen=True)
@@ -56,14 +57,10 @@ def crop_box(width: int, height: int, region: Region, aspect: float) -> Box:
     return Box(_even(x, least=0), _even(y, least=0), box_width, box_height)
 
 
-def crop_around(person: NDArray[np.float32], width: int, height: int, aspect: float, margin: float) -> Box:
-    """Return the box with this aspect ratio around a person, enlarged by `margin` and shifted into the frame.
+def crop_around(person: Floats, width: int, height: int, aspect: float, margin: float) -> Box:
+    """Return the box with this aspect ratio (width / height) around a person, shifted into the frame.
 
-    Args:
-        person: (4,) left, top, right, bottom in pixels.
-        width, height: size of the frame in pixels.
-        aspect: width / height of the box.
-        margin: factor on the size of the person, as used by `mmad synth --crop person`.
+    The person is (4,) left, top, right, bottom in pixels; `margin` is a factor on the person's size.
     """
     left, top, right, bottom = (float(edge) for edge in person)
     high = min(margin * max(bottom - top, (right - left) / aspect), height, width / aspect)
@@ -73,36 +70,41 @@ def crop_around(person: NDArray[np.float32], width: int, height: int, aspect: fl
     return Box(x, y, box_width, box_height)
 
 
-def compute_full_frame_size(frame: av.VideoFrame, pixel_aspect: Fraction, longest: int) -> tuple[int, int]:
-    """Return the upright width and height in square pixels, scaled down to at most `longest` on the longer side."""
+def fit_whole_frame(frame: av.VideoFrame, pixel_aspect: Fraction, max_width: int, max_height: int) -> tuple[int, int]:
+    """Return the upright width and height in square pixels, scaled down to fit into a size."""
     orientation = Orientation.from_frame(frame)
     width, height = orientation.upright_size(frame.width, frame.height)
     wide = width * float(1 / pixel_aspect if orientation.swapped else pixel_aspect)
-    scale = min(1.0, longest / max(wide, height))
+    scale = min(1.0, max_width / wide, max_height / height)
     return max(2, _even(scale * wide)), max(2, _even(scale * height))
 
 
-def crop_and_scale(frames: Sequence[Frame] | Frame, box: Box, width: int, height: int) -> NDArray[np.uint8]:
+def crop_and_scale(frames: Sequence[Frame] | Frame, box: Box, width: int, height: int) -> Images:
     """Crop a box out of n frames (rows, columns, 3) uint8 RGB and scale it by area: (n, height, width, 3)."""
-    graph = av.filter.Graph()
-    nodes = [
-        graph.add_buffer(
-            width=box.width, height=box.height, format=av.VideoFormat("rgb24"), time_base=Fraction(1, 1000)
-        ),
-        # Without these flags, colours are subsampled during conversion.
-        graph.add("scale", f"{width}:{height}:flags=area+accurate_rnd+full_chroma_inp+full_chroma_int"),
-        graph.add("format", "rgb24"),
-        graph.add("buffersink"),
-    ]
-    graph.link_nodes(*nodes).configure()
+    # Without these flags, colours are subsampled during conversion.
+    scale = f"{width}:{height}:flags=area+accurate_rnd+full_chroma_inp+full_chroma_int"
+    graph = _make_graph(box.width, box.height, av.VideoFormat("rgb24"), [("scale", scale)])
     scaled = np.empty((len(frames), height, width, 3), np.uint8)
     for index, frame in enumerate(frames):
         crop = np.ascontiguousarray(frame[box.y : box.y + box.height, box.x : box.x + box.width])
-        graph.vpush(av.VideoFrame.from_ndarray(crop, format="rgb24"))
-        output = graph.vpull()
-        assert isinstance(output, av.VideoFrame)
-        scaled[index] = output.to_ndarray()
+        scaled[index] = _filter_frame(graph, av.VideoFrame.from_ndarray(crop, format="rgb24"))
     return scaled
+
+
+def _make_graph(width: int, height: int, pixel_format: av.VideoFormat, filters: list[Filter]) -> av.filter.Graph:
+    """Make a graph of filters, given by name and arguments, that returns RGB."""
+    graph = av.filter.Graph()
+    source = graph.add_buffer(width=width, height=height, format=pixel_format, time_base=Fraction(1, 1000))
+    nodes = [graph.add(*each) for each in [*filters, ("format", "rgb24"), ("buffersink", None)]]
+    graph.link_nodes(source, *nodes).configure()
+    return graph
+
+
+def _filter_frame(graph: av.filter.Graph, frame: av.VideoFrame) -> Frame:
+    graph.vpush(frame)
+    filtered = graph.vpull()
+    assert isinstance(filtered, av.VideoFrame)
+    return np.asarray(filtered.to_ndarray(), np.uint8)
 
 
 def _even(value: float, least: int = 1) -> int:
@@ -130,13 +132,14 @@ class Orientation(NamedTuple):
         return cls(False, a < 0, d < 0)
 
     @property
-    def filters(self) -> list[tuple[str, str | None]]:
+    def filters(self) -> list[Filter]:
         """FFmpeg's filters for these operations."""
-        if self.swapped:
-            names = {(False, False): "cclock_flip", (True, False): "clock", (False, True): "cclock"}
-            return [("transpose", names.get((self.mirror_x, self.mirror_y), "clock_flip"))]
-        mirrors: list[tuple[str, str | None]] = [("hflip", None)] if self.mirror_x else []
-        return [*mirrors, ("vflip", None)] if self.mirror_y else mirrors
+        filters = (
+            ("transpose", "cclock_flip", self.swapped),
+            ("hflip", None, self.mirror_x),
+            ("vflip", None, self.mirror_y),
+        )
+        return [(name, arguments) for name, arguments, is_needed in filters if is_needed]
 
     def upright_size(self, width: int, height: int) -> tuple[int, int]:
         """Return width and height of the upright frame, given those of the stored frame."""
@@ -157,36 +160,28 @@ class Scaler:
         self._width, self._height, self._region = width, height, region
         self._format: tuple[object, ...] = ()
         self._graph: av.filter.Graph | None = None
-        self.looked_at = 1.0
+        self.analysed_fraction = 1.0
 
     def __call__(self, frame: av.VideoFrame, pixel_aspect: Fraction) -> Frame:
         """Return a decoded frame as upright (height, width, 3) uint8 RGB."""
         orientation = Orientation.from_frame(frame)
         frame_format = (frame.width, frame.height, frame.format.name, frame.color_trc, orientation, pixel_aspect)
         if self._graph is None or frame_format != self._format:
-            self._graph, self._format = self._make_graph(frame, orientation, pixel_aspect), frame_format
+            self._graph, self._format = self._adapt(frame, orientation, pixel_aspect), frame_format
         frame.pts = None
-        self._graph.vpush(frame)
-        scaled = self._graph.vpull()
-        assert isinstance(scaled, av.VideoFrame)
-        return np.asarray(scaled.to_ndarray(), np.uint8)
+        return _filter_frame(self._graph, frame)
 
-    def _make_graph(self, frame: av.VideoFrame, orientation: Orientation, pixel_aspect: Fraction) -> av.filter.Graph:
+    def _adapt(self, frame: av.VideoFrame, orientation: Orientation, pixel_aspect: Fraction) -> av.filter.Graph:
         width, height = orientation.upright_size(frame.width, frame.height)
         stretch = 1 / pixel_aspect if not orientation.swapped else pixel_aspect
         box = crop_box(width, height, self._region, self._width / self._height * float(stretch))
-        self.looked_at = box.width * box.height / (width * height)
+        self.analysed_fraction = box.width * box.height / (width * height)
         box = orientation.to_stored(box, frame.width, frame.height)
-        graph = av.filter.Graph()
-        nodes = [
-            graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(1, 1000)),
-            graph.add("crop", f"{box.width}:{box.height}:{box.x}:{box.y}:exact=1"),
-            # Rotate before scaling: chroma is interpolated differently in x and y.
-            *(graph.add(name, arguments) for name, arguments in orientation.filters),
-            graph.add("scale", f"{self._width}:{self._height}:flags=area"),
-            *([graph.add("scale", _TO_SDR)] if frame.color_trc in _HDR else []),
-            graph.add("format", "rgb24"),
-            graph.add("buffersink"),
+        filters: list[Filter] = [
+            ("crop", f"{box.width}:{box.height}:{box.x}:{box.y}:exact=1"),
+            *orientation.filters,  # before scaling: chroma is interpolated differently in x and y
+            ("scale", f"{self._width}:{self._height}:flags=area"),
         ]
-        graph.link_nodes(*nodes).configure()
-        return graph
+        if frame.color_trc in _HDR:
+            filters.append(("scale", _TO_SDR))
+        return _make_graph(frame.width, frame.height, frame.format, filters)

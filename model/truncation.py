@@ -17,26 +17,18 @@ _RIFF_UNKNOWN_LENGTHS = (0, 2**32 - 1)  # placeholders that a recorder writes be
 
 
 class Element(NamedTuple):
-    """An element of a container.
+    """An element of a container."""
 
-    Attributes:
-        length: size in bytes; None if it is unknown.
-        step: number of bytes to the next header.
-        is_open: whether the number of such elements is not declared: fragments, and children of elements of unknown
-            length.
-    """
-
-    length: int | None
-    step: int
-    is_open: bool = False
+    length: int | None  # in bytes; None if it is unknown
+    step: int  # bytes to the next header
+    is_open: bool = False  # whether the number of such elements is not declared, as of fragments
 
 
 def is_cut_off(file: BinaryIO, container: str) -> bool:
     """Return whether a file ends inside an element, or contains bytes that are no element.
 
-    Args:
-        file: readable and seekable; its position is restored.
-        container: FFmpeg's name of the format; False for formats other than MP4, Matroska and AVI.
+    `container` is FFmpeg's name of the format; the result is False for all but MP4, Matroska and AVI. The position in
+    the file is restored.
     """
     parse = next((parse for name, parse in _PARSERS.items() if name in container), None)
     if parse is None:
@@ -64,12 +56,9 @@ def _ends_inside_element(file: BinaryIO, parse: Callable[[bytes], Element | None
 
 
 def _parse_mp4_box(header: bytes) -> Element | None:
-    """Parse a box header (ISO/IEC 14496-12, 4.2): a 32-bit length and a four-letter type.
-
-    A length of 1 means that a 64-bit length follows the type.
-    """
+    """Parse a box header (ISO/IEC 14496-12, 4.2): a 32-bit length and a four-letter type."""
     length, name = int.from_bytes(header[:4]), header[4:8]
-    if length == 1:
+    if length == 1:  # a 64-bit length follows the type
         length = int.from_bytes(header[8:16])
     if len(name) < 4 or min(name) < 0x20:
         return None
@@ -79,10 +68,8 @@ def _parse_mp4_box(header: bytes) -> Element | None:
 
 
 def _parse_ebml_element(header: bytes) -> Element | None:
-    """Parse an EBML element header (RFC 8794, section 4): an identifier and a length of variable size.
-
-    The number of leading zero bits is the number of further bytes; a length with all bits set is unknown.
-    """
+    """Parse an EBML element header (RFC 8794, section 4): an identifier and a length of variable size."""
+    # The number of leading zero bits is the number of further bytes.
     id_bytes = 9 - header[0].bit_length()
     if id_bytes > 4 or len(header) <= id_bytes:
         return None
@@ -91,22 +78,19 @@ def _parse_ebml_element(header: bytes) -> Element | None:
     length = int.from_bytes(header[id_bytes:header_bytes]) & all_ones
     if header_bytes - id_bytes > 8 or len(header) < header_bytes:
         return None
-    if length == all_ones:
+    if length == all_ones:  # unknown
         return Element(None, header_bytes, True)
     is_parent = header[:id_bytes] in _MATROSKA_PARENTS
     return Element(header_bytes + length, header_bytes if is_parent else header_bytes + length)
 
 
 def _parse_riff_chunk(header: bytes) -> Element | None:
-    """Parse a RIFF chunk header (Microsoft): a four-letter identifier, a 32-bit length, and the type of a list.
-
-    Chunks are padded to an even length.
-    """
+    """Parse a RIFF chunk header (Microsoft): a four-letter identifier, a 32-bit length, and the type of a list."""
     length, kind = int.from_bytes(header[4:8], "little"), header[8:12]
     if len(header) < 8 or not header[:4].strip().isalnum():
         return None
     if kind not in (b"AVI ", b"AVIX", b"movi"):
-        return Element(8 + length, 8 + length + length % 2)
+        return Element(8 + length, 8 + length + length % 2)  # padded to an even length
     is_open = length in _RIFF_UNKNOWN_LENGTHS
     return Element(None if is_open else 8 + length, 12, is_open)
 

@@ -15,13 +15,12 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, TypeVar
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 from lock import PYTHONS, ROOT
@@ -30,7 +29,6 @@ VIDEO = ROOT / "examples/interview.mp4"
 # Packages that depend on torch, whose CUDA builds are gigabytes.
 NEEDS_TORCH = ("torch", "lightning-fabric")
 _TIMEOUT_S = 300
-ResultT = TypeVar("ResultT")
 # Run by the tested Python: imports the modules of all packages that the arguments extras require.
 _IMPORT_EXTRAS = """
 import importlib, importlib.metadata as metadata, sys
@@ -76,12 +74,15 @@ def find_interpreters() -> dict[str, Path]:
     return found
 
 
-def run(*command: object, folder: Path = ROOT, **environment: str) -> str:
+def run(*command: object, folder: Path = ROOT, timeout_s: float | None = None, **environment: str) -> str:
     """Run a command and return its standard output; raises InstallError with the end of its output."""
-    process = subprocess.run(
-        [str(word) for word in command], cwd=folder, env=os.environ | environment, capture_output=True, text=True,
-        check=False,
-    )  # fmt: skip
+    words, variables = [str(word) for word in command], os.environ | environment
+    try:
+        process = subprocess.run(
+            words, cwd=folder, env=variables, capture_output=True, text=True, timeout=timeout_s, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise InstallError(str(error)) from error
     if process.returncode:
         raise InstallError(f"{' '.join(map(str, command))}\n{(process.stdout + process.stderr)[-3000:]}")
     return process.stdout
@@ -117,9 +118,9 @@ class Environment:
     def check_service(self) -> int:
         """Run `mmad serve`, submit a video and return the number of detections."""
         with _run_service(self) as url:
-            job = _request(f"{url}/detect", VIDEO.read_bytes())
-            result = _wait_for(lambda: _get_result(f"{url}{job['links']['self']}"))
-        return _count(result)
+            submit = (self.folder / "bin/mmad", "submit", VIDEO, "--url", url, "--wait", "--json")
+            output = run(*submit, folder=self.folder, timeout_s=_TIMEOUT_S)
+        return _count(json.loads(output))
 
 
 @contextmanager
@@ -128,18 +129,11 @@ def _run_service(environment: Environment) -> Iterator[str]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     url, log = f"http://127.0.0.1:{port}", environment.folder / "serve.log"
-    command = [
-        f"{environment.folder}/bin/mmad",
-        "serve",
-        "--port",
-        str(port),
-        "--data-dir",
-        f"{environment.folder}/data",
-    ]
+    command = [environment.folder / "bin/mmad", "serve", "--port", str(port), "--data-dir", environment.folder / "data"]
     with log.open("wb") as file:
         service = subprocess.Popen(command, cwd=environment.folder, stdout=file, stderr=file)
         try:
-            _wait_for(lambda: _is_ready(service, url))
+            _wait_until_ready(service, url)
             yield url
         except InstallError as error:
             raise InstallError(f"mmad serve: {error}\n{log.read_text()[-3000:]}") from error
@@ -148,37 +142,18 @@ def _run_service(environment: Environment) -> Iterator[str]:
             service.wait(60)
 
 
-def _is_ready(service: "subprocess.Popen[bytes]", url: str) -> bool:
-    if service.poll() is not None:
-        raise InstallError(f"it ended with status {service.returncode}")
-    try:
-        return bool(_request(f"{url}/readyz"))
-    except OSError:  # not listening yet, or 503
-        return False
-
-
-def _get_result(job_url: str) -> dict[str, Any] | None:
-    job = _request(job_url)
-    if job["state"] == "failed":
-        raise InstallError(f"the job failed: {job['error']}")
-    return _request(f"{job_url}/result") if job["state"] == "succeeded" else None
-
-
-def _request(url: str, body: bytes | None = None) -> dict[str, Any]:
+def _wait_until_ready(service: "subprocess.Popen[bytes]", url: str) -> None:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    request = urllib.request.Request(url, body, {"Content-Type": "video/mp4"} if body else {})
-    with opener.open(request, timeout=30) as response:
-        document: dict[str, Any] = json.load(response)
-        return document
-
-
-def _wait_for(poll: Callable[[], ResultT | None]) -> ResultT:
     deadline = time.monotonic() + _TIMEOUT_S
     while time.monotonic() < deadline:
-        if result := poll():
-            return result
-        time.sleep(0.2)
-    raise InstallError(f"nothing came within {_TIMEOUT_S} s")
+        if service.poll() is not None:
+            raise InstallError(f"it ended with status {service.returncode}")
+        try:
+            opener.open(f"{url}/readyz", timeout=30).close()
+            return
+        except OSError:  # not listening yet, or 503
+            time.sleep(0.2)
+    raise InstallError(f"it is not ready after {_TIMEOUT_S} s")
 
 
 def _count(result: dict[str, Any]) -> int:

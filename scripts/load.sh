@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# How long POST /detect and GET /jobs/{id} take under 50 clients, on this machine, worker and all, by ApacheBench (apt-get install
-# apache2-utils). Prints the percentiles of each run and the medians over the runs, in milliseconds.
+# Measure how long POST /detect and GET /jobs/{id} take with 50 clients, service and worker on this machine, with
+# ApacheBench (apt-get install apache2-utils). Prints percentiles of each run and their medians, in milliseconds.
 #     scripts/load.sh [VIDEO] [RUNS] [REQUESTS]
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -14,7 +14,7 @@ until grep -q "mmad is ready" "$folder/log"; do kill -0 $service; sleep 0.2; don
 job=$(curl -sf -F "file=@$video" $url/detect | .venv/bin/python -c 'import json, sys; print(json.load(sys.stdin)["id"])')
 until curl -sf $url/jobs/$job | grep -q succeeded; do sleep 0.2; done
 
-percentiles() {  # of ab's output: requests a second, then 50, 90, 95, 99 and 100 %
+percentiles() {  # parses ab's output: requests per second, then the 50th, 90th, 95th, 99th and 100th percentile
   awk '/Requests per second/ { rate = $4 } /Failed requests|Non-2xx/ { if ($NF != 0) bad = bad " " $0 }
        /^ +(50|90|95|99|100)%/ { line = line " " $2 } END { print rate line bad }'
 }

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -76,17 +77,12 @@ def find_missing_wheels(extras: list[str]) -> Iterator[str]:
                 "--only-binary", ":all:", "-c", str(FOLDER / "all.txt"), "-o", "/dev/null",
             )  # fmt: skip
             try:
-                _compile_from_cache(*options)
+                with suppress(LockError):  # uv's cache lacks a package
+                    compile_requirements("--offline", *options)
+                    continue
+                compile_requirements(*options)
             except LockError as error:
                 yield f"{extra} on Python {python}: {error}"
-
-
-def _compile_from_cache(*options: str) -> None:
-    """Run compile_requirements offline if uv's cache has all packages, otherwise online."""
-    try:
-        compile_requirements("--offline", *options)
-    except LockError:
-        compile_requirements(*options)
 
 
 def _pins(path: Path) -> list[str]:

@@ -129,7 +129,7 @@ def _send_media_with(**changes: Any) -> Callable[[socket.socket], None]:
     """Send a valid frame message, then a final message with changes."""
     media = {
         "duration_s": 1.0, "width": 64, "height": 36, "frames_decoded": 1, "average_fps": 1.0,
-        "variable_frame_rate": False, "rotation_deg": 0, "looked_at": 1.0, "damaged": [[0.5, 0.6]],
+        "variable_frame_rate": False, "rotation_deg": 0, "analysed_fraction": 1.0, "damaged": [[0.5, 0.6]],
         "start_offset_s": 0.0,
     }  # fmt: skip
 

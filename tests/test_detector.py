@@ -91,7 +91,7 @@ def test_a_wide_picture_is_noticed_and_a_region_is_looked_at(bundle: Bundle, tmp
     assert "28%" in found.notices[0].detail
     square = clips.pattern(tmp_path / "square.mp4", size="180x180", seconds=1)
     assert detect(bundle, square)[0].notices == ()
-    assert detect(bundle, square, region=Region(0, 0, 0.5, 0.5))[0].media.looked_at == pytest.approx(0.25)
+    assert detect(bundle, square, region=Region(0, 0, 0.5, 0.5))[0].media.analysed_fraction == pytest.approx(0.25)
 
 
 def test_the_bundles_post_processing_is_used(bundle: Bundle, clip: Path) -> None:

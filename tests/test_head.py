@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from model.architecture import HeadConfig
-from model.head import ActionFormer
-from model.pyramid import ConvAttention, Projection
+from model.head import ActionFormer, ConvAttention, Projection
 from model.segments import point_grid
 from model.sinusoids import sinusoid_table
 

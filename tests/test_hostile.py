@@ -81,7 +81,7 @@ def test_mutations_of_good_files_get_an_answer(tmp_path: Path, sandbox: Measured
 def _answer(sandbox: MeasuredSandbox, content: bytes, whole: bool) -> str:
     try:
         with closing(sandbox.open(io.BytesIO(content), Limits())) as video:
-            shapes = {frame.shape for frame in (video.whole_frames(10, 48) if whole else video.frames(10, 32, 24))}
+            shapes = {frame.shape for frame in (video.frames(10, 48, 48, None) if whole else video.frames(10, 32, 24))}
             assert video.media is not None
     except VideoError as error:
         return error.code

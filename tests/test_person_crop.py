@@ -8,21 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model.bundle import Bundle, InputConfig, LocatorConfig
-from model.detections import CoverageInterval, Detections
+from model.detections import CoverageInterval, Detections, WindowPeople, find_coverage, make_notices
 from model.detector import Detector
 from model.engines import RawPoints
-from model.person_crop import (
-    SAMPLED_FRAMES,
-    PersonCropper,
-    WindowPeople,
-    choose_person,
-    count_people,
-    find_coverage,
-    make_corruption_notice,
-    make_person_notices,
-    sample_indices,
-)
+from model.person_crop import SAMPLED_FRAMES, PersonCropper, choose_person, count_people, sample_indices
 from model.transforms import Box, Region, crop_and_scale, crop_around
+from model.video import Media
 from tests import clips
 from tests.test_detector import WhiteSpotter
 
@@ -249,15 +240,19 @@ def test_windows_are_those_of_windows() -> None:
     assert found[1].frames[:, 0, 0, 0] == pytest.approx(np.arange(4, 12), abs=1)
 
 
+def media(duration_s: float, damaged: tuple[tuple[float, float], ...] = ()) -> Media:
+    return Media(duration_s, 64, 48, 75, 15.0, False, 0, 1.0, damaged)
+
+
 def test_coverage_fills_the_whole_video() -> None:
     seen = [WindowPeople(0, 100, 0), WindowPeople(50, 150, 1), WindowPeople(100, 200, 2), WindowPeople(201, 300, 0)]
-    found = find_coverage(seen, 10.0, 30.05)
+    found = find_coverage(seen, 10.0, media(30.05))
     assert [(one.start_s, one.end_s, one.status) for one in found] == [
         (0.0, 5.0, "no_person"),
         (5.0, 20.0, "analysed"),
         (20.0, 30.05, "no_person"),
     ]
-    codes = [notice.detail for notice in make_person_notices(seen, 10.0, 30.05)]
+    codes = [notice.detail for notice in make_notices(seen, 10.0, media(30.05))]
     assert "0.0-5.0 s, 20.0-30.1 s" in codes[0] or "0.0-5.0 s, 20.0-30.0 s" in codes[0]
     assert codes[1].startswith("2 people were found at 10.0-20.0 s")
 
@@ -265,7 +260,7 @@ def test_coverage_fills_the_whole_video() -> None:
 def test_what_is_damaged_is_cut_out_of_the_rest() -> None:
     seen = [WindowPeople(0, 100, 0), WindowPeople(50, 150, 1), WindowPeople(150, 300, 0)]
     damaged = ((0.0, 1.0), (4.0, 6.0), (7.0, 8.0), (28.0, 30.0))
-    found = find_coverage(seen, 10.0, 30.0, damaged)
+    found = find_coverage(seen, 10.0, media(30.0, damaged))
     assert [(one.start_s, one.end_s, one.status) for one in found] == [
         (0.0, 1.0, "damaged"),
         (1.0, 4.0, "no_person"),
@@ -276,16 +271,17 @@ def test_what_is_damaged_is_cut_out_of_the_rest() -> None:
         (15.0, 28.0, "no_person"),
         (28.0, 30.0, "damaged"),
     ]
-    assert "at 1.0-4.0 s, 15.0-28.0 s:" in make_person_notices(seen, 10.0, 30.0, damaged)[0].detail
-    assert "at 0.0-1.0 s, 4.0-6.0 s, 7.0-8.0 s, 28.0-30.0 s:" in make_corruption_notice(damaged).detail
+    corruption, no_person = make_notices(seen, 10.0, media(30.0, damaged))
+    assert "at 0.0-1.0 s, 4.0-6.0 s, 7.0-8.0 s, 28.0-30.0 s:" in corruption.detail
+    assert "at 1.0-4.0 s, 15.0-28.0 s:" in no_person.detail
 
 
 def test_all_of_a_video_may_be_damaged_but_a_frame() -> None:
-    found = find_coverage(None, 10.0, 5.0, ((0.1, 5.0),))
+    found = find_coverage(None, 10.0, media(5.0, ((0.1, 5.0),)))
     assert [(one.start_s, one.end_s, one.status) for one in found] == [(0.0, 0.1, "analysed"), (0.1, 5.0, "damaged")]
 
 
 def test_many_stretches_are_not_all_listed() -> None:
     seen = [WindowPeople(10 * index, 10 * index + 5, 3) for index in range(9)]
-    detail = make_person_notices(seen, 1.0, 86.0)[-1].detail
+    detail = make_notices(seen, 1.0, media(86.0))[-1].detail
     assert "0.0-5.0 s, 10.0-15.0 s, 20.0-25.0 s, 30.0-35.0 s, 40.0-45.0 s and 4 more times" in detail

@@ -89,7 +89,7 @@ def test_region_is_cut_out_before_scaling(tmp_path: Path) -> None:
     frames, media = decode(path, Region(0.2, 0.5, 0.8, 0.5))
     # 144 x 160 pixels from (36, 160); of that the middle 144 x 123.4, in even numbers.
     assert_like_ffmpeg(path, frames, crop="144:122:36:178")
-    assert media.looked_at == pytest.approx(144 * 122 / (180 * 320))
+    assert media.analysed_fraction == pytest.approx(144 * 122 / (180 * 320))
 
 
 def test_wide_pixels_are_squared(tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def _read_cropped_frames(sample: Sample, locator_config: LocatorConfig, locator:
 def find_person_region(video: Video, locator: Locator, aspect: float, margin: float) -> Region:
     """Return the region that the detector would crop; the whole frame if no person is detected."""
     detections, rows, columns = [], 1, 1
-    for frame in video.whole_frames(_DETECTIONS_PER_S, MAX_SIDE_PX):
+    for frame in video.frames(_DETECTIONS_PER_S, MAX_SIDE_PX, MAX_SIDE_PX, None):
         rows, columns = frame.shape[:2]
         detections += locator.find(frame[None])
     person = choose_person(detections)

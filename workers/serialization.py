@@ -112,7 +112,7 @@ def make_context(
     """Make everything in a result except the detections."""
     bundle = detector.bundle
     media = asdict(detections.media)
-    del media["looked_at"], media["damaged"]
+    del media["analysed_fraction"], media["damaged"]
     return schemas.Context(
         job_id=job_id,
         media=schemas.Media(sha256=video_sha256, **media),

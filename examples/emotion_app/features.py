@@ -1,4 +1,4 @@
-"""Computes features of each time window from the micro-actions of a result."""
+"""Compute features of each time window from the micro-actions of a result."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -26,57 +26,36 @@ class Group:
 
 @dataclass(frozen=True)
 class Activity:
-    """Activity of a group in a window.
+    """Activity of a group in a window."""
 
-    Attributes:
-        per_min: episodes that start in the window, per minute of analysed video. Adjacent and overlapping actions are
-            one episode.
-        share: fraction of the analysed time with any action of the group, 0 to 1.
-    """
-
-    per_min: float
-    share: float
+    per_min: float  # episodes that start in the window, per minute of analysed video
+    share: float  # fraction of the analysed time with any action of the group, 0 to 1
 
 
 @dataclass(frozen=True)
 class Window:
-    """Features of a time window. They are None, not zero, if nothing was analysed.
+    """Features of a time window. They are None, not zero, if nothing was analysed."""
 
-    Attributes:
-        start_s: start in seconds from the first frame.
-        end_s: end in seconds; the last window ends with the video.
-        analysed_s: seconds of the window in which a person was visible.
-        activity: activity of each group by name.
-        concurrency: mean number of simultaneous actions of any class.
-        overlap_share: fraction of the analysed time with two or more simultaneous actions, 0 to 1.
-    """
-
-    start_s: float
+    start_s: float  # from the first frame
     end_s: float
-    analysed_s: float
-    activity: dict[str, Activity] | None
-    concurrency: float | None
-    overlap_share: float | None
+    analysed_s: float  # seconds in which a person was visible
+    activity: dict[str, Activity] | None  # of each group by name
+    concurrency: float | None  # mean number of simultaneous actions of any class
+    overlap_share: float | None  # fraction of the analysed time with two or more simultaneous actions, 0 to 1
 
 
 def make_groups(labels: Labels) -> list[Group]:
     """Make the groups self-touch, head and legs; raises ValueError if the model lacks their classes."""
     known = {action.code for action in labels.actions}
     if missing := sorted({*SELF_TOUCH, *HEAD, *LEGS} - known):
-        raise ValueError(f"the model does not know {', '.join(missing)}: features of other classes mean other things")
+        raise ValueError(f"the model has no classes {', '.join(missing)}, which these features need")
     return [Group("self_touch", frozenset(SELF_TOUCH)), Group("head", frozenset(HEAD)), Group("legs", frozenset(LEGS))]
 
 
 def compute(result: Result, groups: Sequence[Group], window_s: float = 60.0) -> list[Window]:
-    """Compute the features of every window of a video.
-
-    Args:
-        result: result with the default thresholds of the model.
-        groups: groups of actions.
-        window_s: length of a window in seconds, above 0.
-    """
+    """Compute the features of every window of a video, from a result with the default thresholds of the model."""
     if window_s <= 0:
-        raise ValueError(f"a window of {window_s:g} s is none")
+        raise ValueError(f"the length of a window is {window_s:g} s; it must be above 0")
     edges: list[Interval] = []
     while (start := len(edges) * window_s) < result.media.duration_s:
         edges.append((start, min(start + window_s, result.media.duration_s)))

@@ -1,4 +1,4 @@
-"""Draws the features: a timeline of each group, its episode rate and share of time, and simultaneous actions."""
+"""Draw the features: a timeline of each group, its episode rate and share of time, and simultaneous actions."""
 
 from collections.abc import Sequence
 from pathlib import Path

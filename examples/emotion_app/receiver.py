@@ -1,4 +1,4 @@
-"""Receives webhooks of the service and verifies their signatures (Standard Webhooks)."""
+"""Receive webhooks of the service and verify their signatures (Standard Webhooks)."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -48,11 +48,8 @@ class Receiver:
 def serve_receiver(receiver: Receiver, host: str, port: int, listen: str | None = None) -> Iterator[str]:
     """Run an HTTP server for a receiver; yields the URL for callback_url.
 
-    Args:
-        receiver: gets all deliveries.
-        host: address of this machine, as seen by the service.
-        port: port to listen on; 0 for any free port.
-        listen: address to listen on, if not `host`: 0.0.0.0 in a container, for example.
+    `host` is the address of this machine, as seen by the service; `listen` is the address to listen on, if not `host`.
+    Port 0 is any free port.
     """
 
     class Handler(BaseHTTPRequestHandler):

@@ -13,30 +13,22 @@ import socket
 import stat
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO
 
 import numpy as np
 import structlog
 
+from model import errors
+from model.arrays import Frame
 from model.decoder import WaitCallback
-from model.errors import (
-    DecoderCrashedError,
-    DecoderKilledError,
-    DecoderMemoryError,
-    DecoderTimeoutError,
-    DetectorError,
-    SandboxError,
-    VideoError,
-)
 from model.sandbox import decode_process, ipc
 from model.sandbox.ipc import FrameRequest, IpcError, Message
 from model.transforms import Region
 from model.video import Limits, Media
-from model.windows import Frame
 
 log = structlog.get_logger()
 
@@ -45,47 +37,43 @@ _END_TIMEOUT_S = 10.0
 # How often the wait callback is called.
 _WAIT_INTERVAL_S = 0.25
 
-_MAX_DETAIL_LENGTH, _MAX_TRACEBACK_LENGTH = 500, 4000
-
-_ERRORS: tuple[type[DetectorError], ...] = (*VideoError.__subclasses__(), SandboxError)
+_ERRORS: tuple[type[errors.DetectorError], ...] = (*errors.VideoError.__subclasses__(), errors.SandboxError)
 _ERRORS_BY_CODE = {error.code: error for error in _ERRORS}
 
 
-class ForkServerHandle(Protocol):
-    """The worker's handle of the fork server; see model.sandbox.sandbox."""
-
-    control: socket.socket
-
-    def kill(self) -> None:
-        """Kill an unresponsive fork server."""
-
-
 class SandboxedVideo:
-    """One pass over a video's frames. Errors in the decode process are raised here as if decoding ran in this process.
+    """One pass over a video's frames, with the errors of model.video.Video.
 
     Raises:
-        VideoError: a subclass, among them DecoderCrashedError, DecoderTimeoutError and DecoderMemoryError.
+        DecoderCrashedError, DecoderTimeoutError, DecoderMemoryError: the video is the cause.
         DecoderKilledError: the decode process was killed from outside.
         SandboxError: it could not be confined.
     """
 
     def __init__(
-        self, forkserver: ForkServerHandle, file: BinaryIO, limits: Limits, on_wait: WaitCallback = lambda: None
+        self,
+        control: socket.socket,
+        kill_forkserver: Callable[[], None],
+        file: BinaryIO,
+        limits: Limits,
+        on_wait: WaitCallback,
     ) -> None:
-        self._forkserver, self._limits, self._on_wait = forkserver, limits, on_wait
+        self._kill_forkserver, self._limits, self._on_wait = kill_forkserver, limits, on_wait
         self._position = 0
         self.media: Media | None = None
         self.declared_duration_s: float | None = None
         with ExitStack() as stack:
             self._connection, connection_end = (stack.enter_context(end) for end in ipc.make_socket_pair())
             self._supervision, supervision_end = (stack.enter_context(end) for end in ipc.make_socket_pair())
-            self._frame_buffer = stack.enter_context(_make_frame_buffer())
+            self._frame_buffer = stack.enter_context(  # anonymous shared memory
+                os.fdopen(os.memfd_create("frames"), "r+b", buffering=0)
+            )
             video = stack.enter_context(_reopen(file))
             self._connection.settimeout(limits.max_stall_s)
             self._supervision.settimeout(_END_TIMEOUT_S)
             fds = [end.fileno() for end in (video, connection_end, self._frame_buffer, supervision_end)]
             try:
-                ipc.send(forkserver.control, asdict(limits), fds)
+                ipc.send(control, asdict(limits), fds)
             except OSError as error:
                 raise _make_killed_error() from error
             for end in (video, connection_end, supervision_end):
@@ -96,26 +84,10 @@ class SandboxedVideo:
                 self.declared_duration_s = None if declared_s is None else ipc.check_number(declared_s)
             stack.pop_all()
 
-    def frames(self, fps: float, width: int, height: int, region: Region = Region()) -> Iterator[Frame]:
+    def frames(self, fps: float, width: int, height: int, region: Region | None = Region()) -> Iterator[Frame]:
         """See model.video.Video."""
-        return self._take(FrameRequest(fps, width, height, (region.x, region.y, region.width, region.height)))
-
-    def whole_frames(self, fps: float, longest: int) -> Iterator[Frame]:
-        """See model.video.Video."""
-        return self._take(FrameRequest(fps, longest, longest, None))
-
-    def tell(self) -> int:
-        """Return the decoder's position in the file at the last frame, in bytes."""
-        return self._position
-
-    def close(self) -> None:
-        """Stop the decode process and wait for its end."""
-        if self._supervision.fileno() >= 0:
-            with self._connection, self._supervision, self._frame_buffer:
-                self._end()
-
-    def _take(self, request: FrameRequest) -> Iterator[Frame]:
-        max_frames = math.ceil((self._limits.max_duration_s + 2) * request.fps) + 2
+        request = FrameRequest(fps, width, height, astuple(region) if region else None)
+        max_frames = math.ceil((self._limits.max_duration_s + 2) * fps) + 2
         frame: Frame | None = None
         try:
             with self._translating_errors():
@@ -127,9 +99,19 @@ class SandboxedVideo:
                 if frame is None:
                     return
                 yield frame
-            raise self._make_crash_error(f"more than {max_frames} frames")
+            raise _make_crash_error(f"more than {max_frames} frames")
         finally:
             self.close()
+
+    def tell(self) -> int:
+        """Return the decoder's position in the file at the last frame, in bytes."""
+        return self._position
+
+    def close(self) -> None:
+        """Stop the decode process and wait for its end."""
+        if self._supervision.fileno() >= 0:
+            with self._connection, self._supervision, self._frame_buffer:
+                self._end()
 
     def _receive_frame(self, request: FrameRequest, last: Frame | None) -> Frame | None:
         """Receive the next frame, which may repeat the last one; None at the end of the video."""
@@ -150,7 +132,7 @@ class SandboxedVideo:
             not 0 <= media.duration_s <= max_s
             or media.width * media.height > limits.max_pixels
             or media.frames_decoded > limits.max_fps * (max_s + 2)
-            or not 0 <= media.looked_at <= 1
+            or not 0 <= media.analysed_fraction <= 1
             or edges != sorted(edges)
             or (edges and not (edges[0] >= 0 and edges[-1] <= media.duration_s + 1e-6))
         ):
@@ -204,25 +186,26 @@ class SandboxedVideo:
         try:
             yield
         except IpcError as error:
-            raise self._make_crash_error(str(error)) from error
+            raise _make_crash_error(str(error)) from error
         except TimeoutError as error:
-            # If the fork server does not respond either, it or the whole machine was suspended.
-            raise self._make_stall_error() if self._end() else _make_killed_error() from error
+            if not self._end():  # the fork server does not respond either: it or the whole machine was suspended
+                raise _make_killed_error() from error
+            raise errors.DecoderTimeoutError(
+                f"decoding brought no frame for {self._limits.max_stall_s:g} s, which is the limit "
+                "(MMAD_DECODER_STALL_S); export the video anew, or raise the limit"
+            ) from error
 
     def _end(self) -> Message | None:
-        """End the decode process and return its exit status and CPU time from the fork server.
-
-        None if the fork server has ended, or if this was called before.
-        """
+        """End the decode process; return its exit status and CPU time, or None if it or the fork server had ended."""
         with suppress(OSError):
             self._supervision.shutdown(socket.SHUT_WR)
         try:
             return ipc.receive(self._supervision)
         except TimeoutError:
-            self._forkserver.kill()
+            self._kill_forkserver()
             return None
 
-    def _make_exit_error(self) -> DetectorError:
+    def _make_exit_error(self) -> errors.DetectorError:
         """Make the error for a process that ended without a message, from its exit status."""
         result = self._end()  # does not change the exit status of a process that has begun to exit
         if result is None:
@@ -230,51 +213,36 @@ class SandboxedVideo:
         status = result["status"]
         # RLIMIT_CPU sends SIGXCPU first, then SIGKILL to a process that catches it.
         if status == -signal.SIGXCPU or (status == -signal.SIGKILL and result["cpu_s"] >= self._limits.max_cpu_s):
-            return self._make_cpu_time_error()
+            return errors.DecoderTimeoutError(
+                f"decoding took {self._limits.max_cpu_s:g} s of computing time, which is the limit "
+                "(MMAD_DECODER_CPU_S); send the video in parts, or raise the limit"
+            )
         if status == -signal.SIGKILL:
             return _make_killed_error()
         if status == decode_process.OUT_OF_MEMORY:
-            return self._make_memory_error()
-        return self._make_crash_error(signal.Signals(-status).name if status < 0 else f"exit status {status}")
+            return errors.DecoderMemoryError(
+                f"decoding takes more than {self._limits.max_memory_bytes // 1024**2} MiB, which is the limit "
+                "(MMAD_DECODER_MEMORY_BYTES); export the video anew or smaller, or raise the limit"
+            )
+        return _make_crash_error(signal.Signals(-status).name if status < 0 else f"exit status {status}")
 
-    def _make_reported_error(self, message: Message) -> DetectorError:
+    @staticmethod
+    def _make_reported_error(message: Message) -> errors.DetectorError:
         """Make the error that the decode process reported."""
         if "fault" in message:
-            log.warning("decoder_fault", fault=str(message["fault"])[-_MAX_TRACEBACK_LENGTH:])
-        code = ipc.clean_text(message["error"], _MAX_DETAIL_LENGTH)
-        error_class = _ERRORS_BY_CODE.get(code, DecoderCrashedError)
-        detail = ipc.clean_text(message.get("detail"), _MAX_DETAIL_LENGTH)
-        return error_class(detail) if detail else self._make_crash_error("an unexpected error")
-
-    def _make_crash_error(self, reason: str) -> DecoderCrashedError:
-        return DecoderCrashedError(f"the video made the decoder crash ({reason}); export it anew and send it again")
-
-    def _make_stall_error(self) -> DecoderTimeoutError:
-        return DecoderTimeoutError(
-            f"decoding brought no frame for {self._limits.max_stall_s:g} s, which is the limit (MMAD_DECODER_STALL_S); "
-            "export the video anew, or raise the limit"
-        )
-
-    def _make_cpu_time_error(self) -> DecoderTimeoutError:
-        return DecoderTimeoutError(
-            f"decoding took {self._limits.max_cpu_s:g} s of computing time, which is the limit "
-            "(MMAD_DECODER_CPU_S); send the video in parts, or raise the limit"
-        )
-
-    def _make_memory_error(self) -> DecoderMemoryError:
-        return DecoderMemoryError(
-            f"decoding takes more than {self._limits.max_memory_bytes // 1024**2} MiB, which is the limit "
-            "(MMAD_DECODER_MEMORY_BYTES); export the video anew or smaller, or raise the limit"
-        )
+            log.warning("decoder_fault", fault=str(message["fault"])[-ipc.MAX_TRACEBACK_LENGTH :])
+        code = ipc.clean_text(message["error"], ipc.MAX_DETAIL_LENGTH)
+        error_class = _ERRORS_BY_CODE.get(code, errors.DecoderCrashedError)
+        detail = ipc.clean_text(message.get("detail"), ipc.MAX_DETAIL_LENGTH)
+        return error_class(detail) if detail else _make_crash_error("an unexpected error")
 
 
-def _make_killed_error() -> DecoderKilledError:
-    return DecoderKilledError("the decoder's process was ended from outside; the video can be tried again")
+def _make_crash_error(reason: str) -> errors.DecoderCrashedError:
+    return errors.DecoderCrashedError(f"the video made the decoder crash ({reason}); export it anew and send it again")
 
 
-def _make_frame_buffer() -> BinaryIO:
-    """Open anonymous shared memory, which is freed with its last file descriptor."""
-    return os.fdopen(os.memfd_create("frames"), "r+b", buffering=0)
+def _make_killed_error() -> errors.DecoderKilledError:
+    return errors.DecoderKilledError("the decoder's process was ended from outside; the video can be tried again")
 
 
 def _reopen(file: BinaryIO) -> BinaryIO:

@@ -10,8 +10,8 @@ Python, NumPy and FFmpeg), with 3, 8 and 16 decoding threads:
     3840x2160  H.265 8 bit   600   718   920        7680x4320  H.265 8 bit   1272  1561  2094
     3840x2160  AV1           566   620   690        7680x4320  H.265 10 bit  1984  2368  3092
 
-An MP4 of 539 bytes that declares 80 million samples takes 3155 MiB, of which 2852 are resident. The default limit of
-2560 MiB admits the videos above, 10 bit with up to 8 threads, and rejects the malicious file with 48 MiB resident.
+The default limit of 2560 MiB admits these, 10 bit with up to 8 threads, and rejects an MP4 of 539 bytes that declares
+80 million samples (3155 MiB).
 """
 
 import ctypes
@@ -22,7 +22,9 @@ import os
 import resource
 import signal
 import socket
+import struct
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
@@ -64,11 +66,9 @@ _CALLS = """
 class Confinement:
     """The parts of the confinement that work on this machine, as tested by probe."""
 
-    landlock: int
-    """The kernel's version of Landlock; 0 if it is unavailable."""
+    landlock: int  # the kernel's version of Landlock; 0 if it is unavailable
     seccomp: bool
-    unprivileged: bool
-    """True if the decode process runs as an unprivileged user."""
+    unprivileged: bool  # whether the decode process runs as an unprivileged user
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -92,29 +92,27 @@ class Confinement:
 def confine(limits: Limits, confinement: Confinement, parent: int) -> None:
     """Confine this process with the parts that work, and have the kernel kill it when its parent process ends.
 
-    Raises:
-        OSError: a part fails although it worked in probe; the caller must not continue.
+    Raises OSError if a part fails although it worked in probe; the caller must not continue.
     """
     _set_limits(limits)
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
     if confinement.unprivileged:
         drop_privileges()
-    _die_with_parent(parent)  # after the change of user, which resets it
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # after the change of user, which resets it
+    if os.getppid() != parent:  # the parent had already ended
+        os.kill(os.getpid(), signal.SIGKILL)
     if confinement.landlock:
         forbid_files(confinement.landlock)
     if confinement.seccomp:
-        forbid_calls()
-
-
-def _die_with_parent(parent: int) -> None:
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # the parent had already ended
-        os.kill(os.getpid(), signal.SIGKILL)
+        _filter().load()
 
 
 def probe() -> Confinement:
     """Test in a child process which parts of the confinement work on this machine."""
-    prepare()
+    # Load libraries while files can still be opened.
+    _libc()
+    with suppress(ImportError, RuntimeError, OSError):  # not installed, no libseccomp, or one too old
+        _filter()
     child = os.fork()
     if child == 0:
         working = 0
@@ -127,40 +125,25 @@ def probe() -> Confinement:
     return Confinement(landlock_version() if working & 1 else 0, bool(working & 2), bool(working & 4))
 
 
-def prepare() -> None:
-    """Load the libraries that the confinement needs, while files can still be opened."""
-    _libc()
-    try:
-        _filter()
-    except (ImportError, RuntimeError, OSError):  # not installed, no libseccomp, or one too old
-        _filter.cache_clear()
-
-
 def _try_all() -> int:
     """Return the sum of: 1 if Landlock prevents opening files, 2 if seccomp prevents sockets, 4 if not root."""
     working = 0
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
-    try:
+    with suppress(OSError):
         drop_privileges()
         working |= 4
-    except OSError:
-        pass
-    try:
+    with suppress(OSError):
         forbid_files(landlock_version())
-        working |= _fails(errno.EACCES, lambda: os.close(os.open("/", os.O_RDONLY)))
-    except OSError:
-        pass
-    try:
-        forbid_calls()
+        working |= _fails(errno.EACCES, lambda: os.open("/", os.O_RDONLY))
+    with suppress(ImportError, RuntimeError, OSError):
+        _filter().load()
         # Landlock would say EACCES.
-        opening = _fails(errno.EPERM, lambda: os.close(os.open("/", os.O_RDONLY)))
-        working |= 2 * (opening and _fails(errno.EPERM, lambda: socket.socket().close()))
-    except (ImportError, RuntimeError, OSError):
-        pass
+        opening = _fails(errno.EPERM, lambda: os.open("/", os.O_RDONLY))
+        working |= 2 * (opening and _fails(errno.EPERM, socket.socket))
     return working
 
 
-def _fails(number: int, call: Callable[[], None]) -> bool:
+def _fails(number: int, call: Callable[[], object]) -> bool:
     try:
         call()
     except OSError as error:
@@ -191,14 +174,6 @@ def drop_privileges() -> None:
         os.setresuid(_NOBODY, _NOBODY, _NOBODY)
 
 
-class _Ruleset(ctypes.Structure):
-    _fields_ = (
-        ("handled_access_fs", ctypes.c_uint64),
-        ("handled_access_net", ctypes.c_uint64),
-        ("scoped", ctypes.c_uint64),
-    )
-
-
 def landlock_version() -> int:
     """Return the kernel's Landlock version; 0 if Landlock is unavailable or disabled."""
     version = _libc().syscall(_LANDLOCK_CREATE_RULESET, None, 0, _LANDLOCK_CREATE_RULESET_VERSION)
@@ -206,36 +181,25 @@ def landlock_version() -> int:
 
 
 def forbid_files(version: int) -> None:
-    """Forbid all access rights that Landlock handles: opening files, TCP, and signals to other processes.
-
-    Raises:
-        OSError: the kernel refuses.
-    """
+    """Forbid all that Landlock handles: opening files, TCP, and signals to other processes; raises OSError."""
     rights = _FILE_RIGHTS.get(version, max(_FILE_RIGHTS.values()))
-    ruleset = _Ruleset(
-        (1 << rights) - 1, _TCP_RIGHTS if version >= _TCP_SINCE else 0, _SCOPES if version >= _SCOPES_SINCE else 0
+    ruleset = struct.pack(
+        "3Q", (1 << rights) - 1, _TCP_RIGHTS if version >= _TCP_SINCE else 0, _SCOPES if version >= _SCOPES_SINCE else 0
     )
     # Older kernels accept the longer structure as long as the fields that they do not know are zero.
-    number = _syscall(_LANDLOCK_CREATE_RULESET, ctypes.byref(ruleset), ctypes.sizeof(ruleset), 0)
+    number = _syscall(_LANDLOCK_CREATE_RULESET, ruleset, len(ruleset), 0)
     try:
         _syscall(_LANDLOCK_RESTRICT_SELF, number, 0)
     finally:
         os.close(number)
 
 
-def forbid_calls() -> None:
-    """Make every system call that is not listed fail with EPERM, by seccomp.
-
-    Raises:
-        ImportError: pyseccomp is not installed.
-        RuntimeError: libseccomp is not installed.
-        OSError: the kernel refuses.
-    """
-    _filter().load()
-
-
 @cache
 def _filter() -> "pyseccomp.SyscallFilter":
+    """Make the filter that lets every system call that is not listed fail with EPERM.
+
+    Raises ImportError without pyseccomp, RuntimeError or OSError without a recent libseccomp.
+    """
     import fcntl
 
     import pyseccomp as sc
@@ -262,14 +226,16 @@ def _libc() -> ctypes.CDLL:
     return libc
 
 
-def _syscall(number: int, *arguments: object) -> int:
-    result = int(_libc().syscall(ctypes.c_long(number), *arguments))
+def _check(result: int) -> int:
     if result < 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
     return result
 
 
+def _syscall(number: int, *arguments: object) -> int:
+    return _check(int(_libc().syscall(ctypes.c_long(number), *arguments)))
+
+
 def _prctl(option: int, value: int) -> None:
     unused = ctypes.c_ulong(0)
-    if _libc().prctl(option, ctypes.c_ulong(value), unused, unused, unused) != 0:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    _check(_libc().prctl(option, ctypes.c_ulong(value), unused, unused, unused))

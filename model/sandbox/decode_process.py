@@ -1,7 +1,6 @@
 """The decode process of one video: it gives up its privileges, decodes the video, and exits.
 
-It inherits the open video, a socket to the worker, a frame buffer shared with the worker, and the fork server's
-memory. It keeps nothing for the next video.
+It inherits the open video, a socket to the worker, a frame buffer shared with the worker, and the fork server's memory.
 """
 
 import errno
@@ -16,39 +15,29 @@ from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 import numpy as np
-from numpy.typing import NDArray
 
+from model.arrays import Frame
 from model.errors import SandboxError, VideoError
 from model.sandbox import ipc
 from model.sandbox.confine import Confinement, confine
 from model.sandbox.ipc import FrameRequest
 from model.video import Limits, Video
-from model.windows import Frame
 
 # Exit statuses: there may be no memory left to send a message.
 OUT_OF_MEMORY = 12
 _FAILED = 1
 
-_MAX_DETAIL_LENGTH, _MAX_TRACEBACK_LENGTH = 500, 4000
-
 
 class DecodeFiles(NamedTuple):
-    """The file descriptors that a decode process keeps: video, socket to the worker, shared frame buffer."""
+    """The file descriptors of a decode process; it closes all others."""
 
     video: int
-    connection: int
-    frame_buffer: int
+    connection: int  # to the worker
+    frame_buffer: int  # shared with the worker
 
 
 def run_decode_process(files: DecodeFiles, limits: Limits, confinement: Confinement, parent: int) -> NoReturn:
-    """Run a forked decode process until it exits.
-
-    Args:
-        files: the file descriptors to keep; all others are closed.
-        limits: limits for the video and for this process.
-        confinement: the parts of the sandbox that work on this machine.
-        parent: process ID of the fork server.
-    """
+    """Run a forked decode process until it exits; `parent` is the process ID of the fork server."""
     status = _FAILED
     try:
         _close_other_files(files)
@@ -90,8 +79,8 @@ def is_out_of_memory(error: BaseException | None) -> bool:
 
 def _describe_error(error: BaseException) -> ipc.Message:
     if isinstance(error, VideoError | SandboxError):
-        return {"error": error.code, "detail": str(error)[:_MAX_DETAIL_LENGTH]}
-    text = "".join(traceback.format_exception(error))[-_MAX_TRACEBACK_LENGTH:]
+        return {"error": error.code, "detail": str(error)[: ipc.MAX_DETAIL_LENGTH]}
+    text = "".join(traceback.format_exception(error))[-ipc.MAX_TRACEBACK_LENGTH :]
     return {"error": "decoder_crashed", "detail": "", "fault": text}
 
 
@@ -130,7 +119,7 @@ class _FrameBuffer:
     def __init__(self, connection: socket.socket, fd: int, request: FrameRequest) -> None:
         self._connection = connection
         self._slot_bytes = request.slot_bytes
-        self._bytes: NDArray[np.uint8] = np.frombuffer(mmap.mmap(fd, request.slots * request.slot_bytes), np.uint8)
+        self._bytes: Frame = np.frombuffer(mmap.mmap(fd, request.slots * request.slot_bytes), np.uint8)
         self._free = list(range(request.slots))
 
     def put(self, frame: Frame) -> ipc.Message:

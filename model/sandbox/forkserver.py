@@ -1,20 +1,20 @@
 """The fork server: forks a decode process for each video, with FFmpeg already loaded and initialised.
 
-model.sandbox.sandbox starts it with the file descriptor of its control socket, over which videos arrive. It has a
-single thread, so that forking is safe, loads no model, and never reads a video itself. It exits when the worker closes
-the socket or ends.
+Videos arrive over the control socket, whose file descriptor is its argument. It has a single thread, so that forking is
+safe, and never reads a video itself.
 """
 
 import gc
 import os
-import select
+import selectors
 import signal
 import socket
 import sys
 import time
 from contextlib import closing, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from fractions import Fraction
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 
@@ -76,37 +76,23 @@ def _decode_once() -> None:
                 pass
 
 
-@dataclass
-class _Child:
-    """A decode process. The worker closes its end of the supervision socket to have the process killed."""
-
-    pid: int
-    pidfd: int
-    supervision: socket.socket
-
-
 class ForkServer:
     """Forks decode processes and waits for their end, or for the worker to close their supervision socket."""
 
     def __init__(self, control: socket.socket, confinement: Confinement) -> None:
         self._control, self._confinement = control, confinement
-        self._by_pidfd: dict[int, _Child] = {}
-        self._by_supervision: dict[int, _Child] = {}
-        self._poll = select.poll()
-        self._poll.register(control, select.POLLIN)
+        self._selector = selectors.PollSelector()
+        self._selector.register(control, selectors.EVENT_READ)
 
     def serve(self) -> None:
         """Serve until the worker closes the control socket; the kernel then kills remaining decode processes."""
         while True:
             # One event at a time: handling it may close a descriptor whose number is then used again.
-            fd, _ = self._poll.poll()[0]
-            if fd == self._control.fileno():
-                if not self._accept():
-                    return
-            elif fd in self._by_pidfd:
-                self._reap(self._by_pidfd[fd])
-            else:
-                self._kill(self._by_supervision[fd])
+            key, _ = self._selector.select()[0]
+            if key.fileobj is not self._control:
+                key.data()
+            elif not self._accept():
+                return
 
     def _accept(self) -> bool:
         """Fork a decode process for the next video; return False if the control socket is closed."""
@@ -125,34 +111,28 @@ class ForkServer:
             if pid == 0:
                 files = decode_process.DecodeFiles(*fds)
                 decode_process.run_decode_process(files, limits, self._confinement, forkserver)
-            self._watch(_Child(pid, os.pidfd_open(pid), supervision))
+            pidfd = os.pidfd_open(pid)
+            self._selector.register(pidfd, selectors.EVENT_READ, partial(self._reap, pid, pidfd, supervision))
+            self._selector.register(supervision, selectors.EVENT_READ, partial(self._kill, pidfd, supervision))
         for fd in fds:
             os.close(fd)
         return True
 
-    def _watch(self, child: _Child) -> None:
-        self._by_pidfd[child.pidfd] = self._by_supervision[child.supervision.fileno()] = child
-        self._poll.register(child.pidfd, select.POLLIN)
-        self._poll.register(child.supervision, select.POLLIN)
-
-    def _kill(self, child: _Child) -> None:
+    def _kill(self, pidfd: int, supervision: socket.socket) -> None:
         """Kill a decode process whose supervision socket the worker has closed."""
-        self._poll.unregister(child.supervision)
-        signal.pidfd_send_signal(child.pidfd, signal.SIGKILL)
+        self._selector.unregister(supervision)
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
 
-    def _reap(self, child: _Child) -> None:
+    def _reap(self, pid: int, pidfd: int, supervision: socket.socket) -> None:
         """Send the exit status and CPU time of a process that has ended to the worker, if it is still connected."""
-        _, status, usage = os.wait4(child.pid, 0)
-        del self._by_pidfd[child.pidfd], self._by_supervision[child.supervision.fileno()]
-        self._poll.unregister(child.pidfd)
-        with suppress(KeyError):
-            self._poll.unregister(child.supervision)
-        os.close(child.pidfd)
-        with child.supervision, suppress(OSError):
-            ipc.send(
-                child.supervision,
-                {"status": os.waitstatus_to_exitcode(status), "cpu_s": usage.ru_utime + usage.ru_stime},
-            )
+        _, status, usage = os.wait4(pid, 0)
+        self._selector.unregister(pidfd)
+        with suppress(KeyError):  # it was killed
+            self._selector.unregister(supervision)
+        os.close(pidfd)
+        result = {"status": os.waitstatus_to_exitcode(status), "cpu_s": usage.ru_utime + usage.ru_stime}
+        with supervision, suppress(OSError):
+            ipc.send(supervision, result)
 
 
 if __name__ == "__main__":

@@ -9,12 +9,13 @@ import os
 import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, NoReturn
+from typing import Any
 
-from model.decoder import FrameSource
+from model.arrays import Frame
 from model.transforms import Region
-from model.video import Media
-from model.windows import Frame
+from model.video import Media, Video
+
+MAX_DETAIL_LENGTH, MAX_TRACEBACK_LENGTH = 500, 4000  # of reported errors, in characters
 
 # One packet; fits into the kernel's default socket buffer of 208 KiB.
 MESSAGE_BYTES = 128 * 1024
@@ -34,7 +35,7 @@ class IpcError(Exception):
 class FrameRequest:
     """The frames that a worker requests, and the layout of the shared frame buffer: `slots` times `slot_bytes`.
 
-    With `region` None, whole frames are requested, at most `width` (equal to `height`) pixels on the longer side.
+    See model.video.Video.frames.
     """
 
     fps: float
@@ -52,11 +53,9 @@ class FrameRequest:
         """Number of slots, at least two: one is written while another is read."""
         return max(2, min(_MAX_SLOTS, _MAX_SHARED_BYTES // self.slot_bytes))
 
-    def take(self, video: FrameSource) -> Iterator[Frame]:
+    def take(self, video: Video) -> Iterator[Frame]:
         """Yield the requested frames of a video."""
-        if self.region is None:
-            return video.whole_frames(self.fps, self.width)
-        return video.frames(self.fps, self.width, self.height, Region(*self.region))
+        return video.frames(self.fps, self.width, self.height, Region(*self.region) if self.region else None)
 
 
 def make_socket_pair() -> tuple[socket.socket, socket.socket]:
@@ -65,12 +64,7 @@ def make_socket_pair() -> tuple[socket.socket, socket.socket]:
 
 
 def send(connection: socket.socket, message: Message, fds: Sequence[int] = ()) -> None:
-    """Send one message, with file descriptors that are duplicated into the receiver.
-
-    Raises:
-        IpcError: the message is too long.
-        OSError: the connection is closed.
-    """
+    """Send one message, with file descriptors that are duplicated into the receiver; OSError if it has closed."""
     content = json.dumps(message, allow_nan=False).encode()
     if len(content) > MESSAGE_BYTES:
         raise IpcError(f"a message of {len(content)} bytes, the limit is {MESSAGE_BYTES}")
@@ -81,12 +75,7 @@ def send(connection: socket.socket, message: Message, fds: Sequence[int] = ()) -
 
 
 def receive(connection: socket.socket) -> Message | None:
-    """Receive one message; None if the connection is closed.
-
-    Raises:
-        IpcError: the packet is not a message, or too long.
-        TimeoutError: the socket's timeout has passed.
-    """
+    """Receive one message; None if the connection is closed. Raises IpcError, or TimeoutError of the socket."""
     try:
         content = connection.recv(MESSAGE_BYTES + 1)
     except ConnectionResetError:
@@ -107,44 +96,28 @@ def receive_with_fds(connection: socket.socket, count: int) -> tuple[Message, li
 
 
 def check_integer(value: object, minimum: int, maximum: int = 2**53) -> int:
-    """Return `value` if it is an integer within these bounds (inclusive).
-
-    Raises:
-        IpcError: it is not.
-    """
+    """Return `value` if it is an integer within these bounds (inclusive); raises IpcError."""
     if isinstance(value, bool) or not isinstance(value, int) or not minimum <= value <= maximum:
         raise IpcError(f"no whole number from {minimum} to {maximum}")
     return value
 
 
 def check_number(value: object) -> float:
-    """Return `value` as a float if it is a number from 0 to 1e12, which exceeds every valid time and rate.
-
-    Raises:
-        IpcError: it is not.
-    """
+    """Return `value` as a float if it is a number from 0 to 1e12, above every valid time and rate; raises IpcError."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e12:
         raise IpcError("no number from zero on")
     return float(value)
 
 
 def clean_text(value: object, max_length: int) -> str:
-    """Truncate a string and replace its unprintable characters, which may break terminals and JSON documents.
-
-    Raises:
-        IpcError: the value is not a string.
-    """
+    """Truncate a string and replace its unprintable characters, which may break terminals and JSON documents."""
     if not isinstance(value, str):
         raise IpcError("no text")
     return "".join(character if character.isprintable() else "?" for character in value[:max_length])
 
 
 def parse_media(values: object) -> Media:
-    """Restore a Media that was serialised with dataclasses.asdict.
-
-    Raises:
-        IpcError: a field is missing, unknown or of another type.
-    """
+    """Restore a Media from dataclasses.asdict; raises IpcError if a field is missing, unknown or of another type."""
     if not isinstance(values, dict) or set(values) != {field.name for field in fields(Media)}:
         raise IpcError("not the fields of Media")
     return Media(**{field.name: _parse_field(values[field.name], field.type) for field in fields(Media)})
@@ -168,13 +141,9 @@ def _parse(content: bytes) -> Message:
     if len(content) > MESSAGE_BYTES:
         raise IpcError(f"a message of more than {MESSAGE_BYTES} bytes")
     try:
-        message = json.loads(content.decode(), parse_constant=_reject_constant)
+        message = json.loads(content.decode())
     except (ValueError, RecursionError) as error:
         raise IpcError("a packet that is no JSON") from error
     if not isinstance(message, dict):
         raise IpcError("a message that is no object")
     return message
-
-
-def _reject_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number")

@@ -36,8 +36,7 @@ _END_TIMEOUT_S = 10.0
 def make_decoder(mode: Mode) -> Decoder:
     """Make the decoder for the setting MMAD_SANDBOX; log a warning if the sandbox is off or incomplete.
 
-    Raises:
-        SandboxError: the sandbox is required but incomplete or unavailable, or the fork server does not start.
+    Raises SandboxError if the sandbox is required but incomplete or unavailable, or the fork server does not start.
     """
     if mode == "require" and sys.platform != "linux":
         raise SandboxError(f"there is no sandbox on {sys.platform}, only on Linux (MMAD_SANDBOX=require)")
@@ -54,8 +53,7 @@ class Sandbox:
     def __init__(self, required: bool = False) -> None:
         """Start the fork server, which takes about half a second.
 
-        Raises:
-            SandboxError: it does not start, or `required` is set and a part of the confinement is missing.
+        Raises SandboxError if it does not start, or if `required` is set and a part of the confinement is missing.
         """
         self._required = required
         self._lock = threading.Lock()
@@ -71,18 +69,14 @@ class Sandbox:
         return self.confinement.describe()
 
     def open(self, file: BinaryIO, limits: Limits, on_wait: WaitCallback = lambda: None) -> SandboxedVideo:
-        """See Decoder. The fork server is restarted if it has ended.
-
-        Raises:
-            DecoderKilledError: the decode process was killed from outside.
-        """
+        """See Decoder. The fork server is restarted if it has ended."""
         with self._lock:
             if not self._forkserver.alive:
                 log.warning("decoder_started_again")
                 self._forkserver.end()
                 self._forkserver = self._start()
             forkserver = self._forkserver
-        return SandboxedVideo(forkserver, file, limits, on_wait)
+        return SandboxedVideo(forkserver.control, forkserver.kill, file, limits, on_wait)
 
     def close(self) -> None:
         """Stop the fork server and all decode processes."""

@@ -1,4 +1,4 @@
-"""What each run of a folder has learned so far: its averaged weights in parts that may travel, and its logs."""
+"""Collect what the runs of a folder have trained so far: averaged weights, in parts of 15 MiB, and logs."""
 
 import sys
 import tarfile
@@ -12,39 +12,37 @@ from training.recipe import load_recipe
 from training.run import CHECKPOINT, HISTORY, RECIPE, make_manifest
 from training.tables import standard_labels
 
-_PART = 15 * 2**20
+_PART_BYTES = 15 * 2**20
 
 
-def _weights(run: Path) -> bytes | None:
-    """Of a run that is over, its network; else what its last checkpoint keeps; None before the first."""
-    done = run / "network.safetensors"
-    if done.exists():
-        return done.read_bytes()
+def _find_weights(run: Path) -> Path | None:
+    """Return the file with the network of a finished run, or one made from its last checkpoint, if there is any."""
+    finished, unfinished = run / "network.safetensors", run / "unfinished.safetensors"
+    if finished.exists():
+        return finished
     if not (run / CHECKPOINT).exists():
         return None
-    recipe = load_recipe(str(run / RECIPE), [])
-    manifest = make_manifest(recipe, standard_labels(), "videos of synthetic people")
+    manifest = make_manifest(load_recipe(str(run / RECIPE), []), standard_labels(), "videos of synthetic people")
     state = torch.load(run / CHECKPOINT, map_location="cpu", weights_only=True)
     network = Network(manifest)
     network.load_state_dict(state["kept"])
-    save_checkpoint(run / "so-far.safetensors", network, manifest)
-    sys.stdout.write(f"{run.name}: stage {state['stage']}, step {state['step']}\n")
-    return (run / "so-far.safetensors").read_bytes()
+    save_checkpoint(unfinished, network, manifest)
+    print(f"{run.name}: stage {state['stage']}, step {state['step']}")
+    return unfinished
 
 
 def main(work: Path, out: Path) -> None:
-    """Pack every run of the folder `work`."""
+    """Write NAME.part-N for each run of the folder `work`, and logs.tgz."""
     with tarfile.open(out / "logs.tgz", "w:gz") as logs:
-        for path in [*work.glob("*.log"), *work.glob(f"*/{HISTORY}"), *work.glob(f"*/{RECIPE}")]:
-            logs.add(path, path.relative_to(work))
-        for report in work.glob("*/report"):
-            logs.add(report, report.relative_to(work))
-    for run in sorted(path.parent for path in work.glob(f"*/{RECIPE}")):
-        content = _weights(run)
-        if content is not None:
-            for number, first in enumerate(range(0, len(content), _PART)):
-                (out / f"{run.name}.part-{number}").write_bytes(content[first : first + _PART])
-            sys.stdout.write(f"{run.name}: {len(content) / 1e6:.1f} MB\n")
+        for pattern in ("*.log", f"*/{HISTORY}", f"*/{RECIPE}", "*/report"):
+            for path in work.glob(pattern):
+                logs.add(path, path.relative_to(work))
+    for recipe in sorted(work.glob(f"*/{RECIPE}")):
+        if (weights := _find_weights(recipe.parent)) is not None:
+            content, name = weights.read_bytes(), recipe.parent.name
+            for number, start in enumerate(range(0, len(content), _PART_BYTES)):
+                (out / f"{name}.part-{number}").write_bytes(content[start : start + _PART_BYTES])
+            print(f"{name}: {len(content) / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":

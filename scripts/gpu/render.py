@@ -1,6 +1,6 @@
-"""Measures the CUDA engine of synthetic people and compares its pictures with the processor's; prints JSON.
+"""Measure the CUDA renderer of synthetic people and compare its frames with the CPU renderer's; prints JSON.
 
-Rehearse without a card: python scripts/gpu/render.py --simulate --size 16 --frames 1
+Test it without a GPU: python scripts/gpu/render.py --simulate --size 16 --frames 1
 """
 
 import argparse
@@ -19,75 +19,79 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    """Options of the command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--simulate", action="store_true", help="run the kernels in Python, without a card; very slow")
+    parser.add_argument("--simulate", action="store_true", help="run the kernels in Python, without a GPU; very slow")
     parser.add_argument("--size", type=int, default=160, help="height and width in pixels")
-    parser.add_argument("--frames", type=int, default=450, help="of each shot, at most")
-    parser.add_argument("--shots", type=int, default=1, help="how many videos")
-    parser.add_argument("--at-once", type=int, default=64, help="frames that the card renders together")
-    parser.add_argument("--repeats", type=int, default=3, help="how often a shot is rendered for its time")
-    parser.add_argument("--compare", type=int, default=4, help="frames of each shot that the processor renders too")
-    parser.add_argument("--seed", type=int, default=1, help="of the set of videos")
+    parser.add_argument("--frames", type=int, default=450, help="maximum frames of each video")
+    parser.add_argument("--shots", type=int, default=1, help="number of videos")
+    parser.add_argument("--at-once", type=int, default=64, help="frames rendered at once")
+    parser.add_argument("--repeats", type=int, default=3, help="measured renderings of each video")
+    parser.add_argument("--compare", type=int, default=4, help="frames of each video to compare with the CPU's")
+    parser.add_argument("--seed", type=int, default=1, help="seed of the set of videos")
     return parser.parse_args(arguments)
 
 
 def shorten(shot: "Shot", frames: int) -> "Shot":
-    """Its first frames."""
+    """Return the first frames of a shot."""
     return replace(
         shot, transforms=shot.transforms[:frames], expressions=shot.expressions[:frames], cameras=shot.cameras[:frames]
     )
 
 
 def measure(shot: "Shot", options: argparse.Namespace) -> dict[str, Any]:
-    """Seconds, frames a second and differences of one shot."""
+    """Return seconds, frames per second and differences of one shot."""
     import numpy as np
     from numba import cuda
 
     from training.people.render import cpu
     from training.people.render.cuda import Renderer
 
-    started = time.perf_counter()
+    start_s = time.perf_counter()
     renderer = Renderer(shot, options.at_once)
     cuda.synchronize()
-    sent = time.perf_counter()
-    pictures = renderer.render()
+    uploaded_s = time.perf_counter()
+    frames = renderer.render()  # compiles
     cuda.synchronize()
-    first = time.perf_counter()
+    compiled_s = time.perf_counter()
     for _ in range(options.repeats):
-        renderer.render(out=pictures)
+        renderer.render(out=frames)
     cuda.synchronize()
-    took_s = (time.perf_counter() - first) / max(options.repeats, 1)
+    render_s = (time.perf_counter() - compiled_s) / max(options.repeats, 1)
     short = shorten(shot, options.compare)
     next(cpu.render(short))  # compiles
-    began = time.perf_counter()
+    cpu_start_s = time.perf_counter()
     expected = np.stack(list(cpu.render(short)))
-    cpu_s = time.perf_counter() - began
-    apart = np.abs(pictures.copy_to_host()[: len(expected)].astype(int) - expected)
+    cpu_s = time.perf_counter() - cpu_start_s
+    difference = np.abs(frames.copy_to_host()[: len(expected)].astype(int) - expected)
     return {
         "frames": len(shot),
         "triangles": len(shot.mesh.faces),
-        "upload_s": round(sent - started, 4),
-        "first_render_s": round(first - sent, 3),  # compiles
-        "fps": round(len(shot) / took_s, 1) if options.repeats else None,
+        "upload_s": round(uploaded_s - start_s, 4),
+        "first_render_s": round(compiled_s - uploaded_s, 3),
+        "fps": round(len(shot) / render_s, 1) if options.repeats else None,
         "cpu_fps": round(len(expected) / cpu_s, 1),
-        "difference": {"mean": float(apart.mean()), "max": int(apart.max()), "over_8": float((apart > 8).mean())},
-        "shared_with_torch": shares_with_torch(pictures) if not options.simulate else None,
+        "difference": {
+            "mean": float(difference.mean()),
+            "max": int(difference.max()),
+            "over_8": float((difference > 8).mean()),
+        },
+        "shared_with_torch": shares_with_torch(frames) if not options.simulate else None,
     }
 
 
-def shares_with_torch(pictures: Any) -> bool | None:
-    """Whether PyTorch takes the pictures without a copy; None where there is no PyTorch."""
+def shares_with_torch(frames: Any) -> bool | None:
+    """Return whether PyTorch can use the frames without a copy; None without PyTorch."""
     try:
         import torch
     except ImportError:
         return None
-    pointer = pictures.__cuda_array_interface__["data"][0]
-    return bool(torch.as_tensor(pictures, device="cuda").data_ptr() == pointer)
+    pointer = frames.__cuda_array_interface__["data"][0]
+    return bool(torch.as_tensor(frames, device="cuda").data_ptr() == pointer)
 
 
 def device_name(simulated: bool) -> str:
-    """Of the card."""
+    """Return the name of the GPU."""
     from numba import cuda
 
     if simulated:
@@ -97,25 +101,23 @@ def device_name(simulated: bool) -> str:
 
 
 def main(arguments: list[str]) -> None:
-    """Render some videos of a set and print what was measured."""
+    """Render some videos of a set and print the measurements."""
     options = parse(arguments)
-    if options.simulate:  # before Numba is imported; functions of the processor have to be Python, too
+    if options.simulate:  # before Numba is imported; the CPU functions have to be Python, too
         os.environ.update(NUMBA_ENABLE_CUDASIM="1", NUMBA_DISABLE_JIT="1")
         options.repeats = min(options.repeats, 0)
     sys.path.insert(0, str(ROOT))
     from numba import cuda
 
     if not cuda.is_available():
-        raise SystemExit("Numba finds no CUDA card; add --simulate to rehearse without one")
+        raise SystemExit("Numba finds no CUDA device; add --simulate to run without one")
     from training.people.body import load_anatomy
     from training.people.film import Recipe, make_film
 
     recipe = Recipe(seed=options.seed, height=options.size, width=options.size)
     films = [make_film(recipe, number, load_anatomy()) for number in range(options.shots)]
     results = [measure(shorten(film.shot, options.frames), options) for film in films]
-    sys.stdout.write(
-        json.dumps({"device": device_name(options.simulate), "size": options.size, "shots": results}, indent=1) + "\n"
-    )
+    print(json.dumps({"device": device_name(options.simulate), "size": options.size, "shots": results}, indent=1))
 
 
 if __name__ == "__main__":

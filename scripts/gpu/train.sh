@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Trains on a machine with a GPU and without internet: keypoints first (recipe gpu-pose), VideoMAE with DSTA (recipe gpu), or both side by side.
-# Before the first call, here: scripts/gpu/wheels.sh. Then, with carry: .whl
+# Train on a machine with a GPU and without internet: recipe gpu-pose, or gpu (VideoMAE with DSTA), or both at once.
+# Run scripts/gpu/wheels.sh first, and copy .whl with the repository. OUT is the folder for what was trained so far.
 #     RUNS=pose scripts/gpu/train.sh start 900 --set stages.0.steps=3000 && scripts/gpu/train.sh wait 500
-#     start VIDEOS [--set ...]    renders people, half as many where the card cannot, and trains in the background
-#     wait SECONDS                watches; what was learned so far comes back in $OUT
-# What comes back: NAME.part-N, in parts of 15 MiB, and logs.tgz:
+#     start VIDEOS [--set ...]    render people, half as many without CUDA, and train in the background
+#     wait SECONDS                wait for the end, and collect the weights so far in OUT
+# Weights are NAME.part-N, in parts of 15 MiB, beside logs.tgz:
 #     cat pose.part-* > pose.safetensors; mmad export --checkpoint pose.safetensors ...
-# Rehearse on a processor: OUT=/tmp/out WORK=/tmp/work SITE= PYTHON=.venv/bin/python TOY=1 scripts/gpu/train.sh start 20
+# Test it on a CPU: OUT=/tmp/out WORK=/tmp/work SITE= PYTHON=.venv/bin/python TOY=1 scripts/gpu/train.sh start 20
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 verb=${1:-wait} number=${2:-60}
@@ -15,9 +15,9 @@ runs=${RUNS:-pose videomae}
 work=${WORK:-/tmp/work} site=${SITE-/tmp/site} python=${PYTHON:-python3} jobs=${JOBS:-$(nproc)}
 if [ -n "$site" ]; then
   [ -d "$site" ] || $python -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --target "$site" .whl/*.whl
-  mkdir -p "$site/mmad-0.dist-info" # mmad itself runs from here, and asks for its version
+  mkdir -p "$site/mmad-0.dist-info" # mmad runs from the repository, and reads its version
   printf 'Metadata-Version: 2.1\nName: mmad\nVersion: 0\n' >"$site/mmad-0.dist-info/METADATA"
-  # Numba's CUDA target asks NumPy 2.5 for a name that it no longer has.
+  # Numba's CUDA target uses a name that NumPy 2.5 has removed.
   printf 'import numpy\nif not hasattr(numpy, "row_stack"):\n    numpy.row_stack = numpy.vstack\n' >"$site/sitecustomize.py"
 fi
 export PYTHONPATH=${site:+$site:}$PWD
@@ -42,8 +42,8 @@ case $verb in
   run)
     export OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1
     synth=($python -m mmad synth --out "$work/people" --seed 500 --size 160x160 --fps 15 --mix balanced --crop person --frames npz --jobs "$jobs")
-    date +"%T begins"
-    timeout 100 $python scripts/gpu/render.py --shots 2 --repeats 3 >"$work/render.log" 2>&1 || echo "the card renders nothing, see render.log"
+    date +"%T measuring"
+    timeout 100 $python scripts/gpu/render.py --shots 2 --repeats 3 >"$work/render.log" 2>&1 || echo "rendering with CUDA failed, see render.log"
     date +"%T rendering"
     "${synth[@]}" --videos "$number" --device cuda || "${synth[@]}" --videos "$((number / 2))"
     date +"%T training"
@@ -55,7 +55,7 @@ case $verb in
     touch "$work/done"
     ;;
   wait)
-    [ -e "$work/run.log" ] || { echo "this machine has no run: it is a new one, begin with start" >&2; exit 1; }
+    [ -e "$work/run.log" ] || { echo "there is no run here: begin with start" >&2; exit 1; }
     for _ in $(seq "$number"); do
       [ -e "$work/done" ] && break
       sleep 1

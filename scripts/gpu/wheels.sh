@@ -1,6 +1,5 @@
 #!/usr/bin/env bash
-# What training needs and the bare GPU machine (Python 3.12) lacks, as wheels in .whl, which git ignores and a call carries:
-# about 40 MB, with the repository below the 64 MiB that may travel.
+# Download wheels into .whl, which git ignores: what training needs on a machine with Python 3.12, torch and no internet.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 pip=${PIP:-.venv/bin/pip}
