@@ -3,9 +3,9 @@
 from collections.abc import Callable, Iterator
 from typing import BinaryIO, Protocol
 
+from model.arrays import Frame
 from model.transforms import Region
 from model.video import Limits, Media, Video
-from model.windows import Frame
 
 
 class FrameSource(Protocol):

@@ -9,6 +9,7 @@ from typing import BinaryIO, Literal
 
 import numpy as np
 
+from model.arrays import Frame
 from model.bundle import Bundle
 from model.corruption import Intervals
 from model.decoder import Decoder, InProcessDecoder, OpenVideo
@@ -29,7 +30,7 @@ from model.person_crop import (
 from model.segments import Proposals, calibrate, decode_points, to_seconds
 from model.transforms import Region
 from model.video import Limits, Media
-from model.windows import Frame, Window, windows
+from model.windows import Window, windows
 
 Stage = Literal["decoding", "detecting"]
 Progress = Callable[[Stage, float], None]

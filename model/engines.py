@@ -4,15 +4,17 @@ import os
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, Self
 
-import numpy as np
 import structlog
-from numpy.typing import NDArray
 
+from model.arrays import Booleans, Floats, Images
 from model.bundle import GRAPH, WEIGHTS, Bundle
 from model.errors import EngineError
 from model.openvino_core import CONFIG, openvino_core
+
+if TYPE_CHECKING:
+    from torch import nn
 
 log = structlog.get_logger()
 
@@ -23,8 +25,8 @@ Device = Literal["cpu", "cuda"]
 class RawPoints(NamedTuple):
     """Raw predictions for one window, float32: logits (points, actions) and offsets (points, 2) in strides."""
 
-    logits: NDArray[np.float32]
-    offsets: NDArray[np.float32]
+    logits: Floats
+    offsets: Floats
 
 
 class Engine(Protocol):
@@ -42,7 +44,7 @@ class Engine(Protocol):
     def precision(self) -> str:
         """The precision of computation, such as fp32."""
 
-    def run(self, clips: NDArray[np.uint8], mask: NDArray[np.bool_]) -> RawPoints:
+    def run(self, clips: Images, mask: Booleans) -> RawPoints:
         """Run the network on one window.
 
         Args:
@@ -62,7 +64,7 @@ class OpenVinoEngine:
             config["CACHE_DIR"] = str(cache_dir)
         self._compiled = openvino_core().compile_model(str(bundle.folder / GRAPH), "CPU", config)
 
-    def run(self, clips: NDArray[np.uint8], mask: NDArray[np.bool_]) -> RawPoints:
+    def run(self, clips: Images, mask: Booleans) -> RawPoints:
         """See Engine."""
         logits, offsets = self._compiled([clips[None], mask[None]]).to_tuple()
         return RawPoints(logits[0], offsets[0])
@@ -94,18 +96,30 @@ class OnnxEngine:
                 f"onnxruntime has no {provider} here: install the gpu extra on a machine with a GPU, or use device cpu"
             )
 
-    def run(self, clips: NDArray[np.uint8], mask: NDArray[np.bool_]) -> RawPoints:
+    def run(self, clips: Images, mask: Booleans) -> RawPoints:
         """See Engine."""
         logits, offsets = self._session.run(None, {"clips": clips[None], "mask": mask[None]})
         return RawPoints(logits[0], offsets[0])
 
 
 class TorchEngine:
-    """torch with the bundle's weights: the reference for checks of the exported graph."""
+    """torch with a network in memory; with a bundle's weights, the reference for checks of the exported graph."""
 
     name, precision = "torch", "fp32"
 
-    def __init__(self, bundle: Bundle, device: Device) -> None:
+    def __init__(self, network: "nn.Module", device: str) -> None:
+        """Set up an engine.
+
+        Args:
+            network: with the inputs and outputs of model.network.Network; it is set to evaluation and moved.
+            device: torch's name, such as cpu or cuda.
+        """
+        self.device = device
+        self.network = network.eval().to(device)
+
+    @classmethod
+    def load(cls, bundle: Bundle, device: Device) -> Self:
+        """Load the network of a bundle."""
         import torch
         from safetensors.torch import load_file
 
@@ -113,27 +127,25 @@ class TorchEngine:
 
         if device == "cuda" and not torch.cuda.is_available():
             raise EngineError("torch finds no CUDA device here: use device cpu")
-        self.device = device
-        self._network = Network(bundle.manifest)
-        self._network.load_state_dict(load_file(bundle.folder / WEIGHTS))
-        self._network.eval().to(device)
+        network = Network(bundle.manifest)
+        network.load_state_dict(load_file(bundle.folder / WEIGHTS))
+        return cls(network, device)
 
-    def run(self, clips: NDArray[np.uint8], mask: NDArray[np.bool_]) -> RawPoints:
+    def run(self, clips: Images, mask: Booleans) -> RawPoints:
         """See Engine."""
         import torch
 
         with torch.inference_mode():
-            points = self._network(
-                torch.from_numpy(clips[None]).to(self.device), torch.from_numpy(mask[None]).to(self.device)
-            )
-        return RawPoints(points.logits[0].float().cpu().numpy(), points.offsets[0].float().cpu().numpy())
+            inputs = (torch.from_numpy(array[None]).to(self.device) for array in (clips, mask))
+            logits, offsets = (part[0].float().cpu().numpy() for part in self.network(*inputs))
+        return RawPoints(logits, offsets)
 
 
 EngineFactory = Callable[[Bundle, Device, Path | None], Engine]
 _FACTORIES: dict[str, tuple[str, EngineFactory]] = {
     "openvino": ("openvino", lambda bundle, _device, cache: OpenVinoEngine(bundle, cache)),
     "onnx": ("onnxruntime", lambda bundle, device, _cache: OnnxEngine(bundle, device)),
-    "torch": ("torch", lambda bundle, device, _cache: TorchEngine(bundle, device)),
+    "torch": ("torch", lambda bundle, device, _cache: TorchEngine.load(bundle, device)),
 }
 # Fastest first, as measured.
 _ORDER: dict[Device, tuple[str, ...]] = {"cpu": ("openvino", "onnx", "torch"), "cuda": ("onnx", "torch")}

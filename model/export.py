@@ -11,12 +11,12 @@ from typing import Literal
 import numpy as np
 import onnx
 import torch
-from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from model.arrays import Booleans, Images
 from model.bundle import GRAPH, LOCATOR, MANIFEST, WEIGHTS, Bundle, LocatorConfig, Manifest, parse_manifest, sha256
 from model.engines import Engine, EngineName, load_engine
 from model.errors import BundleError, EngineError
@@ -170,7 +170,7 @@ def export_graph(network: Network, manifest: Manifest, path: Path, weights: Weig
     onnx.save_model(_store_as_fp16(model) if weights == "fp16" else model, path)
 
 
-def make_example_input(manifest: Manifest, batch: int, clips: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+def make_example_input(manifest: Manifest, batch: int, clips: int) -> tuple[Images, Booleans]:
     """Make random clips (batch, clips, frames, height, width, 3) uint8 from a fixed seed, and a mask.
 
     The mask (batch, window_frames) bool ends in the middle of the last clip.

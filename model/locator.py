@@ -11,15 +11,13 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
+from model.arrays import Floats, Images
 from model.bundle import LOCATOR, Bundle, LocatorConfig
 from model.errors import EngineError
 from model.openvino_core import CONFIG, openvino_core
 from model.transforms import Box, crop_and_scale
 
-Floats = NDArray[np.float32]
-Images = NDArray[np.uint8]
 Graph = Callable[[Images], tuple[Floats, Floats]]
 
 # Two boxes belong to one person if more than this fraction of the smaller one lies in the other.

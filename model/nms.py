@@ -17,8 +17,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from model.arrays import Booleans, Floats, Integers
 from model.bundle import PostprocessingConfig
-from model.segments import Booleans, Floats, Integers, Proposals
+from model.segments import Proposals
 
 # The tIoU from which proposals of two windows are duplicates.
 DUPLICATE_TIOU = 0.5

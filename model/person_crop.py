@@ -9,14 +9,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from model.arrays import Floats, Frame, Integers
 from model.bundle import InputConfig
 from model.corruption import Intervals
 from model.detections import CoverageInterval, Notice
-from model.locator import Floats, Locator, box_area, drop_overlapping, iou
+from model.locator import Locator, box_area, drop_overlapping, iou
 from model.transforms import crop_and_scale, crop_around
-from model.windows import Frame, Window, split_frames
+from model.windows import Window, split_frames
 
 SAMPLED_FRAMES = 5
 # Whole frames are scaled down to this size on the longer side until the crop is known.
@@ -72,7 +72,7 @@ class PersonCropper:
             yield Window(start, crop_and_scale(window, box, width, height))
 
 
-def sample_indices(frames: int) -> NDArray[np.int64]:
+def sample_indices(frames: int) -> Integers:
     """Return the indices of a window's frames for the locator: evenly spaced, including the first and the last."""
     return np.unique(np.linspace(0, frames - 1, SAMPLED_FRAMES).round().astype(np.int64))
 

@@ -10,10 +10,9 @@ from typing import NamedTuple, cast
 import av
 import av.filter
 import numpy as np
-from numpy.typing import NDArray
 from typing_extensions import Buffer
 
-from model.windows import Frame
+from model.arrays import Floats, Frame, Images
 
 # The transfer functions of HDR: PQ and HLG (ITU-T H.273, 8.2). Without conversion to SDR such frames look pale. The
 # conversion clips highlights, and runs after scaling, where it is cheap.
@@ -56,7 +55,7 @@ def crop_box(width: int, height: int, region: Region, aspect: float) -> Box:
     return Box(_even(x, least=0), _even(y, least=0), box_width, box_height)
 
 
-def crop_around(person: NDArray[np.float32], width: int, height: int, aspect: float, margin: float) -> Box:
+def crop_around(person: Floats, width: int, height: int, aspect: float, margin: float) -> Box:
     """Return the box with this aspect ratio around a person, enlarged by `margin` and shifted into the frame.
 
     Args:
@@ -82,7 +81,7 @@ def compute_full_frame_size(frame: av.VideoFrame, pixel_aspect: Fraction, longes
     return max(2, _even(scale * wide)), max(2, _even(scale * height))
 
 
-def crop_and_scale(frames: Sequence[Frame] | Frame, box: Box, width: int, height: int) -> NDArray[np.uint8]:
+def crop_and_scale(frames: Sequence[Frame] | Frame, box: Box, width: int, height: int) -> Images:
     """Crop a box out of n frames (rows, columns, 3) uint8 RGB and scale it by area: (n, height, width, 3)."""
     graph = av.filter.Graph()
     nodes = [

@@ -15,6 +15,7 @@ from typing import BinaryIO, NamedTuple
 import av
 from av.video.stream import VideoStream
 
+from model.arrays import Frame
 from model.corruption import CorruptionTracker, Intervals, read_declared_end
 from model.errors import (
     DamagedVideoError,
@@ -30,7 +31,6 @@ from model.source import open_container
 from model.timing import Clock, TimedFrame, resample
 from model.transforms import Orientation, Region, Scaler, compute_full_frame_size
 from model.truncation import is_cut_off
-from model.windows import Frame
 
 # FFmpeg's default, but limited: each thread holds a frame, and more 8K frames with 10 bits exceed the sandbox's memory.
 _THREADS = min(8, (os.cpu_count() or 1) + 1)

@@ -12,9 +12,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-Frame = NDArray[np.uint8]
+from model.arrays import Booleans, Frame, Images
 
 
 @dataclass(frozen=True)
@@ -22,7 +21,7 @@ class Window:
     """Consecutive frames (n, height, width, 3) uint8 from `start_frame` on; n is at most the window's length."""
 
     start_frame: int
-    frames: NDArray[np.uint8]
+    frames: Images
 
     def __post_init__(self) -> None:
         if self.frames.ndim != 4 or self.frames.shape[-1] != 3 or not len(self.frames):
@@ -33,13 +32,13 @@ class Window:
         """Index of the last frame plus one."""
         return self.start_frame + len(self.frames)
 
-    def clips(self, clip_frames: int) -> NDArray[np.uint8]:
+    def clips(self, clip_frames: int) -> Images:
         """Return clips (clips, clip_frames, height, width, 3); the last frame is repeated to fill the last clip."""
         missing = -len(self.frames) % clip_frames
         padded = np.concatenate([self.frames, np.repeat(self.frames[-1:], missing, axis=0)])
         return padded.reshape(-1, clip_frames, *padded.shape[1:])
 
-    def mask(self, window_frames: int) -> NDArray[np.bool_]:
+    def mask(self, window_frames: int) -> Booleans:
         """Return a mask (window_frames,) bool, True for steps that have a frame."""
         return np.arange(window_frames) < len(self.frames)
 

@@ -123,7 +123,7 @@ def test_half_a_bundle_holds_the_same_weights_rounded_in_both_files(bundle: Bund
     for name in ("weights.safetensors", "network.onnx"):
         assert (half.folder / name).stat().st_size < 0.6 * (bundle.folder / name).stat().st_size
     # What engines compute with is what the weights' file holds: float32, rounded once.
-    loaded = engines.TorchEngine(half, "cpu")._network.state_dict()
+    loaded = engines.TorchEngine.load(half, "cpu").network.state_dict()
     stored = load_file(half.folder / "weights.safetensors")
     for name, value in trained.state_dict().items():
         expected = value.half().float() if value.ndim > 1 else value
@@ -185,7 +185,7 @@ class Nothing(engines.TorchEngine):
 
 
 def test_no_numbers_are_no_agreement(bundle: Bundle) -> None:
-    broken, whole = Nothing(bundle, "cpu"), engines.load_engine(bundle, "torch")
+    broken, whole = Nothing.load(bundle, "cpu"), engines.load_engine(bundle, "torch")
     assert export.max_abs_difference(broken, whole, bundle.manifest) == float("inf")
     assert export.max_abs_difference(broken, broken, bundle.manifest) == float("inf")
     assert export.max_abs_difference(whole, whole, bundle.manifest) == 0

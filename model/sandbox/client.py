@@ -22,6 +22,7 @@ from typing import BinaryIO, Protocol
 import numpy as np
 import structlog
 
+from model.arrays import Frame
 from model.decoder import WaitCallback
 from model.errors import (
     DecoderCrashedError,
@@ -36,7 +37,6 @@ from model.sandbox import decode_process, ipc
 from model.sandbox.ipc import FrameRequest, IpcError, Message
 from model.transforms import Region
 from model.video import Limits, Media
-from model.windows import Frame
 
 log = structlog.get_logger()
 

@@ -16,14 +16,13 @@ from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 import numpy as np
-from numpy.typing import NDArray
 
+from model.arrays import Frame
 from model.errors import SandboxError, VideoError
 from model.sandbox import ipc
 from model.sandbox.confine import Confinement, confine
 from model.sandbox.ipc import FrameRequest
 from model.video import Limits, Video
-from model.windows import Frame
 
 # Exit statuses: there may be no memory left to send a message.
 OUT_OF_MEMORY = 12
@@ -130,7 +129,7 @@ class _FrameBuffer:
     def __init__(self, connection: socket.socket, fd: int, request: FrameRequest) -> None:
         self._connection = connection
         self._slot_bytes = request.slot_bytes
-        self._bytes: NDArray[np.uint8] = np.frombuffer(mmap.mmap(fd, request.slots * request.slot_bytes), np.uint8)
+        self._bytes: Frame = np.frombuffer(mmap.mmap(fd, request.slots * request.slot_bytes), np.uint8)
         self._free = list(range(request.slots))
 
     def put(self, frame: Frame) -> ipc.Message:

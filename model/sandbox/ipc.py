@@ -11,10 +11,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, NoReturn
 
+from model.arrays import Frame
 from model.decoder import FrameSource
 from model.transforms import Region
 from model.video import Media
-from model.windows import Frame
 
 # One packet; fits into the kernel's default socket buffer of 208 KiB.
 MESSAGE_BYTES = 128 * 1024

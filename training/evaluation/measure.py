@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from model.bundle import MANIFEST, Bundle
 from model.detections import Detections
 from model.detector import Detector
-from model.engines import Engine
+from model.engines import Engine, TorchEngine
 from model.errors import DetectorError
 from model.network import Network
 from model.taxonomy import Taxonomy
@@ -22,7 +22,7 @@ from training.dataset import Sample, load_dataset
 from training.evaluation.calibration import expected_calibration_error, find_correct
 from training.evaluation.metrics import LevelReport, average_precision, evaluate, without_duplicates
 from training.evaluation.report import versions
-from training.evaluation.validation import NetworkEngine, to_instances
+from training.evaluation.validation import to_instances
 from training.instances import Instances
 from training.tables import read_annotations
 
@@ -161,7 +161,7 @@ def measure(
     )
     baselines: dict[str, MapScores] = {}
     if untrained:
-        random = NetworkEngine(make_untrained_network(bundle), engine.device)
+        random = TorchEngine(make_untrained_network(bundle), engine.device)
         random_results, _ = _run(
             bundle, random, samples, lambda done: on_progress(len(samples) + done, rounds * len(samples))
         )

@@ -3,15 +3,17 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from model.bundle import Bundle, Calibration, Manifest, Thresholds
 from model.detector import Detector
-from model.engines import RawPoints
+from model.engines import TorchEngine
+from model.head import Points
 from model.network import Network
 from model.segments import Proposals, calibrate
 from model.windows import windows
@@ -32,34 +34,17 @@ _DEFAULT_THRESHOLD = 0.3  # used if no prediction is correct
 _PRIOR_WEIGHT = 10  # weight of the overall threshold, as a number of ground truth instances of an action
 
 
-class NetworkEngine:
-    """Inference engine for a `Network` in memory."""
+class KeypointNetwork(nn.Module):
+    """A network with a pose backbone that reads keypoints (B, clips, frames, 1, keypoints, 3) instead of clips."""
 
-    name, precision = "torch", "fp32"
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = network
 
-    def __init__(self, network: Network, device: str) -> None:
-        self.device = device
-        self._network = network.eval().to(device)
-
-    def run(self, clips: NDArray[np.uint8], mask: NDArray[np.bool_]) -> RawPoints:
-        """Run the network on one window, see `model.engines.Engine`."""
-        with torch.inference_mode():
-            points = self._network(
-                torch.from_numpy(clips[None]).to(self.device), torch.from_numpy(mask[None]).to(self.device)
-            )
-        return RawPoints(points.logits[0].float().cpu().numpy(), points.offsets[0].float().cpu().numpy())
-
-
-class KeypointsEngine(NetworkEngine):
-    """Inference engine for a network with a pose backbone, which is given keypoints instead of frames."""
-
-    def run(self, clips: NDArray[Any], mask: NDArray[np.bool_]) -> RawPoints:
-        """Run the network on keypoints (clips, frames, 1, keypoints, 3), see `model.engines.Engine`."""
-        with torch.inference_mode():
-            steps = torch.from_numpy(mask[None]).to(self.device)
-            keypoints = torch.from_numpy(clips).to(self.device).flatten(0, 1)[None, :, 0]
-            points = self._network.detector(features_from_keypoints(self._network, keypoints, steps), steps)
-        return RawPoints(points.logits[0].float().cpu().numpy(), points.offsets[0].float().cpu().numpy())
+    def forward(self, clips: Tensor, mask: Tensor) -> Points:
+        """Predict points; see Network.forward."""
+        features = features_from_keypoints(self.network, clips.flatten(1, 2)[:, :, 0], mask)
+        return self.network.detector(features, mask)  # type: ignore[no-any-return]
 
 
 class ValidationResult(NamedTuple):
@@ -98,7 +83,7 @@ def evaluate_network(
     """
     count = len(dataset.samples) if not recipe.validate_videos else min(recipe.validate_videos, len(dataset.samples))
     chosen = np.unique(np.linspace(0, len(dataset.samples) - 1, count).astype(int)).tolist()
-    engine = NetworkEngine(network, device) if given == "pictures" else KeypointsEngine(network, device)
+    engine = TorchEngine(network if given == "pictures" else KeypointNetwork(network), device)
     detector = Detector(Bundle(Path(), manifest), engine)
     proposals = []
     for done, index in enumerate(chosen):
