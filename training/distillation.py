@@ -12,21 +12,13 @@ from training.keypoint_noise import features_from_keypoints
 from training.run import TrainingError
 from training.start import start_network
 
-# Input settings that teacher and student must share, so that their steps coincide. Frames are resized for the teacher;
+# Input settings that teacher and student must share, so that their steps coincide. Images are resized for the teacher;
 # a pose backbone has no clips.
 _SHARED_INPUT = ("fps", "window_frames", "clip_frames", "mean", "std")
 
 
 class Teacher:
-    """Frozen network whose features are distilled. It is not a module: it is in no checkpoint and gets no gradients.
-
-    Args:
-        folder: of its bundle.
-        student_input: input of the student.
-
-    Raises:
-        BundleError: the bundle cannot be read.
-        TrainingError: its input differs from the student's.
+    """Frozen network of a bundle. It is not a module, so that it is in no checkpoint and gets no gradients.
 
     Attributes:
         width: number of its features.
@@ -34,6 +26,7 @@ class Teacher:
     """
 
     def __init__(self, folder: Path, student_input: InputConfig) -> None:
+        """Load a bundle; raise TrainingError if its input differs from the student's."""
         manifest = Bundle.load(folder).manifest
         clipless = manifest.architecture.backbone.kind == "pose"
         for name in (name for name in _SHARED_INPUT if not (clipless and name == "clip_frames")):
@@ -59,7 +52,6 @@ class Teacher:
 
 
 def _resize(clips: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize the frames of clips (B, clips, frames, height, width, 3) to this height and width."""
     if clips.shape[3:5] == size:
         return clips
     images = clips.flatten(0, 2).permute(0, 3, 1, 2).float()
@@ -68,13 +60,9 @@ def _resize(clips: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def feature_distance(predicted: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """Return the mean squared error over valid steps, with target features normalised to mean 0 and variance 1.
+    """Return the mean squared error of features (B, width, window) over the valid steps of the mask (B, window).
 
-    Without the normalisation, means and scales of the features would dominate the loss. Predicting the mean gives 1.
-
-    Args:
-        predicted, target: (B, width, window).
-        mask: (B, window) bool, valid steps.
+    Targets are normalised to mean 0 and variance 1, since their means and scales would dominate the loss.
     """
     steps = target.transpose(1, 2)[mask]  # (steps, width)
     steps = F.batch_norm(steps, None, None, training=True)

@@ -1,10 +1,12 @@
-"""Find and read users' files: hidden files, Unicode and case of names, text encodings."""
+"""Files: find and read users' (hidden files, Unicode and case of names, text encodings), and write atomically."""
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePath, PureWindowsPath
 from typing import NamedTuple
+from uuid import uuid4
 
 from model.source import VIDEO_ENDINGS
 
@@ -21,10 +23,7 @@ class NameMatch(NamedTuple):
 
 
 class NameIndex:
-    """Look up names of videos as users write them.
-
-    Names are compared exactly, then in normalised Unicode, then ignoring case.
-    """
+    """Look up names of videos as users write them: exactly, then in normalised Unicode, then ignoring case."""
 
     def __init__(self, names: Iterable[tuple[str, str]]) -> None:
         """Index pairs of a name and its value."""
@@ -39,6 +38,17 @@ class NameIndex:
                 if len(values) == 1:
                     return NameMatch(next(iter(values)), form is _lower)
         return None
+
+
+@contextmanager
+def write_aside(path: Path) -> Iterator[Path]:
+    """Yield a temporary path in the same folder that replaces `path` on success, and is removed on an exception."""
+    temporary = path.with_name(f".{uuid4().hex[:12]}-{path.name}")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def find_files(folder: Path, endings: Iterable[str]) -> list[Path]:

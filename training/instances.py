@@ -5,13 +5,9 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from model.arrays import Booleans, Doubles, Integers
 from model.taxonomy import Taxonomy
-
-Floats = NDArray[np.float64]
-Integers = NDArray[np.int64]
-Booleans = NDArray[np.bool_]
 
 
 class Fault(NamedTuple):
@@ -49,16 +45,16 @@ class Instances:
     """
 
     videos: tuple[str, ...]
-    durations: Floats
+    durations: Doubles
     video: Integers
-    segments: Floats
+    segments: Doubles
     labels: Integers
-    scores: Floats
+    scores: Doubles
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, index: NDArray[np.bool_] | Integers) -> "Instances":
+    def __getitem__(self, index: Booleans | Integers) -> "Instances":
         """Select segments; all videos remain, also those without segments."""
         return replace(
             self,

@@ -19,13 +19,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from model.arrays import Doubles, Images, Integers
 from model.bundle import InputConfig
 from training.augment import Example, make_example, resize_to_input
 from training.dataset import (
     DatasetError,
-    Floats,
-    Frames,
-    Integers,
     Keypoints,
     Sample,
     VideoDataset,
@@ -136,8 +134,8 @@ class _Copy(NamedTuple):
         subset: train or val.
     """
 
-    parts: Iterator[Frames]
-    segments: Floats
+    parts: Iterator[Images]
+    segments: Doubles
     labels: Integers
     subset: str
 
@@ -147,7 +145,7 @@ def _augment(sample: Sample, recipe: Recipe, augment: AugmentConfig, seed: np.ra
     frames = read_frames(sample, recipe.input, recipe.data.margin, recipe.data.cache)
     keypoints = read_keypoints(sample, recipe.input.fps, len(frames))
 
-    def augment_part(part: Frames, config: InputConfig, keypoints: Keypoints | None) -> Example:
+    def augment_part(part: Images, config: InputConfig, keypoints: Keypoints | None) -> Example:
         rng, longest = np.random.default_rng(seed), max(len(part), config.window_frames)
         return make_example(rng, part, sample.segments, sample.labels, keypoints, config, augment, longest)
 
@@ -170,7 +168,7 @@ def _read_unaugmented(sample: Sample, recipe: Recipe) -> _Copy:
     return _Copy(parts, segments[inside], sample.labels[inside], VAL)
 
 
-def _iterate_parts(frames: Frames, at_once: int) -> Iterator[Frames]:
+def _iterate_parts(frames: Images, at_once: int) -> Iterator[Images]:
     for begin in range(0, len(frames), at_once):
         yield frames[begin : begin + at_once]
 

@@ -15,27 +15,24 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
+from model.arrays import Doubles, Images
 from model.bundle import Bundle
 from model.locator import load_locator
 from model.network import Network
 from model.pose_estimator import KeypointReader
 from model.transforms import Region
-from model.video import Limits, Video
+from model.video import UNLIMITED, Video
 from training.augment import resize_to_input
-from training.dataset import DatasetError, Frames, load_dataset, read_frames, read_keypoints
+from training.dataset import DatasetError, load_dataset, read_frames, read_keypoints
 from training.evaluation.validation import ValidationResult, evaluate_network
 from training.framed import find_person_region
 from training.recipe import StageConfig, load_recipe
 from training.start import start_network
 
-Floats = NDArray[np.float64]
-
 DRAWN_FRAMES = 6  # per clip
 _MEASURED_FRAMES = 64  # from the middle of each video
 _BATCH_FRAMES = 32  # larger batches are slower on a CPU
-_NO_LIMITS = Limits(max_duration_s=36_000, max_pixels=2**30)
 
 
 class Finder:
@@ -58,7 +55,7 @@ class Finder:
         self._backbone = self.network.backbone
 
     @torch.inference_mode()
-    def find(self, frames: Frames) -> Floats:
+    def find(self, frames: Images) -> Doubles:
         """Find keypoints (n, keypoints, 3) in frames (n, height, width, 3) of the network's input size."""
         parts = torch.split(torch.from_numpy(frames), _BATCH_FRAMES)
         keypoints = [self._backbone.find(self.network.normalise(part[None, None]))[0] for part in parts]
@@ -75,10 +72,10 @@ class Errors(NamedTuple):
         fresh: of the error that is independent in every frame. All three are of those visible in all frames.
     """
 
-    away: Floats
-    lasting: Floats
-    drifting: Floats
-    fresh: Floats
+    away: Doubles
+    lasting: Doubles
+    drifting: Doubles
+    fresh: Doubles
 
 
 def measure(finder: Finder, folders: Sequence[Path]) -> tuple[list[str], Errors]:
@@ -105,7 +102,7 @@ def measure(finder: Finder, folders: Sequence[Path]) -> tuple[list[str], Errors]
         return names, Errors(np.nanmean(np.concatenate(away), axis=0), lasting, drifting, fresh)
 
 
-def _decompose(errors: Floats) -> Floats:
+def _decompose(errors: Doubles) -> Doubles:
     """Return mean squares (3, keypoints) of the constant, drifting and independent errors (frames, keypoints, 2)."""
     lasting = np.square(errors.mean(axis=0)).mean(axis=-1)
     fresh = np.square(np.diff(errors, axis=0)).mean(axis=(0, 2)) / 2 if len(errors) > 1 else np.zeros_like(lasting)
@@ -136,10 +133,10 @@ def draw(finder: Finder, clips: Sequence[Path], out: Path) -> None:
         with clip.open("rb") as file:
             region = Region()
             if locator is not None and manifest.locator is not None:
-                with closing(Video(file, _NO_LIMITS)) as video:
+                with closing(Video(file, UNLIMITED)) as video:
                     region = find_person_region(video, locator, config.width / config.height, manifest.locator.margin)
             file.seek(0)
-            with closing(Video(file, _NO_LIMITS)) as video:
+            with closing(Video(file, UNLIMITED)) as video:
                 frames = np.stack(list(video.frames(config.fps, config.width, config.height, region)))
         for column, moment in enumerate(np.linspace(0, len(frames) - 1, DRAWN_FRAMES).astype(int)):
             axes = figure.add_subplot(len(clips), DRAWN_FRAMES, row * DRAWN_FRAMES + column + 1)

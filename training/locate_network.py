@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.arrays import Array
 from model.bundle import LocatorConfig
 from model.export import LOCATOR_HEADER, OPSET, strip_metadata
-from training.locate_stills import LONGEST, Array, Stills
+from training.locate_stills import LONGEST, Stills
 
 SIZE = 128  # side of the square input in pixels
 STRIDE = 8

@@ -2,20 +2,17 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from model.arrays import Array
 from training.people.body import Anatomy, Part, load_anatomy
 from training.people.camera.effects import develop, draw_effects, mask_faces, occlude
 from training.people.film import VALIDATION_EVERY, VIDEOS_PER_PERSON, Film, Recipe, generator, get_person, make_film
 from training.people.render import cpu, raster
 from training.people.render.shot import SUPERSAMPLING, Mesh, Shot
 from training.people.scene import draw_scene
-
-Array = NDArray[Any]
 
 LONGEST = 144  # side of a still, in pixels
 STILLS_PER_VIDEO = 4

@@ -12,9 +12,8 @@ from model.network import Network
 from training.augment import Example
 from training.distillation import Teacher, feature_distance
 from training.keypoint_noise import add_keypoint_noise, features_from_keypoints, get_keypoint_reader, keypoint_loss
-from training.losses import DetectionLoss
+from training.losses import DetectionLoss, Targets, assign, make_grid, make_point_mask
 from training.recipe import StageConfig
-from training.targets import Targets, assign, make_grid
 
 _POSITIVE_WEIGHT = 3.0  # most actions are absent at most steps
 _MOTION_WEIGHT = 4.0  # factor of keypoint motion about the mean position, relative to the position
@@ -91,22 +90,13 @@ class TrainingModule(nn.Module):
         self, network: Network, manifest: Manifest, keypoints: int, *, half: bool = False,
         teacher: Teacher | None = None,
     ) -> None:  # fmt: skip
-        """Add training layers to a network.
-
-        Args:
-            network: to train.
-            manifest: of the network.
-            keypoints: number of keypoints in the sidecars.
-            half: compute the backbone in bfloat16; the head and all losses stay in float32.
-            teacher: whose features are distilled in stages with `distillation`.
-        """
+        """Add layers for `keypoints` keypoints in the sidecars. `half` computes the backbone in bfloat16."""
         super().__init__()
         self.network, self._half = network, half
         self._strides = manifest.architecture.head.strides
         dim = manifest.architecture.backbone.embed_dim
-        actions = len(manifest.taxonomy.actions)
         self.temporal = nn.Sequential(nn.Conv1d(dim, dim, 5, padding=2, groups=dim), nn.Conv1d(dim, dim, 1), nn.GELU())
-        self.dense = nn.Conv1d(dim, actions, 1)
+        self.dense = nn.Conv1d(dim, len(manifest.taxonomy.actions), 1)
         nn.init.constant_(self.dense.bias, -3.0)  # type: ignore[arg-type]
         self.keypoints = nn.Conv1d(dim, 2 * keypoints, 1) if keypoints else None
         self._teacher = teacher
@@ -122,9 +112,8 @@ class TrainingModule(nn.Module):
         losses: dict[str, Tensor] = {}
         if stage.objective == "detection":
             points = self.network.detector(features.float(), batch.mask)
-            detection = self.loss(
-                points, _make_point_mask(batch.mask, self._strides), Targets(batch.classes, batch.offsets)
-            )
+            valid = make_point_mask(batch.mask, self._strides)
+            detection = self.loss(points, valid, Targets(batch.classes, batch.offsets))
             losses |= {"classes": detection.classes, "boundaries": detection.boundaries}
         weight = 1.0 if stage.objective == "dense" else stage.dense
         if weight:
@@ -163,12 +152,7 @@ class TrainingModule(nn.Module):
 
 
 def _position_loss(positions: Tensor, batch: Batch) -> Tensor:
-    """Return the loss of keypoint positions and of their motion about the mean, which is only a few pixels.
-
-    Args:
-        positions: (B, window, j, 2) predicted.
-        batch: with the true keypoints.
-    """
+    """Return the loss of predicted positions (B, window, j, 2), and of their motion about the mean, a few pixels."""
     visible = batch.keypoints[..., 2:] * batch.mask[..., None, None]
     target = batch.keypoints[..., :2]
     count = visible.sum(1, keepdim=True).clamp(min=1)
@@ -182,8 +166,3 @@ def make_noisy_keypoints(batch: Batch, error: float) -> Tensor:
     """Return the keypoints of all clips with simulated noise, (B, steps, j, 3)."""
     steps = batch.clips.shape[1] * batch.clips.shape[2]
     return add_keypoint_noise(batch.keypoints[:, :steps], batch.mask[:, :steps], error)
-
-
-def _make_point_mask(mask: Tensor, strides: Sequence[int]) -> Tensor:
-    """Return which points lie on a frame of the video, (B, points), finest level first."""
-    return torch.cat([mask[:, ::stride] for stride in strides], dim=1)

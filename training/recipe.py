@@ -210,9 +210,8 @@ def load_recipe(source: str, overrides: list[str]) -> Recipe:
     Raises:
         RecipeError: the recipe is invalid; the message names the file, the key and the fault.
     """
-    text = _read(source)
     try:
-        document = yaml.safe_load(text)
+        document = yaml.safe_load(_read(source))
     except yaml.YAMLError as error:
         raise RecipeError(f"{source} is no YAML: {error}") from error
     if not isinstance(document, dict):
@@ -221,15 +220,6 @@ def load_recipe(source: str, overrides: list[str]) -> Recipe:
         _apply_override(document, override)
     if document.get("start"):
         document = merge_settings(_read_bundle_settings(Path(document["start"])), document)
-    return parse_recipe(document, source)
-
-
-def parse_recipe(document: Any, source: str) -> Recipe:
-    """Validate a parsed YAML document.
-
-    Raises:
-        RecipeError: a setting is invalid; the message names its key.
-    """
     try:
         return Recipe.model_validate(document, strict=False)
     except ValidationError as error:
@@ -248,12 +238,12 @@ def _read_bundle_settings(folder: Path) -> dict[str, Any]:
     return {"name": f"{manifest.name}-tuned", "framing": framing} | parts
 
 
-def merge_settings(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+def merge_settings(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """Merge nested dictionaries; values of `over` take precedence."""
     result = dict(base)
     for key, value in over.items():
-        inner = result.get(key)
-        result[key] = merge_settings(inner, value) if isinstance(inner, Mapping) and isinstance(value, Mapping) else value
+        both_nested = isinstance(result.get(key), dict) and isinstance(value, dict)
+        result[key] = merge_settings(result[key], value) if both_nested else value
     return result
 
 

@@ -11,11 +11,12 @@ mpl.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.patches import Rectangle
 
+from model.arrays import Doubles
 from model.taxonomy import Taxonomy
 from training.evaluation.errors import KINDS, Analysis, Bucket
 from training.evaluation.metrics import tiou_matrix
 from training.evaluation.statistics import Statistics
-from training.instances import Floats, Instances
+from training.instances import Instances
 
 _BODY_COLOURS = plt.get_cmap("tab10")
 _NO_LOSSES = {"stage", "step", "frames", "seconds"}  # fields of history.jsonl that are not losses
@@ -139,7 +140,7 @@ def draw_timeline(
     _save(figure, path)
 
 
-def draw_precision(precision: Floats, taxonomy: Taxonomy, path: Path) -> None:
+def draw_precision(precision: Doubles, taxonomy: Taxonomy, path: Path) -> None:
     """Draw the average precision of each action in descending order, coloured by body part.
 
     Args:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from model.arrays import Booleans, Doubles, Images
 from model.bundle import Bundle, Manifest
 from model.detector import Detector
 from model.engines import Engine, RawPoints
@@ -20,8 +20,6 @@ from model.errors import DetectorError
 from model.segments import point_grid
 from model.taxonomy import Taxonomy
 from model.video import UNLIMITED
-
-Floats = NDArray[np.float64]
 
 FROZEN_FRAMES = 3
 
@@ -40,12 +38,12 @@ class Ranks(NamedTuple):
 class LevelScores(NamedTuple):
     """Highest scores (classes,) on the clip and on its frozen frames, and the ranks of the true class."""
 
-    clip: Floats
-    still: Floats
+    clip: Doubles
+    still: Doubles
     ranks: Ranks
 
     @property
-    def gain(self) -> Floats:
+    def gain(self) -> Doubles:
         """Scores on the clip minus scores on frozen frames, (classes,)."""
         return self.clip - self.still
 
@@ -72,7 +70,7 @@ class FrozenFrameEngine:
         self.clip = np.zeros(len(manifest.taxonomy.actions))
         self.still = np.zeros(len(manifest.taxonomy.actions))
 
-    def run(self, clips: NDArray[np.uint8], mask: NDArray[np.bool_]) -> RawPoints:
+    def run(self, clips: Images, mask: Booleans) -> RawPoints:
         """Run the network on the window and on its frozen frames; return the points of the window."""
         self.windows += 1
         points = self._engine.run(clips, mask)
@@ -83,7 +81,7 @@ class FrozenFrameEngine:
             self.still = np.maximum(self.still, self._highest(self._engine.run(frozen, mask), mask))
         return points
 
-    def _highest(self, points: RawPoints, mask: NDArray[np.bool_]) -> Floats:
+    def _highest(self, points: RawPoints, mask: Booleans) -> Doubles:
         """Return the highest scores (classes,) of all points that lie on a frame of the video."""
         logits = points.logits[mask[self._positions]].max(axis=0).astype(float)
         return np.asarray(1 / (1 + np.exp(-logits)))
@@ -142,11 +140,11 @@ def parse_action(clip: Path, taxonomy: Taxonomy) -> int:
     )
 
 
-def _level(clip: Floats, still: Floats, truth: int) -> LevelScores:
+def _level(clip: Doubles, still: Doubles, truth: int) -> LevelScores:
     return LevelScores(clip, still, Ranks(rank(clip, truth), rank(clip - still, truth)))
 
 
-def rank(scores: Floats, truth: int) -> float:
+def rank(scores: Doubles, truth: int) -> float:
     """Return the rank of a score, 1 for the highest; ties get their mean rank, so that equal scores rank as chance."""
     others = np.delete(scores, truth)
     return float(1 + (others > scores[truth]).sum() + (others == scores[truth]).sum() / 2)

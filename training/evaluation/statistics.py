@@ -5,8 +5,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from model.arrays import Booleans, Doubles, Integers
 from model.taxonomy import Taxonomy
-from training.instances import Booleans, Floats, Instances, Integers
+from training.instances import Instances
 
 QUANTILES = (0.0, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 1.0)
 
@@ -73,7 +74,7 @@ def compute_statistics(truth: Instances, taxonomy: Taxonomy) -> Statistics:
     )
 
 
-def summarise(values: Floats) -> Summary:
+def summarise(values: Doubles) -> Summary:
     """Summarise values; all statistics of no values are 0."""
     if not len(values):
         return Summary(0, 0.0, 0.0, [0.0] * len(QUANTILES))
@@ -113,7 +114,7 @@ def _overlaps(truth: Instances, classes: int) -> tuple[Integers, Booleans]:
     return count, alone
 
 
-def _concurrent_time(truth: Instances) -> Floats:
+def _concurrent_time(truth: Instances) -> Doubles:
     """Return the fraction of all videos' time with exactly 0, 1, 2 ... simultaneous actions."""
     seconds = np.zeros(1)
     for video, group in _iterate_videos(truth):
