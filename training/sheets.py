@@ -2,24 +2,19 @@
 
 import csv
 import io
-import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
+
+from training.instances import parse_float
 
 _SEPARATORS = ",;\t"
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
 
 
 class TableRow(NamedTuple):
-    """A row of a table.
-
-    Attributes:
-        number: line number in the file, from 1.
-        values: by column; empty if missing.
-        fault: why the values may be in the wrong columns, or None.
-    """
+    """A row: its line number from 1, its values by column (empty if missing), and why these may be wrong, or None."""
 
     number: int
     values: Mapping[str, str]
@@ -28,13 +23,7 @@ class TableRow(NamedTuple):
 
 @dataclass(frozen=True)
 class Table:
-    """A table whose first row names its columns.
-
-    Attributes:
-        columns: their names, in lower case.
-        rows: the other rows, without empty ones.
-        decimal_comma: whether 1,5 is a number; true if commas do not separate columns.
-    """
+    """A table: its columns' names in lower case, its other rows that are not empty, and whether 1,5 is a number."""
 
     columns: tuple[str, ...]
     rows: tuple[TableRow, ...]
@@ -44,10 +33,7 @@ class Table:
         """Parse a number; NaN if the text is not one."""
         if self.decimal_comma and _DECIMAL_COMMA.fullmatch(text):
             text = text.replace(",", ".")
-        try:
-            return float(text)
-        except ValueError:
-            return math.nan
+        return parse_float(text)
 
 
 def read_table(text: str) -> Table:
