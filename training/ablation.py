@@ -18,9 +18,8 @@ import numpy as np
 
 from model.export import save_checkpoint
 from model.network import Network
-from model.taxonomy import Taxonomy
 from training.dataset import load_dataset
-from training.evaluation.validation import ValidationResult, collect_metrics, evaluate_network
+from training.evaluation.validation import collect_metrics, evaluate_network
 from training.recipe import Recipe, load_recipe
 from training.run import BACKBONE, CHECKPOINT, Run, make_manifest
 from training.tables import standard_labels
@@ -34,7 +33,7 @@ SKIP_PRETRAINING = ("stages.0.objective=dense", "stages.0.steps=1", "stages.0.tu
 
 
 class Variant(NamedTuple):
-    """One row of the table: its name, and its overrides of the recipe."""
+    """One row of the table, and its overrides of the recipe."""
 
     name: str
     settings: tuple[str, ...]
@@ -96,8 +95,13 @@ def _run(options: Namespace, variant: Variant, seed: int) -> None:
     manifest = make_manifest(recipe, standard_labels(), ", ".join(map(str, options.data)))
     result = evaluate_network(network, manifest, held_out, recipe, "cpu", lambda done, count: None, given)
     save_checkpoint(out / "network.safetensors", network, manifest)
-    metrics = collect_metrics(result) | _per_body_ap(result, manifest.taxonomy)
-    metrics["trained_parameters_m"] = _trained_parameters_m(network, recipe)
+    metrics = collect_metrics(result) | {"frame_mAP": float(np.nanmean(result.action.frame_precision))}
+    for body, precision in zip(manifest.taxonomy.bodies, result.body.precision.mean(axis=0), strict=True):
+        metrics[f"AP {body.name}"] = float(precision)
+    names = set(set_trainable(network, recipe.stages[-1].tuning))
+    parameters = network.backbone.named_parameters(prefix="backbone")
+    trained = sum(parameter.numel() for name, parameter in parameters if name in names)
+    metrics["trained_parameters_m"] = trained / 2**20
     if step_s is not None:
         metrics["step_s"] = step_s
     (out / METRICS).write_text(json.dumps(metrics) + "\n", encoding="utf-8")
@@ -109,9 +113,8 @@ def _folder(out: Path, variant: Variant, seed: int) -> Path:
 
 def _train(options: Namespace, recipe: Recipe, out: Path) -> tuple[Network, float | None]:
     """Train a run; return the network, and the CPU seconds per step (None if the run was resumed)."""
-    taxonomy = standard_labels()
-    dataset = load_dataset(options.data, taxonomy, "train", recipe.data.class_balance_exponent)
-    manifest = make_manifest(recipe, taxonomy, ", ".join(map(str, options.data)))
+    dataset = load_dataset(options.data, standard_labels(), "train", recipe.data.class_balance_exponent)
+    manifest = make_manifest(recipe, standard_labels(), ", ".join(map(str, options.data)))
     run = Run(recipe, manifest, dataset, out, dataset.count_keypoints())
 
     def on_progress(at: Progress) -> None:
@@ -122,22 +125,6 @@ def _train(options: Namespace, recipe: Recipe, out: Path) -> tuple[Network, floa
     network = train(run, on_progress, resume=resume)
     step_s = (time.process_time() - begin) / sum(stage.steps for stage in recipe.stages)
     return network, None if resume else step_s
-
-
-def _per_body_ap(result: ValidationResult, taxonomy: Taxonomy) -> dict[str, float]:
-    """Return the mAP of frames, and the AP of each body part averaged over tIoU thresholds."""
-    precision = result.body.precision.mean(axis=0)
-    return {
-        "frame_mAP": float(np.nanmean(result.action.frame_precision)),
-        **{f"AP {body.name}": float(value) for body, value in zip(taxonomy.bodies, precision, strict=True)},
-    }
-
-
-def _trained_parameters_m(network: Network, recipe: Recipe) -> float:
-    """Return the number of backbone parameters that the last stage trains, in units of 2**20."""
-    names = set(set_trainable(network, recipe.stages[-1].tuning))
-    parameters = network.backbone.named_parameters(prefix="backbone")
-    return float(sum(parameter.numel() for name, parameter in parameters if name in names) / 2**20)
 
 
 def make_table(out: Path, variants: Sequence[Variant], seeds: int) -> str:

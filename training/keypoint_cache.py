@@ -5,8 +5,7 @@
 
 Stages with `given: keypoints, keypoint_noise: 0` are then trained on keypoints with real errors, without decoding: a
 step takes a tenth of the time. Each copy of a video has its own random augmentation by the recipe's `augment`, except
-for mirroring, which is done in training. Existing copies are not computed again. `mmad fine-tune` does the same with
-users' videos.
+for mirroring, which is done in training. Existing copies are reused. `mmad fine-tune` does the same.
 """
 
 import hashlib
@@ -32,6 +31,7 @@ from training.dataset import (
     read_frames,
     read_keypoints,
 )
+from training.files import write_aside
 from training.keypoints import Finder
 from training.people.film import KEYPOINT_NAMES
 from training.recipe import AugmentConfig, Recipe, load_recipe
@@ -67,14 +67,8 @@ def compute_fingerprint(finder: Finder, dataset: VideoDataset, recipe: Recipe, c
     """Return a SHA-256 of everything that determines the contents of a copy, but not the number of copies."""
     augment = recipe.augment.model_dump(mode="json") if copies else None
     videos = [
-        [
-            sample.name,
-            str(sample.path.resolve()),
-            sample.path.stat().st_mtime_ns,
-            sample.segments.tolist(),
-            sample.labels.tolist(),
-        ]
-        for sample in dataset.samples
+        [one.name, str(one.path.resolve()), one.path.stat().st_mtime_ns, one.segments.tolist(), one.labels.tolist()]
+        for one in dataset.samples
     ]
     config = recipe.input.model_dump(mode="json"), recipe.data.margin
     inputs = [finder.bundle.weights_sha256, recipe.seed, augment, config, videos]
@@ -125,14 +119,7 @@ def write_keypoints(
 
 
 class _Copy(NamedTuple):
-    """One copy of a video.
-
-    Attributes:
-        parts: consecutive parts of its frames, (n, height, width, 3) uint8 at the network's input size.
-        segments: (m, 2) in frames.
-        labels: (m,) action ids.
-        subset: train or val.
-    """
+    """One copy of a video: consecutive parts of its frames at the network's input size, segments (m, 2) in frames."""
 
     parts: Iterator[Images]
     segments: Doubles
@@ -159,7 +146,6 @@ def _augment(sample: Sample, recipe: Recipe, augment: AugmentConfig, seed: np.ra
 
 
 def _read_unaugmented(sample: Sample, recipe: Recipe) -> _Copy:
-    """Read a whole video at the network's input size."""
     config = recipe.input
     frames = read_frames(sample, config, 1.0, recipe.data.cache)
     segments = np.minimum(sample.segments * config.fps, len(frames))
@@ -169,8 +155,7 @@ def _read_unaugmented(sample: Sample, recipe: Recipe) -> _Copy:
 
 
 def _iterate_parts(frames: Images, at_once: int) -> Iterator[Images]:
-    for begin in range(0, len(frames), at_once):
-        yield frames[begin : begin + at_once]
+    return (frames[begin : begin + at_once] for begin in range(0, len(frames), at_once))
 
 
 def _find_keypoints(finder: Finder, sample: Sample, video: _Copy, recipe: Recipe, out: Path, name: str) -> None:
@@ -192,9 +177,8 @@ def _find_keypoints(finder: Finder, sample: Sample, video: _Copy, recipe: Recipe
         "subset": video.subset, "duration": round(len(keypoints) / config.fps, 4), "frames": len(keypoints),
         "fps": config.fps, "height": config.height, "width": config.width, "actions": actions,
     }  # fmt: skip
-    temporary = out / "records" / f".{name}.json"
-    temporary.write_text(json.dumps(record), encoding="utf-8")
-    temporary.replace(out / "records" / f"{name}.json")
+    with write_aside(out / "records" / f"{name}.json") as temporary:
+        temporary.write_text(json.dumps(record), encoding="utf-8")
 
 
 def _get_keypoint_names(sample: Sample, count: int) -> tuple[str, ...]:

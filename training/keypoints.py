@@ -65,11 +65,9 @@ class Finder:
 class Errors(NamedTuple):
     """Errors of each keypoint, (keypoints,), as fractions of a frame's side; NaN for those that are never visible.
 
-    Attributes:
-        away: mean distance from the true position.
-        lasting: standard deviation, on one axis, of the error that is constant within a video.
-        drifting: of the error that changes slowly, i.e. the rest.
-        fresh: of the error that is independent in every frame. All three are of those visible in all frames.
+    `away` is the mean distance from the true position. The others are standard deviations, on one axis, of those
+    visible in all frames: of the error that is constant within a video, that is independent in every frame (`fresh`),
+    and of the rest, which changes slowly (`drifting`).
     """
 
     away: Doubles
@@ -112,12 +110,10 @@ def _decompose(errors: Doubles) -> Doubles:
 
 def read(finder: Finder, folders: Sequence[Path], subset: str, error: float) -> ValidationResult:
     """Evaluate the network on given keypoints, with noise as of StageConfig.keypoint_noise."""
-    update = {"locator": None, "calibration": None}  # no person detection, scores of the network
-    manifest = finder.bundle.manifest.model_copy(update=update)
+    # No person detection, and scores of the network.
+    manifest = finder.bundle.manifest.model_copy(update={"locator": None, "calibration": None})
     stage = StageConfig(given="keypoints", keypoint_noise=error, steps=1, batch=1)
-    recipe = load_recipe("demo", []).model_copy(
-        update={"input": manifest.input, "validate_videos": 0, "stages": (stage,)}
-    )
+    recipe = load_recipe("demo", []).model_copy(update={"input": manifest.input, "stages": (stage,)})
     dataset = load_dataset(folders, manifest.taxonomy, subset, 0)
     return evaluate_network(finder.network, manifest, dataset, recipe, "cpu", lambda done, count: None, "keypoints")
 

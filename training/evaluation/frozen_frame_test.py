@@ -95,14 +95,10 @@ def choose_frozen_frames(frames: int, stills: int) -> list[int]:
 def run_frozen_frame_test(
     bundle: Bundle, engine: Engine, clip: Path, label: int | None = None, stills: int = FROZEN_FRAMES
 ) -> ClipResult:
-    """Rank the true class of a clip among all classes, by score and by gain over frozen frames.
+    """Rank the true class of a clip of one action among all classes, by score and by gain over frozen frames.
 
-    Args:
-        bundle: to test.
-        engine: runs its network.
-        clip: a video of one action.
-        label: the action; by default parsed from the file name, such as A2_turning_around.mp4.
-        stills: number of frozen frames of each window.
+    By default the label is parsed from the file name, such as A2_turning_around.mp4. `stills` is the number of frozen
+    frames of each window.
 
     Raises:
         FrozenFrameTestError: the clip cannot be read, or its name does not begin with the code of a class.
@@ -115,17 +111,13 @@ def run_frozen_frame_test(
             Detector(bundle, recorder).detect(file, limits=UNLIMITED)
     except (DetectorError, OSError) as error:
         raise FrozenFrameTestError(f"{clip}: {error}") from error
-    parts = [np.array(taxonomy.body_ids) == body.id for body in taxonomy.bodies]
-    clip_parts, still_parts = (
-        np.array([scores[part].max(initial=0) for part in parts]) for scores in (recorder.clip, recorder.still)
+    scores = np.stack([recorder.clip, recorder.still])
+    parts = [scores[:, np.array(taxonomy.body_ids) == body.id].max(axis=1, initial=0) for body in taxonomy.bodies]
+    action, body = (
+        LevelScores(clip_scores, still_scores, Ranks(rank(clip_scores, own), rank(clip_scores - still_scores, own)))
+        for (clip_scores, still_scores), own in ((scores, truth), (np.stack(parts, axis=1), taxonomy.body_ids[truth]))
     )
-    return ClipResult(
-        clip.name,
-        truth,
-        recorder.windows,
-        _level(recorder.clip, recorder.still, truth),
-        _level(clip_parts, still_parts, taxonomy.body_ids[truth]),
-    )
+    return ClipResult(clip.name, truth, recorder.windows, action, body)
 
 
 def parse_action(clip: Path, taxonomy: Taxonomy) -> int:
@@ -138,10 +130,6 @@ def parse_action(clip: Path, taxonomy: Taxonomy) -> int:
         f"{clip}: {code!r} is no class of the bundle; begin the file's name with one, as A2_turning_around.mp4, "
         "or give --action"
     )
-
-
-def _level(clip: Doubles, still: Doubles, truth: int) -> LevelScores:
-    return LevelScores(clip, still, Ranks(rank(clip, truth), rank(clip - still, truth)))
 
 
 def rank(scores: Doubles, truth: int) -> float:
@@ -160,30 +148,19 @@ def to_document(results: Sequence[ClipResult], taxonomy: Taxonomy) -> dict[str, 
     levels = {"action": taxonomy.actions, "body": taxonomy.bodies}
     mean = {}
     for name, classes in levels.items():
-        ranks = np.array([getattr(one, name).ranks for one in results])
+        raw, moving = np.mean([getattr(one, name).ranks for one in results], axis=0).tolist()
         expected, deviation = chance_rank(len(classes), len(results))
-        mean[name] = {
-            "raw": float(ranks[:, 0].mean()),
-            "moving": float(ranks[:, 1].mean()),
-            "chance": expected,
-            "chance_deviation": deviation,
-        }
+        mean[name] = {"raw": raw, "moving": moving, "chance": expected, "chance_deviation": deviation}
     return {"clips": [_clip_document(one, taxonomy) for one in results], "mean_rank": mean}
 
 
 def _clip_document(result: ClipResult, taxonomy: Taxonomy) -> dict[str, object]:
-    return {
-        "clip": result.clip,
-        "action": taxonomy.actions[result.label].code,
-        "windows": result.windows,
-        "action_ranks": result.action.ranks._asdict(),
-        "body_ranks": result.body.ranks._asdict(),
-        "action_scores": _scores(result.action, [one.code for one in taxonomy.actions]),
-        "body_scores": _scores(result.body, [one.code for one in taxonomy.bodies]),
-    }
-
-
-def _scores(level: LevelScores, codes: list[str]) -> dict[str, dict[str, float]]:
-    return {
-        code: {"clip": float(level.clip[index]), "still": float(level.still[index])} for index, code in enumerate(codes)
-    }
+    document: dict[str, object] = {
+        "clip": result.clip, "action": taxonomy.actions[result.label].code, "windows": result.windows,
+        "action_ranks": result.action.ranks._asdict(), "body_ranks": result.body.ranks._asdict(),
+    }  # fmt: skip
+    classes = (("action", result.action, taxonomy.actions), ("body", result.body, taxonomy.bodies))
+    for name, level, listed in classes:
+        scores = zip(listed, level.clip.tolist(), level.still.tolist(), strict=True)
+        document[f"{name}_scores"] = {one.code: {"clip": clip, "still": still} for one, clip, still in scores}
+    return document

@@ -83,11 +83,8 @@ def summarise(values: Doubles) -> Summary:
 
 def to_document(statistics: Statistics) -> dict[str, object]:
     """Return the statistics as a JSON document."""
-    document = statistics._asdict()
-    for name in ("video_duration", "instance_duration", "coverage"):
-        document[name] = document[name]._asdict()
-    document["class_duration"] = [summary._asdict() for summary in statistics.class_duration]
-    return document
+    parts = {name: getattr(statistics, name)._asdict() for name in ("video_duration", "instance_duration", "coverage")}
+    return statistics._asdict() | parts | {"class_duration": [one._asdict() for one in statistics.class_duration]}
 
 
 def _iterate_videos(truth: Instances) -> Iterator[tuple[int, Integers]]:
