@@ -27,13 +27,9 @@ _GAMMA, _GAIN, _TINT, _GREY, _BLUR, _NOISE = (0.7, 1.4), (0.8, 1.2), 0.08, 0.1, 
 
 @dataclass(frozen=True)
 class Example:
-    """One window with its ground truth.
+    """One window: frames (n, height, width, 3), at most a window's; segments (m, 2) in its steps; labels (m,).
 
-    Attributes:
-        frames: (n, height, width, 3) uint8, n at most the length of a window.
-        segments: (m, 2) in steps of the window.
-        labels: (m,) action ids.
-        keypoints: (n, j, 3): x and y as fractions of the frame, and visibility; None if unknown.
+    Keypoints (n, j, 3) are x and y as fractions of the frame, and visibility; None if unknown.
     """
 
     frames: Images
@@ -56,15 +52,10 @@ def make_example(
 ) -> Example:
     """Cut a window from a video and augment it.
 
-    Args:
-        rng: source of all random numbers.
-        frames: (n, rows, columns, 3), the whole video at the network's frame rate.
-        segments_s, labels: ground truth of the video, in seconds.
-        keypoints: of the video's frames, or None.
-        config: input of the network.
-        augment: augmentation.
-        window: maximum number of frames; 0 for the network's. In shorter windows small parts of actions count too.
-        scattered: sample single frames from the whole video instead; the example has no segments.
+    `frames` (n, rows, columns, 3) are the whole video at the network's frame rate, `keypoints` those of its frames, and
+    `segments_s` and `labels` its ground truth. `window` is the maximum number of frames, 0 for the network's; in
+    shorter windows small parts of actions count too. `scattered` samples single frames from the whole video instead;
+    the example has no segments.
     """
     window = window or config.window_frames
     if scattered:
@@ -111,9 +102,8 @@ def _sample_frame_positions(rng: np.random.Generator, count: int, window: int, a
 
 
 def _cut_segments(positions: Doubles, segments: Doubles, min_share: float) -> tuple[Doubles, Integers]:
-    """Clip segments in frames of the video; return those with at least `min_share` of their length, and their indices.
-
-    They are in steps of the window.
+    """Clip segments in frames of the video to steps of the window; return those with enough of their length, and their
+    indices.
     """
     steps = np.arange(len(positions))
     rising = np.concatenate([[True], np.diff(positions) > 0])

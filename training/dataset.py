@@ -33,12 +33,9 @@ class DatasetError(Exception):
 
 @dataclass(frozen=True)
 class Keypoints:
-    """Keypoints of a person in each frame.
+    """Keypoints (frames, j, 3) of a person: x and y as fractions of the frame, and visibility.
 
-    Attributes:
-        places: (frames, j, 3): x and y as fractions of the frame, 0 to 1, and visibility.
-        mirrored: (j,) index of the keypoint on the other side.
-        names: of the keypoints; () if unknown.
+    `mirrored` (j,) is the index of the keypoint on the other side. `names` is () if they are unknown.
     """
 
     places: Doubles
@@ -83,11 +80,7 @@ class VideoDataset:
         return 0
 
     def with_frames(self) -> "VideoDataset":
-        """Return only the videos with frames.
-
-        Raises:
-            DatasetError: no video has frames.
-        """
+        """Return only the videos with frames; raise DatasetError if there are none."""
         selected = np.array([sample.has_frames for sample in self.samples])
         if selected.all():
             return self
@@ -199,10 +192,7 @@ def _read_folder(folder: Path, taxonomy: Taxonomy, subset: str) -> list[Sample]:
 
 
 def _find_video_files(folder: Path) -> dict[str, Path]:
-    """Return the file of each video by name: frames, else the video, else the sidecar.
-
-    Videos are searched recursively, since MMA-52 has a folder per subset.
-    """
+    """Return the file of each video by name: frames, else the video (in any folder, as in MMA-52), else the sidecar."""
     files = {path.stem: path for path in find_files(folder / "videos", VIDEO_ENDINGS)}
     files |= {path.stem: path for path in (folder / "frames").glob("*.npz")}
     return files or {path.stem: path for path in (folder / "sidecars").glob("*.npz")}

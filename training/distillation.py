@@ -18,12 +18,7 @@ _SHARED_INPUT = ("fps", "window_frames", "clip_frames", "mean", "std")
 
 
 class Teacher:
-    """Frozen network of a bundle. It is not a module, so that it is in no checkpoint and gets no gradients.
-
-    Attributes:
-        width: number of its features.
-        finds_keypoints: whether it can be given keypoints instead of frames.
-    """
+    """Frozen network of a bundle. It is not a module, so that it is in no checkpoint and gets no gradients."""
 
     def __init__(self, folder: Path, student_input: InputConfig) -> None:
         """Load a bundle; raise TrainingError if its input differs from the student's."""

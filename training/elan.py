@@ -53,7 +53,7 @@ class Elan:
         """
         only = next(iter(self.media.values())) if len(self.media) == 1 else 0.0
         linked = NameIndex((name, name) for name in self.media).find(video)
-        return self.media[linked.name] if linked else only
+        return self.media[linked] if linked else only
 
 
 def read_eaf(path: Path, tiers: Sequence[str] = ()) -> Elan:

@@ -5,7 +5,6 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePath, PureWindowsPath
-from typing import NamedTuple
 from uuid import uuid4
 
 from model.source import VIDEO_ENDINGS
@@ -15,28 +14,29 @@ _SYSTEM_FILES = {"__macosx", "thumbs.db", "desktop.ini", "$recycle.bin", "system
 _NOT_UTF8 = re.compile(r"[\udc80-\udcff]")
 
 
-class NameMatch(NamedTuple):
-    """The value of a name, and whether the name differs in case from the one looked up."""
-
-    name: str
-    case_differs: bool
-
-
 class NameIndex:
-    """Look up names of videos as users write them: exactly, then in normalised Unicode, then ignoring case."""
+    """Look up names of videos as users write them: exactly, then in normalised Unicode, then ignoring case.
+
+    `other_case` collects the names that matched only without regard to case, with their values.
+    """
 
     def __init__(self, names: Iterable[tuple[str, str]]) -> None:
         """Index pairs of a name and its value."""
         listed = list(names)
         self._levels = [(form, _group_by_form(listed, form)) for form in (str, normalize_name, _lower)]
+        self.other_case: dict[str, str] = {}
 
-    def find(self, written: str) -> NameMatch | None:
-        """Look up a name, with or without folders; None if it is unknown or ambiguous."""
-        for form, names in self._levels:
-            for name in (written, PureWindowsPath(written).name):  # the latter takes slashes of both kinds
-                values = names.get(form(name), set())
-                if len(values) == 1:
-                    return NameMatch(next(iter(values)), form is _lower)
+    def find(self, *spellings: str) -> str | None:
+        """Look up spellings of a name, with or without folders, until one is known and unambiguous."""
+        for written in spellings:
+            for form, names in self._levels:
+                for name in (written, PureWindowsPath(written).name):  # the latter takes slashes of both kinds
+                    values = names.get(form(name), set())
+                    if len(values) == 1:
+                        (value,) = values
+                        if form is _lower:
+                            self.other_case[spellings[0]] = value
+                        return value
         return None
 
 

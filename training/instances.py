@@ -25,9 +25,7 @@ class Row(NamedTuple):
     """One segment of a file.
 
     Attributes:
-        video: as written, or the video's id.
-        start_s, end_s: NaN if they are not numbers.
-        label: as written, or the action's id; None for an entry that only lists a video, which may have no actions.
+        video, label: as written, or ids. A label of None only lists a video, which may have no actions.
         score: 1 for ground truth.
         place: of the segment in the file, for messages.
         on_player: whether times are on the player's clock instead of relative to the first frame.

@@ -85,13 +85,9 @@ def write_keypoints(
 ) -> None:
     """Find keypoints in all videos and write a data set without frames: sidecars, records and mmad.json.
 
-    Args:
-        finder: finds the keypoints.
-        dataset: videos with frames. Sidecars, if there are any, determine which actions are visible in a crop.
-        recipe: its augmentation, seed and input.
-        out: the folder, created if necessary.
-        copies: augmented copies of each video, as subset `train`; 0 for one copy without augmentation, as subset `val`.
-        on_progress: called with the number of finished copies and of all copies.
+    Sidecars of the videos, if there are any, determine which actions are visible in a crop. `copies` is the number of
+    augmented copies of each video, as subset `train`; 0 for one copy without augmentation, as subset `val`.
+    `on_progress` gets the numbers of finished and of all copies.
 
     Raises:
         DatasetError: the folder was written with another finder, recipe or data set, or the keypoints have no names.

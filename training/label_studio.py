@@ -31,12 +31,10 @@ class Task(NamedTuple):
     """Annotations of one video.
 
     Attributes:
-        place: name of the task in messages.
         videos: possible names of the video without folders, most likely first.
         regions: of the latest annotation.
         frame_s: duration of a frame; times are multiples of it.
         duration_s, start_offset_s: as mmad's export writes them into the task; NaN and 0 in other tasks.
-        notices: messages about ignored data.
     """
 
     place: str

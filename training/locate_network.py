@@ -105,9 +105,7 @@ def train(
 def locator_loss(logits: Tensor, boxes: Tensor, truth: Tensor) -> Tensor:
     """Return the penalty-reduced focal loss of scores (CenterNet, equation 1) plus the GIoU loss of boxes.
 
-    Args:
-        logits, boxes: of the network.
-        truth: (B, people, 4) fractions of the input; NaN for absent people.
+    `truth` is (B, people, 4) in fractions of the input; NaN for absent people.
     """
     target, target_boxes = make_targets(truth)
     scores = logits.sigmoid().clamp(1e-4, 1 - 1e-4)
@@ -121,10 +119,8 @@ def locator_loss(logits: Tensor, boxes: Tensor, truth: Tensor) -> Tensor:
 
 
 def make_targets(truth: Tensor) -> tuple[Tensor, Tensor]:
-    """Return targets for boxes (B, people, 4).
-
-    Returns:
-        Scores (B, CELLS, CELLS), 1 in the cell of a centre; and the nearest box of each cell (B, CELLS, CELLS, 4).
+    """Return targets for boxes (B, people, 4): scores (B, CELLS, CELLS), 1 at a centre, and the nearest box of each
+    cell.
     """
     middles = (truth[..., :2] + truth[..., 2:]) / 2 * CELLS  # (B, people, 2)
     sigma = ((truth[..., 2:] - truth[..., :2]) * _SIGMA * CELLS).clamp(min=0.5)

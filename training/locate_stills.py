@@ -35,12 +35,10 @@ class Still:
 
 @dataclass(frozen=True)
 class Stills:
-    """Stills as arrays, each centred in a black square.
+    """Stills as arrays, each centred in a black square, pictures (n, LONGEST, LONGEST, 3).
 
-    Attributes:
-        pictures: (n, LONGEST, LONGEST, 3) uint8.
-        places: (n, 4) position of each image in its square: left, top, right, bottom in pixels.
-        boxes: (n, MAX_PEOPLE, 4) of people, in pixels of the square; NaN for absent people.
+    `places` (n, 4) are the corners of each image in its square, `boxes` (n, MAX_PEOPLE, 4) those of people, NaN for
+    absent ones; in pixels: left, top, right, bottom.
     """
 
     pictures: Array
@@ -93,12 +91,9 @@ def stack_stills(stills: Iterable[Still]) -> Stills:
 
 
 def make_stills(seed: int, number: int, people: int | None = None, anatomy: Anatomy | None = None) -> Iterator[Still]:
-    """Render stills of one video, each with its own room, camera and image effects.
+    """Render stills of one video of a seed, each with its own room, camera and image effects.
 
-    Args:
-        seed, number: of the video; they determine the stills.
-        people: number of people in each still; random if None.
-        anatomy: the body cache.
+    `people` is the number of people in each still; random if None.
     """
     anatomy = anatomy or load_anatomy()
     rng = generator(seed, number, _STILLS)

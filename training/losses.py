@@ -137,13 +137,7 @@ class DetectionLoss(nn.Module):
         self.register_buffer("positions", grid.positions[:, None], persistent=False)
 
     def forward(self, points: Points, valid: Tensor, targets: Targets) -> Losses:
-        """Compute the losses of a batch.
-
-        Args:
-            points: output of the network, (B, points, ...).
-            valid: (B, points) bool, True for points on a frame of the video.
-            targets: classes (B, points, actions) and offsets (B, points, 2).
-        """
+        """Compute the losses of a batch of points; `valid` (B, points) is True for points on a frame of the video."""
         positive = (targets.classes.sum(dim=-1) > 0) & valid
         count = max(int(positive.sum()), 1)
         if self.training:

@@ -46,7 +46,6 @@ class ReadContext:
 
     Attributes:
         files: the existing videos, by name without ending.
-        taxonomy: the labels.
         tiers: names of the tiers of .eaf files to read; all if empty.
         faults: invalid annotations.
         notices: messages about corrected and ignored data, as an ordered set.
@@ -64,10 +63,10 @@ class ReadContext:
 
     def find(self, written: str) -> str | None:
         """Look up a video, with or without its ending; return its key in `files`, or None if there is none."""
-        match = self._names.find(written)
-        if match is not None and match.case_differs:
-            self.notices[f"{written!r} is taken for {self.files[match.name].name}"] = None
-        return match and match.name
+        name = self._names.find(written)
+        if written in self._names.other_case:
+            self.notices[f"{written!r} is taken for {self.files[self._names.other_case[written]].name}"] = None
+        return name
 
 
 def read_raw_annotations(path: Path, context: ReadContext) -> Iterator[Row]:
@@ -176,12 +175,9 @@ def _read_label_studio(path: Path, document: list[object], context: ReadContext)
 
 def _find_video(task: Task, context: ReadContext) -> str:
     """Return the video of a task, by one of its names or by its name after an upload to Label Studio."""
-    for name in task.videos:
-        if match := context.find(name):
-            return match
     uploads = NameIndex((uploaded_name(path.name), name) for name, path in context.files.items())
-    uploaded = next((one for name in task.videos if (one := uploads.find(name))), None)
-    return uploaded.name if uploaded else task.videos[0]
+    known = next((match for name in task.videos if (match := context.find(name))), None)
+    return known or uploads.find(*task.videos) or task.videos[0]
 
 
 def _read_table_rows(path: Path, table: Table, context: ReadContext) -> Iterator[Row]:

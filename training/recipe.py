@@ -46,15 +46,15 @@ class DataConfig(Section):
 
 
 class AugmentConfig(Section):
-    """Random augmentation of windows; ranges are (minimum, maximum).
+    """Random augmentation of windows; ranges are (minimum, maximum), single numbers probabilities.
 
     Attributes:
         scale: side of the crop, relative to the frame.
-        flip: probability of mirroring (no class distinguishes left and right).
+        flip: mirror (no class distinguishes left and right).
         speed: frames of the video per frame of the window.
-        truncate: probability of using a random part of the video, of at least half its length.
-        freeze: probability of repeating the last frame, as in the padding of short clips.
-        close: probability of a close-up, from head and shoulders to head and knees, of videos with keypoints.
+        truncate: use a random part of the video, of at least half its length.
+        freeze: repeat the last frame, as in the padding of short clips.
+        close: show a close-up, from head and shoulders to head and knees, of videos with keypoints.
         colour: change colours, sharpness and noise.
     """
 

@@ -27,9 +27,7 @@ class TrainingError(Exception):
 class Run:
     """Recipe, data and output folder of a training run.
 
-    Attributes:
-        keypoints: number of keypoints in the sidecars, 0 if there are none.
-        held_out: videos for the validation in stages with validate_every.
+    `keypoints` is their number in the sidecars, 0 if there are none; `held_out` is for stages with validate_every.
     """
 
     recipe: Recipe

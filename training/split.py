@@ -67,7 +67,7 @@ def split_by_list(samples: Sequence[Sample], listed: Path) -> tuple[list[Sample]
                 raise SplitError(
                     f"{listed}: line {number}: {name!r} is no annotated video; the first is {samples[0].name!r}"
                 )
-            held.add(match.name)
+            held.add(match)
     if not 0 < len(held) < len(samples):
         raise SplitError(
             f"{listed} holds out {len(held)} of {len(samples)} annotated videos: one at least must be on either side"

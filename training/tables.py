@@ -1,8 +1,6 @@
 """Read annotation and prediction files. Writers are in service.exports.
 
-Annotations: the data set's CSV and JSON, ActivityNet JSON, Label Studio's JSON. Predictions: the challenge's CSV or
-zip, ActivityNet JSON, mmad results. Invalid rows are reported with file and line; they are skipped, or raised as an
-error if `strict`.
+Invalid rows are reported with file and line; they are skipped, or raised as an error if `strict`.
 """
 
 import csv
@@ -143,22 +141,17 @@ class _VideoIndex:
         self._known = known
         self._names = NameIndex((name, video) for video in known for name in (video, strip_video_ending(video)))
         self._cache: dict[str, str | None] = {}
-        self._case_mismatches: dict[str, str] = {}
 
     def find(self, written: str) -> str | None:
         if written in self._known:
             return written
         if written not in self._cache:
-            names = (self._names.find(name) for name in (written, strip_video_ending(written)))
-            name = next((name for name in names if name), None)
-            self._cache[written] = name and name.name
-            if name and name.case_differs:
-                self._case_mismatches[written] = name.name
+            self._cache[written] = self._names.find(written, strip_video_ending(written))
         return self._cache[written]
 
     def notices(self, path: Path) -> list[str]:
         """Return messages about unknown videos, and about names that differ in case."""
-        notices = [f"{path}: {written!r} is taken for {name!r}" for written, name in self._case_mismatches.items()]
+        notices = [f"{path}: {written!r} is taken for {name!r}" for written, name in self._names.other_case.items()]
         if unknown := [written for written, video in self._cache.items() if video is None]:
             shown = ", ".join(map(repr, unknown[:3])) + ", ..." * (len(unknown) > 3)
             example = f"; there is {next(iter(self._known))!r}" if self._known else ""

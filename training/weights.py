@@ -64,13 +64,9 @@ class WeightsError(Exception):
 
 @dataclass(frozen=True)
 class Imported:
-    """Imported weights of a file.
+    """Imported weights of a file, by our names; `detector` has those of projection, neck and head, if there are any.
 
-    Attributes:
-        backbone: weights of backbone and adapters, by our names.
-        detector: of projection, neck and head; empty if the file has only a backbone.
-        unmatched: source names that were not translated.
-        hints: settings of the file's configuration: heads, norm_eps, image_size.
+    `unmatched` are source names that were not translated, `hints` settings of the file's configuration.
     """
 
     backbone: dict[str, Tensor]

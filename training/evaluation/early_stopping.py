@@ -1,8 +1,7 @@
 """Early stopping: the detection loss on held-out videos, and the weights with the lowest loss.
 
-The criterion is the loss and not mAP, because ten held-out videos have only one or two instances of most actions: their
-average precision is close to 0 or 1, and mAP changes abruptly with single detections. The loss is a mean over all
-points of all videos. It takes one forward pass and no post-processing.
+The criterion is not mAP, because ten held-out videos have only one or two instances of most actions: mAP changes
+abruptly with single detections. The loss is a mean over all points of all videos, and takes one forward pass.
 """
 
 import math

@@ -40,8 +40,7 @@ class Analysis(NamedTuple):
     """Result of the error analysis.
 
     Attributes:
-        false_positives: shares of each kind in the best 1G to 10G predictions of each class, where G is the number of
-            ground truth instances of the class.
+        false_positives: shares of each kind in the best 1G to 10G predictions of each class, for G ground truths.
         gains: increase of `average_from_half` if all predictions of one kind are removed.
         false_negatives: by coverage of the video, by length in seconds, by number of instances in the video.
         average, average_from_half: mean mAP over tIoU 0.1 to 0.9, and 0.5 to 0.9.

@@ -1,8 +1,8 @@
 """Frozen frame test: measure how much of a class score is due to motion and not to a static image.
 
-Each clip is run as the service runs it. Every window is run as it is, and again with one of its frames repeated from
-start to end, for several of its frames. The gain of a class is its highest score on the clip minus its highest score
-on a frozen frame. A class that is predicted from posture, appearance or background has a gain near 0.
+Every window of a clip is run as it is, and again with one of its frames repeated from start to end, for several of its
+frames. The gain of a class is its highest score on the clip minus its highest score on a frozen frame: near 0 if the
+class is predicted from posture, appearance or background.
 """
 
 from collections.abc import Sequence

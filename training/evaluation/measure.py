@@ -72,10 +72,8 @@ class Prior(NamedTuple):
 class Measurement:
     """Metrics of one bundle on one folder of videos.
 
-    Attributes:
-        baselines: mAP of each baseline, by name.
-        prior: source of the class frequencies of the baselines.
-        calibration_error, shown_error: expected calibration error of all proposals, and of those displayed by default.
+    `baselines` has mAP by name, `prior` says where their class frequencies are from. `shown_error` is the expected
+    calibration error of the proposals that are displayed by default, `calibration_error` of all.
     """
 
     truth: Instances
@@ -129,12 +127,8 @@ def measure(
 ) -> Measurement:
     """Run a bundle on videos and evaluate its predictions and those of the baselines.
 
-    Args:
-        bundle, engine: the bundle, and the engine that runs its network.
-        samples: the videos.
-        prior: class frequencies for the baselines; if None, those of the videos, which favours the baselines.
-        on_progress: called with the number of finished videos and of all videos.
-        untrained: also run the same network with random weights, as a baseline.
+    `prior` has class frequencies for the baselines; if None, those of the videos, which favours the baselines.
+    `untrained` adds the same network with random weights. `on_progress` gets the numbers of finished and of all runs.
 
     Raises:
         MeasureError: the service would reject one of the videos.

@@ -1,11 +1,10 @@
 """Metrics of temporal action detection, by OpenTAD's conventions.
 
-Mean average precision at a tIoU threshold: the predictions of an action in all videos are sorted by score (stable, so
-that equal scores keep their order). Each is matched to the unmatched ground truth of its video with the highest tIoU,
-if that reaches the threshold. Average precision is the area under the interpolated precision-recall curve; its mean is
-taken over the actions that occur in the ground truth. Ground truth instances of one action whose boundaries agree
-within a millisecond count once. At body level every true and predicted segment is mapped to its body part; no
-predictions are merged.
+Mean average precision at a tIoU threshold: the predictions of an action in all videos are sorted by score (stable).
+Each is matched to the unmatched ground truth of its video with the highest tIoU, if that reaches the threshold. Average
+precision is the area under the interpolated precision-recall curve; its mean is taken over the actions that occur in
+the ground truth. Ground truth of one action whose boundaries agree within a millisecond counts once. At body level
+every segment is mapped to its body part; no predictions are merged.
 """
 
 from collections.abc import Iterator
@@ -166,8 +165,7 @@ def average_recall(truth: Instances, predictions: Instances, classes: int) -> tu
 def frame_precision(truth: Instances, predictions: Instances, classes: int) -> Doubles:
     """Return the average precision of frames at FRAMES_PER_S, (classes,); a frame has the score of its best segment.
 
-    Runs of frames are counted instead of single frames, so that time and memory do not grow with the durations, which
-    may be placeholders.
+    Runs of frames are counted, so that time and memory do not grow with the durations, which may be placeholders.
     """
     # If the duration is unknown, the video ends with its last ground truth segment.
     ends = np.zeros(len(truth.videos))

@@ -25,13 +25,10 @@ class Statistics(NamedTuple):
     """Statistics of one subset. Times are in seconds, classes in the order of their ids.
 
     Attributes:
-        class_count, body_count: number of instances of each action and body part.
-        class_duration: durations of the instances of each action.
         instances_per_video: number of videos with 0, 1, 2 ... instances.
         concurrent_time: fraction of the time with 0, 1, 2 ... simultaneous actions.
         overlap_count: (classes, classes) pairs of instances that overlap in time; a pair of one class counts once.
-        overlapping: fraction of instances that overlap another.
-        starting: fraction of instances that start with the video.
+        overlapping, starting: fractions of instances that overlap another, and that start with the video.
     """
 
     videos: int
