@@ -73,8 +73,7 @@ def make_dataset(samples: Sequence[Sample], actions: int, class_balance_exponent
 def find_videos(folder: Path) -> dict[str, Path]:
     """Find videos recursively; return their paths by stem in normalised Unicode.
 
-    Raises:
-        AnnotationError: there is no video, or two have the same name.
+    Raises AnnotationError if there is no video, or two have the same name.
     """
     videos: dict[str, Path] = {}
     for path in find_files(folder, VIDEO_ENDINGS):

@@ -62,9 +62,7 @@ def _free_mb() -> int | None:
 def explain_worker_errors() -> Iterator[None]:
     """Convert errors of DataLoader workers, which PyTorch reports as tracebacks, to messages with a remedy.
 
-    Raises:
-        TrainingError: a worker was killed.
-        DatasetError, DetectorError: a video cannot be read.
+    Raises TrainingError if a worker was killed, and DatasetError or DetectorError if a video cannot be read.
     """
     try:
         yield

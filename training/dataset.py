@@ -137,8 +137,7 @@ def load_dataset(
 ) -> VideoDataset:
     """Load the videos of a subset from all folders; PATH*WEIGHT multiplies the sampling weight of a folder.
 
-    Raises:
-        DatasetError: a folder lacks annotations or videos.
+    Raises DatasetError if a folder lacks annotations or videos.
     """
     samples: list[Sample] = []
     weights: list[Doubles] = []
@@ -209,10 +208,7 @@ def read_frames(sample: Sample, config: InputConfig, margin: float, cache: Path 
     """Read all frames of a video at the network's frame rate, (frames, height, width, 3) uint8.
 
     Videos are centre-cropped and scaled as in the detector, but `margin` times larger; stored frames are not resized.
-    With a cache folder, each video is decoded once.
-
-    Raises:
-        DatasetError: the file cannot be read.
+    With a cache folder, each video is decoded once. Raises DatasetError if the file cannot be read.
     """
     if sample.path.suffix == ".npz":
         return _read_npz(sample, config.fps)

@@ -59,8 +59,7 @@ class Elan:
 def read_eaf(path: Path, tiers: Sequence[str] = ()) -> Elan:
     """Read these tiers of an .eaf file; all if none are named.
 
-    Raises:
-        ElanError: the file cannot be read, lacks one of the tiers, or has annotations without times.
+    Raises ElanError if the file cannot be read, lacks one of the tiers, or has annotations without times.
     """
     eaf = _parse(path)
     missing = [name for name in tiers if name not in eaf.tiers]

@@ -75,8 +75,7 @@ def strip_video_ending(name: str) -> str:
 def decode(content: bytes) -> str:
     """Decode UTF-8, UTF-16 with a byte order mark, or Windows-1252, which older spreadsheet programs write.
 
-    Raises:
-        UnicodeDecodeError: the content is binary.
+    Raises UnicodeDecodeError if the content is binary.
     """
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         return content.decode("utf-16")

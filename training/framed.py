@@ -28,9 +28,7 @@ def crop_to_person(
     """Crop videos around the person and store their frames in a folder, whose existing files are reused.
 
     The recipe determines the frames' size. Without a locator in the bundle `start`, videos are returned unchanged.
-
-    Raises:
-        DatasetError: a video cannot be read.
+    Raises DatasetError if a video cannot be read.
     """
     config, locator = start.manifest.locator, load_locator(start)
     if config is None or locator is None:

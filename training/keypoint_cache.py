@@ -87,10 +87,8 @@ def write_keypoints(
 
     Sidecars of the videos, if there are any, determine which actions are visible in a crop. `copies` is the number of
     augmented copies of each video, as subset `train`; 0 for one copy without augmentation, as subset `val`.
-    `on_progress` gets the numbers of finished and of all copies.
-
-    Raises:
-        DatasetError: the folder was written with another finder, recipe or data set, or the keypoints have no names.
+    `on_progress` gets the numbers of finished and of all copies. Raises DatasetError if the folder was written with
+    another finder, recipe or data set, or the keypoints have no names.
     """
     fingerprint = compute_fingerprint(finder, dataset, recipe, copies)
     fingerprint_file = out / "found.json"

@@ -36,11 +36,7 @@ _BATCH_FRAMES = 32  # larger batches are slower on a CPU
 
 
 class Finder:
-    """Finds keypoints in frames with a bundle's backbone.
-
-    Raises:
-        ValueError: the backbone finds no keypoints.
-    """
+    """Finds keypoints in frames with a bundle's backbone. Raises ValueError if the backbone finds no keypoints."""
 
     def __init__(self, folder: Path) -> None:
         self.bundle = Bundle.load(folder)

@@ -57,10 +57,8 @@ def read_tasks(document: list[Any]) -> tuple[list[Task], int]:
     """Return the annotated tasks, and the number of tasks without annotations. Predictions are ignored.
 
     Of several annotations of a task the latest that was not cancelled is read, of several tasks with one video the
-    last. Frame n lasts from (n - 1) / fps to n / fps, as in Label Studio's player.
-
-    Raises:
-        LabelStudioError: there are no annotations, or a task lacks its frame rate or its video.
+    last. Frame n lasts from (n - 1) / fps to n / fps, as in Label Studio's player. Raises LabelStudioError if there are
+    no annotations, or a task lacks its frame rate or its video.
     """
     tasks = _merge_by_id(
         [_from_json_min(one) if "data" not in one else one for one in document if isinstance(one, dict)]

@@ -72,8 +72,7 @@ class ReadContext:
 def read_raw_annotations(path: Path, context: ReadContext) -> Iterator[Row]:
     """Yield the annotations of a file; invalid ones are appended to `context.faults`.
 
-    Raises:
-        AnnotationError: the file as a whole cannot be read.
+    Raises AnnotationError if the file as a whole cannot be read.
     """
     kind = path.suffix.lower()
     if kind not in ANNOTATION_ENDINGS:

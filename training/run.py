@@ -45,9 +45,8 @@ class Run:
 def make_manifest(recipe: Recipe, taxonomy: Taxonomy, data: str) -> Manifest:
     """Return the manifest of the bundle that a recipe trains.
 
-    Raises:
-        TrainingError: pretrained weights cannot be read, or the start bundle has other labels.
-        BundleError: the start bundle does not match its hashes.
+    Raises TrainingError if pretrained weights cannot be read, or the start bundle has other labels, and BundleError if
+    the start bundle does not match its hashes.
     """
     if recipe.start is not None:
         start = Bundle.load(recipe.start)

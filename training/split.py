@@ -23,10 +23,8 @@ def split(samples: Sequence[Sample], share: float, seed: int) -> tuple[list[Samp
     the most actions with too few held-out videos, and the fewest with enough, weighted by rarity. Ties are broken at
     random.
 
-    Returns training videos and `share` of the videos (at least one) to hold out, each in the given order.
-
-    Raises:
-        SplitError: there are fewer than two videos.
+    Returns training videos and `share` of the videos (at least one) to hold out, each in the given order. Raises
+    SplitError if there are fewer than two videos.
     """
     if len(samples) < 2:
         raise SplitError(f"{len(samples)} annotated video: at least two are needed, one to train on, one held out")
@@ -56,8 +54,7 @@ def split(samples: Sequence[Sample], share: float, seed: int) -> tuple[list[Samp
 def split_by_list(samples: Sequence[Sample], listed: Path) -> tuple[list[Sample], list[Sample]]:
     """Hold out the videos that are listed in a file, one name per line, with or without ending.
 
-    Raises:
-        SplitError: a listed video is not annotated, or one side is empty.
+    Raises SplitError if a listed video is not annotated, or one side is empty.
     """
     known = NameIndex((name, sample.name) for sample in samples for name in (sample.name, sample.path.name))
     held: set[str] = set()

@@ -16,8 +16,7 @@ from training.recipe import LOCATOR_FILE, Recipe
 def start_network(network: Network, folder: Path) -> None:
     """Load a bundle's weights into a network, as float32.
 
-    Raises:
-        BundleError: the weights belong to another architecture.
+    Raises BundleError if the weights belong to another architecture.
     """
     try:
         network.load_state_dict(_load_float32(folder))
@@ -30,8 +29,7 @@ def start_network(network: Network, folder: Path) -> None:
 def start_finder(network: Network, folder: Path) -> None:
     """Load only the pose estimator of a bundle.
 
-    Raises:
-        BundleError: the bundle is invalid, or has no pose estimator or one of another architecture.
+    Raises BundleError if the bundle is invalid, or has no pose estimator or one of another architecture.
     """
     Bundle.load(folder)
     prefix = "backbone.finder."

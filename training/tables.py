@@ -87,10 +87,8 @@ def read_annotations(
 def read_predictions(path: Path, taxonomy: Taxonomy, videos: dict[str, float], *, strict: bool = False) -> ReadResult:
     """Read predictions from the challenge's CSV or zip, ActivityNet JSON, or mmad results (one document or a list).
 
-    `videos` has the durations of the annotated videos by id; for the other arguments see read_annotations.
-
-    Raises:
-        TableError: the file cannot be read, or has invalid rows and `strict` is set.
+    `videos` has the durations of the annotated videos by id; for the other arguments see read_annotations. Raises
+    TableError if the file cannot be read, or has invalid rows and `strict` is set.
     """
     faults: list[Fault] = []
     if path.suffix.lower() == ".json":
@@ -315,11 +313,7 @@ def _read_text(path: Path) -> str:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file.
-
-    Raises:
-        TableError: the file cannot be read or is no JSON.
-    """
+    """Read a JSON file. Raises TableError if the file cannot be read or is no JSON."""
     try:
         return json.loads(_read_text(path))
     except ValueError as error:

@@ -59,11 +59,8 @@ def train(
     """Train all stages and return the network.
 
     `resume` continues from the checkpoint in the run's folder. `accelerator` and `devices` are Lightning Fabric's;
-    under torchrun every process calls this function.
-
-    Raises:
-        TrainingError: a loss is not finite, the checkpoint or the teacher does not match the run, the first stage
-            freezes untrained weights, or a worker process was killed.
+    under torchrun every process calls this function. Raises TrainingError if a loss is not finite, the checkpoint or
+    the teacher does not match the run, the first stage freezes untrained weights, or a worker process was killed.
     """
     # Each objective leaves some outputs unused.
     strategy = "auto" if devices == 1 else "ddp_find_unused_parameters_true"
@@ -91,11 +88,7 @@ def train(
 
 
 def find_checkpoint(out: Path) -> Path:
-    """Return the checkpoint of a run.
-
-    Raises:
-        TrainingError: there is none.
-    """
+    """Return the checkpoint of a run. Raises TrainingError if there is none."""
     path = out / CHECKPOINT
     if not path.exists():
         raise TrainingError(f"{out} has no {CHECKPOINT} to go on from: start without --resume")
@@ -333,8 +326,7 @@ class _Loop:
     def resume(self) -> None:
         """Load the checkpoint in the run's folder.
 
-        Raises:
-            TrainingError: there is none, or it is of another recipe or other videos.
+        Raises TrainingError if there is none, or it is of another recipe or other videos.
         """
         path = find_checkpoint(self.out)
         if not self._is_same_recipe():

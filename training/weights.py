@@ -83,8 +83,7 @@ class Imported:
 def read_weights(source: Path) -> Imported:
     """Read a Hugging Face folder, a .pth or a .safetensors file.
 
-    Raises:
-        WeightsError: the source has no VideoMAE backbone.
+    Raises WeightsError if the source has no VideoMAE backbone.
     """
     tensors, hints = _read_folder(source) if source.is_dir() else (_read_file(source), {})
     backbone: dict[str, Tensor] = {}
@@ -112,9 +111,7 @@ def read_weights(source: Path) -> Imported:
 def read_settings(path: Path) -> dict[str, Any]:
     """Read parts of a manifest from a JSON file.
 
-    Raises:
-        TableError: the file cannot be read.
-        WeightsError: it is not a JSON object.
+    Raises TableError if the file cannot be read, and WeightsError if it is not a JSON object.
     """
     settings = read_json(path)
     if not isinstance(settings, dict):
@@ -186,10 +183,8 @@ def head_config(imported: Imported) -> HeadConfig:
 def detector_manifest(imported: Imported, taxonomy: Taxonomy, settings: Mapping[str, Any]) -> Manifest:
     """Make a manifest for a whole detector: shapes from the weights, the rest from parts of a manifest or defaults.
 
-    The taxonomy is in the order of the detector's classes.
-
-    Raises:
-        WeightsError: the number of classes or the settings do not match.
+    The taxonomy is in the order of the detector's classes. Raises WeightsError if the number of classes or the settings
+    do not match.
     """
     head = head_config(imported)
     actions = imported.detector["rpn_head.cls_head.weight"].shape[0]
@@ -219,11 +214,7 @@ def detector_manifest(imported: Imported, taxonomy: Taxonomy, settings: Mapping[
 
 
 def import_detector(imported: Imported, manifest: Manifest, out: Path) -> None:
-    """Write a checkpoint for `mmad export`.
-
-    Raises:
-        WeightsError: weights are missing or have other shapes.
-    """
+    """Write a checkpoint for `mmad export`. Raises WeightsError if weights are missing or have other shapes."""
     network = Network(manifest)
     weights = {f"backbone.{name}": tensor for name, tensor in imported.backbone.items()}
     weights |= {f"detector.{name}": tensor for name, tensor in imported.detector.items()}
@@ -232,11 +223,7 @@ def import_detector(imported: Imported, manifest: Manifest, out: Path) -> None:
 
 
 def import_backbone(imported: Imported, config: BackboneConfig, out: Path) -> None:
-    """Write a backbone for training.
-
-    Raises:
-        WeightsError: weights are missing or have other shapes.
-    """
+    """Write a backbone for training. Raises WeightsError if weights are missing or have other shapes."""
     patch = config.patch_size * config.position_grid
     backbone = Backbone(config, adapter_config(imported), 8 * config.tubelet_size, patch, patch)
     _load(backbone, imported.backbone)
@@ -249,11 +236,7 @@ def save_backbone(weights: dict[str, Tensor], config: BackboneConfig | PoseConfi
 
 
 def load_backbone(path: Path) -> tuple[BackboneConfig | PoseConfig, dict[str, Tensor]]:
-    """Read a file of save_backbone.
-
-    Raises:
-        WeightsError: the file has no backbone configuration.
-    """
+    """Read a file of save_backbone. Raises WeightsError if the file has no backbone configuration."""
     with safe_open(path, "pt") as file:
         header = (file.metadata() or {}).get(_HEADER)
     if header is None:
@@ -264,8 +247,7 @@ def load_backbone(path: Path) -> tuple[BackboneConfig | PoseConfig, dict[str, Te
 def start_backbone(backbone: Backbone | PoseBackbone, path: Path) -> None:
     """Load a file of save_backbone. Adapters that are missing from the file start as the identity.
 
-    Raises:
-        WeightsError: the file holds a backbone of another architecture.
+    Raises WeightsError if the file holds a backbone of another architecture.
     """
     config, weights = load_backbone(path)
     file_config, module_config = config.model_dump(), backbone.config.model_dump()

@@ -98,10 +98,8 @@ def run_frozen_frame_test(
     """Rank the true class of a clip of one action among all classes, by score and by gain over frozen frames.
 
     By default the label is parsed from the file name, such as A2_turning_around.mp4. `stills` is the number of frozen
-    frames of each window.
-
-    Raises:
-        FrozenFrameTestError: the clip cannot be read, or its name does not begin with the code of a class.
+    frames of each window. Raises FrozenFrameTestError if the clip cannot be read, or its name does not begin with the
+    code of a class.
     """
     taxonomy = bundle.manifest.taxonomy
     truth = parse_action(clip, taxonomy) if label is None else label

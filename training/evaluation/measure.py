@@ -95,9 +95,8 @@ class Measurement:
 def load_samples(folder: Path, taxonomy: Taxonomy, subset: str, limit: int | None) -> list[Sample]:
     """Load the videos of a subset, or `limit` of them at equal intervals.
 
-    Raises:
-        DatasetError: the folder lacks annotations or videos.
-        MeasureError: the folder holds frames instead of videos, or no annotations.
+    Raises DatasetError if the folder lacks annotations or videos, and MeasureError if the folder holds frames instead
+    of videos, or no annotations.
     """
     samples = load_dataset([folder], taxonomy, subset, 0.0).samples
     if samples[0].path.suffix == ".npz":
@@ -129,9 +128,7 @@ def measure(
 
     `prior` has class frequencies for the baselines; if None, those of the videos, which favours the baselines.
     `untrained` adds the same network with random weights. `on_progress` gets the numbers of finished and of all runs.
-
-    Raises:
-        MeasureError: the service would reject one of the videos.
+    Raises MeasureError if the service would reject one of the videos.
     """
     rounds = 2 if untrained else 1
     results, speed = _run(bundle, engine, samples, lambda done: on_progress(done, rounds * len(samples)))

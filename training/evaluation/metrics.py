@@ -56,8 +56,7 @@ class LevelReport:
 def evaluate(truth: Instances, predictions: Instances, classes: int) -> LevelReport:
     """Compute all metrics of one level; videos without instances count too, predictions are not thresholded.
 
-    Raises:
-        ValueError: the two sides list different videos.
+    Raises ValueError if the two sides list different videos.
     """
     if truth.videos != predictions.videos:
         raise ValueError("ground truth and predictions list different videos")
