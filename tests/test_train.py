@@ -21,10 +21,9 @@ from model.bundle import Bundle, Thresholds
 from model.network import Network
 from training.augment import make_example
 from training.dataset import DatasetError, Keypoints, VideoDataset, load_dataset, read_frames
-from training.distillation import Teacher, _resize, feature_distance
 from training.evaluation.validation import choose_thresholds
 from training.instances import Instances
-from training.objectives import TrainingModule, collate
+from training.objectives import Teacher, TrainingModule, _resize, collate, feature_distance
 from training.people.film import Recipe as People
 from training.people.options import Mix, Storage
 from training.people.studio import DatasetSpec, produce

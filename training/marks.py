@@ -9,11 +9,10 @@ from typing import NamedTuple
 
 from model.taxonomy import Taxonomy
 from training.elan import Annotation, ElanError, read_eaf
-from training.files import NameIndex, decode
+from training.files import NameIndex, Table, decode, read_table
 from training.instances import Fault, Row, parse_float
 from training.label_studio import LabelStudioError, Task, read_tasks, uploaded_name
 from training.label_studio import is_export as is_label_studio
-from training.sheets import Table, read_table
 from training.tables import TableError, make_label_lookup, read_annotations, read_json
 
 ANNOTATION_ENDINGS = (".eaf", ".csv", ".tsv", ".json")

@@ -1,20 +1,25 @@
-"""Objectives of training stages: detection losses of points, or dense losses of actions and keypoints per step."""
+"""Objectives of training stages: losses of points, of keypoints, and dense losses of actions and features per step."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.bundle import Manifest
+from model.bundle import Bundle, InputConfig, Manifest
 from model.network import Network
 from training.augment import Example
-from training.distillation import Teacher, feature_distance
 from training.keypoint_noise import add_keypoint_noise, features_from_keypoints, get_keypoint_reader, keypoint_loss
 from training.losses import DetectionLoss, Targets, assign, make_grid, make_point_mask
 from training.recipe import StageConfig
+from training.run import TrainingError
+from training.start import start_network
 
+# Input settings that teacher and student must share, so that their steps coincide. Images are resized for the teacher;
+# a pose backbone has no clips.
+_SHARED_INPUT = ("fps", "window_frames", "clip_frames", "mean", "std")
 _POSITIVE_WEIGHT = 3.0  # most actions are absent at most steps
 _MOTION_WEIGHT = 4.0  # factor of keypoint motion about the mean position, relative to the position
 
@@ -78,6 +83,53 @@ def _stack_keypoints(examples: Sequence[Example], window: int) -> Tensor:
         if example.keypoints is not None:
             keypoints[index, : len(example.keypoints)] = torch.from_numpy(example.keypoints).float()
     return keypoints
+
+
+class Teacher:
+    """Frozen network of a bundle. It is not a module, so that it is in no checkpoint and gets no gradients."""
+
+    def __init__(self, folder: Path, student_input: InputConfig) -> None:
+        """Load a bundle; raise TrainingError if its input differs from the student's."""
+        manifest = Bundle.load(folder).manifest
+        clipless = manifest.architecture.backbone.kind == "pose"
+        for name in (name for name in _SHARED_INPUT if not (clipless and name == "clip_frames")):
+            teacher_value, student_value = getattr(manifest.input, name), getattr(student_input, name)
+            if teacher_value != student_value:
+                raise TrainingError(
+                    f"teacher {folder} has input.{name} {teacher_value}, the recipe {student_value}: a teacher must "
+                    f"see the same moments; set input.{name} to {teacher_value}"
+                )
+        self.width = manifest.architecture.backbone.embed_dim
+        self._size = (manifest.input.height, manifest.input.width)
+        self.finds_keypoints = manifest.architecture.finds_keypoints
+        self._network = Network(manifest).eval().requires_grad_(False)
+        start_network(self._network, folder)
+
+    @torch.no_grad()
+    def features(self, clips: Tensor, mask: Tensor, keypoints: Tensor | None = None) -> Tensor:
+        """Return features (B, width, window) of clips, or of keypoints if given; see Network.features."""
+        self._network.to(clips.device)
+        if keypoints is not None:
+            return features_from_keypoints(self._network, keypoints, mask)
+        return self._network.features(_resize(clips, self._size), mask)
+
+
+def _resize(clips: Tensor, size: tuple[int, int]) -> Tensor:
+    if clips.shape[3:5] == size:
+        return clips
+    images = clips.flatten(0, 2).permute(0, 3, 1, 2).float()
+    images = F.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=True)
+    return images.permute(0, 2, 3, 1).reshape(*clips.shape[:3], *size, 3)
+
+
+def feature_distance(predicted: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """Return the mean squared error of features (B, width, window) over the valid steps of the mask (B, window).
+
+    Targets are normalised to mean 0 and variance 1, since their means and scales would dominate the loss.
+    """
+    steps = target.transpose(1, 2)[mask]  # (steps, width)
+    steps = F.batch_norm(steps, None, None, training=True)
+    return F.mse_loss(predicted.transpose(1, 2)[mask], steps)
 
 
 class TrainingModule(nn.Module):

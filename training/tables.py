@@ -13,11 +13,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from model.taxonomy import Action, Body, Taxonomy
-from training.files import NameIndex, decode, is_hidden, strip_video_ending
+from training.files import NameIndex, Table, decode, is_hidden, read_table, strip_video_ending
 from training.instances import Fault, Instances, Row, collect, find_fault, parse_float
 from training.label_studio import LabelStudioError, read_tasks
 from training.label_studio import is_export as is_label_studio
-from training.sheets import Table, read_table
 
 CHALLENGE_COLUMNS = ("video_id", "t_start", "t_end", "class", "score")
 CHALLENGE_MEMBER = "prediction.csv"

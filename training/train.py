@@ -21,10 +21,9 @@ from torch.utils.tensorboard import SummaryWriter
 from model.network import Network
 from model.pose_estimator import KeypointReader
 from training.batches import explain_worker_errors, load_batches
-from training.distillation import Teacher
 from training.evaluation.early_stopping import BestWeights, ValidationLoss
 from training.files import write_aside
-from training.objectives import Batch, TrainingModule
+from training.objectives import Batch, Teacher, TrainingModule
 from training.recipe import Recipe, RecipeError, StageConfig, load_recipe
 from training.run import BACKBONE, CHECKPOINT, HISTORY, RECIPE, Examples, Run, TrainingError
 from training.start import start_finder, start_network
