@@ -38,6 +38,11 @@ class Variant(NamedTuple):
     name: str
     settings: tuple[str, ...]
 
+    @property
+    def slug(self) -> str:
+        """Its name in file names."""
+        return self.name.replace(" ", "-").replace(",", "")
+
 
 VARIANTS = (
     Variant("frozen features", ("stages.1.tuning=head",)),
@@ -57,7 +62,6 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--config", default="ablation")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, nargs=2, help="of both stages, instead of the recipe's")
     parser.add_argument("--teacher", type=Path, help="bundle whose features are distilled during pretraining")
     parser.add_argument("--only", nargs="*", help="names of variants")
     parser.add_argument("--set", dest="overrides", action="append", default=[], help="key=value, for all variants")
@@ -73,20 +77,17 @@ def main() -> None:
 
 def _run(options: Namespace, variant: Variant, seed: int) -> None:
     """Train and measure one variant with one seed; all of them start from one pretrained backbone."""
-    out = _folder(options.out, variant, seed)
+    out = options.out / f"{variant.slug}-{seed}"
     if (out / METRICS).exists():
         return
-    overrides = list(options.overrides)
-    if options.steps:
-        overrides += [f"stages.{stage}.steps={steps}" for stage, steps in enumerate(options.steps)]
     pretrained = options.out / PRETRAINED
     if not (pretrained / BACKBONE).exists():
         distillation = [f"teacher={options.teacher}", "stages.0.distillation=1.0"] if options.teacher else []
-        _train(options, load_recipe(options.config, [*overrides, *distillation, "stages.1.steps=1"]), pretrained)
-    settings = [
-        *overrides, *SKIP_PRETRAINING, *variant.settings, f"seed={seed}", f"backbone={pretrained / BACKBONE}"
-    ]  # fmt: skip
-    recipe = load_recipe(options.config, settings)
+        _train(
+            options, load_recipe(options.config, [*options.overrides, *distillation, "stages.1.steps=1"]), pretrained
+        )
+    start = (f"seed={seed}", f"backbone={pretrained / BACKBONE}")
+    recipe = load_recipe(options.config, [*options.overrides, *SKIP_PRETRAINING, *variant.settings, *start])
     network, step_s = _train(options, recipe, out)
     held_out = load_dataset(options.data, standard_labels(), "val", recipe.data.class_balance_exponent)
     given = recipe.stages[-1].given
@@ -96,8 +97,6 @@ def _run(options: Namespace, variant: Variant, seed: int) -> None:
     result = evaluate_network(network, manifest, held_out, recipe, "cpu", lambda done, count: None, given)
     save_checkpoint(out / "network.safetensors", network, manifest)
     metrics = collect_metrics(result) | {"frame_mAP": float(np.nanmean(result.action.frame_precision))}
-    for body, precision in zip(manifest.taxonomy.bodies, result.body.precision.mean(axis=0), strict=True):
-        metrics[f"AP {body.name}"] = float(precision)
     names = set(set_trainable(network, recipe.stages[-1].tuning))
     parameters = network.backbone.named_parameters(prefix="backbone")
     trained = sum(parameter.numel() for name, parameter in parameters if name in names)
@@ -105,10 +104,6 @@ def _run(options: Namespace, variant: Variant, seed: int) -> None:
     if step_s is not None:
         metrics["step_s"] = step_s
     (out / METRICS).write_text(json.dumps(metrics) + "\n", encoding="utf-8")
-
-
-def _folder(out: Path, variant: Variant, seed: int) -> Path:
-    return out / f"{variant.name.replace(' ', '-').replace(',', '')}-{seed}"
 
 
 def _train(options: Namespace, recipe: Recipe, out: Path) -> tuple[Network, float | None]:
@@ -134,7 +129,7 @@ def make_table(out: Path, variants: Sequence[Variant], seeds: int) -> str:
         "|---|---|---|---|---|---|---|---|",
     ]
     for variant in variants:
-        paths = [_folder(out, variant, seed) / METRICS for seed in range(seeds)]
+        paths = [out / f"{variant.slug}-{seed}" / METRICS for seed in range(seeds)]
         runs = [json.loads(path.read_text("utf-8")) for path in paths if path.exists()]
         if not runs:
             continue

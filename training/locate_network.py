@@ -79,7 +79,7 @@ def _convolution(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
 def train(
     stills: Stills, epochs: int, seed: int, say: Callable[[str], object], batch: int = 32, rate: float = 3e-3
 ) -> LocatorNetwork:
-    """Train a network on stills, with new augmentation in every epoch; `say` is called with a line per epoch."""
+    """Train a network on stills, with new augmentation in every epoch; `say` gets a line per epoch."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     network = LocatorNetwork()
@@ -233,15 +233,9 @@ def save(network: LocatorNetwork, config: LocatorConfig, path: Path) -> None:
         # The exporter warns about its own internals.
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
-            ExportedLocator(network).eval(),
-            (pictures,),
-            dynamo=True,
-            opset_version=OPSET,
-            input_names=["pictures"],
-            output_names=["scores", "boxes"],
-            dynamic_shapes=({0: "pictures"},),
-            verbose=False,
-        )
+            ExportedLocator(network).eval(), (pictures,), dynamo=True, opset_version=OPSET, verbose=False,
+            input_names=["pictures"], output_names=["scores", "boxes"], dynamic_shapes=({0: "pictures"},),
+        )  # fmt: skip
     assert program is not None
     model = strip_metadata(program.model_proto)
     onnx.helper.set_model_props(model, {LOCATOR_HEADER: config.model_dump_json()})

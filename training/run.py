@@ -16,7 +16,7 @@ from training.recipe import Recipe, StageConfig
 from training.start import tuned_manifest
 from training.weights import WeightsError, load_backbone
 
-CHECKPOINT, HISTORY, RECIPE, BACKBONE = ("checkpoint.pt", "history.jsonl", "recipe.yaml", "backbone.safetensors")
+CHECKPOINT, HISTORY, RECIPE, BACKBONE = "checkpoint.pt", "history.jsonl", "recipe.yaml", "backbone.safetensors"
 
 
 class TrainingError(Exception):

@@ -69,13 +69,9 @@ def tuned_manifest(start: Bundle, recipe: Recipe, data: str) -> Manifest:
         synthetic=recipe.synthetic,
         notes="; ".join(part for part in (recipe.notes, _describe_training(before)) if part),
     )
-    settings = {
-        name: getattr(recipe, name)
-        for name in ("name", "version", "licence", "input", "architecture", "postprocessing")
-    }
-    return Manifest(
-        **(dict(before) | settings | {"trained_on": trained, "metrics": None, "locator": None, "files": {}})
-    )
+    names = ("name", "version", "licence", "input", "architecture", "postprocessing")
+    settings = {name: getattr(recipe, name) for name in names}
+    return Manifest(**dict(before) | settings | {"trained_on": trained, "metrics": None, "locator": None, "files": {}})
 
 
 def _describe_training(before: Manifest) -> str:

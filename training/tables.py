@@ -72,14 +72,12 @@ def read_annotations(
         TableError: the file cannot be read, or has invalid rows and `strict` is set.
     """
     faults: list[Fault] = []
-    if path.suffix.lower() == ".json":
-        document = read_json(path)
-        if is_label_studio(document):
-            durations, rows = _read_annotations_label_studio(path, document)
-        else:
-            durations, rows = _read_annotations_json(path, document, subset, faults)
-    else:
+    if path.suffix.lower() != ".json":
         durations, rows = _read_annotations_csv(path, fps, faults)
+    elif is_label_studio(document := read_json(path)):
+        durations, rows = _read_annotations_label_studio(path, document)
+    else:
+        durations, rows = _read_annotations_json(path, document, subset, faults)
     return _validate_rows(path, rows, durations, taxonomy, faults, slack_s=ANNOTATION_SLACK_S, strict=strict)
 
 
@@ -175,8 +173,8 @@ def _read_annotations_csv(
 ) -> tuple[dict[str, float], list[Row]]:
     rows: list[Row] = []
     durations: dict[str, float] = {}
-    table = _read_columns(path, _read_text(path), ("video_id", "start_frame", "end_frame", "class"))
-    for place, record in _iterate_records(path, table, faults):
+    columns = ("video_id", "start_frame", "end_frame", "class")
+    for place, table, record in _iterate_records(path, _read_text(path), columns, faults):
         fps = assumed_fps or table.parse_number(record.get("fps", ""))
         start, end = (
             table.parse_number(record[name]) / fps if fps > 0 else math.nan for name in ("start_frame", "end_frame")
@@ -243,8 +241,7 @@ def _parse_duration(value: object, place: str, faults: list[Fault]) -> float:
 
 
 def _read_predictions_csv(path: Path, text: str, faults: list[Fault]) -> Iterator[Row]:
-    table = _read_columns(path, text, CHALLENGE_COLUMNS)
-    for place, record in _iterate_records(path, table, faults):
+    for place, table, record in _iterate_records(path, text, CHALLENGE_COLUMNS, faults):
         start, end, score = (table.parse_number(record[name]) for name in ("t_start", "t_end", "score"))
         yield Row(record["video_id"], start, end, record["class"], score, place)
 
@@ -285,23 +282,22 @@ def _as_list(value: object) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def _read_columns(path: Path, text: str, columns: tuple[str, ...]) -> Table:
+def _iterate_records(
+    path: Path, text: str, columns: tuple[str, ...], faults: list[Fault]
+) -> Iterator[tuple[str, Table, Mapping[str, str]]]:
+    """Yield the place of each row, the table, and the values of the row."""
     try:
         table = read_table(text)
     except csv.Error as error:
         raise TableError(f"{path} is no table: {error}") from error
     if missing := [name for name in columns if name not in table.columns]:
         raise TableError(f"{path} has no column {', '.join(missing)}; it has {', '.join(table.columns)}")
-    return table
-
-
-def _iterate_records(path: Path, table: Table, faults: list[Fault]) -> Iterator[tuple[str, Mapping[str, str]]]:
     for line in table.rows:
         place = f"{path}: line {line.number}"
         if line.fault:
             faults.append(Fault(place, line.fault))
         else:
-            yield place, line.values
+            yield place, table, line.values
 
 
 def _read_text(path: Path) -> str:

@@ -280,10 +280,12 @@ def _load(module: torch.nn.Module, weights: dict[str, Tensor]) -> None:
         if weights[name].shape != expected[name].shape
     ]
     faults = [
-        *(["missing: " + ", ".join(missing[:5])] if missing else []),
-        *(["without a place: " + ", ".join(unexpected[:5])] if unexpected else []),
-        *(["of another shape: " + "; ".join(wrong[:5])] if wrong else []),
-    ]
+        f"{kind}: {separator.join(listed[:5])}"
+        for kind, separator, listed in (
+            ("missing", ", ", missing), ("without a place", ", ", unexpected), ("of another shape", "; ", wrong)
+        )
+        if listed
+    ]  # fmt: skip
     if faults:
         raise WeightsError("the weights do not fit; " + "; ".join(faults))
     module.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
@@ -346,10 +348,10 @@ def _join_qkv(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     joined = dict(weights)
     for name in [name for name in weights if name.endswith(".attn.query")]:
         block = name.removesuffix("query")
-        parts = [joined.pop(block + part, None) for part in ("query", "key", "value")]
-        if any(part is None for part in parts):
-            raise WeightsError(f"{block}: query, key and value are not all there")
-        joined[f"{block}qkv.weight"] = torch.cat([part for part in parts if part is not None])
+        try:
+            joined[f"{block}qkv.weight"] = torch.cat([joined.pop(block + part) for part in ("query", "key", "value")])
+        except KeyError as error:
+            raise WeightsError(f"{block}: query, key and value are not all there") from error
     for name in [name for name in joined if name.endswith(".attn.qkv.weight")]:
         for bias in ("q_bias", "v_bias"):  # a model without biases is equal to one with zero biases
             joined.setdefault(name.replace("qkv.weight", bias), torch.zeros(joined[name].shape[1]))

@@ -147,10 +147,8 @@ def draw_timeline(
     axes.axhline(len(true) - 0.5, color="black", linewidth=1)
     axes.set_yticks(range(len(rows)), names, fontsize=8)
     axes.invert_yaxis()
-    end_s = truth.durations[index]
-    axes.set(
-        xlabel="s", title=f"{video}: ground truth above, predictions below", xlim=(0, end_s if end_s > 0 else None)
-    )
+    end_s = truth.durations[index] if truth.durations[index] > 0 else None  # which may be unknown
+    axes.set(xlabel="s", title=f"{video}: ground truth above, predictions below", xlim=(0, end_s))
     _save(figure, path)
 
 

@@ -149,7 +149,9 @@ def measure(
         baselines["untrained network"] = _map_scores(truth, others, taxonomy)
     baselines |= _compute_trivial_baselines(truth, predictions, frequencies.counts, taxonomy)
     correct = find_correct(truth, predictions)
-    shown = predictions.scores >= _thresholds(bundle)[predictions.labels]
+    thresholds = bundle.manifest.thresholds
+    lowest = np.array(thresholds.per_class or (thresholds.default,) * len(taxonomy.actions))
+    shown = predictions.scores >= lowest[predictions.labels]
     return Measurement(
         truth,
         predictions,
@@ -185,13 +187,6 @@ def _run(
     seconds = time.perf_counter() - begin
     media = [one.media for one in results]
     return results, Speed(seconds, sum(one.frames_decoded for one in media), sum(one.duration_s for one in media))
-
-
-def _thresholds(bundle: Bundle) -> Doubles:
-    """Return the lowest score of each action that is displayed by default, (actions,)."""
-    thresholds = bundle.manifest.thresholds
-    count = len(bundle.manifest.taxonomy.actions)
-    return np.array(thresholds.per_class or (thresholds.default,) * count)
 
 
 def _compute_trivial_baselines(
