@@ -83,9 +83,8 @@ def _run(options: Namespace, variant: Variant, seed: int) -> None:
     pretrained = options.out / PRETRAINED
     if not (pretrained / BACKBONE).exists():
         distillation = [f"teacher={options.teacher}", "stages.0.distillation=1.0"] if options.teacher else []
-        _train(
-            options, load_recipe(options.config, [*options.overrides, *distillation, "stages.1.steps=1"]), pretrained
-        )
+        recipe = load_recipe(options.config, [*options.overrides, *distillation, "stages.1.steps=1"])
+        _train(options, recipe, pretrained)
     start = (f"seed={seed}", f"backbone={pretrained / BACKBONE}")
     recipe = load_recipe(options.config, [*options.overrides, *SKIP_PRETRAINING, *variant.settings, *start])
     network, step_s = _train(options, recipe, out)

@@ -99,9 +99,10 @@ def write_keypoints(
     fingerprint_file.write_text(json.dumps(fingerprint) + "\n", encoding="utf-8")
     augment = recipe.augment.model_copy(update=_TRAINING_ONLY)
     videos: dict[str, Any] = {}
+    each = max(copies, 1)
     for index, (sample, stem) in enumerate(zip(dataset.samples, distinct_names(dataset.samples), strict=True)):
-        for copy in range(max(copies, 1)):
-            on_progress(index * max(copies, 1) + copy, len(dataset.samples) * max(copies, 1))
+        for copy in range(each):
+            on_progress(index * each + copy, len(dataset.samples) * each)
             name = f"{stem}-{copy}" if copies else stem
             record = out / "records" / f"{name}.json"
             if not record.exists():

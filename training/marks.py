@@ -111,11 +111,9 @@ def _read_elan(path: Path, context: ReadContext) -> Iterator[Row]:
         place = f"{path}: tier {one.tier!r}, annotation {one.id}"
         yield Row(name, one.start_s + shift_s, one.end_s + shift_s, one.label, 1.0, place, on_player=True)
     if unmatched := levels.without_action(elan.annotations, actions):
-        first = unmatched[0]
-        context.notices[
-            f"{path}: {len(unmatched)} annotations of body parts have no action at their time and are left out, "
-            f"{first.label!r} from {first.start_s:.3f} s for one"
-        ] = None
+        first = f"{unmatched[0].label!r} from {unmatched[0].start_s:.3f} s for one"
+        notice = f"{len(unmatched)} annotations of body parts have no action at their time and are left out, {first}"
+        context.notices[f"{path}: {notice}"] = None
 
 
 class _Levels:
@@ -132,7 +130,8 @@ class _Levels:
         self._body_tiers = {f"{body.code} {body.name}" for body in taxonomy.bodies}
 
     def is_action(self, one: Annotation) -> bool:
-        return not self._is_score(one) and self._get_body(one) is None
+        is_score = one.kind == "score" and not math.isnan(parse_float(one.label))
+        return not is_score and self._get_body(one) is None
 
     def without_action(self, annotations: Sequence[Annotation], actions: Sequence[Annotation]) -> list[Annotation]:
         """Return the annotations of body parts that overlap no action of that body part."""
@@ -146,9 +145,6 @@ class _Levels:
                 for action_body, action in spans
             )
         ]
-
-    def _is_score(self, one: Annotation) -> bool:
-        return one.kind == "score" and not math.isnan(parse_float(one.label))
 
     def _get_body(self, one: Annotation) -> int | None:
         """Return the body part of an annotation in a tier of body parts, else None."""
@@ -188,14 +184,12 @@ def _read_table_rows(path: Path, table: Table, context: ReadContext) -> Iterator
             f"{path} has no column {', '.join(missing)}; its first line must name {','.join(columns)}, or the data "
             f"set's video_id,start_frame,end_frame,class,total_frames,fps; it names {','.join(table.columns)}"
         )
-    points = [line for line in table.rows if line.values.get("behavior type", "").upper() == "POINT"]
+    points = [line.number for line in table.rows if line.values.get("behavior type", "").upper() == "POINT"]
     if points:
-        context.notices[
-            f"{path}: {len(points)} events of type POINT have no duration and are left out, the first in line "
-            f"{points[0].number}"
-        ] = None
+        notice = f"{len(points)} events of type POINT have no duration and are left out, the first in line {points[0]}"
+        context.notices[f"{path}: {notice}"] = None
     for line in table.rows:
-        if line in points:
+        if line.number in points:
             continue
         video, start, end, action = (line.values[name] for name in layout[:4])
         place = f"{path}: line {line.number}"
@@ -205,9 +199,8 @@ def _read_table_rows(path: Path, table: Table, context: ReadContext) -> Iterator
         if line.fault:
             context.faults.append(Fault(place, line.fault))
         elif wrong is not None and not only_video:
-            context.faults.append(
-                Fault(place, f"{wrong!r} is no number of seconds: a minute and a half second are written 60.5")
-            )
+            reason = f"{wrong!r} is no number of seconds: a minute and a half second are written 60.5"
+            context.faults.append(Fault(place, reason))
         else:
             yield Row(video, start_s, end_s, None if only_video else action, 1.0, place, layout.on_player)
 
