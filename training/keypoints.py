@@ -156,11 +156,9 @@ def main() -> None:
     if options.data and options.read:
         result = read(finder, options.data, options.subset, options.error)
         action, body = result.action.average, result.body.average
-        parts = zip(finder.bundle.manifest.taxonomy.bodies, result.body.precision.mean(axis=0), strict=True)
-        by_part = ", ".join(f"{one.name} {100 * ap:.1f}" for one, ap in parts)
         sys.stdout.write(
             f"{len(result.truth.videos)} videos, keypoints given: mAP action {100 * action:.1f}, "
-            f"body {100 * body:.1f}, mean {50 * (action + body):.1f} %; {by_part}\n"
+            f"body {100 * body:.1f}, mean {50 * (action + body):.1f} %\n"
         )
     elif options.data:
         names, errors = measure(finder, options.data)

@@ -40,7 +40,7 @@ class Analysis(NamedTuple):
     """Result of the error analysis.
 
     Attributes:
-        false_positives: shares of each kind in the best 1G to 10G predictions of each class, for G ground truths.
+        false_positives: shares of each kind in the best 1G to 10G predictions of a class with G instances.
         gains: increase of `average_from_half` if all predictions of one kind are removed.
         false_negatives: by coverage of the video, by length in seconds, by number of instances in the video.
         average, average_from_half: mean mAP over tIoU 0.1 to 0.9, and 0.5 to 0.9.
