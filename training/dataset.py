@@ -152,7 +152,6 @@ def load_dataset(
 
 
 def _split_weight(entry: Path) -> tuple[Path, float]:
-    """Split PATH*WEIGHT into the folder and its weight, 1 by default."""
     name, star, weight = str(entry).rpartition("*")
     if not star:
         return entry, 1.0

@@ -129,7 +129,6 @@ def _get_annotations(task: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _from_json_min(row: dict[str, Any]) -> dict[str, Any]:
-    """Convert a row of JSON-MIN, which is one annotation, to a task of JSON."""
     results = [
         {"id": f"{name} {number}", "type": _TYPE, "value": value}
         for name, values in row.items()

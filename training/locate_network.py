@@ -189,7 +189,6 @@ def _crop_views(squares: Tensor, views: Tensor) -> Tensor:
 
 
 def _recolour(pictures: Tensor, rng: np.random.Generator) -> Tensor:
-    """Change colours, brightness, sharpness and noise of images (B, 3, SIZE, SIZE); return uint8."""
     count = len(pictures)
 
     def draw(low: float, high: float, *shape: int) -> Tensor:

@@ -113,7 +113,6 @@ def _size(aspect: float) -> tuple[int, int]:
 
 
 def _make_other_film(recipe: Recipe, number: int, anatomy: Anatomy, rng: np.random.Generator) -> Film:
-    """Make a film of another person of the same subset."""
     away = VALIDATION_EVERY * int(rng.integers(1, 400))
     return make_film(recipe, (get_person(number) + away) * VIDEOS_PER_PERSON, anatomy)
 
@@ -217,14 +216,12 @@ def _get_bones(mesh: Mesh) -> Array:
 
 
 def _select_triangles(mesh: Mesh, selected: Array) -> Mesh:
-    """Return a mesh with only the selected triangles."""
     return replace(
         mesh, faces=mesh.faces[selected], parts=mesh.parts[selected], closed=int(selected[: mesh.closed].sum())
     )
 
 
 def _remove_person(rng: np.random.Generator, shot: Shot, bones: int) -> Shot:
-    """Remove the person from a shot, and the seat with probability 0.25."""
     mesh = shot.mesh
     stays = (_get_bones(mesh) >= bones) & (mesh.parts == Part.PROP) & (rng.random() < 0.75)
     return replace(shot, mesh=_select_triangles(mesh, stays))

@@ -147,7 +147,6 @@ class _Levels:
         ]
 
     def _get_body(self, one: Annotation) -> int | None:
-        """Return the body part of an annotation in a tier of body parts, else None."""
         if one.kind == "body part" or (one.tier in self._body_tiers and self._find(one.label) is None):
             return self._bodies.get(one.label.lower())
         return None

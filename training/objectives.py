@@ -177,7 +177,6 @@ class TrainingModule(nn.Module):
         return losses | {"loss": torch.stack(list(losses.values())).sum()}
 
     def _features(self, batch: Batch, keypoints: Tensor | None) -> Tensor:
-        """Compute features (B, dim, window) of frames, or of keypoints if given."""
         with torch.autocast(batch.clips.device.type, torch.bfloat16, enabled=self._half):
             if keypoints is None:
                 return self.network.features(batch.clips, batch.mask)

@@ -105,7 +105,6 @@ class Examples(Dataset[Example]):
         )  # fmt: skip
 
     def _read_frames(self, sample: Sample, stage: StageConfig) -> tuple[InputConfig, Images]:
-        """Return the input and the frames of a video; single black pixels if the stage is given keypoints."""
         recipe = self._run.recipe
         if stage.given == "pictures":
             return recipe.input, read_frames(sample, recipe.input, recipe.data.margin, recipe.data.cache)

@@ -130,7 +130,6 @@ def _load_pretrained(network: Network, recipe: Recipe) -> None:
 
 
 def _make_teacher(run: Run) -> Teacher | None:
-    """Load the teacher, and check that it accepts the inputs of all stages with distillation."""
     if run.recipe.teacher is None:
         return None
     teacher = Teacher(run.recipe.teacher, run.manifest.input)

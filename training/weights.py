@@ -344,7 +344,6 @@ def _translate(name: str) -> str | None:
 
 
 def _join_qkv(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Join query, key and value weights, which Hugging Face stores separately."""
     joined = dict(weights)
     for name in [name for name in weights if name.endswith(".attn.query")]:
         block = name.removesuffix("query")

@@ -60,7 +60,6 @@ class ValidationLoss:
         return total / max(positives, 1)
 
     def _run_network(self, batch: Batch) -> Points:
-        """Run the network on frames, or on keypoints if the batch has them."""
         if not batch.keypoints.shape[2]:
             return self._network(batch.clips, batch.mask)  # type: ignore[no-any-return]
         features = features_from_keypoints(self._network, make_noisy_keypoints(batch, 0.0), batch.mask)

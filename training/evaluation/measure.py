@@ -231,7 +231,6 @@ def _map_scores(truth: Instances, predictions: Instances, taxonomy: Taxonomy) ->
 
 
 def _mean_precision(truth: Instances, predictions: Instances, classes: int) -> float:
-    """Return mAP averaged over tIoUs, as `metrics.evaluate` does."""
     return float(average_classes(average_precision(without_duplicates(truth), predictions, classes)).mean())
 
 

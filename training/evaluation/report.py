@@ -52,7 +52,6 @@ def write_tables(truth: Instances, action: LevelReport, body: LevelReport, taxon
 def _make_level_table(
     kind: str, truth: Instances, report: LevelReport, classes: tuple[Action, ...] | tuple[Body, ...]
 ) -> list[str]:
-    """Return the lines of a table of all classes with ground truth."""
     counts = np.bincount(truth.labels, minlength=len(classes))
     shown = [TIOUS.index(tiou) for tiou in _SHOWN_TIOUS]
     head = ("code", kind, "instances", *(f"AP at {tiou:g}" for tiou in _SHOWN_TIOUS), "mean AP")

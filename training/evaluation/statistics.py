@@ -85,7 +85,6 @@ def to_document(statistics: Statistics) -> dict[str, object]:
 
 
 def _iterate_videos(truth: Instances) -> Iterator[tuple[int, Integers]]:
-    """Yield each video with the indices of its instances."""
     order = np.argsort(truth.video, kind="stable")
     bounds = np.searchsorted(truth.video[order], np.arange(len(truth.videos) + 1))
     for video in range(len(truth.videos)):
