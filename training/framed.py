@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from model.arrays import Images
-from model.bundle import Bundle, LocatorConfig
+from model.bundle import Bundle, InputConfig
 from model.errors import VideoError
 from model.locator import Locator, load_locator
 from model.person_crop import MAX_SIDE_PX, choose_person
@@ -40,29 +40,33 @@ def crop_to_person(
         key = f"{sample.path.resolve()} {sample.path.stat().st_mtime_ns} {recipe.input} {recipe.data.margin} {config}"
         path = folder / f"{sample.name}-{hashlib.sha256(key.encode()).hexdigest()[:12]}.npz"
         if not path.exists():
-            frames = _read_cropped_frames(sample, config, locator, recipe)
+            frames = read_cropped_frames(sample.path, recipe.input, recipe.data.margin, locator, config.margin)
             with write_aside(path) as temporary:
                 np.savez(temporary, frames=frames, fps=recipe.input.fps)
         cropped.append(replace(sample, path=path))
     return cropped
 
 
-def _read_cropped_frames(sample: Sample, locator_config: LocatorConfig, locator: Locator, recipe: Recipe) -> Images:
-    """Return frames (n, height, width, 3) at the network's rate, `data.margin` times larger than its input."""
-    config = recipe.input
-    height, width = (2 * round(side * recipe.data.margin / 2) for side in (config.height, config.width))
+def read_cropped_frames(path: Path, config: InputConfig, size: float, locator: Locator | None, margin: float) -> Images:
+    """Return frames (n, height, width, 3) at the network's rate, `size` times larger than its input.
+
+    A locator crops them around the person, with this margin. Raises DatasetError if the video cannot be read.
+    """
+    height, width = (2 * round(side * size / 2) for side in (config.height, config.width))
+    region = Region()
     try:
-        with sample.path.open("rb") as file:
-            with closing(Video(file, UNLIMITED)) as video:
-                region = find_person_region(video, locator, config.width / config.height, locator_config.margin)
-            file.seek(0)
+        with path.open("rb") as file:
+            if locator is not None:
+                with closing(Video(file, UNLIMITED)) as video:
+                    region = _find_person_region(video, locator, config.width / config.height, margin)
+                file.seek(0)
             with closing(Video(file, UNLIMITED)) as video:
                 return np.stack(list(video.frames(config.fps, width, height, region)))
     except (VideoError, OSError) as error:
-        raise DatasetError(f"{sample.path} cannot be read: {error}") from error
+        raise DatasetError(f"{path} cannot be read: {error}") from error
 
 
-def find_person_region(video: Video, locator: Locator, aspect: float, margin: float) -> Region:
+def _find_person_region(video: Video, locator: Locator, aspect: float, margin: float) -> Region:
     """Return the region that the detector would crop; the whole frame if no person is detected."""
     detections, rows, columns = [], 1, 1
     for frame in video.whole_frames(_DETECTIONS_PER_S, MAX_SIDE_PX):

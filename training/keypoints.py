@@ -9,7 +9,6 @@ import sys
 import warnings
 from argparse import ArgumentParser
 from collections.abc import Sequence
-from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,12 +20,10 @@ from model.bundle import Bundle
 from model.locator import load_locator
 from model.network import Network
 from model.pose_estimator import KeypointReader
-from model.transforms import Region
-from model.video import UNLIMITED, Video
 from training.augment import resize_to_input
 from training.dataset import DatasetError, load_dataset, read_frames, read_keypoints
 from training.evaluation.validation import ValidationResult, evaluate_network
-from training.framed import find_person_region
+from training.framed import read_cropped_frames
 from training.recipe import StageConfig, load_recipe
 from training.start import start_network
 
@@ -119,17 +116,10 @@ def draw(finder: Finder, clips: Sequence[Path], out: Path) -> None:
     from matplotlib.figure import Figure
 
     manifest, locator = finder.bundle.manifest, load_locator(finder.bundle)
-    config = manifest.input
+    config, margin = manifest.input, manifest.locator.margin if manifest.locator else 1.0
     figure = Figure(figsize=(2.4 * DRAWN_FRAMES, 2.5 * len(clips)), layout="tight")
     for row, clip in enumerate(clips):
-        with clip.open("rb") as file:
-            region = Region()
-            if locator is not None and manifest.locator is not None:
-                with closing(Video(file, UNLIMITED)) as video:
-                    region = find_person_region(video, locator, config.width / config.height, manifest.locator.margin)
-            file.seek(0)
-            with closing(Video(file, UNLIMITED)) as video:
-                frames = np.stack(list(video.frames(config.fps, config.width, config.height, region)))
+        frames = read_cropped_frames(clip, config, 1.0, locator, margin)
         for column, moment in enumerate(np.linspace(0, len(frames) - 1, DRAWN_FRAMES).astype(int)):
             axes = figure.add_subplot(len(clips), DRAWN_FRAMES, row * DRAWN_FRAMES + column + 1)
             axes.imshow(frames[moment])
