@@ -20,9 +20,8 @@ from tests.conftest import SHARED
 from tests.test_nms import config_of
 from training.evaluation.metrics import evaluate
 from training.instances import Instances
-from training.losses import DetectionLoss
+from training.losses import DetectionLoss, Targets, assign, make_grid
 from training.tables import read_annotations, read_labels, read_predictions
-from training.targets import Targets, assign, make_grid
 
 Rows = list[tuple[str, float]]
 STRIDES = (1, 2, 4, 8, 16, 32)

@@ -27,7 +27,7 @@ def test_variants_run_once_and_make_a_table(tmp_path, monkeypatch, capsys):
     people = People(seed=6, fps=10.0, height=48, width=48, mix=Mix.BALANCED)
     produce(DatasetSpec(people, tmp_path / "people", Storage.NPZ, 16), 1, lambda done, count: None)
     arguments = ["ablation", "--data", str(tmp_path / "people"), "--out", str(tmp_path / "runs"), "--config", "smoke",
-                 "--steps", "2", "2", "--seeds", "1", "--set", "validate_videos=1", "--only", "DSTA, kernel 3", "frozen features"]  # fmt: skip
+                 "--seeds", "1", "--set", "stages.0.steps=2", "--set", "stages.1.steps=2", "--set", "validate_videos=1", "--only", "DSTA, kernel 3", "frozen features"]  # fmt: skip
     monkeypatch.setattr(sys, "argv", arguments)
     ablation.main()
     printed = capsys.readouterr().out

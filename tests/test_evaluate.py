@@ -173,7 +173,7 @@ def test_as_written_out(truth: list, found: list) -> None:
         instances(*(("a", *one, 0) for one in truth)), instances(*(("a", *one[:2], 0, one[2]) for one in flat)), 1
     )
     for least in (0.15, 0.5):
-        right = metrics.match(
+        right, _ = metrics.match(
             instances(*(("a", *one, 0) for one in truth)),
             instances(*(("a", *one[:2], 0, one[2]) for one in flat)),
             (least,),

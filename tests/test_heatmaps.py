@@ -14,9 +14,8 @@ from tests.pose_runs import SETTINGS as POSE
 from tests.pose_runs import TAXONOMY, make_people
 from tests.untrained_bundle import make_untrained_manifest, make_untrained_network
 from training.dataset import DatasetError, load_dataset
-from training.distillation import Teacher
 from training.keypoint_noise import add_keypoint_noise, features_from_keypoints
-from training.objectives import TrainingModule, collate
+from training.objectives import Teacher, TrainingModule, collate
 from training.people.options import Storage
 from training.recipe import RecipeError, load_recipe
 from training.run import Examples, Run, TrainingError, make_manifest

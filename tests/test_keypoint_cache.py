@@ -125,7 +125,8 @@ def test_found_keypoints_are_measured_like_their_pictures(data, pose_bundle, tmp
 def test_long_videos_are_changed_alike_part_by_part(data, pose_bundle, tmp_path, monkeypatch):
     dataset = load_dataset([data], TAXONOMY, "train", 0)
     bare = VideoDataset(tuple(replace(item, sidecar=None) for item in dataset.samples[:3]), dataset.weights[:3])
-    recipe = load_recipe("demo", [*SETTINGS, "augment.noise=0"])  # grain is new in every frame
+    recipe = load_recipe("demo", SETTINGS)
+    monkeypatch.setattr("training.augment._NOISE", 0)  # which is new in every frame
     finder, found = Finder(pose_bundle), []
     for out, frames in ((tmp_path / "whole", 1000), (tmp_path / "parts", 7)):
         monkeypatch.setattr(module, "_PART", frames)

@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from model.head import ActionFormer, Points
-from training.losses import DetectionLoss, diou_loss, sigmoid_focal_loss
-from training.targets import Targets, assign, make_grid
+from training.losses import DetectionLoss, Targets, assign, diou_loss, make_grid, sigmoid_focal_loss
 
 GRID = make_grid(192, (1, 2, 4, 8, 16, 32))
 
@@ -100,23 +99,6 @@ def test_focal_loss_by_hand() -> None:
 
 def F_softplus(x: float) -> torch.Tensor:  # noqa: N802
     return torch.nn.functional.softplus(torch.tensor(x))
-
-
-def test_label_smoothing_and_weights() -> None:
-    torch.manual_seed(0)
-    points = Points(torch.randn(1, 378, 4), torch.rand(1, 378, 2) + 0.5)
-    valid = torch.ones(1, 378, dtype=torch.bool)
-    one = assign(GRID, torch.tensor([[20.0, 60]]), torch.tensor([2]), actions=4)
-    batch = Targets(one.classes[None], one.offsets[None])
-    plain = DetectionLoss(GRID).eval()(points, valid, batch)
-    smooth = DetectionLoss(GRID, label_smoothing=0.2).eval()(points, valid, batch)
-    softened = Targets(batch.classes * 0.8 + 0.04, batch.offsets)
-    count = (batch.classes.sum(-1) > 0).sum()
-    torch.testing.assert_close(smooth.classes, sigmoid_focal_loss(points.logits, softened.classes).sum() / count)
-    double = DetectionLoss(GRID, boundary_weight=2).eval()(points, valid, batch)
-    torch.testing.assert_close(double.boundaries, 2 * plain.boundaries)
-    balanced = DetectionLoss(GRID, boundary_weight=0).eval()(points, valid, batch)
-    torch.testing.assert_close(balanced.boundaries, balanced.classes)
 
 
 def test_the_shortest_action_is_learned_and_similar_ones_with_it() -> None:

@@ -6,8 +6,10 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 
-from model.bundle import Bundle
+from model.bundle import LOCATOR, WEIGHTS, Bundle
 from model.detections import Detections
 from model.detector import Detector
 from model.engines import load_engine
@@ -17,6 +19,7 @@ from training.people.camera.footage import write_video
 from training.people.film import Recipe
 from training.people.options import Mix, Storage
 from training.people.studio import DatasetSpec, produce
+from training.recipe import LOCATOR_FILE, load_recipe
 from workers.serialization import make_context, make_model_card, make_stored_proposals, make_warnings
 
 
@@ -44,6 +47,20 @@ def test_they_say_what_they_were_trained_on_and_what_they_are_worth(shipped: Bun
     assert manifest.locator is not None
     assert len(manifest.taxonomy.actions) == 52
     assert [warning.code for warning in make_warnings(bundle)] == ["trained_on_synthetic_people"]
+
+
+@pytest.mark.parametrize("name", ["demo", "videomae"])
+def test_their_recipes_describe_them(shipped: Bundle, name: str) -> None:
+    bundle, recipe = Bundle.load(shipped.folder.parent / name), load_recipe(name, [])
+    manifest = bundle.manifest
+    for setting in ("name", "version", "licence", "input", "architecture", "postprocessing"):
+        assert getattr(recipe, setting) == getattr(manifest, setting), setting
+    assert manifest.trained_on is not None
+    assert recipe.synthetic == manifest.trained_on.synthetic
+    assert (recipe.framing == "person") == (manifest.locator is not None)
+    assert (bundle.folder / LOCATOR).read_bytes() == LOCATOR_FILE.read_bytes()
+    stored = {value.dtype for value in load_file(bundle.folder / WEIGHTS).values()}
+    assert (torch.float16 in stored) == (recipe.weights == "fp16")
 
 
 def test_the_paper_s_method_is_shipped_too(shipped: Bundle) -> None:

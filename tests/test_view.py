@@ -4,12 +4,11 @@ import numpy as np
 import pytest
 
 from model.bundle import InputConfig
-from training.augment import make_example
+from training.augment import draw_close_up, find_visible_actions, make_example
 from training.dataset import Keypoints
 from training.people.film import KEYPOINT_NAMES
 from training.recipe import AugmentConfig
 from training.tables import standard_labels
-from training.view import draw_close_up, find_visible_actions
 
 NODDING, SHAKING_LEG, STRETCHING = "nodding", "shaking legs", "stretching arms"
 # Heights in the picture; everything is in its middle.
@@ -60,10 +59,10 @@ def test_an_action_is_in_view_while_all_that_shows_it_is():
 
 @pytest.mark.parametrize(("close", "left"), [(0.0, [NODDING, SHAKING_LEG]), (1.0, [NODDING])])
 def test_examples_hold_no_action_that_a_close_up_leaves_out(close, left, monkeypatch):
-    monkeypatch.setattr("training.view._SIDE", (0.4, 0.41))
+    monkeypatch.setattr("training.augment._CLOSE_UP_SIDE", (0.4, 0.41))
     config = InputConfig(height=32, width=32, fps=10.0, window_frames=64, overlap_frames=32, clip_frames=8,
                          mean=(0, 0, 0), std=(1, 1, 1))  # fmt: skip
-    augment = AugmentConfig(scale=(1, 1), speed=(1, 1), truncate=0, freeze=0, blur=0, noise=0, flip=0, close=close)
+    augment = AugmentConfig(scale=(1, 1), speed=(1, 1), truncate=0, freeze=0, colour=False, flip=0, close=close)
     frames = np.zeros((60, 64, 64, 3), np.uint8)
     frames[:, int(PLACES["nose"] * 64), 32] = 255
     keypoints = Keypoints(person(60), np.arange(len(KEYPOINT_NAMES)), KEYPOINT_NAMES)

@@ -18,9 +18,8 @@ import numpy as np
 
 from model.export import save_checkpoint
 from model.network import Network
-from model.taxonomy import Taxonomy
 from training.dataset import load_dataset
-from training.evaluation.validation import ValidationResult, collect_metrics, evaluate_network
+from training.evaluation.validation import collect_metrics, evaluate_network
 from training.recipe import Recipe, load_recipe
 from training.run import BACKBONE, CHECKPOINT, Run, make_manifest
 from training.tables import standard_labels
@@ -34,10 +33,15 @@ SKIP_PRETRAINING = ("stages.0.objective=dense", "stages.0.steps=1", "stages.0.tu
 
 
 class Variant(NamedTuple):
-    """One row of the table: its name, and its overrides of the recipe."""
+    """One row of the table, and its overrides of the recipe."""
 
     name: str
     settings: tuple[str, ...]
+
+    @property
+    def slug(self) -> str:
+        """Its name in file names."""
+        return self.name.replace(" ", "-").replace(",", "")
 
 
 VARIANTS = (
@@ -58,7 +62,6 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--config", default="ablation")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, nargs=2, help="of both stages, instead of the recipe's")
     parser.add_argument("--teacher", type=Path, help="bundle whose features are distilled during pretraining")
     parser.add_argument("--only", nargs="*", help="names of variants")
     parser.add_argument("--set", dest="overrides", action="append", default=[], help="key=value, for all variants")
@@ -74,20 +77,16 @@ def main() -> None:
 
 def _run(options: Namespace, variant: Variant, seed: int) -> None:
     """Train and measure one variant with one seed; all of them start from one pretrained backbone."""
-    out = _folder(options.out, variant, seed)
+    out = options.out / f"{variant.slug}-{seed}"
     if (out / METRICS).exists():
         return
-    overrides = list(options.overrides)
-    if options.steps:
-        overrides += [f"stages.{stage}.steps={steps}" for stage, steps in enumerate(options.steps)]
     pretrained = options.out / PRETRAINED
     if not (pretrained / BACKBONE).exists():
         distillation = [f"teacher={options.teacher}", "stages.0.distillation=1.0"] if options.teacher else []
-        _train(options, load_recipe(options.config, [*overrides, *distillation, "stages.1.steps=1"]), pretrained)
-    settings = [
-        *overrides, *SKIP_PRETRAINING, *variant.settings, f"seed={seed}", f"backbone={pretrained / BACKBONE}"
-    ]  # fmt: skip
-    recipe = load_recipe(options.config, settings)
+        recipe = load_recipe(options.config, [*options.overrides, *distillation, "stages.1.steps=1"])
+        _train(options, recipe, pretrained)
+    start = (f"seed={seed}", f"backbone={pretrained / BACKBONE}")
+    recipe = load_recipe(options.config, [*options.overrides, *SKIP_PRETRAINING, *variant.settings, *start])
     network, step_s = _train(options, recipe, out)
     held_out = load_dataset(options.data, standard_labels(), "val", recipe.data.class_balance_exponent)
     given = recipe.stages[-1].given
@@ -96,22 +95,20 @@ def _run(options: Namespace, variant: Variant, seed: int) -> None:
     manifest = make_manifest(recipe, standard_labels(), ", ".join(map(str, options.data)))
     result = evaluate_network(network, manifest, held_out, recipe, "cpu", lambda done, count: None, given)
     save_checkpoint(out / "network.safetensors", network, manifest)
-    metrics = collect_metrics(result) | _per_body_ap(result, manifest.taxonomy)
-    metrics["trained_parameters_m"] = _trained_parameters_m(network, recipe)
+    metrics = collect_metrics(result) | {"frame_mAP": float(np.nanmean(result.action.frame_precision))}
+    names = set(set_trainable(network, recipe.stages[-1].tuning))
+    parameters = network.backbone.named_parameters(prefix="backbone")
+    trained = sum(parameter.numel() for name, parameter in parameters if name in names)
+    metrics["trained_parameters_m"] = trained / 2**20
     if step_s is not None:
         metrics["step_s"] = step_s
     (out / METRICS).write_text(json.dumps(metrics) + "\n", encoding="utf-8")
 
 
-def _folder(out: Path, variant: Variant, seed: int) -> Path:
-    return out / f"{variant.name.replace(' ', '-').replace(',', '')}-{seed}"
-
-
 def _train(options: Namespace, recipe: Recipe, out: Path) -> tuple[Network, float | None]:
     """Train a run; return the network, and the CPU seconds per step (None if the run was resumed)."""
-    taxonomy = standard_labels()
-    dataset = load_dataset(options.data, taxonomy, "train", recipe.data.class_balance_exponent)
-    manifest = make_manifest(recipe, taxonomy, ", ".join(map(str, options.data)))
+    dataset = load_dataset(options.data, standard_labels(), "train", recipe.data.class_balance_exponent)
+    manifest = make_manifest(recipe, standard_labels(), ", ".join(map(str, options.data)))
     run = Run(recipe, manifest, dataset, out, dataset.count_keypoints())
 
     def on_progress(at: Progress) -> None:
@@ -124,22 +121,6 @@ def _train(options: Namespace, recipe: Recipe, out: Path) -> tuple[Network, floa
     return network, None if resume else step_s
 
 
-def _per_body_ap(result: ValidationResult, taxonomy: Taxonomy) -> dict[str, float]:
-    """Return the mAP of frames, and the AP of each body part averaged over tIoU thresholds."""
-    precision = result.body.precision.mean(axis=0)
-    return {
-        "frame_mAP": float(np.nanmean(result.action.frame_precision)),
-        **{f"AP {body.name}": float(value) for body, value in zip(taxonomy.bodies, precision, strict=True)},
-    }
-
-
-def _trained_parameters_m(network: Network, recipe: Recipe) -> float:
-    """Return the number of backbone parameters that the last stage trains, in units of 2**20."""
-    names = set(set_trainable(network, recipe.stages[-1].tuning))
-    parameters = network.backbone.named_parameters(prefix="backbone")
-    return float(sum(parameter.numel() for name, parameter in parameters if name in names) / 2**20)
-
-
 def make_table(out: Path, variants: Sequence[Variant], seeds: int) -> str:
     """Return a Markdown table of the finished runs: mean and standard deviation over seeds, in percent."""
     lines = [
@@ -147,7 +128,7 @@ def make_table(out: Path, variants: Sequence[Variant], seeds: int) -> str:
         "|---|---|---|---|---|---|---|---|",
     ]
     for variant in variants:
-        paths = [_folder(out, variant, seed) / METRICS for seed in range(seeds)]
+        paths = [out / f"{variant.slug}-{seed}" / METRICS for seed in range(seeds)]
         runs = [json.loads(path.read_text("utf-8")) for path in paths if path.exists()]
         if not runs:
             continue

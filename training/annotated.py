@@ -1,7 +1,7 @@
 """Read users' videos with annotations of ELAN, BORIS or Label Studio, in tables, or in the data set's format."""
 
 import difflib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,15 +9,14 @@ import numpy as np
 from model.errors import VideoError
 from model.source import VIDEO_ENDINGS
 from model.taxonomy import Taxonomy
-from model.video import Limits, measure_extent
+from model.video import UNLIMITED, measure_extent
 from training.dataset import Sample, VideoDataset, rarity_weights
 from training.files import find_files, normalize_name
 from training.instances import Fault, Row, find_fault
-from training.marks import AnnotationError, RawAnnotation, ReadContext, read_raw_annotations
+from training.marks import AnnotationError, ReadContext, read_raw_annotations
 from training.tables import ANNOTATION_SLACK_S, make_label_lookup
 
 _FOLDER_ENDINGS = (".eaf", ".csv", ".tsv")
-_NO_LIMITS = Limits(max_duration_s=36_000, max_pixels=2**30)
 _MAX_LISTED = 10
 
 
@@ -32,8 +31,7 @@ def read_annotated(
 
     Args:
         videos: folder of videos, searched recursively.
-        annotations: .eaf, .csv, .tsv and .json files, or folders of .eaf, .csv and .tsv files, searched
-            recursively.
+        annotations: .eaf, .csv, .tsv and .json files, or folders of all but .json, searched recursively.
         taxonomy: its actions may be written as code, name, code and name, or id.
         tiers: names of the tiers of .eaf files to read; all if empty.
         notify: called with a message for everything that was corrected or ignored.
@@ -43,9 +41,9 @@ def read_annotated(
     """
     files = find_videos(videos)
     context = ReadContext(files, taxonomy, tiers)
-    raw: dict[str, list[RawAnnotation]] = {}
+    raw: dict[str, list[Row]] = {}
     source: dict[str, Path] = {}
-    for path in _annotation_files(annotations):
+    for path in _find_annotation_files(annotations):
         for annotation in read_raw_annotations(path, context):
             name = context.find(annotation.video)
             if name is None:
@@ -59,7 +57,10 @@ def read_annotated(
     samples = [_make_sample(name, files[name], raw[name], taxonomy, context.faults) for name in sorted(source)]
     for notice in context.notices:
         notify(notice)
-    _raise_faults(context.faults)
+    if faults := context.faults:
+        shown = "\n".join(str(fault) for fault in faults[:_MAX_LISTED])
+        more = f"\nand {len(faults) - _MAX_LISTED} more" if len(faults) > _MAX_LISTED else ""
+        raise AnnotationError(f"annotations that cannot be used ({len(faults)}):\n{shown}{more}")
     return tuple(sample for sample in samples if sample is not None)
 
 
@@ -72,8 +73,7 @@ def make_dataset(samples: Sequence[Sample], actions: int, class_balance_exponent
 def find_videos(folder: Path) -> dict[str, Path]:
     """Find videos recursively; return their paths by stem in normalised Unicode.
 
-    Raises:
-        AnnotationError: there is no video, or two have the same name.
+    Raises AnnotationError if there is no video, or two have the same name.
     """
     videos: dict[str, Path] = {}
     for path in find_files(folder, VIDEO_ENDINGS):
@@ -84,28 +84,26 @@ def find_videos(folder: Path) -> dict[str, Path]:
     return videos
 
 
-def _annotation_files(given: Sequence[Path]) -> Iterator[Path]:
-    """Yield each annotation file once, even if it is given several times."""
-    yield from {path.resolve(): path for path in _expand_folders(given)}.values()
-
-
-def _expand_folders(given: Sequence[Path]) -> Iterator[Path]:
+def _find_annotation_files(given: Sequence[Path]) -> list[Path]:
+    """Return each annotation file once, even if it is given several times."""
+    files: dict[Path, Path] = {}
     for path in given:
         if not path.exists():
             raise AnnotationError(f"there is no {path}")
         inside = find_files(path, _FOLDER_ENDINGS) if path.is_dir() else [path]
         if not inside:
             raise AnnotationError(f"{path} holds no .eaf, .csv or .tsv file; .json files are named one by one")
-        yield from inside
+        files |= {one.resolve(): one for one in inside}
+    return list(files.values())
 
 
 def _make_sample(
-    name: str, path: Path, annotations: Sequence[RawAnnotation], taxonomy: Taxonomy, faults: list[Fault]
+    name: str, path: Path, annotations: Sequence[Row], taxonomy: Taxonomy, faults: list[Fault]
 ) -> Sample | None:
     """Return a video with its valid annotations, and append the invalid ones to `faults`; None if it is unreadable."""
     try:
         with path.open("rb") as file:
-            duration_s, start_offset_s = measure_extent(file, _NO_LIMITS)
+            duration_s, start_offset_s = measure_extent(file, UNLIMITED)
     except (VideoError, OSError) as error:
         faults.append(Fault(str(path), f"cannot be read: {error}"))
         return None
@@ -116,16 +114,12 @@ def _make_sample(
             continue
         label = find_label(annotation.label)
         start_s, end_s = _from_first_frame(annotation, start_offset_s)
-        row = Row(name, start_s, end_s, label or 0, 1.0, annotation.place)
+        row = annotation._replace(start_s=start_s, end_s=end_s)
         if label is None:
             faults.append(Fault(annotation.place, _describe_unknown_label(annotation.label, taxonomy)))
         elif annotation.on_player and end_s <= 0 < annotation.end_s:
-            faults.append(
-                Fault(
-                    annotation.place,
-                    f"it ends at {annotation.end_s:g} s, before the first frame at {start_offset_s:g} s",
-                )
-            )
+            early = f"it ends at {annotation.end_s:g} s, before the first frame at {start_offset_s:g} s"
+            faults.append(Fault(annotation.place, early))
         elif reason := find_fault(row, duration_s, slack_s=ANNOTATION_SLACK_S + annotation.slack_s):
             faults.append(Fault(annotation.place, reason))
         else:
@@ -141,7 +135,7 @@ def _make_sample(
     )
 
 
-def _from_first_frame(annotation: RawAnnotation, start_offset_s: float) -> tuple[float, float]:
+def _from_first_frame(annotation: Row, start_offset_s: float) -> tuple[float, float]:
     """Return start and end relative to the first frame; a start between 0 and the first frame is moved to it."""
     if not annotation.on_player:
         return annotation.start_s, annotation.end_s
@@ -160,11 +154,3 @@ def _describe_unknown_label(label: str, taxonomy: Taxonomy) -> str:
         f"id from 0 to {len(taxonomy.actions) - 1}; `mmad labels` lists them"
         + (f" (meant: {' or '.join(near)}?)" if near else "")
     )
-
-
-def _raise_faults(faults: Sequence[Fault]) -> None:
-    """Raise AnnotationError if there are faults."""
-    if faults:
-        shown = "\n".join(str(fault) for fault in faults[:_MAX_LISTED])
-        more = f"\nand {len(faults) - _MAX_LISTED} more" if len(faults) > _MAX_LISTED else ""
-        raise AnnotationError(f"annotations that cannot be used ({len(faults)}):\n{shown}{more}")

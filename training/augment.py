@@ -1,45 +1,47 @@
 """Cut a training window from a video and augment it; all random numbers come from the given generator."""
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
-from numpy.typing import NDArray
 
+from model.arrays import Booleans, Doubles, Images, Integers
 from model.bundle import InputConfig
 from training import pixels
 from training.dataset import Keypoints
+from training.people.actions import BY_CODE
+from training.people.film import MIN_VISIBLE_SHARE, PARTS
 from training.recipe import AugmentConfig
-from training.view import draw_close_up, find_visible_actions
-
-Frames = NDArray[np.uint8]
-Floats = NDArray[np.float64]
-Integers = NDArray[np.int64]
+from training.tables import standard_labels
 
 _MIN_STEPS = 2.0  # shorter parts of an action in a window are ignored
 _MIN_SHARE = 0.3  # as are smaller shares of it
+_CLOSE_UP_SIDE = (0.35, 0.85)  # side of a close-up relative to the frame: from head and shoulders to head and knees
+# Margin above the head, relative to the close-up; negative, since detectors crop the head in narrow frames.
+_MARGIN_ABOVE = (-0.08, 0.2)
+_HORIZONTAL_SIGMA = 0.08
+# Ranges of exponent and factor of all colour values; maximum relative change of each channel; probabilities of grey and
+# of blur; maximum standard deviation of noise, relative to white.
+_GAMMA, _GAIN, _TINT, _GREY, _BLUR, _NOISE = (0.7, 1.4), (0.8, 1.2), 0.08, 0.1, 0.2, 0.02
 
 
 @dataclass(frozen=True)
 class Example:
-    """One window with its ground truth.
+    """One window: frames (n, height, width, 3), at most a window's; segments (m, 2) in its steps; labels (m,).
 
-    Attributes:
-        frames: (n, height, width, 3) uint8, n at most the length of a window.
-        segments: (m, 2) in steps of the window.
-        labels: (m,) action ids.
-        keypoints: (n, j, 3): x and y as fractions of the frame, and visibility; None if unknown.
+    Keypoints (n, j, 3) are x and y as fractions of the frame, and visibility; None if unknown.
     """
 
-    frames: Frames
-    segments: Floats
+    frames: Images
+    segments: Doubles
     labels: Integers
-    keypoints: Floats | None
+    keypoints: Doubles | None
 
 
 def make_example(
     rng: np.random.Generator,
-    frames: Frames,
-    segments_s: Floats,
+    frames: Images,
+    segments_s: Doubles,
     labels: Integers,
     keypoints: Keypoints | None,
     config: InputConfig,
@@ -50,61 +52,42 @@ def make_example(
 ) -> Example:
     """Cut a window from a video and augment it.
 
-    Args:
-        rng: source of all random numbers.
-        frames: (n, rows, columns, 3) uint8, the whole video at the network's frame rate.
-        segments_s, labels: ground truth of the video, in seconds.
-        keypoints: of the video's frames, or None.
-        config: input of the network.
-        augment: augmentation.
-        window: maximum number of frames; 0 for the network's. In shorter windows small parts of actions count too.
-        scattered: sample single frames from the whole video instead; the example has no segments.
+    `frames` (n, rows, columns, 3) are the whole video at the network's frame rate, `keypoints` those of its frames, and
+    `segments_s` and `labels` its ground truth. `window` is the maximum number of frames, 0 for the network's; in
+    shorter windows small parts of actions count too. `scattered` samples single frames from the whole video instead;
+    the example has no segments.
     """
     window = window or config.window_frames
     if scattered:
         chosen = np.sort(rng.choice(len(frames), min(window, len(frames)), replace=False))
-        points = None if keypoints is None else keypoints.places[chosen]
-        images, points = _crop_and_recolour(rng, frames[chosen], points, keypoints, config, augment)
-        return Example(images, np.zeros((0, 2)), np.zeros(0, np.int64), points)
-    positions = _sample_frame_positions(rng, len(frames), window, augment)
-    min_share = _MIN_SHARE if window == config.window_frames else 0.0
-    segments, remaining = _cut_segments(positions, segments_s * config.fps, min_share)
-    images = frames[np.clip(np.round(positions).astype(int), 0, len(frames) - 1)]
-    points = (
-        None if keypoints is None else keypoints.places[np.clip(np.round(positions).astype(int), 0, len(frames) - 1)]
-    )
-    images, points = _crop_and_recolour(rng, images, points, keypoints, config, augment)
-    labels = labels[remaining]
+        segments, labels = np.zeros((0, 2)), np.zeros(0, np.int64)
+    else:
+        positions = _sample_frame_positions(rng, len(frames), window, augment)
+        min_share = _MIN_SHARE if window == config.window_frames else 0.0
+        segments, remaining = _cut_segments(positions, segments_s * config.fps, min_share)
+        labels = labels[remaining]
+        chosen = np.clip(np.round(positions).astype(int), 0, len(frames) - 1)
+    points = None if keypoints is None else keypoints.places[chosen]
+    images, points = _crop(rng, frames[chosen], points, config, augment)
+    if rng.random() < augment.flip:
+        images = images[:, :, ::-1]
+        if keypoints is not None and points is not None:  # swap left and right keypoints
+            points = np.concatenate([1 - points[..., :1], points[..., 1:]], -1)[:, keypoints.mirrored]
+    if augment.colour:
+        images = _colour(rng, images)
     if points is not None and keypoints is not None and keypoints.names:
         visible = find_visible_actions(points, keypoints.names, segments, labels)
         segments, labels = segments[visible], labels[visible]
     return Example(images, segments, labels, points)
 
 
-def _crop_and_recolour(
-    rng: np.random.Generator,
-    images: Frames,
-    points: Floats | None,
-    keypoints: Keypoints | None,
-    config: InputConfig,
-    augment: AugmentConfig,
-) -> tuple[Frames, Floats | None]:
-    """Crop, mirror and recolour all frames in the same way."""
-    images, points = _crop(rng, images, points, config, augment)
-    if rng.random() < augment.flip:
-        images = images[:, :, ::-1]
-        if keypoints is not None and points is not None:  # swap left and right keypoints
-            points = np.concatenate([1 - points[..., :1], points[..., 1:]], -1)[:, keypoints.mirrored]
-    return _colour(rng, images, augment), points
-
-
-def resize_to_input(frames: Frames, config: InputConfig) -> Frames:
+def resize_to_input(frames: Images, config: InputConfig) -> Images:
     """Resize frames to the network's input size without augmentation."""
     return _crop_and_resize(frames, 0.0, 0.0, 1.0, config)
 
 
-def _sample_frame_positions(rng: np.random.Generator, count: int, window: int, augment: AugmentConfig) -> Floats:
-    """Sample the position in the video of each frame of the window, (n,); increasing, except for a frozen end."""
+def _sample_frame_positions(rng: np.random.Generator, count: int, window: int, augment: AugmentConfig) -> Doubles:
+    """Sample the positions (n,) in the video of a window's frames; increasing, except for a frozen end."""
     speed = rng.uniform(*augment.speed)
     length = float(count)
     if rng.random() < augment.truncate:
@@ -118,11 +101,9 @@ def _sample_frame_positions(rng: np.random.Generator, count: int, window: int, a
     return np.asarray(positions[:window], float)
 
 
-def _cut_segments(positions: Floats, segments: Floats, min_share: float) -> tuple[Floats, Integers]:
-    """Clip segments in frames of the video to the window.
-
-    Returns:
-        Segments in steps of the window, and the indices of the ones with at least `min_share` of their length.
+def _cut_segments(positions: Doubles, segments: Doubles, min_share: float) -> tuple[Doubles, Integers]:
+    """Clip segments in frames of the video to steps of the window; return those with enough of their length, and their
+    indices.
     """
     steps = np.arange(len(positions))
     rising = np.concatenate([[True], np.diff(positions) > 0])
@@ -138,8 +119,8 @@ def _cut_segments(positions: Floats, segments: Floats, min_share: float) -> tupl
 
 
 def _crop(
-    rng: np.random.Generator, images: Frames, points: Floats | None, config: InputConfig, augment: AugmentConfig
-) -> tuple[Frames, Floats | None]:
+    rng: np.random.Generator, images: Images, points: Doubles | None, config: InputConfig, augment: AugmentConfig
+) -> tuple[Images, Doubles | None]:
     """Crop the same random part of all frames and resize it to the network's input size."""
     if points is not None and augment.close and rng.random() < augment.close:
         x, y, scale = draw_close_up(rng, points)
@@ -154,7 +135,7 @@ def _crop(
     return images, points
 
 
-def _crop_and_resize(images: Frames, x: float, y: float, scale: float, config: InputConfig) -> Frames:
+def _crop_and_resize(images: Images, x: float, y: float, scale: float, config: InputConfig) -> Images:
     """Crop `scale` of each side from (x, y), all as fractions of the frame, and resize it bilinearly."""
     rows, columns = images.shape[1:3]
     if (x, y, scale) == (0, 0, 1) and (rows, columns) == (config.height, config.width):
@@ -166,23 +147,66 @@ def _crop_and_resize(images: Frames, x: float, y: float, scale: float, config: I
     return resized
 
 
-def _colour(rng: np.random.Generator, images: Frames, augment: AugmentConfig) -> Frames:
+def _colour(rng: np.random.Generator, images: Images) -> Images:
     """Apply gamma, gain and tint by one lookup table per channel; then grey, blur and noise."""
     values = np.arange(256) / 255.0
-    curve = values ** rng.uniform(*augment.gamma) * rng.uniform(*augment.gain)
-    tints = 1 + rng.uniform(-augment.tint, augment.tint, 3)
+    curve = values ** rng.uniform(*_GAMMA) * rng.uniform(*_GAIN)
+    tints = 1 + rng.uniform(-_TINT, _TINT, 3)
     tables = np.clip(curve[:, None] * tints * 255, 0, 255).astype(np.uint8)
-    coloured: Frames = np.empty(images.shape, np.uint8)
-    pixels.colour(images, np.ascontiguousarray(tables.T), rng.random() < augment.grey, coloured)
+    coloured: Images = np.empty(images.shape, np.uint8)
+    pixels.colour(images, np.ascontiguousarray(tables.T), rng.random() < _GREY, coloured)
     images = coloured
-    if rng.random() < augment.blur:
+    if rng.random() < _BLUR:
         sums = images.astype(np.uint16)
         sums[:, 1:-1] = (sums[:, :-2] + 2 * sums[:, 1:-1] + sums[:, 2:]) // 4
         sums[:, :, 1:-1] = (sums[:, :, :-2] + 2 * sums[:, :, 1:-1] + sums[:, :, 2:]) // 4
         images = np.asarray(sums, np.uint8)
-    noise_level = rng.uniform(0, augment.noise) * 255
+    noise_level = rng.uniform(0, _NOISE) * 255
     if noise_level >= 1:  # shifted copies of one noise image are cheaper than new noise for each frame
         count, rows, columns, _ = images.shape
         noise = rng.normal(0, noise_level, (2 * rows, 2 * columns)).astype(np.int16)
         pixels.add_noise(images, noise, rng.integers(0, (rows, columns), (count, 2)))
     return images
+
+
+def draw_close_up(rng: np.random.Generator, points: Doubles) -> tuple[float, float, float]:
+    """Sample a close-up around the head, similar to a detector's crop of a person who is close to the camera.
+
+    Returns left, top and side of a square inside the frame, as fractions of the frame; `points` are (n, j, 3).
+    """
+    side = float(np.exp(rng.uniform(*np.log(_CLOSE_UP_SIDE))))
+    medians = np.median(points[..., :2], axis=0)
+    highest = medians[medians[:, 1].argmin()]
+    left = highest[0] + rng.normal(0, _HORIZONTAL_SIGMA) * side - side / 2
+    top = highest[1] - rng.uniform(*_MARGIN_ABOVE) * side
+    return (*np.clip((left, top), 0, 1 - side).tolist(), side)
+
+
+def find_visible_actions(points: Doubles, names: tuple[str, ...], segments: Doubles, labels: Integers) -> Booleans:
+    """Return which actions (m,) of a window are visible for long enough to be labelled, as in `mmad synth`.
+
+    `points` are the window's keypoints (n, j, 3) with these names, `segments` (m, 2) are in its steps.
+    """
+    is_visible = np.ones(len(labels), bool)
+    for index, ((start, end), label) in enumerate(zip(segments, labels, strict=True)):
+        first = min(int(start), len(points) - 1)
+        visible = points[first : max(int(np.ceil(end)), first + 1), :, 2] > 0
+        part_visible = [
+            np.any(
+                [visible[:, [names.index(name) for name in keypoints]].all(axis=1) for keypoints in alternatives],
+                axis=0,
+            )
+            for alternatives in _get_needed_keypoints(int(label))
+        ]
+        is_visible[index] = np.all(part_visible, axis=0).mean() >= MIN_VISIBLE_SHARE
+    return is_visible
+
+
+@cache
+def _get_needed_keypoints(label: int) -> tuple[tuple[tuple[str, ...], ...], ...]:
+    """Return for each body part that an action needs its alternative sets of keypoints: one, or one per side."""
+    code = standard_labels().actions[label].code
+    return tuple(
+        tuple(keypoints for name, keypoints in PARTS.items() if name.split(".")[0] == part)
+        for part in BY_CODE[code].visible_parts
+    )

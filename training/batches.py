@@ -10,12 +10,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 
-import numpy as np
 import structlog
 import torch
-from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from model.arrays import Array
 from model.bundle import Manifest
 from model.errors import DetectorError
 from training.augment import Example
@@ -27,17 +26,13 @@ log = structlog.get_logger()
 
 _SHARED_MEMORY = "/dev/shm"
 
-Arrays = list[NDArray[np.generic]]
-
 
 def load_batches(
     examples: Dataset[Example], numbers: Sequence[list[int]], manifest: Manifest, workers: int
 ) -> Iterator[Batch]:
     """Yield collated batches in the order of `numbers`; with 0 workers they are made in this process.
 
-    Raises:
-        TrainingError: a worker was killed. It may be raised outside of this function, see explain_worker_errors.
-        DatasetError, DetectorError: a video cannot be read.
+    For errors see explain_worker_errors.
     """
     if workers and not _can_use_shared_memory():
         workers = 0
@@ -65,7 +60,10 @@ def _free_mb() -> int | None:
 
 @contextmanager
 def explain_worker_errors() -> Iterator[None]:
-    """Convert errors of DataLoader workers, which PyTorch reports as tracebacks, to messages with a remedy."""
+    """Convert errors of DataLoader workers, which PyTorch reports as tracebacks, to messages with a remedy.
+
+    Raises TrainingError if a worker was killed, and DatasetError or DetectorError if a video cannot be read.
+    """
     try:
         yield
     except (DatasetError, DetectorError) as error:
@@ -83,7 +81,7 @@ def explain_worker_errors() -> Iterator[None]:
         ) from error
 
 
-def _collate_shared(examples: Sequence[Example], manifest: Manifest) -> Batch | Arrays:
+def _collate_shared(examples: Sequence[Example], manifest: Manifest) -> Batch | list[Array]:
     """Collate examples; in a worker into shared memory, or as arrays if it is full."""
     batch = collate(examples, manifest)
     if get_worker_info() is None:

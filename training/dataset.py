@@ -10,27 +10,21 @@ import json
 import math
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from model.arrays import Array, Doubles, Images, Integers
 from model.bundle import InputConfig
 from model.errors import VideoError
 from model.source import VIDEO_ENDINGS
 from model.taxonomy import Taxonomy
-from model.video import Limits, Video
-from training.files import find_files
+from model.video import UNLIMITED, Video
+from training.files import find_files, write_aside
 from training.instances import Instances
 from training.tables import TableError, read_annotations
-
-Frames = NDArray[np.uint8]
-Floats = NDArray[np.float64]
-Integers = NDArray[np.int64]
-
-_NO_LIMITS = Limits(max_duration_s=36_000, max_pixels=2**30)
 
 
 class DatasetError(Exception):
@@ -39,15 +33,12 @@ class DatasetError(Exception):
 
 @dataclass(frozen=True)
 class Keypoints:
-    """Keypoints of a person in each frame.
+    """Keypoints (frames, j, 3) of a person: x and y as fractions of the frame, and visibility.
 
-    Attributes:
-        places: (frames, j, 3): x and y as fractions of the frame, 0 to 1, and visibility.
-        mirrored: (j,) index of the keypoint on the other side, for mirror images.
-        names: of the keypoints; () if unknown.
+    `mirrored` (j,) is the index of the keypoint on the other side. `names` is () if they are unknown.
     """
 
-    places: Floats
+    places: Doubles
     mirrored: Integers
     names: tuple[str, ...] = ()
 
@@ -60,7 +51,7 @@ class Sample:
     path: Path
     sidecar: Path | None
     duration_s: float
-    segments: Floats
+    segments: Doubles
     labels: Integers
 
     @property
@@ -71,15 +62,10 @@ class Sample:
 
 @dataclass(frozen=True)
 class VideoDataset:
-    """Videos of one subset.
-
-    Attributes:
-        samples: the videos.
-        weights: (samples,) sampling probabilities.
-    """
+    """Videos of one subset, and their sampling probabilities (samples,)."""
 
     samples: tuple[Sample, ...]
-    weights: Floats
+    weights: Doubles
 
     def draw(self, rng: np.random.Generator) -> Sample:
         """Sample a video by the weights."""
@@ -94,11 +80,7 @@ class VideoDataset:
         return 0
 
     def with_frames(self) -> "VideoDataset":
-        """Return only the videos with frames.
-
-        Raises:
-            DatasetError: no video has frames.
-        """
+        """Return only the videos with frames; raise DatasetError if there are none."""
         selected = np.array([sample.has_frames for sample in self.samples])
         if selected.all():
             return self
@@ -112,22 +94,34 @@ class VideoDataset:
 
     def digest(self) -> str:
         """Return a SHA-256 of names, labels and weights, to check that a run is resumed with the same videos."""
-        parts = [part for sample in self.samples for part in
-                 (sample.name.encode(), sample.segments.tobytes(), sample.labels.tobytes())]  # fmt: skip
+        parts: list[bytes] = []
+        for sample in self.samples:
+            parts += [sample.name.encode(), sample.segments.tobytes(), sample.labels.tobytes()]
         return hashlib.sha256(b"\0".join([*parts, self.weights.tobytes()])).hexdigest()
 
     def truth(self, indices: Sequence[int]) -> Instances:
         """Return the ground truth of the videos with these indices."""
         chosen = [self.samples[index] for index in indices]
-        counts = [len(sample.labels) for sample in chosen]
-        return Instances(
-            videos=distinct_names(chosen),
-            durations=np.array([sample.duration_s for sample in chosen]),
-            video=np.repeat(np.arange(len(chosen)), counts),
-            segments=np.concatenate([sample.segments for sample in chosen]).reshape(-1, 2),
-            labels=np.concatenate([sample.labels for sample in chosen]),
-            scores=np.ones(sum(counts)),
-        )
+        truth = make_truth(chosen, [sample.duration_s for sample in chosen])
+        return replace(truth, videos=distinct_names(chosen))
+
+
+def make_truth(samples: Sequence[Sample], durations_s: Sequence[float]) -> Instances:
+    """Return the ground truth of samples of these durations."""
+    counts = [len(sample.labels) for sample in samples]
+    return Instances(
+        videos=tuple(sample.name for sample in samples),
+        durations=np.array(durations_s, float),
+        video=np.repeat(np.arange(len(samples)), counts),
+        segments=np.concatenate([sample.segments for sample in samples]).reshape(-1, 2),
+        labels=np.concatenate([sample.labels for sample in samples]),
+        scores=np.ones(sum(counts)),
+    )
+
+
+def spread(count: int, limit: int | None) -> list[int]:
+    """Return `limit` of `count` indices at equal intervals; all of them for 0 or None."""
+    return [int(index) for index in np.linspace(0, count - 1, min(limit or count, count))]
 
 
 def distinct_names(samples: Sequence[Sample]) -> tuple[str, ...]:
@@ -143,15 +137,12 @@ def load_dataset(
 ) -> VideoDataset:
     """Load the videos of a subset from all folders; PATH*WEIGHT multiplies the sampling weight of a folder.
 
-    Raises:
-        DatasetError: a folder lacks annotations or videos.
+    Raises DatasetError if a folder lacks annotations or videos.
     """
     samples: list[Sample] = []
-    weights: list[Floats] = []
-    for entry in folders:
-        folder, factor = _split_weight(entry)
-        loaded = _read_folder(folder, taxonomy, subset)
-        if loaded:
+    weights: list[Doubles] = []
+    for folder, factor in map(_split_weight, folders):
+        if loaded := _read_folder(folder, taxonomy, subset):
             samples += loaded
             weights.append(factor * rarity_weights(loaded, len(taxonomy.actions), class_balance_exponent))
     if not samples:
@@ -161,7 +152,6 @@ def load_dataset(
 
 
 def _split_weight(entry: Path) -> tuple[Path, float]:
-    """Split PATH*WEIGHT into the folder and its weight, 1 by default."""
     name, star, weight = str(entry).rpartition("*")
     if not star:
         return entry, 1.0
@@ -192,41 +182,32 @@ def _read_folder(folder: Path, taxonomy: Taxonomy, subset: str) -> list[Sample]:
         )
     samples = []
     for index, name in enumerate(truth.videos):
-        of_video = truth.video == index
         sidecar = folder / "sidecars" / f"{name}.npz"
-        keypoints = sidecar if sidecar.exists() else None
-        duration_s = float(truth.durations[index])
-        samples.append(
-            Sample(name, files[name], keypoints, duration_s, truth.segments[of_video], truth.labels[of_video])
-        )
+        own = truth[truth.video == index]
+        keypoints, duration_s = sidecar if sidecar.exists() else None, float(truth.durations[index])
+        samples.append(Sample(name, files[name], keypoints, duration_s, own.segments, own.labels))
     return samples
 
 
 def _find_video_files(folder: Path) -> dict[str, Path]:
-    """Return the file of each video by name: frames, else the video, else the sidecar.
-
-    Videos are searched recursively, since MMA-52 has a folder per subset.
-    """
+    """Return the file of each video by name: frames, else the video (in any folder, as in MMA-52), else the sidecar."""
     files = {path.stem: path for path in find_files(folder / "videos", VIDEO_ENDINGS)}
     files |= {path.stem: path for path in (folder / "frames").glob("*.npz")}
     return files or {path.stem: path for path in (folder / "sidecars").glob("*.npz")}
 
 
-def rarity_weights(samples: Sequence[Sample], classes: int, exponent: float) -> Floats:
+def rarity_weights(samples: Sequence[Sample], classes: int, exponent: float) -> Doubles:
     """Return the sampling weight of each video, (frequency of the most frequent action / of its rarest)**exponent."""
     counts = np.maximum(np.bincount(np.concatenate([sample.labels for sample in samples]), minlength=classes), 1)
     factors = (counts.max() / counts) ** exponent
     return np.array([factors[sample.labels].max() if len(sample.labels) else 1.0 for sample in samples])
 
 
-def read_frames(sample: Sample, config: InputConfig, margin: float, cache: Path | None = None) -> Frames:
+def read_frames(sample: Sample, config: InputConfig, margin: float, cache: Path | None = None) -> Images:
     """Read all frames of a video at the network's frame rate, (frames, height, width, 3) uint8.
 
     Videos are centre-cropped and scaled as in the detector, but `margin` times larger; stored frames are not resized.
-    With a cache folder, each video is decoded once.
-
-    Raises:
-        DatasetError: the file cannot be read.
+    With a cache folder, each video is decoded once. Raises DatasetError if the file cannot be read.
     """
     if sample.path.suffix == ".npz":
         return _read_npz(sample, config.fps)
@@ -238,23 +219,18 @@ def read_frames(sample: Sample, config: InputConfig, margin: float, cache: Path 
         if cached.exists():
             return np.asarray(np.load(cached))
     try:
-        with sample.path.open("rb") as file:
-            video = Video(file, _NO_LIMITS)
-            try:
-                frames = np.stack(list(video.frames(config.fps, width, height)))
-            finally:
-                video.close()
+        with sample.path.open("rb") as file, closing(Video(file, UNLIMITED)) as video:
+            frames = np.stack(list(video.frames(config.fps, width, height)))
     except (VideoError, OSError, ValueError) as error:
         raise DatasetError(f"{sample.path} cannot be read: {error}") from error
     if cached is not None:
         cached.parent.mkdir(parents=True, exist_ok=True)
-        temporary = cached.with_name(f".{cached.name}.{id(frames)}.npy")
-        np.save(temporary, frames)
-        temporary.replace(cached)
+        with write_aside(cached) as temporary:
+            np.save(temporary, frames)
     return frames
 
 
-def _read_npz(sample: Sample, fps: float) -> Frames:
+def _read_npz(sample: Sample, fps: float) -> Images:
     with np.load(sample.path, allow_pickle=False) as arrays:
         rate = float(arrays["fps"])
     frames = _map_array(sample.path, "frames")
@@ -264,7 +240,7 @@ def _read_npz(sample: Sample, fps: float) -> Frames:
     return np.asarray(frames[np.minimum(np.round(times * rate).astype(int), len(frames) - 1)])
 
 
-def _map_array(path: Path, name: str) -> NDArray[np.generic]:
+def _map_array(path: Path, name: str) -> Array:
     """Memory-map an array of an uncompressed .npz file; a compressed one is read into memory."""
     with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as member:
         info = archive.getinfo(f"{name}.npy")
@@ -285,13 +261,10 @@ def read_keypoints(sample: Sample, fps: float, frames: int) -> Keypoints | None:
     if sample.sidecar is None:
         return None
     with np.load(sample.sidecar, allow_pickle=False) as arrays:
-        keypoints, visible, names = (
-            arrays["keypoints"],
-            arrays["keypoints_visible"],
-            arrays["keypoint_names"].tolist(),
-        )
+        keypoints, visible = arrays["keypoints"], arrays["keypoints_visible"]
+        names = arrays["keypoint_names"].tolist()
     record = json.loads((sample.sidecar.parent.parent / "records" / f"{sample.name}.json").read_text("utf-8"))
-    size = np.array(_get_size(record), float)
+    size = np.array([record["width"], record["height"]], float)
     times = np.arange(frames) / fps
     index = np.minimum(np.round(times * record["fps"]).astype(int), len(keypoints) - 1)
     positions = np.concatenate([keypoints[index] / size, visible[index][..., None]], -1)
@@ -301,10 +274,6 @@ def read_keypoints(sample: Sample, fps: float, frames: int) -> Keypoints | None:
 def _find_mirrored(names: list[str]) -> Integers:
     """Return the index of NAME.right for NAME.left and vice versa, (j,); other keypoints keep their index."""
     others = {"left": "right", "right": "left"}
-    swapped = [f"{stem}.{others[side]}" if side in others else name
-               for name in names for stem, _, side in (name.rpartition("."),)]  # fmt: skip
-    return np.array([names.index(name) for name in swapped])
-
-
-def _get_size(record: dict[str, Any]) -> tuple[int, int]:
-    return int(record["width"]), int(record["height"])
+    stems = [name.rpartition(".") for name in names]
+    return np.array([names.index(f"{stem}.{others[side]}" if side in others else f"{stem}{dot}{side}")
+                     for stem, dot, side in stems])  # fmt: skip

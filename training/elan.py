@@ -38,12 +38,9 @@ class Annotation(NamedTuple):
 
 @dataclass(frozen=True)
 class Elan:
-    """Contents of one .eaf file.
+    """Annotations of one .eaf file, and its linked media files.
 
-    Attributes:
-        media: names of the linked media files, without folders, and the media time in seconds at which the time of the
-            .eaf file begins.
-        annotations: of the selected tiers.
+    `media` has their names without folders, and the media time in seconds at which the time of the .eaf file begins.
     """
 
     media: dict[str, float]
@@ -56,25 +53,20 @@ class Elan:
         """
         only = next(iter(self.media.values())) if len(self.media) == 1 else 0.0
         linked = NameIndex((name, name) for name in self.media).find(video)
-        return self.media[linked.name] if linked else only
+        return self.media[linked] if linked else only
 
 
 def read_eaf(path: Path, tiers: Sequence[str] = ()) -> Elan:
-    """Read an .eaf file.
+    """Read these tiers of an .eaf file; all if none are named.
 
-    Args:
-        path: of the file.
-        tiers: names of the tiers to read; all if empty.
-
-    Raises:
-        ElanError: the file cannot be read, lacks one of the tiers, or has annotations without times.
+    Raises ElanError if the file cannot be read, lacks one of the tiers, or has annotations without times.
     """
     eaf = _parse(path)
     missing = [name for name in tiers if name not in eaf.tiers]
     if missing:
         raise ElanError(f"{path}: there is no tier {missing[0]!r}; its tiers are {', '.join(map(repr, eaf.tiers))}")
     media = {
-        _get_file_name(one.get("MEDIA_URL", "")): int(one.get("TIME_ORIGIN") or 0) / 1000
+        PureWindowsPath(unquote(one.get("MEDIA_URL", ""))).name: int(one.get("TIME_ORIGIN") or 0) / 1000  # takes / too
         for one in eaf.media_descriptors
     }
     return Elan(media, tuple(_annotations(path, eaf, tiers or tuple(eaf.tiers))))
@@ -82,9 +74,8 @@ def read_eaf(path: Path, tiers: Sequence[str] = ()) -> Elan:
 
 def _parse(path: Path) -> Eaf:
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # warns of newer versions of the format, which differ in parts that are not read here
+        # pympi warns of newer versions of the format, which differ in parts that are not read here.
+        warnings.simplefilter("ignore")
         try:
             return Eaf(str(path))
         except Exception as error:  # pympi raises Exception, KeyError and ValueError for invalid files
@@ -115,8 +106,3 @@ def _find_slots(eaf: Eaf, id: str) -> tuple[str, str]:
         start, end, *_ = aligned[id]
         return start, end
     return _find_slots(eaf, referring[id][0])
-
-
-def _get_file_name(url: str) -> str:
-    """Return the file name of a URL, or of a path of any operating system."""
-    return PureWindowsPath(unquote(url)).name

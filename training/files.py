@@ -1,44 +1,61 @@
-"""Find and read users' files: hidden files, Unicode and case of names, text encodings."""
+"""Files: find and read users' (hidden files, forms of names, text encodings, tables), and write atomically."""
 
+import csv
+import io
 import re
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path, PurePath, PureWindowsPath
 from typing import NamedTuple
+from uuid import uuid4
 
 from model.source import VIDEO_ENDINGS
+from training.instances import parse_float
 
 # Files that macOS, Windows and Synology create; names that begin with a dot are ignored too.
 _SYSTEM_FILES = {"__macosx", "thumbs.db", "desktop.ini", "$recycle.bin", "system volume information", "@eadir"}
 _NOT_UTF8 = re.compile(r"[\udc80-\udcff]")
-
-
-class NameMatch(NamedTuple):
-    """The value of a name, and whether the name differs in case from the one looked up."""
-
-    name: str
-    case_differs: bool
+_SEPARATORS = ",;\t"
+_DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
 
 
 class NameIndex:
-    """Look up names of videos as users write them.
+    """Look up names of videos as users write them: exactly, then in normalised Unicode, then ignoring case.
 
-    Names are compared exactly, then in normalised Unicode, then ignoring case.
+    `other_case` collects the names that matched only without regard to case, with their values.
     """
 
     def __init__(self, names: Iterable[tuple[str, str]]) -> None:
         """Index pairs of a name and its value."""
         listed = list(names)
         self._levels = [(form, _group_by_form(listed, form)) for form in (str, normalize_name, _lower)]
+        self.other_case: dict[str, str] = {}
 
-    def find(self, written: str) -> NameMatch | None:
-        """Look up a name, with or without folders; None if it is unknown or ambiguous."""
-        for form, names in self._levels:
-            for name in (written, PureWindowsPath(written).name):  # the latter takes slashes of both kinds
-                values = names.get(form(name), set())
-                if len(values) == 1:
-                    return NameMatch(next(iter(values)), form is _lower)
+    def find(self, *spellings: str) -> str | None:
+        """Look up spellings of a name, with or without folders, until one is known and unambiguous."""
+        for written in spellings:
+            for form, names in self._levels:
+                for name in (written, PureWindowsPath(written).name):  # the latter takes slashes of both kinds
+                    values = names.get(form(name), set())
+                    if len(values) == 1:
+                        (value,) = values
+                        if form is _lower:
+                            self.other_case[spellings[0]] = value
+                        return value
         return None
+
+
+@contextmanager
+def write_aside(path: Path) -> Iterator[Path]:
+    """Yield a temporary path in the same folder that replaces `path` on success, and is removed on an exception."""
+    temporary = path.with_name(f".{uuid4().hex[:12]}-{path.name}")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def find_files(folder: Path, endings: Iterable[str]) -> list[Path]:
@@ -65,8 +82,7 @@ def strip_video_ending(name: str) -> str:
 def decode(content: bytes) -> str:
     """Decode UTF-8, UTF-16 with a byte order mark, or Windows-1252, which older spreadsheet programs write.
 
-    Raises:
-        UnicodeDecodeError: the content is binary.
+    Raises UnicodeDecodeError if the content is binary.
     """
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         return content.decode("utf-16")
@@ -93,3 +109,63 @@ def _group_by_form(names: Iterable[tuple[str, str]], form: Callable[[str], str])
 
 def _lower(name: str) -> str:
     return normalize_name(name).lower()
+
+
+class TableRow(NamedTuple):
+    """A row: its line number from 1, its values by column (empty if missing), and why these may be wrong, or None."""
+
+    number: int
+    values: Mapping[str, str]
+    fault: str | None
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table: its columns' names in lower case, its other rows that are not empty, and whether 1,5 is a number."""
+
+    columns: tuple[str, ...]
+    rows: tuple[TableRow, ...]
+    decimal_comma: bool
+
+    def parse_number(self, text: str) -> float:
+        """Parse a number; NaN if the text is not one."""
+        if self.decimal_comma and _DECIMAL_COMMA.fullmatch(text):
+            text = text.replace(",", ".")
+        return parse_float(text)
+
+
+def read_table(text: str) -> Table:
+    """Parse a table whose columns are separated by the most frequent of comma, semicolon and tab in its first row.
+
+    A first line such as `sep=;`, as Excel writes it, sets the separator. Values are stripped; missing ones are empty.
+
+    Raises:
+        csv.Error: a field is too long.
+    """
+    skipped, separator = _find_separator(text)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True)
+    rows = ((reader.line_num, [value.strip() for value in row]) for row in reader)
+    filled = ((line, row) for line, row in rows if line > skipped and any(row))
+    columns = tuple(name.lower() for name in next(filled, (0, []))[1])
+    return Table(columns, tuple(_make_rows(filled, columns)), separator != ",")
+
+
+def _find_separator(text: str) -> tuple[int, str]:
+    """Return the number of lines before the table, and its separator."""
+    for number, line in enumerate(io.StringIO(text, newline="")):
+        if line.lower().startswith("sep=") and len(line.strip("\r\n")) == len("sep=;"):
+            return number + 1, line[4]
+        if line.strip(_SEPARATORS + ' \r\n"'):
+            return number, max(_SEPARATORS, key=lambda mark: len(next(csv.reader([line], delimiter=mark))))
+    return 0, ","
+
+
+def _make_rows(rows: Iterator[tuple[int, list[str]]], columns: tuple[str, ...]) -> Iterator[TableRow]:
+    for number, row in rows:
+        fault = None
+        if any(row[len(columns) :]):
+            fault = (
+                f"{len(row)} values for {len(columns)} columns: numbers are written with a point (1.5), "
+                "and what contains a comma in quotes"
+            )
+        yield TableRow(number, dict.fromkeys(columns, "") | dict(zip(columns, row, strict=False)), fault)

@@ -1,8 +1,4 @@
-"""Crop users' videos around the person, as a bundle's detector does.
-
-The detector crops each window separately; here one crop is used for the whole video, which contains the person in all
-frames.
-"""
+"""Crop users' videos around the person, as a bundle's detector does, but with one crop for all windows."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -12,33 +8,27 @@ from pathlib import Path
 
 import numpy as np
 
-from model.bundle import Bundle, LocatorConfig
+from model.arrays import Images
+from model.bundle import Bundle, InputConfig
 from model.errors import VideoError
 from model.locator import Locator, load_locator
 from model.person_crop import MAX_SIDE_PX, choose_person
 from model.transforms import Region, crop_around
-from model.video import Limits, Video
-from training.dataset import DatasetError, Frames, Sample
+from model.video import UNLIMITED, Video
+from training.dataset import DatasetError, Sample
+from training.files import write_aside
 from training.recipe import Recipe
 
 _DETECTIONS_PER_S = 1.0
-_NO_LIMITS = Limits(max_duration_s=36_000, max_pixels=2**30)
 
 
 def crop_to_person(
     samples: Sequence[Sample], start: Bundle, recipe: Recipe, folder: Path, on_progress: Callable[[int, int], None]
 ) -> list[Sample]:
-    """Crop videos around the person and store their frames; return them unchanged if the bundle has no locator.
+    """Crop videos around the person and store their frames in a folder, whose existing files are reused.
 
-    Args:
-        samples: the videos.
-        start: the bundle whose locator is used.
-        recipe: determines the size of the frames.
-        folder: for the frames; existing files are reused.
-        on_progress: called with the number of finished videos and of all videos.
-
-    Raises:
-        DatasetError: a video cannot be read.
+    The recipe determines the frames' size. Without a locator in the bundle `start`, videos are returned unchanged.
+    Raises DatasetError if a video cannot be read.
     """
     config, locator = start.manifest.locator, load_locator(start)
     if config is None or locator is None:
@@ -48,32 +38,35 @@ def crop_to_person(
     for done, sample in enumerate(samples):
         on_progress(done, len(samples))
         key = f"{sample.path.resolve()} {sample.path.stat().st_mtime_ns} {recipe.input} {recipe.data.margin} {config}"
-        name = f"{sample.name}-{hashlib.sha256(key.encode()).hexdigest()[:12]}.npz"
-        path = folder / name
+        path = folder / f"{sample.name}-{hashlib.sha256(key.encode()).hexdigest()[:12]}.npz"
         if not path.exists():
-            temporary = folder / f".{name}"
-            np.savez(temporary, frames=_read_cropped_frames(sample, config, locator, recipe), fps=recipe.input.fps)
-            temporary.replace(path)
+            frames = read_cropped_frames(sample.path, recipe.input, recipe.data.margin, locator, config.margin)
+            with write_aside(path) as temporary:
+                np.savez(temporary, frames=frames, fps=recipe.input.fps)
         cropped.append(replace(sample, path=path))
     return cropped
 
 
-def _read_cropped_frames(sample: Sample, locator_config: LocatorConfig, locator: Locator, recipe: Recipe) -> Frames:
-    """Return frames (n, height, width, 3) at the network's rate, `data.margin` times larger than its input."""
-    config = recipe.input
-    height, width = (2 * round(side * recipe.data.margin / 2) for side in (config.height, config.width))
+def read_cropped_frames(path: Path, config: InputConfig, size: float, locator: Locator | None, margin: float) -> Images:
+    """Return frames (n, height, width, 3) at the network's rate, `size` times larger than its input.
+
+    A locator crops them around the person, with this margin. Raises DatasetError if the video cannot be read.
+    """
+    height, width = (2 * round(side * size / 2) for side in (config.height, config.width))
+    region = Region()
     try:
-        with sample.path.open("rb") as file:
-            with closing(Video(file, _NO_LIMITS)) as video:
-                region = find_person_region(video, locator, config.width / config.height, locator_config.margin)
-            file.seek(0)
-            with closing(Video(file, _NO_LIMITS)) as video:
+        with path.open("rb") as file:
+            if locator is not None:
+                with closing(Video(file, UNLIMITED)) as video:
+                    region = _find_person_region(video, locator, config.width / config.height, margin)
+                file.seek(0)
+            with closing(Video(file, UNLIMITED)) as video:
                 return np.stack(list(video.frames(config.fps, width, height, region)))
     except (VideoError, OSError) as error:
-        raise DatasetError(f"{sample.path} cannot be read: {error}") from error
+        raise DatasetError(f"{path} cannot be read: {error}") from error
 
 
-def find_person_region(video: Video, locator: Locator, aspect: float, margin: float) -> Region:
+def _find_person_region(video: Video, locator: Locator, aspect: float, margin: float) -> Region:
     """Return the region that the detector would crop; the whole frame if no person is detected."""
     detections, rows, columns = [], 1, 1
     for frame in video.frames(_DETECTIONS_PER_S, MAX_SIDE_PX, MAX_SIDE_PX, None):

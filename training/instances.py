@@ -1,17 +1,14 @@
 """Labelled segments of videos as arrays: ground truth, or predictions with scores."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from model.arrays import Booleans, Doubles, Integers
 from model.taxonomy import Taxonomy
-
-Floats = NDArray[np.float64]
-Integers = NDArray[np.int64]
-Booleans = NDArray[np.bool_]
 
 
 class Fault(NamedTuple):
@@ -25,14 +22,24 @@ class Fault(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One segment of a file; ground truth has the score 1."""
+    """One segment of a file.
+
+    Attributes:
+        video, label: as written, or ids. A label of None only lists a video, which may have no actions.
+        score: 1 for ground truth.
+        place: of the segment in the file, for messages.
+        on_player: whether times are on the player's clock instead of relative to the first frame.
+        slack_s: accuracy of the times.
+    """
 
     video: str
     start_s: float
     end_s: float
-    label: int
+    label: Any
     score: float
     place: str
+    on_player: bool = False
+    slack_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -49,24 +56,19 @@ class Instances:
     """
 
     videos: tuple[str, ...]
-    durations: Floats
+    durations: Doubles
     video: Integers
-    segments: Floats
+    segments: Doubles
     labels: Integers
-    scores: Floats
+    scores: Doubles
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, index: NDArray[np.bool_] | Integers) -> "Instances":
+    def __getitem__(self, index: Booleans | Integers) -> "Instances":
         """Select segments; all videos remain, also those without segments."""
-        return replace(
-            self,
-            video=self.video[index],
-            segments=self.segments[index],
-            labels=self.labels[index],
-            scores=self.scores[index],
-        )
+        parts = {name: getattr(self, name)[index] for name in ("video", "segments", "labels", "scores")}
+        return replace(self, **parts)
 
     def select_videos(self, videos: Iterable[str]) -> "Instances":
         """Select videos, in the given order; unknown ones are ignored."""
@@ -98,12 +100,9 @@ def collect(rows: Iterable[Row], durations: dict[str, float]) -> Instances:
 
 
 def find_fault(row: Row, duration_s: float, *, slack_s: float) -> str | None:
-    """Return why a segment is invalid, or None if it is valid.
+    """Return why a segment of a video of this duration (NaN if unknown) is invalid, or None.
 
-    Args:
-        row: the segment.
-        duration_s: duration of its video, NaN if unknown.
-        slack_s: how far its end may exceed the duration; its start must be less than the duration.
+    Its end may exceed the duration by `slack_s`, its start may not.
     """
     if not np.isfinite((row.start_s, row.end_s, row.score)).all():
         return f"start {row.start_s}, end {row.end_s}, score {row.score}: not all are numbers"
@@ -116,3 +115,11 @@ def find_fault(row: Row, duration_s: float, *, slack_s: float) -> str | None:
     if row.end_s > duration_s + slack_s:
         return f"the end {row.end_s:g} s is beyond the video's end, {duration_s:g} s"
     return None
+
+
+def parse_float(value: Any) -> float:
+    """Parse a number; NaN if the value is not one."""
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        return math.nan

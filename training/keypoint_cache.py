@@ -5,8 +5,7 @@
 
 Stages with `given: keypoints, keypoint_noise: 0` are then trained on keypoints with real errors, without decoding: a
 step takes a tenth of the time. Each copy of a video has its own random augmentation by the recipe's `augment`, except
-for mirroring, which is done in training. Existing copies are not computed again. `mmad fine-tune` does the same with
-users' videos.
+for mirroring, which is done in training. Existing copies are reused. `mmad fine-tune` does the same.
 """
 
 import hashlib
@@ -19,13 +18,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from model.arrays import Doubles, Images, Integers
 from model.bundle import InputConfig
 from training.augment import Example, make_example, resize_to_input
 from training.dataset import (
     DatasetError,
-    Floats,
-    Frames,
-    Integers,
     Keypoints,
     Sample,
     VideoDataset,
@@ -34,6 +31,7 @@ from training.dataset import (
     read_frames,
     read_keypoints,
 )
+from training.files import write_aside
 from training.keypoints import Finder
 from training.people.film import KEYPOINT_NAMES
 from training.recipe import AugmentConfig, Recipe, load_recipe
@@ -69,14 +67,8 @@ def compute_fingerprint(finder: Finder, dataset: VideoDataset, recipe: Recipe, c
     """Return a SHA-256 of everything that determines the contents of a copy, but not the number of copies."""
     augment = recipe.augment.model_dump(mode="json") if copies else None
     videos = [
-        [
-            sample.name,
-            str(sample.path.resolve()),
-            sample.path.stat().st_mtime_ns,
-            sample.segments.tolist(),
-            sample.labels.tolist(),
-        ]
-        for sample in dataset.samples
+        [one.name, str(one.path.resolve()), one.path.stat().st_mtime_ns, one.segments.tolist(), one.labels.tolist()]
+        for one in dataset.samples
     ]
     config = recipe.input.model_dump(mode="json"), recipe.data.margin
     inputs = [finder.bundle.weights_sha256, recipe.seed, augment, config, videos]
@@ -93,16 +85,10 @@ def write_keypoints(
 ) -> None:
     """Find keypoints in all videos and write a data set without frames: sidecars, records and mmad.json.
 
-    Args:
-        finder: finds the keypoints.
-        dataset: videos with frames. Sidecars, if there are any, determine which actions are visible in a crop.
-        recipe: its augmentation, seed and input.
-        out: the folder, created if necessary.
-        copies: augmented copies of each video, as subset `train`; 0 for one copy without augmentation, as subset `val`.
-        on_progress: called with the number of finished copies and of all copies.
-
-    Raises:
-        DatasetError: the folder was written with another finder, recipe or data set, or the keypoints have no names.
+    Sidecars of the videos, if there are any, determine which actions are visible in a crop. `copies` is the number of
+    augmented copies of each video, as subset `train`; 0 for one copy without augmentation, as subset `val`.
+    `on_progress` gets the numbers of finished and of all copies. Raises DatasetError if the folder was written with
+    another finder, recipe or data set, or the keypoints have no names.
     """
     fingerprint = compute_fingerprint(finder, dataset, recipe, copies)
     fingerprint_file = out / "found.json"
@@ -113,9 +99,10 @@ def write_keypoints(
     fingerprint_file.write_text(json.dumps(fingerprint) + "\n", encoding="utf-8")
     augment = recipe.augment.model_copy(update=_TRAINING_ONLY)
     videos: dict[str, Any] = {}
+    each = max(copies, 1)
     for index, (sample, stem) in enumerate(zip(dataset.samples, distinct_names(dataset.samples), strict=True)):
-        for copy in range(max(copies, 1)):
-            on_progress(index * max(copies, 1) + copy, len(dataset.samples) * max(copies, 1))
+        for copy in range(each):
+            on_progress(index * each + copy, len(dataset.samples) * each)
             name = f"{stem}-{copy}" if copies else stem
             record = out / "records" / f"{name}.json"
             if not record.exists():
@@ -127,17 +114,10 @@ def write_keypoints(
 
 
 class _Copy(NamedTuple):
-    """One copy of a video.
+    """One copy of a video: consecutive parts of its frames at the network's input size, segments (m, 2) in frames."""
 
-    Attributes:
-        parts: consecutive parts of its frames, (n, height, width, 3) uint8 at the network's input size.
-        segments: (m, 2) in frames.
-        labels: (m,) action ids.
-        subset: train or val.
-    """
-
-    parts: Iterator[Frames]
-    segments: Floats
+    parts: Iterator[Images]
+    segments: Doubles
     labels: Integers
     subset: str
 
@@ -147,7 +127,7 @@ def _augment(sample: Sample, recipe: Recipe, augment: AugmentConfig, seed: np.ra
     frames = read_frames(sample, recipe.input, recipe.data.margin, recipe.data.cache)
     keypoints = read_keypoints(sample, recipe.input.fps, len(frames))
 
-    def augment_part(part: Frames, config: InputConfig, keypoints: Keypoints | None) -> Example:
+    def augment_part(part: Images, config: InputConfig, keypoints: Keypoints | None) -> Example:
         rng, longest = np.random.default_rng(seed), max(len(part), config.window_frames)
         return make_example(rng, part, sample.segments, sample.labels, keypoints, config, augment, longest)
 
@@ -161,7 +141,6 @@ def _augment(sample: Sample, recipe: Recipe, augment: AugmentConfig, seed: np.ra
 
 
 def _read_unaugmented(sample: Sample, recipe: Recipe) -> _Copy:
-    """Read a whole video at the network's input size."""
     config = recipe.input
     frames = read_frames(sample, config, 1.0, recipe.data.cache)
     segments = np.minimum(sample.segments * config.fps, len(frames))
@@ -170,9 +149,8 @@ def _read_unaugmented(sample: Sample, recipe: Recipe) -> _Copy:
     return _Copy(parts, segments[inside], sample.labels[inside], VAL)
 
 
-def _iterate_parts(frames: Frames, at_once: int) -> Iterator[Frames]:
-    for begin in range(0, len(frames), at_once):
-        yield frames[begin : begin + at_once]
+def _iterate_parts(frames: Images, at_once: int) -> Iterator[Images]:
+    return (frames[begin : begin + at_once] for begin in range(0, len(frames), at_once))
 
 
 def _find_keypoints(finder: Finder, sample: Sample, video: _Copy, recipe: Recipe, out: Path, name: str) -> None:
@@ -194,9 +172,8 @@ def _find_keypoints(finder: Finder, sample: Sample, video: _Copy, recipe: Recipe
         "subset": video.subset, "duration": round(len(keypoints) / config.fps, 4), "frames": len(keypoints),
         "fps": config.fps, "height": config.height, "width": config.width, "actions": actions,
     }  # fmt: skip
-    temporary = out / "records" / f".{name}.json"
-    temporary.write_text(json.dumps(record), encoding="utf-8")
-    temporary.replace(out / "records" / f"{name}.json")
+    with write_aside(out / "records" / f"{name}.json") as temporary:
+        temporary.write_text(json.dumps(record), encoding="utf-8")
 
 
 def _get_keypoint_names(sample: Sample, count: int) -> tuple[str, ...]:

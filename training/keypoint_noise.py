@@ -12,10 +12,7 @@ from model.pose_estimator import KeypointReader
 
 # Noise parameters are those of the shipped finder, as measured by training/keypoints.py.
 _DRIFT_STEPS = 8  # steps between the knots of the drifting error
-_DRIFT, _FRESH = (
-    0.8,
-    0.25,
-)  # standard deviations of the drifting and the independent error, relative to the constant one
+_DRIFT, _FRESH = 0.8, 0.25  # standard deviations of the drifting and independent errors, relative to the constant one
 _SCALE_MEDIAN, _SCALE_SIGMA = 0.6, 0.7  # log-normal factor of the error of each keypoint
 _INVISIBLE_FACTOR = 3.0  # factor of the error of invisible keypoints
 _INVISIBLE_WEIGHT = 0.1  # loss weight of positions of invisible keypoints (clamped to the border if outside)
@@ -24,18 +21,11 @@ _BETA = 0.02  # of the smooth L1 loss, as a fraction of the frame
 
 
 def add_keypoint_noise(keypoints: Tensor, mask: Tensor, error: float) -> Tensor:
-    """Add noise to keypoints that resembles the errors of a finder.
+    """Add noise that resembles the errors of a pose estimator to keypoints (B, steps, j, 3): x, y, visibility.
 
     The error of a keypoint is the sum of a constant, a drifting and an independent part, times a random factor of the
-    keypoint in the window.
-
-    Args:
-        keypoints: (B, steps, j, 3): x and y, 0 to 1, and visibility.
-        mask: (B, steps) bool; after the end of a video its last frame is repeated.
-        error: standard deviation of the constant part, as a fraction of the side of a frame.
-
-    Returns:
-        (B, steps, j, 3).
+    keypoint in the window. `error` is the standard deviation of the constant part, as a fraction of the side of a
+    frame. After the end of a video, where `mask` (B, steps) is False, its last frame is repeated.
     """
     last = (mask.sum(dim=1, keepdim=True) - 1).clamp(min=0)
     steps = torch.arange(keypoints.shape[1], device=keypoints.device)[None].minimum(last)  # (B, steps)
@@ -64,13 +54,9 @@ def features_from_keypoints(network: Network, keypoints: Tensor, mask: Tensor) -
 
 
 def keypoint_loss(predicted: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """Return the smooth L1 loss of positions plus the binary cross entropy of visibility.
+    """Return the smooth L1 loss of positions plus the binary cross entropy of visibility, over steps in the mask.
 
-    Invisible keypoints have a lower weight in the loss of positions.
-
-    Args:
-        predicted, target: (B, steps, j, 3).
-        mask: (B, steps) bool, valid steps.
+    Keypoints are (B, steps, j, 3); invisible ones have a lower weight in the loss of positions.
     """
     weight = (_INVISIBLE_WEIGHT + (1 - _INVISIBLE_WEIGHT) * target[..., 2]) * mask[..., None]
     positions = target[..., :2].clamp(0, 1)

@@ -9,41 +9,31 @@ import sys
 import warnings
 from argparse import ArgumentParser
 from collections.abc import Sequence
-from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
+from model.arrays import Doubles, Images
 from model.bundle import Bundle
 from model.locator import load_locator
 from model.network import Network
 from model.pose_estimator import KeypointReader
-from model.transforms import Region
-from model.video import Limits, Video
 from training.augment import resize_to_input
-from training.dataset import DatasetError, Frames, load_dataset, read_frames, read_keypoints
+from training.dataset import DatasetError, load_dataset, read_frames, read_keypoints
 from training.evaluation.validation import ValidationResult, evaluate_network
-from training.framed import find_person_region
+from training.framed import read_cropped_frames
 from training.recipe import StageConfig, load_recipe
 from training.start import start_network
-
-Floats = NDArray[np.float64]
 
 DRAWN_FRAMES = 6  # per clip
 _MEASURED_FRAMES = 64  # from the middle of each video
 _BATCH_FRAMES = 32  # larger batches are slower on a CPU
-_NO_LIMITS = Limits(max_duration_s=36_000, max_pixels=2**30)
 
 
 class Finder:
-    """Finds keypoints in frames with a bundle's backbone.
-
-    Raises:
-        ValueError: the backbone finds no keypoints.
-    """
+    """Finds keypoints in frames with a bundle's backbone. Raises ValueError if the backbone finds no keypoints."""
 
     def __init__(self, folder: Path) -> None:
         self.bundle = Bundle.load(folder)
@@ -58,7 +48,7 @@ class Finder:
         self._backbone = self.network.backbone
 
     @torch.inference_mode()
-    def find(self, frames: Frames) -> Floats:
+    def find(self, frames: Images) -> Doubles:
         """Find keypoints (n, keypoints, 3) in frames (n, height, width, 3) of the network's input size."""
         parts = torch.split(torch.from_numpy(frames), _BATCH_FRAMES)
         keypoints = [self._backbone.find(self.network.normalise(part[None, None]))[0] for part in parts]
@@ -68,17 +58,15 @@ class Finder:
 class Errors(NamedTuple):
     """Errors of each keypoint, (keypoints,), as fractions of a frame's side; NaN for those that are never visible.
 
-    Attributes:
-        away: mean distance from the true position.
-        lasting: standard deviation, on one axis, of the error that is constant within a video.
-        drifting: of the error that changes slowly, i.e. the rest.
-        fresh: of the error that is independent in every frame. All three are of those visible in all frames.
+    `away` is the mean distance from the true position. The others are standard deviations, on one axis, of those
+    visible in all frames: of the error that is constant within a video, that is independent in every frame (`fresh`),
+    and of the rest, which changes slowly (`drifting`).
     """
 
-    away: Floats
-    lasting: Floats
-    drifting: Floats
-    fresh: Floats
+    away: Doubles
+    lasting: Doubles
+    drifting: Doubles
+    fresh: Doubles
 
 
 def measure(finder: Finder, folders: Sequence[Path]) -> tuple[list[str], Errors]:
@@ -105,7 +93,7 @@ def measure(finder: Finder, folders: Sequence[Path]) -> tuple[list[str], Errors]
         return names, Errors(np.nanmean(np.concatenate(away), axis=0), lasting, drifting, fresh)
 
 
-def _decompose(errors: Floats) -> Floats:
+def _decompose(errors: Doubles) -> Doubles:
     """Return mean squares (3, keypoints) of the constant, drifting and independent errors (frames, keypoints, 2)."""
     lasting = np.square(errors.mean(axis=0)).mean(axis=-1)
     fresh = np.square(np.diff(errors, axis=0)).mean(axis=(0, 2)) / 2 if len(errors) > 1 else np.zeros_like(lasting)
@@ -115,12 +103,10 @@ def _decompose(errors: Floats) -> Floats:
 
 def read(finder: Finder, folders: Sequence[Path], subset: str, error: float) -> ValidationResult:
     """Evaluate the network on given keypoints, with noise as of StageConfig.keypoint_noise."""
-    update = {"locator": None, "calibration": None}  # no person detection, scores of the network
-    manifest = finder.bundle.manifest.model_copy(update=update)
+    # No person detection, and scores of the network.
+    manifest = finder.bundle.manifest.model_copy(update={"locator": None, "calibration": None})
     stage = StageConfig(given="keypoints", keypoint_noise=error, steps=1, batch=1)
-    recipe = load_recipe("demo", []).model_copy(
-        update={"input": manifest.input, "validate_videos": 0, "stages": (stage,)}
-    )
+    recipe = load_recipe("demo", []).model_copy(update={"input": manifest.input, "stages": (stage,)})
     dataset = load_dataset(folders, manifest.taxonomy, subset, 0)
     return evaluate_network(finder.network, manifest, dataset, recipe, "cpu", lambda done, count: None, "keypoints")
 
@@ -130,17 +116,10 @@ def draw(finder: Finder, clips: Sequence[Path], out: Path) -> None:
     from matplotlib.figure import Figure
 
     manifest, locator = finder.bundle.manifest, load_locator(finder.bundle)
-    config = manifest.input
+    config, margin = manifest.input, manifest.locator.margin if manifest.locator else 1.0
     figure = Figure(figsize=(2.4 * DRAWN_FRAMES, 2.5 * len(clips)), layout="tight")
     for row, clip in enumerate(clips):
-        with clip.open("rb") as file:
-            region = Region()
-            if locator is not None and manifest.locator is not None:
-                with closing(Video(file, _NO_LIMITS)) as video:
-                    region = find_person_region(video, locator, config.width / config.height, manifest.locator.margin)
-            file.seek(0)
-            with closing(Video(file, _NO_LIMITS)) as video:
-                frames = np.stack(list(video.frames(config.fps, config.width, config.height, region)))
+        frames = read_cropped_frames(clip, config, 1.0, locator, margin)
         for column, moment in enumerate(np.linspace(0, len(frames) - 1, DRAWN_FRAMES).astype(int)):
             axes = figure.add_subplot(len(clips), DRAWN_FRAMES, row * DRAWN_FRAMES + column + 1)
             axes.imshow(frames[moment])
@@ -167,11 +146,9 @@ def main() -> None:
     if options.data and options.read:
         result = read(finder, options.data, options.subset, options.error)
         action, body = result.action.average, result.body.average
-        parts = zip(finder.bundle.manifest.taxonomy.bodies, result.body.precision.mean(axis=0), strict=True)
-        by_part = ", ".join(f"{one.name} {100 * ap:.1f}" for one, ap in parts)
         sys.stdout.write(
             f"{len(result.truth.videos)} videos, keypoints given: mAP action {100 * action:.1f}, "
-            f"body {100 * body:.1f}, mean {50 * (action + body):.1f} %; {by_part}\n"
+            f"body {100 * body:.1f}, mean {50 * (action + body):.1f} %\n"
         )
     elif options.data:
         names, errors = measure(finder, options.data)

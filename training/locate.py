@@ -1,8 +1,7 @@
 """Train and evaluate the locator: `python -m training.locate --out FILE`, `python -m training.locate --measure FILE`.
 
-The locator is trained on stills of synthetic people (locate_stills) and is one ONNX file (locate_network). The file
-that is shipped with mmad is training/locator.onnx. Bundles include it by `framing: person` in a recipe, or by
-`mmad export --locator FILE`.
+It is trained on stills of synthetic people and is one ONNX file; training/locator.onnx is shipped with mmad. Bundles
+include it by `framing: person` in a recipe, or by `mmad export --locator FILE`.
 """
 
 import sys
@@ -42,11 +41,8 @@ def render(seed: int, videos: int, *, held_out: bool, people: int | None = None)
 def measure(locator: Locator, stills: Stills, people: int) -> dict[str, float]:
     """Evaluate a locator on the stills that show `people` people.
 
-    Returns:
-        stills: the number of stills.
-        nobody, one, several: shares of the stills with that number of detections.
-        found, mean_iou: if `people` is above 0, the share of stills whose largest person is detected with an IoU of at
-            least 0.5, and the mean IoU of the largest person (0 without a detection).
+    Returns the number of stills, the shares with no, one and several detections, and with people: the share whose
+    largest person is detected with an IoU of at least 0.5, and the mean IoU of the largest person.
     """
     counts, ious = [], []
     for still in map(stills.still, range(len(stills))):

@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.arrays import Array
 from model.bundle import LocatorConfig
 from model.export import LOCATOR_HEADER, OPSET, strip_metadata
-from training.locate_stills import LONGEST, Array, Stills
+from training.locate_stills import LONGEST, Stills
 
 SIZE = 128  # side of the square input in pixels
 STRIDE = 8
@@ -78,7 +79,7 @@ def _convolution(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
 def train(
     stills: Stills, epochs: int, seed: int, say: Callable[[str], object], batch: int = 32, rate: float = 3e-3
 ) -> LocatorNetwork:
-    """Train a network on stills, with new augmentation in every epoch; `say` is called with a line per epoch."""
+    """Train a network on stills, with new augmentation in every epoch; `say` gets a line per epoch."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     network = LocatorNetwork()
@@ -104,9 +105,7 @@ def train(
 def locator_loss(logits: Tensor, boxes: Tensor, truth: Tensor) -> Tensor:
     """Return the penalty-reduced focal loss of scores (CenterNet, equation 1) plus the GIoU loss of boxes.
 
-    Args:
-        logits, boxes: of the network.
-        truth: (B, people, 4) fractions of the input; NaN for absent people.
+    `truth` is (B, people, 4) in fractions of the input; NaN for absent people.
     """
     target, target_boxes = make_targets(truth)
     scores = logits.sigmoid().clamp(1e-4, 1 - 1e-4)
@@ -120,10 +119,8 @@ def locator_loss(logits: Tensor, boxes: Tensor, truth: Tensor) -> Tensor:
 
 
 def make_targets(truth: Tensor) -> tuple[Tensor, Tensor]:
-    """Return targets for boxes (B, people, 4).
-
-    Returns:
-        Scores (B, CELLS, CELLS), 1 in the cell of a centre; and the nearest box of each cell (B, CELLS, CELLS, 4).
+    """Return targets for boxes (B, people, 4): scores (B, CELLS, CELLS), 1 at a centre, and the nearest box of each
+    cell.
     """
     middles = (truth[..., :2] + truth[..., 2:]) / 2 * CELLS  # (B, people, 2)
     sigma = ((truth[..., 2:] - truth[..., :2]) * _SIGMA * CELLS).clamp(min=0.5)
@@ -192,7 +189,6 @@ def _crop_views(squares: Tensor, views: Tensor) -> Tensor:
 
 
 def _recolour(pictures: Tensor, rng: np.random.Generator) -> Tensor:
-    """Change colours, brightness, sharpness and noise of images (B, 3, SIZE, SIZE); return uint8."""
     count = len(pictures)
 
     def draw(low: float, high: float, *shape: int) -> Tensor:
@@ -236,15 +232,9 @@ def save(network: LocatorNetwork, config: LocatorConfig, path: Path) -> None:
         # The exporter warns about its own internals.
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
-            ExportedLocator(network).eval(),
-            (pictures,),
-            dynamo=True,
-            opset_version=OPSET,
-            input_names=["pictures"],
-            output_names=["scores", "boxes"],
-            dynamic_shapes=({0: "pictures"},),
-            verbose=False,
-        )
+            ExportedLocator(network).eval(), (pictures,), dynamo=True, opset_version=OPSET, verbose=False,
+            input_names=["pictures"], output_names=["scores", "boxes"], dynamic_shapes=({0: "pictures"},),
+        )  # fmt: skip
     assert program is not None
     model = strip_metadata(program.model_proto)
     onnx.helper.set_model_props(model, {LOCATOR_HEADER: config.model_dump_json()})

@@ -2,20 +2,17 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from model.arrays import Array
 from training.people.body import Anatomy, Part, load_anatomy
 from training.people.camera.effects import develop, draw_effects, mask_faces, occlude
 from training.people.film import VALIDATION_EVERY, VIDEOS_PER_PERSON, Film, Recipe, generator, get_person, make_film
 from training.people.render import cpu, raster
 from training.people.render.shot import SUPERSAMPLING, Mesh, Shot
 from training.people.scene import draw_scene
-
-Array = NDArray[Any]
 
 LONGEST = 144  # side of a still, in pixels
 STILLS_PER_VIDEO = 4
@@ -38,12 +35,10 @@ class Still:
 
 @dataclass(frozen=True)
 class Stills:
-    """Stills as arrays, each centred in a black square.
+    """Stills as arrays, each centred in a black square, pictures (n, LONGEST, LONGEST, 3).
 
-    Attributes:
-        pictures: (n, LONGEST, LONGEST, 3) uint8.
-        places: (n, 4) position of each image in its square: left, top, right, bottom in pixels.
-        boxes: (n, MAX_PEOPLE, 4) of people, in pixels of the square; NaN for absent people.
+    `places` (n, 4) are the corners of each image in its square, `boxes` (n, MAX_PEOPLE, 4) those of people, NaN for
+    absent ones; in pixels: left, top, right, bottom.
     """
 
     pictures: Array
@@ -96,12 +91,9 @@ def stack_stills(stills: Iterable[Still]) -> Stills:
 
 
 def make_stills(seed: int, number: int, people: int | None = None, anatomy: Anatomy | None = None) -> Iterator[Still]:
-    """Render stills of one video, each with its own room, camera and image effects.
+    """Render stills of one video of a seed, each with its own room, camera and image effects.
 
-    Args:
-        seed, number: of the video; they determine the stills.
-        people: number of people in each still; random if None.
-        anatomy: the body cache.
+    `people` is the number of people in each still; random if None.
     """
     anatomy = anatomy or load_anatomy()
     rng = generator(seed, number, _STILLS)
@@ -121,7 +113,6 @@ def _size(aspect: float) -> tuple[int, int]:
 
 
 def _make_other_film(recipe: Recipe, number: int, anatomy: Anatomy, rng: np.random.Generator) -> Film:
-    """Make a film of another person of the same subset."""
     away = VALIDATION_EVERY * int(rng.integers(1, 400))
     return make_film(recipe, (get_person(number) + away) * VIDEOS_PER_PERSON, anatomy)
 
@@ -225,14 +216,12 @@ def _get_bones(mesh: Mesh) -> Array:
 
 
 def _select_triangles(mesh: Mesh, selected: Array) -> Mesh:
-    """Return a mesh with only the selected triangles."""
     return replace(
         mesh, faces=mesh.faces[selected], parts=mesh.parts[selected], closed=int(selected[: mesh.closed].sum())
     )
 
 
 def _remove_person(rng: np.random.Generator, shot: Shot, bones: int) -> Shot:
-    """Remove the person from a shot, and the seat with probability 0.25."""
     mesh = shot.mesh
     stays = (_get_bones(mesh) >= bones) & (mesh.parts == Part.PROP) & (rng.random() < 0.75)
     return replace(shot, mesh=_select_triangles(mesh, stays))

@@ -1,4 +1,4 @@
-"""Losses of the detector: sigmoid focal loss of classes, DIoU loss of boundaries."""
+"""Targets of points (ActionFormer, section 3.3) and losses: sigmoid focal loss of classes, DIoU loss of boundaries."""
 
 from typing import NamedTuple
 
@@ -7,28 +7,102 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.head import Points
-from training.targets import PointGrid, Targets
+
+# Centre sampling: points within this number of strides of a segment's centre are positive.
+RADIUS = 1.5
+# Segments whose lengths differ by less than this number of steps are assigned to the same points.
+SIMILAR_STEPS = 1e-3
+_FIRST_RANGE = 4
+_UNBOUNDED = 10_000
+_FOCAL_ALPHA, _FOCAL_GAMMA = 0.25, 2.0
+_INITIAL_NORMALIZER, _MOMENTUM = 100.0, 0.9
+
+
+class PointGrid(NamedTuple):
+    """Points of a window, all (points,): position in steps, minimum and maximum regression distance, stride."""
+
+    positions: Tensor
+    least: Tensor
+    most: Tensor
+    strides: Tensor
+
+
+class Targets(NamedTuple):
+    """Targets of the points of one window.
+
+    Attributes:
+        classes: (points, actions), 1 for the assigned actions; several if their segments have similar lengths.
+        offsets: (points, 2), distances to start and end in strides; undefined at negative points.
+    """
+
+    classes: Tensor
+    offsets: Tensor
 
 
 class Losses(NamedTuple):
-    """Weighted class and boundary losses."""
+    """Class and boundary losses; their sum is minimised."""
 
     classes: Tensor
     boundaries: Tensor
 
     @property
     def total(self) -> Tensor:
-        """Sum of both losses, which is minimised."""
+        """Sum of both losses."""
         return self.classes + self.boundaries
 
 
-def sigmoid_focal_loss(logits: Tensor, targets: Tensor, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
+def make_grid(window_frames: int, strides: tuple[int, ...]) -> PointGrid:
+    """Return all points of a window, finest level first.
+
+    Level l regresses distances from 4 * 2^(l-1) to 4 * 2^l steps; the first level from 0, the last to infinity.
+    """
+    parts = []
+    for level, stride in enumerate(strides):
+        positions = torch.arange(0, window_frames, stride, dtype=torch.float32)
+        least = 0 if level == 0 else _FIRST_RANGE * 2 ** (level - 1)
+        most = _UNBOUNDED if level == len(strides) - 1 else _FIRST_RANGE * 2**level
+        parts.append(torch.stack([positions, *(torch.full_like(positions, x) for x in (least, most, stride))]))
+    return PointGrid(*torch.cat(parts, dim=1))
+
+
+def assign(grid: PointGrid, segments: Tensor, labels: Tensor, actions: int) -> Targets:
+    """Assign segments (n, 2) in steps and labels (n,) to the points of one window.
+
+    A point is assigned the shortest segment that contains it, whose centre is within RADIUS strides, and whose farther
+    boundary is within the range of its level; and all such segments of equal length.
+    """
+    points = len(grid.positions)
+    if not len(segments):
+        return Targets(segments.new_zeros(points, actions), segments.new_zeros(points, 2))
+    position, stride = grid.positions[:, None], grid.strides[:, None]
+    start, end = segments[:, 0], segments[:, 1]
+    offsets = torch.stack([position - start, end - position], dim=-1)  # (points, n, 2)
+    centre = (start + end) / 2
+    near_start = torch.maximum(centre - RADIUS * stride, start)
+    near_end = torch.minimum(centre + RADIUS * stride, end)
+    inside = (position > near_start) & (position < near_end)
+    farther = offsets.amax(dim=-1)
+    in_range = (farther >= grid.least[:, None]) & (farther <= grid.most[:, None])
+    lengths = (end - start).expand(points, -1).masked_fill(~(inside & in_range), torch.inf)
+    shortest, index = lengths.min(dim=1)
+    assigned = (lengths <= shortest[:, None] + SIMILAR_STEPS) & lengths.isfinite()
+    one_hot = F.one_hot(labels.long(), actions).to(segments.dtype)
+    classes = (assigned.to(segments.dtype) @ one_hot).clamp(max=1)
+    return Targets(classes, offsets[torch.arange(points), index] / stride)
+
+
+def make_point_mask(mask: Tensor, strides: tuple[int, ...]) -> Tensor:
+    """Return which points lie on a frame of the video, (B, points), from those of the steps, (B, window)."""
+    return torch.cat([mask[:, ::stride] for stride in strides], dim=1)
+
+
+def sigmoid_focal_loss(logits: Tensor, targets: Tensor) -> Tensor:
     """Return the element-wise focal loss (Lin et al., equation 5)."""
     probability = logits.sigmoid()
     correct = probability * targets + (1 - probability) * (1 - targets)
-    weight = alpha * targets + (1 - alpha) * (1 - targets)
+    weight = _FOCAL_ALPHA * targets + (1 - _FOCAL_ALPHA) * (1 - targets)
     entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
-    return weight * (1 - correct) ** gamma * entropy
+    return weight * (1 - correct) ** _FOCAL_GAMMA * entropy
 
 
 def diou_loss(predicted: Tensor, truth: Tensor) -> Tensor:
@@ -50,56 +124,29 @@ class DetectionLoss(nn.Module):
 
     In training the divisor is a moving average, so that batches with few actions do not get a large weight
     (ActionFormer, section 3.3). In evaluation it is the number of the batch.
-
-    Args:
-        grid: the points of a window.
-        normalizer: initial value of the moving average.
-        momentum: of the moving average.
-        label_smoothing: probability that is moved from the true class to all classes.
-        boundary_weight: weight of the boundary loss; 0 scales it to the class loss.
     """
 
     normalizer: Tensor
     strides: Tensor
     positions: Tensor
 
-    def __init__(
-        self,
-        grid: PointGrid,
-        *,
-        normalizer: float = 100.0,
-        momentum: float = 0.9,
-        label_smoothing: float = 0.0,
-        boundary_weight: float = 1.0,
-    ) -> None:
+    def __init__(self, grid: PointGrid) -> None:
         super().__init__()
-        self.momentum, self.label_smoothing, self.boundary_weight = momentum, label_smoothing, boundary_weight
-        self.register_buffer("normalizer", torch.tensor(normalizer))
+        self.register_buffer("normalizer", torch.tensor(_INITIAL_NORMALIZER))
         self.register_buffer("strides", grid.strides[:, None], persistent=False)
         self.register_buffer("positions", grid.positions[:, None], persistent=False)
 
     def forward(self, points: Points, valid: Tensor, targets: Targets) -> Losses:
-        """Compute the losses of a batch.
-
-        Args:
-            points: output of the network, (B, points, ...).
-            valid: (B, points) bool, True for points on a frame of the video.
-            targets: classes (B, points, actions) and offsets (B, points, 2).
-        """
+        """Compute the losses of a batch of points; `valid` (B, points) is True for points on a frame of the video."""
         positive = (targets.classes.sum(dim=-1) > 0) & valid
         count = max(int(positive.sum()), 1)
         if self.training:
-            self.normalizer.mul_(self.momentum).add_((1 - self.momentum) * count)
+            self.normalizer.mul_(_MOMENTUM).add_((1 - _MOMENTUM) * count)
         divisor = self.normalizer.clone() if self.training else torch.tensor(float(count))
-        smooth = self.label_smoothing
-        classes = targets.classes * (1 - smooth) + smooth / (targets.classes.shape[-1] + 1)
-        class_loss = sigmoid_focal_loss(points.logits[valid], classes[valid]).sum() / divisor
+        class_loss = sigmoid_focal_loss(points.logits[valid], targets.classes[valid]).sum() / divisor
         predicted, truth = (self._segments(offsets)[positive] for offsets in (points.offsets, targets.offsets))
-        boundary_loss = diou_loss(predicted, truth).sum() / divisor
-        weight = self.boundary_weight or float(class_loss.detach() / boundary_loss.detach().clamp(min=0.01))
-        return Losses(class_loss, boundary_loss * weight)
+        return Losses(class_loss, diou_loss(predicted, truth).sum() / divisor)
 
     def _segments(self, offsets: Tensor) -> Tensor:
         """Convert offsets (B, points, 2) in strides to segments in steps of the window."""
-        sides = offsets * self.strides * offsets.new_tensor([-1.0, 1.0])
-        return self.positions + sides
+        return self.positions + offsets * self.strides * offsets.new_tensor([-1.0, 1.0])

@@ -9,11 +9,10 @@ from typing import NamedTuple
 
 from model.taxonomy import Taxonomy
 from training.elan import Annotation, ElanError, read_eaf
-from training.files import NameIndex, decode
-from training.instances import Fault
+from training.files import NameIndex, Table, decode, read_table
+from training.instances import Fault, Row, parse_float
 from training.label_studio import LabelStudioError, Task, read_tasks, uploaded_name
 from training.label_studio import is_export as is_label_studio
-from training.sheets import Table, read_table
 from training.tables import TableError, make_label_lookup, read_annotations, read_json
 
 ANNOTATION_ENDINGS = (".eaf", ".csv", ".tsv", ".json")
@@ -21,27 +20,6 @@ ANNOTATION_ENDINGS = (".eaf", ".csv", ".tsv", ".json")
 
 class AnnotationError(Exception):
     """Raised for annotations that cannot be trained on; the message lists faults with file and location."""
-
-
-class RawAnnotation(NamedTuple):
-    """One annotation before validation.
-
-    Attributes:
-        video: name of the file, with or without its ending.
-        start_s, end_s: as written, NaN if not a number.
-        label: as written; None for an entry that only lists a video, which may have no actions.
-        place: file and row or annotation, for messages.
-        on_player: whether times are on the player's clock instead of relative to the first frame.
-        slack_s: accuracy of the times.
-    """
-
-    video: str
-    start_s: float
-    end_s: float
-    label: str | None
-    place: str
-    on_player: bool = False
-    slack_s: float = 0.0
 
 
 class _Layout(NamedTuple):
@@ -67,7 +45,6 @@ class ReadContext:
 
     Attributes:
         files: the existing videos, by name without ending.
-        taxonomy: the labels.
         tiers: names of the tiers of .eaf files to read; all if empty.
         faults: invalid annotations.
         notices: messages about corrected and ignored data, as an ordered set.
@@ -85,17 +62,16 @@ class ReadContext:
 
     def find(self, written: str) -> str | None:
         """Look up a video, with or without its ending; return its key in `files`, or None if there is none."""
-        match = self._names.find(written)
-        if match is not None and match.case_differs:
-            self.notices[f"{written!r} is taken for {self.files[match.name].name}"] = None
-        return match and match.name
+        name = self._names.find(written)
+        if written in self._names.other_case:
+            self.notices[f"{written!r} is taken for {self.files[self._names.other_case[written]].name}"] = None
+        return name
 
 
-def read_raw_annotations(path: Path, context: ReadContext) -> Iterator[RawAnnotation]:
+def read_raw_annotations(path: Path, context: ReadContext) -> Iterator[Row]:
     """Yield the annotations of a file; invalid ones are appended to `context.faults`.
 
-    Raises:
-        AnnotationError: the file as a whole cannot be read.
+    Raises AnnotationError if the file as a whole cannot be read.
     """
     kind = path.suffix.lower()
     if kind not in ANNOTATION_ENDINGS:
@@ -116,7 +92,7 @@ def read_raw_annotations(path: Path, context: ReadContext) -> Iterator[RawAnnota
         raise AnnotationError(message if str(path) in message else f"{path}: {message}") from error
 
 
-def _read_elan(path: Path, context: ReadContext) -> Iterator[RawAnnotation]:
+def _read_elan(path: Path, context: ReadContext) -> Iterator[Row]:
     """Yield the actions of an .eaf file. Its video has the name of the file, or of a linked media file.
 
     Scores and body parts of mmad's exports are ignored.
@@ -128,18 +104,16 @@ def _read_elan(path: Path, context: ReadContext) -> Iterator[RawAnnotation]:
         tried = " or ".join(repr(name) for name in dict.fromkeys(Path(name).stem for name in names))
         raise ElanError(f"{path}: there is no video called {tried}; the first there is: {next(iter(context.files))!r}")
     shift_s = elan.shift_s(context.files[name].name)
-    yield RawAnnotation(name, 0.0, 0.0, None, str(path))
+    yield Row(name, 0.0, 0.0, None, 1.0, str(path))
     levels = _Levels(context.taxonomy)
     actions = [one for one in elan.annotations if levels.is_action(one)]
     for one in actions:
         place = f"{path}: tier {one.tier!r}, annotation {one.id}"
-        yield RawAnnotation(name, one.start_s + shift_s, one.end_s + shift_s, one.label, place, on_player=True)
+        yield Row(name, one.start_s + shift_s, one.end_s + shift_s, one.label, 1.0, place, on_player=True)
     if unmatched := levels.without_action(elan.annotations, actions):
-        first = unmatched[0]
-        context.notices[
-            f"{path}: {len(unmatched)} annotations of body parts have no action at their time and are left out, "
-            f"{first.label!r} from {first.start_s:.3f} s for one"
-        ] = None
+        first = f"{unmatched[0].label!r} from {unmatched[0].start_s:.3f} s for one"
+        notice = f"{len(unmatched)} annotations of body parts have no action at their time and are left out, {first}"
+        context.notices[f"{path}: {notice}"] = None
 
 
 class _Levels:
@@ -156,7 +130,8 @@ class _Levels:
         self._body_tiers = {f"{body.code} {body.name}" for body in taxonomy.bodies}
 
     def is_action(self, one: Annotation) -> bool:
-        return not self._is_score(one) and self._get_body(one) is None
+        is_score = one.kind == "score" and not math.isnan(parse_float(one.label))
+        return not is_score and self._get_body(one) is None
 
     def without_action(self, annotations: Sequence[Annotation], actions: Sequence[Annotation]) -> list[Annotation]:
         """Return the annotations of body parts that overlap no action of that body part."""
@@ -171,17 +146,13 @@ class _Levels:
             )
         ]
 
-    def _is_score(self, one: Annotation) -> bool:
-        return one.kind == "score" and not math.isnan(_parse_float(one.label))
-
     def _get_body(self, one: Annotation) -> int | None:
-        """Return the body part of an annotation in a tier of body parts, else None."""
         if one.kind == "body part" or (one.tier in self._body_tiers and self._find(one.label) is None):
             return self._bodies.get(one.label.lower())
         return None
 
 
-def _read_label_studio(path: Path, document: list[object], context: ReadContext) -> Iterator[RawAnnotation]:
+def _read_label_studio(path: Path, document: list[object], context: ReadContext) -> Iterator[Row]:
     tasks, left_out = read_tasks(document)
     if left_out:
         context.notices[f"{path}: {left_out} tasks have no annotation and are left out"] = None
@@ -189,23 +160,20 @@ def _read_label_studio(path: Path, document: list[object], context: ReadContext)
         place = f"{path}: {task.place}"
         context.notices |= dict.fromkeys(f"{path}: {notice}" for notice in task.notices)
         video = _find_video(task, context)
-        yield RawAnnotation(video, 0.0, 0.0, None, place)
+        yield Row(video, 0.0, 0.0, None, 1.0, place)
         for one in task.regions:
             where = f"{place}, region {one.id}"
-            yield RawAnnotation(video, one.start_s, one.end_s, one.label, where, on_player=True, slack_s=task.frame_s)
+            yield Row(video, one.start_s, one.end_s, one.label, 1.0, where, True, task.frame_s)
 
 
 def _find_video(task: Task, context: ReadContext) -> str:
     """Return the video of a task, by one of its names or by its name after an upload to Label Studio."""
-    for name in task.videos:
-        if match := context.find(name):
-            return match
     uploads = NameIndex((uploaded_name(path.name), name) for name, path in context.files.items())
-    uploaded = next((one for name in task.videos if (one := uploads.find(name))), None)
-    return uploaded.name if uploaded else task.videos[0]
+    known = next((match for name in task.videos if (match := context.find(name))), None)
+    return known or uploads.find(*task.videos) or task.videos[0]
 
 
-def _read_table_rows(path: Path, table: Table, context: ReadContext) -> Iterator[RawAnnotation]:
+def _read_table_rows(path: Path, table: Table, context: ReadContext) -> Iterator[Row]:
     """Yield one annotation per row; a row with only a video lists a video without actions."""
     layout = next((one for one in _LAYOUTS if set(one[:4]) <= set(table.columns)), None)
     if layout is None:
@@ -215,14 +183,12 @@ def _read_table_rows(path: Path, table: Table, context: ReadContext) -> Iterator
             f"{path} has no column {', '.join(missing)}; its first line must name {','.join(columns)}, or the data "
             f"set's video_id,start_frame,end_frame,class,total_frames,fps; it names {','.join(table.columns)}"
         )
-    points = [line for line in table.rows if line.values.get("behavior type", "").upper() == "POINT"]
+    points = [line.number for line in table.rows if line.values.get("behavior type", "").upper() == "POINT"]
     if points:
-        context.notices[
-            f"{path}: {len(points)} events of type POINT have no duration and are left out, the first in line "
-            f"{points[0].number}"
-        ] = None
+        notice = f"{len(points)} events of type POINT have no duration and are left out, the first in line {points[0]}"
+        context.notices[f"{path}: {notice}"] = None
     for line in table.rows:
-        if line in points:
+        if line.number in points:
             continue
         video, start, end, action = (line.values[name] for name in layout[:4])
         place = f"{path}: line {line.number}"
@@ -232,26 +198,18 @@ def _read_table_rows(path: Path, table: Table, context: ReadContext) -> Iterator
         if line.fault:
             context.faults.append(Fault(place, line.fault))
         elif wrong is not None and not only_video:
-            context.faults.append(
-                Fault(place, f"{wrong!r} is no number of seconds: a minute and a half second are written 60.5")
-            )
+            reason = f"{wrong!r} is no number of seconds: a minute and a half second are written 60.5"
+            context.faults.append(Fault(place, reason))
         else:
-            yield RawAnnotation(video, start_s, end_s, None if only_video else action, place, layout.on_player)
+            yield Row(video, start_s, end_s, None if only_video else action, 1.0, place, layout.on_player)
 
 
-def _read_data_set(path: Path, context: ReadContext) -> Iterator[RawAnnotation]:
+def _read_data_set(path: Path, context: ReadContext) -> Iterator[Row]:
     loaded = read_annotations(path, context.taxonomy)
     context.faults += loaded.faults
     instances = loaded.instances
     for video in instances.videos:
-        yield RawAnnotation(video, 0.0, 0.0, None, f"{path}: {video}")
+        yield Row(video, 0.0, 0.0, None, 1.0, f"{path}: {video}")
     for video, (start_s, end_s), label in zip(instances.video, instances.segments, instances.labels, strict=True):
         name = instances.videos[video]
-        yield RawAnnotation(name, float(start_s), float(end_s), str(label), f"{path}: {name}")
-
-
-def _parse_float(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
+        yield Row(name, float(start_s), float(end_s), str(label), 1.0, f"{path}: {name}")

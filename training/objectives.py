@@ -1,21 +1,25 @@
-"""Objectives of training stages: detection losses of points, or dense losses of actions and keypoints per step."""
+"""Objectives of training stages: losses of points, of keypoints, and dense losses of actions and features per step."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.bundle import Manifest
+from model.bundle import Bundle, InputConfig, Manifest
 from model.network import Network
 from training.augment import Example
-from training.distillation import Teacher, feature_distance
 from training.keypoint_noise import add_keypoint_noise, features_from_keypoints, get_keypoint_reader, keypoint_loss
-from training.losses import DetectionLoss
+from training.losses import DetectionLoss, Targets, assign, make_grid, make_point_mask
 from training.recipe import StageConfig
-from training.targets import Targets, assign, make_grid
+from training.run import TrainingError
+from training.start import start_network
 
+# Input settings that teacher and student must share, so that their steps coincide. Images are resized for the teacher;
+# a pose backbone has no clips.
+_SHARED_INPUT = ("fps", "window_frames", "clip_frames", "mean", "std")
 _POSITIVE_WEIGHT = 3.0  # most actions are absent at most steps
 _MOTION_WEIGHT = 4.0  # factor of keypoint motion about the mean position, relative to the position
 
@@ -81,6 +85,53 @@ def _stack_keypoints(examples: Sequence[Example], window: int) -> Tensor:
     return keypoints
 
 
+class Teacher:
+    """Frozen network of a bundle. It is not a module, so that it is in no checkpoint and gets no gradients."""
+
+    def __init__(self, folder: Path, student_input: InputConfig) -> None:
+        """Load a bundle; raise TrainingError if its input differs from the student's."""
+        manifest = Bundle.load(folder).manifest
+        clipless = manifest.architecture.backbone.kind == "pose"
+        for name in (name for name in _SHARED_INPUT if not (clipless and name == "clip_frames")):
+            teacher_value, student_value = getattr(manifest.input, name), getattr(student_input, name)
+            if teacher_value != student_value:
+                raise TrainingError(
+                    f"teacher {folder} has input.{name} {teacher_value}, the recipe {student_value}: a teacher must "
+                    f"see the same moments; set input.{name} to {teacher_value}"
+                )
+        self.width = manifest.architecture.backbone.embed_dim
+        self._size = (manifest.input.height, manifest.input.width)
+        self.finds_keypoints = manifest.architecture.finds_keypoints
+        self._network = Network(manifest).eval().requires_grad_(False)
+        start_network(self._network, folder)
+
+    @torch.no_grad()
+    def features(self, clips: Tensor, mask: Tensor, keypoints: Tensor | None = None) -> Tensor:
+        """Return features (B, width, window) of clips, or of keypoints if given; see Network.features."""
+        self._network.to(clips.device)
+        if keypoints is not None:
+            return features_from_keypoints(self._network, keypoints, mask)
+        return self._network.features(_resize(clips, self._size), mask)
+
+
+def _resize(clips: Tensor, size: tuple[int, int]) -> Tensor:
+    if clips.shape[3:5] == size:
+        return clips
+    images = clips.flatten(0, 2).permute(0, 3, 1, 2).float()
+    images = F.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=True)
+    return images.permute(0, 2, 3, 1).reshape(*clips.shape[:3], *size, 3)
+
+
+def feature_distance(predicted: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """Return the mean squared error of features (B, width, window) over the valid steps of the mask (B, window).
+
+    Targets are normalised to mean 0 and variance 1, since their means and scales would dominate the loss.
+    """
+    steps = target.transpose(1, 2)[mask]  # (steps, width)
+    steps = F.batch_norm(steps, None, None, training=True)
+    return F.mse_loss(predicted.transpose(1, 2)[mask], steps)
+
+
 class TrainingModule(nn.Module):
     """A network with the layers and losses that only training needs.
 
@@ -91,22 +142,13 @@ class TrainingModule(nn.Module):
         self, network: Network, manifest: Manifest, keypoints: int, *, half: bool = False,
         teacher: Teacher | None = None,
     ) -> None:  # fmt: skip
-        """Add training layers to a network.
-
-        Args:
-            network: to train.
-            manifest: of the network.
-            keypoints: number of keypoints in the sidecars.
-            half: compute the backbone in bfloat16; the head and all losses stay in float32.
-            teacher: whose features are distilled in stages with `distillation`.
-        """
+        """Add layers for `keypoints` keypoints in the sidecars. `half` computes the backbone in bfloat16."""
         super().__init__()
         self.network, self._half = network, half
         self._strides = manifest.architecture.head.strides
         dim = manifest.architecture.backbone.embed_dim
-        actions = len(manifest.taxonomy.actions)
         self.temporal = nn.Sequential(nn.Conv1d(dim, dim, 5, padding=2, groups=dim), nn.Conv1d(dim, dim, 1), nn.GELU())
-        self.dense = nn.Conv1d(dim, actions, 1)
+        self.dense = nn.Conv1d(dim, len(manifest.taxonomy.actions), 1)
         nn.init.constant_(self.dense.bias, -3.0)  # type: ignore[arg-type]
         self.keypoints = nn.Conv1d(dim, 2 * keypoints, 1) if keypoints else None
         self._teacher = teacher
@@ -122,9 +164,8 @@ class TrainingModule(nn.Module):
         losses: dict[str, Tensor] = {}
         if stage.objective == "detection":
             points = self.network.detector(features.float(), batch.mask)
-            detection = self.loss(
-                points, _make_point_mask(batch.mask, self._strides), Targets(batch.classes, batch.offsets)
-            )
+            valid = make_point_mask(batch.mask, self._strides)
+            detection = self.loss(points, valid, Targets(batch.classes, batch.offsets))
             losses |= {"classes": detection.classes, "boundaries": detection.boundaries}
         weight = 1.0 if stage.objective == "dense" else stage.dense
         if weight:
@@ -136,7 +177,6 @@ class TrainingModule(nn.Module):
         return losses | {"loss": torch.stack(list(losses.values())).sum()}
 
     def _features(self, batch: Batch, keypoints: Tensor | None) -> Tensor:
-        """Compute features (B, dim, window) of frames, or of keypoints if given."""
         with torch.autocast(batch.clips.device.type, torch.bfloat16, enabled=self._half):
             if keypoints is None:
                 return self.network.features(batch.clips, batch.mask)
@@ -163,12 +203,7 @@ class TrainingModule(nn.Module):
 
 
 def _position_loss(positions: Tensor, batch: Batch) -> Tensor:
-    """Return the loss of keypoint positions and of their motion about the mean, which is only a few pixels.
-
-    Args:
-        positions: (B, window, j, 2) predicted.
-        batch: with the true keypoints.
-    """
+    """Return the loss of predicted positions (B, window, j, 2), and of their motion about the mean, a few pixels."""
     visible = batch.keypoints[..., 2:] * batch.mask[..., None, None]
     target = batch.keypoints[..., :2]
     count = visible.sum(1, keepdim=True).clamp(min=1)
@@ -182,8 +217,3 @@ def make_noisy_keypoints(batch: Batch, error: float) -> Tensor:
     """Return the keypoints of all clips with simulated noise, (B, steps, j, 3)."""
     steps = batch.clips.shape[1] * batch.clips.shape[2]
     return add_keypoint_noise(batch.keypoints[:, :steps], batch.mask[:, :steps], error)
-
-
-def _make_point_mask(mask: Tensor, strides: Sequence[int]) -> Tensor:
-    """Return which points lie on a frame of the video, (B, points), finest level first."""
-    return torch.cat([mask[:, ::stride] for stride in strides], dim=1)

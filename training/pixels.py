@@ -7,13 +7,7 @@ from training.people.render.compiled import kernel
 
 @kernel
 def resample(images, down, across, out):
-    """Resample images bilinearly.
-
-    Args:
-        images: (n, rows, columns, 3) uint8.
-        down, across: (height,) and (width,) fractional row and column positions within the image.
-        out: (n, height, width, 3) uint8, the result.
-    """
+    """Resample images (n, rows, columns, 3) bilinearly at fractional rows (height,) and columns (width,)."""
     rows, columns = images.shape[1:3]
     for frame in range(len(images)):
         for row in range(len(down)):
@@ -34,14 +28,7 @@ def resample(images, down, across, out):
 
 @kernel
 def colour(images, tables, grey, out):
-    """Apply a lookup table to each channel, then convert to grey if `grey`.
-
-    Args:
-        images: (n, rows, columns, 3) uint8, of any strides.
-        tables: (3, 256) uint8.
-        grey: replace all channels by their mean.
-        out: same shape as the images, the result.
-    """
+    """Apply a lookup table (3, 256) to each channel of images of any strides, then convert to grey if `grey`."""
     for frame in range(images.shape[0]):
         for row in range(images.shape[1]):
             for column in range(images.shape[2]):
@@ -57,11 +44,8 @@ def colour(images, tables, grey, out):
 
 @kernel
 def add_noise(images, noise, shifts):
-    """Add a part of a noise image to each image, in place.
-
-    Args:
-        images: (n, rows, columns, 3) uint8. noise: (2 rows, 2 columns) int16.
-        shifts: (n, 2) row and column where the part for each image begins.
+    """Add a part of a noise image (2 rows, 2 columns) to each image, in place; it begins at a row and column of
+    `shifts`.
     """
     for frame in range(images.shape[0]):
         first, left = shifts[frame]

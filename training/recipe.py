@@ -1,5 +1,6 @@
 """Training recipes: strict YAML documents with overrides."""
 
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -45,34 +46,25 @@ class DataConfig(Section):
 
 
 class AugmentConfig(Section):
-    """Random augmentation of windows; ranges are (minimum, maximum).
+    """Random augmentation of windows; ranges are (minimum, maximum), single numbers probabilities.
 
     Attributes:
         scale: side of the crop, relative to the frame.
-        flip: probability of mirroring (no class distinguishes left and right).
+        flip: mirror (no class distinguishes left and right).
         speed: frames of the video per frame of the window.
-        truncate: probability of using a random part of the video, of at least half its length.
-        gamma, gain: exponent and factor of all colour values.
-        tint: maximum relative change of each channel.
-        grey: probability of conversion to grey.
-        blur: probability of blur.
-        noise: maximum standard deviation of noise, relative to white.
-        freeze: probability of repeating the last frame, as in the padding of short clips.
-        close: probability of a close-up, from head and shoulders to head and knees, of videos with keypoints.
+        truncate: use a random part of the video, of at least half its length.
+        freeze: repeat the last frame, as in the padding of short clips.
+        close: show a close-up, from head and shoulders to head and knees, of videos with keypoints.
+        colour: change colours, sharpness and noise.
     """
 
     scale: tuple[float, float] = (0.75, 1.0)
     flip: float = Field(default=0.5, ge=0, le=1)
     speed: tuple[float, float] = (0.8, 1.25)
     truncate: float = Field(default=0.3, ge=0, le=1)
-    gamma: tuple[float, float] = (0.7, 1.4)
-    gain: tuple[float, float] = (0.8, 1.2)
-    tint: float = Field(default=0.08, ge=0, lt=1)
-    grey: float = Field(default=0.1, ge=0, le=1)
-    blur: float = Field(default=0.2, ge=0, le=1)
-    noise: float = Field(default=0.02, ge=0, le=1)
     freeze: float = Field(default=0.1, ge=0, le=1)
     close: float = Field(default=0.0, ge=0, le=1)
+    colour: bool = True
 
 
 class StageConfig(Section):
@@ -80,23 +72,18 @@ class StageConfig(Section):
 
     Attributes:
         objective: detection (focal and DIoU losses of points), dense (losses of actions and keypoints at every step),
-            or keypoints (loss of the keypoints that a pose backbone finds, in frames sampled from the whole video).
-        given: input of the network: pictures, or the keypoints of the sidecars, for a pose backbone.
-        keypoint_noise: noise of these keypoints, see training/keypoint_noise.py.
-        tuning: trainable weights: head; adapters (and head); reader (all except the finder of keypoints); all; auto
-            (adapters if there are any, else reader if the backbone has a finder, else all).
-        steps: number of optimiser steps.
+            or keypoints (loss of the keypoints that the pose estimator finds, in frames sampled from the whole video).
+        given: input of the network: pictures, or the keypoints of the sidecars.
+        keypoint_noise: of these keypoints, see keypoint_noise.py.
+        tuning: trainable weights, see tuning.py.
         batch: windows per step, over all devices.
         frames: maximum number of frames of a window, 0 for the network's. Short windows show more people for the same
             computation, which helps a backbone without pretraining.
         head_rate, adapter_rate, backbone_rate: peak learning rates.
-        weight_decay: of AdamW.
         warmup: steps of linear warm-up, followed by cosine decay.
         final: last learning rate, relative to the peak.
-        clip_norm: maximum norm of gradients.
         dense: weight of the dense loss in the objective detection.
-        keypoints: weight of the keypoints in the dense loss.
-        distillation: weight of the teacher's features in the dense loss.
+        keypoints, distillation: weights of the keypoints and of the teacher's features in the dense loss.
         validate_every: steps between measurements of the held-out loss; the stage ends with the best weights. 0
             disables it.
         patience: stop after this number of measurements without improvement; 0 disables early stopping.
@@ -112,15 +99,18 @@ class StageConfig(Section):
     head_rate: float = Field(default=1e-4, gt=0)
     adapter_rate: float = Field(default=2e-4, gt=0)
     backbone_rate: float = Field(default=1e-4, gt=0)
-    weight_decay: float = Field(default=0.05, ge=0)
     warmup: int = Field(default=100, ge=0)
     final: float = Field(default=0.01, ge=0, le=1)
-    clip_norm: float = Field(default=1.0, gt=0)
     dense: float = Field(default=0.0, ge=0)
     keypoints: float = Field(default=0.0, ge=0)
     distillation: float = Field(default=0.0, ge=0)
     validate_every: int = Field(default=0, ge=0)
     patience: int = Field(default=0, ge=0)
+
+    @property
+    def needs_keypoints(self) -> bool:
+        """Whether it is trained on the sidecars' keypoints."""
+        return "keypoints" in (self.objective, self.given)
 
     @model_validator(mode="after")
     def _check_validation(self) -> Self:
@@ -137,20 +127,16 @@ class Recipe(Section):
     Attributes:
         name, version, notes, licence: of the bundle.
         synthetic: whether the data shows synthetic people, as stated in the bundle.
-        seed: of all random numbers.
         backbone: file of pretrained weights, of `mmad import-weights` or an earlier run.
         start: bundle to fine-tune instead. It also provides name, licence, framing, input, architecture and
             postprocessing unless the recipe sets them.
         wise_ft_alpha: weight of the initial weights in their average with the trained ones; 0 disables it. Averaging
             retains more of the accuracy of the initial weights on other data ("Robust fine-tuning of zero-shot models",
             CVPR 2022).
-        finder: bundle whose finder of keypoints is used.
+        finder: bundle whose pose estimator is used.
         teacher: bundle whose features are distilled in stages with `distillation`, which helps a backbone without
             pretraining; its input must match the recipe's.
-        framing: person for data cropped around the person: the bundle then includes the locator and crops in the same
-            way.
-        input, architecture, postprocessing: of the network.
-        data, augment, stages: loading, augmentation and stages of training.
+        framing: person for data cropped around the person: the bundle then includes the locator and crops likewise.
         precision: bf16 computes the backbone in bfloat16; the head stays in fp32.
         activation_checkpointing: recompute blocks in the backward pass to save memory.
         weights: precision of the weights in the bundle.
@@ -185,48 +171,26 @@ class Recipe(Section):
     validate_videos: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
-    def _check_last_stage(self) -> Self:
+    def _check_settings(self) -> Self:
+        check_fit(self.input, self.architecture)
         if self.stages[-1].objective != "detection":
             raise ValueError("the last stage must have the objective detection: it trains the head")
-        return self
-
-    @model_validator(mode="after")
-    def _check_input(self) -> Self:
-        check_fit(self.input, self.architecture)
-        return self
-
-    @model_validator(mode="after")
-    def _check_keypoints(self) -> Self:
-        uses_keypoints = any(
-            "keypoints" in (stage.objective, stage.given) or stage.tuning == "reader" for stage in self.stages
-        )
+        uses_keypoints = any(stage.needs_keypoints or stage.tuning == "reader" for stage in self.stages)
         if (uses_keypoints or self.finder is not None) and not self.architecture.finds_keypoints:
             raise ValueError(
                 "the objective keypoints, given: keypoints, tuning: reader and finder go with architecture.backbone."
                 "kind pose or stem heatmaps"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _check_frames(self) -> Self:
         for number, stage in enumerate(self.stages):
             if stage.frames > self.input.window_frames:
                 raise ValueError(
                     f"stages.{number}.frames {stage.frames} do not fit into a window: "
                     f"input.window_frames is {self.input.window_frames}"
                 )
-        return self
-
-    @model_validator(mode="after")
-    def _check_start(self) -> Self:
         if self.backbone is not None and self.start is not None:
             raise ValueError("backbone and start both say what to begin with: give one of them")
         if self.wise_ft_alpha and self.start is None:
             raise ValueError(f"wise_ft_alpha {self.wise_ft_alpha} needs a bundle that was begun with: set start")
-        return self
-
-    @model_validator(mode="after")
-    def _check_teacher(self) -> Self:
         if self.teacher is None and any(stage.distillation for stage in self.stages):
             raise ValueError("distillation needs a teacher: set teacher to a bundle")
         return self
@@ -246,9 +210,8 @@ def load_recipe(source: str, overrides: list[str]) -> Recipe:
     Raises:
         RecipeError: the recipe is invalid; the message names the file, the key and the fault.
     """
-    text = _read(source)
     try:
-        document = yaml.safe_load(text)
+        document = yaml.safe_load(_read(source))
     except yaml.YAMLError as error:
         raise RecipeError(f"{source} is no YAML: {error}") from error
     if not isinstance(document, dict):
@@ -256,16 +219,7 @@ def load_recipe(source: str, overrides: list[str]) -> Recipe:
     for override in overrides:
         _apply_override(document, override)
     if document.get("start"):
-        document = _merge(_read_bundle_settings(Path(document["start"])), document)
-    return parse_recipe(document, source)
-
-
-def parse_recipe(document: Any, source: str) -> Recipe:
-    """Validate a parsed YAML document.
-
-    Raises:
-        RecipeError: a setting is invalid; the message names its key.
-    """
+        document = merge_settings(_read_bundle_settings(Path(document["start"])), document)
     try:
         return Recipe.model_validate(document, strict=False)
     except ValidationError as error:
@@ -275,7 +229,6 @@ def parse_recipe(document: Any, source: str) -> Recipe:
 
 
 def _read_bundle_settings(folder: Path) -> dict[str, Any]:
-    """Return the settings that a recipe with `start` takes from the bundle."""
     try:
         manifest = read_manifest(folder / MANIFEST)
     except BundleError as error:
@@ -285,12 +238,12 @@ def _read_bundle_settings(folder: Path) -> dict[str, Any]:
     return {"name": f"{manifest.name}-tuned", "framing": framing} | parts
 
 
-def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+def merge_settings(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """Merge nested dictionaries; values of `over` take precedence."""
     result = dict(base)
     for key, value in over.items():
-        inner = result.get(key)
-        result[key] = _merge(inner, value) if isinstance(inner, dict) and isinstance(value, dict) else value
+        both_nested = isinstance(result.get(key), dict) and isinstance(value, dict)
+        result[key] = merge_settings(result[key], value) if both_nested else value
     return result
 
 

@@ -7,15 +7,16 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from model.architecture import Architecture, BackboneConfig
+from model.arrays import Images
 from model.bundle import Bundle, InputConfig, Manifest, Thresholds, Training
 from model.taxonomy import Taxonomy
 from training.augment import Example, make_example
-from training.dataset import DatasetError, Frames, Sample, VideoDataset, read_frames, read_keypoints
+from training.dataset import DatasetError, Sample, VideoDataset, read_frames, read_keypoints
 from training.recipe import Recipe, StageConfig
 from training.start import tuned_manifest
 from training.weights import WeightsError, load_backbone
 
-CHECKPOINT, HISTORY, RECIPE, BACKBONE = ("checkpoint.pt", "history.jsonl", "recipe.yaml", "backbone.safetensors")
+CHECKPOINT, HISTORY, RECIPE, BACKBONE = "checkpoint.pt", "history.jsonl", "recipe.yaml", "backbone.safetensors"
 
 
 class TrainingError(Exception):
@@ -26,13 +27,7 @@ class TrainingError(Exception):
 class Run:
     """Recipe, data and output folder of a training run.
 
-    Attributes:
-        recipe: how to train.
-        manifest: of the network.
-        dataset: training videos.
-        out: folder of the run.
-        keypoints: number of keypoints in the sidecars, 0 if there are none.
-        held_out: videos for the validation in stages with validate_every.
+    `keypoints` is their number in the sidecars, 0 if there are none; `held_out` is for stages with validate_every.
     """
 
     recipe: Recipe
@@ -50,9 +45,8 @@ class Run:
 def make_manifest(recipe: Recipe, taxonomy: Taxonomy, data: str) -> Manifest:
     """Return the manifest of the bundle that a recipe trains.
 
-    Raises:
-        TrainingError: pretrained weights cannot be read, or the start bundle has other labels.
-        BundleError: the start bundle does not match its hashes.
+    Raises TrainingError if pretrained weights cannot be read, or the start bundle has other labels, and BundleError if
+    the start bundle does not match its hashes.
     """
     if recipe.start is not None:
         start = Bundle.load(recipe.start)
@@ -100,7 +94,7 @@ class Examples(Dataset[Example]):
         stage = recipe.stages[self._stage]
         config, frames = self._read_frames(sample, stage)
         keypoints = read_keypoints(sample, config.fps, len(frames)) if self._run.keypoints else None
-        if keypoints is None and (stage.objective == "keypoints" or stage.given == "keypoints"):
+        if keypoints is None and stage.needs_keypoints:
             raise DatasetError(
                 f"{sample.path} has no sidecar with keypoints, which stage {self._stage} learns from: take videos of "
                 "mmad synth, or a recipe of another backbone"
@@ -110,8 +104,7 @@ class Examples(Dataset[Example]):
             scattered=stage.objective == "keypoints",
         )  # fmt: skip
 
-    def _read_frames(self, sample: Sample, stage: StageConfig) -> tuple[InputConfig, Frames]:
-        """Return the input config and the frames of a video; single black pixels if the stage is given keypoints."""
+    def _read_frames(self, sample: Sample, stage: StageConfig) -> tuple[InputConfig, Images]:
         recipe = self._run.recipe
         if stage.given == "pictures":
             return recipe.input, read_frames(sample, recipe.input, recipe.data.margin, recipe.data.cache)

@@ -23,23 +23,15 @@ def split(samples: Sequence[Sample], share: float, seed: int) -> tuple[list[Samp
     the most actions with too few held-out videos, and the fewest with enough, weighted by rarity. Ties are broken at
     random.
 
-    Args:
-        samples: at least two videos.
-        share: fraction of the videos to hold out, between 0 and 1; at least one video is held out.
-        seed: of the random order.
-
-    Returns:
-        Training videos and held-out videos, each in the given order.
-
-    Raises:
-        SplitError: there are fewer than two videos.
+    Returns training videos and `share` of the videos (at least one) to hold out, each in the given order. Raises
+    SplitError if there are fewer than two videos.
     """
     if len(samples) < 2:
         raise SplitError(f"{len(samples)} annotated video: at least two are needed, one to train on, one held out")
     classes = [frozenset(sample.labels.tolist()) or frozenset({_NO_ACTION}) for sample in samples]
     count = min(max(round(share * len(samples)), 1), len(samples) - 1)
     remaining = dict.fromkeys(np.random.default_rng(seed).permutation(len(samples)).tolist())
-    total = _count_videos(classes)
+    total = Counter(label for video in classes for label in video)
     missing = {label: max(share * number, 1.0) if number > 1 else 0.0 for label, number in total.items()}
     training = dict(total)
 
@@ -59,16 +51,10 @@ def split(samples: Sequence[Sample], share: float, seed: int) -> tuple[list[Samp
     return [samples[index] for index in sorted(remaining)], [samples[index] for index in sorted(held)]
 
 
-def _count_videos(classes: Sequence[frozenset[int]]) -> dict[int, int]:
-    """Count the videos of each action."""
-    return dict(Counter(label for video in classes for label in video))
-
-
 def split_by_list(samples: Sequence[Sample], listed: Path) -> tuple[list[Sample], list[Sample]]:
     """Hold out the videos that are listed in a file, one name per line, with or without ending.
 
-    Raises:
-        SplitError: a listed video is not annotated, or one side is empty.
+    Raises SplitError if a listed video is not annotated, or one side is empty.
     """
     known = NameIndex((name, sample.name) for sample in samples for name in (sample.name, sample.path.name))
     held: set[str] = set()
@@ -78,11 +64,10 @@ def split_by_list(samples: Sequence[Sample], listed: Path) -> tuple[list[Sample]
                 raise SplitError(
                     f"{listed}: line {number}: {name!r} is no annotated video; the first is {samples[0].name!r}"
                 )
-            held.add(match.name)
+            held.add(match)
     if not 0 < len(held) < len(samples):
         raise SplitError(
             f"{listed} holds out {len(held)} of {len(samples)} annotated videos: one at least must be on either side"
         )
-    return [sample for sample in samples if sample.name not in held], [
-        sample for sample in samples if sample.name in held
-    ]
+    training = [sample for sample in samples if sample.name not in held]
+    return training, [sample for sample in samples if sample.name in held]

@@ -1,8 +1,6 @@
 """Read annotation and prediction files. Writers are in service.exports.
 
-Annotations: the data set's CSV and JSON, ActivityNet JSON, Label Studio's JSON. Predictions: the challenge's CSV or
-zip, ActivityNet JSON, mmad results. Invalid rows are reported with file and line; they are skipped, or raised as an
-error if `strict`.
+Invalid rows are reported with file and line; they are skipped, or raised as an error if `strict`.
 """
 
 import csv
@@ -15,11 +13,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from model.taxonomy import Action, Body, Taxonomy
-from training.files import NameIndex, decode, is_hidden, strip_video_ending
-from training.instances import Fault, Instances, Row, collect, find_fault
+from training.files import NameIndex, Table, decode, is_hidden, read_table, strip_video_ending
+from training.instances import Fault, Instances, Row, collect, find_fault, parse_float
 from training.label_studio import LabelStudioError, read_tasks
 from training.label_studio import is_export as is_label_studio
-from training.sheets import Table, read_table
 
 CHALLENGE_COLUMNS = ("video_id", "t_start", "t_end", "class", "score")
 CHALLENGE_MEMBER = "prediction.csv"
@@ -38,17 +35,6 @@ class ReadResult(NamedTuple):
     instances: Instances
     faults: list[Fault]
     notices: list[str]
-
-
-class _RawRow(NamedTuple):
-    """A row before validation, with the label as written."""
-
-    video: str
-    start_s: float
-    end_s: float
-    label: object
-    score: float
-    place: str
 
 
 def read_labels(path: Path) -> Taxonomy:
@@ -86,28 +72,20 @@ def read_annotations(
         TableError: the file cannot be read, or has invalid rows and `strict` is set.
     """
     faults: list[Fault] = []
-    if path.suffix.lower() == ".json":
-        document = read_json(path)
-        if is_label_studio(document):
-            durations, rows = _read_annotations_label_studio(path, document)
-        else:
-            durations, rows = _read_annotations_json(path, document, subset, faults)
-    else:
+    if path.suffix.lower() != ".json":
         durations, rows = _read_annotations_csv(path, fps, faults)
+    elif is_label_studio(document := read_json(path)):
+        durations, rows = _read_annotations_label_studio(path, document)
+    else:
+        durations, rows = _read_annotations_json(path, document, subset, faults)
     return _validate_rows(path, rows, durations, taxonomy, faults, slack_s=ANNOTATION_SLACK_S, strict=strict)
 
 
 def read_predictions(path: Path, taxonomy: Taxonomy, videos: dict[str, float], *, strict: bool = False) -> ReadResult:
     """Read predictions from the challenge's CSV or zip, ActivityNet JSON, or mmad results (one document or a list).
 
-    Args:
-        path: of the file; `.json` is JSON, `.zip` the challenge's zip, everything else CSV.
-        taxonomy: its labels may be written as id, code or name.
-        videos: durations of the annotated videos, by id.
-        strict: reject a file with invalid rows.
-
-    Raises:
-        TableError: the file cannot be read, or has invalid rows and `strict` is set.
+    `videos` has the durations of the annotated videos by id; for the other arguments see read_annotations. Raises
+    TableError if the file cannot be read, or has invalid rows and `strict` is set.
     """
     faults: list[Fault] = []
     if path.suffix.lower() == ".json":
@@ -120,7 +98,7 @@ def read_predictions(path: Path, taxonomy: Taxonomy, videos: dict[str, float], *
 
 def _validate_rows(
     path: Path,
-    rows: Iterable[_RawRow],
+    rows: Iterable[Row],
     durations: dict[str, float],
     taxonomy: Taxonomy,
     faults: list[Fault],
@@ -140,7 +118,7 @@ def _validate_rows(
         if label is None:
             faults.append(Fault(raw.place, f"the class {raw.label!r} is not among the {len(taxonomy.actions)} known"))
             continue
-        row = Row(video, raw.start_s, raw.end_s, label, raw.score, raw.place)
+        row = raw._replace(video=video, label=label)
         if reason := find_fault(row, durations[video], slack_s=slack_s):
             faults.append(Fault(raw.place, reason))
         else:
@@ -158,22 +136,17 @@ class _VideoIndex:
         self._known = known
         self._names = NameIndex((name, video) for video in known for name in (video, strip_video_ending(video)))
         self._cache: dict[str, str | None] = {}
-        self._case_mismatches: dict[str, str] = {}
 
     def find(self, written: str) -> str | None:
         if written in self._known:
             return written
         if written not in self._cache:
-            names = (self._names.find(name) for name in (written, strip_video_ending(written)))
-            name = next((name for name in names if name), None)
-            self._cache[written] = name and name.name
-            if name and name.case_differs:
-                self._case_mismatches[written] = name.name
+            self._cache[written] = self._names.find(written, strip_video_ending(written))
         return self._cache[written]
 
     def notices(self, path: Path) -> list[str]:
         """Return messages about unknown videos, and about names that differ in case."""
-        notices = [f"{path}: {written!r} is taken for {name!r}" for written, name in self._case_mismatches.items()]
+        notices = [f"{path}: {written!r} is taken for {name!r}" for written, name in self._names.other_case.items()]
         if unknown := [written for written, video in self._cache.items() if video is None]:
             shown = ", ".join(map(repr, unknown[:3])) + ", ..." * (len(unknown) > 3)
             example = f"; there is {next(iter(self._known))!r}" if self._known else ""
@@ -197,11 +170,11 @@ def make_label_lookup(taxonomy: Taxonomy) -> Callable[[object], int | None]:
 
 def _read_annotations_csv(
     path: Path, assumed_fps: float | None, faults: list[Fault]
-) -> tuple[dict[str, float], list[_RawRow]]:
-    rows: list[_RawRow] = []
+) -> tuple[dict[str, float], list[Row]]:
+    rows: list[Row] = []
     durations: dict[str, float] = {}
-    table = _read_columns(path, _read_text(path), ("video_id", "start_frame", "end_frame", "class"))
-    for place, record in _iterate_records(path, table, faults):
+    columns = ("video_id", "start_frame", "end_frame", "class")
+    for place, table, record in _iterate_records(path, _read_text(path), columns, faults):
         fps = assumed_fps or table.parse_number(record.get("fps", ""))
         start, end = (
             table.parse_number(record[name]) / fps if fps > 0 else math.nan for name in ("start_frame", "end_frame")
@@ -211,37 +184,37 @@ def _read_annotations_csv(
         if video and fps > 0 and math.isnan(durations.setdefault(video, math.nan)):
             total = record.get("total_frames", "")
             durations[video] = _parse_duration(table.parse_number(total) / fps if total else None, place, faults)
-        rows.append(_RawRow(video, start, end, record["class"], 1.0, place))
+        rows.append(Row(video, start, end, record["class"], 1.0, place))
     return durations, rows
 
 
-def _read_annotations_label_studio(path: Path, document: list[Any]) -> tuple[dict[str, float], list[_RawRow]]:
+def _read_annotations_label_studio(path: Path, document: list[Any]) -> tuple[dict[str, float], list[Row]]:
     """Read Label Studio's tasks; times are relative to the first frame if mmad wrote the tasks."""
     try:
         tasks, _ = read_tasks(document)
     except LabelStudioError as error:
         raise TableError(f"{path}: {error}") from error
-    rows: list[_RawRow] = []
+    rows: list[Row] = []
     durations: dict[str, float] = {}
     for task in tasks:
         video = strip_video_ending(task.videos[0])
-        duration_s = durations[video] = math.nan if task.duration_s is None else task.duration_s
+        duration_s = durations[video] = task.duration_s
         for one in task.regions:
-            start_s, end_s = (time_s - (task.start_offset_s or 0.0) for time_s in (one.start_s, one.end_s))
+            start_s, end_s = (time_s - task.start_offset_s for time_s in (one.start_s, one.end_s))
             # Times are rounded to frames, which may exceed either end by less than a frame.
             start_s = 0.0 if -task.frame_s < start_s < 0 else start_s
             end_s = duration_s if duration_s < end_s < duration_s + task.frame_s else end_s
-            rows.append(_RawRow(video, start_s, end_s, one.label, 1.0, f"{path}: {task.place}, region {one.id}"))
+            rows.append(Row(video, start_s, end_s, one.label, 1.0, f"{path}: {task.place}, region {one.id}"))
     return durations, rows
 
 
 def _read_annotations_json(
     path: Path, document: Any, subset: str | None, faults: list[Fault]
-) -> tuple[dict[str, float], list[_RawRow]]:
+) -> tuple[dict[str, float], list[Row]]:
     database = document.get("database", document) if isinstance(document, dict) else None
     if not isinstance(database, dict) or not all(isinstance(entry, dict) for entry in database.values()):
         raise TableError(f"{path} is neither the data set's JSON nor ActivityNet's")
-    rows: list[_RawRow] = []
+    rows: list[Row] = []
     durations: dict[str, float] = {}
     for video, entry in database.items():
         if subset is not None and entry.get("subset", subset) != subset:
@@ -260,21 +233,20 @@ def _parse_duration(value: object, place: str, faults: list[Fault]) -> float:
     """Parse a duration in seconds; NaN if it is unknown or invalid. Invalid ones are appended to `faults`."""
     if value is None:
         return math.nan
-    duration_s = _parse_float(value)
+    duration_s = parse_float(value)
     if math.isfinite(duration_s) and duration_s > 0:
         return duration_s
     faults.append(Fault(place, f"the duration {value!r} is no number of seconds above 0: it counts as not known"))
     return math.nan
 
 
-def _read_predictions_csv(path: Path, text: str, faults: list[Fault]) -> Iterator[_RawRow]:
-    table = _read_columns(path, text, CHALLENGE_COLUMNS)
-    for place, record in _iterate_records(path, table, faults):
+def _read_predictions_csv(path: Path, text: str, faults: list[Fault]) -> Iterator[Row]:
+    for place, table, record in _iterate_records(path, text, CHALLENGE_COLUMNS, faults):
         start, end, score = (table.parse_number(record[name]) for name in ("t_start", "t_end", "score"))
-        yield _RawRow(record["video_id"], start, end, record["class"], score, place)
+        yield Row(record["video_id"], start, end, record["class"], score, place)
 
 
-def _read_predictions_json(path: Path) -> Iterator[_RawRow]:
+def _read_predictions_json(path: Path) -> Iterator[Row]:
     document = read_json(path)
     results = document.get("results") if isinstance(document, dict) else None
     if isinstance(results, dict):
@@ -287,53 +259,45 @@ def _read_predictions_json(path: Path) -> Iterator[_RawRow]:
             raise TableError(f"{path} is neither ActivityNet JSON nor results of mmad detect --json")
         video = str(result["video"])
         for number, one in enumerate(_as_list(result["detections"])):
-            action = one.get("action") if isinstance(one, dict) else None
+            fields = one if isinstance(one, dict) else {}
+            action = fields.get("action")
             flat = {
                 "label": action.get("id") if isinstance(action, dict) else None,
-                "segment": [one.get("start_s"), one.get("end_s")] if isinstance(one, dict) else [],
-                "score": one.get("score") if isinstance(one, dict) else None,
+                "segment": [fields.get("start_s"), fields.get("end_s")],
+                "score": fields.get("score"),
             }
             yield _parse_entry(flat, video, f"{path}: {video}: detection {number}")
 
 
-def _parse_entry(one: object, video: str, place: str, score: float | None = None) -> _RawRow:
+def _parse_entry(one: object, video: str, place: str, score: float | None = None) -> Row:
     """Parse a JSON segment; missing and invalid values become NaN and are reported with the row."""
     fields = one if isinstance(one, dict) else {}
     segment = _as_list(fields.get("segment"))
     start, end = segment if len(segment) == 2 else (math.nan, math.nan)
-    given = _parse_float(fields.get("score")) if score is None else score
-    return _RawRow(video, _parse_float(start), _parse_float(end), fields.get("label"), given, place)
+    given = parse_float(fields.get("score")) if score is None else score
+    return Row(video, parse_float(start), parse_float(end), fields.get("label"), given, place)
 
 
 def _as_list(value: object) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def _read_columns(path: Path, text: str, columns: tuple[str, ...]) -> Table:
+def _iterate_records(
+    path: Path, text: str, columns: tuple[str, ...], faults: list[Fault]
+) -> Iterator[tuple[str, Table, Mapping[str, str]]]:
+    """Yield the place of each row, the table, and the values of the row."""
     try:
         table = read_table(text)
     except csv.Error as error:
         raise TableError(f"{path} is no table: {error}") from error
     if missing := [name for name in columns if name not in table.columns]:
         raise TableError(f"{path} has no column {', '.join(missing)}; it has {', '.join(table.columns)}")
-    return table
-
-
-def _iterate_records(path: Path, table: Table, faults: list[Fault]) -> Iterator[tuple[str, Mapping[str, str]]]:
     for line in table.rows:
         place = f"{path}: line {line.number}"
         if line.fault:
             faults.append(Fault(place, line.fault))
         else:
-            yield place, line.values
-
-
-def _parse_float(value: Any) -> float:
-    """Parse a number; NaN if the value is not one, so that the row is reported."""
-    try:
-        return float(value)
-    except (TypeError, ValueError, OverflowError):
-        return math.nan
+            yield place, table, line.values
 
 
 def _read_text(path: Path) -> str:
@@ -344,11 +308,7 @@ def _read_text(path: Path) -> str:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file.
-
-    Raises:
-        TableError: the file cannot be read or is no JSON.
-    """
+    """Read a JSON file. Raises TableError if the file cannot be read or is no JSON."""
     try:
         return json.loads(_read_text(path))
     except ValueError as error:
@@ -358,14 +318,10 @@ def read_json(path: Path) -> Any:
 def _read_zip(path: Path) -> str:
     try:
         with zipfile.ZipFile(path) as archive:
-            return decode(archive.read(_find_member(path, archive)))
+            members = [name for name in archive.namelist() if name.lower().endswith(".csv")]
+            names = [name for name in members if not is_hidden(PurePosixPath(name))]
+            if len(names) != 1:
+                raise TableError(f"{path} holds {len(names)} CSV files, one is wanted: {CHALLENGE_MEMBER}")
+            return decode(archive.read(names[0]))
     except (OSError, zipfile.BadZipFile, UnicodeDecodeError) as error:
         raise TableError(f"{path} cannot be read: {error}") from error
-
-
-def _find_member(path: Path, archive: zipfile.ZipFile) -> str:
-    members = [name for name in archive.namelist() if name.lower().endswith(".csv")]
-    names = [name for name in members if not is_hidden(PurePosixPath(name))]
-    if len(names) != 1:
-        raise TableError(f"{path} holds {len(names)} CSV files, one is wanted: {CHALLENGE_MEMBER}")
-    return names[0]

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import yaml
 from lightning_fabric import Fabric
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 from torch import Tensor
@@ -22,26 +21,24 @@ from torch.utils.tensorboard import SummaryWriter
 from model.network import Network
 from model.pose_estimator import KeypointReader
 from training.batches import explain_worker_errors, load_batches
-from training.distillation import Teacher
 from training.evaluation.early_stopping import BestWeights, ValidationLoss
-from training.objectives import Batch, TrainingModule
-from training.recipe import Recipe, RecipeError, StageConfig, parse_recipe
+from training.files import write_aside
+from training.objectives import Batch, Teacher, TrainingModule
+from training.recipe import Recipe, RecipeError, StageConfig, load_recipe
 from training.run import BACKBONE, CHECKPOINT, HISTORY, RECIPE, Examples, Run, TrainingError
 from training.start import start_finder, start_network
 from training.tuning import recompute_blocks, resolve_tuning, set_trainable
 from training.weights import WeightsError, save_backbone, start_backbone
 
 _LOG_EVERY = 10
+_WEIGHT_DECAY, _BETAS = 0.05, (0.9, 0.98)
+_MAX_GRADIENT_NORM = 1.0
 
 
 class Progress(NamedTuple):
-    """Progress of a run.
+    """Stage, step of the stage and number of its steps; losses of the step by name; windows per second.
 
-    Attributes:
-        stage, step, steps: index of the stage, step within it, and its number of steps.
-        losses: of the last step, by name.
-        rate: windows per second.
-        best: weights with the lowest held-out loss of the stage so far; None without validation.
+    `best` has the weights with the lowest held-out loss of the stage so far; None without validation.
     """
 
     stage: int
@@ -60,15 +57,9 @@ def train(
 ) -> Network:
     """Train all stages and return the network.
 
-    Args:
-        run: recipe, data and output folder.
-        on_progress: called after every step.
-        resume: continue from the checkpoint in the run's folder.
-        accelerator, devices: of Lightning Fabric; under torchrun every process calls this function.
-
-    Raises:
-        TrainingError: a loss is not finite, the checkpoint or the teacher does not match the run, the first stage
-            freezes untrained weights, or a worker process was killed.
+    `resume` continues from the checkpoint in the run's folder. `accelerator` and `devices` are Lightning Fabric's;
+    under torchrun every process calls this function. Raises TrainingError if a loss is not finite, the checkpoint or
+    the teacher does not match the run, the first stage freezes untrained weights, or a worker process was killed.
     """
     # Each objective leaves some outputs unused.
     strategy = "auto" if devices == 1 else "ddp_find_unused_parameters_true"
@@ -96,11 +87,7 @@ def train(
 
 
 def find_checkpoint(out: Path) -> Path:
-    """Return the checkpoint of a run.
-
-    Raises:
-        TrainingError: there is none.
-    """
+    """Return the checkpoint of a run. Raises TrainingError if there is none."""
     path = out / CHECKPOINT
     if not path.exists():
         raise TrainingError(f"{out} has no {CHECKPOINT} to go on from: start without --resume")
@@ -112,27 +99,17 @@ def is_first_process() -> bool:
     return getattr(rank_zero_only, "rank", 0) == 0
 
 
-def _interpolate(initial: dict[str, Tensor], trained: dict[str, Tensor], alpha: float) -> dict[str, Tensor]:
-    """Interpolate weights, (1 - alpha) * trained + alpha * initial; integer buffers are the trained ones."""
-    return {
-        name: value.lerp(initial[name].to(value.device), alpha) if value.is_floating_point() else value
-        for name, value in trained.items()
-    }
-
-
 def _check_keypoints(run: Run, network: Network) -> None:
     """Check that the sidecars have as many keypoints as the backbone; those without fail when loaded."""
     backbone = network.backbone
     expected = backbone.finder.config.keypoints if isinstance(backbone, KeypointReader) else run.keypoints
-    needs_keypoints = any(stage.objective == "keypoints" or stage.given == "keypoints" for stage in run.recipe.stages)
-    if needs_keypoints and run.keypoints and run.keypoints != expected:
+    if run.keypoints not in (0, expected) and any(stage.needs_keypoints for stage in run.recipe.stages):
         raise TrainingError(
             f"the sidecars have {run.keypoints} keypoints, the backbone finds {expected}: set its number of keypoints"
         )
 
 
 def _load_pretrained(network: Network, recipe: Recipe) -> None:
-    """Load the weights that the recipe starts from."""
     first = recipe.stages[0].tuning
     allowed = ("all", "reader") if recipe.finder is not None else ("all",)
     if recipe.backbone is None and recipe.start is None and resolve_tuning(network, first) not in allowed:
@@ -153,7 +130,6 @@ def _load_pretrained(network: Network, recipe: Recipe) -> None:
 
 
 def _make_teacher(run: Run) -> Teacher | None:
-    """Load the recipe's teacher and check that it accepts the inputs of all stages with distillation."""
     if run.recipe.teacher is None:
         return None
     teacher = Teacher(run.recipe.teacher, run.manifest.input)
@@ -173,8 +149,7 @@ class _Loop:
         self.fabric, self.out, self.recipe, self.on_progress = fabric, run.out, run.recipe, on_progress
         self._run = run
         half = run.recipe.precision == "bf16"
-        teacher = _make_teacher(run)
-        self.module = TrainingModule(network, run.manifest, run.keypoints, half=half, teacher=teacher)
+        self.module = TrainingModule(network, run.manifest, run.keypoints, half=half, teacher=_make_teacher(run))
         self.module.to(fabric.device)
         self.average = {name: value.clone() for name, value in network.state_dict().items()}
         self._initial = {name: value.clone() for name, value in self.average.items()}
@@ -194,11 +169,14 @@ class _Loop:
         return ValidationLoss(self._run.manifest, self._run.held_out, self.recipe, self.fabric.device)
 
     def final_weights(self) -> dict[str, Tensor]:
-        """Return the result of the run if it ended now: the average weights, interpolated with the initial ones."""
-        return _interpolate(self._initial, self.average, self.recipe.wise_ft_alpha)
+        """Return the result of the run if it ended now: (1 - alpha) * average + alpha * initial weights (WiSE-FT)."""
+        alpha = self.recipe.wise_ft_alpha
+        return {
+            name: value.lerp(self._initial[name].to(value.device), alpha) if value.is_floating_point() else value
+            for name, value in self.average.items()
+        }
 
     def run_stages(self) -> None:
-        """Run all remaining stages."""
         while self.stage < len(self.recipe.stages):
             self._run_stage(self.recipe.stages[self.stage])
             self._save_backbone(self.recipe.stages[self.stage])
@@ -210,9 +188,8 @@ class _Loop:
     def _run_stage(self, stage: StageConfig) -> None:
         network = self.module.network
         set_trainable(network, stage.tuning)
-        optimizer = torch.optim.AdamW(
-            _make_parameter_groups(self.module, stage), weight_decay=stage.weight_decay, betas=(0.9, 0.98)
-        )
+        groups = _make_parameter_groups(self.module, stage)
+        optimizer = torch.optim.AdamW(groups, weight_decay=_WEIGHT_DECAY, betas=_BETAS)
         if self._optimizer_state is not None:
             optimizer.load_state_dict(self._optimizer_state)
         module, optimizer = self.fabric.setup(self.module, optimizer)
@@ -227,12 +204,13 @@ class _Loop:
             factor = _get_rate_factor(self.step, stage)
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * factor
-            torch.manual_seed(derive_seed(self.recipe.seed, self.stage, self.step))
+            seeds = np.random.SeedSequence((self.recipe.seed, self.stage, self.step))
+            torch.manual_seed(int(seeds.generate_state(1)[0]))
             losses = module(batch, stage)
             self._check_loss(losses["loss"], batch)
             optimizer.zero_grad()
             self.fabric.backward(losses["loss"])
-            self.fabric.clip_gradients(module, optimizer, max_norm=stage.clip_norm, error_if_nonfinite=False)
+            self.fabric.clip_gradients(module, optimizer, max_norm=_MAX_GRADIENT_NORM, error_if_nonfinite=False)
             optimizer.step()
             self.step += 1
             self._update_average(network)
@@ -308,7 +286,7 @@ class _Loop:
                 self.average[name].copy_(value)
 
     def _report(self, stage: StageConfig, losses: dict[str, Tensor], rate: float, cost: dict[str, float]) -> None:
-        """Report a step to on_progress, history.jsonl and TensorBoard; `cost` has its frames and seconds."""
+        """Report a step of this cost (frames, seconds) to on_progress, history.jsonl and TensorBoard."""
         numbers = {name: float(value.detach()) for name, value in losses.items()}
         if self.fabric.is_global_zero:
             self.on_progress(Progress(self.stage, self.step, stage.steps, numbers, rate, self.best))
@@ -328,7 +306,6 @@ class _Loop:
             self._writer.add_scalar(name, value, done)
 
     def _save(self, optimizer: Any) -> None:
-        """Write a checkpoint atomically."""
         self._last_save_s = time.monotonic()
         if not self.fabric.is_global_zero:
             return
@@ -341,15 +318,13 @@ class _Loop:
             "best": None if self.best is None else vars(self.best),
             "videos": self._run.digest(),
         }
-        temporary = self.out / f".{CHECKPOINT}"
-        torch.save(state, temporary)
-        temporary.replace(self.out / CHECKPOINT)
+        with write_aside(self.out / CHECKPOINT) as temporary:
+            torch.save(state, temporary)
 
     def resume(self) -> None:
         """Load the checkpoint in the run's folder.
 
-        Raises:
-            TrainingError: there is none, or it is of another recipe or other videos.
+        Raises TrainingError if there is none, or it is of another recipe or other videos.
         """
         path = find_checkpoint(self.out)
         if not self._is_same_recipe():
@@ -369,10 +344,9 @@ class _Loop:
 
     def _is_same_recipe(self) -> bool:
         """Compare recipes by value, so that settings that are newer than the run count with their defaults."""
-        path = self.out / RECIPE
         try:
-            return parse_recipe(yaml.safe_load(path.read_text("utf-8")), str(path)) == self.recipe
-        except (RecipeError, yaml.YAMLError):
+            return load_recipe(str(self.out / RECIPE), []) == self.recipe
+        except RecipeError:
             return False
 
     def _cut_history(self) -> None:
@@ -384,20 +358,15 @@ class _Loop:
             path.write_text("".join(json.dumps(row) + "\n" for row in past), encoding="utf-8")
 
 
-def derive_seed(*numbers: int) -> int:
-    """Derive one seed from several numbers."""
-    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
-
-
 def _make_parameter_groups(module: TrainingModule, stage: StageConfig) -> list[dict[str, Any]]:
     """Group the trainable parameters by learning rate; biases and norms have no weight decay."""
     rates = {"backbone": stage.backbone_rate, "adapter": stage.adapter_rate, "head": stage.head_rate}
     groups: dict[tuple[str, bool], list[Tensor]] = {}
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
-            part = (
-                "head" if not name.startswith("network.backbone.") else "adapter" if ".adapter." in name else "backbone"
-            )
+            part = "head"
+            if name.startswith("network.backbone."):
+                part = "adapter" if ".adapter." in name else "backbone"
             groups.setdefault((part, parameter.ndim > 1), []).append(parameter)
     return [
         {"params": members, "lr": rates[part], "peak": rates[part]} | ({} if decays else {"weight_decay": 0.0})

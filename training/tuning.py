@@ -14,7 +14,7 @@ _FINDER = "backbone.finder."
 
 
 def resolve_tuning(network: Network, tuning: Tuning) -> Tuning:
-    """Resolve auto: adapters if the network has any, else reader if it has a finder of keypoints, else all."""
+    """Resolve auto: adapters if the network has any, else reader if it has a pose estimator, else all."""
     if tuning != "auto":
         return tuning
     names = [name for name, _ in network.named_parameters()]
@@ -24,15 +24,10 @@ def resolve_tuning(network: Network, tuning: Tuning) -> Tuning:
 
 
 def set_trainable(network: Network, tuning: Tuning) -> list[str]:
-    """Set requires_grad of all parameters of a network.
+    """Set requires_grad of all parameters; return the names of the trainable ones.
 
-    Args:
-        network: to be changed.
-        tuning: "head" trains on frozen features, "adapters" is the paper's method, "reader" freezes the finder of
-            keypoints only, "all" is full fine-tuning, "auto" see resolve_tuning.
-
-    Returns:
-        Names of the trainable parameters.
+    head trains on frozen features, adapters is the paper's method, reader freezes the pose estimator only, all is full
+    fine-tuning, auto see resolve_tuning.
     """
     tuning = resolve_tuning(network, tuning)
     for name, parameter in network.named_parameters():

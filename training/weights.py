@@ -1,8 +1,8 @@
 """Import weights of VideoMAE backbones, and of whole OpenTAD / AdaTAD detectors.
 
 A backbone comes as a Hugging Face folder (VideoMAEModel, ForPreTraining, ForVideoClassification), the original
-.pth or MMAction2's; a detector as OpenTAD saves it. Names are translated by one table of rules. Unknown names
-are reported; missing weights and wrong shapes are errors.
+.pth or MMAction2's; a detector as OpenTAD saves it. Unknown names are reported; missing weights and wrong shapes are
+errors.
 """
 
 import json
@@ -27,6 +27,8 @@ from model.export import save_checkpoint
 from model.network import Network
 from model.pose import PoseBackbone
 from model.taxonomy import Taxonomy
+from training.recipe import merge_settings
+from training.tables import read_json
 
 # Keys of the weights in published files; EMA weights come first, since their authors evaluate them.
 _CONTAINERS = ("state_dict_ema", "ema_state_dict", "state_dict", "model", "module")
@@ -62,13 +64,9 @@ class WeightsError(Exception):
 
 @dataclass(frozen=True)
 class Imported:
-    """Imported weights of a file.
+    """Imported weights of a file, by our names; `detector` has those of projection, neck and head, if there are any.
 
-    Attributes:
-        backbone: weights of backbone and adapters, by our names.
-        detector: weights of projection, neck and head, by our names; empty if the file has only a backbone.
-        unmatched: source names that were not translated.
-        hints: settings of the file's configuration: heads, norm_eps, image_size.
+    `unmatched` are source names that were not translated, `hints` settings of the file's configuration.
     """
 
     backbone: dict[str, Tensor]
@@ -85,15 +83,16 @@ class Imported:
 def read_weights(source: Path) -> Imported:
     """Read a Hugging Face folder, a .pth or a .safetensors file.
 
-    Raises:
-        WeightsError: the source has no VideoMAE backbone.
+    Raises WeightsError if the source has no VideoMAE backbone.
     """
     tensors, hints = _read_folder(source) if source.is_dir() else (_read_file(source), {})
     backbone: dict[str, Tensor] = {}
     detector: dict[str, Tensor] = {}
     unmatched = []
     for name, tensor in tensors.items():
-        plain = _strip(name)
+        plain = name
+        while match := _PREFIX.match(plain):
+            plain = plain[match.end() :]
         if plain.startswith(_DETECTOR_PARTS) and plain != "rpn_head.loss_normalizer":
             detector[plain] = tensor
         elif our_name := _translate(plain):
@@ -112,23 +111,16 @@ def read_weights(source: Path) -> Imported:
 def read_settings(path: Path) -> dict[str, Any]:
     """Read parts of a manifest from a JSON file.
 
-    Raises:
-        WeightsError: the file is not a JSON object.
+    Raises TableError if the file cannot be read, and WeightsError if it is not a JSON object.
     """
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise WeightsError(f"{path} is no JSON: {error}") from error
+    settings = read_json(path)
     if not isinstance(settings, dict):
         raise WeightsError(f"{path} holds no parts of a bundle.json, such as input or architecture")
     return settings
 
 
 def backbone_config(imported: Imported, settings: Mapping[str, Any] = MappingProxyType({})) -> BackboneConfig:
-    """Derive the backbone's configuration from the shapes of its weights.
-
-    The number of heads comes from the settings, the file, or the published size of the same width.
-    """
+    """Derive the backbone's configuration from its weights, its heads from settings, file, or the published sizes."""
     weights = imported.backbone
     dim, _, tubelet, patch, _ = weights["patch_embed.weight"].shape
     known = {size.embed_dim: size.heads for size in SIZES.values()}
@@ -153,20 +145,15 @@ def backbone_config(imported: Imported, settings: Mapping[str, Any] = MappingPro
 
 
 def adapter_config(imported: Imported) -> AdapterConfig:
-    """Derive kind, width and kernel sizes of the adapters from the names and shapes of their weights."""
+    """Derive the adapters' configuration from the names and shapes of their weights."""
     inner = {name.split(".adapter.")[1]: tensor for name, tensor in imported.backbone.items() if ".adapter." in name}
     if not inner:
         return AdapterConfig(kind="none")
     down = next(tensor for name, tensor in inner.items() if name.endswith("down_proj.weight"))
     temporal = inner.get("temporal_dwconv.weight", inner.get("dwconv.weight"))
     spatial = inner.get("spatial_dwconv.weight")
-    kind = "standard"
-    if "temporal_down_proj.weight" in inner:
-        kind = "dsta_two_down"
-    elif spatial is not None:
-        kind = "dsta"
-    elif "conv.weight" in inner:
-        kind = "tia"
+    kinds = {"temporal_down_proj": "dsta_two_down", "spatial_dwconv": "dsta", "conv": "tia"}
+    kind = next((kind for name, kind in kinds.items() if f"{name}.weight" in inner), "standard")
     return AdapterConfig(
         kind=kind,  # type: ignore[arg-type]
         ratio=down.shape[0] / down.shape[1],
@@ -194,15 +181,10 @@ def head_config(imported: Imported) -> HeadConfig:
 
 
 def detector_manifest(imported: Imported, taxonomy: Taxonomy, settings: Mapping[str, Any]) -> Manifest:
-    """Make a manifest for an imported detector: shapes from the weights, the rest from `settings` or defaults.
+    """Make a manifest for a whole detector: shapes from the weights, the rest from parts of a manifest or defaults.
 
-    Args:
-        imported: of a whole detector.
-        taxonomy: in the order of the detector's classes.
-        settings: parts of a manifest, which take precedence: input, architecture, thresholds, postprocessing ...
-
-    Raises:
-        WeightsError: the number of classes or the settings do not match.
+    The taxonomy is in the order of the detector's classes. Raises WeightsError if the number of classes or the settings
+    do not match.
     """
     head = head_config(imported)
     actions = imported.detector["rpn_head.cls_head.weight"].shape[0]
@@ -224,7 +206,7 @@ def detector_manifest(imported: Imported, taxonomy: Taxonomy, settings: Mapping[
         postprocessing=PostprocessingConfig(),
         thresholds=Thresholds(default=0.2),
     )  # fmt: skip
-    document = _merge(manifest.model_dump(mode="json"), settings)
+    document = merge_settings(manifest.model_dump(mode="json"), settings)
     try:
         return Manifest.model_validate_json(json.dumps(document))
     except ValueError as error:
@@ -232,27 +214,19 @@ def detector_manifest(imported: Imported, taxonomy: Taxonomy, settings: Mapping[
 
 
 def import_detector(imported: Imported, manifest: Manifest, out: Path) -> None:
-    """Write a checkpoint for `mmad export`.
-
-    Raises:
-        WeightsError: weights are missing or have other shapes.
-    """
+    """Write a checkpoint for `mmad export`. Raises WeightsError if weights are missing or have other shapes."""
     network = Network(manifest)
     weights = {f"backbone.{name}": tensor for name, tensor in imported.backbone.items()}
     weights |= {f"detector.{name}": tensor for name, tensor in imported.detector.items()}
-    _load(network, _with_identity_adapters(network, weights))
+    _load(network, weights)
     save_checkpoint(out, network, manifest)
 
 
 def import_backbone(imported: Imported, config: BackboneConfig, out: Path) -> None:
-    """Write a backbone for training.
-
-    Raises:
-        WeightsError: weights are missing or have other shapes.
-    """
+    """Write a backbone for training. Raises WeightsError if weights are missing or have other shapes."""
     patch = config.patch_size * config.position_grid
     backbone = Backbone(config, adapter_config(imported), 8 * config.tubelet_size, patch, patch)
-    _load(backbone, _with_identity_adapters(backbone, imported.backbone))
+    _load(backbone, imported.backbone)
     save_backbone(backbone.state_dict(), config, out)
 
 
@@ -262,11 +236,7 @@ def save_backbone(weights: dict[str, Tensor], config: BackboneConfig | PoseConfi
 
 
 def load_backbone(path: Path) -> tuple[BackboneConfig | PoseConfig, dict[str, Tensor]]:
-    """Read a file of save_backbone.
-
-    Raises:
-        WeightsError: the file has no backbone configuration.
-    """
+    """Read a file of save_backbone. Raises WeightsError if the file has no backbone configuration."""
     with safe_open(path, "pt") as file:
         header = (file.metadata() or {}).get(_HEADER)
     if header is None:
@@ -277,8 +247,7 @@ def load_backbone(path: Path) -> tuple[BackboneConfig | PoseConfig, dict[str, Te
 def start_backbone(backbone: Backbone | PoseBackbone, path: Path) -> None:
     """Load a file of save_backbone. Adapters that are missing from the file start as the identity.
 
-    Raises:
-        WeightsError: the file holds a backbone of another architecture.
+    Raises WeightsError if the file holds a backbone of another architecture.
     """
     config, weights = load_backbone(path)
     file_config, module_config = config.model_dump(), backbone.config.model_dump()
@@ -289,12 +258,20 @@ def start_backbone(backbone: Backbone | PoseBackbone, path: Path) -> None:
     ]
     if differing:
         raise WeightsError(f"{path} holds another backbone; " + "; ".join(differing))
-    _load(backbone, _with_identity_adapters(backbone, weights))
+    _load(backbone, weights)
 
 
 def _load(module: torch.nn.Module, weights: dict[str, Tensor]) -> None:
-    """Load weights strictly; raise WeightsError with all differences in one message."""
+    """Load weights strictly; raise WeightsError with all differences in one message.
+
+    Blocks without an adapter keep the module's own, which is the identity: OpenTAD may omit some.
+    """
     expected = module.state_dict()
+    adapted = {name.partition(".adapter.")[0] for name in weights if ".adapter." in name}
+    for name, tensor in expected.items():
+        block, adapter, _ = name.partition(".adapter.")
+        if adapter and block not in adapted:
+            weights = weights | {name: tensor}
     missing = sorted(expected.keys() - weights.keys())
     unexpected = sorted(weights.keys() - expected.keys())
     wrong = [
@@ -303,24 +280,15 @@ def _load(module: torch.nn.Module, weights: dict[str, Tensor]) -> None:
         if weights[name].shape != expected[name].shape
     ]
     faults = [
-        *(["missing: " + ", ".join(missing[:5])] if missing else []),
-        *(["without a place: " + ", ".join(unexpected[:5])] if unexpected else []),
-        *(["of another shape: " + "; ".join(wrong[:5])] if wrong else []),
-    ]
+        f"{kind}: {separator.join(listed[:5])}"
+        for kind, separator, listed in (
+            ("missing", ", ", missing), ("without a place", ", ", unexpected), ("of another shape", "; ", wrong)
+        )
+        if listed
+    ]  # fmt: skip
     if faults:
         raise WeightsError("the weights do not fit; " + "; ".join(faults))
     module.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
-
-
-def _with_identity_adapters(network: torch.nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Add freshly initialised adapters, which are the identity, to blocks without one: OpenTAD may omit some."""
-    fresh = {name: tensor for name, tensor in network.state_dict().items() if ".adapter." in name}
-    adapted = {_get_block(name) for name in weights if ".adapter." in name}
-    return weights | {name: tensor for name, tensor in fresh.items() if _get_block(name) not in adapted}
-
-
-def _get_block(name: str) -> str:
-    return name.partition(".adapter.")[0]
 
 
 def _read_folder(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -330,13 +298,10 @@ def _read_folder(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise WeightsError(f"{folder} is no Hugging Face folder: config.json cannot be read ({error})") from error
     if config.get("model_type") != "videomae":
         raise WeightsError(f"{folder} holds a model of type {config.get('model_type')!r}, not 'videomae'")
-    # Defaults of the library.
-    defaults = {"num_attention_heads": 12, "layer_norm_eps": 1e-12, "image_size": 224}
-    values = defaults | {name: value for name, value in config.items() if name in defaults}
-    hints = {
-        "heads": values["num_attention_heads"],
-        "norm_eps": values["layer_norm_eps"],
-        "image_size": values["image_size"],
+    hints = {  # with the library's defaults
+        "heads": config.get("num_attention_heads", 12),
+        "norm_eps": config.get("layer_norm_eps", 1e-12),
+        "image_size": config.get("image_size", 224),
     }
     index = folder / "model.safetensors.index.json"
     if index.exists():
@@ -371,12 +336,6 @@ def _read_file(path: Path) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in content.items() if isinstance(tensor, Tensor)}
 
 
-def _strip(name: str) -> str:
-    while match := _PREFIX.match(name):
-        name = name[match.end() :]
-    return name
-
-
 def _translate(name: str) -> str | None:
     for pattern, our_name in _RULES:
         if match := re.fullmatch(pattern, name):
@@ -385,14 +344,13 @@ def _translate(name: str) -> str | None:
 
 
 def _join_qkv(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Join query, key and value weights, which Hugging Face stores separately."""
     joined = dict(weights)
     for name in [name for name in weights if name.endswith(".attn.query")]:
         block = name.removesuffix("query")
-        parts = [joined.pop(block + part, None) for part in ("query", "key", "value")]
-        if any(part is None for part in parts):
-            raise WeightsError(f"{block}: query, key and value are not all there")
-        joined[f"{block}qkv.weight"] = torch.cat([part for part in parts if part is not None])
+        try:
+            joined[f"{block}qkv.weight"] = torch.cat([joined.pop(block + part) for part in ("query", "key", "value")])
+        except KeyError as error:
+            raise WeightsError(f"{block}: query, key and value are not all there") from error
     for name in [name for name in joined if name.endswith(".attn.qkv.weight")]:
         for bias in ("q_bias", "v_bias"):  # a model without biases is equal to one with zero biases
             joined.setdefault(name.replace("qkv.weight", bias), torch.zeros(joined[name].shape[1]))
@@ -401,11 +359,3 @@ def _join_qkv(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _count(weights: dict[str, Tensor], pattern: str) -> int:
     return len({match[1] for name in weights if (match := re.match(pattern, name))})
-
-
-def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    result = dict(base)
-    for name, value in over.items():
-        inner = result.get(name)
-        result[name] = _merge(inner, value) if isinstance(inner, dict) and isinstance(value, Mapping) else value
-    return result

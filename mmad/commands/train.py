@@ -94,13 +94,13 @@ def fine_tune(
     from training.annotated import read_annotated
     from training.dataset import DatasetError
     from training.evaluation.report import write_results
+    from training.evaluation.validation import choose_calibration
     from training.keypoint_cache import has_fixed_keypoints, to_keypoint_recipe
     from training.keypoints import Finder
     from training.marks import AnnotationError
     from training.recipe import RecipeError, load_recipe
     from training.run import Run, TrainingError, make_manifest
     from training.split import SplitError, split, split_by_list
-    from training.start import choose_calibration
     from training.train import find_checkpoint
 
     start = load_bundle(bundle)

@@ -1,33 +1,23 @@
 """Calibration of scores, so that they are the probability that a proposal is correct."""
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
 
+from model.arrays import Booleans, Doubles
 from model.bundle import Calibration
-from training.evaluation.metrics import match
+from training.evaluation.metrics import find_correct
 from training.instances import Instances
 
-Floats = NDArray[np.float64]
-Booleans = NDArray[np.bool_]
-
-TIOU = 0.5
 _KNOTS = 24
 _MIN_STEP = 1e-5  # between knots, so that the calibration is strictly increasing
 _MIN_PREDICTIONS = 200  # nothing is fitted on fewer
 _BINS = 15
 
 
-def find_correct(truth: Instances, predictions: Instances) -> Booleans:
-    """Return which predictions match ground truth at a tIoU of at least 0.5, (predictions,)."""
-    return np.asarray(match(truth, predictions, (TIOU,))[0])
-
-
 def fit_calibration(truth: Instances, predictions: Instances) -> Calibration | None:
     """Fit isotonic regression of correctness on the score (Zadrozny and Elkan, 2002).
 
-    Returns:
-        None for fewer than 200 predictions, or if none of them is correct.
+    Returns None for fewer than 200 predictions, or if none of them is correct.
     """
     correct = find_correct(truth, predictions)
     if len(correct) < _MIN_PREDICTIONS or not correct.any():
@@ -45,7 +35,7 @@ def fit_calibration(truth: Instances, predictions: Instances) -> Calibration | N
     return Calibration(scores=tuple(knots.tolist()), probabilities=tuple(probabilities.tolist()))
 
 
-def expected_calibration_error(scores: Floats, correct: Booleans) -> float:
+def expected_calibration_error(scores: Doubles, correct: Booleans) -> float:
     """Return the mean distance between score and precision, over bins of equal count."""
     if not len(scores):
         return 0.0

@@ -1,8 +1,7 @@
 """Early stopping: the detection loss on held-out videos, and the weights with the lowest loss.
 
-The criterion is the loss and not mAP, because ten held-out videos have only one or two instances of most actions: their
-average precision is close to 0 or 1, and mAP changes abruptly with single detections. The loss is a mean over all
-points of all videos. It takes one forward pass and no post-processing.
+The criterion is not mAP, because ten held-out videos have only one or two instances of most actions: mAP changes
+abruptly with single detections. The loss is a mean over all points of all videos, and takes one forward pass.
 """
 
 import math
@@ -12,21 +11,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from model.arrays import Booleans, Doubles
 from model.bundle import Manifest
 from model.head import Points
 from model.network import Network
 from model.windows import windows
 from training.augment import Example
-from training.dataset import Sample, VideoDataset
+from training.dataset import Sample, VideoDataset, spread
 from training.evaluation.validation import read_input_frames, read_noisy_keypoints
 from training.keypoint_noise import features_from_keypoints
-from training.losses import DetectionLoss
+from training.losses import DetectionLoss, Targets, make_grid, make_point_mask
 from training.objectives import Batch, collate, make_noisy_keypoints
 from training.recipe import Recipe
-from training.targets import Targets, make_grid
 
 _MIN_STEPS = 2.0  # shorter parts of an action in a window are ignored
 _MIN_SHARE = 0.5  # as are smaller shares of it: the rest is in another window
@@ -38,8 +36,7 @@ class ValidationLoss:
     def __init__(self, manifest: Manifest, dataset: VideoDataset, recipe: Recipe, device: torch.device) -> None:
         """Select `recipe.validate_videos` of the videos at equal intervals, as for the report; 0 selects all."""
         self._manifest, self._recipe, self._device = manifest, recipe, device
-        count = min(recipe.validate_videos or len(dataset.samples), len(dataset.samples))
-        indices = np.unique(np.linspace(0, len(dataset.samples) - 1, count).astype(int))
+        indices = spread(len(dataset.samples), recipe.validate_videos)
         self._samples = [dataset.samples[index] for index in indices]
         grid = make_grid(manifest.input.window_frames, manifest.architecture.head.strides)
         self._network = Network(manifest).eval().to(device)
@@ -54,7 +51,7 @@ class ValidationLoss:
         for index, sample in enumerate(self._samples):
             for example in _iterate_windows(sample, self._recipe, index):
                 batch = Batch(*(part.to(self._device) for part in collate([example], self._manifest)))
-                valid = torch.cat([batch.mask[:, ::stride] for stride in strides], 1)
+                valid = make_point_mask(batch.mask, strides)
                 targets = Targets(batch.classes, batch.offsets)
                 losses = self._criterion(self._run_network(batch), valid, targets)
                 count = int(((batch.classes.sum(dim=-1) > 0) & valid).sum())
@@ -63,7 +60,6 @@ class ValidationLoss:
         return total / max(positives, 1)
 
     def _run_network(self, batch: Batch) -> Points:
-        """Run the network on frames, or on keypoints if the batch has them."""
         if not batch.keypoints.shape[2]:
             return self._network(batch.clips, batch.mask)  # type: ignore[no-any-return]
         features = features_from_keypoints(self._network, make_noisy_keypoints(batch, 0.0), batch.mask)
@@ -85,9 +81,7 @@ def _iterate_windows(sample: Sample, recipe: Recipe, index: int) -> Iterator[Exa
             yield Example(black, segments, sample.labels[inside], window.frames[:, 0].astype(float))
 
 
-def _clip_to_window(
-    segments: NDArray[np.float64], start: int, end: int
-) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+def _clip_to_window(segments: Doubles, start: int, end: int) -> tuple[Doubles, Booleans]:
     """Clip segments in frames of the video to a window; return them in steps of the window, and which remain."""
     clipped = np.clip(segments, start, end - 1)
     length, whole = (one[:, 1] - one[:, 0] for one in (clipped, segments))
@@ -97,14 +91,7 @@ def _clip_to_window(
 
 @dataclass(frozen=True)
 class BestWeights:
-    """Weights with the lowest loss of a stage so far.
-
-    Attributes:
-        loss: their held-out loss.
-        step: number of optimiser steps before they were measured.
-        missed: number of measurements since then.
-        weights: copies of the parameters and buffers.
-    """
+    """Weights with the lowest held-out loss of a stage so far, after so many steps; `missed` counts later losses."""
 
     loss: float = math.inf
     step: int = 0

@@ -5,17 +5,19 @@ from typing import NamedTuple
 
 import numpy as np
 
+from model.arrays import Booleans, Doubles, Integers
 from training.evaluation.metrics import (
+    TIOU,
     TIOUS,
+    average_classes,
     average_precision,
+    find_correct,
     match,
-    match_ground_truth,
     tiou_matrix,
     without_duplicates,
 )
-from training.instances import Booleans, Floats, Instances, Integers
+from training.instances import Instances
 
-TIOU = 0.5
 NEAR_TIOU = 0.1
 KINDS = ("true positive", "double detection", "wrong label", "localisation", "confusion", "background")
 MULTIPLES = 10
@@ -38,12 +40,10 @@ class Analysis(NamedTuple):
     """Result of the error analysis.
 
     Attributes:
-        false_positives: shares of each kind in the best 1G to 10G predictions of each class, where G is the number of
-            ground truth instances of the class.
-        gains: increase of mean mAP over tIoU 0.5 to 0.9 if all predictions of one kind are removed.
+        false_positives: shares of each kind in the best 1G to 10G predictions of a class with G instances.
+        gains: increase of `average_from_half` if all predictions of one kind are removed.
         false_negatives: by coverage of the video, by length in seconds, by number of instances in the video.
-        average: mean mAP over tIoU 0.1 to 0.9.
-        average_from_half: mean mAP over tIoU 0.5 to 0.9, where every kind of error counts as one.
+        average, average_from_half: mean mAP over tIoU 0.1 to 0.9, and 0.5 to 0.9.
     """
 
     false_positives: list[dict[str, float]]
@@ -89,7 +89,7 @@ def classify(truth: Instances, predictions: Instances) -> Integers:
     (double detection) or with another label (wrong label); tIoU of 0.1 with the same label (localisation) or with
     another label (confusion). All others are background.
     """
-    correct = match(truth, predictions, (TIOU,))[0]
+    correct = find_correct(truth, predictions)
     kinds = np.full(len(predictions), KINDS.index("background"))
     truth_by_video = {video: np.flatnonzero(truth.video == video) for video in np.unique(truth.video)}
     for video in np.unique(predictions.video):
@@ -111,7 +111,7 @@ def classify(truth: Instances, predictions: Instances) -> Integers:
 
 def missed_by_size(truth: Instances, predictions: Instances) -> dict[str, list[Bucket]]:
     """Return the share of ground truth that no prediction matches at a tIoU of 0.5, by size."""
-    matched = match_ground_truth(truth, predictions, (TIOU,))[0]
+    matched = match(truth, predictions, (TIOU,))[1][0]
     lengths = truth.segments[:, 1] - truth.segments[:, 0]
     count = np.bincount(truth.video, minlength=len(truth.videos))[truth.video]
     return {
@@ -129,13 +129,11 @@ def video_scores(truth: Instances, predictions: Instances) -> list[float]:
         true = truth[truth.video == video]
         predicted = predictions[predictions.video == video]
         best = predicted[np.argsort(-predicted.scores, kind="stable")[: len(true)]]
-        scores.append(
-            float(match_ground_truth(true, best, (TIOU,))[0].mean()) if len(true) else float(not len(predicted))
-        )
+        scores.append(float(match(true, best, (TIOU,))[1].mean()) if len(true) else float(not len(predicted)))
     return scores
 
 
-def _buckets(sizes: Floats, matched: Booleans, edges: tuple[float, ...]) -> list[Bucket]:
+def _buckets(sizes: Doubles, matched: Booleans, edges: tuple[float, ...]) -> list[Bucket]:
     buckets = []
     for above, up_to in pairwise(edges):
         inside = (sizes > above) & (sizes <= up_to)
@@ -156,8 +154,5 @@ def _rank_within_class(predictions: Instances) -> Integers:
 
 def _averages(truth: Instances, predictions: Instances, classes: int) -> tuple[float, float]:
     """Return mean mAP over all tIoUs, and over those of at least TIOU."""
-    precision = average_precision(truth, predictions, classes)
-    present = precision[:, ~np.isnan(precision[0])]
-    if not present.size:
-        return 0.0, 0.0
-    return float(present.mean()), float(present[np.array(TIOUS) >= TIOU].mean())
+    means = average_classes(average_precision(truth, predictions, classes))
+    return float(means.mean()), float(means[np.array(TIOUS) >= TIOU].mean())

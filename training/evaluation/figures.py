@@ -11,11 +11,12 @@ mpl.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.patches import Rectangle
 
+from model.arrays import Doubles
 from model.taxonomy import Taxonomy
 from training.evaluation.errors import KINDS, Analysis, Bucket
 from training.evaluation.metrics import tiou_matrix
 from training.evaluation.statistics import Statistics
-from training.instances import Floats, Instances
+from training.instances import Instances
 
 _BODY_COLOURS = plt.get_cmap("tab10")
 _NO_LOSSES = {"stage", "step", "frames", "seconds"}  # fields of history.jsonl that are not losses
@@ -24,19 +25,33 @@ _KIND_COLOURS = ("#2a9d8f", "#8ab17d", "#e9c46a", "#f4a261", "#e76f51", "#9a9a9a
 
 def draw_classes(statistics: Statistics, taxonomy: Taxonomy, path: Path) -> None:
     """Draw the number of instances of each action in descending order, coloured by body part (paper, figure 3)."""
-    order = np.argsort(-np.array(statistics.class_count), kind="stable")
-    figure, axes = plt.subplots(figsize=(14, 5))
-    counts = [max(statistics.class_count[label], 0.5) for label in order]
-    actions = [taxonomy.actions[label] for label in order]
-    axes.bar(range(len(order)), counts, color=[_BODY_COLOURS(action.body_id % 10) for action in actions])
+    counts = np.array(statistics.class_count)
+    order = np.argsort(-counts, kind="stable").tolist()
+    figure, axes = _draw_bars(np.maximum(counts, 0.5), order, taxonomy)
     axes.set_yscale("log")
-    axes.set_xticks(range(len(order)), [f"{action.code} {action.name}" for action in actions], rotation=90, fontsize=7)
-    axes.set_xlim(-0.7, len(order) - 0.3)
     axes.set_ylabel("instances")
     axes.set_title(f"{statistics.instances:,} instances in {statistics.videos:,} videos")
+    _save(figure, path)
+
+
+def draw_precision(precision: Doubles, taxonomy: Taxonomy, path: Path) -> None:
+    """Draw the average precision of each action (NaN without ground truth) in descending order, by body part."""
+    order = [label for label in np.argsort(-precision, kind="stable").tolist() if not np.isnan(precision[label])]
+    figure, axes = _draw_bars(100 * precision, order, taxonomy)
+    axes.set(ylabel="percent", title="average precision of every action, mean over tIoU 0.1 to 0.9")
+    _save(figure, path)
+
+
+def _draw_bars(values: Doubles, order: Sequence[int], taxonomy: Taxonomy) -> tuple[Any, Any]:
+    """Draw a bar for each of these actions, coloured by body part; return figure and axes."""
+    actions = [taxonomy.actions[label] for label in order]
+    figure, axes = plt.subplots(figsize=(14, 5))
+    axes.bar(range(len(order)), values[order], color=[_BODY_COLOURS(action.body_id % 10) for action in actions])
+    axes.set_xticks(range(len(order)), [f"{action.code} {action.name}" for action in actions], rotation=90, fontsize=7)
+    axes.set_xlim(-0.7, len(order) - 0.3)
     handles = [Rectangle((0, 0), 1, 1, color=_BODY_COLOURS(body.id % 10)) for body in taxonomy.bodies]
     axes.legend(handles, [body.name for body in taxonomy.bodies], fontsize=8)
-    _save(figure, path)
+    return figure, axes
 
 
 def draw_lengths(truth: Instances, statistics: Statistics, path: Path) -> None:
@@ -132,31 +147,8 @@ def draw_timeline(
     axes.axhline(len(true) - 0.5, color="black", linewidth=1)
     axes.set_yticks(range(len(rows)), names, fontsize=8)
     axes.invert_yaxis()
-    end_s = truth.durations[index]
-    axes.set(
-        xlabel="s", title=f"{video}: ground truth above, predictions below", xlim=(0, end_s if end_s > 0 else None)
-    )
-    _save(figure, path)
-
-
-def draw_precision(precision: Floats, taxonomy: Taxonomy, path: Path) -> None:
-    """Draw the average precision of each action in descending order, coloured by body part.
-
-    Args:
-        precision: (actions,), mean over tIoUs; NaN for actions without ground truth.
-        taxonomy: names of actions and body parts.
-        path: of the PNG.
-    """
-    order = [label for label in np.argsort(-precision, kind="stable") if not np.isnan(precision[label])]
-    actions = [taxonomy.actions[label] for label in order]
-    figure, axes = plt.subplots(figsize=(14, 5))
-    axes.bar(range(len(order)), 100 * precision[order], color=[_BODY_COLOURS(one.body_id % 10) for one in actions])
-    names = [f"{action.code} {action.name}" for action in actions]
-    axes.set_xticks(range(len(order)), names, rotation=90, fontsize=7)
-    axes.set_xlim(-0.7, len(order) - 0.3)
-    axes.set(ylabel="percent", title="average precision of every action, mean over tIoU 0.1 to 0.9")
-    handles = [Rectangle((0, 0), 1, 1, color=_BODY_COLOURS(body.id % 10)) for body in taxonomy.bodies]
-    axes.legend(handles, [body.name for body in taxonomy.bodies], fontsize=8)
+    end_s = truth.durations[index] if truth.durations[index] > 0 else None  # which may be unknown
+    axes.set(xlabel="s", title=f"{video}: ground truth above, predictions below", xlim=(0, end_s))
     _save(figure, path)
 
 
@@ -182,9 +174,9 @@ def draw_history(rows: Sequence[dict[str, float]], path: Path) -> None:
 
 def _format_range(bucket: Bucket) -> str:
     above = "" if bucket.above < 0 else f"{bucket.above:g}"
-    return (
-        f"> {above}" if np.isinf(bucket.up_to) else f"{above} to {bucket.up_to:g}" if above else f"to {bucket.up_to:g}"
-    )
+    if np.isinf(bucket.up_to):
+        return f"> {above}"
+    return f"{above} to {bucket.up_to:g}".strip()
 
 
 def _save(figure: Any, path: Path) -> None:

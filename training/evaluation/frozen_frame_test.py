@@ -1,8 +1,8 @@
 """Frozen frame test: measure how much of a class score is due to motion and not to a static image.
 
-Each clip is run as the service runs it. Every window is run as it is, and again with one of its frames repeated from
-start to end, for several of its frames. The gain of a class is its highest score on the clip minus its highest score
-on a frozen frame. A class that is predicted from posture, appearance or background has a gain near 0.
+Every window of a clip is run as it is, and again with one of its frames repeated from start to end, for several of its
+frames. The gain of a class is its highest score on the clip minus its highest score on a frozen frame: near 0 if the
+class is predicted from posture, appearance or background.
 """
 
 from collections.abc import Sequence
@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from model.arrays import Booleans, Doubles, Images
 from model.bundle import Bundle, Manifest
 from model.detector import Detector
 from model.engines import Engine, RawPoints
@@ -20,8 +20,6 @@ from model.errors import DetectorError
 from model.segments import point_grid
 from model.taxonomy import Taxonomy
 from model.video import UNLIMITED
-
-Floats = NDArray[np.float64]
 
 FROZEN_FRAMES = 3
 
@@ -40,12 +38,12 @@ class Ranks(NamedTuple):
 class LevelScores(NamedTuple):
     """Highest scores (classes,) on the clip and on its frozen frames, and the ranks of the true class."""
 
-    clip: Floats
-    still: Floats
+    clip: Doubles
+    still: Doubles
     ranks: Ranks
 
     @property
-    def gain(self) -> Floats:
+    def gain(self) -> Doubles:
         """Scores on the clip minus scores on frozen frames, (classes,)."""
         return self.clip - self.still
 
@@ -72,7 +70,7 @@ class FrozenFrameEngine:
         self.clip = np.zeros(len(manifest.taxonomy.actions))
         self.still = np.zeros(len(manifest.taxonomy.actions))
 
-    def run(self, clips: NDArray[np.uint8], mask: NDArray[np.bool_]) -> RawPoints:
+    def run(self, clips: Images, mask: Booleans) -> RawPoints:
         """Run the network on the window and on its frozen frames; return the points of the window."""
         self.windows += 1
         points = self._engine.run(clips, mask)
@@ -83,7 +81,7 @@ class FrozenFrameEngine:
             self.still = np.maximum(self.still, self._highest(self._engine.run(frozen, mask), mask))
         return points
 
-    def _highest(self, points: RawPoints, mask: NDArray[np.bool_]) -> Floats:
+    def _highest(self, points: RawPoints, mask: Booleans) -> Doubles:
         """Return the highest scores (classes,) of all points that lie on a frame of the video."""
         logits = points.logits[mask[self._positions]].max(axis=0).astype(float)
         return np.asarray(1 / (1 + np.exp(-logits)))
@@ -97,17 +95,11 @@ def choose_frozen_frames(frames: int, stills: int) -> list[int]:
 def run_frozen_frame_test(
     bundle: Bundle, engine: Engine, clip: Path, label: int | None = None, stills: int = FROZEN_FRAMES
 ) -> ClipResult:
-    """Rank the true class of a clip among all classes, by score and by gain over frozen frames.
+    """Rank the true class of a clip of one action among all classes, by score and by gain over frozen frames.
 
-    Args:
-        bundle: to test.
-        engine: runs its network.
-        clip: a video of one action.
-        label: the action; by default parsed from the file name, such as A2_turning_around.mp4.
-        stills: number of frozen frames of each window.
-
-    Raises:
-        FrozenFrameTestError: the clip cannot be read, or its name does not begin with the code of a class.
+    By default the label is parsed from the file name, such as A2_turning_around.mp4. `stills` is the number of frozen
+    frames of each window. Raises FrozenFrameTestError if the clip cannot be read, or its name does not begin with the
+    code of a class.
     """
     taxonomy = bundle.manifest.taxonomy
     truth = parse_action(clip, taxonomy) if label is None else label
@@ -117,17 +109,13 @@ def run_frozen_frame_test(
             Detector(bundle, recorder).detect(file, limits=UNLIMITED)
     except (DetectorError, OSError) as error:
         raise FrozenFrameTestError(f"{clip}: {error}") from error
-    parts = [np.array(taxonomy.body_ids) == body.id for body in taxonomy.bodies]
-    clip_parts, still_parts = (
-        np.array([scores[part].max(initial=0) for part in parts]) for scores in (recorder.clip, recorder.still)
+    scores = np.stack([recorder.clip, recorder.still])
+    parts = [scores[:, np.array(taxonomy.body_ids) == body.id].max(axis=1, initial=0) for body in taxonomy.bodies]
+    action, body = (
+        LevelScores(clip_scores, still_scores, Ranks(rank(clip_scores, own), rank(clip_scores - still_scores, own)))
+        for (clip_scores, still_scores), own in ((scores, truth), (np.stack(parts, axis=1), taxonomy.body_ids[truth]))
     )
-    return ClipResult(
-        clip.name,
-        truth,
-        recorder.windows,
-        _level(recorder.clip, recorder.still, truth),
-        _level(clip_parts, still_parts, taxonomy.body_ids[truth]),
-    )
+    return ClipResult(clip.name, truth, recorder.windows, action, body)
 
 
 def parse_action(clip: Path, taxonomy: Taxonomy) -> int:
@@ -142,11 +130,7 @@ def parse_action(clip: Path, taxonomy: Taxonomy) -> int:
     )
 
 
-def _level(clip: Floats, still: Floats, truth: int) -> LevelScores:
-    return LevelScores(clip, still, Ranks(rank(clip, truth), rank(clip - still, truth)))
-
-
-def rank(scores: Floats, truth: int) -> float:
+def rank(scores: Doubles, truth: int) -> float:
     """Return the rank of a score, 1 for the highest; ties get their mean rank, so that equal scores rank as chance."""
     others = np.delete(scores, truth)
     return float(1 + (others > scores[truth]).sum() + (others == scores[truth]).sum() / 2)
@@ -162,30 +146,19 @@ def to_document(results: Sequence[ClipResult], taxonomy: Taxonomy) -> dict[str, 
     levels = {"action": taxonomy.actions, "body": taxonomy.bodies}
     mean = {}
     for name, classes in levels.items():
-        ranks = np.array([getattr(one, name).ranks for one in results])
+        raw, moving = np.mean([getattr(one, name).ranks for one in results], axis=0).tolist()
         expected, deviation = chance_rank(len(classes), len(results))
-        mean[name] = {
-            "raw": float(ranks[:, 0].mean()),
-            "moving": float(ranks[:, 1].mean()),
-            "chance": expected,
-            "chance_deviation": deviation,
-        }
+        mean[name] = {"raw": raw, "moving": moving, "chance": expected, "chance_deviation": deviation}
     return {"clips": [_clip_document(one, taxonomy) for one in results], "mean_rank": mean}
 
 
 def _clip_document(result: ClipResult, taxonomy: Taxonomy) -> dict[str, object]:
-    return {
-        "clip": result.clip,
-        "action": taxonomy.actions[result.label].code,
-        "windows": result.windows,
-        "action_ranks": result.action.ranks._asdict(),
-        "body_ranks": result.body.ranks._asdict(),
-        "action_scores": _scores(result.action, [one.code for one in taxonomy.actions]),
-        "body_scores": _scores(result.body, [one.code for one in taxonomy.bodies]),
-    }
-
-
-def _scores(level: LevelScores, codes: list[str]) -> dict[str, dict[str, float]]:
-    return {
-        code: {"clip": float(level.clip[index]), "still": float(level.still[index])} for index, code in enumerate(codes)
-    }
+    document: dict[str, object] = {
+        "clip": result.clip, "action": taxonomy.actions[result.label].code, "windows": result.windows,
+        "action_ranks": result.action.ranks._asdict(), "body_ranks": result.body.ranks._asdict(),
+    }  # fmt: skip
+    codes = {"action": [one.code for one in taxonomy.actions], "body": [one.code for one in taxonomy.bodies]}
+    for name, level in (("action", result.action), ("body", result.body)):
+        scores = zip(codes[name], level.clip.tolist(), level.still.tolist(), strict=True)
+        document[f"{name}_scores"] = {code: {"clip": clip, "still": still} for code, clip, still in scores}
+    return document

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
+from model.arrays import Doubles, Integers
 from model.bundle import MANIFEST, Bundle
 from model.detections import Detections
 from model.detector import Detector
@@ -17,19 +17,24 @@ from model.engines import Engine, TorchEngine
 from model.errors import DetectorError
 from model.network import Network
 from model.taxonomy import Taxonomy
-from model.video import Limits
-from training.dataset import Sample, load_dataset
-from training.evaluation.calibration import expected_calibration_error, find_correct
-from training.evaluation.metrics import LevelReport, average_precision, evaluate, without_duplicates
+from model.video import UNLIMITED
+from training.dataset import Sample, load_dataset, make_truth, spread
+from training.evaluation.calibration import expected_calibration_error
+from training.evaluation.metrics import (
+    LevelReport,
+    average_classes,
+    average_precision,
+    evaluate_levels,
+    find_correct,
+    without_duplicates,
+)
 from training.evaluation.report import versions
 from training.evaluation.validation import to_instances
+from training.files import write_aside
 from training.instances import Instances
 from training.tables import read_annotations
 
-OnProgress = Callable[[int, int], None]
-
 _SEED = 0
-_NO_LIMITS = Limits(max_duration_s=36_000, max_pixels=2**30)
 
 
 class MeasureError(Exception):
@@ -42,16 +47,6 @@ class Speed(NamedTuple):
     seconds: float
     frames: int
     video_s: float
-
-    @property
-    def frames_per_second(self) -> float:
-        """Decoded frames per wall-clock second."""
-        return self.frames / max(self.seconds, 1e-9)
-
-    @property
-    def times_real_time(self) -> float:
-        """Seconds of video per wall-clock second."""
-        return self.video_s / max(self.seconds, 1e-9)
 
 
 class MapScores(NamedTuple):
@@ -69,7 +64,7 @@ class MapScores(NamedTuple):
 class Prior(NamedTuple):
     """Number of instances of each action, (actions,), and the data that they were counted in."""
 
-    counts: NDArray[np.int64]
+    counts: Integers
     source: str
 
 
@@ -77,14 +72,8 @@ class Prior(NamedTuple):
 class Measurement:
     """Metrics of one bundle on one folder of videos.
 
-    Attributes:
-        truth, predictions: segments of the videos.
-        action, body: metrics at both levels.
-        speed: from file to detections.
-        baselines: mAP of each baseline, by name.
-        prior: source of the class frequencies of the baselines.
-        calibration_error: expected calibration error of all proposals.
-        shown_error: expected calibration error of the proposals that are displayed by default.
+    `baselines` has mAP by name, `prior` says where their class frequencies are from. `shown_error` is the expected
+    calibration error of the proposals that are displayed by default, `calibration_error` of all.
     """
 
     truth: Instances
@@ -106,9 +95,8 @@ class Measurement:
 def load_samples(folder: Path, taxonomy: Taxonomy, subset: str, limit: int | None) -> list[Sample]:
     """Load the videos of a subset, or `limit` of them at equal intervals.
 
-    Raises:
-        DatasetError: the folder lacks annotations or videos.
-        MeasureError: the folder holds frames instead of videos, or no annotations.
+    Raises DatasetError if the folder lacks annotations or videos, and MeasureError if the folder holds frames instead
+    of videos, or no annotations.
     """
     samples = load_dataset([folder], taxonomy, subset, 0.0).samples
     if samples[0].path.suffix == ".npz":
@@ -117,8 +105,7 @@ def load_samples(folder: Path, taxonomy: Taxonomy, subset: str, limit: int | Non
         )
     if not any(len(sample.labels) for sample in samples):
         raise MeasureError(f"{folder}: no video of subset {subset!r} has annotations to measure by")
-    count = min(limit or len(samples), len(samples))
-    return [samples[index] for index in np.linspace(0, len(samples) - 1, count).astype(int)]
+    return [samples[index] for index in spread(len(samples), limit)]
 
 
 def read_prior(path: Path, taxonomy: Taxonomy) -> Prior:
@@ -134,25 +121,18 @@ def measure(
     engine: Engine,
     samples: Sequence[Sample],
     prior: Prior | None,
-    on_progress: OnProgress,
+    on_progress: Callable[[int, int], None],
     untrained: bool,
 ) -> Measurement:
     """Run a bundle on videos and evaluate its predictions and those of the baselines.
 
-    Args:
-        bundle: to measure.
-        engine: runs its network.
-        samples: the videos.
-        prior: class frequencies for the baselines; if None, those of the videos, which favours the baselines.
-        on_progress: called with the number of finished videos and of all videos.
-        untrained: also run the same network with random weights, as a baseline.
-
-    Raises:
-        MeasureError: the service would reject one of the videos.
+    `prior` has class frequencies for the baselines; if None, those of the videos, which favours the baselines.
+    `untrained` adds the same network with random weights. `on_progress` gets the numbers of finished and of all runs.
+    Raises MeasureError if the service would reject one of the videos.
     """
     rounds = 2 if untrained else 1
     results, speed = _run(bundle, engine, samples, lambda done: on_progress(done, rounds * len(samples)))
-    truth = _make_truth(samples, [one.media.duration_s for one in results])
+    truth = make_truth(samples, [one.media.duration_s for one in results])
     predictions = to_instances(truth, [one.proposals for one in results])
     taxonomy = bundle.manifest.taxonomy
     frequencies = prior or Prior(
@@ -169,12 +149,13 @@ def measure(
         baselines["untrained network"] = _map_scores(truth, others, taxonomy)
     baselines |= _compute_trivial_baselines(truth, predictions, frequencies.counts, taxonomy)
     correct = find_correct(truth, predictions)
-    shown = predictions.scores >= _thresholds(bundle)[predictions.labels]
+    thresholds = bundle.manifest.thresholds
+    lowest = np.array(thresholds.per_class or (thresholds.default,) * len(taxonomy.actions))
+    shown = predictions.scores >= lowest[predictions.labels]
     return Measurement(
         truth,
         predictions,
-        evaluate(truth, predictions, len(taxonomy.actions)),
-        evaluate(truth.to_body_level(taxonomy), predictions.to_body_level(taxonomy), len(taxonomy.bodies)),
+        *evaluate_levels(truth, predictions, taxonomy),
         speed,
         baselines,
         frequencies.source,
@@ -200,7 +181,7 @@ def _run(
         on_progress(done)
         try:
             with sample.path.open("rb") as file:
-                results.append(detector.detect(file, limits=_NO_LIMITS))
+                results.append(detector.detect(file, limits=UNLIMITED))
         except (DetectorError, OSError) as error:
             raise MeasureError(f"{sample.path}: {error}") from error
     seconds = time.perf_counter() - begin
@@ -208,28 +189,8 @@ def _run(
     return results, Speed(seconds, sum(one.frames_decoded for one in media), sum(one.duration_s for one in media))
 
 
-def _make_truth(samples: Sequence[Sample], durations: Sequence[float]) -> Instances:
-    """Return the ground truth of the samples, with the durations of the decoded videos."""
-    counts = [len(sample.labels) for sample in samples]
-    return Instances(
-        videos=tuple(sample.name for sample in samples),
-        durations=np.array(durations, float),
-        video=np.repeat(np.arange(len(samples)), counts),
-        segments=np.concatenate([sample.segments for sample in samples]).reshape(-1, 2),
-        labels=np.concatenate([sample.labels for sample in samples]),
-        scores=np.ones(sum(counts)),
-    )
-
-
-def _thresholds(bundle: Bundle) -> NDArray[np.float64]:
-    """Return the lowest score of each action that is displayed by default, (actions,)."""
-    thresholds = bundle.manifest.thresholds
-    count = len(bundle.manifest.taxonomy.actions)
-    return np.array(thresholds.per_class or (thresholds.default,) * count)
-
-
 def _compute_trivial_baselines(
-    truth: Instances, predictions: Instances, counts: NDArray[np.int64], taxonomy: Taxonomy
+    truth: Instances, predictions: Instances, counts: Integers, taxonomy: Taxonomy
 ) -> dict[str, MapScores]:
     """Compute mAP of predictions from class frequencies alone, and of the bundle's proposals with shuffled labels."""
     body_counts = np.zeros(len(taxonomy.bodies))
@@ -248,11 +209,8 @@ def _compute_trivial_baselines(
     }
 
 
-def predict_whole_videos(truth: Instances, counts: NDArray[np.float64], top: int | None) -> Instances:
-    """Predict the `top` most frequent classes, or every class if None, over the whole of each video.
-
-    Scores are the class frequencies.
-    """
+def predict_whole_videos(truth: Instances, counts: Doubles, top: int | None) -> Instances:
+    """Predict the `top` most frequent classes, or all, over the whole of each video; scores are their frequencies."""
     labels = np.argsort(-counts, kind="stable")[:top]
     ends = np.repeat(truth.durations, len(labels))
     videos = len(truth.videos)
@@ -273,9 +231,7 @@ def _map_scores(truth: Instances, predictions: Instances, taxonomy: Taxonomy) ->
 
 
 def _mean_precision(truth: Instances, predictions: Instances, classes: int) -> float:
-    """Return mAP averaged over tIoUs, as `metrics.evaluate` does."""
-    precision = average_precision(without_duplicates(truth), predictions, classes)
-    return float(np.nan_to_num(precision[:, ~np.isnan(precision[0])].mean()))
+    return float(average_classes(average_precision(without_duplicates(truth), predictions, classes)).mean())
 
 
 def record_metrics(bundle: Bundle, subset: str, document: dict[str, Any]) -> None:
@@ -289,26 +245,22 @@ def record_metrics(bundle: Bundle, subset: str, document: dict[str, Any]) -> Non
         **{f"{level}_mAP_0.5": scores["mAP"]["0.5"] for level, scores in levels.items()},
         "calibration_error": errors["all"],
         "calibration_error_of_shown": errors["shown"],
-        **{f"average_mAP_of_{_slug(name)}": one["average"] for name, one in document["baselines"].items()},
     }
+    for name, one in document["baselines"].items():
+        numbers[f"average_mAP_of_{name.replace(',', '').replace(' ', '_')}"] = one["average"]
     updated = {f"{subset}_{name}": float(value) for name, value in numbers.items() if value is not None}
     others = {
         name: value for name, value in (bundle.manifest.metrics or {}).items() if not name.startswith(f"{subset}_")
     }
     manifest = bundle.manifest.model_copy(update={"metrics": others | updated})
-    temporary = bundle.folder / f".{MANIFEST}"
-    temporary.write_text(manifest.to_json(), encoding="utf-8")
-    temporary.replace(bundle.folder / MANIFEST)
-
-
-def _slug(name: str) -> str:
-    return name.replace(",", "").replace(" ", "_")
+    with write_aside(bundle.folder / MANIFEST) as temporary:
+        temporary.write_text(manifest.to_json(), encoding="utf-8")
 
 
 def to_document(measurement: Measurement, bundle: Bundle, engine: Engine, device: str) -> dict[str, object]:
     """Return the contents of report.json, without its fields evaluation and errors."""
-    manifest = bundle.manifest
-    own = measurement.map_scores
+    manifest, speed = bundle.manifest, measurement.speed
+    seconds = max(speed.seconds, 1e-9)
     return {
         "bundle": {
             "name": manifest.name,
@@ -318,15 +270,15 @@ def to_document(measurement: Measurement, bundle: Bundle, engine: Engine, device
         },
         "instances": len(measurement.truth),
         "baselines": {
-            name: one._asdict() | {"average": one.average, "ratio": ratios(own, one)}
+            name: one._asdict() | {"average": one.average, "ratio": ratios(measurement.map_scores, one)}
             for name, one in measurement.baselines.items()
         },
         "prior": measurement.prior,
         "calibration_error": {"all": measurement.calibration_error, "shown": measurement.shown_error},
-        "speed": measurement.speed._asdict()
+        "speed": speed._asdict()
         | {
-            "frames_per_second": measurement.speed.frames_per_second,
-            "times_real_time": measurement.speed.times_real_time,
+            "frames_per_second": speed.frames / seconds,
+            "times_real_time": speed.video_s / seconds,
             "engine": engine.name,
             "device": device,
         },
@@ -336,6 +288,5 @@ def to_document(measurement: Measurement, bundle: Bundle, engine: Engine, device
 
 def ratios(own: MapScores, other: MapScores) -> dict[str, float | None]:
     """Return the mAP of the bundle divided by that of a baseline; None if the baseline has 0."""
-    pairs = {"action": (own.action, other.action), "body": (own.body, other.body)}
-    pairs["average"] = (own.average, other.average)
-    return {name: value / baseline if baseline else None for name, (value, baseline) in pairs.items()}
+    names = ("action", "body", "average")
+    return {name: getattr(own, name) / getattr(other, name) if getattr(other, name) else None for name in names}

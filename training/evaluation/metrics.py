@@ -1,11 +1,10 @@
 """Metrics of temporal action detection, by OpenTAD's conventions.
 
-Mean average precision at a tIoU threshold: the predictions of an action in all videos are sorted by score (stable, so
-that equal scores keep their order). Each is matched to the unmatched ground truth of its video with the highest tIoU,
-if that reaches the threshold. Average precision is the area under the interpolated precision-recall curve; its mean is
-taken over the actions that occur in the ground truth. Ground truth instances of one action whose boundaries agree
-within a millisecond count once. At body level every true and predicted segment is mapped to its body part; no
-predictions are merged.
+Mean average precision at a tIoU threshold: the predictions of an action in all videos are sorted by score (stable).
+Each is matched to the unmatched ground truth of its video with the highest tIoU, if that reaches the threshold. Average
+precision is the area under the interpolated precision-recall curve; its mean is taken over the actions that occur in
+the ground truth. Ground truth of one action whose boundaries agree within a millisecond counts once. At body level
+every segment is mapped to its body part; no predictions are merged.
 """
 
 from collections.abc import Iterator
@@ -14,9 +13,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from model.arrays import Booleans, Doubles, Integers
 from model.taxonomy import Taxonomy
-from training.instances import Booleans, Floats, Instances, Integers
+from training.instances import Instances
 
+TIOU = 0.5  # of predictions that count as correct
 TIOUS = tuple(round(0.1 * step, 1) for step in range(1, 10))
 # The MAC challenge of 2026 ranks by the mean of these.
 CHALLENGE_TIOUS = (0.2, 0.5, 0.7)
@@ -37,34 +38,25 @@ class LevelReport:
         frame_precision: (classes,) average precision of frames, NaN for classes without ground truth frames.
     """
 
-    precision: Floats
+    precision: Doubles
     recall: tuple[float, ...]
-    frame_precision: Floats
+    frame_precision: Doubles
 
     @property
-    def mean_precision(self) -> Floats:
-        """Return mAP at each tIoU, (tIoUs,)."""
-        present = ~np.isnan(self.precision[0])
-        if not present.any():
-            return np.zeros(len(self.precision))
-        return np.asarray(self.precision[:, present].mean(axis=1))
+    def mean_precision(self) -> Doubles:
+        """mAP at each tIoU, (tIoUs,)."""
+        return average_classes(self.precision)
 
     @property
     def average(self) -> float:
-        """Return mAP averaged over the tIoUs."""
+        """mAP averaged over the tIoUs."""
         return float(self.mean_precision.mean())
 
 
 def evaluate(truth: Instances, predictions: Instances, classes: int) -> LevelReport:
-    """Compute all metrics of one level.
+    """Compute all metrics of one level; videos without instances count too, predictions are not thresholded.
 
-    Args:
-        truth: ground truth; videos without instances count too.
-        predictions: of the same videos, not thresholded.
-        classes: number of classes.
-
-    Raises:
-        ValueError: the two sides list different videos.
+    Raises ValueError if the two sides list different videos.
     """
     if truth.videos != predictions.videos:
         raise ValueError("ground truth and predictions list different videos")
@@ -74,6 +66,13 @@ def evaluate(truth: Instances, predictions: Instances, classes: int) -> LevelRep
         average_recall(unique, predictions, classes),
         frame_precision(unique, predictions, classes),
     )
+
+
+def evaluate_levels(truth: Instances, predictions: Instances, taxonomy: Taxonomy) -> tuple[LevelReport, LevelReport]:
+    """Compute all metrics of actions and of body parts."""
+    body_truth, body_predictions = (side.to_body_level(taxonomy) for side in (truth, predictions))
+    action = evaluate(truth, predictions, len(taxonomy.actions))
+    return action, evaluate(body_truth, body_predictions, len(taxonomy.bodies))
 
 
 def without_duplicates(truth: Instances) -> Instances:
@@ -87,9 +86,9 @@ def without_duplicates(truth: Instances) -> Instances:
     return truth[unique]
 
 
-def average_precision(truth: Instances, predictions: Instances, classes: int) -> Floats:
+def average_precision(truth: Instances, predictions: Instances, classes: int) -> Doubles:
     """Return interpolated average precision (tIoUs, classes); NaN for a class without ground truth."""
-    correct = match(truth, predictions, TIOUS)
+    correct, _ = match(truth, predictions, TIOUS)
     best_first = np.argsort(-predictions.scores, kind="stable")
     precision = np.full((len(TIOUS), classes), np.nan)
     for label in np.unique(truth.labels):
@@ -99,24 +98,17 @@ def average_precision(truth: Instances, predictions: Instances, classes: int) ->
     return precision
 
 
-def match(truth: Instances, predictions: Instances, tious: tuple[float, ...]) -> Booleans:
-    """Return which predictions are matched to ground truth of their video and class, (tIoUs, predictions)."""
-    return _assign(truth, predictions, tious)[0]
+def match(truth: Instances, predictions: Instances, tious: tuple[float, ...]) -> tuple[Booleans, Booleans]:
+    """Match predictions to ground truth of their video and class greedily, highest score first.
 
-
-def match_ground_truth(truth: Instances, predictions: Instances, tious: tuple[float, ...]) -> Booleans:
-    """Return which ground truth is matched to a prediction of its video and class, (tIoUs, ground truth)."""
-    return _assign(truth, predictions, tious)[1]
-
-
-def _assign(truth: Instances, predictions: Instances, tious: tuple[float, ...]) -> tuple[Booleans, Booleans]:
-    """Match greedily, highest score first; return the matched (tIoUs, predictions) and (tIoUs, ground truth)."""
+    Returns which are matched, (tIoUs, predictions) and (tIoUs, ground truth).
+    """
     correct = np.zeros((len(tious), len(predictions)), bool)
     matched = np.zeros((len(tious), len(truth)), bool)
     thresholds = np.array(tious)
-    truths = {_key(truth, group[0]): group for group in _groups(truth)}
+    truths = {(truth.video[group[0]], truth.labels[group[0]]): group for group in _groups(truth)}
     for group in _groups(predictions):
-        targets = truths.get(_key(predictions, group[0]))
+        targets = truths.get((predictions.video[group[0]], predictions.labels[group[0]]))
         if targets is None:
             continue
         order = group[np.argsort(-predictions.scores[group], kind="stable")]
@@ -130,6 +122,11 @@ def _assign(truth: Instances, predictions: Instances, tious: tuple[float, ...]) 
     return correct, matched
 
 
+def find_correct(truth: Instances, predictions: Instances) -> Booleans:
+    """Return which predictions match ground truth at a tIoU of at least 0.5, (predictions,)."""
+    return match(truth, predictions, (TIOU,))[0][0]  # type: ignore[no-any-return]
+
+
 def area_under_precision(correct: Booleans, positives: int) -> float:
     """Return the average precision of predictions sorted by score, with monotonically decreasing precision."""
     if not len(correct):
@@ -138,6 +135,12 @@ def area_under_precision(correct: Booleans, positives: int) -> float:
     precision = hits / np.arange(1, len(correct) + 1)
     envelope = np.maximum.accumulate(precision[::-1])[::-1]
     return float(envelope[correct].sum() / positives)
+
+
+def average_classes(precision: Doubles) -> Doubles:
+    """Return mAP at each tIoU from average precision (tIoUs, classes): the mean over classes with ground truth."""
+    present = ~np.isnan(precision[0])
+    return np.asarray(precision[:, present].mean(axis=1)) if present.any() else np.zeros(len(precision))
 
 
 def average_recall(truth: Instances, predictions: Instances, classes: int) -> tuple[float, ...]:
@@ -152,17 +155,16 @@ def average_recall(truth: Instances, predictions: Instances, classes: int) -> tu
     recalls = []
     for limit in RECALL_AT:
         chosen = predictions[rank < limit]
-        correct = match(truth, chosen, RECALL_TIOUS)
+        correct, _ = match(truth, chosen, RECALL_TIOUS)
         hits = np.stack([np.bincount(chosen.labels[row], minlength=classes)[present] for row in correct])
         recalls.append(float((hits / counts).mean()))
     return tuple(recalls)
 
 
-def frame_precision(truth: Instances, predictions: Instances, classes: int) -> Floats:
+def frame_precision(truth: Instances, predictions: Instances, classes: int) -> Doubles:
     """Return the average precision of frames at FRAMES_PER_S, (classes,); a frame has the score of its best segment.
 
-    Runs of frames are counted instead of single frames, so that time and memory do not grow with the durations, which
-    may be placeholders.
+    Runs of frames are counted, so that time and memory do not grow with the durations, which may be placeholders.
     """
     # If the duration is unknown, the video ends with its last ground truth segment.
     ends = np.zeros(len(truth.videos))
@@ -180,7 +182,7 @@ def frame_precision(truth: Instances, predictions: Instances, classes: int) -> F
     return result
 
 
-def tiou_matrix(segments: Floats, others: Floats) -> Floats:
+def tiou_matrix(segments: Doubles, others: Doubles) -> Doubles:
     """Return the temporal intersection over union of segments (n, 2) and (m, 2), as (n, m)."""
     start = np.maximum(segments[:, None, 0], others[None, :, 0])
     end = np.minimum(segments[:, None, 1], others[None, :, 1])
@@ -220,7 +222,7 @@ def _level_document(report: LevelReport, codes: list[str]) -> dict[str, object]:
 
 
 def _groups(instances: Instances) -> Iterator[Integers]:
-    """Indices of each video's segments of one class, in their order."""
+    """Yield the indices of each video's segments of one class, in their order."""
     if not len(instances):
         return
     key = instances.video * (int(instances.labels.max()) + 1) + instances.labels
@@ -228,19 +230,15 @@ def _groups(instances: Instances) -> Iterator[Integers]:
     yield from np.split(order, np.flatnonzero(np.diff(key[order])) + 1)
 
 
-def _key(instances: Instances, index: int) -> tuple[int, int]:
-    return int(instances.video[index]), int(instances.labels[index])
-
-
 class _Frames(NamedTuple):
     """Segments in whole frames, sorted by score: video indices (n,), first and end frames (exclusive) (n, 2)."""
 
     video: Integers
-    spans: Floats
-    scores: Floats
+    spans: Doubles
+    scores: Doubles
 
 
-def _on_frames(instances: Instances, lengths: Floats) -> _Frames:
+def _on_frames(instances: Instances, lengths: Doubles) -> _Frames:
     """Convert segments of one class to frames and clip them to their videos; drop those without a frame."""
     order = np.argsort(instances.scores, kind="stable")
     video = instances.video[order]
@@ -249,12 +247,11 @@ def _on_frames(instances: Instances, lengths: Floats) -> _Frames:
     return _Frames(video[nonempty], spans[nonempty], instances.scores[order][nonempty])
 
 
-def _split_into_runs(truth: _Frames, predictions: _Frames) -> tuple[Floats, Floats, Floats]:
+def _split_into_runs(truth: _Frames, predictions: _Frames) -> tuple[Doubles, Doubles, Doubles]:
     """Split the time of all videos into runs of frames between segment boundaries.
 
-    Returns:
-        The highest true score and the highest predicted score of each run, -inf for none, and its number of frames.
-        There are runs without a score between the segments of a video, and between videos.
+    Returns the highest true and predicted score of each run, -inf for none, and its number of frames. There are runs
+    without a score between the segments of a video, and between videos.
     """
     video = np.concatenate([truth.video, predictions.video]).repeat(2)
     boundaries = np.concatenate([truth.spans, predictions.spans]).reshape(-1)
@@ -270,12 +267,8 @@ def _split_into_runs(truth: _Frames, predictions: _Frames) -> tuple[Floats, Floa
     return best[0], best[1], frames
 
 
-def _frame_average_precision(positives: Booleans, scores: Floats, frames: Floats) -> float:
-    """Return the average precision of frames; frames of equal score are ranked together.
-
-    Args:
-        positives, scores, frames: (n,) per run of frames: whether it is positive, its score, its number of frames.
-    """
+def _frame_average_precision(positives: Booleans, scores: Doubles, frames: Doubles) -> float:
+    """Return the average precision of runs of so many frames (n,); frames of equal score are ranked together."""
     covered = np.flatnonzero(scores > -np.inf)
     if not len(covered):
         return 0.0

@@ -52,7 +52,6 @@ def write_tables(truth: Instances, action: LevelReport, body: LevelReport, taxon
 def _make_level_table(
     kind: str, truth: Instances, report: LevelReport, classes: tuple[Action, ...] | tuple[Body, ...]
 ) -> list[str]:
-    """Return the lines of a table of all classes with ground truth."""
     counts = np.bincount(truth.labels, minlength=len(classes))
     shown = [TIOUS.index(tiou) for tiou in _SHOWN_TIOUS]
     head = ("code", kind, "instances", *(f"AP at {tiou:g}" for tiou in _SHOWN_TIOUS), "mean AP")
@@ -117,13 +116,8 @@ def write_results(
 ) -> Manifest:
     """Write network.safetensors, bundle/ and report/; return the manifest with metrics, thresholds and calibration.
 
-    Args:
-        network: the trained network.
-        manifest: of its bundle.
-        result: on validation videos.
-        out: folder of the run.
-        device: that the network was trained on, as the option of `mmad train`.
-        weights: precision of the weights in the bundle; the checkpoint always has fp32.
+    `result` is on validation videos, `device` the option of `mmad train`. `weights` is the precision in the bundle; the
+    checkpoint always has fp32.
     """
     final_manifest = manifest.model_copy(
         update={
@@ -135,9 +129,9 @@ def write_results(
     checkpoint = out / "network.safetensors"
     save_checkpoint(checkpoint, network, final_manifest)
     agreements: list[Agreement] = []
-    recipe = (out / RECIPE).read_text("utf-8")
-    locator = find_locator(yaml.safe_load(recipe))
-    export_bundle(checkpoint, out / "bundle", agreements.append, weights, locator)
+    text = (out / RECIPE).read_text("utf-8")
+    recipe = yaml.safe_load(text)
+    export_bundle(checkpoint, out / "bundle", agreements.append, weights, find_locator(recipe))
     folder = out / "report"
     folder.mkdir(exist_ok=True)
     rows = [json.loads(line) for line in (out / HISTORY).read_text("utf-8").splitlines()]
@@ -152,11 +146,11 @@ def write_results(
         "metrics": final_manifest.metrics,
         "errors": errors_document(errors),
         "engines": {one.engine: one.max_abs_error for one in agreements},
-        "training": summarise_cost(rows, yaml.safe_load(recipe)) | {"device": describe_device(device)},
-        "seed": yaml.safe_load(recipe)["seed"],
+        "training": summarise_cost(rows, recipe) | {"device": describe_device(device)},
+        "seed": recipe["seed"],
         "weights": weights,
         **versions(),
-        "recipe": recipe,
+        "recipe": text,
     }
     (folder / "report.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     return final_manifest

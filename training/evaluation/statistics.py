@@ -5,8 +5,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from model.arrays import Booleans, Doubles, Integers
 from model.taxonomy import Taxonomy
-from training.instances import Booleans, Floats, Instances, Integers
+from training.instances import Instances
 
 QUANTILES = (0.0, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 1.0)
 
@@ -24,13 +25,10 @@ class Statistics(NamedTuple):
     """Statistics of one subset. Times are in seconds, classes in the order of their ids.
 
     Attributes:
-        class_count, body_count: number of instances of each action and body part.
-        class_duration: durations of the instances of each action.
         instances_per_video: number of videos with 0, 1, 2 ... instances.
         concurrent_time: fraction of the time with 0, 1, 2 ... simultaneous actions.
         overlap_count: (classes, classes) pairs of instances that overlap in time; a pair of one class counts once.
-        overlapping: fraction of instances that overlap another.
-        starting: fraction of instances that start with the video.
+        overlapping, starting: fractions of instances that overlap another, and that start with the video.
     """
 
     videos: int
@@ -73,7 +71,7 @@ def compute_statistics(truth: Instances, taxonomy: Taxonomy) -> Statistics:
     )
 
 
-def summarise(values: Floats) -> Summary:
+def summarise(values: Doubles) -> Summary:
     """Summarise values; all statistics of no values are 0."""
     if not len(values):
         return Summary(0, 0.0, 0.0, [0.0] * len(QUANTILES))
@@ -82,15 +80,11 @@ def summarise(values: Floats) -> Summary:
 
 def to_document(statistics: Statistics) -> dict[str, object]:
     """Return the statistics as a JSON document."""
-    document = statistics._asdict()
-    for name in ("video_duration", "instance_duration", "coverage"):
-        document[name] = document[name]._asdict()
-    document["class_duration"] = [summary._asdict() for summary in statistics.class_duration]
-    return document
+    parts = {name: getattr(statistics, name)._asdict() for name in ("video_duration", "instance_duration", "coverage")}
+    return statistics._asdict() | parts | {"class_duration": [one._asdict() for one in statistics.class_duration]}
 
 
 def _iterate_videos(truth: Instances) -> Iterator[tuple[int, Integers]]:
-    """Yield each video with the indices of its instances."""
     order = np.argsort(truth.video, kind="stable")
     bounds = np.searchsorted(truth.video[order], np.arange(len(truth.videos) + 1))
     for video in range(len(truth.videos)):
@@ -113,7 +107,7 @@ def _overlaps(truth: Instances, classes: int) -> tuple[Integers, Booleans]:
     return count, alone
 
 
-def _concurrent_time(truth: Instances) -> Floats:
+def _concurrent_time(truth: Instances) -> Doubles:
     """Return the fraction of all videos' time with exactly 0, 1, 2 ... simultaneous actions."""
     seconds = np.zeros(1)
     for video, group in _iterate_videos(truth):

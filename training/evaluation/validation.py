@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from model.arrays import Booleans, Doubles, Floats, Images
 from model.bundle import Bundle, Calibration, Manifest, Thresholds
 from model.detector import Detector
 from model.engines import TorchEngine
@@ -18,16 +18,15 @@ from model.network import Network
 from model.segments import Proposals, calibrate
 from model.windows import windows
 from training.augment import resize_to_input
-from training.dataset import DatasetError, Frames, Sample, VideoDataset, read_frames, read_keypoints
-from training.evaluation.calibration import expected_calibration_error, find_correct, fit_calibration
-from training.evaluation.metrics import LevelReport, evaluate, match
+from training.dataset import DatasetError, Sample, VideoDataset, read_frames, read_keypoints, spread
+from training.evaluation.calibration import expected_calibration_error, fit_calibration
+from training.evaluation.metrics import LevelReport, evaluate_levels, find_correct
 from training.instances import Instances
 from training.keypoint_noise import add_keypoint_noise, features_from_keypoints
 from training.recipe import Inputs, Recipe
 
-Floats = NDArray[np.float64]
-
-_THRESHOLD_TIOU = 0.5
+# Minimum number of ground truth instances for fitting calibration and thresholds.
+MIN_ACTIONS = 30
 # Proposals that are correct less than once in ten times are not displayed, even if that would improve F1.
 _MIN_THRESHOLD = 0.1
 _DEFAULT_THRESHOLD = 0.3  # used if no prediction is correct
@@ -48,14 +47,10 @@ class KeypointNetwork(nn.Module):
 
 
 class ValidationResult(NamedTuple):
-    """Predictions and metrics on validation videos.
+    """Segments of validation videos and what follows from them.
 
-    Attributes:
-        truth, predictions: segments of all videos.
-        action, body: metrics at both levels.
-        thresholds: lowest displayed score of each action.
-        calibration: of the scores.
-        calibration_error: expected calibration error before and after calibration, on videos that it was not fitted on.
+    `calibration_error` is the expected calibration error before and after calibration, on videos that it was not fitted
+    on.
     """
 
     truth: Instances
@@ -65,6 +60,13 @@ class ValidationResult(NamedTuple):
     thresholds: Thresholds
     calibration: Calibration | None
     calibration_error: tuple[float, float]
+
+
+class CalibrationChoice(NamedTuple):
+    """Validation result with the calibration and thresholds to use, and an explanation of where they are from."""
+
+    measured: ValidationResult
+    explanation: str
 
 
 def evaluate_network(
@@ -81,8 +83,7 @@ def evaluate_network(
     Calibration and display thresholds are fitted on every second video; the calibration error is measured on the
     others. mAP needs neither and is measured on all videos.
     """
-    count = len(dataset.samples) if not recipe.validate_videos else min(recipe.validate_videos, len(dataset.samples))
-    chosen = np.unique(np.linspace(0, len(dataset.samples) - 1, count).astype(int)).tolist()
+    chosen = spread(len(dataset.samples), recipe.validate_videos)
     engine = TorchEngine(network if given == "pictures" else KeypointNetwork(network), device)
     detector = Detector(Bundle(Path(), manifest), engine)
     proposals = []
@@ -96,37 +97,39 @@ def evaluate_network(
         proposals.append(detector.propose(cut_windows).clipped(0.0, sample.duration_s))
     truth = dataset.truth(chosen)
     predictions = to_instances(truth, proposals)
-    taxonomy = manifest.taxonomy
     fitted_on, others = (
         [side.select_videos(truth.videos[part::2]) for side in (truth, predictions)] for part in (0, 1)
     )
     calibration = fit_calibration(*fitted_on)
-    calibrated = [apply_calibration(half, calibration) for half in (fitted_on[1], others[1])]
-    correct = find_correct(*others)
     return ValidationResult(
         truth,
         predictions,
-        evaluate(truth, predictions, len(taxonomy.actions)),
-        evaluate(truth.to_body_level(taxonomy), predictions.to_body_level(taxonomy), len(taxonomy.bodies)),
-        choose_thresholds(fitted_on[0], calibrated[0], len(taxonomy.actions)),
+        *evaluate_levels(truth, predictions, manifest.taxonomy),
+        choose_thresholds(fitted_on[0], calibrate_scores(fitted_on[1], calibration), len(manifest.taxonomy.actions)),
         calibration,
-        (
-            expected_calibration_error(others[1].scores, correct),
-            expected_calibration_error(calibrated[1].scores, correct),
-        ),
+        _measure_calibration(others[0], others[1], calibration),
     )
 
 
-def read_input_frames(sample: Sample, recipe: Recipe) -> Frames:
+def _measure_calibration(
+    truth: Instances, predictions: Instances, calibration: Calibration | None
+) -> tuple[float, float]:
+    """Return the expected calibration error before and after calibration."""
+    correct = find_correct(truth, predictions)
+    before, after = (
+        expected_calibration_error(one.scores, correct)
+        for one in (predictions, calibrate_scores(predictions, calibration))
+    )
+    return before, after
+
+
+def read_input_frames(sample: Sample, recipe: Recipe) -> Images:
     """Read all frames of a sample at the network's input size."""
     return resize_to_input(read_frames(sample, recipe.input, 1.0, recipe.data.cache), recipe.input)
 
 
-def read_noisy_keypoints(sample: Sample, recipe: Recipe, index: int) -> NDArray[np.float32]:
-    """Read the keypoints (frames, 1, keypoints, 3) of a sample's sidecar and add noise.
-
-    The noise level is the keypoint_noise of the last stage that is trained on keypoints.
-    """
+def read_noisy_keypoints(sample: Sample, recipe: Recipe, index: int) -> Floats:
+    """Read keypoints (frames, 1, keypoints, 3) and add the noise of the last stage that is given keypoints."""
     frames = max(round(sample.duration_s * recipe.input.fps), 1)
     keypoints = read_keypoints(sample, recipe.input.fps, frames)
     if keypoints is None:
@@ -152,10 +155,30 @@ def to_instances(truth: Instances, proposals: Sequence[Proposals]) -> Instances:
     )
 
 
-def apply_calibration(predictions: Instances, calibration: Calibration | None) -> Instances:
-    """Return the predictions with calibrated scores."""
+def calibrate_scores(predictions: Instances, calibration: Calibration | None) -> Instances:
+    """Return predictions with calibrated scores."""
     scores = calibrate(predictions.scores.astype(np.float32), calibration)
     return replace(predictions, scores=scores.astype(float))
+
+
+def choose_calibration(measured: ValidationResult, before: Manifest) -> CalibrationChoice:
+    """Choose calibration and thresholds: those fitted on held-out videos, or with too few actions the start bundle's.
+
+    They are chosen together, since thresholds apply to calibrated scores. An untrained start bundle has none to reuse.
+    """
+    half = measured.truth.select_videos(measured.truth.videos[0::2])
+    if len(half) >= MIN_ACTIONS:
+        return CalibrationChoice(measured, f"calibration and thresholds are fitted on {len(half)} held-out actions")
+    few = f"{len(half)} held-out actions to fit calibration and thresholds on, {MIN_ACTIONS} are wanted"
+    if before.trained_on is None:
+        return CalibrationChoice(
+            measured, f"only {few}, and {before.name} was never trained: take no score for more than an order"
+        )
+    others = measured.truth.videos[1::2]
+    truth, predictions = (side.select_videos(others) for side in (measured.truth, measured.predictions))
+    error = (measured.calibration_error[0], _measure_calibration(truth, predictions, before.calibration)[1])
+    updated = measured._replace(thresholds=before.thresholds, calibration=before.calibration, calibration_error=error)
+    return CalibrationChoice(updated, f"only {few}: those of {before.name} are kept")
 
 
 def choose_thresholds(truth: Instances, predictions: Instances, actions: int) -> Thresholds:
@@ -165,7 +188,7 @@ def choose_thresholds(truth: Instances, predictions: Instances, actions: int) ->
     maximize F1 measure", ECML 2014). With few examples this estimate has less variance than the position of the
     highest F1. The threshold of an action with few instances is shrunk towards that of all actions.
     """
-    correct = match(truth, predictions, (_THRESHOLD_TIOU,))[0]
+    correct = find_correct(truth, predictions)
     overall = _best_f1(predictions.scores, correct, len(truth)) / 2 or _DEFAULT_THRESHOLD
     per_class = []
     for action in range(actions):
@@ -177,7 +200,7 @@ def choose_thresholds(truth: Instances, predictions: Instances, actions: int) ->
     return Thresholds(default=max(overall, _MIN_THRESHOLD), per_class=tuple(per_class))
 
 
-def _best_f1(scores: Floats, correct: NDArray[np.bool_], positives: int) -> float:
+def _best_f1(scores: Doubles, correct: Booleans, positives: int) -> float:
     """Return the highest F1 over all thresholds, 0 if no prediction is correct."""
     if not correct.any():
         return 0.0

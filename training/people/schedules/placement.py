@@ -4,7 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from training.instances import Booleans, Floats, Integers
+from model.arrays import Booleans, Integers
+from model.arrays import Doubles as Floats
 from training.people.actions import ACTIONS, Sides, get_resources
 from training.people.schedules.table import AT_END_S, END, INSIDE
 

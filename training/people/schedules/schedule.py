@@ -19,9 +19,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from model.arrays import Doubles as Floats
+from model.arrays import Integers
 from model.taxonomy import Taxonomy
 from training.evaluation.statistics import compute_statistics
-from training.instances import Floats, Instances, Integers, Row, collect
+from training.instances import Instances, Row, collect
 from training.people.actions import BY_CODE, Sides
 from training.people.options import Mix
 from training.people.schedules.placement import MARGIN_S, SIDES, Drafts, Placement, place_events

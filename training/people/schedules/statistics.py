@@ -11,9 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
+from model.arrays import Doubles as Floats
+from model.arrays import Integers
 from model.taxonomy import Taxonomy
 from training.evaluation.statistics import Statistics, compute_statistics
-from training.instances import Floats, Instances, Integers
+from training.instances import Instances
 from training.people.actions import BY_CODE
 from training.people.options import Mix
 from training.people.schedules.schedule import sample_schedule, to_instances
