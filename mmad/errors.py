@@ -115,15 +115,13 @@ def parse_error(response: httpx.Response) -> ServiceError:
         problem: Any = response.json()
     except ValueError:
         problem = None
-    if isinstance(problem, dict) and "code" in problem:
-        code, detail = str(problem["code"]), str(problem.get("detail") or problem.get("title") or "")
-    else:
-        code, detail = "not_mmad", f"{response.url} answers {response.status_code} without a problem document"
-    kind = ServiceError
+    if not isinstance(problem, dict) or "code" not in problem:
+        detail = f"{response.url} answers {response.status_code} without a problem document"
+        problem = {"code": "not_mmad", "detail": detail}
+    code, detail = str(problem["code"]), str(problem.get("detail") or problem.get("title") or "")
+    kind = NotFound if response.status_code in (404, 410) else ServiceError
     if code == "job_canceled":
         kind = JobCanceled
-    elif response.status_code in (404, 410):
-        kind = NotFound
     return kind(code, detail, response.status_code, _parse_retry_after(response.headers.get("Retry-After")))
 
 

@@ -1,16 +1,26 @@
 """`mmad measure` and `mmad control`: evaluate a bundle on annotated videos, and test whether it uses motion."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
 from mmad.commands.evaluate import print_evaluation
-from mmad.options import DETECT_SETTINGS, AsJson, BundleDir, Device, Engine, load_bundle, load_settings
-from mmad.terminal import exit_on, out, print_status, print_table, progress_bar, write
+from mmad.models import Json
+from mmad.options import (
+    DETECT_SETTINGS,
+    AsJson,
+    BundleDir,
+    Device,
+    DeviceOption,
+    Engine,
+    EngineOption,
+    load_bundle,
+    load_settings,
+)
+from mmad.terminal import exit_on, out, print_status, print_table, progress_bar, write_json
 
 if TYPE_CHECKING:
     from model import engines
@@ -21,9 +31,6 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 _FEW = 5  # best and worst classes
-
-EngineOption = Annotated[Engine | None, typer.Option(help="Inference engine.")]
-DeviceOption = Annotated[Device | None, typer.Option(help="Device of the inference engine.")]
 
 
 @app.command()
@@ -47,46 +54,41 @@ def measure(
     """Evaluate a bundle on annotated videos as the service runs it: mAP, errors and calibration, with baselines."""
     from model.errors import DetectorError
     from training.dataset import DatasetError
-    from training.evaluation import report
-    from training.evaluation.errors import analyze
-    from training.evaluation.errors import to_document as errors_document
-    from training.evaluation.measure import MeasureError, load_samples, read_prior, record_metrics
-    from training.evaluation.measure import measure as measure_bundle
-    from training.evaluation.measure import to_document as measured_document
-    from training.evaluation.metrics import to_document
+    from training.evaluation import errors, metrics, report
+    from training.evaluation import measure as measurement
     from training.tables import TableError
 
-    with exit_on(MeasureError, DatasetError, TableError, DetectorError, OSError):
+    with exit_on(measurement.MeasureError, DatasetError, TableError, DetectorError, OSError):
         if out_dir is not None:
             out_dir.mkdir(parents=True, exist_ok=True)  # fails before the work, not after
         loaded, runner = _load(bundle, engine, device)
         taxonomy = loaded.manifest.taxonomy
-        items = load_samples(data, taxonomy, subset, limit)
-        known = read_prior(prior, taxonomy) if prior else None
+        items = measurement.load_samples(data, taxonomy, subset, limit)
+        known = measurement.read_prior(prior, taxonomy) if prior else None
         with progress_bar("measure") as show:
-            found = measure_bundle(
-                loaded,
-                runner,
-                items,
-                known,
-                lambda done, count: show(f"{done} of {count} runs", done / count),
-                untrained,
-            )
-        evaluation = to_document(found.action, found.body, len(items), taxonomy)
-        analysis = analyze(found.truth, found.predictions, len(taxonomy.actions))
-        where = {"data": data.resolve().name, "subset": subset}
-        rest = measured_document(found, loaded, runner, report.describe_device(runner.device))
-        document: dict[str, Any] = where | {"evaluation": evaluation, **rest, "errors": errors_document(analysis)}
+
+            def show_runs(done: int, count: int) -> None:
+                show(f"{done} of {count} runs", done / count)
+
+            found = measurement.measure(loaded, runner, items, known, show_runs, untrained)
+        analysis = errors.analyze(found.truth, found.predictions, len(taxonomy.actions))
+        document: Json = {
+            "data": data.resolve().name,
+            "subset": subset,
+            "evaluation": metrics.to_document(found.action, found.body, len(items), taxonomy),
+            **measurement.to_document(found, loaded, runner, report.describe_device(runner.device)),
+            "errors": errors.to_document(analysis),
+        }
         if out_dir is not None:
             report.write_tables(found.truth, found.action, found.body, taxonomy, out_dir / report.TABLES)
             report.draw_figures(found.truth, found.predictions, found.action, analysis, taxonomy, out_dir)
-            write(json.dumps(document, indent=1), out_dir / "report.json")
+            write_json(document, out_dir / "report.json")
         if record:
-            record_metrics(loaded, subset, document)
+            measurement.record_metrics(loaded, subset, document)
     if as_json:
-        write(json.dumps(document, indent=1), None)
+        write_json(document)
     else:
-        print_evaluation(evaluation)
+        print_evaluation(document["evaluation"])
         _print_measurement(document)
 
 
@@ -104,25 +106,20 @@ def control(
 ) -> None:  # fmt: skip
     """Rank the true action among all classes, by score and by score minus that of frozen frames of the same clip."""
     from model.errors import DetectorError
-    from training.evaluation.frozen_frame_test import (
-        FrozenFrameTestError,
-        parse_action,
-        run_frozen_frame_test,
-        to_document,
-    )
+    from training.evaluation import frozen_frame_test as frozen
 
-    with exit_on(FrozenFrameTestError, DetectorError, OSError):
+    with exit_on(frozen.FrozenFrameTestError, DetectorError, OSError):
         loaded, runner = _load(bundle, engine, device)
         taxonomy = loaded.manifest.taxonomy
-        label = parse_action(Path(action), taxonomy) if action else None
+        label = frozen.parse_action(Path(action), taxonomy) if action else None
         with progress_bar("control") as show:
             results = []
             for index, clip in enumerate(clips):
                 show(clip.name, index / len(clips))
-                results.append(run_frozen_frame_test(loaded, runner, clip, label, stills))
-    document: dict[str, Any] = to_document(results, taxonomy)
+                results.append(frozen.run_frozen_frame_test(loaded, runner, clip, label, stills))
+    document: Json = frozen.to_document(results, taxonomy)
     if as_json:
-        write(json.dumps(document, indent=1), None)
+        write_json(document)
         return
     for one in results:
         if not one.windows:
@@ -135,14 +132,12 @@ def _load(bundle: Path | None, engine: Engine | None, device: Device | None) -> 
     """Load a bundle and its engine, with the options of `mmad detect`."""
     from model.engines import load_engine
 
-    settings = load_settings(
-        DETECT_SETTINGS, bundle=bundle, engine=engine and engine.value, device=device and device.value
-    )
+    settings = load_settings(DETECT_SETTINGS, bundle=bundle, engine=engine, device=device)
     loaded = load_bundle(settings.bundle)
     return loaded, load_engine(loaded, settings.engine, settings.device, settings.data_dir / "cache")
 
 
-def _print_measurement(document: dict[str, Any]) -> None:
+def _print_measurement(document: Json) -> None:
     evaluation = document["evaluation"]
     table = Table("mean mAP in percent", "action", "body", "both", "bundle / this", title="Beside baselines")
     own = [evaluation["action"]["average"], evaluation["body"]["average"], evaluation["average"]]
@@ -152,7 +147,7 @@ def _print_measurement(document: dict[str, Any]) -> None:
         times = (f"{value:.1f}" if value else "-" for value in one["ratio"].values())
         table.add_row(name, *numbers, " / ".join(times))
     print_table(table)
-    out.print(f"frequencies of the baselines: {document['prior']}", highlight=False)
+    out.print(f"frequencies of the baselines: {document['prior']}")
     _print_classes(evaluation["action"]["per_class"])
     table = Table("of as many best predictions as ground truth", "percent", title="Kinds")
     for kind, share in document["errors"]["false_positives"][0].items():
@@ -162,8 +157,7 @@ def _print_measurement(document: dict[str, Any]) -> None:
     out.print(
         f"expected calibration error: {errors['all']:.4f} of all proposals, {errors['shown']:.4f} of those shown\n"
         f"{speed['frames_per_second']:.0f} frames a second, {speed['times_real_time']:.1f} times real time, "
-        f"{speed['engine']} on {speed['device']}",
-        highlight=False,
+        f"{speed['engine']} on {speed['device']}"
     )
 
 
@@ -173,7 +167,7 @@ def _print_classes(per_class: dict[str, dict[str, float]]) -> None:
     scores = [f"{code} {100 * per_class[code]['average']:.1f}" for code in order]
     if len(scores) > 2 * _FEW:
         scores = [*scores[:_FEW], "...", *scores[-_FEW:]]
-    out.print(f"average precision of actions: {', '.join(scores)}", highlight=False)
+    out.print(f"average precision of actions: {', '.join(scores)}")
 
 
 def _print_clip(result: "ClipResult", taxonomy: "Taxonomy") -> None:
@@ -196,7 +190,7 @@ def _print_clip(result: "ClipResult", taxonomy: "Taxonomy") -> None:
     print_table(table)
 
 
-def _print_ranks(results: "list[ClipResult]", document: dict[str, Any], taxonomy: "Taxonomy") -> None:
+def _print_ranks(results: "list[ClipResult]", document: Json, taxonomy: "Taxonomy") -> None:
     """Print the ranks of the true classes, with their means and chance level."""
     counts = (len(taxonomy.actions), len(taxonomy.bodies))
     table = Table("clip", "is", f"rank of {counts[0]}", "without stills", f"body, of {counts[1]}", "without stills")
