@@ -80,25 +80,15 @@ class JobFilters(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Call:
-    """One request.
-
-    Attributes:
-        method: HTTP method.
-        path: path below the service's address.
-        params: query parameters; those that are None are left out.
-        headers: headers in addition to the client's own.
-        videos: files of the multipart form, opened for every attempt.
-        repeatable: whether the request may be retried.
-        read_timeout_s: read timeout of this response in seconds, if not the client's.
-    """
+    """One request to a path below the service's address; parameters that are None are left out."""
 
     method: str
     path: str
     params: Mapping[str, object] = field(default_factory=dict)
-    headers: Mapping[str, str] = field(default_factory=dict)
-    videos: Sequence[Video] = ()
-    repeatable: bool = True
-    read_timeout_s: float | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)  # in addition to the client's own
+    videos: Sequence[Video] = ()  # files of the multipart form, opened for every attempt
+    repeatable: bool = True  # whether it may be retried
+    read_timeout_s: float | None = None  # if not the client's
 
     @contextmanager
     def request(self, http: httpx.Client | httpx.AsyncClient) -> Iterator[httpx.Request]:

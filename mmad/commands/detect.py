@@ -11,24 +11,8 @@ from uuid import uuid4
 import structlog
 import typer
 
+from mmad import options
 from mmad.files import check_writable
-from mmad.options import (
-    DETECT_SETTINGS,
-    AsJson,
-    BundleDir,
-    DeviceOption,
-    EafScoresOption,
-    EngineOption,
-    Format,
-    LabelNames,
-    MinScore,
-    Rate,
-    RegionOption,
-    TopK,
-    check_format,
-    load_bundle,
-    load_settings,
-)
 from mmad.terminal import (
     exit_on,
     fail,
@@ -65,40 +49,40 @@ def detect(
         list[Path],
         typer.Argument(metavar="VIDEO...", help="Video files, or folders with videos at any depth."),
     ],
-    bundle: BundleDir = None,
-    engine: EngineOption = None,
-    device: DeviceOption = None,
-    region: RegionOption = None,
-    min_score: MinScore = None,
-    labels: LabelNames = None,
-    top_k: TopK = None,
+    bundle: options.BundleDir = None,
+    engine: options.EngineOption = None,
+    device: options.DeviceOption = None,
+    region: options.RegionOption = None,
+    min_score: options.MinScore = None,
+    labels: options.LabelNames = None,
+    top_k: options.TopK = None,
     max_duration: Annotated[
         float | None,
         typer.Option(min=0.001, metavar="SECONDS",
                      help="Refuse longer videos; MMAD_MAX_DURATION_S or no limit by default."),
     ] = None,
-    form: Annotated[Format | None, typer.Option("--format", help="Format of results.")] = None,
-    rate: Rate = 5.0,
-    eaf_scores: EafScoresOption = "tier",
+    form: Annotated[options.Format | None, typer.Option("--format", help="Format of results.")] = None,
+    rate: options.Rate = 5.0,
+    eaf_scores: options.EafScoresOption = "tier",
     out_path: Annotated[
         Path | None,
         typer.Option("--out", help="File to write; a folder for several videos in a format with one file per video."),
     ] = None,
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:  # fmt: skip
     """Detect micro-actions in local video files, without a service."""
-    check_format(form, as_json)
+    options.check_format(form, as_json)
     from model.errors import DetectorError
 
     found = find_videos(videos)
     form = form or ("json" if as_json or out_path else None)
     output = _Output(_load_export(form) if form else None, out_path, len(videos) > 1 or videos[0].is_dir())
     output.check_usage(found)
-    settings = load_settings(DETECT_SETTINGS, bundle=bundle, engine=engine, device=device, max_duration_s=max_duration)
-    loaded = load_bundle(settings.bundle)
-    options = _parse_options(
-        loaded, min_score=min_score, top_k=top_k, labels=labels and ",".join(labels), region=region
+    settings = options.load_settings(
+        options.DETECT_SETTINGS, bundle=bundle, engine=engine, device=device, max_duration_s=max_duration
     )
+    loaded = options.load_bundle(settings.bundle)
+    wanted = _parse_options(loaded, min_score=min_score, top_k=top_k, labels=labels and ",".join(labels), region=region)
     if not found:
         fail("there is no video to look at")
     with exit_on(DetectorError, OSError):
@@ -106,7 +90,7 @@ def detect(
         detector = _load_detector(loaded, settings)
 
     def detect_one(video: Video, progress: Callable[[str, float], None]) -> "VideoResult":
-        analysed = _detect_file(detector, video, options, settings, progress)
+        analysed = _detect_file(detector, video, wanted, settings, progress)
         return replace(analysed, rate=rate, eaf_scores=eaf_scores)
 
     with closing(detector.decoder):
@@ -138,7 +122,7 @@ def _detect_each(videos: Sequence[Video], detect_one: "DetectOne", output: "_Out
     return failed
 
 
-def _load_export(form: Format) -> "Export":
+def _load_export(form: options.Format) -> "Export":
     """Return a format, after importing the modules that it needs."""
     from service.exports import find_format
 
@@ -256,12 +240,12 @@ def _parse_options(loaded: "Bundle", **given: object) -> "Options":
     from workers.serialization import make_labels
 
     try:
-        options = parse_parameters(Options, {name: str(value) for name, value in given.items() if value is not None})
-        if options.labels is not None:
-            find_action_ids(make_labels(loaded), options.labels)
+        parsed = parse_parameters(Options, {name: str(value) for name, value in given.items() if value is not None})
+        if parsed.labels is not None:
+            find_action_ids(make_labels(loaded), parsed.labels)
     except Problem as problem:
         fail(problem.detail, status=2)
-    return options
+    return parsed
 
 
 def _make_limits(settings: "Settings") -> "Limits":
@@ -278,7 +262,7 @@ def _make_limits(settings: "Settings") -> "Limits":
 
 
 def _detect_file(
-    detector: "Detector", video: Video, options: "Options", settings: "Settings", progress: Callable[[str, float], None]
+    detector: "Detector", video: Video, wanted: "Options", settings: "Settings", progress: Callable[[str, float], None]
 ) -> "VideoResult":
     from model.bundle import sha256
     from service.exports import VideoResult
@@ -286,9 +270,7 @@ def _detect_file(
     from workers.serialization import make_context, make_region, make_stored_proposals
 
     with video.path.open("rb") as file:
-        detections = detector.detect(
-            file, region=make_region(options), limits=_make_limits(settings), progress=progress
-        )
-    context = make_context(detections, detector, options, job_id=None, video_sha256=sha256(video.path))
+        detections = detector.detect(file, region=make_region(wanted), limits=_make_limits(settings), progress=progress)
+    context = make_context(detections, detector, wanted, job_id=None, video_sha256=sha256(video.path))
     stored = make_stored_proposals(detections, context)
-    return VideoResult(video.name, make_result(stored, options), stored, str(video.path))
+    return VideoResult(video.name, make_result(stored, wanted), stored, str(video.path))

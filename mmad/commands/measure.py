@@ -7,19 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
+from mmad import options
 from mmad.commands.evaluate import print_evaluation
 from mmad.models import Json
-from mmad.options import (
-    DETECT_SETTINGS,
-    AsJson,
-    BundleDir,
-    Device,
-    DeviceOption,
-    Engine,
-    EngineOption,
-    load_bundle,
-    load_settings,
-)
 from mmad.terminal import exit_on, out, print_status, print_table, progress_bar, write_json
 
 if TYPE_CHECKING:
@@ -36,7 +26,7 @@ _FEW = 5  # best and worst classes
 @app.command()
 def measure(
     data: Annotated[Path, typer.Option("--data", help="Data set folder with mmad.json and videos/.")],
-    bundle: BundleDir = None,
+    bundle: options.BundleDir = None,
     subset: Annotated[str, typer.Option(help="Subset to evaluate on.")] = "test",
     out_dir: Annotated[Path | None, typer.Option("--out", help="Folder for report.json, tables and figures.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Maximum number of videos, evenly spread.")] = None,
@@ -47,9 +37,9 @@ def measure(
         bool, typer.Option("--untrained/--no-untrained", help="Also evaluate the network with random weights.")
     ] = True,
     record: Annotated[bool, typer.Option("--record", help="Write the numbers into the bundle's bundle.json.")] = False,
-    engine: EngineOption = None,
-    device: DeviceOption = None,
-    as_json: AsJson = False,
+    engine: options.EngineOption = None,
+    device: options.DeviceOption = None,
+    as_json: options.AsJson = False,
 ) -> None:  # fmt: skip
     """Evaluate a bundle on annotated videos as the service runs it: mAP, errors and calibration, with baselines."""
     from model.errors import DetectorError
@@ -95,14 +85,14 @@ def measure(
 @app.command()
 def control(
     clips: Annotated[list[Path], typer.Argument(metavar="CLIP...", help="Videos of one action each, like A2_....mp4.")],
-    bundle: BundleDir = None,
+    bundle: options.BundleDir = None,
     action: Annotated[
         str | None, typer.Option(help="Code of the action in all clips; by default the start of each file name.")
     ] = None,
     stills: Annotated[int, typer.Option(min=1, help="Number of frozen frames per window.")] = 3,
-    engine: EngineOption = None,
-    device: DeviceOption = None,
-    as_json: AsJson = False,
+    engine: options.EngineOption = None,
+    device: options.DeviceOption = None,
+    as_json: options.AsJson = False,
 ) -> None:  # fmt: skip
     """Rank the true action among all classes, by score and by score minus that of frozen frames of the same clip."""
     from model.errors import DetectorError
@@ -128,12 +118,14 @@ def control(
     _print_ranks(results, document, taxonomy)
 
 
-def _load(bundle: Path | None, engine: Engine | None, device: Device | None) -> "tuple[Bundle, engines.Engine]":
+def _load(
+    bundle: Path | None, engine: options.Engine | None, device: options.Device | None
+) -> "tuple[Bundle, engines.Engine]":
     """Load a bundle and its engine, with the options of `mmad detect`."""
     from model.engines import load_engine
 
-    settings = load_settings(DETECT_SETTINGS, bundle=bundle, engine=engine, device=device)
-    loaded = load_bundle(settings.bundle)
+    settings = options.load_settings(options.DETECT_SETTINGS, bundle=bundle, engine=engine, device=device)
+    loaded = options.load_bundle(settings.bundle)
     return loaded, load_engine(loaded, settings.engine, settings.device, settings.data_dir / "cache")
 
 
