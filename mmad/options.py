@@ -62,10 +62,8 @@ def check_format(form: Format | None, as_json: bool) -> None:
 def load_settings(needs: Collection[str] | None = None, **given: object) -> "Settings":
     """Load settings from the environment and the command's options; invalid ones exit with status 2.
 
-    Args:
-        needs: names of the settings that the command reads; None for all. Other settings fall back to their defaults
-            if they are invalid.
-        given: options by the names of their settings; None for options that were not given.
+    `needs` names the settings that the command reads, None for all: others fall back to their defaults if they are
+    invalid. Options that are None were not given.
     """
     from pydantic import ValidationError
     from pydantic_settings import SettingsError

@@ -5,7 +5,7 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -17,7 +17,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.measure import measure_renderables
 from rich.progress import BarColumn, Progress, Task, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from mmad.files import replace_file
@@ -105,32 +105,36 @@ def _format_progress(task: Task) -> str:
     return f"{task.description}, {task.percentage:.0f} %{left}"
 
 
-def print_table(table: Table) -> None:
-    """Print a table without cutting words; it may be wider than the terminal."""
-    table.box, table.show_edge, table.pad_edge, table.collapse_padding = box.SIMPLE_HEAD, False, False, True
+def print_table(columns: Sequence[str | Column], rows: Iterable[Sequence[object]], title: str | None = None) -> None:
+    """Print a table without cutting words; it may be wider than the terminal.
+
+    Without columns, it has no header. An empty row is a line. Values that are no strings are printed as JSON.
+    """
+    table = Table(
+        *columns, title=title, show_header=bool(columns), box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False,
+        collapse_padding=True,
+    )  # fmt: skip
+    for row in rows:
+        if row:
+            table.add_row(*(one if isinstance(one, str) else json.dumps(one, ensure_ascii=False) for one in row))
+        else:
+            table.add_section()
     for column in table.columns:
         column.min_width = measure_renderables(out, out.options, [column.header, *column.cells]).minimum
     out.print(table, crop=False, width=out.width if out.is_terminal or "COLUMNS" in os.environ else _PIPE_WIDTH)
 
 
-def print_rows(rows: Iterable[tuple[str, object]], title: str | None = None) -> None:
-    """Print a table of names and values; values that are no strings as JSON."""
-    table = Table(show_header=False, title=title)
-    for name, value in rows:
-        table.add_row(name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
-    print_table(table)
-
-
 def print_result(video: str, result: Json) -> None:
     """Print a result document as a table of its detections."""
     out.print(video, soft_wrap=True)
-    table = Table("start", "end", "score", "code", "action", "body part")
-    for one in result["detections"]:
-        table.add_row(
-            f"{one['start_s']:.2f}", f"{one['end_s']:.2f}", f"{one['score']:.2f}",
+    rows = [
+        (
+            *(f"{one[name]:.2f}" for name in ("start_s", "end_s", "score")),
             one["action"]["code"], one["action"]["name"], one["body"]["name"],
-        )  # fmt: skip
-    print_table(table)
+        )
+        for one in result["detections"]
+    ]  # fmt: skip
+    print_table(("start", "end", "score", "code", "action", "body part"), rows)
     model, media = result["model"], result["media"]
     out.print(
         f"{media['duration_s']:.1f} s of {media['width']} x {media['height']}; "

@@ -451,7 +451,7 @@ def test_errors_say_what_they_are(make: Make) -> None:
 # Events
 
 
-LINES = json.dumps(job(tag="a\u2028b\x85c"), ensure_ascii=False, indent=1).splitlines()
+LINES = json.dumps(job(tag="a\u2028b\x85c"), ensure_ascii=False, indent=1).split("\n")
 STREAM = (
     f": hello\n\nid: 1.0\nevent:state\ndata:{json.dumps(job('queued', 0))}\n\n"
     "id: 2.5\r\nevent: progress\r\n" + "".join(f"data: {line}\r\n" for line in LINES) + "\r\n"

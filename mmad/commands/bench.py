@@ -6,7 +6,6 @@ from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from mmad.options import AsJson, BundleDir, load_configured_bundle
 from mmad.terminal import exit_on, out, print_status, print_table, progress_bar, write_json
@@ -35,9 +34,12 @@ def bench(
     if as_json:
         write_json(asdict(report))
         return
-    table = Table("", "median s", "min s", "max s", "times real time", "ratio")
-    for row in report.rows:
-        numbers = (row.median_s, row.min_s, row.max_s, row.times_real_time, row.ratio)
-        table.add_row(row.name, *(f"{number:.3g}" for number in numbers))
-    print_table(table)
+    rows = [
+        (
+            row.name,
+            *(f"{number:.3g}" for number in (row.median_s, row.min_s, row.max_s, row.times_real_time, row.ratio)),
+        )
+        for row in report.rows
+    ]
+    print_table(("", "median s", "min s", "max s", "times real time", "ratio"), rows)
     out.print(f"{report.clip}; {report.bundle}; {report.rounds} rounds; {report.machine}, {report.cores} cores")

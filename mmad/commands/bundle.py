@@ -4,10 +4,9 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich.table import Table
 
 from mmad.options import AsJson, BundleDir, load_bundle, load_configured_bundle
-from mmad.terminal import exit_on, out, print_rows, print_table, write, write_json
+from mmad.terminal import exit_on, out, print_table, write, write_json
 
 app = typer.Typer()
 group = typer.Typer(help="Inspect a bundle.", no_args_is_help=True)
@@ -20,10 +19,8 @@ def labels(bundle: BundleDir = None, as_json: AsJson = False) -> None:
     if as_json:
         write_json(taxonomy.model_dump())
         return
-    table = Table("id", "code", "action", "body part")
-    for action in taxonomy.actions:
-        table.add_row(str(action.id), action.code, action.name, taxonomy.bodies[action.body_id].name)
-    print_table(table)
+    rows = [(one.id, one.code, one.name, taxonomy.bodies[one.body_id].name) for one in taxonomy.actions]
+    print_table(("id", "code", "action", "body part"), rows)
 
 
 @app.command()
@@ -58,7 +55,7 @@ def bundle_show(folder: Annotated[Path, typer.Argument(help="Bundle folder.")], 
         write(manifest.to_json().rstrip(), None)
         return
     config, backbone, adapter = manifest.input, manifest.architecture.backbone, manifest.architecture.adapter
-    rows: dict[str, object] = {
+    rows = {
         "name": f"{manifest.name} {manifest.version}",
         "trained on": manifest.trained_on.data if manifest.trained_on else "nothing: its answers have no meaning",
         "licence": manifest.licence,
@@ -68,7 +65,7 @@ def bundle_show(folder: Annotated[Path, typer.Argument(help="Bundle folder.")], 
         "metrics": manifest.metrics,
         **manifest.files,
     }
-    print_rows(rows.items())
+    print_table([], list(rows.items()))
 
 
 @group.command("verify")

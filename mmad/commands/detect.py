@@ -135,10 +135,7 @@ def _load_export(form: options.Format) -> "Export":
 class _Output:
     """Writes results: as tables, or in an export format to standard output, a file or a folder.
 
-    Args:
-        export: the format; None for the table.
-        path: file or folder; None for standard output.
-        several: whether the arguments name several videos or a folder.
+    `several` is true if the arguments name several videos or a folder.
     """
 
     def __init__(self, export: "Export | None", path: Path | None, several: bool) -> None:

@@ -5,11 +5,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 import typer
-from rich.table import Table
 
 from mmad.models import Json
 from mmad.options import AsJson, BundleDir, load_configured_bundle
-from mmad.terminal import exit_on, out, print_rows, print_status, print_table, write_json
+from mmad.terminal import exit_on, out, print_status, print_table, write_json
 
 if TYPE_CHECKING:
     from model.taxonomy import Taxonomy
@@ -145,7 +144,7 @@ def stats(
         "instances that overlap another": f"{100 * statistics.overlapping:.1f} %",
         "time with 0, 1, 2 ... actions": shares,
     }
-    print_rows(rows.items(), title=str(annotations))
+    print_table([], list(rows.items()), title=str(annotations))
 
 
 @app.command("import-weights")
@@ -255,15 +254,16 @@ def _report_faults(loaded: "ReadResult") -> "Instances":
 
 def print_evaluation(document: Json) -> None:
     """Print an evaluation document as a table, without the single classes."""
-    levels = ("action", "body")
-    table = Table("tIoU", *levels, title=f"mAP in percent, {document['videos']} videos")
-    for tiou in document["action"]["mAP"]:
-        table.add_row(tiou, *(f"{100 * document[level]['mAP'][tiou]:.2f}" for level in levels))
+    levels = [document["action"], document["body"]]
+    rows = [(tiou, *(percent(level["mAP"][tiou]) for level in levels)) for tiou in levels[0]["mAP"]]
     for name, key in (("average", "average"), ("mean at 0.2, 0.5, 0.7", "challenge"), ("of frames", "frame_mAP")):
-        table.add_row(name, *(f"{100 * document[level][key]:.2f}" for level in levels))
-    for count in document["action"]["average_recall"]:
-        table.add_row(
-            f"recall at {count}", *(f"{100 * document[level]['average_recall'][count]:.2f}" for level in levels)
-        )
-    print_table(table)
-    out.print(f"average of both levels: {100 * document['average']:.2f}")
+        rows.append((name, *(percent(level[key]) for level in levels)))
+    for count in levels[0]["average_recall"]:
+        rows.append((f"recall at {count}", *(percent(level["average_recall"][count]) for level in levels)))
+    print_table(("tIoU", "action", "body"), rows, title=f"mAP in percent, {document['videos']} videos")
+    out.print(f"average of both levels: {percent(document['average'])}")
+
+
+def percent(fraction: float) -> str:
+    """Format a fraction in percent."""
+    return f"{100 * fraction:.2f}"

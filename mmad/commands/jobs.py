@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Column, Table
+from rich.table import Column
 
 from mmad.models import Json
 from mmad.options import AsJson, load_settings
-from mmad.terminal import exit_on, fail, out, print_rows, print_table, write, write_json
+from mmad.terminal import exit_on, fail, out, print_table, write, write_json
 
 if TYPE_CHECKING:
     from service.jobs import Jobs, Record
@@ -47,11 +47,9 @@ def list_jobs(
     if as_json:
         write_json({"jobs": rows})
         return
-    table = Table(Column("id", no_wrap=True, min_width=32), "state", "age", "attempt", "bytes", "error")
-    for row in rows:
-        age = f"{row['age_s']:.0f} s"
-        table.add_row(row["id"], row["state"], age, str(row["attempt"]), str(row["bytes"]), row["error"] or "")
-    print_table(table)
+    shown = [row | {"age_s": f"{row['age_s']:.0f} s", "error": row["error"] or ""} for row in rows]
+    columns = (Column("id", no_wrap=True), "state", "age", "attempt", "bytes", "error")
+    print_table(columns, [tuple(row.values()) for row in shown])
 
 
 @app.command()
@@ -75,7 +73,7 @@ def show(job_id: JobId, data_dir: DataDir = None, as_json: AsJson = False) -> No
         rows.append(("change", {name: value for name, value in change.items() if value is not None}))
     rows += [("file", f"{name}, {size} bytes") for name, size in files.items()]
     holders = {True: "by a worker that is alive", False: "by nobody", None: "not known: Redis cannot be asked"}
-    print_rows([*rows, ("held", holders[leased])])
+    print_table([], [*rows, ("held", holders[leased])])
 
 
 @app.command()

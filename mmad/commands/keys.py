@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
 from mmad.models import Json
 from mmad.options import AsJson, load_settings
@@ -83,17 +82,12 @@ def list_keys(file: KeysFile = None, as_json: AsJson = False) -> None:
     if not all_keys:
         print_status(f"no keys in {path}: mmad keys create NAME makes one")
         return
-    table = Table("id", "name", "created", "revoked", "requests a minute", "jobs", "stored bytes")
+    rows = []
     for key in all_keys:
         limits = (key.limits.requests_per_minute, key.limits.max_jobs, key.limits.max_stored_bytes)
-        table.add_row(
-            key.id,
-            key.name,
-            f"{key.created_at:%Y-%m-%d}",
-            f"{key.revoked_at:%Y-%m-%d}" if key.revoked_at else "",
-            *("" if limit is None else str(limit) for limit in limits),
-        )
-    print_table(table)
+        dates = (f"{when:%Y-%m-%d}" if when else "" for when in (key.created_at, key.revoked_at))
+        rows.append((key.id, key.name, *dates, *("" if limit is None else limit for limit in limits)))
+    print_table(("id", "name", "created", "revoked", "requests a minute", "jobs", "stored bytes"), rows)
 
 
 @app.command()

@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
 from mmad import options
-from mmad.commands.evaluate import print_evaluation
+from mmad.commands.evaluate import percent, print_evaluation
 from mmad.models import Json
 from mmad.terminal import exit_on, out, print_status, print_table, progress_bar, write_json
 
@@ -131,20 +130,16 @@ def _load(
 
 def _print_measurement(document: Json) -> None:
     evaluation = document["evaluation"]
-    table = Table("mean mAP in percent", "action", "body", "both", "bundle / this", title="Beside baselines")
-    own = [evaluation["action"]["average"], evaluation["body"]["average"], evaluation["average"]]
-    table.add_row(document["bundle"]["name"], *(f"{100 * value:.2f}" for value in own), "")
+    own = (evaluation["action"]["average"], evaluation["body"]["average"], evaluation["average"])
+    rows = [(document["bundle"]["name"], *map(percent, own), "")]
     for name, one in document["baselines"].items():
-        numbers = (f"{100 * one[level]:.2f}" for level in ("action", "body", "average"))
         times = (f"{value:.1f}" if value else "-" for value in one["ratio"].values())
-        table.add_row(name, *numbers, " / ".join(times))
-    print_table(table)
+        rows.append((name, *(percent(one[level]) for level in ("action", "body", "average")), " / ".join(times)))
+    print_table(("mean mAP in percent", "action", "body", "both", "bundle / this"), rows, title="Beside baselines")
     out.print(f"frequencies of the baselines: {document['prior']}")
     _print_classes(evaluation["action"]["per_class"])
-    table = Table("of as many best predictions as ground truth", "percent", title="Kinds")
-    for kind, share in document["errors"]["false_positives"][0].items():
-        table.add_row(kind, f"{100 * share:.1f}")
-    print_table(table)
+    kinds = [(kind, f"{100 * share:.1f}") for kind, share in document["errors"]["false_positives"][0].items()]
+    print_table(("of as many best predictions as ground truth", "percent"), kinds, title="Kinds")
     errors, speed = document["calibration_error"], document["speed"]
     out.print(
         f"expected calibration error: {errors['all']:.4f} of all proposals, {errors['shown']:.4f} of those shown\n"
@@ -164,35 +159,36 @@ def _print_classes(per_class: dict[str, dict[str, float]]) -> None:
 
 def _print_clip(result: "ClipResult", taxonomy: "Taxonomy") -> None:
     """Print the best classes of a clip by score and by gain over frozen frames."""
-    table = Table("", "by highest score", "by what movement adds", title=result.clip)
     levels: tuple[tuple[str, LevelScores, Sequence[Action | Body]], ...] = (
         ("action", result.action, taxonomy.actions),
         ("body part", result.body, taxonomy.bodies),
     )
+    rows: list[Sequence[str]] = []
     for kind, level, classes in levels:
-        raw = sorted(classes, key=lambda one: -level.clip[one.id])
-        moving = sorted(classes, key=lambda one: -level.gain[one.id])
-        for index in range(min(_FEW, len(classes))):
-            table.add_row(
-                f"{kind} {index + 1}",
-                f"{raw[index].code} {raw[index].name} {level.clip[raw[index].id]:.3f}",
-                f"{moving[index].code} {moving[index].name} {level.gain[moving[index].id]:+.3f}",
+        raw = sorted(classes, key=lambda one: -level.clip[one.id])[:_FEW]
+        moving = sorted(classes, key=lambda one: -level.gain[one.id])[:_FEW]
+        for place, (first, second) in enumerate(zip(raw, moving, strict=True), 1):
+            rows.append(
+                (
+                    f"{kind} {place}",
+                    f"{first.code} {first.name} {level.clip[first.id]:.3f}",
+                    f"{second.code} {second.name} {level.gain[second.id]:+.3f}",
+                )
             )
-        table.add_section()
-    print_table(table)
+        rows.append(())
+    print_table(("", "by highest score", "by what movement adds"), rows, title=result.clip)
 
 
 def _print_ranks(results: "list[ClipResult]", document: Json, taxonomy: "Taxonomy") -> None:
     """Print the ranks of the true classes, with their means and chance level."""
-    counts = (len(taxonomy.actions), len(taxonomy.bodies))
-    table = Table("clip", "is", f"rank of {counts[0]}", "without stills", f"body, of {counts[1]}", "without stills")
-    for one in results:
-        ranks = (*one.action.ranks, *one.body.ranks)
-        table.add_row(one.clip, taxonomy.actions[one.label].code, *(f"{rank:g}" for rank in ranks))
-    table.add_section()
+    rows: list[Sequence[str]] = [
+        (one.clip, taxonomy.actions[one.label].code, *(f"{rank:g}" for rank in (*one.action.ranks, *one.body.ranks)))
+        for one in results
+    ]
     mean = document["mean_rank"]
     values = [mean[level][way] for level in ("action", "body") for way in ("raw", "moving")]
-    table.add_row("mean", "", *(f"{value:.1f}" for value in values))
     guesses = [f"{mean[level]['chance']:g} ± {mean[level]['chance_deviation']:.1f}" for level in ("action", "body")]
-    table.add_row("of guesses", "", guesses[0], guesses[0], guesses[1], guesses[1])
-    print_table(table)
+    rows += [(), ("mean", "", *(f"{value:.1f}" for value in values))]
+    rows += [("of guesses", "", guesses[0], guesses[0], guesses[1], guesses[1])]
+    actions, bodies = len(taxonomy.actions), len(taxonomy.bodies)
+    print_table(("clip", "is", f"rank of {actions}", "without stills", f"body, of {bodies}", "without stills"), rows)
