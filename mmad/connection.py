@@ -24,8 +24,7 @@ def make_http(
 ) -> HttpT:
     """Make an httpx client for the arguments of mmad.client.Client; `direct` makes a transport without proxy.
 
-    Raises:
-        ServiceError: the address or a proxy from the environment is invalid.
+    Raises ServiceError if the address or a proxy from the environment is invalid.
     """
     address = url or os.environ.get("MMAD_URL") or DEFAULT_URL
     try:

@@ -24,11 +24,8 @@ _LONGEST_RETRY_AFTER_S = 120.0
 class ServiceError(Exception):
     """The service refused a request or could not be reached, or a job did not succeed.
 
-    Attributes:
-        code: the service's stable code, or `unreachable`, `not_mmad`.
-        detail: human-readable sentence.
-        status: HTTP status; None without a response.
-        retry_after_s: value of Retry-After in seconds.
+    `code` is the service's stable code, or `unreachable`, `not_mmad`; `detail` is a sentence for people; `status` is
+    the HTTP status, None without a response; `retry_after_s` is the value of Retry-After in seconds.
     """
 
     def __init__(self, code: str, detail: str, status: int | None = None, retry_after_s: float | None = None) -> None:

@@ -119,9 +119,11 @@ def print_table(columns: Sequence[str | Column], rows: Iterable[Sequence[object]
             table.add_row(*(one if isinstance(one, str) else json.dumps(one, ensure_ascii=False) for one in row))
         else:
             table.add_section()
+    width = out.width if out.is_terminal or "COLUMNS" in os.environ else _PIPE_WIDTH
+    console = Console(file=out.file, width=width, markup=False, emoji=False, highlight=False)
     for column in table.columns:
-        column.min_width = measure_renderables(out, out.options, [column.header, *column.cells]).minimum
-    out.print(table, crop=False, width=out.width if out.is_terminal or "COLUMNS" in os.environ else _PIPE_WIDTH)
+        column.min_width = measure_renderables(console, console.options, [column.header, *column.cells]).minimum
+    console.print(table, crop=False)
 
 
 def print_result(video: str, result: Json) -> None:

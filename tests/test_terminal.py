@@ -54,7 +54,7 @@ def test_no_word_is_cut_at_any_width(width: int, printed: io.StringIO, monkeypat
 
 def test_long_cells_are_wrapped_where_there_is_no_terminal(printed: io.StringIO) -> None:
     print_table([], [("notes", "word " * 500)])
-    assert max(map(len, printed.getvalue().splitlines())) <= 120
+    assert 100 < max(map(len, printed.getvalue().splitlines())) <= 120
     assert printed.getvalue().count("word") == 500
 
 

@@ -194,11 +194,7 @@ class _Sides(NamedTuple):
 def _read_sides(
     annotations: Path, predictions: Path, taxonomy: "Taxonomy", subset: str | None, videos: Videos, *, strict: bool
 ) -> _Sides:
-    """Read ground truth and predictions of all annotated videos, or of those with a prediction.
-
-    Raises:
-        TableError: there are no usable predictions or no annotations.
-    """
+    """Read ground truth and predictions of all annotated videos, or of those with a prediction; raises TableError."""
     from training.tables import TableError, read_annotations, read_predictions
 
     truth = _report_faults(read_annotations(annotations, taxonomy, subset=subset, strict=strict))

@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 from mmad.client import DEFAULT_URL, Client, ServiceError
-from mmad.models import Accepted
 from mmad.options import AsJson, Format, RegionOption, check_format
 from mmad.terminal import exit_on, fail, out, print_result, print_status, progress_bar, write_bytes, write_json
 
@@ -34,8 +33,12 @@ def submit(
     check_format(form, as_json)
     with exit_on(ServiceError, OSError), Client(url, api_key) as client:
         accepted = client.submit(video, region=region)
+        if not wait and as_json:
+            write_json(accepted.document)
+            return
         if not wait:
-            _print_accepted(accepted, url, as_json)
+            # Made from this client's base URL: the service's own link may have another path prefix.
+            out.print(f"{accepted.id}\n{url.rstrip('/')}/jobs/{accepted.id}")
             return
         print_status(f"job {accepted.id}")
         with progress_bar(video.name) as progress:
@@ -46,14 +49,6 @@ def submit(
             write_json(result.document, out_path)
         else:
             print_result(str(video), result.document)
-
-
-def _print_accepted(accepted: Accepted, url: str, as_json: bool) -> None:
-    if as_json:
-        write_json(accepted.document)
-    else:
-        # Made from this client's base URL: the service's own link may have another path prefix.
-        out.print(f"{accepted.id}\n{url.rstrip('/')}/jobs/{accepted.id}")
 
 
 def _write_export(client: Client, job_id: str, form: Format, path: Path | None) -> None:
