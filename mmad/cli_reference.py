@@ -35,7 +35,7 @@ def _find_commands(command: Any, path: str) -> Iterator[tuple[str, str, list[str
     context = command.context_class(command, info_name=path)
     records = [record for one in command.params if (record := one.get_help_record(context))]
     arguments = [one for one in command.collect_usage_pieces(context) if one != "[OPTIONS]"]
-    options = [f"- `{name}` {' '.join(text.split())}" for name, text in records]
+    options = [f"- `{name.replace(' range>', '>')}` {' '.join(text.split())}" for name, text in records]
     yield " ".join([path, *arguments]), " ".join(command.help.split()), options
     for name, child in getattr(command, "commands", {}).items():
         yield from _find_commands(child, f"{path} {name}")
