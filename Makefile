@@ -27,8 +27,9 @@ soak: .venv/dev.stamp  ## half an hour of load; checks that no process leaks mem
 bench: .venv/dev.stamp  ## compare the speed of the engines on a generated clip
 	$(BIN)/mmad bench $(ARGS)
 
-openapi: .venv/dev.stamp  ## write openapi.yaml from the code
+openapi: .venv/dev.stamp  ## write openapi.yaml and docs/cli.md from the code
 	$(BIN)/python -m service.app > openapi.yaml
+	$(BIN)/python -m mmad.cli_reference > docs/cli.md
 
 lock: .venv/python.stamp  ## update requirements/; ARGS=--upgrade takes the newest releases
 	$(PIP) install uv

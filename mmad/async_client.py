@@ -11,12 +11,13 @@ import anyio
 import httpx
 from anyio import to_thread
 
-from mmad import endpoints
+from mmad import endpoints, models
 from mmad.connection import make_http
-from mmad.endpoints import Call, ExportFilters, JobFilters, ResultFilters, SubmitOptions, Video
+from mmad.endpoints import PAGE_JOBS, Call, ExportFilters, JobFilters, ResultFilters, SubmitOptions, Video, job_path
 from mmad.errors import EventsUnavailable, PollSchedule, RetryDelays, ServiceError, parse_error, translate_errors
-from mmad.models import Accepted, Batch, FrameScores, Job, Labels, ModelCard, Receipt, Result, Webhook
-from mmad.sse import READ_TIMEOUT_S, Event, EventStream, has_passed
+from mmad.files import replace_file
+from mmad.models import DocumentT, Job, parse
+from mmad.sse import READ_TIMEOUT_S, Event, EventStream
 
 T = TypeVar("T")
 
@@ -28,13 +29,9 @@ class AsyncClient:
     """
 
     def __init__(
-        self,
-        url: str | None = None,
-        api_key: str | None = None,
-        timeout_s: float = 60.0,
-        retries: int = 3,
+        self, url: str | None = None, api_key: str | None = None, timeout_s: float = 60.0, retries: int = 3,
         transport: httpx.AsyncBaseTransport | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self._http = make_http(httpx.AsyncClient, httpx.AsyncHTTPTransport, url, api_key, timeout_s, transport)
         self._retries = retries
 
@@ -50,13 +47,13 @@ class AsyncClient:
         """Close the connections."""
         await self._http.aclose()
 
-    async def submit(self, video: Video, **options: Unpack[SubmitOptions]) -> Accepted:
+    async def submit(self, video: Video, **options: Unpack[SubmitOptions]) -> models.Accepted:
         """Submit a video. See Client.submit."""
-        return await self._request(endpoints.submit(video, options))
+        return await self._request(models.Accepted, endpoints.submit([video], options))
 
-    async def submit_many(self, videos: Sequence[Video], **options: Unpack[SubmitOptions]) -> Batch:
+    async def submit_many(self, videos: Sequence[Video], **options: Unpack[SubmitOptions]) -> models.Batch:
         """Submit two or more videos in one request. See Client.submit_many."""
-        return await self._request(endpoints.submit_many(videos, options))
+        return await self._request(models.Batch, endpoints.submit_many(videos, options))
 
     async def detect(
         self,
@@ -65,20 +62,21 @@ class AsyncClient:
         on_progress: Callable[[Job], Awaitable[object] | object] | None = None,
         wait_timeout_s: float = float("inf"),
         **options: Unpack[SubmitOptions],
-    ) -> Result:
+    ) -> models.Result:
         """Submit a video and wait for its result. See Client.detect."""
         accepted = await self.submit(video, **options)
         return await self.wait(accepted.id, on_progress, wait_timeout_s)
 
     async def job(self, job_id: str) -> Job:
         """Return the current state of a job."""
-        return await self._request(endpoints.job(job_id))
+        return await self._request(Job, Call("GET", job_path(job_id)))
 
     async def jobs(self, **filters: Unpack[JobFilters]) -> AsyncIterator[Job]:
         """Iterate over all jobs, newest first. See Client.jobs."""
         cursor: str | None = None
         while True:
-            page = await self._request(endpoints.jobs(filters, cursor))
+            call = Call("GET", "/jobs", {**filters, "cursor": cursor, "limit": PAGE_JOBS})
+            page = await self._request(models.JobPage, call)
             for job in page.jobs:
                 yield job
             if (cursor := page.next) is None:
@@ -86,11 +84,11 @@ class AsyncClient:
 
     async def cancel(self, job_id: str) -> Job:
         """Cancel a job. See Client.cancel."""
-        return await self._request(endpoints.cancel(job_id))
+        return await self._request(Job, Call("POST", job_path(job_id, "cancel")))
 
-    async def delete(self, job_id: str) -> Receipt:
+    async def delete(self, job_id: str) -> models.Receipt:
         """Delete a job and all its files. See Client.delete."""
-        return await self._request(endpoints.delete(job_id))
+        return await self._request(models.Receipt, Call("DELETE", job_path(job_id)))
 
     def events(self, job_id: str) -> AsyncGenerator[Event, None]:
         """Iterate over the events of a job. See Client.events."""
@@ -101,7 +99,7 @@ class AsyncClient:
         job_id: str,
         on_progress: Callable[[Job], Awaitable[object] | object] | None = None,
         timeout_s: float = float("inf"),
-    ) -> Result:
+    ) -> models.Result:
         """Wait for a job and return its result. `on_progress` may be async. See Client.wait."""
         schedule = PollSchedule(job_id, timeout_s)
         async with aclosing(self._updates(job_id, schedule)) as updates:
@@ -112,66 +110,65 @@ class AsyncClient:
                     break
         return await self.result(job_id)
 
-    async def result(self, job_id: str, **filters: Unpack[ResultFilters]) -> Result:
+    async def result(self, job_id: str, **filters: Unpack[ResultFilters]) -> models.Result:
         """Return the result of a succeeded job. See Client.result."""
-        return await self._request(endpoints.result(job_id, filters))
+        return await self._request(models.Result, Call("GET", job_path(job_id, "result"), filters))
 
-    async def frames(self, job_id: str, rate: float | None = None) -> FrameScores:
+    async def frames(self, job_id: str, rate: float | None = None) -> models.FrameScores:
         """Return the score of every class over time, `rate` samples per second."""
-        return await self._request(endpoints.frames(job_id, rate))
+        call = Call("GET", job_path(job_id, "result"), {"level": "frames", "rate": rate})
+        return await self._request(models.FrameScores, call)
 
     async def export(self, job_id: str, form: str, path: str | Path, **filters: Unpack[ExportFilters]) -> Path:
         """Download a result in an export format. See Client.export."""
-        return await self._download(endpoints.export(job_id, form, filters), Path(path))
+        return await self._download(Call("GET", job_path(job_id, "export"), {"format": form, **filters}), Path(path))
 
     async def video(self, job_id: str, path: str | Path) -> Path:
         """Download the video of a job. See Client.video."""
-        return await self._download(endpoints.video(job_id), Path(path))
+        return await self._download(Call("GET", job_path(job_id, "video")), Path(path))
 
-    async def labels(self) -> Labels:
+    async def labels(self) -> models.Labels:
         """Return all classes of the model: actions and body parts."""
-        return await self._request(endpoints.labels())
+        return await self._request(models.Labels, Call("GET", "/labels"))
 
-    async def model(self) -> ModelCard:
+    async def model(self) -> models.ModelCard:
         """Return a description of the model that the workers have loaded."""
-        return await self._request(endpoints.model())
+        return await self._request(models.ModelCard, Call("GET", "/model"))
 
-    async def webhook(self, job_id: str) -> Webhook:
+    async def webhook(self, job_id: str) -> models.Webhook:
         """Return the delivery status of a job's webhook. See Client.webhook."""
-        return await self._request(endpoints.webhook(job_id))
+        return await self._request(models.Webhook, Call("GET", job_path(job_id, "webhook")))
 
-    async def resend_webhook(self, job_id: str) -> Webhook:
-        """Deliver a job's webhook again, with the same message id."""
-        return await self._request(endpoints.resend_webhook(job_id))
+    async def resend_webhook(self, job_id: str) -> models.Webhook:
+        """Deliver a job's webhook again. See Client.resend_webhook."""
+        return await self._request(models.Webhook, Call("POST", job_path(job_id, "webhook/resend"), repeatable=False))
 
-    async def _request(self, call: Call[T]) -> T:
-        async def read(response: httpx.Response) -> T:
-            await response.aread()
-            return call.parse(response)
+    async def _request(self, kind: type[DocumentT], call: Call) -> DocumentT:
+        async def read(response: httpx.Response) -> DocumentT:
+            return parse(kind, await response.aread())
 
         return await self._retry(call, read)
 
-    async def _download(self, call: Call[None], path: Path) -> Path:
+    async def _download(self, call: Call, path: Path) -> Path:
         async def save(response: httpx.Response) -> Path:
-            with endpoints.atomic_write(path) as file:
+            with replace_file(path) as file:
                 async for chunk in response.aiter_bytes(endpoints.CHUNK_BYTES):
                     await to_thread.run_sync(file.write, chunk)
             return path
 
         return await self._retry(call, save)
 
-    async def _retry(self, call: Call[Any], consume: Callable[[httpx.Response], Awaitable[T]]) -> T:
+    async def _retry(self, call: Call, consume: Callable[[httpx.Response], Awaitable[T]]) -> T:
         delays = RetryDelays(self._retries if call.repeatable else 0)
         while True:
             try:
                 async with self._send(call) as response:
                     return await consume(response)
             except ServiceError as error:
-                delay_s = delays.delay_s(error)
-            await anyio.sleep(delay_s)
+                await anyio.sleep(delays.delay_s(error))
 
     @asynccontextmanager
-    async def _send(self, call: Call[Any]) -> AsyncIterator[httpx.Response]:
+    async def _send(self, call: Call) -> AsyncIterator[httpx.Response]:
         """Send one attempt and yield the unread successful response; raises ServiceError."""
         with translate_errors(self._http.base_url), call.request(self._http) as request:
             if call.videos:
@@ -200,16 +197,14 @@ class AsyncClient:
 
     async def _events(self, job_id: str, until: float) -> AsyncGenerator[Event, None]:
         """Yield events up to the final one, or until a time of the monotonic clock."""
-        stream = EventStream(self._retries)
-        while not stream.done and not has_passed(until):
-            call = endpoints.events(job_id, stream.headers, READ_TIMEOUT_S)
+        stream = EventStream(job_id, self._retries, until)
+        while not stream.done:
             try:
-                async with self._send(call) as response:
-                    stream.check_response(response)
-                    async for chunk in response.aiter_bytes():
-                        for event in stream.feed(chunk):
+                async with self._send(stream.call) as response, aclosing(stream.open(response).aiter_sse()) as messages:
+                    async for message in messages:
+                        for event in stream.parse(message):
                             yield event
-                        if stream.done or has_passed(until):
+                        if stream.done:
                             return
                 delay_s = stream.delay_s()
             except ServiceError as error:

@@ -6,8 +6,9 @@ import statistics
 import time
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 import av
@@ -50,10 +51,6 @@ class Report:
     cores: int
     rows: list[Row]
 
-    def to_json(self) -> dict[str, object]:
-        """Return the report as plain values."""
-        return asdict(self)
-
 
 def write_clip(
     path: Path, *, seconds: float, width: int = 1080, height: int = 1296, fps: int = 30, seed: int = 0
@@ -81,27 +78,23 @@ def run(
 ) -> Report:
     """Time decoding, in this process and in the sandbox, and detection with every installed engine.
 
-    The candidates take turns for `rounds` rounds, after a warm-up round.
-
-    Args:
-        bundle: bundle to measure.
-        clip: video to decode.
-        rounds: number of measurements of each candidate.
-        notify: called with a message for each engine that is not installed.
-        show: called with the current round and the fraction done, 0..1.
+    The candidates take turns for `rounds` rounds, after a warm-up round. `notify` is called with a message for each
+    engine that is not installed, `show` with the current round and the fraction done, 0..1.
     """
     with clip.open("rb") as file, closing(Video(file, UNLIMITED)) as video:
         duration_s = video.declared_duration_s or 0.0
-    candidates: dict[str, Callable[[], None]] = {DECODE: lambda: _decode(bundle, clip, InProcessDecoder())}
     sandbox = make_decoder("auto")
-    candidates[SANDBOXED] = lambda: _decode(bundle, clip, sandbox)
+    candidates: dict[str, Callable[[], None]] = {
+        DECODE: partial(_decode, bundle, clip, InProcessDecoder()),
+        SANDBOXED: partial(_decode, bundle, clip, sandbox),
+    }
     for engine in ENGINES:
         try:
             detector = Detector(bundle, load_engine(bundle, engine))
         except EngineError as error:
             notify(str(error))
             continue
-        candidates[f"whole way, {engine}"] = lambda detector=detector: _detect(detector, clip)  # type: ignore[misc]
+        candidates[f"whole way, {engine}"] = partial(_detect, detector, clip)
     times: dict[str, list[float]] = {name: [] for name in candidates}
     for turn in range(rounds + 1):
         for index, (name, run_once) in enumerate(candidates.items()):

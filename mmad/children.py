@@ -26,7 +26,10 @@ class StartError(Exception):
 
 
 class Child:
-    """A child process. On Linux it is killed when its parent dies."""
+    """A child process with `environment` in addition to this process's. On Linux it is killed when its parent dies.
+
+    `repair` is called with the exit status before a restart, if the process failed soon after its start.
+    """
 
     def __init__(
         self,
@@ -35,17 +38,10 @@ class Child:
         environment: dict[str, str],
         repair: Callable[[int], object] = lambda _status: None,
     ) -> None:
-        """Start the process.
-
-        Args:
-            name: name in the log.
-            command: program and arguments.
-            environment: variables added to this process's environment.
-            repair: called with the exit status before a restart, if the process failed soon after its start.
-        """
         self.name, self._command, self._environment, self._repair = name, command, environment, repair
         self._pause_s, self._early_exits = _FIRST_PAUSE_S, 0
-        self._process, self._started_s, self._ended_s = self._start()
+        self._ended_s: float | None = None
+        self._start()
 
     @property
     def pid(self) -> int:
@@ -83,7 +79,7 @@ class Child:
 
     def restart(self) -> None:
         """Start the process again after it has ended."""
-        self._process, self._started_s, self._ended_s = self._start()
+        self._start()
         log.info("process_restarted", process=self.name)
 
     def terminate(self) -> None:
@@ -105,17 +101,16 @@ class Child:
             self._process.kill()
             self._process.wait()
 
-    def _start(self) -> tuple["subprocess.Popen[bytes]", float, float | None]:
-        """Return the process, its start time and None for its end time."""
+    def _start(self) -> None:
         # A new session: Ctrl-C reaches only the parent, which stops the children in order.
-        process = subprocess.Popen(
+        self._process = subprocess.Popen(
             self._command,
             env=os.environ | self._environment,
             stdin=subprocess.DEVNULL,
             start_new_session=True,
             preexec_fn=_die_with_parent if sys.platform == "linux" else None,
         )
-        return process, time.monotonic(), None
+        self._started_s, self._ended_s = time.monotonic(), None
 
 
 def stop_all(children: Sequence[Child], grace_s: float) -> None:

@@ -8,13 +8,23 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack
+from typing import Self, TypeVar, Unpack
 
 import httpx
 
-from mmad import endpoints
+from mmad import endpoints, models
 from mmad.connection import make_http
-from mmad.endpoints import DEFAULT_URL, Call, ExportFilters, JobFilters, ResultFilters, SubmitOptions, Video
+from mmad.endpoints import (
+    DEFAULT_URL,
+    PAGE_JOBS,
+    Call,
+    ExportFilters,
+    JobFilters,
+    ResultFilters,
+    SubmitOptions,
+    Video,
+    job_path,
+)
 from mmad.errors import (
     EventsUnavailable,
     JobCanceled,
@@ -27,21 +37,14 @@ from mmad.errors import (
     parse_error,
     translate_errors,
 )
-from mmad.models import Accepted, Batch, FrameScores, Job, Json, Labels, ModelCard, Receipt, Result, Webhook
-from mmad.sse import READ_TIMEOUT_S, Event, EventStream, has_passed
+from mmad.files import replace_file
+from mmad.models import DocumentT, Job, Json, parse
+from mmad.sse import READ_TIMEOUT_S, Event, EventStream
 
 __all__ = [
-    "DEFAULT_URL",
-    "Client",
-    "Event",
-    "EventsUnavailable",
-    "JobCanceled",
-    "JobFailed",
-    "Json",
-    "NotFound",
-    "ServiceError",
-    "Unreachable",
-]
+    "DEFAULT_URL", "Client", "Event", "EventsUnavailable", "JobCanceled", "JobFailed", "Json", "NotFound",
+    "ServiceError", "Unreachable",
+]  # fmt: skip
 
 T = TypeVar("T")
 
@@ -83,7 +86,7 @@ class Client:
         """Close the connections."""
         self._http.close()
 
-    def submit(self, video: Video, **options: Unpack[SubmitOptions]) -> Accepted:
+    def submit(self, video: Video, **options: Unpack[SubmitOptions]) -> models.Accepted:
         """Submit a video and return the accepted job with its id.
 
         Args:
@@ -95,11 +98,11 @@ class Client:
             ServiceError: the service refused the video.
             OSError: the file cannot be read.
         """
-        return self._request(endpoints.submit(video, options))
+        return self._request(models.Accepted, endpoints.submit([video], options))
 
-    def submit_many(self, videos: Sequence[Video], **options: Unpack[SubmitOptions]) -> Batch:
+    def submit_many(self, videos: Sequence[Video], **options: Unpack[SubmitOptions]) -> models.Batch:
         """Submit two or more videos in one request; returns one job each, in the same order. See submit."""
-        return self._request(endpoints.submit_many(videos, options))
+        return self._request(models.Batch, endpoints.submit_many(videos, options))
 
     def detect(
         self,
@@ -108,35 +111,36 @@ class Client:
         on_progress: Callable[[Job], object] | None = None,
         wait_timeout_s: float = float("inf"),
         **options: Unpack[SubmitOptions],
-    ) -> Result:
+    ) -> models.Result:
         """Submit a video and wait for its result. See submit and wait."""
         return self.wait(self.submit(video, **options).id, on_progress, wait_timeout_s)
 
     def job(self, job_id: str) -> Job:
         """Return the current state of a job."""
-        return self._request(endpoints.job(job_id))
+        return self._request(Job, Call("GET", job_path(job_id)))
 
     def jobs(self, **filters: Unpack[JobFilters]) -> Iterator[Job]:
         """Iterate over all jobs, newest first; pages are requested as needed. See JobFilters."""
         cursor: str | None = None
         while True:
-            page = self._request(endpoints.jobs(filters, cursor))
+            call = Call("GET", "/jobs", {**filters, "cursor": cursor, "limit": PAGE_JOBS})
+            page = self._request(models.JobPage, call)
             yield from page.jobs
             if (cursor := page.next) is None:
                 return
 
     def cancel(self, job_id: str) -> Job:
         """Cancel a job; raises ServiceError (job_already_ended) if it has ended."""
-        return self._request(endpoints.cancel(job_id))
+        return self._request(Job, Call("POST", job_path(job_id, "cancel")))
 
-    def delete(self, job_id: str) -> Receipt:
+    def delete(self, job_id: str) -> models.Receipt:
         """Delete a job and all its files; the receipt lists what was deleted.
 
         Raises:
             NotFound: there is no such job. Also raised (job_deleted) when the connection failed after the deletion, so
                 that the retry found the job deleted.
         """
-        return self._request(endpoints.delete(job_id))
+        return self._request(models.Receipt, Call("DELETE", job_path(job_id)))
 
     def events(self, job_id: str) -> Generator[Event, None, None]:
         """Iterate over the events of a job, up to its final state. Lost connections are resumed (Last-Event-ID).
@@ -148,7 +152,7 @@ class Client:
 
     def wait(
         self, job_id: str, on_progress: Callable[[Job], object] | None = None, timeout_s: float = float("inf")
-    ) -> Result:
+    ) -> models.Result:
         """Wait until a job has succeeded and return its result.
 
         Args:
@@ -170,76 +174,72 @@ class Client:
                     break
         return self.result(job_id)
 
-    def result(self, job_id: str, **filters: Unpack[ResultFilters]) -> Result:
+    def result(self, job_id: str, **filters: Unpack[ResultFilters]) -> models.Result:
         """Return the result of a succeeded job, filtered from its stored proposals. See ResultFilters."""
-        return self._request(endpoints.result(job_id, filters))
+        return self._request(models.Result, Call("GET", job_path(job_id, "result"), filters))
 
-    def frames(self, job_id: str, rate: float | None = None) -> FrameScores:
+    def frames(self, job_id: str, rate: float | None = None) -> models.FrameScores:
         """Return the score of every class over time, `rate` samples per second."""
-        return self._request(endpoints.frames(job_id, rate))
+        return self._request(
+            models.FrameScores, Call("GET", job_path(job_id, "result"), {"level": "frames", "rate": rate})
+        )
 
     def export(self, job_id: str, form: str, path: str | Path, **filters: Unpack[ExportFilters]) -> Path:
-        """Download a result in an export format.
+        """Download a result in an export format: csv, vtt, eaf or another one of the service. See ExportFilters.
 
-        Args:
-            job_id: id of a succeeded job.
-            form: csv, vtt, eaf or another format of the service.
-            path: file to write; it is created only when the download is complete.
-            filters: see ExportFilters.
+        The file is created only when the download is complete.
 
         Raises:
             OSError: the file cannot be written.
         """
-        return self._download(endpoints.export(job_id, form, filters), Path(path))
+        return self._download(Call("GET", job_path(job_id, "export"), {"format": form, **filters}), Path(path))
 
     def video(self, job_id: str, path: str | Path) -> Path:
         """Download the video of a job, if the service still stores it; raises NotFound, OSError."""
-        return self._download(endpoints.video(job_id), Path(path))
+        return self._download(Call("GET", job_path(job_id, "video")), Path(path))
 
-    def labels(self) -> Labels:
+    def labels(self) -> models.Labels:
         """Return all classes of the model: actions and body parts."""
-        return self._request(endpoints.labels())
+        return self._request(models.Labels, Call("GET", "/labels"))
 
-    def model(self) -> ModelCard:
+    def model(self) -> models.ModelCard:
         """Return a description of the model that the workers have loaded."""
-        return self._request(endpoints.model())
+        return self._request(models.ModelCard, Call("GET", "/model"))
 
-    def webhook(self, job_id: str) -> Webhook:
+    def webhook(self, job_id: str) -> models.Webhook:
         """Return the delivery status of a job's webhook; raises NotFound (no_callback)."""
-        return self._request(endpoints.webhook(job_id))
+        return self._request(models.Webhook, Call("GET", job_path(job_id, "webhook")))
 
-    def resend_webhook(self, job_id: str) -> Webhook:
-        """Deliver a job's webhook again, with the same message id."""
-        return self._request(endpoints.resend_webhook(job_id))
+    def resend_webhook(self, job_id: str) -> models.Webhook:
+        """Deliver a job's webhook again, with the same message id. Not retried: every request sends a message."""
+        return self._request(models.Webhook, Call("POST", job_path(job_id, "webhook/resend"), repeatable=False))
 
-    def _request(self, call: Call[T]) -> T:
-        def read(response: httpx.Response) -> T:
-            response.read()
-            return call.parse(response)
+    def _request(self, kind: type[DocumentT], call: Call) -> DocumentT:
+        def read(response: httpx.Response) -> DocumentT:
+            return parse(kind, response.read())
 
         return self._retry(call, read)
 
-    def _download(self, call: Call[None], path: Path) -> Path:
+    def _download(self, call: Call, path: Path) -> Path:
         def save(response: httpx.Response) -> Path:
-            with endpoints.atomic_write(path) as file:
+            with replace_file(path) as file:
                 for chunk in response.iter_bytes(endpoints.CHUNK_BYTES):
                     file.write(chunk)
             return path
 
         return self._retry(call, save)
 
-    def _retry(self, call: Call[Any], consume: Callable[[httpx.Response], T]) -> T:
+    def _retry(self, call: Call, consume: Callable[[httpx.Response], T]) -> T:
         delays = RetryDelays(self._retries if call.repeatable else 0)
         while True:
             try:
                 with self._send(call) as response:
                     return consume(response)
             except ServiceError as error:
-                delay_s = delays.delay_s(error)
-            time.sleep(delay_s)
+                time.sleep(delays.delay_s(error))
 
     @contextmanager
-    def _send(self, call: Call[Any]) -> Iterator[httpx.Response]:
+    def _send(self, call: Call) -> Iterator[httpx.Response]:
         """Send one attempt and yield the unread successful response; raises ServiceError."""
         with (
             translate_errors(self._http.base_url),
@@ -269,15 +269,13 @@ class Client:
 
     def _events(self, job_id: str, until: float) -> Generator[Event, None, None]:
         """Yield events up to the final one, or until a time of the monotonic clock."""
-        stream = EventStream(self._retries)
-        while not stream.done and not has_passed(until):
-            call = endpoints.events(job_id, stream.headers, READ_TIMEOUT_S)
+        stream = EventStream(job_id, self._retries, until)
+        while not stream.done:
             try:
-                with self._send(call) as response:
-                    stream.check_response(response)
-                    for chunk in response.iter_bytes():
-                        yield from stream.feed(chunk)
-                        if stream.done or has_passed(until):
+                with self._send(stream.call) as response:
+                    for message in stream.open(response).iter_sse():
+                        yield from stream.parse(message)
+                        if stream.done:
                             return
                 delay_s = stream.delay_s()
             except ServiceError as error:

@@ -15,39 +15,29 @@ HttpT = TypeVar("HttpT", httpx.Client, httpx.AsyncClient)
 
 
 def make_http(
-    make: Callable[..., HttpT],
+    kind: Callable[..., HttpT],
     direct: Callable[[], Any],
     url: str | None,
     api_key: str | None,
     timeout_s: float,
     transport: Any,
 ) -> HttpT:
-    """Make an httpx client. Defaults come from the environment, whose proxies are used for other machines only.
+    """Make an httpx client for the arguments of mmad.client.Client; `direct` makes a transport without proxy.
 
-    Args:
-        make: httpx.Client or httpx.AsyncClient.
-        direct: makes a transport without proxy for that client.
-        url: address of the service; MMAD_URL or DEFAULT_URL by default.
-        api_key: API key; MMAD_API_KEY by default.
-        timeout_s: httpx timeout in seconds: for connecting, and between two reads or writes.
-        transport: httpx transport to use instead of the network.
-
-    Raises:
-        ServiceError: the address or a proxy from the environment is invalid.
+    Raises ServiceError if the address or a proxy from the environment is invalid.
     """
     address = url or os.environ.get("MMAD_URL") or DEFAULT_URL
-    secret = api_key or os.environ.get("MMAD_API_KEY")
     try:
         base_url = httpx.URL(address)
     except httpx.InvalidURL as error:
         raise ServiceError("unreachable", f"{address} is no address: {error}") from error
     headers = {"User-Agent": "mmad-client", "Accept": "application/json, */*"}
-    if secret:
+    if secret := api_key or os.environ.get("MMAD_API_KEY"):
         headers["Authorization"] = f"Bearer {secret}"
     if transport is None and is_this_machine(base_url.host):
         transport = direct()
     try:
-        return make(base_url=base_url, headers=headers, timeout=timeout_s, transport=transport)
+        return kind(base_url=base_url, headers=headers, timeout=timeout_s, transport=transport)
     except ImportError as error:  # socksio
         raise ServiceError(
             "unreachable",

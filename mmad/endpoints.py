@@ -1,88 +1,56 @@
-"""The requests of the API and the parsing of their responses, shared by the sync and the async client."""
+"""Requests of the API and their parameters, shared by the sync and the async client."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, Generic, TypedDict, TypeVar
+from typing import Any, BinaryIO, TypedDict
 from urllib.parse import quote
 from uuid import uuid4
 
 import httpx
 
-from mmad.models import (
-    Accepted,
-    Batch,
-    Document,
-    FrameScores,
-    Job,
-    JobPage,
-    Labels,
-    ModelCard,
-    Receipt,
-    Result,
-    Webhook,
-    parse,
-)
-
 DEFAULT_URL = "http://127.0.0.1:8000"
 CHUNK_BYTES = 1024 * 1024
 # The largest page that the service returns.
-_PAGE_JOBS = 100
+PAGE_JOBS = 100
 
 Video = str | Path | bytes | BinaryIO
-T = TypeVar("T")
-DocumentT = TypeVar("DocumentT", bound=Document)
 
 
-class SubmitOptions(TypedDict, total=False):
-    """Options of a job. Each may be omitted or None.
+class ViewOptions(TypedDict, total=False):
+    """Which detections to return: the fields of service.schemas.View.
 
-    Attributes:
-        min_score: minimum score of detections, 0 to 1; the model's threshold of each class by default.
-        top_k: return only this many detections, those with the highest scores.
-        labels: codes or names of actions ("B1", "nodding") or body parts ("B", "Head"), as a list or separated by
-            commas.
-        region: part of the upright frame to analyse: x, y, width, height as fractions of its size.
-        callback_url: URL that receives a signed webhook when the job has ended.
-        retention_s: how long the result is stored after the end of the job, in seconds.
-        keep_video: store the video as long as the result.
-        tag: label for finding jobs.
-        name: name of the video in exports; the file name by default. For a single video.
-        idempotency_key: the same key within a day returns the same job. A random one by default, so that a retry
-            after a lost connection does not create a second job.
+    `labels` are codes or names ("B1", "nodding", "Head"), as a list or separated by commas. Every option, here and
+    below, may be omitted or None.
     """
 
     min_score: float | None
     top_k: int | None
     labels: Sequence[str] | str | None
-    region: Sequence[float] | str | None
+
+
+class SubmitOptions(ViewOptions, total=False):
+    """Options of a job: the fields of service.job_schemas.JobOptions, and `idempotency_key`.
+
+    The same key within a day returns the same job. A random one by default, so that a retry after a lost connection
+    does not create a second job.
+    """
+
+    region: Sequence[float] | str | None  # x, y, width, height as fractions of the upright frame
     callback_url: str | None
     retention_s: int | None
     keep_video: bool | None
     tag: str | None
-    name: str | None
+    name: str | None  # the file name by default; for a single video
     idempotency_key: str | None
 
 
-class Filters(TypedDict, total=False):
-    """Filters applied to a job's stored proposals. Each may be omitted or None.
+class Filters(ViewOptions, total=False):
+    """Filters applied to a job's stored proposals: the fields of service.schemas.TimedView."""
 
-    Attributes:
-        min_score: minimum score of detections, 0 to 1.
-        top_k: return only this many detections, those with the highest scores.
-        labels: codes or names of actions ("B1", "nodding") or body parts ("B", "Head"), as a list or separated by
-            commas.
-        from_s: omit detections that end before this time, in seconds.
-        to_s: omit detections that start after this time, in seconds.
-    """
-
-    min_score: float | None
-    top_k: int | None
-    labels: Sequence[str] | str | None
     from_s: float | None
     to_s: float | None
 
@@ -111,28 +79,16 @@ class JobFilters(TypedDict, total=False):
 
 
 @dataclass(frozen=True)
-class Call(Generic[T]):
-    """One request and the parser of its JSON response.
-
-    Attributes:
-        method: HTTP method.
-        path: path below the service's address.
-        parse_json: turns the response's JSON into the return value; raises AnswerError.
-        params: query parameters.
-        headers: headers in addition to the client's own.
-        videos: files of the multipart form, opened for every attempt.
-        repeatable: whether the request may be retried.
-        read_timeout_s: read timeout of this response in seconds, if not the client's.
-    """
+class Call:
+    """One request to a path below the service's address; parameters that are None are left out."""
 
     method: str
     path: str
-    parse_json: Callable[[bytes], T]
-    params: Mapping[str, str] = field(default_factory=dict)
-    headers: Mapping[str, str] = field(default_factory=dict)
-    videos: Sequence[Video] = ()
-    repeatable: bool = True
-    read_timeout_s: float | None = None
+    params: Mapping[str, object] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)  # in addition to the client's own
+    videos: Sequence[Video] = ()  # files of the multipart form, opened for every attempt
+    repeatable: bool = True  # whether it may be retried
+    read_timeout_s: float | None = None  # if not the client's
 
     @contextmanager
     def request(self, http: httpx.Client | httpx.AsyncClient) -> Iterator[httpx.Request]:
@@ -143,130 +99,30 @@ class Call(Generic[T]):
             yield http.build_request(
                 self.method,
                 self.path,
-                params=self.params,
+                params={name: _to_text(value) for name, value in self.params.items() if value is not None},
                 headers=self.headers,
                 files=files or None,
                 timeout=httpx.Timeout(**{**http.timeout.as_dict(), **changed}),
             )
 
-    def parse(self, response: httpx.Response) -> T:
-        """Parse a response whose body has been read; raises AnswerError."""
-        return self.parse_json(response.content)
+
+def submit(videos: Sequence[Video], options: SubmitOptions) -> Call:
+    """Return the request that submits videos."""
+    params: dict[str, object] = dict(options)
+    headers = {"Idempotency-Key": str(params.pop("idempotency_key", None) or uuid4())}
+    return Call("POST", "/detect", params, headers, videos, repeatable=all(_can_rewind(video) for video in videos))
 
 
-def submit(video: Video, options: SubmitOptions) -> Call[Accepted]:
-    """POST /detect with one video."""
-    return _detect([video], Accepted, options)
-
-
-def submit_many(videos: Sequence[Video], options: SubmitOptions) -> Call[Batch]:
-    """POST /detect with several videos; raises ValueError for fewer than two."""
+def submit_many(videos: Sequence[Video], options: SubmitOptions) -> Call:
+    """Return the request that submits a batch; raises ValueError for fewer than two videos."""
     if len(videos) < 2:
         raise ValueError(f"a batch has two videos or more, not {len(videos)}: use submit for one")
-    return _detect(videos, Batch, options)
+    return submit(videos, options)
 
 
-def job(job_id: str) -> Call[Job]:
-    """GET /jobs/{id}."""
-    return Call("GET", _path(job_id), partial(parse, Job))
-
-
-def jobs(filters: JobFilters, cursor: str | None) -> Call[JobPage]:
-    """GET /jobs, one page."""
-    return Call(
-        "GET", "/jobs", partial(parse, JobPage), _make_query({**filters, "cursor": cursor, "limit": _PAGE_JOBS})
-    )
-
-
-def cancel(job_id: str) -> Call[Job]:
-    """POST /jobs/{id}/cancel. Repeatable: a canceled job stays canceled."""
-    return Call("POST", _path(job_id, "cancel"), partial(parse, Job))
-
-
-def delete(job_id: str) -> Call[Receipt]:
-    """DELETE /jobs/{id}."""
-    return Call("DELETE", _path(job_id), partial(parse, Receipt))
-
-
-def result(job_id: str, filters: ResultFilters) -> Call[Result]:
-    """GET /jobs/{id}/result."""
-    return Call("GET", _path(job_id, "result"), partial(parse, Result), _make_query(filters))
-
-
-def frames(job_id: str, rate: float | None) -> Call[FrameScores]:
-    """GET /jobs/{id}/result with level=frames."""
-    return Call(
-        "GET", _path(job_id, "result"), partial(parse, FrameScores), _make_query({"level": "frames", "rate": rate})
-    )
-
-
-def export(job_id: str, form: str, filters: ExportFilters) -> Call[None]:
-    """GET /jobs/{id}/export."""
-    return Call("GET", _path(job_id, "export"), _no_json, _make_query({"format": form, **filters}))
-
-
-def video(job_id: str) -> Call[None]:
-    """GET /jobs/{id}/video."""
-    return Call("GET", _path(job_id, "video"), _no_json)
-
-
-def labels() -> Call[Labels]:
-    """GET /labels."""
-    return Call("GET", "/labels", partial(parse, Labels))
-
-
-def model() -> Call[ModelCard]:
-    """GET /model."""
-    return Call("GET", "/model", partial(parse, ModelCard))
-
-
-def webhook(job_id: str) -> Call[Webhook]:
-    """GET /jobs/{id}/webhook."""
-    return Call("GET", _path(job_id, "webhook"), partial(parse, Webhook))
-
-
-def resend_webhook(job_id: str) -> Call[Webhook]:
-    """POST /jobs/{id}/webhook/resend. Not repeatable: every request sends a message."""
-    return Call("POST", _path(job_id, "webhook/resend"), partial(parse, Webhook), repeatable=False)
-
-
-def events(job_id: str, headers: Mapping[str, str], read_timeout_s: float) -> Call[None]:
-    """GET /jobs/{id}/events."""
-    return Call("GET", _path(job_id, "events"), _no_json, headers=headers, read_timeout_s=read_timeout_s)
-
-
-@contextmanager
-def atomic_write(path: Path) -> Iterator[BinaryIO]:
-    """Yield a temporary file that replaces `path` on success; on an exception `path` stays unchanged."""
-    temporary = path.with_name(f".{path.name}.{uuid4().hex[:12]}.part")
-    try:
-        with temporary.open("xb") as file:
-            yield file
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _detect(videos: Sequence[Video], kind: type[DocumentT], options: SubmitOptions) -> Call[DocumentT]:
-    key = options.get("idempotency_key") or str(uuid4())
-    return Call(
-        "POST",
-        "/detect",
-        partial(parse, kind),
-        _make_query({name: value for name, value in options.items() if name != "idempotency_key"}),
-        {"Idempotency-Key": key},
-        videos,
-        repeatable=all(_can_rewind(one) for one in videos),
-    )
-
-
-def _path(job_id: str, resource: str = "") -> str:
+def job_path(job_id: str, resource: str = "") -> str:
+    """Return the path of a job or of a resource of it."""
     return f"/jobs/{quote(job_id, safe='')}/{resource}".rstrip("/")
-
-
-def _make_query(values: Mapping[str, object]) -> dict[str, str]:
-    """Return values as query parameters, without those that are None."""
-    return {name: _to_text(value) for name, value in values.items() if value is not None}
 
 
 def _to_text(value: object) -> str:
@@ -306,7 +162,3 @@ class _Pipe:
 
     def __init__(self, file: BinaryIO) -> None:
         self.read = file.read
-
-
-def _no_json(_content: bytes) -> None:
-    """The `parse_json` of responses that are not JSON."""

@@ -24,11 +24,8 @@ _LONGEST_RETRY_AFTER_S = 120.0
 class ServiceError(Exception):
     """The service refused a request or could not be reached, or a job did not succeed.
 
-    Attributes:
-        code: the service's stable code, or `unreachable`, `not_mmad`.
-        detail: human-readable sentence.
-        status: HTTP status; None without a response.
-        retry_after_s: value of Retry-After in seconds.
+    `code` is the service's stable code, or `unreachable`, `not_mmad`; `detail` is a sentence for people; `status` is
+    the HTTP status, None without a response; `retry_after_s` is the value of Retry-After in seconds.
     """
 
     def __init__(self, code: str, detail: str, status: int | None = None, retry_after_s: float | None = None) -> None:
@@ -115,15 +112,13 @@ def parse_error(response: httpx.Response) -> ServiceError:
         problem: Any = response.json()
     except ValueError:
         problem = None
-    if isinstance(problem, dict) and "code" in problem:
-        code, detail = str(problem["code"]), str(problem.get("detail") or problem.get("title") or "")
-    else:
-        code, detail = "not_mmad", f"{response.url} answers {response.status_code} without a problem document"
-    kind = ServiceError
+    if not isinstance(problem, dict) or "code" not in problem:
+        detail = f"{response.url} answers {response.status_code} without a problem document"
+        problem = {"code": "not_mmad", "detail": detail}
+    code, detail = str(problem["code"]), str(problem.get("detail") or problem.get("title") or "")
+    kind = NotFound if response.status_code in (404, 410) else ServiceError
     if code == "job_canceled":
         kind = JobCanceled
-    elif response.status_code in (404, 410):
-        kind = NotFound
     return kind(code, detail, response.status_code, _parse_retry_after(response.headers.get("Retry-After")))
 
 

@@ -3,11 +3,11 @@
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from types import FrameType
 
 import httpx
 import structlog
@@ -34,10 +34,7 @@ _OTHER_CHECKS_S = 10.0
 def serve(settings: Settings, workers: int, announce: Callable[[str], None]) -> None:
     """Run the service until SIGINT or SIGTERM, then stop every child process.
 
-    Args:
-        settings: settings of the service.
-        workers: number of worker processes.
-        announce: called with the URL when the service is ready to analyse videos.
+    `announce` is called with the URL when the service is ready to analyse videos.
 
     Raises:
         StartError: a part did not start, or the service would accept other machines without keys.
@@ -46,12 +43,16 @@ def serve(settings: Settings, workers: int, announce: Callable[[str], None]) -> 
         check_exposure(settings)
     except KeysError as error:
         raise StartError(str(error)) from error
-    stop = _StopFlag()
+    stop = threading.Event()  # never waited for: its lock could be held when the signal arrives
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda _number, _frame: stop.set())
     with ExitStack() as stack:
         stack.enter_context(_lock(settings.data_dir))
         _check_port(settings.host, settings.port)
         try:
-            _remove_leftovers(FolderStore(settings.store_dir))
+            store = FolderStore(settings.store_dir)
+            store.clear_incoming()  # interrupted uploads of an earlier run
+            store.delete(MODEL_CARD)  # of its workers
             if settings.redis_url:
                 own, problem = None, check_redis(settings)
             else:
@@ -71,35 +72,15 @@ def serve(settings: Settings, workers: int, announce: Callable[[str], None]) -> 
         }
         children: list[Child] = []
         stack.callback(stop_all, children, settings.stop_grace_s + _HAND_BACK_S)
-        children.append(Child("api", _make_command("api"), environment))
-        children += [
-            Child(f"worker-{number}", _make_command("worker"), environment) for number in range(1, workers + 1)
-        ]
+        for name in ("api", *(f"worker-{number}" for number in range(1, workers + 1))):
+            children.append(Child(name, [sys.executable, "-m", "mmad", name.partition("-")[0]], environment))
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         url = f"http://{host}:{settings.port}"
         _wait_until_ready(url, children, stop)
-        if not stop.requested:
+        if not stop.is_set():
             announce(url)
         _supervise([*([own.child] if own else []), *children], stop)
         log.info("stopping", grace_s=settings.stop_grace_s)
-
-
-class _StopFlag:
-    """Flag that SIGINT and SIGTERM set."""
-
-    def __init__(self) -> None:
-        self.requested = False
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._set)
-
-    def _set(self, _number: int, _frame: FrameType | None) -> None:
-        self.requested = True
-
-
-def _remove_leftovers(store: FolderStore) -> None:
-    """Delete what an earlier run left: interrupted uploads and the model card of its workers."""
-    store.clear_incoming()
-    store.delete(MODEL_CARD)
 
 
 def _not_writable_error(folder: Path, error: OSError) -> StartError:
@@ -143,26 +124,25 @@ def _check_port(host: str, port: int) -> None:
             ) from error
 
 
-def _wait_until_ready(url: str, children: list[Child], stop: _StopFlag) -> None:
+def _wait_until_ready(url: str, children: list[Child], stop: threading.Event) -> None:
     deadline = time.monotonic() + START_TIMEOUT_S
     loaded_s: float | None = None
     # trust_env=False: no proxy for the own machine.
     with httpx.Client(timeout=5, trust_env=False) as http:
-        while time.monotonic() < deadline and not stop.requested:
+        while time.monotonic() < deadline and not stop.is_set():
             for child in children:
                 if child.exit_code() is not None:
                     raise StartError(f"{child.name} ended with status {child.exit_code()}; its words are above")
-            readiness = _get_readiness(http, url)
-            if readiness is not None and readiness.ready:
-                return
-            if readiness is not None:
+            if readiness := _get_readiness(http, url):
+                if readiness.ready:
+                    return
                 loaded_s = (loaded_s or time.monotonic()) if readiness.checks["model"] == "ok" else None
                 # The service recovers by itself, for example from a full disk.
                 if loaded_s and time.monotonic() - loaded_s > _OTHER_CHECKS_S:
                     log.warning("not_ready", **readiness.checks)
                     return
             time.sleep(0.1)
-    if not stop.requested:
+    if not stop.is_set():
         raise StartError(f"the service was not ready within {START_TIMEOUT_S:.0f} s; GET {url}/readyz says why")
 
 
@@ -174,13 +154,9 @@ def _get_readiness(http: httpx.Client, url: str) -> Readiness | None:
         return None
 
 
-def _supervise(children: list[Child], stop: _StopFlag) -> None:
+def _supervise(children: list[Child], stop: threading.Event) -> None:
     """Restart children that end until a signal arrives. It never gives up, as jobs survive any restart."""
-    while not stop.requested:
+    while not stop.is_set():
         for child in children:
             child.restart_if_ended()
         time.sleep(_SUPERVISE_EVERY_S)
-
-
-def _make_command(command: str) -> list[str]:
-    return [sys.executable, "-m", "mmad", command]

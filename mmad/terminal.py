@@ -1,26 +1,27 @@
 """Terminal output: documents and tables on standard output; notes, errors and progress on standard error."""
 
 import io
+import json
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from errno import ENOENT
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import NoReturn
-from uuid import uuid4
 
 import typer
 from rich import box
 from rich.cells import cell_len
 from rich.console import Console
-from rich.measure import Measurement, measure_renderables
+from rich.measure import measure_renderables
 from rich.progress import BarColumn, Progress, Task, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
-from mmad.client import Json
+from mmad.files import replace_file
+from mmad.models import Json
 
 # No markup or emoji: file names may contain [red] or :smile:.
 out = Console(markup=False, emoji=False, highlight=False)
@@ -28,8 +29,8 @@ notes = Console(stderr=True, markup=False, emoji=False, highlight=False)
 
 # Without a terminal: seconds before the first line of progress, and between further lines.
 _FIRST_LINE_S, _EACH_LINE_S = 3.0, 5.0
-# Columns of a table without a terminal; an upper bound for measuring.
-_PIPE_WIDTH, _UNLIMITED_WIDTH = 120, 10_000
+# Columns of a table without a terminal.
+_PIPE_WIDTH = 120
 # Columns of the progress bar and of the times beside it.
 _BAR_WIDTH, _TIMES_WIDTH = 20, 35
 # The remaining time is estimated from the last five minutes, as progress is uneven.
@@ -98,46 +99,44 @@ def _print_periodically(task: Task) -> Iterator[None]:
 
 
 def _format_progress(task: Task) -> str:
-    """Format progress like "film.mp4: detecting, 40 %, 1:20 left"."""
+    """Format progress like "film.mp4: detecting, 40 %, 0:01:20 left"."""
     left_s = task.time_remaining
-    left = "" if left_s is None else f", {_format_clock(left_s)} left"
+    left = "" if left_s is None else f", {timedelta(seconds=round(left_s))} left"
     return f"{task.description}, {task.percentage:.0f} %{left}"
 
 
-def _format_clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+def print_table(columns: Sequence[str | Column], rows: Iterable[Sequence[object]], title: str | None = None) -> None:
+    """Print a table without cutting words; it may be wider than the terminal.
 
-
-def print_table(table: Table) -> None:
-    """Print a table without cutting words; it may be wider than the terminal."""
-    table.box, table.show_edge, table.pad_edge, table.collapse_padding = box.SIMPLE_HEAD, False, False, True
-    wide = out.options.update(max_width=_UNLIMITED_WIDTH, width=_UNLIMITED_WIDTH)
-    sizes = [measure_renderables(out, wide, [one.header, *one.cells]) for one in table.columns]
-    widths = [size.maximum for size in sizes]
-    padding = Measurement.get(out, wide, table).maximum - sum(widths)
-    minima = [size.minimum for size in sizes]
-    limit = out.width if out.is_terminal or "COLUMNS" in os.environ else _PIPE_WIDTH
-    while sum(widths) + padding > limit and widths != minima:
-        _, widest = max((width, index) for index, width in enumerate(widths) if width > minima[index])
-        widths[widest] -= 1
-    for column, width in zip(table.columns, widths, strict=True):
-        column.width = width
-    table.width = sum(widths) + padding
-    out.print(table, crop=False)
+    Without columns, it has no header. An empty row is a line. Values that are no strings are printed as JSON.
+    """
+    table = Table(
+        *columns, title=title, show_header=bool(columns), box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False,
+        collapse_padding=True,
+    )  # fmt: skip
+    for row in rows:
+        if row:
+            table.add_row(*(one if isinstance(one, str) else json.dumps(one, ensure_ascii=False) for one in row))
+        else:
+            table.add_section()
+    width = out.width if out.is_terminal or "COLUMNS" in os.environ else _PIPE_WIDTH
+    console = Console(file=out.file, width=width, markup=False, emoji=False, highlight=False)
+    for column in table.columns:
+        column.min_width = measure_renderables(console, console.options, [column.header, *column.cells]).minimum
+    console.print(table, crop=False)
 
 
 def print_result(video: str, result: Json) -> None:
     """Print a result document as a table of its detections."""
     out.print(video, soft_wrap=True)
-    table = Table("start", "end", "score", "code", "action", "body part")
-    for one in result["detections"]:
-        table.add_row(
-            f"{one['start_s']:.2f}", f"{one['end_s']:.2f}", f"{one['score']:.2f}",
+    rows = [
+        (
+            *(f"{one[name]:.2f}" for name in ("start_s", "end_s", "score")),
             one["action"]["code"], one["action"]["name"], one["body"]["name"],
-        )  # fmt: skip
-    print_table(table)
+        )
+        for one in result["detections"]
+    ]  # fmt: skip
+    print_table(("start", "end", "score", "code", "action", "body part"), rows)
     model, media = result["model"], result["media"]
     out.print(
         f"{media['duration_s']:.1f} s of {media['width']} x {media['height']}; "
@@ -169,58 +168,28 @@ def _count_detections(count: int) -> str:
     return f"{count} detection{'s' * (count != 1)}"
 
 
-def write(text: str, path: Path | None) -> None:
+def write(text: str, path: Path | None = None) -> None:
     """Write a document to a file, or to standard output if `path` is None; always in UTF-8.
 
     Surrogates, which stand for bytes of file names that are not UTF-8, are escaped as in JSON (\\udcff).
     """
-    content = f"{text}\n".encode("utf-8", "backslashreplace")
+    write_bytes(f"{text}\n".encode("utf-8", "backslashreplace"), path)
+
+
+def write_json(document: object, path: Path | None = None) -> None:
+    """Write a JSON document as `write` does."""
+    write(json.dumps(document, ensure_ascii=False, indent=1), path)
+
+
+def write_bytes(content: bytes, path: Path | None = None) -> None:
+    """Write a file whole or not at all, or to standard output if `path` is None."""
     if path is None:
         sys.stdout.flush()
         sys.stdout.buffer.write(content)
         sys.stdout.buffer.flush()
-    else:
-        write_file(path, content)
-
-
-def write_file(path: Path, content: bytes) -> None:
-    """Write a file atomically: under a temporary name first, then renamed.
-
-    A path that is not a regular file, such as a pipe or /dev/null, is written to directly.
-    """
-    if path.exists() and not path.is_file():
-        path.write_bytes(content)
         return
-    with _temporary_name(path) as (temporary, target):
-        temporary.write_bytes(content)
-        if target.exists():
-            temporary.chmod(target.stat().st_mode & 0o777)
-        temporary.replace(target)
-
-
-def check_writable(path: Path) -> None:
-    """Raise OSError if write_file could not write this file."""
-    if path.exists() and not path.is_file():
-        path.open("ab").close()
-        return
-    with _temporary_name(path) as (temporary, _):
-        temporary.touch()
-
-
-@contextmanager
-def _temporary_name(path: Path) -> Iterator[tuple[Path, Path]]:
-    """Yield a temporary path in the folder of a file, and the file with links resolved; errors name the file."""
-    target = path.resolve()
-    temporary = target.with_name(f".mmad-{uuid4().hex[:12]}")  # short: file systems limit names
-    try:
-        if not target.parent.is_dir():
-            raise FileNotFoundError(ENOENT, f"there is no folder {target.parent}")
-        yield temporary, target
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
+    with replace_file(path) as file:
+        file.write(content)
 
 
 def escape_unencodable() -> None:

@@ -16,28 +16,21 @@ class Video(NamedTuple):
     name: str
 
 
-class _Match(NamedTuple):
-    """A video file and the folder argument that contains it; None for a file argument."""
-
-    path: Path
-    folder: Path | None
-
-
 def find_videos(arguments: Sequence[Path]) -> list[Video]:
     """Return files as they are, and for each folder the videos in it at any depth: sorted, without duplicates.
 
     Hidden files and folders are ignored. A message on standard error names folders without videos.
     """
     known = {os.path.realpath(path) for path in arguments if not path.is_dir()}
-    matches: list[_Match] = []
+    matches: list[tuple[Path, Path | None]] = []  # each with the folder argument that contains it
     for argument in arguments:
         if not argument.is_dir():
-            matches.append(_Match(argument, None))
+            matches.append((argument, None))
             continue
         for path in _walk(argument):
             if (real := os.path.realpath(path)) not in known:
                 known.add(real)
-                matches.append(_Match(path, argument))
+                matches.append((path, argument))
     return _name_videos(matches)
 
 
@@ -59,7 +52,7 @@ def _walk(folder: Path) -> list[Path]:
     return sorted(paths)
 
 
-def _name_videos(matches: Sequence[_Match]) -> list[Video]:
+def _name_videos(matches: Sequence[tuple[Path, Path | None]]) -> list[Video]:
     """Name videos by their stems, or by their paths within the folder if stems are not unique."""
     rules: tuple[Callable[[Path, Path], Path], ...] = (
         lambda path, _: Path(path.stem),

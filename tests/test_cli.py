@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from mmad.cli_reference import write_reference
 from model.bundle import Bundle
 from tests.conftest import Service
 
@@ -36,6 +37,11 @@ def test_every_command_is_there() -> None:
         assert f" {command} " in words
         helped = mmad(command, "--help")
         assert helped.returncode == 0, command
+
+
+def test_the_reference_is_that_of_the_code() -> None:
+    written = (Path(__file__).parents[1] / "docs/cli.md").read_text()
+    assert written == write_reference() + "\n", "write it with: make openapi"
 
 
 def test_the_webhooks_secret_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

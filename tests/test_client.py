@@ -23,10 +23,11 @@ from pydantic import ValidationError
 from mmad import models
 from mmad.async_client import AsyncClient
 from mmad.client import Client, Event, EventsUnavailable, JobCanceled, JobFailed, NotFound, ServiceError, Unreachable
+from mmad.endpoints import ExportFilters, JobFilters, ResultFilters, SubmitOptions
 from mmad.errors import RetryDelays
 from mmad.models import AnswerError, Job, Json, parse
-from mmad.sse import Message, Parser
-from service import schemas
+from mmad.sse import EventStream
+from service import job_schemas, listing, schemas
 from tests import clips
 from tests.conftest import Service
 
@@ -278,6 +279,19 @@ def test_the_environment_says_where_and_who(make: Make, monkeypatch: pytest.Monk
         Client("http://x:y")
 
 
+@pytest.mark.parametrize(
+    ("options", "model", "others"),
+    [
+        (SubmitOptions, job_schemas.JobOptions, {"idempotency_key"}),
+        (ResultFilters, schemas.ResultView, set()),
+        (ExportFilters, schemas.ExportView, {"format"}),
+        (JobFilters, listing.JobQuery, {"cursor", "limit"}),
+    ],
+)
+def test_parameters_are_those_of_the_service(options: type, model: Any, others: set[str]) -> None:
+    assert options.__annotations__.keys() ^ model.model_fields.keys() == others
+
+
 def test_both_clients_have_the_same_methods() -> None:
     def methods(kind: type) -> dict[str, list[str]]:
         public = {name: member for name, member in vars(kind).items() if name[0] != "_"}
@@ -437,36 +451,51 @@ def test_errors_say_what_they_are(make: Make) -> None:
 # Events
 
 
+LINES = json.dumps(job(tag="a\u2028b\x85c"), ensure_ascii=False, indent=1).split("\n")
 STREAM = (
-    '\ufeff: hello\nid: 1\ndata\n\n'
-    'event: progress\r\ndata: a\r\ndata:  b\r\nid: 2\r\n\r\n'
-    'data: c\u2028d\x85e\rid: bad\0id\rretry: 250\rretry: x\rother: y\r\r'
-    'event: empty\n\n'
-    'data: last\nid\n\n'
-    'data: cut off'
+    f": hello\n\nid: 1.0\nevent:state\ndata:{json.dumps(job('queued', 0))}\n\n"
+    "id: 2.5\r\nevent: progress\r\n" + "".join(f"data: {line}\r\n" for line in LINES) + "\r\n"
+    "event: news\rdata: {\rretry: 250\rretry: x\rother: y\r\r"
+    f"id: bad\0id\nevent: progress\ndata: {json.dumps(job(progress=1))}\n\n"
+    "event: empty\n\n"
+    "id: 9.9\ndata: cut off"
 ).encode()  # fmt: skip
-MESSAGES = [
-    Message("message", "", "1"),
-    Message("progress", "a\n b", "2"),
-    Message("message", "c\u2028d\x85e", "2"),
-    Message("message", "last", ""),
-]
+
+
+def read(stream: EventStream, *pieces: bytes) -> Iterator[Event]:
+    """The events of one connection."""
+    headers = {"Content-Type": "text/event-stream"}
+    for message in stream.open(httpx.Response(200, stream=Pieces(pieces), headers=headers)).iter_sse():
+        yield from stream.parse(message)
 
 
 @given(st.lists(st.integers(0, len(STREAM)), max_size=12))
 def test_events_are_the_same_however_they_are_cut(cuts: list[int]) -> None:
-    parser = Parser()
+    connection = EventStream("j1", 0, float("inf"))
     edges = [0, *sorted(cuts), len(STREAM)]
-    pieces = [STREAM[start:end] for start, end in pairwise(edges)]
-    assert [message for piece in pieces for message in parser.feed(piece)] == MESSAGES
-    assert parser.retry_s == 0.25
-    assert parser.last_event_id == ""
+    found = list(read(connection, *(STREAM[start:end] for start, end in pairwise(edges) if start < end)))
+    assert [(one.type, one.id, one.job.progress) for one in found] == [
+        ("state", "1.0", 0), ("progress", "2.5", 0.5), ("progress", "2.5", 1),
+    ]  # fmt: skip
+    assert found[1].job.tag == "a\u2028b\x85c"
+    assert connection.delay_s() == 0.25
+    assert connection.call.headers["Last-Event-ID"] == "2.5"
 
 
 def test_an_event_comes_as_soon_as_it_is_whole() -> None:
-    parser = Parser()
-    assert list(parser.feed(b"data: a\n")) == []
-    assert list(parser.feed(b"\n")) == [Message("message", "a", "")]
+    connection = EventStream("j1", 0, float("inf"))
+    found = read(connection, event(1, job())[:-1], b"\n", httpx.ReadError("cut"))  # type: ignore[arg-type]
+    assert next(found).id == "1.0"
+    with pytest.raises(httpx.ReadError):
+        next(found)
+
+
+def test_ids_outlast_a_connection_and_wrong_delays_are_none() -> None:
+    connection = EventStream("j1", 0, float("inf"))
+    assert len(list(read(connection, event(1, job()), b"retry: -5\n\n"))) == 1
+    assert connection.delay_s() == 0
+    [later] = read(connection, f"event: progress\ndata: {json.dumps(job())}\n\n".encode())
+    assert later.id == connection.call.headers["Last-Event-ID"] == "1.0"
 
 
 def test_a_lost_stream_is_taken_up_where_it_broke_off(make: Make, slept: list[float]) -> None:
@@ -626,7 +655,7 @@ def test_a_file_that_does_not_come_whole_changes_nothing(make: Make, tmp_path: P
         make(Script(problem("video_not_kept", 404))).video("j1", path)
     assert path.read_text() == "before"
     assert list(tmp_path.iterdir()) == [path]
-    with pytest.raises(OSError, match="No such file"):
+    with pytest.raises(OSError, match="there is no folder"):
         make(Script(stream(b"x"))).video("j1", tmp_path / "no/such.mp4")
 
 

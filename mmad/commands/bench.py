@@ -1,14 +1,14 @@
 """`mmad bench`: measures the speed of decoding and of every installed engine."""
 
-import json
+from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
-from mmad.options import AsJson, BundleDir, load_bundle, load_settings
-from mmad.terminal import exit_on, out, print_status, print_table, progress_bar, write
+from mmad.options import AsJson, BundleDir, load_configured_bundle
+from mmad.terminal import exit_on, out, print_status, print_table, progress_bar, write_json
 
 app = typer.Typer()
 
@@ -22,26 +22,24 @@ def bench(
     as_json: AsJson = False,
 ) -> None:
     """Measure the speed of detection on this machine: decoding alone, and with every installed engine."""
-    import tempfile
-
     from mmad import benchmark
     from model.errors import DetectorError
 
-    loaded = load_bundle(load_settings({"bundle"}, bundle=bundle).bundle)
-    with exit_on(DetectorError, OSError), tempfile.TemporaryDirectory() as folder, progress_bar("bench") as show:
+    loaded = load_configured_bundle(bundle)
+    with exit_on(DetectorError, OSError), TemporaryDirectory() as folder, progress_bar("bench") as show:
         video = clip or Path(folder) / "generated-1080x1296-30fps.mp4"
         if clip is None:
             benchmark.write_clip(video, seconds=seconds)
         report = benchmark.run(loaded, video, rounds, print_status, show)
     if as_json:
-        write(json.dumps(report.to_json(), indent=1), None)
+        write_json(asdict(report))
         return
-    table = Table("", "median s", "min s", "max s", "times real time", "ratio")
-    for row in report.rows:
-        numbers = (row.median_s, row.min_s, row.max_s, row.times_real_time, row.ratio)
-        table.add_row(row.name, *(f"{number:.3g}" for number in numbers))
-    print_table(table)
-    out.print(
-        f"{report.clip}; {report.bundle}; {report.rounds} rounds; {report.machine}, {report.cores} cores",
-        highlight=False,
-    )
+    rows = [
+        (
+            row.name,
+            *(f"{number:.3g}" for number in (row.median_s, row.min_s, row.max_s, row.times_real_time, row.ratio)),
+        )
+        for row in report.rows
+    ]
+    print_table(("", "median s", "min s", "max s", "times real time", "ratio"), rows)
+    out.print(f"{report.clip}; {report.bundle}; {report.rounds} rounds; {report.machine}, {report.cores} cores")

@@ -1,14 +1,12 @@
 """`mmad labels`, `mmad export` and `mmad bundle`: make and inspect bundles."""
 
-import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
-from rich.table import Table
 
-from mmad.options import AsJson, BundleDir, Weights, load_bundle, load_settings
-from mmad.terminal import exit_on, out, print_table, write
+from mmad.options import AsJson, BundleDir, load_bundle, load_configured_bundle
+from mmad.terminal import exit_on, out, print_table, write, write_json
 
 app = typer.Typer()
 group = typer.Typer(help="Inspect a bundle.", no_args_is_help=True)
@@ -17,14 +15,12 @@ group = typer.Typer(help="Inspect a bundle.", no_args_is_help=True)
 @app.command()
 def labels(bundle: BundleDir = None, as_json: AsJson = False) -> None:
     """List the classes of a bundle: actions and body parts."""
-    taxonomy = load_bundle(load_settings({"bundle"}, bundle=bundle).bundle).manifest.taxonomy
+    taxonomy = load_configured_bundle(bundle).manifest.taxonomy
     if as_json:
-        write(json.dumps(taxonomy.model_dump(), ensure_ascii=False, indent=1), None)
+        write_json(taxonomy.model_dump())
         return
-    table = Table("id", "code", "action", "body part")
-    for action in taxonomy.actions:
-        table.add_row(str(action.id), action.code, action.name, taxonomy.bodies[action.body_id].name)
-    print_table(table)
+    rows = [(one.id, one.code, one.name, taxonomy.bodies[one.body_id].name) for one in taxonomy.actions]
+    print_table(("id", "code", "action", "body part"), rows)
 
 
 @app.command()
@@ -32,8 +28,9 @@ def export(
     checkpoint: Annotated[Path, typer.Option(help="Checkpoint from training.")],
     out_dir: Annotated[Path, typer.Option("--out", help="Bundle folder to create.")],
     weights: Annotated[
-        Weights, typer.Option(help="Type of stored weights; fp16 halves the size, computation stays fp32.")
-    ] = Weights.FP32,
+        Literal["fp32", "fp16"],
+        typer.Option(help="Type of stored weights; fp16 halves the size, computation stays fp32."),
+    ] = "fp32",
     locator: Annotated[
         Path | None, typer.Option(help="Person locator, a file written by python -m training.locate.")
     ] = None,
@@ -43,11 +40,11 @@ def export(
     from model.export import Agreement, export_bundle
 
     def print_agreement(agreement: Agreement) -> None:
-        out.print(f"{agreement.engine}: max abs error against torch {agreement.max_abs_error:.2e}", highlight=False)
+        out.print(f"{agreement.engine}: max abs error against torch {agreement.max_abs_error:.2e}")
 
     with exit_on(DetectorError, OSError):
-        bundle = export_bundle(checkpoint, out_dir, print_agreement, weights.value, locator)
-    out.print(f"{bundle.folder}: {bundle.manifest.name} {bundle.manifest.version}", highlight=False)
+        bundle = export_bundle(checkpoint, out_dir, print_agreement, weights, locator)
+    out.print(f"{bundle.folder}: {bundle.manifest.name} {bundle.manifest.version}")
 
 
 @group.command("show")
@@ -57,28 +54,22 @@ def bundle_show(folder: Annotated[Path, typer.Argument(help="Bundle folder.")], 
     if as_json:
         write(manifest.to_json().rstrip(), None)
         return
-    config, backbone = manifest.input, manifest.architecture.backbone
-    trained = manifest.trained_on.data if manifest.trained_on else "nothing: its answers have no meaning"
-    table = Table(show_header=False)
-    for name, value in (
-        ("name", f"{manifest.name} {manifest.version}"),
-        ("trained on", trained),
-        ("licence", manifest.licence),
-        ("classes", f"{len(manifest.taxonomy.actions)} actions, {len(manifest.taxonomy.bodies)} body parts"),
-        ("input", f"{config.width} x {config.height} at {config.fps:g} fps, windows of {config.window_frames} frames"),
-        (
-            "backbone",
-            f"width {backbone.embed_dim}, {backbone.depth} blocks, adapter {manifest.architecture.adapter.kind}",
-        ),
-        ("metrics", json.dumps(manifest.metrics)),
-        *((name, digest) for name, digest in manifest.files.items()),
-    ):
-        table.add_row(name, value)
-    print_table(table)
+    config, backbone, adapter = manifest.input, manifest.architecture.backbone, manifest.architecture.adapter
+    rows = {
+        "name": f"{manifest.name} {manifest.version}",
+        "trained on": manifest.trained_on.data if manifest.trained_on else "nothing: its answers have no meaning",
+        "licence": manifest.licence,
+        "classes": f"{len(manifest.taxonomy.actions)} actions, {len(manifest.taxonomy.bodies)} body parts",
+        "input": f"{config.width} x {config.height} at {config.fps:g} fps, windows of {config.window_frames} frames",
+        "backbone": f"width {backbone.embed_dim}, {backbone.depth} blocks, adapter {adapter.kind}",
+        "metrics": manifest.metrics,
+        **manifest.files,
+    }
+    print_table([], list(rows.items()))
 
 
 @group.command("verify")
 def bundle_verify(folder: Annotated[Path, typer.Argument(help="Bundle folder.")]) -> None:
     """Check a bundle's schema and the hash of every file."""
     bundle = load_bundle(folder)
-    out.print(f"{folder}: {bundle.manifest.name} {bundle.manifest.version}, all files fit", highlight=False)
+    out.print(f"{folder}: {bundle.manifest.name} {bundle.manifest.version}, all files fit")

@@ -1,6 +1,5 @@
 """`mmad detect`: detects in local video files, without a service."""
 
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -12,20 +11,9 @@ from uuid import uuid4
 import structlog
 import typer
 
-from mmad.options import (
-    DETECT_SETTINGS,
-    AsJson,
-    BundleDir,
-    Device,
-    EafScores,
-    Engine,
-    Format,
-    RegionOption,
-    load_bundle,
-    load_settings,
-)
+from mmad import options
+from mmad.files import check_writable
 from mmad.terminal import (
-    check_writable,
     exit_on,
     fail,
     format_error,
@@ -33,7 +21,7 @@ from mmad.terminal import (
     print_result,
     print_status,
     progress_bar,
-    write_file,
+    write_bytes,
 )
 from mmad.videos import Video, find_videos
 
@@ -46,11 +34,13 @@ if TYPE_CHECKING:
     from service.schemas import Options
     from service.settings import Settings
 
+    DetectOne = Callable[[Video, Callable[[str, float], None]], VideoResult]
+
 app = typer.Typer()
 log = structlog.get_logger()
 
 # Formats that contain all proposals, or the hidden detections.
-_COMPLETE = (Format.JSON, Format.MAC_CSV, Format.FRAMES_CSV, Format.FRAMES_NPZ)
+_COMPLETE = ("json", "mac-csv", "frames-csv", "frames-npz")
 
 
 @app.command()
@@ -59,67 +49,49 @@ def detect(
         list[Path],
         typer.Argument(metavar="VIDEO...", help="Video files, or folders with videos at any depth."),
     ],
-    bundle: BundleDir = None,
-    engine: Annotated[Engine | None, typer.Option(help="Inference engine.")] = None,
-    device: Annotated[Device | None, typer.Option(help="Device of the inference engine.")] = None,
-    region: RegionOption = None,
-    min_score: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Minimum score; the bundle's thresholds by default.")
-    ] = None,
-    labels: Annotated[
-        list[str] | None,
-        typer.Option(help="Only these actions or body parts, by code or name, such as B1, nodding or Head; "
-                          "separated by commas, or repeated."),
-    ] = None,
-    top_k: Annotated[int | None, typer.Option(min=1, help="Only the top detections of each video, by score.")] = None,
+    bundle: options.BundleDir = None,
+    engine: options.EngineOption = None,
+    device: options.DeviceOption = None,
+    region: options.RegionOption = None,
+    min_score: options.MinScore = None,
+    labels: options.LabelNames = None,
+    top_k: options.TopK = None,
     max_duration: Annotated[
         float | None,
         typer.Option(min=0.001, metavar="SECONDS",
                      help="Refuse longer videos; MMAD_MAX_DURATION_S or no limit by default."),
     ] = None,
-    form: Annotated[Format | None, typer.Option("--format", help="Format of results.")] = None,
-    rate: Annotated[
-        float, typer.Option(min=1, max=30, help="Samples per second, for frames-csv and frames-npz.")
-    ] = 5.0,
-    eaf_scores: Annotated[
-        EafScores, typer.Option(help="Place of scores in eaf: a tier below each action's, or the values.")
-    ] = EafScores.TIER,
+    form: Annotated[options.Format | None, typer.Option("--format", help="Format of results.")] = None,
+    rate: options.Rate = 5.0,
+    eaf_scores: options.EafScoresOption = "tier",
     out_path: Annotated[
         Path | None,
         typer.Option("--out", help="File to write; a folder for several videos in a format with one file per video."),
     ] = None,
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:  # fmt: skip
     """Detect micro-actions in local video files, without a service."""
-    if as_json and form not in (None, Format.JSON):
-        raise typer.BadParameter(f"--json and --format {form} cannot both be had", param_hint="--format")
+    options.check_format(form, as_json)
     from model.errors import DetectorError
 
-    several = len(videos) > 1 or videos[0].is_dir()
     found = find_videos(videos)
-    form = form or (Format.JSON if as_json or out_path else None)
-    export = _find_export(form, found, out_path, several) if form else None
-    settings = load_settings(
-        DETECT_SETTINGS,
-        bundle=bundle,
-        engine=engine and engine.value,
-        device=device and device.value,
-        max_duration_s=max_duration,
+    form = form or ("json" if as_json or out_path else None)
+    output = _Output(_load_export(form) if form else None, out_path, len(videos) > 1 or videos[0].is_dir())
+    output.check_usage(found)
+    settings = options.load_settings(
+        options.DETECT_SETTINGS, bundle=bundle, engine=engine, device=device, max_duration_s=max_duration
     )
-    loaded = load_bundle(settings.bundle)
-    options = _parse_options(
-        loaded, min_score=min_score, top_k=top_k, labels=labels and ",".join(labels), region=region
-    )
+    loaded = options.load_bundle(settings.bundle)
+    wanted = _parse_options(loaded, min_score=min_score, top_k=top_k, labels=labels and ",".join(labels), region=region)
     if not found:
         fail("there is no video to look at")
-    output = _Output(export, out_path, several)
     with exit_on(DetectorError, OSError):
-        output.check()
+        output.check_writable()
         detector = _load_detector(loaded, settings)
 
     def detect_one(video: Video, progress: Callable[[str, float], None]) -> "VideoResult":
-        analysed = _detect_file(detector, video, options, settings, progress)
-        return replace(analysed, rate=rate, eaf_scores=eaf_scores.value)
+        analysed = _detect_file(detector, video, wanted, settings, progress)
+        return replace(analysed, rate=rate, eaf_scores=eaf_scores)
 
     with closing(detector.decoder):
         failed = _detect_each(found, detect_one, output)
@@ -131,11 +103,7 @@ def detect(
     raise typer.Exit(1 if failed else 0)
 
 
-def _detect_each(
-    videos: Sequence[Video],
-    detect_one: Callable[[Video, Callable[[str, float], None]], "VideoResult"],
-    output: "_Output",
-) -> dict[Path, str]:
+def _detect_each(videos: Sequence[Video], detect_one: "DetectOne", output: "_Output") -> dict[Path, str]:
     """Detect in each video, continuing after failures. Returns the error message of each failed video."""
     from model.errors import DetectorError
 
@@ -154,34 +122,87 @@ def _detect_each(
     return failed
 
 
-def _find_export(form: Format, videos: Sequence[Video], out_path: Path | None, several: bool) -> "Export":
-    """Return the format; exits with status 2 if it cannot be written to this output."""
+def _load_export(form: options.Format) -> "Export":
+    """Return a format, after importing the modules that it needs."""
     from service.exports import find_format
 
-    export = find_format(form.value)
+    export = find_format(form)
     for module in export.needs:
         import_module(module)
-    file_per_video = _has_file_per_video(export, out_path, several)
-    problem = None
-    if out_path is None and not export.is_text:
-        problem = f"{form.value} cannot be printed to a terminal: give a file"
-    elif out_path is None and file_per_video:
-        problem = f"{form.value} holds one video a file: give a folder for {len(videos)} files"
-    elif out_path is not None and out_path.is_dir() and export.several:
-        problem = f"{out_path} is a folder, and {form.value} holds all videos in one file: give that"
-    elif out_path is not None and out_path.is_file() and file_per_video:
-        problem = f"{out_path} is a file, and {form.value} holds one video a file: give a folder"
-    elif out_path is not None and any(_is_same_file(video.path, out_path) for video in videos):
-        problem = f"{out_path} is one of the videos: it would be lost"
-    if problem:
-        raise typer.BadParameter(problem, param_hint="--out")
-    if form not in (Format.JSON, Format.JSONL):
-        _check_names([video.name for video in videos], files=file_per_video)
     return export
 
 
-def _is_same_file(video: Path, out_path: Path) -> bool:
-    return out_path.is_file() and video.exists() and video.samefile(out_path)
+class _Output:
+    """Writes results: as tables, or in an export format to standard output, a file or a folder.
+
+    `several` is true if the arguments name several videos or a folder.
+    """
+
+    def __init__(self, export: "Export | None", path: Path | None, several: bool) -> None:
+        self._export, self._path, self._several = export, path, several
+        in_folder = several or (path is not None and path.is_dir())
+        self._file_per_video = export is not None and not export.several and in_folder
+        self._results: list[VideoResult] = []
+
+    def check_usage(self, videos: Sequence[Video]) -> None:
+        """Exit with status 2 if the format cannot be written to this output, or names of videos collide."""
+        export, path = self._export, self._path
+        if export is None:
+            return
+        problem = None
+        if path is None:
+            if not export.is_text:
+                problem = f"{export.name} cannot be printed to a terminal: give a file"
+            elif self._file_per_video:
+                problem = f"{export.name} holds one video a file: give a folder for {len(videos)} files"
+        elif path.is_dir() and export.several:
+            problem = f"{path} is a folder, and {export.name} holds all videos in one file: give that"
+        elif path.is_file() and self._file_per_video:
+            problem = f"{path} is a file, and {export.name} holds one video a file: give a folder"
+        elif path.is_file() and any(video.path.exists() and video.path.samefile(path) for video in videos):
+            problem = f"{path} is one of the videos: it would be lost"
+        if problem:
+            raise typer.BadParameter(problem, param_hint="--out")
+        if export.name not in ("json", "jsonl"):
+            _check_names([video.name for video in videos], files=self._file_per_video)
+
+    def check_writable(self) -> None:
+        """Raise OSError if the output is not writable, before the detection starts."""
+        if self._path is None:
+            return
+        if self._file_per_video:
+            self._path.mkdir(parents=True, exist_ok=True)
+            check_writable(self._path / uuid4().hex)
+        else:
+            check_writable(self._path)
+
+    def add(self, analysed: "VideoResult") -> None:
+        """Print a video's table, write its file, or store its result for the common file."""
+        from service.exports import write_export
+
+        if self._export is None:
+            print_result(analysed.source, analysed.result.model_dump(mode="json"))
+            return
+        if self._export.name not in _COMPLETE:
+            print_hidden(analysed.result.model_dump(mode="json"))
+        if self._path is None or not self._file_per_video:
+            self._results.append(analysed)
+            return
+        path = self._path / f"{analysed.video}{self._export.suffix}"  # a name may contain folders
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(write_export(self._export.name, [analysed]), path)
+
+    def finish(self) -> None:
+        """Write the common file of all videos."""
+        from service.exports import write_export, write_json
+
+        if self._export is None or self._file_per_video:
+            return
+        if self._export.name == "json":
+            # A list for several videos, even if only one of them succeeded.
+            write_bytes(write_json(self._results, as_list=self._several or not self._results), self._path)
+        elif self._results or self._export.several:
+            write_bytes(write_export(self._export.name, self._results), self._path)
 
 
 def _check_names(names: Sequence[str], *, files: bool) -> None:
@@ -196,69 +217,6 @@ def _check_names(names: Sequence[str], *, files: bool) -> None:
         )  # fmt: skip
     if clash:
         raise typer.BadParameter(f"{len(clash)} videos are named {different[0]!r}: rename them", param_hint="VIDEO...")
-
-
-def _has_file_per_video(export: "Export", out_path: Path | None, several: bool) -> bool:
-    """Return whether each video gets its own file, in the folder `out_path`."""
-    return not export.several and (several or (out_path is not None and out_path.is_dir()))
-
-
-class _Output:
-    """Writes results: as tables, or in an export format to standard output, a file or a folder.
-
-    Args:
-        export: the format; None for the table.
-        path: file or folder; None for standard output.
-        several: whether the arguments name several videos or a folder.
-    """
-
-    def __init__(self, export: "Export | None", path: Path | None, several: bool) -> None:
-        self._export, self._path, self._several = export, path, several
-        self._folder = path if export and _has_file_per_video(export, path, several) else None
-        self._results: list[VideoResult] = []
-
-    def check(self) -> None:
-        """Raise OSError if the output is not writable, before the detection starts."""
-        if self._folder is not None:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            check_writable(self._folder / uuid4().hex)
-        elif self._path is not None:
-            check_writable(self._path)
-
-    def add(self, analysed: "VideoResult") -> None:
-        """Print a video\'s table, write its file, or store its result for the common file."""
-        from service.exports import write_export
-
-        if self._export is None:
-            print_result(analysed.source, analysed.result.model_dump(mode="json"))
-            return
-        if self._export.name not in _COMPLETE:
-            print_hidden(analysed.result.model_dump(mode="json"))
-        if self._folder is None:
-            self._results.append(analysed)
-            return
-        path = self._folder / f"{analysed.video}{self._export.suffix}"  # a name may contain folders
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_file(path, write_export(self._export.name, [analysed]))
-
-    def finish(self) -> None:
-        """Write the common file of all videos."""
-        from service.exports import write_export, write_json
-
-        if self._export is None or self._folder is not None:
-            return
-        if self._export.name == Format.JSON:
-            # A list for several videos, even if only one of them succeeded.
-            content = write_json(self._results, as_list=self._several or not self._results)
-        elif self._results or self._export.several:
-            content = write_export(self._export.name, self._results)
-        else:
-            return
-        if self._path is None:
-            sys.stdout.buffer.write(content)
-            sys.stdout.buffer.flush()
-        else:
-            write_file(self._path, content)
 
 
 def _load_detector(bundle: "Bundle", settings: "Settings") -> "Detector":
@@ -279,12 +237,12 @@ def _parse_options(loaded: "Bundle", **given: object) -> "Options":
     from workers.serialization import make_labels
 
     try:
-        options = parse_parameters(Options, {name: str(value) for name, value in given.items() if value is not None})
-        if options.labels is not None:
-            find_action_ids(make_labels(loaded), options.labels)
+        parsed = parse_parameters(Options, {name: str(value) for name, value in given.items() if value is not None})
+        if parsed.labels is not None:
+            find_action_ids(make_labels(loaded), parsed.labels)
     except Problem as problem:
         fail(problem.detail, status=2)
-    return options
+    return parsed
 
 
 def _make_limits(settings: "Settings") -> "Limits":
@@ -301,18 +259,15 @@ def _make_limits(settings: "Settings") -> "Limits":
 
 
 def _detect_file(
-    detector: "Detector", video: Video, options: "Options", settings: "Settings", progress: Callable[[str, float], None]
+    detector: "Detector", video: Video, wanted: "Options", settings: "Settings", progress: Callable[[str, float], None]
 ) -> "VideoResult":
-    """Detect in one file."""
     from model.bundle import sha256
     from service.exports import VideoResult
     from service.results import make_result
     from workers.serialization import make_context, make_region, make_stored_proposals
 
     with video.path.open("rb") as file:
-        detections = detector.detect(
-            file, region=make_region(options), limits=_make_limits(settings), progress=progress
-        )
-    context = make_context(detections, detector, options, job_id=None, video_sha256=sha256(video.path))
+        detections = detector.detect(file, region=make_region(wanted), limits=_make_limits(settings), progress=progress)
+    context = make_context(detections, detector, wanted, job_id=None, video_sha256=sha256(video.path))
     stored = make_stored_proposals(detections, context)
-    return VideoResult(video.name, make_result(stored, options), stored, str(video.path))
+    return VideoResult(video.name, make_result(stored, wanted), stored, str(video.path))

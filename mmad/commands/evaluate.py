@@ -1,17 +1,14 @@
 """`mmad evaluate`, `mmad analyze`, `mmad stats` and `mmad import-weights`."""
 
-import json
 import re
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 import typer
-from rich.table import Table
 
-from mmad.client import Json
-from mmad.options import AsJson, BundleDir, load_bundle, load_settings
-from mmad.terminal import exit_on, out, print_status, print_table, write
+from mmad.models import Json
+from mmad.options import AsJson, BundleDir, load_configured_bundle
+from mmad.terminal import exit_on, out, print_status, print_table, write_json
 
 if TYPE_CHECKING:
     from model.taxonomy import Taxonomy
@@ -28,19 +25,9 @@ PredictionFile = Annotated[
 ]
 LabelFile = Annotated[Path | None, typer.Option("--labels", help="Label list; the bundle's labels by default.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Refuse files with invalid rows.")]
-
-
 Subset = Annotated[str | None, typer.Option("--subset", help="Use only this subset, if the file has subsets.")]
 OutDir = Annotated[Path, typer.Option("--out", help="Folder for JSON and figures.")]
-
-
-class Videos(StrEnum):
-    """Videos to evaluate on."""
-
-    PREDICTED = "predicted"
-    ALL = "all"
-
-
+Videos = Literal["predicted", "all"]
 WhichVideos = Annotated[Videos, typer.Option("--videos", help="All videos, or only those with a prediction.")]
 
 
@@ -48,8 +35,8 @@ WhichVideos = Annotated[Videos, typer.Option("--videos", help="All videos, or on
 def evaluate(
     annotations: AnnotationFile,
     predictions: PredictionFile,
-    subset: Annotated[str | None, typer.Option(help="Use only this subset, if the file has subsets.")] = None,
-    videos: WhichVideos = Videos.ALL,
+    subset: Subset = None,
+    videos: WhichVideos = "all",
     labels: LabelFile = None,
     bundle: BundleDir = None,
     strict: Strict = False,
@@ -74,7 +61,7 @@ def evaluate(
         **to_document(action, body, len(truth.videos), taxonomy),
     }
     if as_json:
-        write(json.dumps(document, indent=1), None)
+        write_json(document)
     else:
         print_evaluation(document)
 
@@ -85,7 +72,7 @@ def analyze(
     predictions: PredictionFile,
     out_dir: OutDir,
     subset: Subset = None,
-    videos: WhichVideos = Videos.ALL,
+    videos: WhichVideos = "all",
     labels: LabelFile = None,
     bundle: BundleDir = None,
     strict: Strict = False,
@@ -104,14 +91,14 @@ def analyze(
         truth, found = sides.truth, sides.found
         analysis = analyze_errors(truth, found, len(taxonomy.actions))
         document = to_document(analysis) | {"videos": len(truth.videos)}
-        write(json.dumps(document, indent=1), out_dir / "analysis.json")
+        write_json(document, out_dir / "analysis.json")
         figures.draw_false_positives(analysis, out_dir / "false_positives.png")
         figures.draw_false_negatives(analysis, out_dir / "false_negatives.png")
         for index in figures.worst_and_best(video_scores(truth, found), timelines):
             video = truth.videos[index]
             file_name = re.sub(r"[^\w.-]", "_", video)
             figures.draw_timeline(video, truth, found, taxonomy, out_dir / f"timeline_{file_name}.png")
-    out.print(f"{out_dir}: {len(truth.videos)} videos, average mAP {100 * analysis.average:.2f}", highlight=False)
+    out.print(f"{out_dir}: {len(truth.videos)} videos, average mAP {100 * analysis.average:.2f}")
 
 
 @app.command()
@@ -142,26 +129,22 @@ def stats(
         if not len(truth):
             raise TableError(f"{annotations} has no annotations of videos with a known duration to count")
         statistics = compute_statistics(truth, taxonomy)
-        write(json.dumps(to_document(statistics), indent=1), out_dir / "statistics.json")
+        write_json(to_document(statistics), out_dir / "statistics.json")
         figures.draw_classes(statistics, taxonomy, out_dir / "classes.png")
         figures.draw_lengths(truth, statistics, out_dir / "lengths.png")
         figures.draw_cooccurrence(statistics, taxonomy, out_dir / "cooccurrence.png")
-    table = Table(show_header=False, title=str(annotations))
-    for name, value in (
-        ("videos", f"{statistics.videos:,}"),
-        ("instances", f"{statistics.instances:,}"),
-        ("instances a video", f"{statistics.instances / statistics.videos:.2f}"),
-        ("hours", f"{statistics.hours:.2f}"),
-        ("length of videos", f"{statistics.video_duration.mean:.2f} s"),
-        ("length of instances", f"{statistics.instance_duration.mean:.2f} s"),
-        ("instances that overlap another", f"{100 * statistics.overlapping:.1f} %"),
-        (
-            "time with 0, 1, 2 ... actions",
-            ", ".join(f"{100 * share:.1f} %" for share in statistics.concurrent_time[:5]),
-        ),
-    ):
-        table.add_row(name, value)
-    print_table(table)
+    shares = ", ".join(f"{100 * share:.1f} %" for share in statistics.concurrent_time[:5])
+    rows = {
+        "videos": f"{statistics.videos:,}",
+        "instances": f"{statistics.instances:,}",
+        "instances a video": f"{statistics.instances / statistics.videos:.2f}",
+        "hours": f"{statistics.hours:.2f}",
+        "length of videos": f"{statistics.video_duration.mean:.2f} s",
+        "length of instances": f"{statistics.instance_duration.mean:.2f} s",
+        "instances that overlap another": f"{100 * statistics.overlapping:.1f} %",
+        "time with 0, 1, 2 ... actions": shares,
+    }
+    print_table([], list(rows.items()), title=str(annotations))
 
 
 @app.command("import-weights")
@@ -175,23 +158,15 @@ def import_weights(
     ] = None,
 ) -> None:
     """Import VideoMAE weights (for mmad train) or an OpenTAD detector (for mmad export)."""
+    from training import weights
     from training.tables import TableError
-    from training.weights import (
-        WeightsError,
-        backbone_config,
-        detector_manifest,
-        import_backbone,
-        import_detector,
-        read_settings,
-        read_weights,
-    )
 
-    with exit_on(WeightsError, TableError, OSError):
-        imported = read_weights(source)
-        settings = read_settings(config) if config else {}
+    with exit_on(weights.WeightsError, TableError, OSError):
+        imported = weights.read_weights(source)
+        settings = weights.read_settings(config) if config else {}
         if imported.detector:
-            manifest = detector_manifest(imported, _load_taxonomy(labels, bundle), settings)
-            import_detector(imported, manifest, out_path)
+            manifest = weights.detector_manifest(imported, _load_taxonomy(labels, bundle), settings)
+            weights.import_detector(imported, manifest, out_path)
             inputs, architecture = manifest.input, manifest.architecture
             kind = f"a detector of {len(manifest.taxonomy.actions)} classes, adapter {architecture.adapter.kind}"
             print_status(
@@ -200,11 +175,9 @@ def import_weights(
                 "full attention, no position table"
             )
         else:
-            import_backbone(imported, backbone_config(imported, settings), out_path)
+            weights.import_backbone(imported, weights.backbone_config(imported, settings), out_path)
             kind = "a backbone"
-    out.print(
-        f"{out_path}: {kind}; {imported.matched} tensors matched, {len(imported.unmatched)} left", highlight=False
-    )
+    out.print(f"{out_path}: {kind}; {imported.matched} tensors matched, {len(imported.unmatched)} left")
     for name in imported.unmatched[:20]:
         print_status(f"left: {name}")
 
@@ -221,11 +194,7 @@ class _Sides(NamedTuple):
 def _read_sides(
     annotations: Path, predictions: Path, taxonomy: "Taxonomy", subset: str | None, videos: Videos, *, strict: bool
 ) -> _Sides:
-    """Read ground truth and predictions of all annotated videos, or of those with a prediction.
-
-    Raises:
-        TableError: there are no usable predictions or no annotations.
-    """
+    """Read ground truth and predictions of all annotated videos, or of those with a prediction; raises TableError."""
     from training.tables import TableError, read_annotations, read_predictions
 
     truth = _report_faults(read_annotations(annotations, taxonomy, subset=subset, strict=strict))
@@ -239,27 +208,23 @@ def _read_sides(
     if loaded.faults and not len(found):
         raise TableError(f"none of the {len(loaded.faults):,} predictions of {predictions} can be used")
     annotated, chosen = len(truth.videos), sorted({found.videos[index] for index in found.video})
-    if not chosen and videos is Videos.PREDICTED:
+    if not chosen and videos == "predicted":
         raise TableError(f"{predictions} has no predictions: --videos predicted leaves no video to measure on")
+    covered, rest = f"{len(chosen):,} of {annotated:,} videos", annotated - len(chosen)
     if not chosen:
         print_status(f"{predictions} has no predictions: nothing is found, and every number is 0", "yellow")
-    elif len(chosen) < annotated:
-        print_status(_format_coverage(len(chosen), annotated, videos), "yellow")
-    if videos is Videos.PREDICTED:
+    elif rest and videos == "predicted":
+        print_status(f"measured on the {covered} that have predictions (--videos predicted)", "yellow")
+    elif rest:
+        print_status(
+            f"only {covered} have predictions: in the other {rest:,} nothing counts as found; "
+            "--videos predicted measures without them", "yellow",
+        )  # fmt: skip
+    if videos == "predicted":
         truth, found = truth.select_videos(chosen), found.select_videos(chosen)
         if not len(truth):
             raise TableError(f"the {len(chosen)} videos with predictions have no annotation to measure against")
     return _Sides(truth, found, annotated, len(chosen))
-
-
-def _format_coverage(predicted: int, annotated: int, videos: Videos) -> str:
-    """Format the warning that only some of the annotated videos have predictions."""
-    if videos is Videos.PREDICTED:
-        return f"measured on the {predicted:,} of {annotated:,} videos that have predictions (--videos predicted)"
-    return (
-        f"only {predicted:,} of {annotated:,} videos have predictions: in the other {annotated - predicted:,} nothing "
-        "counts as found; --videos predicted measures without them"
-    )
 
 
 def _load_taxonomy(labels: Path | None, bundle: Path | None) -> "Taxonomy":
@@ -267,7 +232,7 @@ def _load_taxonomy(labels: Path | None, bundle: Path | None) -> "Taxonomy":
 
     if labels is not None:
         return read_labels(labels)
-    return load_bundle(load_settings({"bundle"}, bundle=bundle).bundle).manifest.taxonomy
+    return load_configured_bundle(bundle).manifest.taxonomy
 
 
 def _report_faults(loaded: "ReadResult") -> "Instances":
@@ -285,14 +250,16 @@ def _report_faults(loaded: "ReadResult") -> "Instances":
 
 def print_evaluation(document: Json) -> None:
     """Print an evaluation document as a table, without the single classes."""
-    levels = ("action", "body")
-    table = Table("tIoU", *levels, title=f"mAP in percent, {document['videos']} videos")
-    for tiou in document["action"]["mAP"]:
-        table.add_row(tiou, *(f"{100 * document[level]['mAP'][tiou]:.2f}" for level in levels))
+    levels = [document["action"], document["body"]]
+    rows = [(tiou, *(percent(level["mAP"][tiou]) for level in levels)) for tiou in levels[0]["mAP"]]
     for name, key in (("average", "average"), ("mean at 0.2, 0.5, 0.7", "challenge"), ("of frames", "frame_mAP")):
-        table.add_row(name, *(f"{100 * document[level][key]:.2f}" for level in levels))
-    for count in document["action"]["average_recall"]:
-        values = (f"{100 * document[level]['average_recall'][count]:.2f}" for level in levels)
-        table.add_row(f"recall at {count}", *values)
-    print_table(table)
-    out.print(f"average of both levels: {100 * document['average']:.2f}", highlight=False)
+        rows.append((name, *(percent(level[key]) for level in levels)))
+    for count in levels[0]["average_recall"]:
+        rows.append((f"recall at {count}", *(percent(level["average_recall"][count]) for level in levels)))
+    print_table(("tIoU", "action", "body"), rows, title=f"mAP in percent, {document['videos']} videos")
+    out.print(f"average of both levels: {percent(document['average'])}")
+
+
+def percent(fraction: float) -> str:
+    """Format a fraction in percent."""
+    return f"{100 * fraction:.2f}"

@@ -1,6 +1,5 @@
 """`mmad jobs`: list, show, cancel and retry the jobs of a store. Needs no running service."""
 
-import json
 import shutil
 from datetime import UTC, datetime
 from itertools import islice
@@ -8,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Column, Table
+from rich.table import Column
 
-from mmad.client import Json
+from mmad.models import Json
 from mmad.options import AsJson, load_settings
-from mmad.terminal import exit_on, fail, out, print_table, write
+from mmad.terminal import exit_on, fail, out, print_table, write, write_json
 
 if TYPE_CHECKING:
     from service.jobs import Jobs, Record
@@ -41,18 +40,16 @@ def list_jobs(
 
     if state is not None and state not in list(State):
         fail(f"--state {state}: known are {', '.join(State)}", status=2)
-    jobs = _open_jobs(_load_store_settings(data_dir))
+    jobs, _ = _open(data_dir)
     records = (record for job_id in reversed(jobs.store.names("jobs")) if (record := jobs.read(job_id)))
     selected = islice((record for record in records if state in (None, record.state)), limit)
     rows = [_make_row(record, datetime.now(UTC)) for record in selected]
     if as_json:
-        write(json.dumps({"jobs": rows}, indent=1), None)
+        write_json({"jobs": rows})
         return
-    table = Table(Column("id", no_wrap=True, min_width=32), "state", "age", "attempt", "bytes", "error")
-    for row in rows:
-        age = f"{row['age_s']:.0f} s"
-        table.add_row(row["id"], row["state"], age, str(row["attempt"]), str(row["bytes"]), row["error"] or "")
-    print_table(table)
+    shown = [row | {"age_s": f"{row['age_s']:.0f} s", "error": row["error"] or ""} for row in rows]
+    columns = (Column("id", no_wrap=True), "state", "age", "attempt", "bytes", "error")
+    print_table(columns, [tuple(row.values()) for row in shown])
 
 
 @app.command()
@@ -61,29 +58,22 @@ def show(job_id: JobId, data_dir: DataDir = None, as_json: AsJson = False) -> No
     from service.errors import Problem
     from service.jobs import job_key
 
-    settings = _load_store_settings(data_dir)
-    jobs = _open_jobs(settings)
+    jobs, settings = _open(data_dir)
     with exit_on(Problem):
         record = jobs.get(job_id)
-    files = {
-        entry.key.removeprefix(job_key(record.id) + "/"): entry.bytes
-        for entry in jobs.store.entries(job_key(record.id))
-    }
-    document, leased = record.model_dump(mode="json"), _is_leased(settings, record)
+    folder = job_key(record.id)
+    files = {entry.key.removeprefix(f"{folder}/"): entry.bytes for entry in jobs.store.entries(folder)}
+    document: Json = record.model_dump(mode="json")
+    leased = _is_leased(settings, record)
     if as_json:
-        write(json.dumps({"record": document, "files": files, "leased": leased}, indent=1), None)
+        write_json({"record": document, "files": files, "leased": leased})
         return
-    table = Table(show_header=False)
-    for name, value in document.items():
-        if name != "changes":
-            table.add_row(name, _format_value(value))
+    rows = [(name, value) for name, value in document.items() if name != "changes"]
     for change in document["changes"]:
-        table.add_row("change", _format_value({name: value for name, value in change.items() if value is not None}))
-    for name, size in files.items():
-        table.add_row("file", f"{name}, {size} bytes")
+        rows.append(("change", {name: value for name, value in change.items() if value is not None}))
+    rows += [("file", f"{name}, {size} bytes") for name, size in files.items()]
     holders = {True: "by a worker that is alive", False: "by nobody", None: "not known: Redis cannot be asked"}
-    table.add_row("held", holders[leased])
-    print_table(table)
+    print_table([], [*rows, ("held", holders[leased])])
 
 
 @app.command()
@@ -91,12 +81,13 @@ def cancel(job_id: JobId, data_dir: DataDir = None, as_json: AsJson = False) -> 
     """Cancel a job that has not ended; a worker that runs it stops within seconds."""
     from service.errors import Problem
 
+    jobs, _ = _open(data_dir)
     with exit_on(Problem):
-        record = _open_jobs(_load_store_settings(data_dir)).cancel(job_id)
+        record = jobs.cancel(job_id)
     if as_json:
-        write(record.model_dump_json(indent=1), None)
+        write_json(record.model_dump(mode="json"))
         return
-    out.print(f"{record.id}: {record.state}", highlight=False)
+    out.print(f"{record.id}: {record.state}")
 
 
 @app.command()
@@ -107,11 +98,11 @@ def retry(job_id: JobId, data_dir: DataDir = None, as_json: AsJson = False) -> N
     """
     from service.errors import Problem
 
-    jobs = _open_jobs(_load_store_settings(data_dir))
+    jobs, _ = _open(data_dir)
     with exit_on(Problem, OSError):
         copy = _copy_job(jobs, jobs.get(job_id))
     if as_json:
-        write(json.dumps({"id": copy.id, "made_of": job_id}), None)
+        write_json({"id": copy.id, "made_of": job_id})
         return
     write(copy.id, None)
 
@@ -140,19 +131,15 @@ def _copy_job(jobs: "Jobs", record: "Record") -> "Record":
         raise
 
 
-def _load_store_settings(data_dir: Path | None) -> "Settings":
-    settings = load_settings(data_dir=data_dir)
-    if not settings.store_dir.is_dir():
-        fail(f"there is no store in {settings.data_dir}: name the service's folder with --data-dir")
-    return settings
-
-
-def _open_jobs(settings: "Settings") -> "Jobs":
+def _open(data_dir: Path | None) -> "tuple[Jobs, Settings]":
     from service.jobs import Jobs
     from service.store import FolderStore, StoreError
 
+    settings = load_settings(data_dir=data_dir)
+    if not settings.store_dir.is_dir():
+        fail(f"there is no store in {settings.data_dir}: name the service's folder with --data-dir")
     with exit_on(StoreError):
-        return Jobs(FolderStore(settings.store_dir))
+        return Jobs(FolderStore(settings.store_dir)), settings
 
 
 def _make_row(record: "Record", now: datetime) -> Json:
@@ -180,9 +167,3 @@ def _is_leased(settings: "Settings", record: "Record") -> bool | None:
         return queue.is_leased(record.id, record.attempt)
     except (QueueError, RedisError):
         return None
-
-
-def _format_value(value: object) -> str:
-    """Format a value for a table, escaping rich's markup."""
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return text.replace("[", r"\[")

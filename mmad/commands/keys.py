@@ -1,15 +1,13 @@
 """`mmad keys`: create, list, rotate and revoke API keys."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
-from mmad.client import Json
+from mmad.models import Json
 from mmad.options import AsJson, load_settings
-from mmad.terminal import exit_on, fail, out, print_status, print_table, write
+from mmad.terminal import exit_on, fail, out, print_status, print_table, write, write_json
 
 if TYPE_CHECKING:
     from service.keys import Key
@@ -58,10 +56,10 @@ def create(
         fail(f"NAME={name!r}: {error.errors()[0]['msg']}", status=2)
     if as_json:
         secret = signing.load_secret(settings, created.id)
-        write(_dump({"key": key, **_to_json(created), "file": str(path), "webhook_secret": secret}), None)
+        write_json({"key": key, **_to_json(created), "file": str(path), "webhook_secret": secret})
         return
     print_status(f"key {created.id} of {created.name} in {path}; it is not shown again:")
-    write(key, None)
+    write(key)
     print_status(
         f"messages to the callback_url of its jobs are signed with (made from {signing.secret_source(settings)}):"
     )
@@ -79,22 +77,17 @@ def list_keys(file: KeysFile = None, as_json: AsJson = False) -> None:
     with exit_on(keys.KeysError):
         all_keys = keys.read(path).keys
     if as_json:
-        write(_dump({"file": str(path), "keys": [_to_json(key) for key in all_keys]}), None)
+        write_json({"file": str(path), "keys": [_to_json(key) for key in all_keys]})
         return
     if not all_keys:
         print_status(f"no keys in {path}: mmad keys create NAME makes one")
         return
-    table = Table("id", "name", "created", "revoked", "requests a minute", "jobs", "stored bytes")
+    rows = []
     for key in all_keys:
         limits = (key.limits.requests_per_minute, key.limits.max_jobs, key.limits.max_stored_bytes)
-        table.add_row(
-            key.id,
-            key.name.replace("[", r"\["),  # no markup
-            f"{key.created_at:%Y-%m-%d}",
-            f"{key.revoked_at:%Y-%m-%d}" if key.revoked_at else "",
-            *("" if limit is None else str(limit) for limit in limits),
-        )
-    print_table(table)
+        dates = (f"{when:%Y-%m-%d}" if when else "" for when in (key.created_at, key.revoked_at))
+        rows.append((key.id, key.name, *dates, *("" if limit is None else limit for limit in limits)))
+    print_table(("id", "name", "created", "revoked", "requests a minute", "jobs", "stored bytes"), rows)
 
 
 @app.command()
@@ -109,10 +102,10 @@ def rotate(key_id: KeyId, file: KeysFile = None, as_json: AsJson = False) -> Non
     with exit_on(keys.KeysError):
         renewed, key = keys.rotate(path, key_id)
     if as_json:
-        write(_dump({"key": key, **_to_json(renewed), "file": str(path)}), None)
+        write_json({"key": key, **_to_json(renewed), "file": str(path)})
         return
     print_status(f"key {renewed.id} of {renewed.name} in {path} as it is from now on; it is not shown again:")
-    write(key, None)
+    write(key)
 
 
 @app.command()
@@ -124,9 +117,9 @@ def revoke(key_id: KeyId, file: KeysFile = None, as_json: AsJson = False) -> Non
     with exit_on(keys.KeysError):
         revoked = keys.revoke(path, key_id)
     if as_json:
-        write(_dump(_to_json(revoked)), None)
+        write_json(_to_json(revoked))
         return
-    out.print(f"{revoked.id}: revoked at {revoked.revoked_at:%Y-%m-%dT%H:%M:%SZ}", highlight=False)
+    out.print(f"{revoked.id}: revoked at {revoked.revoked_at:%Y-%m-%dT%H:%M:%SZ}")
 
 
 def _find_file(file: Path | None) -> Path:
@@ -138,7 +131,3 @@ def _find_file(file: Path | None) -> Path:
 def _to_json(key: "Key") -> Json:
     """Return a key as JSON without its hash."""
     return key.model_dump(mode="json", exclude={"sha256"})
-
-
-def _dump(document: Json) -> str:
-    return json.dumps(document, ensure_ascii=False, indent=1)

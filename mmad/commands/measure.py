@@ -1,16 +1,15 @@
 """`mmad measure` and `mmad control`: evaluate a bundle on annotated videos, and test whether it uses motion."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
-from mmad.commands.evaluate import print_evaluation
-from mmad.options import DETECT_SETTINGS, AsJson, BundleDir, Device, Engine, load_bundle, load_settings
-from mmad.terminal import exit_on, out, print_status, print_table, progress_bar, write
+from mmad import options
+from mmad.commands.evaluate import percent, print_evaluation
+from mmad.models import Json
+from mmad.terminal import exit_on, out, print_status, print_table, progress_bar, write_json
 
 if TYPE_CHECKING:
     from model import engines
@@ -22,14 +21,11 @@ app = typer.Typer()
 
 _FEW = 5  # best and worst classes
 
-EngineOption = Annotated[Engine | None, typer.Option(help="Inference engine.")]
-DeviceOption = Annotated[Device | None, typer.Option(help="Device of the inference engine.")]
-
 
 @app.command()
 def measure(
     data: Annotated[Path, typer.Option("--data", help="Data set folder with mmad.json and videos/.")],
-    bundle: BundleDir = None,
+    bundle: options.BundleDir = None,
     subset: Annotated[str, typer.Option(help="Subset to evaluate on.")] = "test",
     out_dir: Annotated[Path | None, typer.Option("--out", help="Folder for report.json, tables and figures.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Maximum number of videos, evenly spread.")] = None,
@@ -40,89 +36,79 @@ def measure(
         bool, typer.Option("--untrained/--no-untrained", help="Also evaluate the network with random weights.")
     ] = True,
     record: Annotated[bool, typer.Option("--record", help="Write the numbers into the bundle's bundle.json.")] = False,
-    engine: EngineOption = None,
-    device: DeviceOption = None,
-    as_json: AsJson = False,
+    engine: options.EngineOption = None,
+    device: options.DeviceOption = None,
+    as_json: options.AsJson = False,
 ) -> None:  # fmt: skip
     """Evaluate a bundle on annotated videos as the service runs it: mAP, errors and calibration, with baselines."""
     from model.errors import DetectorError
     from training.dataset import DatasetError
-    from training.evaluation import report
-    from training.evaluation.errors import analyze
-    from training.evaluation.errors import to_document as errors_document
-    from training.evaluation.measure import MeasureError, load_samples, read_prior, record_metrics
-    from training.evaluation.measure import measure as measure_bundle
-    from training.evaluation.measure import to_document as measured_document
-    from training.evaluation.metrics import to_document
+    from training.evaluation import errors, metrics, report
+    from training.evaluation import measure as measurement
     from training.tables import TableError
 
-    with exit_on(MeasureError, DatasetError, TableError, DetectorError, OSError):
+    with exit_on(measurement.MeasureError, DatasetError, TableError, DetectorError, OSError):
         if out_dir is not None:
             out_dir.mkdir(parents=True, exist_ok=True)  # fails before the work, not after
         loaded, runner = _load(bundle, engine, device)
         taxonomy = loaded.manifest.taxonomy
-        items = load_samples(data, taxonomy, subset, limit)
-        known = read_prior(prior, taxonomy) if prior else None
+        items = measurement.load_samples(data, taxonomy, subset, limit)
+        known = measurement.read_prior(prior, taxonomy) if prior else None
         with progress_bar("measure") as show:
-            found = measure_bundle(
-                loaded,
-                runner,
-                items,
-                known,
-                lambda done, count: show(f"{done} of {count} runs", done / count),
-                untrained,
-            )
-        evaluation = to_document(found.action, found.body, len(items), taxonomy)
-        analysis = analyze(found.truth, found.predictions, len(taxonomy.actions))
-        where = {"data": data.resolve().name, "subset": subset}
-        rest = measured_document(found, loaded, runner, report.describe_device(runner.device))
-        document: dict[str, Any] = where | {"evaluation": evaluation, **rest, "errors": errors_document(analysis)}
+
+            def show_runs(done: int, count: int) -> None:
+                show(f"{done} of {count} runs", done / count)
+
+            found = measurement.measure(loaded, runner, items, known, show_runs, untrained)
+        analysis = errors.analyze(found.truth, found.predictions, len(taxonomy.actions))
+        document: Json = {
+            "data": data.resolve().name,
+            "subset": subset,
+            "evaluation": metrics.to_document(found.action, found.body, len(items), taxonomy),
+            **measurement.to_document(found, loaded, runner, report.describe_device(runner.device)),
+            "errors": errors.to_document(analysis),
+        }
         if out_dir is not None:
             report.write_tables(found.truth, found.action, found.body, taxonomy, out_dir / report.TABLES)
             report.draw_figures(found.truth, found.predictions, found.action, analysis, taxonomy, out_dir)
-            write(json.dumps(document, indent=1), out_dir / "report.json")
+            write_json(document, out_dir / "report.json")
         if record:
-            record_metrics(loaded, subset, document)
+            measurement.record_metrics(loaded, subset, document)
     if as_json:
-        write(json.dumps(document, indent=1), None)
+        write_json(document)
     else:
-        print_evaluation(evaluation)
+        print_evaluation(document["evaluation"])
         _print_measurement(document)
 
 
 @app.command()
 def control(
     clips: Annotated[list[Path], typer.Argument(metavar="CLIP...", help="Videos of one action each, like A2_....mp4.")],
-    bundle: BundleDir = None,
+    bundle: options.BundleDir = None,
     action: Annotated[
         str | None, typer.Option(help="Code of the action in all clips; by default the start of each file name.")
     ] = None,
     stills: Annotated[int, typer.Option(min=1, help="Number of frozen frames per window.")] = 3,
-    engine: EngineOption = None,
-    device: DeviceOption = None,
-    as_json: AsJson = False,
+    engine: options.EngineOption = None,
+    device: options.DeviceOption = None,
+    as_json: options.AsJson = False,
 ) -> None:  # fmt: skip
     """Rank the true action among all classes, by score and by score minus that of frozen frames of the same clip."""
     from model.errors import DetectorError
-    from training.evaluation.frozen_frame_test import (
-        FrozenFrameTestError,
-        parse_action,
-        run_frozen_frame_test,
-        to_document,
-    )
+    from training.evaluation import frozen_frame_test as frozen
 
-    with exit_on(FrozenFrameTestError, DetectorError, OSError):
+    with exit_on(frozen.FrozenFrameTestError, DetectorError, OSError):
         loaded, runner = _load(bundle, engine, device)
         taxonomy = loaded.manifest.taxonomy
-        label = parse_action(Path(action), taxonomy) if action else None
+        label = frozen.parse_action(Path(action), taxonomy) if action else None
         with progress_bar("control") as show:
             results = []
             for index, clip in enumerate(clips):
                 show(clip.name, index / len(clips))
-                results.append(run_frozen_frame_test(loaded, runner, clip, label, stills))
-    document: dict[str, Any] = to_document(results, taxonomy)
+                results.append(frozen.run_frozen_frame_test(loaded, runner, clip, label, stills))
+    document: Json = frozen.to_document(results, taxonomy)
     if as_json:
-        write(json.dumps(document, indent=1), None)
+        write_json(document)
         return
     for one in results:
         if not one.windows:
@@ -131,39 +117,34 @@ def control(
     _print_ranks(results, document, taxonomy)
 
 
-def _load(bundle: Path | None, engine: Engine | None, device: Device | None) -> "tuple[Bundle, engines.Engine]":
+def _load(
+    bundle: Path | None, engine: options.Engine | None, device: options.Device | None
+) -> "tuple[Bundle, engines.Engine]":
     """Load a bundle and its engine, with the options of `mmad detect`."""
     from model.engines import load_engine
 
-    settings = load_settings(
-        DETECT_SETTINGS, bundle=bundle, engine=engine and engine.value, device=device and device.value
-    )
-    loaded = load_bundle(settings.bundle)
+    settings = options.load_settings(options.DETECT_SETTINGS, bundle=bundle, engine=engine, device=device)
+    loaded = options.load_bundle(settings.bundle)
     return loaded, load_engine(loaded, settings.engine, settings.device, settings.data_dir / "cache")
 
 
-def _print_measurement(document: dict[str, Any]) -> None:
+def _print_measurement(document: Json) -> None:
     evaluation = document["evaluation"]
-    table = Table("mean mAP in percent", "action", "body", "both", "bundle / this", title="Beside baselines")
-    own = [evaluation["action"]["average"], evaluation["body"]["average"], evaluation["average"]]
-    table.add_row(document["bundle"]["name"], *(f"{100 * value:.2f}" for value in own), "")
+    own = (evaluation["action"]["average"], evaluation["body"]["average"], evaluation["average"])
+    rows = [(document["bundle"]["name"], *map(percent, own), "")]
     for name, one in document["baselines"].items():
-        numbers = (f"{100 * one[level]:.2f}" for level in ("action", "body", "average"))
         times = (f"{value:.1f}" if value else "-" for value in one["ratio"].values())
-        table.add_row(name, *numbers, " / ".join(times))
-    print_table(table)
-    out.print(f"frequencies of the baselines: {document['prior']}", highlight=False)
+        rows.append((name, *(percent(one[level]) for level in ("action", "body", "average")), " / ".join(times)))
+    print_table(("mean mAP in percent", "action", "body", "both", "bundle / this"), rows, title="Beside baselines")
+    out.print(f"frequencies of the baselines: {document['prior']}")
     _print_classes(evaluation["action"]["per_class"])
-    table = Table("of as many best predictions as ground truth", "percent", title="Kinds")
-    for kind, share in document["errors"]["false_positives"][0].items():
-        table.add_row(kind, f"{100 * share:.1f}")
-    print_table(table)
+    kinds = [(kind, f"{100 * share:.1f}") for kind, share in document["errors"]["false_positives"][0].items()]
+    print_table(("of as many best predictions as ground truth", "percent"), kinds, title="Kinds")
     errors, speed = document["calibration_error"], document["speed"]
     out.print(
         f"expected calibration error: {errors['all']:.4f} of all proposals, {errors['shown']:.4f} of those shown\n"
         f"{speed['frames_per_second']:.0f} frames a second, {speed['times_real_time']:.1f} times real time, "
-        f"{speed['engine']} on {speed['device']}",
-        highlight=False,
+        f"{speed['engine']} on {speed['device']}"
     )
 
 
@@ -173,40 +154,41 @@ def _print_classes(per_class: dict[str, dict[str, float]]) -> None:
     scores = [f"{code} {100 * per_class[code]['average']:.1f}" for code in order]
     if len(scores) > 2 * _FEW:
         scores = [*scores[:_FEW], "...", *scores[-_FEW:]]
-    out.print(f"average precision of actions: {', '.join(scores)}", highlight=False)
+    out.print(f"average precision of actions: {', '.join(scores)}")
 
 
 def _print_clip(result: "ClipResult", taxonomy: "Taxonomy") -> None:
     """Print the best classes of a clip by score and by gain over frozen frames."""
-    table = Table("", "by highest score", "by what movement adds", title=result.clip)
     levels: tuple[tuple[str, LevelScores, Sequence[Action | Body]], ...] = (
         ("action", result.action, taxonomy.actions),
         ("body part", result.body, taxonomy.bodies),
     )
+    rows: list[Sequence[str]] = []
     for kind, level, classes in levels:
-        raw = sorted(classes, key=lambda one: -level.clip[one.id])
-        moving = sorted(classes, key=lambda one: -level.gain[one.id])
-        for index in range(min(_FEW, len(classes))):
-            table.add_row(
-                f"{kind} {index + 1}",
-                f"{raw[index].code} {raw[index].name} {level.clip[raw[index].id]:.3f}",
-                f"{moving[index].code} {moving[index].name} {level.gain[moving[index].id]:+.3f}",
+        raw = sorted(classes, key=lambda one: -level.clip[one.id])[:_FEW]
+        moving = sorted(classes, key=lambda one: -level.gain[one.id])[:_FEW]
+        for place, (first, second) in enumerate(zip(raw, moving, strict=True), 1):
+            rows.append(
+                (
+                    f"{kind} {place}",
+                    f"{first.code} {first.name} {level.clip[first.id]:.3f}",
+                    f"{second.code} {second.name} {level.gain[second.id]:+.3f}",
+                )
             )
-        table.add_section()
-    print_table(table)
+        rows.append(())
+    print_table(("", "by highest score", "by what movement adds"), rows, title=result.clip)
 
 
-def _print_ranks(results: "list[ClipResult]", document: dict[str, Any], taxonomy: "Taxonomy") -> None:
+def _print_ranks(results: "list[ClipResult]", document: Json, taxonomy: "Taxonomy") -> None:
     """Print the ranks of the true classes, with their means and chance level."""
-    counts = (len(taxonomy.actions), len(taxonomy.bodies))
-    table = Table("clip", "is", f"rank of {counts[0]}", "without stills", f"body, of {counts[1]}", "without stills")
-    for one in results:
-        ranks = (*one.action.ranks, *one.body.ranks)
-        table.add_row(one.clip, taxonomy.actions[one.label].code, *(f"{rank:g}" for rank in ranks))
-    table.add_section()
+    rows: list[Sequence[str]] = [
+        (one.clip, taxonomy.actions[one.label].code, *(f"{rank:g}" for rank in (*one.action.ranks, *one.body.ranks)))
+        for one in results
+    ]
     mean = document["mean_rank"]
     values = [mean[level][way] for level in ("action", "body") for way in ("raw", "moving")]
-    table.add_row("mean", "", *(f"{value:.1f}" for value in values))
     guesses = [f"{mean[level]['chance']:g} ± {mean[level]['chance_deviation']:.1f}" for level in ("action", "body")]
-    table.add_row("of guesses", "", guesses[0], guesses[0], guesses[1], guesses[1])
-    print_table(table)
+    rows += [(), ("mean", "", *(f"{value:.1f}" for value in values))]
+    rows += [("of guesses", "", guesses[0], guesses[0], guesses[1], guesses[1])]
+    actions, bodies = len(taxonomy.actions), len(taxonomy.bodies)
+    print_table(("clip", "is", f"rank of {actions}", "without stills", f"body, of {bodies}", "without stills"), rows)

@@ -70,7 +70,7 @@ def synth(
             show(f"{done} of {videos} videos, {rate:.0f} frames a second", done / videos)
 
         frame_count = produce(spec, jobs or os.cpu_count() or 1, show_progress)
-    out.print(f"{out_dir}: {videos} videos, {frame_count} frames rendered now", highlight=False)
+    out.print(f"{out_dir}: {videos} videos, {frame_count} frames rendered now")
 
 
 def _make_cache(path: Path) -> None:

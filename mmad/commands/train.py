@@ -12,7 +12,7 @@ from mmad.options import BundleDir, load_bundle
 from mmad.terminal import exit_on, fail, out, print_status, progress_bar
 
 if TYPE_CHECKING:
-    from model.bundle import Bundle, Manifest
+    from model.bundle import Bundle
     from model.network import Network
     from model.taxonomy import Taxonomy
     from training.dataset import Sample, VideoDataset
@@ -24,23 +24,28 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
+RunDir = Annotated[Path, typer.Option("--out", help="Folder of the run.")]
+Config = Annotated[str, typer.Option(help="Recipe: a file, or the name of a shipped recipe.")]
+Overrides = Annotated[list[str] | None, typer.Option("--set", help="key=value, overrides the recipe.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue from the checkpoint of the run.")]
+TrainingDevice = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+
 
 @app.command()
 def train(
-    out_dir: Annotated[Path, typer.Option("--out", help="Folder of the run.")],
+    out_dir: RunDir,
     data: Annotated[
         list[Path] | None, typer.Option("--data", help="Data set folder, or FOLDER*WEIGHT; repeatable.")
     ] = None,
-    config: Annotated[str, typer.Option(help="Recipe: a file, or the name of a shipped recipe.")] = "demo",
-    overrides: Annotated[list[str] | None, typer.Option("--set", help="key=value, overrides the recipe.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue from the checkpoint of the run.")] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    config: Config = "demo",
+    overrides: Overrides = None,
+    resume: Resume = False,
+    device: TrainingDevice = "auto",
     devices: Annotated[int, typer.Option(min=1, help="Number of devices; under torchrun its number of processes.")] = 1,
 ) -> None:  # fmt: skip
     """Train a network; checkpoint, bundle and report are written to the folder of the run."""
     from model.errors import DetectorError
     from training.dataset import DatasetError
-    from training.evaluation.report import write_results
     from training.recipe import RecipeError, load_recipe
     from training.run import Run, TrainingError, make_manifest
     from training.tables import standard_labels
@@ -55,11 +60,8 @@ def train(
         if is_first_process():
             print_status(f"{description} to train on, {len(held_out.samples)} videos to measure on")
         network = _train_network(run, resume, device, devices)
-        if not is_first_process():  # only the first process writes
-            return
-        found = _validate(network, run, held_out)
-        concluded = write_results(network, manifest, found, out_dir, device=device, weights=recipe.weights)
-    _print_metrics(concluded, out_dir)
+        if is_first_process():  # only the first process writes
+            _write_results(network, run, _validate(network, run, held_out), device)
 
 
 @app.command()
@@ -68,7 +70,7 @@ def fine_tune(
     annotations: Annotated[
         list[Path], typer.Option(help=".eaf, .csv, .tsv or .json file, or folder of such (but .json); repeatable.")
     ],
-    out_dir: Annotated[Path, typer.Option("--out", help="Folder of the run.")],
+    out_dir: RunDir,
     bundle: BundleDir = None,
     tier: Annotated[list[str] | None, typer.Option(help="Read only this tier of .eaf files; repeatable.")] = None,
     held_out: Annotated[float, typer.Option(min=0.01, max=0.9, help="Fraction of the videos that is held out.")] = 0.2,
@@ -84,22 +86,19 @@ def fine_tune(
     patience: Annotated[
         int | None, typer.Option(min=0, help="Stop after this many validations without improvement; 0: never.")
     ] = None,
-    config: Annotated[str, typer.Option(help="Recipe: a file, or the name of a shipped recipe.")] = "fine-tune",
-    overrides: Annotated[list[str] | None, typer.Option("--set", help="key=value, overrides the recipe.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue from the checkpoint of the run.")] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    config: Config = "fine-tune",
+    overrides: Overrides = None,
+    resume: Resume = False,
+    device: TrainingDevice = "auto",
 ) -> None:  # fmt: skip
     """Fine-tune a bundle on your own annotated videos; writes a bundle and a report to the folder of the run."""
     from model.errors import DetectorError
     from training.annotated import read_annotated
     from training.dataset import DatasetError
-    from training.evaluation.report import write_results
     from training.evaluation.validation import choose_calibration
-    from training.keypoint_cache import has_fixed_keypoints, to_keypoint_recipe
-    from training.keypoints import Finder
     from training.marks import AnnotationError
     from training.recipe import RecipeError, load_recipe
-    from training.run import Run, TrainingError, make_manifest
+    from training.run import TrainingError
     from training.split import SplitError, split, split_by_list
     from training.train import find_checkpoint
 
@@ -113,26 +112,36 @@ def fine_tune(
         recipe = load_recipe(config, [*settings, *(overrides or [])])
         if resume:
             find_checkpoint(out_dir)  # fails before the videos are read, not after
-        taxonomy = start.manifest.taxonomy
-        items = read_annotated(videos, annotations, taxonomy, tier or (), notify=print_status)
+        items = read_annotated(videos, annotations, start.manifest.taxonomy, tier or (), notify=print_status)
         parts = split_by_list(items, held_out_list) if held_out_list else split(items, held_out, recipe.seed)
-        counts = [f"{len(part)} videos with {sum(len(item.labels) for item in part)} actions" for part in parts]
-        print_status(f"{counts[0]} to train on, {counts[1]} held out: {', '.join(item.name for item in parts[1])}")
-        datasets = [_crop_videos(part, start, recipe, out_dir) for part in parts]
-        description = f"{counts[0]}, {counts[1]} held out"
-        if copies and has_fixed_keypoints(recipe):
-            finder = Finder(start.folder)
-            pairs = zip(datasets, (copies, 0), strict=True)
-            datasets = [_compute_keypoints(dataset, count, finder, recipe, out_dir) for dataset, count in pairs]
-            recipe = to_keypoint_recipe(recipe)
-            description += f", keypoints found before in {copies} changed copies of each"
-        manifest = make_manifest(recipe, taxonomy, description)
-        run = Run(recipe, manifest, datasets[0], out_dir, datasets[0].count_keypoints(), held_out=datasets[1])
+        run, held_out_videos = _prepare_fine_tuning(parts, start, recipe, out_dir, copies)
         network = _train_network(run, resume, device)
-        found = choose_calibration(_validate(network, run, datasets[1]), start.manifest)
+        found = choose_calibration(_validate(network, run, held_out_videos), start.manifest)
         print_status(found.explanation)
-        concluded = write_results(network, manifest, found.measured, out_dir, device=device, weights=recipe.weights)
-    _print_metrics(concluded, out_dir)
+        _write_results(network, run, found.measured, device)
+
+
+def _prepare_fine_tuning(
+    parts: "Sequence[Sequence[Sample]]", start: "Bundle", recipe: "Recipe", out_dir: Path, copies: int
+) -> "tuple[Run, VideoDataset]":
+    """Crop the videos to the person and compute their keypoints; returns the run and its held-out videos."""
+    from training.keypoint_cache import has_fixed_keypoints, to_keypoint_recipe
+    from training.keypoints import Finder
+    from training.run import Run, make_manifest
+
+    counts = [f"{len(part)} videos with {sum(len(item.labels) for item in part)} actions" for part in parts]
+    print_status(f"{counts[0]} to train on, {counts[1]} held out: {', '.join(item.name for item in parts[1])}")
+    datasets = [_crop_videos(part, start, recipe, out_dir) for part in parts]
+    description = f"{counts[0]}, {counts[1]} held out"
+    if copies and has_fixed_keypoints(recipe):
+        finder = Finder(start.folder)
+        pairs = zip(datasets, (copies, 0), strict=True)
+        datasets = [_compute_keypoints(dataset, count, finder, recipe, out_dir) for dataset, count in pairs]
+        recipe = to_keypoint_recipe(recipe)
+        description += f", keypoints found before in {copies} changed copies of each"
+    manifest = make_manifest(recipe, start.manifest.taxonomy, description)
+    train, held_out = datasets
+    return Run(recipe, manifest, train, out_dir, train.count_keypoints(), held_out=held_out), held_out
 
 
 def _crop_videos(items: "Sequence[Sample]", start: "Bundle", recipe: "Recipe", out_dir: Path) -> "VideoDataset":
@@ -208,7 +217,11 @@ def _show_videos(show: Callable[[str, float], None], done: int, count: int) -> N
     show("videos", done / count)
 
 
-def _print_metrics(concluded: "Manifest", out_dir: Path) -> None:
-    for name, value in (concluded.metrics or {}).items():
-        out.print(f"{name}: {value:.4f}", highlight=False)
-    out.print(f"{out_dir}/bundle: {concluded.name} {concluded.version}", highlight=False)
+def _write_results(network: "Network", run: "Run", found: "ValidationResult", device: str) -> None:
+    """Write bundle and report to the folder of the run, and print the metrics."""
+    from training.evaluation.report import write_results
+
+    manifest = write_results(network, run.manifest, found, run.out, device=device, weights=run.recipe.weights)
+    for name, value in (manifest.metrics or {}).items():
+        out.print(f"{name}: {value:.4f}")
+    out.print(f"{run.out}/bundle: {manifest.name} {manifest.version}")
