@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: serve test check faults soak bench openapi lock lock-check newest matrix dist clean
+.PHONY: serve test check campaigns faults soak bench openapi lock lock-check newest matrix dist clean
 
 serve: .venv/serve.stamp  ## run the service on this machine, at http://127.0.0.1:8000
 	@exec $(BIN)/mmad serve $(ARGS)
@@ -17,6 +17,10 @@ check: .venv/dev.stamp  ## format, lint, types, import rules, Dockerfiles
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/hadolint docker/Dockerfile.*
+
+campaigns: .venv/dev.stamp  ## weekly: the long form of tests that draw their cases at random, then `make faults`
+	$(BIN)/pytest --campaign tests/test_hostile.py tests/test_schemathesis.py $(ARGS)
+	@$(BIN)/python -m tests.faults
 
 faults: .venv/dev.stamp  ## inject 200 faults under load and check every accepted job (half an hour or more)
 	@$(BIN)/python -m tests.faults $(ARGS)

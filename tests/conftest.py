@@ -15,7 +15,12 @@ from typing import Any, TextIO, cast
 
 import pytest
 import structlog
+
+# Small networks run fastest in one thread, and two test processes share two cores. Torch reads this when imported.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 import torch
+import yaml
 from redis import Redis
 from starlette.testclient import TestClient
 
@@ -25,14 +30,14 @@ from mmad.private_redis import private_redis
 from model.architecture import HeadConfig
 from model.bundle import Bundle
 from model.head import ActionFormer
-from service.app import build_app
+from service.app import build_app, openapi_yaml
 from service.app_state import AppState
 from service.auth import Auth
 from service.queue import connect
 from service.settings import Settings
 from service.store import FolderStore
 from tests.fake_service import RecordingQueue
-from tests.untrained_bundle import make_bundle
+from tests.untrained_bundle import make_bundle, make_small_bundle, no_graph_export
 
 
 class _Stdout:
@@ -63,6 +68,23 @@ for _name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--campaign", action="store_true", help="run the long form of the tests of `make campaigns`")
+
+
+@pytest.fixture(scope="session")
+def campaign(request: pytest.FixtureRequest) -> bool:
+    """Whether tests that draw their cases at random draw many."""
+    return bool(request.config.getoption("--campaign"))
+
+
+@pytest.fixture(scope="session")
+def api_description() -> dict[str, Any]:
+    """The content of openapi.yaml, which takes seconds to parse."""
+    description: dict[str, Any] = yaml.safe_load(openapi_yaml())
+    return description
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if (marker := item.get_closest_marker("shared")) and not (SHARED / marker.args[0]).exists():
@@ -90,11 +112,29 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bundle]:
 
 
 @pytest.fixture(scope="session")
+def small_bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Bundle]:
+    """Return the small bundle with an adapter of a given kind; see small_manifest."""
+
+    def load(kind: str) -> Bundle:
+        name = f"small-{kind}"
+        return Bundle.load(_make_once(tmp_path_factory, name, lambda folder: make_small_bundle(folder, kind)))
+
+    return load
+
+
+@pytest.fixture(scope="session")
 def pose_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a small untrained bundle with a pose backbone."""
+    """Folder of a small untrained bundle with a pose backbone, for torch only."""
     from tests.pose_runs import make_pose_bundle  # a slow import that few tests need
 
     return _make_once(tmp_path_factory, "pose", make_pose_bundle)
+
+
+@pytest.fixture
+def without_graphs() -> Iterator[None]:
+    """Bundles are written without a graph; see no_graph_export."""
+    with no_graph_export():
+        yield
 
 
 def _make_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:

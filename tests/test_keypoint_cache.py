@@ -175,6 +175,7 @@ def test_what_does_not_leave_the_finder_alone_looks_at_pictures():
     assert (read.augment.scale, read.augment.close) == ((1.0, 1.0), 0.0)
 
 
+@pytest.mark.usefixtures("without_graphs")
 def test_fine_tuning_finds_keypoints_once_and_leaves_a_mixture(pose_bundle, tmp_path):
     """The loss that stops a run is that of the bundle it leaves."""
     people = make_people(tmp_path / "people", Storage.MP4)

@@ -379,6 +379,7 @@ def test_a_dense_stage_leaves_a_backbone_for_other_recipes(data, tmp_path):
         assert torch.equal(begun.backbone.state_dict()[name], value), name
 
 
+@pytest.mark.usefixtures("without_graphs")
 def test_videomae_from_hugging_face_trains_with_the_paper_s_recipe(data, tmp_path):
     """The way of whoever holds the data and the weights, in small: folder, import, train, bundle."""
     transformers = pytest.importorskip("transformers")
@@ -462,6 +463,7 @@ def test_thresholds_are_half_of_the_best_f1_and_near_that_of_all():
     assert choose_thresholds(truth, wrong, 2) == Thresholds(default=0.3, per_class=(0.3, 0.3))
 
 
+@pytest.mark.usefixtures("without_graphs")
 def test_the_command_makes_a_bundle_that_loads(data, tmp_path):
     arguments = ["train", "--data", str(data), "--out", str(tmp_path), "--config", "smoke"]
     for setting in SHORT:
