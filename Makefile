@@ -9,7 +9,7 @@ serve: .venv/serve.stamp  ## run the service on this machine, at http://127.0.0.
 	@exec $(BIN)/mmad serve $(ARGS)
 
 test: .venv/dev.stamp  ## run all tests, in two processes
-	$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: .venv/dev.stamp  ## format, lint, types, import rules, Dockerfiles
 	$(BIN)/ruff format --check .
@@ -44,7 +44,7 @@ lock-check: .venv/dev.stamp  ## check that requirements/ matches pyproject.toml 
 newest: .venv/python.stamp  ## run all tests with the newest releases instead of the locked ones
 	$(PYTHON) -m venv --clear .venv/newest
 	.venv/newest/bin/python -m pip --disable-pip-version-check install --quiet -e '.[dev]'
-	.venv/newest/bin/pytest -n 2 --dist loadfile $(ARGS)
+	.venv/newest/bin/pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 matrix: .venv/python.stamp  ## test fresh installations on every supported Python found; ARGS="--python 3.12" for one
 	$(BIN)/python scripts/installs.py matrix $(ARGS)

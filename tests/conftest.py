@@ -85,7 +85,13 @@ def api_description() -> dict[str, Any]:
     return description
 
 
+# Files that take long come first, so that at the end no process waits for another that has just begun one.
+SLOWEST_FILES = ["test_faults", "test_serve", "test_train", "test_schemathesis", "test_export", "test_sandbox"]
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order = {name: place for place, name in enumerate(SLOWEST_FILES)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
     for item in items:
         if (marker := item.get_closest_marker("shared")) and not (SHARED / marker.args[0]).exists():
             item.add_marker(pytest.mark.skip(reason=f"shared/{marker.args[0]} is not beside this checkout"))
@@ -128,6 +134,14 @@ def pose_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.pose_runs import make_pose_bundle  # a slow import that few tests need
 
     return _make_once(tmp_path_factory, "pose", make_pose_bundle)
+
+
+@pytest.fixture(scope="session")
+def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set of rendered people with their pictures, for all tests: leave it as it is."""
+    from tests.pose_runs import make_people  # a slow import that few tests need
+
+    return _make_once(tmp_path_factory, "people", make_people)
 
 
 @pytest.fixture

@@ -51,8 +51,11 @@ def test_clips_beyond_the_video_need_not_be_computed() -> None:
             torch.testing.assert_close(short, full, atol=1e-5, rtol=1e-5)
 
 
-def test_exporting_again_makes_the_same_bundle(small_bundle: Callable[[str], Bundle], tmp_path: Path) -> None:
+def test_exporting_again_makes_the_same_bundle(
+    small_bundle: Callable[[str], Bundle], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     manifest, first = small_manifest("none"), small_bundle("none")
+    _export_as(first.folder / "network.onnx", monkeypatch)
     export.save_checkpoint(tmp_path / "small.safetensors", random_network(manifest), manifest)
     said: list[export.Agreement] = []
     made = export.export_bundle(tmp_path / "small.safetensors", tmp_path / "bundle", said.append)
@@ -68,12 +71,20 @@ def test_exporting_again_makes_the_same_bundle(small_bundle: Callable[[str], Bun
         torch.testing.assert_close(again[name], weights)
 
 
+def _export_as(graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take this graph, as exporting it again would take ten seconds."""
+    monkeypatch.setattr(export, "export_graph", lambda network, manifest, path, weights: shutil.copyfile(graph, path))
+
+
 def test_half_a_bundle_holds_the_same_weights_rounded_in_both_files(tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
     small = small_manifest("none")  # few nodes and, here, many weights
-    wide = small.architecture.backbone.model_copy(update={"embed_dim": 192, "depth": 1})
-    manifest = small.model_copy(update={"architecture": small.architecture.model_copy(update={"backbone": wide})})
+    wide = {
+        "backbone": small.architecture.backbone.model_copy(update={"embed_dim": 192, "depth": 1}),
+        "head": small.architecture.head.model_copy(update={"channels": 64}),
+    }
+    manifest = small.model_copy(update={"architecture": small.architecture.model_copy(update=wide)})
     trained = random_network(manifest)
     export.save_checkpoint(tmp_path / "demo.safetensors", trained, manifest)
     found = CliRunner().invoke(
@@ -159,9 +170,9 @@ def test_a_bundle_that_fails_the_check_leaves_the_old_one(
     bundle: Bundle, small_bundle: Callable[[str], Bundle], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = Path(shutil.copytree(bundle.folder, tmp_path / "bundle"))
-    manifest, graph = small_manifest("none"), small_bundle("none").folder / "network.onnx"
+    manifest = small_manifest("none")
     export.save_checkpoint(tmp_path / "small", random_network(manifest), manifest)
-    monkeypatch.setattr(export, "export_graph", lambda network, manifest, path, weights: shutil.copyfile(graph, path))
+    _export_as(small_bundle("none").folder / "network.onnx", monkeypatch)
     monkeypatch.setattr(export, "MAX_ABS_ERROR", -1.0)
     with pytest.raises(EngineError, match="differs from torch"):
         export.export_bundle(tmp_path / "small", folder)

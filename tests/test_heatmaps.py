@@ -34,14 +34,8 @@ SETTINGS = ["architecture.backbone={embed_dim: 32, depth: 1, heads: 2, tubelet_s
 
 @pytest.fixture(scope="module")
 def keypoints(tmp_path_factory):
-    """People without pictures."""
+    """Those of the fixture people without pictures."""
     return make_people(tmp_path_factory.mktemp("keypoints"), Storage.NONE)
-
-
-@pytest.fixture(scope="module")
-def people(tmp_path_factory):
-    """The same ones with their pictures."""
-    return make_people(tmp_path_factory.mktemp("people"), Storage.NPZ)
 
 
 def make_run(folders, out, *settings: str) -> Run:

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import sys
 from dataclasses import replace
 
@@ -31,8 +32,8 @@ from training.start import start_network
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return make_people(tmp_path_factory.mktemp("people"))
+def data(people):
+    return people
 
 
 def plain_recipe():
@@ -137,7 +138,8 @@ def test_long_videos_are_changed_alike_part_by_part(data, pose_bundle, tmp_path,
         assert np.array_equal(whole.labels, parts.labels)
 
 
-def test_videos_that_are_not_the_same_are_looked_at_again(data, pose_bundle):
+def test_videos_that_are_not_the_same_are_looked_at_again(people, pose_bundle, tmp_path):
+    data = shutil.copytree(people, tmp_path / "people")
     dataset, finder, recipe = (load_dataset([data], TAXONOMY, "train", 0.0), Finder(pose_bundle), plain_recipe())
     drawn_otherwise = load_dataset([data], TAXONOMY, "train", 1.0)
     claim = compute_fingerprint(finder, dataset, recipe, 2)

@@ -11,7 +11,7 @@ from model.export import export_bundle, save_checkpoint
 from model.network import Network
 from model.pose import PoseBackbone
 from model.pose_estimator import PoseEstimator, _mean_position
-from tests.pose_runs import SETTINGS, make_people, make_run
+from tests.pose_runs import SETTINGS, make_run
 from tests.test_train import PLAIN
 from tests.untrained_bundle import random_network, small_manifest
 from training.augment import make_example
@@ -26,8 +26,8 @@ SMALL = PoseConfig(kind="pose", keypoints=5, widths=(8, 8, 16), fused=8, embed_d
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return make_people(tmp_path_factory.mktemp("people"))
+def data(people):
+    return people
 
 
 # -- the network
