@@ -19,7 +19,7 @@ check: .venv/dev.stamp  ## format, lint, types, import rules, Dockerfiles
 	$(BIN)/hadolint docker/Dockerfile.*
 
 campaigns: .venv/dev.stamp  ## weekly: the long form of tests that draw their cases at random, then `make faults`
-	$(BIN)/pytest --campaign tests/test_hostile.py tests/test_schemathesis.py $(ARGS)
+	$(BIN)/pytest --campaign tests/test_hostile.py tests/test_schemathesis.py tests/test_times.py $(ARGS)
 	@$(BIN)/python -m tests.faults
 
 faults: .venv/dev.stamp  ## inject 200 faults under load and check every accepted job (half an hour or more)

@@ -17,7 +17,7 @@ from mmad.cli import app
 from model import engines, export
 from model.bundle import Bundle, read_manifest
 from model.errors import BundleError, EngineError
-from tests.untrained_bundle import random_network, small_manifest
+from tests.untrained_bundle import SMALLEST_HEAD, random_network, small_manifest
 
 
 @pytest.mark.parametrize("kind", ["none", "standard", "tia", "dsta"])
@@ -26,9 +26,10 @@ def test_exported_graph_agrees_for_any_batch_and_number_of_clips(
 ) -> None:
     import onnxruntime
 
-    manifest = small_manifest(kind)
+    bundle = small_bundle(kind)
+    manifest = bundle.manifest
     network = random_network(manifest)
-    session = onnxruntime.InferenceSession(str(small_bundle(kind).folder / "network.onnx"))
+    session = onnxruntime.InferenceSession(str(bundle.folder / "network.onnx"))
     for batch, count in ((1, 1), (1, 4), (2, 3), (3, 2)):
         clips, mask = export.make_example_input(manifest, batch, count)
         theirs = session.run(None, {"clips": clips, "mask": mask})
@@ -82,7 +83,7 @@ def test_half_a_bundle_holds_the_same_weights_rounded_in_both_files(tmp_path: Pa
     small = small_manifest("none")  # few nodes and, here, many weights
     wide = {
         "backbone": small.architecture.backbone.model_copy(update={"embed_dim": 192, "depth": 1}),
-        "head": small.architecture.head.model_copy(update={"channels": 64}),
+        "head": SMALLEST_HEAD.model_copy(update={"channels": 64}),
     }
     manifest = small.model_copy(update={"architecture": small.architecture.model_copy(update=wide)})
     trained = random_network(manifest)

@@ -12,7 +12,7 @@ from model.heatmaps import HeatmapBackbone
 from model.network import Network
 from tests.pose_runs import SETTINGS as POSE
 from tests.pose_runs import TAXONOMY, make_people
-from tests.untrained_bundle import random_network, small_manifest
+from tests.untrained_bundle import SMALLEST_HEAD, random_network, small_manifest
 from training.dataset import DatasetError, load_dataset
 from training.distillation import Teacher
 from training.keypoint_noise import add_keypoint_noise, features_from_keypoints
@@ -109,7 +109,7 @@ def test_pictures_give_what_their_keypoints_do_in_order():
 
 
 def test_the_exported_graph_answers_as_the_network(tmp_path):
-    before = small_manifest("dsta")
+    before = small_manifest("dsta", SMALLEST_HEAD)
     parts = Architecture(backbone=SMALL, adapter=AdapterConfig(kind="dsta"), head=before.architecture.head)
     manifest = before.model_copy(update={"architecture": parts})
     save_checkpoint(tmp_path / "heatmaps.safetensors", random_network(manifest), manifest)

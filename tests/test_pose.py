@@ -13,7 +13,7 @@ from model.pose import PoseBackbone
 from model.pose_estimator import PoseEstimator, _mean_position
 from tests.pose_runs import SETTINGS, make_run
 from tests.test_train import PLAIN
-from tests.untrained_bundle import random_network, small_manifest
+from tests.untrained_bundle import SMALLEST_HEAD, random_network, small_manifest
 from training.augment import make_example
 from training.dataset import DatasetError, Keypoints, VideoDataset
 from training.keypoints import Finder
@@ -106,7 +106,7 @@ def test_a_window_is_one_and_windows_are_not():
 
 
 def test_the_exported_graph_answers_as_the_network(tmp_path):
-    before = small_manifest("none")
+    before = small_manifest("none", SMALLEST_HEAD)
     pose = Architecture.model_validate(
         before.architecture.model_dump() | {"backbone": SMALL.model_dump(), "adapter": {"kind": "none"}}
     )
