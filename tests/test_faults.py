@@ -9,7 +9,7 @@ from tests.faults.kinds import FAULTS, FULL_DISK
 
 def test_no_fault_loses_a_job(tmp_path: Path, bundle: Bundle) -> None:
     kinds = len((*FAULTS, FULL_DISK))
-    campaign = run(tmp_path, bundle.folder, kinds, seed=11, notify=print)
+    campaign = run(tmp_path, bundle.folder, kinds, seed=11, notify=print, callers=2)
     assert campaign.good, campaign.table()
     assert campaign.faults == kinds
     assert campaign.verdict.ends["succeeded"] > 5, campaign.table()
