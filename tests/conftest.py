@@ -1,14 +1,17 @@
 """Shared fixtures: bundles, generated clips, reference values of public code, and a live service."""
 
 import fcntl
+import hashlib
 import os
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, TextIO, cast
@@ -65,6 +68,7 @@ for _name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
     os.environ.pop(_name, None)
     os.environ.pop(_name.upper(), None)
 
+HERE = Path(__file__).parent
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
@@ -109,9 +113,14 @@ def shared() -> Path:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bundle]:
+def bundle(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Bundle]:
     """A small untrained bundle, the default of commands and services in tests."""
-    bundle = Bundle.load(_make_once(tmp_path_factory, "untrained", make_bundle))
+    if hasattr(request.config, "cache"):  # exporting takes as long as many a file's tests
+        folder = request.config.cache.mkdir("mmad-bundles") / _hash_exporter()
+        _make_locked(folder, make_bundle)
+    else:
+        folder = _make_once(tmp_path_factory, "untrained", make_bundle)
+    bundle = Bundle.load(folder)
     os.environ["MMAD_BUNDLE"] = str(bundle.folder)
     yield bundle
     del os.environ["MMAD_BUNDLE"]
@@ -155,11 +164,33 @@ def _make_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path]
     """Make a folder once for all pytest-xdist processes."""
     base = factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    _make_locked(folder, make)
+    return folder
+
+
+def _make_locked(folder: Path, make: Callable[[Path], object]) -> None:
+    """Make a folder unless it is there, whole or not at all."""
     with folder.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not folder.exists():
-            make(folder)
-    return folder
+            with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+                make(Path(temporary) / folder.name)
+                (Path(temporary) / folder.name).rename(folder)
+
+
+def _hash_exporter() -> str:
+    """Hash what an exported bundle depends on."""
+    root = Path(__file__).parents[1]
+    digest = hashlib.sha256()
+    for path in (
+        *sorted((root / "model").rglob("*.py")),
+        root / "training/labels/mma52.json",
+        HERE / "untrained_bundle.py",
+    ):
+        digest.update(path.read_bytes())
+    for package in ("torch", "onnx", "onnxscript", "onnx-ir", "onnxruntime", "openvino", "safetensors", "numpy"):
+        digest.update(f"{package} {version(package)}".encode())
+    return digest.hexdigest()[:16]
 
 
 @pytest.fixture(scope="session")
