@@ -20,10 +20,10 @@ SETTINGS = ["architecture.backbone={kind: pose, widths: [8, 16, 16], fused: 16, 
             "input.height=48", "input.width=48", "input.fps=5.0", "data.workers=0"]  # fmt: skip
 
 
-def make_people(folder: Path, storage: Storage = Storage.NPZ) -> Path:
-    """Render seventeen videos of 48 x 48 pixels and 5 fps."""
+def make_people(folder: Path, storage: Storage = Storage.NPZ, videos: int = 17) -> Path:
+    """Render videos of 48 x 48 pixels and 5 fps."""
     recipe = People(seed=3, fps=5.0, height=48, width=48, mix=Mix.BALANCED)
-    produce(DatasetSpec(recipe, folder, storage, 17), 1, lambda done, count: None)
+    produce(DatasetSpec(recipe, folder, storage, videos), 1, lambda done, count: None)
     return folder
 
 
