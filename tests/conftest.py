@@ -89,8 +89,9 @@ def api_description() -> dict[str, Any]:
     return description
 
 
-# Files that take long come first, so that at the end no process waits for another that has just begun one.
-SLOWEST_FILES = ["test_faults", "test_serve", "test_train", "test_schemathesis", "test_export", "test_sandbox"]
+# Files that take long come first, so that no process ends long after the other. Those that mostly wait (for a service)
+# alternate with those that compute: two processes take turns at this list.
+SLOWEST_FILES = ["test_faults", "test_export", "test_serve", "test_train", "test_sandbox", "test_weights", "test_times"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -262,7 +262,7 @@ CASES = [
 ]  # fmt: skip
 
 
-# Ten minutes: a video of undeclared length is analysed up to the limit before it is refused.
+# A minute: a video of undeclared length is analysed up to the limit before it is refused.
 _LIMITS = Limits(max_duration_s=60.0)
 
 
