@@ -3,13 +3,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: serve test check faults soak bench openapi lock lock-check newest matrix dist clean
+.PHONY: serve test check campaigns faults soak bench openapi lock lock-check newest matrix dist clean
 
 serve: .venv/serve.stamp  ## run the service on this machine, at http://127.0.0.1:8000
 	@exec $(BIN)/mmad serve $(ARGS)
 
 test: .venv/dev.stamp  ## run all tests, in two processes
-	$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: .venv/dev.stamp  ## format, lint, types, import rules, Dockerfiles
 	$(BIN)/ruff format --check .
@@ -17,6 +17,10 @@ check: .venv/dev.stamp  ## format, lint, types, import rules, Dockerfiles
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/hadolint docker/Dockerfile.*
+
+campaigns: .venv/dev.stamp  ## weekly: the long form of tests that draw their cases at random, then `make faults`
+	$(BIN)/pytest --campaign tests/test_hostile.py tests/test_schemathesis.py tests/test_times.py $(ARGS)
+	@$(BIN)/python -m tests.faults
 
 faults: .venv/dev.stamp  ## inject 200 faults under load and check every accepted job (half an hour or more)
 	@$(BIN)/python -m tests.faults $(ARGS)
@@ -41,7 +45,7 @@ lock-check: .venv/dev.stamp  ## check that requirements/ matches pyproject.toml 
 newest: .venv/python.stamp  ## run all tests with the newest releases instead of the locked ones
 	$(PYTHON) -m venv --clear .venv/newest
 	.venv/newest/bin/python -m pip --disable-pip-version-check install --quiet -e '.[dev]'
-	.venv/newest/bin/pytest -n 2 --dist loadfile $(ARGS)
+	.venv/newest/bin/pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 matrix: .venv/python.stamp  ## test fresh installations on every supported Python found; ARGS="--python 3.12" for one
 	$(BIN)/python scripts/installs.py matrix $(ARGS)

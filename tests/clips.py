@@ -1,7 +1,9 @@
 """Test videos made with the FFmpeg program, and its decoding as a reference."""
 
 import subprocess
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import imageio_ffmpeg
 import numpy as np
@@ -18,8 +20,17 @@ def pattern(
     path: Path, *, size: str = "320x180", seconds: float = 3, rate: str = "30", extra: tuple[str, ...] = ()
 ) -> Path:
     """Write a video of FFmpeg's moving test pattern."""
-    ffmpeg("-f", "lavfi", "-i", f"testsrc2=s={size}:r={rate}:d={seconds}", *extra, "-pix_fmt", "yuv420p", str(path))
+    path.write_bytes(_encode_pattern(path.suffix, size, seconds, rate, extra))
     return path
+
+
+@cache
+def _encode_pattern(suffix: str, size: str, seconds: float, rate: str, extra: tuple[str, ...]) -> bytes:
+    """Many tests take the same video."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / f"pattern{suffix}"
+        ffmpeg("-f", "lavfi", "-i", f"testsrc2=s={size}:r={rate}:d={seconds}", *extra, "-pix_fmt", "yuv420p", str(path))
+        return path.read_bytes()
 
 
 def rotated(path: Path, degrees: int, *mirror: str) -> Path:

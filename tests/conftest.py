@@ -1,21 +1,29 @@
 """Shared fixtures: bundles, generated clips, reference values of public code, and a live service."""
 
 import fcntl
+import hashlib
 import os
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, TextIO, cast
 
 import pytest
 import structlog
+
+# Small networks run fastest in one thread, and two test processes share two cores. Torch reads this when imported.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 import torch
+import yaml
 from redis import Redis
 from starlette.testclient import TestClient
 
@@ -25,14 +33,14 @@ from mmad.private_redis import private_redis
 from model.architecture import HeadConfig
 from model.bundle import Bundle
 from model.head import ActionFormer
-from service.app import build_app
+from service.app import build_app, openapi_yaml
 from service.app_state import AppState
 from service.auth import Auth
 from service.queue import connect
 from service.settings import Settings
 from service.store import FolderStore
 from tests.fake_service import RecordingQueue
-from tests.untrained_bundle import make_bundle
+from tests.untrained_bundle import make_bundle, make_small_bundle, no_graph_export
 
 
 class _Stdout:
@@ -60,10 +68,35 @@ for _name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
     os.environ.pop(_name, None)
     os.environ.pop(_name.upper(), None)
 
+HERE = Path(__file__).parent
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--campaign", action="store_true", help="run the long form of the tests of `make campaigns`")
+
+
+@pytest.fixture(scope="session")
+def campaign(request: pytest.FixtureRequest) -> bool:
+    """Whether tests that draw their cases at random draw many."""
+    return bool(request.config.getoption("--campaign"))
+
+
+@pytest.fixture(scope="session")
+def api_description() -> dict[str, Any]:
+    """The content of openapi.yaml, which takes seconds to parse."""
+    description: dict[str, Any] = yaml.safe_load(openapi_yaml())
+    return description
+
+
+# Files that take long come first, so that no process ends long after the other. Those that mostly wait (for a service)
+# alternate with those that compute: two processes take turns at this list.
+SLOWEST_FILES = ["test_faults", "test_export", "test_serve", "test_train", "test_sandbox", "test_weights", "test_times"]
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order = {name: place for place, name in enumerate(SLOWEST_FILES)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
     for item in items:
         if (marker := item.get_closest_marker("shared")) and not (SHARED / marker.args[0]).exists():
             item.add_marker(pytest.mark.skip(reason=f"shared/{marker.args[0]} is not beside this checkout"))
@@ -81,31 +114,84 @@ def shared() -> Path:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bundle]:
+def bundle(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Bundle]:
     """A small untrained bundle, the default of commands and services in tests."""
-    bundle = Bundle.load(_make_once(tmp_path_factory, "untrained", make_bundle))
+    if hasattr(request.config, "cache"):  # exporting takes as long as many a file's tests
+        folder = request.config.cache.mkdir("mmad-bundles") / _hash_exporter()
+        _make_locked(folder, make_bundle)
+    else:
+        folder = _make_once(tmp_path_factory, "untrained", make_bundle)
+    bundle = Bundle.load(folder)
     os.environ["MMAD_BUNDLE"] = str(bundle.folder)
     yield bundle
     del os.environ["MMAD_BUNDLE"]
 
 
 @pytest.fixture(scope="session")
+def small_bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Bundle]:
+    """Return the small bundle with an adapter of a given kind; see small_manifest."""
+
+    def load(kind: str) -> Bundle:
+        name = f"small-{kind}"
+        return Bundle.load(_make_once(tmp_path_factory, name, lambda folder: make_small_bundle(folder, kind)))
+
+    return load
+
+
+@pytest.fixture(scope="session")
 def pose_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a small untrained bundle with a pose backbone."""
+    """Folder of a small untrained bundle with a pose backbone, for torch only."""
     from tests.pose_runs import make_pose_bundle  # a slow import that few tests need
 
     return _make_once(tmp_path_factory, "pose", make_pose_bundle)
+
+
+@pytest.fixture(scope="session")
+def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set of rendered people with their pictures, for all tests: leave it as it is."""
+    from tests.pose_runs import make_people  # a slow import that few tests need
+
+    return _make_once(tmp_path_factory, "people", make_people)
+
+
+@pytest.fixture
+def without_graphs() -> Iterator[None]:
+    """Bundles are written without a graph; see no_graph_export."""
+    with no_graph_export():
+        yield
 
 
 def _make_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
     """Make a folder once for all pytest-xdist processes."""
     base = factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    _make_locked(folder, make)
+    return folder
+
+
+def _make_locked(folder: Path, make: Callable[[Path], object]) -> None:
+    """Make a folder unless it is there, whole or not at all."""
     with folder.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not folder.exists():
-            make(folder)
-    return folder
+            with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+                make(Path(temporary) / folder.name)
+                (Path(temporary) / folder.name).rename(folder)
+
+
+def _hash_exporter() -> str:
+    """Hash what an exported bundle depends on."""
+    root = Path(__file__).parents[1]
+    digest = hashlib.sha256()
+    for path in (
+        *sorted((root / "model").rglob("*.py")),
+        root / "training/labels/mma52.json",
+        HERE / "untrained_bundle.py",
+    ):
+        digest.update(path.read_bytes())
+    for package in ("torch", "onnx", "onnxscript", "onnx-ir", "onnxruntime", "openvino", "safetensors", "numpy"):
+        digest.update(f"{package} {version(package)}".encode())
+    return digest.hexdigest()[:16]
 
 
 @pytest.fixture(scope="session")

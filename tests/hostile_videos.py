@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from pathlib import Path
 from random import Random
 from typing import NamedTuple
@@ -57,15 +58,17 @@ class Outcome(NamedTuple):
 
 
 def film(name: str, *options: str, source: str = "testsrc2=s=64x64:r=15:d=2", sound: str = "") -> Make:
-    """Make FFmpeg's test pattern with these options and this file name."""
+    """Make FFmpeg's test pattern with these options and this file name, once."""
 
-    def make(folder: Path) -> bytes:
-        path = folder / name
+    @cache
+    def encode() -> bytes:
         inputs = ["-f", "lavfi", "-i", source, *(["-f", "lavfi", "-i", sound] if sound else [])]
-        ffmpeg(*inputs, *options, str(path))
-        return path.read_bytes()
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / name
+            ffmpeg(*inputs, *options, str(path))
+            return path.read_bytes()
 
-    return make
+    return lambda _folder: encode()
 
 
 def plain(name: str, *options: str, **more: str) -> Make:
@@ -259,8 +262,8 @@ CASES = [
 ]  # fmt: skip
 
 
-# Ten minutes: a video of undeclared length is analysed up to the limit before it is refused.
-_LIMITS = Limits(max_duration_s=600.0)
+# A minute: a video of undeclared length is analysed up to the limit before it is refused.
+_LIMITS = Limits(max_duration_s=60.0)
 
 
 def run(cases: Iterable[Case], folder: Path, detector: Detector, sandbox: MeasuredSandbox) -> Iterator[Outcome]:

@@ -1,13 +1,12 @@
 """Error profiles, statistics and figures, by hand-made cases and on the real annotations."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.command import mmad
 from tests.test_evaluate import instances
 from training.evaluation.errors import KINDS, analyze, classify, missed_by_size, video_scores
 from training.evaluation.figures import worst_and_best
@@ -15,11 +14,6 @@ from training.evaluation.statistics import compute_statistics
 from training.tables import read_annotations, read_labels
 
 PNG = b"\x89PNG\r\n"
-
-
-def mmad(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "mmad", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 TRUTH = instances(("a", 0, 10, 0), ("a", 12, 14, 1), ("b", 0, 4, 0))

@@ -11,7 +11,7 @@ from model import export
 from model.architecture import Architecture, PoseConfig
 from model.bundle import Bundle, Manifest, parse_manifest
 from model.errors import BundleError
-from tests.test_export import random_network, small_manifest
+from tests.untrained_bundle import random_network, small_manifest
 
 VIDEOMAE = {"embed_dim": 24, "depth": 2, "heads": 2, "position_grid": 2}
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from mmad import children
 from mmad.children import Child, StartError, stop_all
@@ -102,16 +104,20 @@ def test_a_killed_process_needs_no_repair() -> None:
 
 
 @pytest.mark.parametrize("how", ["damaged", "unreadable"])
-def test_a_redis_that_cannot_read_its_file_begins_anew(tmp_path: Path, how: str) -> None:
+def test_a_redis_that_cannot_read_its_file_begins_anew(
+    tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """At the start, and when it is started again."""
+    monkeypatch.setattr(children, "_FIRST_PAUSE_S", 0.01)
 
     def spoil() -> None:
         for path in tmp_path.rglob("*.aof"):
             if path.parent.name != "broken":
                 path.write_bytes(b"*3\r\n$3\r\nSET\r\nnonsense" * 50 if how == "damaged" else b"\xff" * 3000)
 
+    once = Retry(NoBackoff(), 0)
     for turn in range(2):
-        with private_redis(tmp_path) as server, redis.Redis.from_url(server.url) as client:
+        with private_redis(tmp_path) as server, redis.Redis.from_url(server.url, retry=once) as client:
             assert client.dbsize() == 0
             assert (tmp_path / "broken").exists() is bool(turn)
             client.set("kept", "x" * 2000)

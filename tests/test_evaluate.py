@@ -2,8 +2,6 @@
 
 import json
 import math
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +13,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from mmad.cli import app
+from tests.command import mmad
 from tests.test_tables import TAXONOMY
 from training.evaluation import metrics
 from training.evaluation.metrics import TIOUS, evaluate, without_duplicates
@@ -226,11 +225,6 @@ def test_a_perfect_prediction_of_val_at_body_level(shared: Path) -> None:
     truth = read_annotations(shared / "data/mma52/val.csv", taxonomy).instances.to_body_level(taxonomy)
     assert len(truth) - len(without_duplicates(truth)) == 22
     assert evaluate(truth, truth, 7).average > 0.998
-
-
-def mmad(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "mmad", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 ANNOTATED = {"segment": [1.0, 2.0], "label": "nodding"}

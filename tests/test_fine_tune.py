@@ -456,6 +456,7 @@ def command(bundle: Bundle, videos: Path, annotations: Path) -> list[str]:
     return ["fine-tune", *(str(part) for option in given.items() for part in option)]
 
 
+@pytest.mark.usefixtures("without_graphs")
 def test_the_command_makes_a_bundle_that_detects(bundle, videos, tmp_path):
     eafs = write_eafs(tmp_path / "eaf")
     out = tmp_path / "run"

@@ -12,7 +12,7 @@ from model.heatmaps import HeatmapBackbone
 from model.network import Network
 from tests.pose_runs import SETTINGS as POSE
 from tests.pose_runs import TAXONOMY, make_people
-from tests.untrained_bundle import make_untrained_manifest, make_untrained_network
+from tests.untrained_bundle import SMALLEST_HEAD, random_network, small_manifest
 from training.dataset import DatasetError, load_dataset
 from training.keypoint_noise import add_keypoint_noise, features_from_keypoints
 from training.objectives import Teacher, TrainingModule, collate
@@ -33,14 +33,8 @@ SETTINGS = ["architecture.backbone={embed_dim: 32, depth: 1, heads: 2, tubelet_s
 
 @pytest.fixture(scope="module")
 def keypoints(tmp_path_factory):
-    """People without pictures."""
+    """Those of the fixture people without pictures."""
     return make_people(tmp_path_factory.mktemp("keypoints"), Storage.NONE)
-
-
-@pytest.fixture(scope="module")
-def people(tmp_path_factory):
-    """The same ones with their pictures."""
-    return make_people(tmp_path_factory.mktemp("people"), Storage.NPZ)
 
 
 def make_run(folders, out, *settings: str) -> Run:
@@ -114,10 +108,10 @@ def test_pictures_give_what_their_keypoints_do_in_order():
 
 
 def test_the_exported_graph_answers_as_the_network(tmp_path):
-    before = make_untrained_manifest()
+    before = small_manifest("dsta", SMALLEST_HEAD)
     parts = Architecture(backbone=SMALL, adapter=AdapterConfig(kind="dsta"), head=before.architecture.head)
     manifest = before.model_copy(update={"architecture": parts})
-    save_checkpoint(tmp_path / "heatmaps.safetensors", make_untrained_network(manifest), manifest)
+    save_checkpoint(tmp_path / "heatmaps.safetensors", random_network(manifest), manifest)
     exported = export_bundle(tmp_path / "heatmaps.safetensors", tmp_path / "bundle")  # refuses a graph that differs
     assert exported.manifest.architecture.backbone == SMALL
 
@@ -166,6 +160,7 @@ def test_it_learns_from_keypoints_alone_and_only_what_may_move_does(keypoints, t
         assert any(name.startswith("backbone.blocks.0.attn") for name in moved) == (place == 0)
 
 
+@pytest.mark.usefixtures("without_graphs")
 def test_a_finder_and_a_teacher_come_from_a_bundle(keypoints, tmp_path):
     pose = load_recipe("demo", POSE)
     manifest = make_manifest(pose, TAXONOMY, "people")

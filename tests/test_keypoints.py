@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.pose_runs import TAXONOMY, make_people
+from tests.pose_runs import TAXONOMY
 from training.dataset import load_dataset, read_frames, read_keypoints
 from training.keypoint_noise import add_keypoint_noise, keypoint_loss
 from training.keypoints import Finder, _decompose, main, measure
@@ -14,8 +14,8 @@ from training.people.camera.footage import write_video
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return make_people(tmp_path_factory.mktemp("people"))
+def data(people):
+    return people
 
 
 # -- keypoints instead of pictures

@@ -17,6 +17,7 @@ from mmad.local import StartError, serve
 from service import keys, signing
 from service.keys import KeyRing, KeysError, OwnLimits
 from service.settings import Settings
+from tests.command import mmad, mmad_process
 
 
 @pytest.fixture(autouse=True)
@@ -91,23 +92,16 @@ def test_a_link_stays_a_link(file: Path, tmp_path: Path) -> None:
 def test_a_running_service_sees_what_other_processes_do(file: Path) -> None:
     ring = KeyRing(file)
     assert not ring.has_valid_key()
-    made = json.loads(mmad("keys", "create", "alice", "--json", "--file", str(file)).stdout)
+    made = json.loads(mmad_process("keys", "create", "alice", "--json", "--file", file).stdout)
     found = ring.find(made["key"])
     assert found is not None
     assert found.id == made["id"]
     assert ring.has_valid_key()
-    mmad("keys", "revoke", made["id"], "--file", str(file))
+    mmad_process("keys", "revoke", made["id"], "--file", file)
     assert ring.find(made["key"]) is None
     assert not ring.has_valid_key()
     file.unlink()
     assert ring.find(made["key"]) is None
-
-
-def mmad(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-m", "mmad", *arguments],
-        capture_output=True, text=True, timeout=120, check=False, env=os.environ | environment,
-    )  # fmt: skip
 
 
 def test_processes_that_write_at_once_lose_nothing(file: Path) -> None:
@@ -267,7 +261,8 @@ def test_it_does_not_start_open_to_others_unless_told(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("arguments", [("api",), ("serve", "--host", "192.0.2.1")])
 def test_commands_refuse_with_a_sentence(arguments: tuple[str, ...], tmp_path: Path) -> None:
-    refused = mmad(*arguments, MMAD_HOST="0.0.0.0", MMAD_DATA_DIR=str(tmp_path), MMAD_REDIS_URL="redis://127.0.0.1:9")
+    settings = {"MMAD_HOST": "0.0.0.0", "MMAD_DATA_DIR": str(tmp_path), "MMAD_REDIS_URL": "redis://127.0.0.1:9"}
+    refused = mmad_process(*arguments, **settings)
     assert refused.returncode == 1
     assert "MMAD_ALLOW_OPEN=true" in refused.stderr
     assert "Traceback" not in refused.stderr

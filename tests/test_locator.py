@@ -18,7 +18,7 @@ from model.export import export_bundle, read_locator, save_checkpoint
 from model.locator import GraphLocator, Locator, _onnxruntime, _openvino, decode_people, iou, letterbox, load_locator
 from model.person_crop import choose_person, count_people, sample_indices
 from tests.test_detector import WhiteSpotter
-from tests.untrained_bundle import make_untrained_manifest, make_untrained_network
+from tests.untrained_bundle import make_untrained_manifest, make_untrained_network, no_graph_export
 from training import locate, locate_network
 from training.locate_stills import LONGEST, make_stills, stack_stills, video_numbers
 from training.recipe import LOCATOR_FILE, load_recipe
@@ -36,7 +36,8 @@ def framed(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     folder = tmp_path_factory.mktemp("framed")
     manifest = make_untrained_manifest()
     save_checkpoint(folder / "demo.safetensors", make_untrained_network(manifest), manifest)
-    return export_bundle(folder / "demo.safetensors", folder / "bundle", locator=LOCATOR_FILE)
+    with no_graph_export():
+        return export_bundle(folder / "demo.safetensors", folder / "bundle", locator=LOCATOR_FILE)
 
 
 def test_people_are_local_maxima() -> None:
@@ -272,6 +273,7 @@ def test_recipes_for_cropped_people_say_so() -> None:
     }
 
 
+@pytest.mark.usefixtures("without_graphs")
 def test_export_takes_a_locator(tmp_path: Path) -> None:
     manifest = make_untrained_manifest()
     save_checkpoint(tmp_path / "demo.safetensors", make_untrained_network(manifest), manifest)

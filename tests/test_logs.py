@@ -54,7 +54,7 @@ def test_no_name_key_or_byte_is_logged(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("form", ["text", "json"])
 def test_an_exception_is_told_without_its_variables(form: str, capsys: pytest.CaptureFixture[str]) -> None:
-    before = logging.getLogger().handlers
+    before, configuration = logging.getLogger().handlers, structlog.get_config()
     try:
         logs.configure(form)  # type: ignore[arg-type]
         for logger in (structlog.get_logger(), logging.getLogger("library")):
@@ -64,7 +64,7 @@ def test_an_exception_is_told_without_its_variables(form: str, capsys: pytest.Ca
             except ValueError:
                 logger.exception("it_failed")
     finally:
-        structlog.reset_defaults()
+        structlog.configure(**configuration)  # the defaults format variables too, which takes seconds
         logging.basicConfig(handlers=before, force=True, level=logging.WARNING)
     text = capsys.readouterr().err
     assert text.count("ValueError: has 11 characters") == 2

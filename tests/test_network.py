@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from model.head import Points
 from model.network import Network
-from tests.test_export import small_manifest
+from tests.untrained_bundle import small_manifest
 
 
 class Brightness(nn.Module):

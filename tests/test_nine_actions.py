@@ -1,49 +1,43 @@
 """Nothing but the bundle knows how many actions there are: a taxonomy of 9 in 2 parts goes the whole way."""
 
 import json
-import os
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mmad.benchmark import write_clip
-from model import export
-from tests.test_export import random_network, small_manifest
+from model.bundle import Bundle
+from tests.command import mmad
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("nine")
-    manifest = small_manifest("dsta")
-    export.save_checkpoint(folder / "checkpoint", random_network(manifest), manifest)
-    export.export_bundle(folder / "checkpoint", folder / "bundle")
-    write_clip(folder / "clip.mp4", seconds=6, width=96, height=64)
-    return folder
+@pytest.fixture
+def run_mmad(small_bundle: Callable[[str], Bundle], tmp_path: Path) -> Callable[..., Any]:
+    """Run a command with the bundle; returns what it prints."""
+    environment = {"MMAD_BUNDLE": str(small_bundle("dsta").folder), "MMAD_DATA_DIR": str(tmp_path / "data")}
+
+    def run(*arguments: str) -> Any:
+        ended = mmad(*arguments, **environment)
+        assert ended.returncode == 0, ended.stderr
+        return json.loads(ended.stdout)
+
+    return run
 
 
-def mmad(folder: Path, *arguments: str) -> Any:
-    command = [sys.executable, "-m", "mmad", *arguments]
-    environment = os.environ | {"MMAD_BUNDLE": str(folder / "bundle"), "MMAD_DATA_DIR": str(folder / "data")}
-    found = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    assert found.returncode == 0, found.stderr
-    return json.loads(found.stdout)
-
-
-def test_from_detection_to_evaluation(folder: Path) -> None:
-    assert len(mmad(folder, "labels", "--json")["actions"]) == 9
-    result = mmad(folder, "detect", str(folder / "clip.mp4"), "--min-score", "0", "--json")
+def test_from_detection_to_evaluation(run_mmad: Callable[..., Any], tmp_path: Path) -> None:
+    write_clip(tmp_path / "clip.mp4", seconds=6, width=96, height=64)
+    assert len(run_mmad("labels", "--json")["actions"]) == 9
+    result = run_mmad("detect", str(tmp_path / "clip.mp4"), "--min-score", "0", "--json")
     assert {one["action"]["id"] for one in result["detections"]} <= set(range(9))
     assert {one["body"]["code"] for one in result["body_segments"]} <= {"X", "Y"}
     assert len(result["summary"]["by_body"]) == 2
-    (folder / "found.json").write_text(json.dumps(result))
+    (tmp_path / "found.json").write_text(json.dumps(result))
     best = max(result["detections"], key=lambda one: one["score"])
     actions = [[best["action"]["id"], best["start_s"], best["end_s"]]]
-    (folder / "truth.json").write_text(json.dumps({"clip": {"subset": "val", "duration": 6, "actions": actions}}))
-    files = ["--annotations", str(folder / "truth.json"), "--predictions", str(folder / "found.json")]
-    report = mmad(folder, "evaluate", *files, "--json")
+    (tmp_path / "truth.json").write_text(json.dumps({"clip": {"subset": "val", "duration": 6, "actions": actions}}))
+    files = ["--annotations", str(tmp_path / "truth.json"), "--predictions", str(tmp_path / "found.json")]
+    report = run_mmad("evaluate", *files, "--json")
     assert report["videos"] == 1
     assert report["action"]["average"] == pytest.approx(1)
     assert list(report["body"]["per_class"]) == [best["body"]["code"]]

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from starlette.testclient import TestClient
 
 from service import keys
-from service.app import build_app, openapi_yaml
+from service.app import build_app
 from service.app_state import AppState
 from service.auth import Auth
 from service.jobs import JobOptions, Upload, new_job_id
@@ -218,8 +218,8 @@ def test_containers_reach_the_api_by_its_name(app_state: AppState) -> None:
     assert hosts == [*Settings.model_fields["allowed_hosts"].default, "api"]
 
 
-def test_every_route_says_so() -> None:
-    for path, operations in yaml.safe_load(openapi_yaml())["paths"].items():
+def test_every_route_says_so(api_description: dict[str, Any]) -> None:
+    for path, operations in api_description["paths"].items():
         for method, operation in operations.items():
             described = operation["responses"].get("403", {"description": ""})["description"]
             assert ("`host_refused`" in described) == (path not in ("/healthz", "/readyz")), (method, path)

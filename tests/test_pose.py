@@ -11,9 +11,9 @@ from model.export import export_bundle, save_checkpoint
 from model.network import Network
 from model.pose import PoseBackbone
 from model.pose_estimator import PoseEstimator, _mean_position
-from tests.pose_runs import SETTINGS, make_people, make_run
+from tests.pose_runs import SETTINGS, make_run
 from tests.test_train import PLAIN
-from tests.untrained_bundle import make_untrained_manifest, make_untrained_network
+from tests.untrained_bundle import SMALLEST_HEAD, random_network, small_manifest
 from training.augment import make_example
 from training.dataset import DatasetError, Keypoints, VideoDataset
 from training.keypoints import Finder
@@ -26,8 +26,8 @@ SMALL = PoseConfig(kind="pose", keypoints=5, widths=(8, 8, 16), fused=8, embed_d
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return make_people(tmp_path_factory.mktemp("people"))
+def data(people):
+    return people
 
 
 # -- the network
@@ -106,12 +106,12 @@ def test_a_window_is_one_and_windows_are_not():
 
 
 def test_the_exported_graph_answers_as_the_network(tmp_path):
-    before = make_untrained_manifest()
+    before = small_manifest("none", SMALLEST_HEAD)
     pose = Architecture.model_validate(
         before.architecture.model_dump() | {"backbone": SMALL.model_dump(), "adapter": {"kind": "none"}}
     )
     manifest = before.model_copy(update={"architecture": pose})
-    save_checkpoint(tmp_path / "pose.safetensors", make_untrained_network(manifest), manifest)
+    save_checkpoint(tmp_path / "pose.safetensors", random_network(manifest), manifest)
     bundle = export_bundle(tmp_path / "pose.safetensors", tmp_path / "bundle")  # refuses a graph that differs
     assert bundle.manifest.architecture.backbone.kind == "pose"
 

@@ -156,26 +156,22 @@ def test_it_listens_on_this_machine_alone(service: Service) -> None:
     )
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_a_stop_leaves_no_process_and_keeps_the_results(tmp_path: Path, clip: Path, how: signal.Signals) -> None:
+def test_a_stop_leaves_no_process_and_keeps_the_results(tmp_path: Path, clip: Path) -> None:
     service = start_service(tmp_path / "data", tmp_path / "log")
     with Client(service.url) as client:
         result = client.detect(clip)
+    _stop(service, signal.SIGINT)
+    again = start_service(tmp_path / "data", tmp_path / "log")
+    with Client(again.url) as client:
+        assert client.result(str(result.job_id)) == result
+    _stop(again, signal.SIGTERM)
+
+
+def _stop(service: Service, how: signal.Signals) -> None:
     children = service.children()
     assert len(children) == 4  # Redis, API, worker and what decodes for it
     assert service.stop(how) == 0
     assert not any(alive(child) for child in children)
-    again = start_service(tmp_path / "data", tmp_path / "log")
-    with Client(again.url) as client:
-        assert client.result(str(result.job_id)) == result
-    assert again.stop() == 0
-
-
-def test_its_children_die_with_it(tmp_path: Path) -> None:
-    service = start_service(tmp_path / "data", tmp_path / "log")
-    children = service.children()
-    assert service.stop(signal.SIGKILL) == -9
-    wait_for(lambda: not any(alive(child) for child in children), seconds=15)
 
 
 def command_of(child: int) -> bytes:
@@ -204,7 +200,7 @@ def worker_of(service: Service) -> int:
 def long_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Takes a worker some seconds."""
     path = tmp_path_factory.mktemp("long") / "long.mp4"
-    write_clip(path, seconds=60, width=640, height=480)
+    write_clip(path, seconds=30, width=640, height=480)
     return path
 
 
@@ -223,7 +219,7 @@ def test_a_stop_lets_the_job_at_hand_end(tmp_path: Path, long_clip: Path) -> Non
     assert "killed" not in service.log.read_text()
 
 
-def test_what_the_last_run_left_is_tidied_away(tmp_path: Path) -> None:
+def test_what_the_last_run_left_is_tidied_away_and_its_children_die_with_it(tmp_path: Path) -> None:
     store = tmp_path / "data/store"
     (store / "incoming").mkdir(parents=True)
     (store / "incoming/half").write_bytes(b"half")
@@ -231,7 +227,9 @@ def test_what_the_last_run_left_is_tidied_away(tmp_path: Path) -> None:
     service = start_service(tmp_path / "data", tmp_path / "log")
     assert list((store / "incoming").iterdir()) == []
     assert httpx.get(f"{service.url}/model").is_success
-    service.stop()
+    children = service.children()
+    assert service.stop(signal.SIGKILL) == -9
+    wait_for(lambda: not any(alive(child) for child in children), seconds=15)
 
 
 def test_whatever_dies_is_started_again(tmp_path: Path, clip: Path) -> None:
@@ -262,18 +260,31 @@ def _is_ready(url: str) -> bool:
 
 
 def test_a_killed_workers_job_is_run_again(tmp_path: Path, long_clip: Path) -> None:
-    service = start_service(tmp_path / "data", tmp_path / "log")
+    """A worker that is told twice to stop is as good as dead, too."""
+    service = start_service(tmp_path / "data", tmp_path / "log", MMAD_STOP_GRACE_S="100")
     try:
         with Client(service.url) as client:
-            job_id = client.submit(long_clip).id
-            wait_for(lambda: client.job(job_id).stage == "detecting", seconds=20)
+            first, second = (client.submit(long_clip).id for _ in range(2))
+            wait_for(lambda: 0 < client.job(first).progress < 1, seconds=20)
+            stopped = worker_of(service)
+
+            def gone() -> bool:
+                if alive(stopped):
+                    os.kill(stopped, signal.SIGTERM)
+                return not alive(stopped)
+
+            wait_for(gone, seconds=20)
+            assert client.job(first).state == "running"
+            wait_for(lambda: client.job(second).stage == "detecting", seconds=60)
             os.kill(worker_of(service), signal.SIGKILL)
-            result = client.wait(job_id, timeout_s=90)
-            job = client.job(job_id)
-        assert job.attempt == 2
-        assert result.media.duration_s == pytest.approx(60, abs=0.1)
+            for job_id in (first, second):
+                result = client.wait(job_id, timeout_s=90)
+                assert result.media.duration_s == pytest.approx(30, abs=0.1)
+                job = client.job(job_id)
+                assert (job.attempt, [change.why for change in job.changes if change.why]) == (2, ["worker_lost"])
     finally:
-        service.stop()
+        service.process.kill()
+        service.process.wait()
 
 
 def serve(tmp_path: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -299,32 +310,9 @@ def test_what_keeps_it_from_starting_is_told(tmp_path: Path, service: Service) -
     assert {*descendants(os.getpid())} <= there
 
 
-def test_parts_run_alone_against_a_redis_of_the_users(tmp_path: Path, clip: Path) -> None:
-    """As in docker-compose: Redis, API and worker each started by itself."""
-    port = free_port()
-    with private_redis(tmp_path / "redis") as server:
-        environment = os.environ | {
-            "REDIS_URL": server.url,
-            "MMAD_DATA_DIR": str(tmp_path / "data"),
-            "MMAD_PORT": str(port),
-        }
-        parts = [
-            subprocess.Popen([sys.executable, "-m", "mmad", part], env=environment, stderr=subprocess.DEVNULL)
-            for part in ("api", "worker")
-        ]
-        try:
-            with Client(f"http://127.0.0.1:{port}") as client:
-                wait_for(lambda: _is_ready(f"http://127.0.0.1:{port}"), seconds=60)
-                assert client.detect(clip).detections
-        finally:
-            for part in parts:
-                part.terminate()
-            api, worker = (part.wait(20) for part in parts)
-            assert (api, worker) == (-signal.SIGTERM, 0)  # uvicorn ends by the signal, after its last answer
-
-
 def test_work_goes_on_without_redis(tmp_path: Path, clip: Path, long_clip: Path) -> None:
-    """What runs is published, what comes is accepted and queued when it is back, and no process ends."""
+    """Redis, API and worker each started by itself, as in docker-compose: what runs is published, what comes is accepted
+    and queued when Redis is back, and no process ends."""
     port = free_port()
     with private_redis(tmp_path / "redis") as server:
         environment = os.environ | {
@@ -349,33 +337,14 @@ def test_work_goes_on_without_redis(tmp_path: Path, clip: Path, long_clip: Path)
                 server.child.restart()
                 assert client.wait(came, timeout_s=60).detections
             assert [part.poll() for part in parts] == [None, None]
+            for part in parts:
+                part.terminate()
+            api, worker = (part.wait(20) for part in parts)
+            assert (api, worker) == (-signal.SIGTERM, 0)  # uvicorn ends by the signal, after its last answer
         finally:
             for part in parts:
                 part.kill()
                 part.wait()
-
-
-def test_a_worker_that_is_told_twice_to_stop_is_as_good_as_dead(tmp_path: Path, long_clip: Path) -> None:
-    service = start_service(tmp_path / "data", tmp_path / "log", MMAD_STOP_GRACE_S="100")
-    try:
-        with Client(service.url) as client:
-            job_id = client.submit(long_clip).id
-            wait_for(lambda: 0 < client.job(job_id).progress < 1, seconds=20)
-            worker = worker_of(service)
-
-            def gone() -> bool:
-                if alive(worker):
-                    os.kill(worker, signal.SIGTERM)
-                return not alive(worker)
-
-            wait_for(gone, seconds=20)
-            assert client.job(job_id).state == "running"
-            client.wait(job_id, timeout_s=90)
-            job = client.job(job_id)
-        assert (job.attempt, [change.why for change in job.changes if change.why]) == (2, ["worker_lost"])
-    finally:
-        service.process.kill()
-        service.process.wait()
 
 
 def test_parts_without_redis_say_what_to_set(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from numba import cuda
 from typer.testing import CliRunner
 
 from mmad.cli import app
+from tests.conftest import descendants, wait_for
 from training.people.annotations import format_video_name
 from training.people.body import load_anatomy
 from training.people.film import Recipe
@@ -60,7 +62,7 @@ def test_any_number_of_processes_makes_the_same_bytes(made, tmp_path):
 
 
 def test_a_run_goes_on_where_it_was_interrupted(made, tmp_path):
-    produce(order(tmp_path, videos=VIDEOS), 1, lambda done, count: None)
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
     before = digests(tmp_path)
     (tmp_path / "records" / f"{format_video_name(1)}.json").unlink()
     (tmp_path / "videos" / f"{format_video_name(1)}.mp4").write_bytes(b"half")
@@ -107,30 +109,15 @@ def test_two_runs_do_not_write_to_one_folder(made):
 
 
 def test_workers_end_with_their_command(tmp_path):
-    command = [
-        sys.executable,
-        "-m",
-        "mmad",
-        "synth",
-        "--out",
-        str(tmp_path),
-        "--videos",
-        "40",
-        "--size",
-        "48x48",
-        "--jobs",
-        "2",
-    ]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not list(tmp_path.glob("records/*.json")) and time.monotonic() < deadline:
-        time.sleep(0.05)
+    command = [sys.executable, "-m", "mmad", "synth", "--out", str(tmp_path), "--videos", "40", "--size", "48x48"]
+    process = subprocess.Popen([*command, "--jobs", "2"], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    wait_for(lambda: list(tmp_path.glob("records/*.json")), seconds=120)
+    workers = [Path(f"/proc/{pid}") for pid in descendants(process.pid)]
+    assert len(workers) >= 2
     process.kill()
     process.wait()
-    time.sleep(4)
-    made = len(list(tmp_path.glob("records/*.json")))
-    time.sleep(3)
-    assert len(list(tmp_path.glob("records/*.json"))) == made < 40
+    wait_for(lambda: not any(worker.exists() for worker in workers), seconds=30)
+    assert len(list(tmp_path.glob("records/*.json"))) < 40
 
 
 def test_labels_read_as_the_data_sets_own(made):

@@ -20,14 +20,20 @@ CONSTANT = PATTERNS["constant"]
 H264, H264_B = CODECS["H.264"], CODECS["H.264 B"]
 
 
+# Those of every codec in every container; H.264 and, in WebM, VP9 have all patterns, and in a campaign all have.
+SOME_PATTERNS = ["constant", "pause of 2.4 s", "jitter", "starts at 5 s"]
+
+
 @pytest.mark.parametrize(
     ("container", "codec"), sorted({(case.container, case.codec) for case in timestamp_table.cases()})
 )
-def test_times_are_ffmpegs(container: str, codec: str, tmp_path: Path) -> None:
+def test_times_are_ffmpegs(container: str, codec: str, tmp_path: Path, campaign: bool) -> None:
     """With ffprobe beside; without it, those that were written."""
     if container == "AVI" and not timestamp_table.has_ffprobe():
         pytest.skip("AVI has no presentation times, and there is no ffprobe to tell what FFmpeg makes of it")
-    rows = [timestamp_table.compare(Case(container, codec, pattern), tmp_path) for pattern in PATTERNS]
+    every = campaign or codec.startswith("H.264") or (container, codec) == ("WebM", "VP9")
+    patterns = PATTERNS if every else SOME_PATTERNS
+    rows = [timestamp_table.compare(Case(container, codec, pattern), tmp_path) for pattern in patterns]
     assert [(row.case.pattern, row.fault) for row in rows if row.fault] == []
     assert [(row.case.pattern, float(row.error)) for row in rows if row.error >= row.tick] == []
     assert all(row.frames > 10 for row in rows)

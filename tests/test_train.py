@@ -376,6 +376,7 @@ def test_a_dense_stage_leaves_a_backbone_for_other_recipes(data, tmp_path):
         assert torch.equal(begun.backbone.state_dict()[name], value), name
 
 
+@pytest.mark.usefixtures("without_graphs")
 def test_videomae_from_hugging_face_trains_with_the_paper_s_recipe(data, tmp_path):
     """The way of whoever holds the data and the weights, in small: folder, import, train, bundle."""
     transformers = pytest.importorskip("transformers")
@@ -402,13 +403,7 @@ def test_videomae_from_hugging_face_trains_with_the_paper_s_recipe(data, tmp_pat
 
 
 def test_a_loss_that_is_no_number_stops_the_run(data, tmp_path):
-    run = make_run(
-        data,
-        tmp_path,
-        "stages.0.backbone_rate=1e30",
-        "stages.0.head_rate=1e30",
-        "stages.0.warmup=0",
-    )
+    run = make_run(data, tmp_path, "stages.0.backbone_rate=1e30", "stages.0.head_rate=1e30", "stages.0.warmup=0")
     with pytest.raises(TrainingError, match=r"the loss of stage \d, step \d is (nan|inf).*bad-batch"):
         train(run, lambda at: None)
     (path,) = tmp_path.glob("bad-batch-*.pt")
@@ -458,6 +453,7 @@ def test_thresholds_are_half_of_the_best_f1_and_near_that_of_all():
     assert choose_thresholds(truth, wrong, 2) == Thresholds(default=0.3, per_class=(0.3, 0.3))
 
 
+@pytest.mark.usefixtures("without_graphs")
 def test_the_command_makes_a_bundle_that_loads(data, tmp_path):
     arguments = ["train", "--data", str(data), "--out", str(tmp_path), "--config", "smoke"]
     for setting in SHORT:

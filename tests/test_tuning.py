@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from model import export
-from tests.test_export import random_network, small_manifest
+from tests.untrained_bundle import random_network, small_manifest
 from training.tuning import Tuning, set_trainable
 
 

@@ -2,8 +2,6 @@
 
 import json
 import pickle
-import subprocess
-import sys
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +18,7 @@ from model.backbone import Backbone
 from model.bundle import Bundle
 from model.network import Network
 from model.pose import PoseBackbone
+from tests.command import mmad
 from tests.test_tables import TAXONOMY
 from training.weights import (
     WeightsError,
@@ -261,11 +260,6 @@ def test_an_opentad_detector_computes_what_it_computed(shared: Path, bundle: Bun
 
     adapted = network.backbone.blocks[1].adapter(case["x"], Grid(3, 8, case["h"], case["w"]))
     torch.testing.assert_close(adapted, case["y"], atol=1e-5, rtol=0)
-
-
-def mmad(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "mmad", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.shared("reference/actionformer.pt")

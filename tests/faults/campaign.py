@@ -15,7 +15,6 @@ from tests.faults.kinds import FAULTS, FULL_DISK, KILL_WORKER, Fault
 from tests.faults.load import Caller, Ledger, get_expected_results, make_clips
 from tests.faults.verdict import LEFTOVERS_S, Verdict, check_jobs, find_leftovers, wait_for_jobs
 
-_CALLERS = 3
 # Share of faults that are followed by the next before the service is ready again.
 _OVERLAPPING_SHARE = 0.2
 _ENDS_S = 300.0
@@ -67,7 +66,13 @@ class Campaign:
 
 
 def run(
-    folder: Path, bundle: Path, faults: int, seed: int, notify: Callable[[str], None], only: str | None = None
+    folder: Path,
+    bundle: Path,
+    faults: int,
+    seed: int,
+    notify: Callable[[str], None],
+    only: str | None = None,
+    callers: int = 3,
 ) -> Campaign:
     """Run a campaign on a new service.
 
@@ -78,6 +83,7 @@ def run(
         seed: seed of the choice of faults and of the callers.
         notify: called with a message after each fault.
         only: name of the only fault to inject.
+        callers: number of threads that use the service.
     """
     shared = _shared_memory()
     campaign, chance, stop = Campaign(seed), random.Random(seed), threading.Event()
@@ -87,13 +93,13 @@ def run(
         deployment.start()
         videos = make_clips(folder / "clips")
         answers = get_expected_results(deployment.url, videos)
-        callers = [Caller(deployment.url, videos, campaign.ledger, seed + turn, stop) for turn in range(_CALLERS)]
+        threads = [Caller(deployment.url, videos, campaign.ledger, seed + turn, stop) for turn in range(callers)]
         try:
-            for caller in callers:
+            for caller in threads:
                 caller.start()
             _inject(campaign, deployment, chance, _draw_faults(campaign, chance, faults, only), notify)
             stop.set()
-            for caller in callers:
+            for caller in threads:
                 caller.join()
                 if caller.failure is not None:
                     raise caller.failure
