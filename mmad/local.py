@@ -3,7 +3,6 @@
 import signal
 import socket
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -43,9 +42,9 @@ def serve(settings: Settings, workers: int, announce: Callable[[str], None]) -> 
         check_exposure(settings)
     except KeysError as error:
         raise StartError(str(error)) from error
-    stop = threading.Event()  # never waited for: its lock could be held when the signal arrives
+    stop_signals: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda _number, _frame: stop.set())
+        signal.signal(number, lambda received, _frame: stop_signals.append(received))
     with ExitStack() as stack:
         stack.enter_context(_lock(settings.data_dir))
         _check_port(settings.host, settings.port)
@@ -76,10 +75,10 @@ def serve(settings: Settings, workers: int, announce: Callable[[str], None]) -> 
             children.append(Child(name, [sys.executable, "-m", "mmad", name.partition("-")[0]], environment))
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         url = f"http://{host}:{settings.port}"
-        _wait_until_ready(url, children, stop)
-        if not stop.is_set():
+        _wait_until_ready(url, children, stop_signals)
+        if not stop_signals:
             announce(url)
-        _supervise([*([own.child] if own else []), *children], stop)
+        _supervise([*([own.child] if own else []), *children], stop_signals)
         log.info("stopping", grace_s=settings.stop_grace_s)
 
 
@@ -124,12 +123,12 @@ def _check_port(host: str, port: int) -> None:
             ) from error
 
 
-def _wait_until_ready(url: str, children: list[Child], stop: threading.Event) -> None:
+def _wait_until_ready(url: str, children: list[Child], stop_signals: list[int]) -> None:
     deadline = time.monotonic() + START_TIMEOUT_S
     loaded_s: float | None = None
     # trust_env=False: no proxy for the own machine.
     with httpx.Client(timeout=5, trust_env=False) as http:
-        while time.monotonic() < deadline and not stop.is_set():
+        while time.monotonic() < deadline and not stop_signals:
             for child in children:
                 if child.exit_code() is not None:
                     raise StartError(f"{child.name} ended with status {child.exit_code()}; its words are above")
@@ -142,7 +141,7 @@ def _wait_until_ready(url: str, children: list[Child], stop: threading.Event) ->
                     log.warning("not_ready", **readiness.checks)
                     return
             time.sleep(0.1)
-    if not stop.is_set():
+    if not stop_signals:
         raise StartError(f"the service was not ready within {START_TIMEOUT_S:.0f} s; GET {url}/readyz says why")
 
 
@@ -154,9 +153,9 @@ def _get_readiness(http: httpx.Client, url: str) -> Readiness | None:
         return None
 
 
-def _supervise(children: list[Child], stop: threading.Event) -> None:
+def _supervise(children: list[Child], stop_signals: list[int]) -> None:
     """Restart children that end until a signal arrives. It never gives up, as jobs survive any restart."""
-    while not stop.is_set():
+    while not stop_signals:
         for child in children:
             child.restart_if_ended()
         time.sleep(_SUPERVISE_EVERY_S)
