@@ -3,6 +3,7 @@
 import fcntl
 import hashlib
 import os
+import pickle
 import signal
 import socket
 import subprocess
@@ -16,6 +17,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, TextIO, cast
 
+import fastapi
 import pytest
 import structlog
 
@@ -80,6 +82,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def campaign(request: pytest.FixtureRequest) -> bool:
     """Whether tests that draw their cases at random draw many."""
     return bool(request.config.getoption("--campaign"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def openapi_generated_once() -> Iterator[None]:
+    """Apps with the same routes share the document that FastAPI generates, which takes most of the time to make an app."""
+    generate, documents = fastapi.applications.get_openapi, dict[str, bytes]()
+
+    def generate_once(**arguments: Any) -> dict[str, Any]:
+        key = repr([getattr(route, "path", "included router") for route in arguments["routes"]])
+        if key not in documents:
+            documents[key] = pickle.dumps(generate(**arguments))
+        document: dict[str, Any] = pickle.loads(documents[key])
+        return document
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fastapi.applications, "get_openapi", generate_once)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -74,7 +74,7 @@ def test_other_errors_pass() -> None:
     ("options", "said"), [("size=1m", "shared_memory_is_full"), ("size=1m,ro", "no_shared_memory"), ("size=64m", "")]
 )
 def test_batches_come_whatever_shared_memory_there_is(options: str, said: str) -> None:
-    """Three batches of 1.2 MB, of two processes, in a file system of their own at /dev/shm."""
+    """Three batches of 1.2 MB, of another process, in a file system of their own at /dev/shm."""
     mounted = f"mount -t tmpfs -o {options} tmpfs /dev/shm"
     if subprocess.run(["unshare", "-m", "sh", "-c", mounted], capture_output=True, check=False).returncode:
         pytest.skip("mounting is not allowed here")
@@ -98,4 +98,4 @@ def tell_of_killed_worker() -> str:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(f"{tell_of_killed_worker() if sys.argv[1:] else shades(2)}\n")
+    sys.stdout.write(f"{tell_of_killed_worker() if sys.argv[1:] else shades(1)}\n")
