@@ -31,8 +31,12 @@ def test_links_lead_to_files_and_headings(document):
         assert not anchor or anchor in get_anchors(target), f"{link}: {target.name} has no such heading"
 
 
+def count_words(path: Path) -> int:
+    """Count the words of a document, without bullets and the bars of tables."""
+    return len(re.findall(r"\S*\w\S*", path.read_text("utf-8")))
+
+
 def test_documents_stay_short():
-    words = {path: len(path.read_text("utf-8").split()) for path in DOCUMENTS}
-    assert words[ROOT / "README.md"] <= 700
-    assert sum(count for path, count in words.items() if path.is_relative_to(ROOT / "docs")) <= 9_300
-    assert all(words[path] <= 150 for path in ROOT.glob("docs/adr/00*.md"))
+    assert count_words(ROOT / "README.md") <= 700
+    assert count_words(ROOT / "README.md") + sum(map(count_words, ROOT.glob("docs/**/*.md"))) <= 10_000
+    assert all(count_words(path) <= 150 for path in ROOT.glob("docs/adr/00*.md"))
