@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import redis
 import structlog
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from mmad.children import Child, StartError
 from mmad.redis_server import find_redis_server
@@ -90,7 +92,7 @@ def _wait_until_ready(child: Child, path: Path, folder: Path) -> None:
                 raise StartError(f"the private Redis ended at once with status {status}; {log_file} says why")
             child.restart()
         try:
-            with redis.Redis(unix_socket_path=str(path)) as client:
+            with redis.Redis(unix_socket_path=str(path), retry=Retry(NoBackoff(), 0)) as client:
                 client.ping()
             return
         except redis.RedisError:  # not listening yet, or loading its file
