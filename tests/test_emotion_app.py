@@ -30,8 +30,8 @@ from examples.emotion_app.plot import draw
 from examples.emotion_app.receiver import Receiver, serve_receiver
 from mmad.models import ActionLabel, Label, Labels, Result, parse
 from model.bundle import Bundle
+from tests.client.scripted_service import RESULT
 from tests.conftest import start_service
-from tests.test_client import RESULT
 
 GROUPS = [
     Group("self_touch", frozenset({"F1", "G1"})),
