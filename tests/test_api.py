@@ -14,7 +14,7 @@ from service.errors import CATALOGUE
 from service.job_schemas import JobError, JobOptions, State
 from service.jobs import Upload, job_key, new_job_id
 from tests.fake_service import VIDEO, assert_problem, make_finished_job, make_model_card, stored_files
-from tests.test_results import LABELS
+from tests.result_examples import LABELS
 
 
 @pytest.mark.parametrize("way", ["form", "raw", "chunked", "curl --data-binary"])
