@@ -248,7 +248,7 @@ def test_private_callback_needs_setting(tmp_path: Path) -> None:
 
 
 def test_documented_receiver_verifies_messages(deployment: Deployment) -> None:
-    text = (Path(__file__).parents[1] / "docs/webhooks.md").read_text()
+    text = (Path(__file__).parents[2] / "docs/webhooks.md").read_text()
     program = text.split("```python\n")[1].split("```")[0]
     port = free_port()
     assert program.count("9000") == 1
