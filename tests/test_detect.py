@@ -36,7 +36,7 @@ def find_names(*arguments: Path) -> list[str]:
 def create_files(folder: Path, *paths: str) -> None:
     for path in paths:
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / path).create_files()
+        (folder / path).touch()
 
 
 def test_folder_is_searched_recursively(tmp_path: Path) -> None:

@@ -223,7 +223,7 @@ def test_label_studio_frames_match_declared_fps(rate: float, fps: float, frames:
 
 
 def test_undecodable_video_names_do_not_collide() -> None:
-    names = [os.fsdecode(f"M{letter}ller".encode("names-1")) for letter in "üö"]
+    names = [os.fsdecode(f"M{letter}ller".encode("latin-1")) for letter in "üö"]
     assert [make_video_result(video=name).video for name in names] == ["Müller", "Möller"]
     assert find_name_collision(names, any_case=True) == []
     assert make_video_result(video=os.fsdecode(b"\x81")).video == r"\x81"
