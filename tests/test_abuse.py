@@ -60,7 +60,7 @@ def drip(caller: socket.socket, chunk: bytes, seconds: float = 20) -> RawRespons
             caller.sendall(chunk)
         except ConnectionError:
             return read_response(caller)
-    raise AssertionError("the connection was kept open")
+    raise AssertionError("the connection stays open")
 
 
 def test_stalled_body_is_refused(api: Api) -> None:
