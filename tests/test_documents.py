@@ -1,4 +1,4 @@
-"""Documents: links lead to files and headings that exist, and the whole stays short."""
+"""Documentation: links resolve to files and headings, and texts stay short."""
 
 import re
 import unicodedata
@@ -20,7 +20,7 @@ def get_anchors(document: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_links_lead_to_files_and_headings(document):
+def test_links_resolve(document):
     links = LINK.findall(CODE.sub("", document.read_text("utf-8")))
     for link in links:
         if re.match(r"[a-z]+:", link):
@@ -31,7 +31,7 @@ def test_links_lead_to_files_and_headings(document):
         assert not anchor or anchor in get_anchors(target), f"{link}: {target.name} has no such heading"
 
 
-def test_documents_stay_short():
+def test_documents_are_short():
     words = {path: len(path.read_text("utf-8").split()) for path in DOCUMENTS}
     assert words[ROOT / "README.md"] <= 700
     assert sum(count for path, count in words.items() if path.is_relative_to(ROOT / "docs")) <= 9_300
