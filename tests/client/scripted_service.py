@@ -12,6 +12,7 @@ from mmad.models import Json
 
 Handler = Callable[[httpx.Request], httpx.Response]
 LINKS = {name: f"/jobs/j1/{name}" for name in ("self", "result", "export", "events", "cancel")}
+ACCEPTED = {"id": "j1", "state": "queued", "links": LINKS}
 NOW = "2026-01-02T03:04:05Z"
 
 

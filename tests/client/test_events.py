@@ -15,7 +15,7 @@ from mmad.client import Event, EventsUnavailable, JobCanceled, JobFailed, NotFou
 from mmad.models import Job
 from mmad.sse import EventStream
 from tests.client.scripted_service import (
-    LINKS,
+    ACCEPTED,
     RESULT,
     Chunks,
     MakeClient,
@@ -197,7 +197,7 @@ def test_async_progress_callback_is_awaited() -> None:
         updates.append(job)
 
     server = ScriptedServer(
-        json_response({"id": "j1", "state": "queued", "links": LINKS}, 202),
+        json_response(ACCEPTED, 202),
         stream_response(sse_event(1, job_document("succeeded", 1), "state")),
         json_response(RESULT),
     )

@@ -22,7 +22,7 @@ from mmad.errors import RetryDelays
 from mmad.models import AnswerError, Job, Json, parse
 from service import job_schemas, listing, schemas
 from tests.client.scripted_service import (
-    LINKS,
+    ACCEPTED,
     NOW,
     MakeClient,
     ScriptedServer,
@@ -82,8 +82,7 @@ def test_invalid_or_missing_field_is_named(change: Json, message: str) -> None:
 
 
 def test_submit_encodes_parameters_headers_and_path(make_client: MakeClient) -> None:
-    accepted = {"id": "j1", "state": "queued", "links": LINKS}
-    server = ScriptedServer(json_response(accepted, 202), json_response(job_document()), json_response(accepted, 202))
+    server = ScriptedServer(json_response(ACCEPTED, 202), json_response(job_document()), json_response(ACCEPTED, 202))
     client = make_client(server, api_key="mmad_secret")
     sent = client.submit(
         b"video", min_score=0, labels=["B1", "F"], region=(0.25, 0, 0.5, 1), keep_video=False,
@@ -129,9 +128,8 @@ def test_jobs_requests_pages_lazily() -> None:
 
 def test_submit_many_sends_files_in_order_and_rejects_one(make_client: MakeClient, tmp_path: Path) -> None:
     (tmp_path / "one").write_bytes(b"one")
-    accepted = {"id": "j1", "state": "queued", "links": LINKS}
     server = ScriptedServer(
-        json_response({"batch": "b", "jobs": [accepted, accepted], "links": {"jobs": "/jobs?batch=b"}}, 202)
+        json_response({"batch": "b", "jobs": [ACCEPTED, ACCEPTED], "links": {"jobs": "/jobs?batch=b"}}, 202)
     )
     batch = make_client(server).submit_many([tmp_path / "one", b"two"], tag="x")
     assert (batch.batch, len(batch.jobs)) == ("b", 2)
@@ -201,7 +199,7 @@ def test_retried_upload_resends_video_with_same_key(make_client: MakeClient, tmp
     server = ScriptedServer(
         httpx.WriteError("gone"),
         problem_response("queue_unavailable", 503, **{"Retry-After": "5"}),
-        json_response({"id": "j1", "state": "queued", "links": LINKS}, 202),
+        json_response(ACCEPTED, 202),
     )
     with path.open("rb") as file:
         file.seek(77)
@@ -226,8 +224,7 @@ class Pipe(io.RawIOBase):
 
 
 def test_pipe_upload_is_not_retried(make_client: MakeClient) -> None:
-    accepted = {"id": "j1", "state": "queued", "links": LINKS}
-    server = ScriptedServer(json_response(accepted, 202), httpx.ReadError("gone"))
+    server = ScriptedServer(json_response(ACCEPTED, 202), httpx.ReadError("gone"))
     client = make_client(server)
     client.submit(Pipe(b"from a pipe"))
     assert uploaded_video(server.requests[0]) == b"from a pipe"
