@@ -44,21 +44,21 @@ def main() -> None:
 
 
 def _collect_problems(folder: Path, bundle: Bundle) -> dict[str, Any]:
-    found = {}
+    problems = {}
     with private_redis(folder / "redis") as server:
         for code, provoke in PROVOKERS.items():
-            place = folder / code
-            place.mkdir()
-            found[code] = provoke(InProcessService(place, bundle, server.url)).json()
-    return found
+            target = folder / code
+            target.mkdir()
+            problems[code] = provoke(InProcessService(target, bundle, server.url)).json()
+    return problems
 
 
 def _collect_not_ready(folder: Path, bundle: Bundle) -> dict[str, Any]:
     """Return the response of GET /readyz of a service without a worker."""
     folder.mkdir()
     with private_redis(folder / "redis") as server:
-        answer = InProcessService(folder, bundle, server.url).http.get("/readyz")
-    return {f"GET /readyz {answer.status_code}": {"no worker": answer.json()}}
+        response = InProcessService(folder, bundle, server.url).http.get("/readyz")
+    return {f"GET /readyz {response.status_code}": {"no worker": response.json()}}
 
 
 def _collect_responses(folder: Path) -> dict[str, Any]:

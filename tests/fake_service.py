@@ -11,7 +11,7 @@ from service.results import make_result
 from service.schemas import ModelCard, View
 from service.settings import Settings
 from service.store import FolderStore
-from tests.test_results import EXAMPLE, LABELS
+from tests.result_examples import EXAMPLE, LABELS
 
 VIDEO = b"\0\0\0\x18ftypisom" + bytes(3000)
 

@@ -69,8 +69,8 @@ def _soak(folder: Path, seconds: float, seed: int) -> int:
     deployment.start()
     stop, ledger = threading.Event(), Ledger()
     videos = make_clips(folder / "clips")
-    answers = get_expected_results(deployment.url, videos)
-    callers = [Caller(deployment.url, videos, ledger, seed + turn, stop) for turn in range(3)]
+    expected = get_expected_results(deployment.url, videos)
+    callers = [Caller(deployment.url, videos, ledger, seed + index, stop) for index in range(3)]
     for caller in callers:
         caller.start()
     samples = _watch(deployment, seconds)
@@ -80,7 +80,7 @@ def _soak(folder: Path, seconds: float, seed: int) -> int:
         if caller.failure is not None:
             raise caller.failure
     wait_for_jobs(deployment, 300)
-    verdict = check_jobs(deployment, ledger, answers)
+    verdict = check_jobs(deployment, ledger, expected)
     verdict.left_over.clear()
     find_leftovers(deployment, verdict, LEFTOVERS_S)
     deployment.stop()
@@ -120,7 +120,7 @@ def _watch(deployment: Deployment, seconds: float) -> dict[str, Samples]:
             _sample(samples[name], pid, now_s)
         if now_s - printed_s > 60:
             printed_s = now_s
-            sizes = ", ".join(f"{name} {one.resident[-1] / _MIB:.0f} MiB" for name, one in samples.items())
+            sizes = ", ".join(f"{name} {sampled.resident[-1] / _MIB:.0f} MiB" for name, sampled in samples.items())
             print(f"{(now_s - start_s) / 60:.0f} min: {sizes}", file=sys.stderr, flush=True)  # noqa: T201
         time.sleep(_EVERY_S)
     return samples

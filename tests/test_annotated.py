@@ -16,8 +16,7 @@ from pympi.Elan import Eaf
 from service.exports import FORMATS, write_export
 from service.schemas import View
 from tests.clips import ffmpeg, pattern
-from tests.test_exports import TAXONOMY, analysed, late
-from tests.test_results import stored
+from tests.result_examples import TAXONOMY, make_proposals, make_video_result, with_start_offset
 from training.annotated import read_annotated
 from training.dataset import Sample
 from training.elan import Elan
@@ -26,7 +25,7 @@ from training.split import split_by_list
 from training.tables import read_annotations
 
 SPANS = [(0, 1.503, 0.9, 1), (1.503, 4, 0.8, 1), (2.5, 6, 0.55, 0), (5.972, 6.769, 0.65, 2)]
-PROPOSALS = stored(*SPANS, duration_s=8)
+PROPOSALS = make_proposals(*SPANS, duration_s=8)
 HEADER = "video,start_s,end_s,action\n"
 
 
@@ -106,7 +105,7 @@ def test_exports_are_read_back(
     name: str, offset_s: float, folder: Folder, clip: Path, late_clip: Path, tmp_path: Path
 ) -> None:
     videos = folder("interview.mp4", video=late_clip if offset_s else clip)
-    one = analysed(late(PROPOSALS, offset_s), view=View(min_score=0), source="x/interview.mp4")
+    one = make_video_result(with_start_offset(PROPOSALS, offset_s), view=View(min_score=0), source="x/interview.mp4")
     path = write(tmp_path / f"interview{FORMATS[name].suffix}", write_export(name, [one]))
     items, notices = read(videos, path)
     assert [spans(item) for item in items] == [EXPECTED]
@@ -115,7 +114,7 @@ def test_exports_are_read_back(
 
 
 def test_scores_in_values_are_read_over(folder: Folder, clip: Path, tmp_path: Path) -> None:
-    one = analysed(PROPOSALS, view=View(min_score=0), source="x/interview.mp4")
+    one = make_video_result(PROPOSALS, view=View(min_score=0), source="x/interview.mp4")
     content = write_export("eaf", [replace(one, eaf_scores="value")])
     assert re.search(rb"<ANNOTATION_VALUE>[a-z ]+ \(0\.\d\d\)</ANNOTATION_VALUE>", content)
     assert b": score" not in content
@@ -129,7 +128,7 @@ def test_label_studio_is_read_back_to_half_a_frame(
     offset_s: float, folder: Folder, clip: Path, late_clip: Path, tmp_path: Path
 ) -> None:
     videos = folder("interview.mp4", video=late_clip if offset_s else clip)
-    one = analysed(late(PROPOSALS, offset_s), view=View(min_score=0), source="x/interview.mp4")
+    one = make_video_result(with_start_offset(PROPOSALS, offset_s), view=View(min_score=0), source="x/interview.mp4")
     (task,) = json.loads(write_export("label-studio", [one]))
     path = write(tmp_path / "project.json", [corrected(task)])
     ((item,), notices) = read(videos, path)
@@ -250,7 +249,7 @@ def test_of_two_tasks_with_one_video_the_last_counts(folder: Folder, tmp_path: P
 
 
 def test_point_events_of_boris_are_left_out(folder: Folder, tmp_path: Path) -> None:
-    one = analysed(PROPOSALS, view=View(min_score=0), source="x/interview.mp4")
+    one = make_video_result(PROPOSALS, view=View(min_score=0), source="x/interview.mp4")
     table = write_export("boris", [one]).decode().splitlines()
     point = table[1].replace("STATE", "POINT")
     path = write(tmp_path / "interview.boris.csv", "\n".join([*table, point]).encode())

@@ -1,6 +1,7 @@
-"""The HTTP API over a real store, with a queue that only writes down what it was given."""
+"""HTTP API with a real store and a queue that only records ids."""
 
 import hashlib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +15,19 @@ from service.errors import CATALOGUE
 from service.job_schemas import JobError, JobOptions, State
 from service.jobs import Upload, job_key, new_job_id
 from tests.fake_service import VIDEO, assert_problem, make_finished_job, make_model_card, stored_files
-from tests.test_results import LABELS
+from tests.result_examples import LABELS
 
 
-@pytest.mark.parametrize("way", ["form", "raw", "chunked", "curl --data-binary"])
-def test_an_upload_is_stored_whole_and_queued(api: TestClient, app_state: AppState, way: str) -> None:
-    match way:
+@pytest.mark.parametrize("encoding", ["form", "raw", "chunked", "curl --data-binary"])
+def test_upload_is_stored_and_queued(api: TestClient, app_state: AppState, encoding: str) -> None:
+    match encoding:
         case "form":
             response = api.post("/detect?top_k=5", files={"file": ("x.mp4", VIDEO)}, data={"min_score": "0.25"})
         case "raw":
             response = api.post("/detect?top_k=5&min_score=0.25", content=VIDEO, headers={"content-type": "video/mp4"})
         case "chunked":
-            pieces = (VIDEO[start : start + 7] for start in range(0, len(VIDEO), 7))
-            response = api.post("/detect?top_k=5&min_score=0.25", content=pieces)
+            chunks = (VIDEO[start : start + 7] for start in range(0, len(VIDEO), 7))
+            response = api.post("/detect?top_k=5&min_score=0.25", content=chunks)
         case _:
             form = {"content-type": "application/x-www-form-urlencoded"}
             response = api.post("/detect?top_k=5&min_score=0.25", content=VIDEO, headers=form)
@@ -42,7 +43,7 @@ def test_an_upload_is_stored_whole_and_queued(api: TestClient, app_state: AppSta
     assert app_state.queue.ids == [body["id"]]  # type: ignore[attr-defined]
 
 
-def test_a_form_in_small_pieces_is_the_same(api: TestClient, app_state: AppState) -> None:
+def test_form_is_parsed_in_chunks_of_any_size(api: TestClient, app_state: AppState) -> None:
     boundary = "--edge"
     payload = VIDEO + b"\r\n--edg\r\n--edgx\r\n-"  # almost the boundary
     body = (
@@ -50,14 +51,14 @@ def test_a_form_in_small_pieces_is_the_same(api: TestClient, app_state: AppState
         f'{boundary}\r\nContent-Disposition: form-data; name="file"; filename="../../x"\r\nContent-Type: video/mp4\r\n\r\n'
     ).encode() + payload + f"\r\n{boundary}--\r\n".encode()  # fmt: skip
     for size in (1, 3, 64):
-        pieces = (body[start : start + size] for start in range(0, len(body), size))
-        response = api.post("/detect", content=pieces, headers={"content-type": "multipart/form-data; boundary=edge"})
+        chunks = (body[start : start + size] for start in range(0, len(body), size))
+        response = api.post("/detect", content=chunks, headers={"content-type": "multipart/form-data; boundary=edge"})
         assert response.status_code == 202, response.text
         assert app_state.store.get(job_key(response.json()["id"], "video")) == payload
         assert app_state.jobs.get(response.json()["id"]).options.top_k == 3
 
 
-REFUSED = [
+INVALID_REQUESTS = [
     ("empty_upload", "no bytes", {"content": b""}),
     ("empty_upload", "no bytes", {"files": {"file": ("x", b"")}}),
     ("not_a_video", "send MP4", {"content": b"hello world, this is text"}),
@@ -93,28 +94,26 @@ REFUSED = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("code", "words", "request_"), REFUSED)
-def test_what_is_refused_leaves_nothing(
-    api: TestClient, app_state: AppState, code: str, words: str, request_: dict
+@pytest.mark.parametrize(("code", "message", "request_"), INVALID_REQUESTS)
+def test_invalid_request_is_refused_and_leaves_no_files(
+    api: TestClient, app_state: AppState, code: str, message: str, request_: dict
 ) -> None:
     app_state.store.put("model.json", make_model_card().model_dump_json().encode())
     detail = assert_problem(api.post("/detect", **request_), code)
-    import re
-
-    assert re.search(words, detail), detail
+    assert re.search(message, detail), detail
     assert stored_files(app_state) == ["model.json"]
     assert app_state.queue.ids == []  # type: ignore[attr-defined]
 
 
-def test_a_form_that_breaks_off_is_refused(api: TestClient, app_state: AppState) -> None:
+def test_truncated_form_is_refused(api: TestClient, app_state: AppState) -> None:
     body = b'--e\r\nContent-Disposition: form-data; name="file"\r\n\r\n' + VIDEO
     response = api.post("/detect", content=body, headers={"content-type": "multipart/form-data; boundary=e"})
     assert "before its closing boundary" in assert_problem(response, "malformed_upload")
     assert stored_files(app_state) == []
 
 
-def test_a_job_is_accepted_while_the_queue_is_away(api: TestClient, app_state: AppState) -> None:
-    """It is on disk; the reconciler queues it."""
+def test_job_is_accepted_while_queue_is_unavailable(api: TestClient, app_state: AppState) -> None:
+    """The reconciler queues it later."""
     app_state.queue.unavailable = True  # type: ignore[attr-defined]
     job = api.post("/detect", content=VIDEO).json()
     assert job["state"] == "queued"
@@ -123,7 +122,7 @@ def test_a_job_is_accepted_while_the_queue_is_away(api: TestClient, app_state: A
     assert api.get(f"/jobs/{job['id']}").json()["queue_position"] is None
 
 
-def test_a_job_is_told_at_every_state(api: TestClient, app_state: AppState) -> None:
+def test_job_document_in_every_state(api: TestClient, app_state: AppState) -> None:
     job_id = new_job_id()
     record = app_state.jobs.create(job_id, Upload(bytes=1, sha256="0"), JobOptions(), retention_s=60)
     queued = api.get(f"/jobs/{job_id}").json()
@@ -145,14 +144,14 @@ def test_a_job_is_told_at_every_state(api: TestClient, app_state: AppState) -> N
     assert (failed["state"], failed["error"]) == ("failed", {"code": "no_video_stream", "detail": "x"})
 
 
-def test_a_failed_jobs_result_is_its_error(api: TestClient, app_state: AppState) -> None:
+def test_result_of_failed_job_is_its_error(api: TestClient, app_state: AppState) -> None:
     job_id = make_finished_job(app_state, JobError(code="no_video_stream", detail="only sound"))
     response = api.get(f"/jobs/{job_id}/result")
     assert assert_problem(response, "no_video_stream") == "only sound"
     assert response.json()["job_id"] == job_id
 
 
-def test_other_views_of_a_result_need_no_second_run(api: TestClient, app_state: AppState) -> None:
+def test_result_filters_need_no_second_analysis(api: TestClient, app_state: AppState) -> None:
     job_id = make_finished_job(app_state)
     assert len(api.get(f"/jobs/{job_id}/result").json()["detections"]) == 4
     everything = api.get(f"/jobs/{job_id}/result?min_score=0").json()
@@ -164,7 +163,7 @@ def test_other_views_of_a_result_need_no_second_run(api: TestClient, app_state: 
     assert app_state.queue.ids == []  # type: ignore[attr-defined]
 
 
-def test_unknown_addresses_and_methods_are_problems(api: TestClient) -> None:
+def test_unknown_paths_and_methods_return_problems(api: TestClient) -> None:
     assert_problem(api.get("/jobs/nope"), "job_not_found")
     assert_problem(api.get("/jobs/nope/result"), "job_not_found")
     assert_problem(api.get("/nothing/here"), "not_found")
@@ -175,7 +174,7 @@ def test_unknown_addresses_and_methods_are_problems(api: TestClient) -> None:
     assert api.post("/docs").headers["allow"] == "GET, HEAD"
 
 
-def test_the_model_is_what_a_worker_said(api: TestClient, app_state: AppState) -> None:
+def test_model_and_labels_come_from_worker(api: TestClient, app_state: AppState) -> None:
     assert_problem(api.get("/model"), "no_worker_yet")
     assert_problem(api.get("/labels"), "no_worker_yet")
     app_state.store.put("model.json", make_model_card().model_dump_json().encode())
@@ -183,19 +182,19 @@ def test_the_model_is_what_a_worker_said(api: TestClient, app_state: AppState) -
     assert api.get("/labels").json() == LABELS.model_dump(mode="json")
 
 
-def test_labels_cannot_be_checked_before_a_worker_came(api: TestClient, app_state: AppState) -> None:
+def test_label_filter_needs_model_card(api: TestClient, app_state: AppState) -> None:
     assert_problem(api.post("/detect?labels=B1", content=VIDEO), "no_worker_yet")
     assert stored_files(app_state) == []
 
 
-def test_a_model_card_of_another_version_is_none(api: TestClient, app_state: AppState) -> None:
+def test_incompatible_model_card_is_ignored(api: TestClient, app_state: AppState) -> None:
     app_state.store.put("model.json", b'{"old": 1}')
     assert_problem(api.get("/model"), "no_worker_yet")
     assert "mmad worker" in api.get("/readyz").json()["checks"]["model"]
 
 
-def test_every_answer_is_documented(api_description: dict[str, Any]) -> None:
-    """What routes raise is in openapi.yaml: each code of the catalogue stands under some route, or is the frame's own."""
+def test_openapi_documents_every_error_code(api_description: dict[str, Any]) -> None:
+    """Codes that no route raises are those of the framework."""
     text = openapi_yaml()
     assert {code for code in CATALOGUE if f"`{code}`" not in text} == {"not_found", "method_not_allowed"}
     accepted = api_description["paths"]["/detect"]["post"]["responses"]
@@ -203,7 +202,7 @@ def test_every_answer_is_documented(api_description: dict[str, Any]) -> None:
     assert "Retry-After" in accepted["503"]["headers"]
 
 
-def test_readiness_names_what_is_missing(api: TestClient) -> None:
+def test_readiness_names_failed_checks(api: TestClient) -> None:
     response = api.get("/readyz")
     assert response.status_code == 503
     checks = response.json()["checks"]
@@ -213,7 +212,7 @@ def test_readiness_names_what_is_missing(api: TestClient) -> None:
     assert api.get("/healthz").json() == {"status": "ok"}
 
 
-def test_a_fault_is_told_without_its_words(
+def test_internal_error_does_not_leak_message(
     api: TestClient, app_state: AppState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(_job_id: str) -> None:
@@ -226,7 +225,7 @@ def test_a_fault_is_told_without_its_words(
     assert len(response.json()["request_id"]) == 32
 
 
-def test_docs_need_no_internet(api: TestClient) -> None:
+def test_docs_page_needs_no_internet(api: TestClient) -> None:
     assert api.get("/", follow_redirects=False).headers["location"] == "/docs"
     page = api.get("/docs").text
     assert "https://" not in page
@@ -235,17 +234,17 @@ def test_docs_need_no_internet(api: TestClient) -> None:
     assert len(api.get(script).content) > 100_000
 
 
-def test_the_committed_openapi_document_is_the_codes(api_description: dict[str, Any]) -> None:
+def test_committed_openapi_document_is_current(api_description: dict[str, Any]) -> None:
     committed = Path(__file__).parents[1] / "openapi.yaml"
     assert committed.read_text() == openapi_yaml(), "run make openapi"
     assert api_description["openapi"].startswith("3.1")
 
 
-# What cannot be shown in a document.
+# Media types without examples.
 BINARY = ("image/png", "image/svg+xml", "application/zip", "application/octet-stream")
 
 
-def test_every_answer_has_an_example_that_fits_it(api_description: dict[str, Any]) -> None:
+def test_every_response_has_a_valid_example(api_description: dict[str, Any]) -> None:
     document = api_description
     missing = []
     for path, operations in document["paths"].items():
@@ -260,7 +259,7 @@ def test_every_answer_has_an_example_that_fits_it(api_description: dict[str, Any
                     if "json" in kind:
                         schema = {**content.get("schema", {}), "components": document["components"]}
                         for example in examples.values():
-                            named = example.get("$ref", "").rpartition("/")[2]
-                            shown = document["components"]["examples"][named] if named else example
-                            jsonschema.validate(shown["value"], schema)
+                            reference = example.get("$ref", "").rpartition("/")[2]
+                            content_example = document["components"]["examples"][reference] if reference else example
+                            jsonschema.validate(content_example["value"], schema)
     assert missing == []

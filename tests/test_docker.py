@@ -1,4 +1,4 @@
-"""Docker files cannot be run here: what can be checked without an engine is checked."""
+"""Dockerfiles, lock files and the compose file, checked without Docker."""
 
 import re
 import tomllib
@@ -12,40 +12,40 @@ from service.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 DOCKERFILES = sorted((ROOT / "docker").glob("Dockerfile.*"))
-FIELDS = {f"MMAD_{name.upper()}" for name in Settings.model_fields}
+VARIABLES = {f"MMAD_{name.upper()}" for name in Settings.model_fields}
 
 
-def installed_by(extra: str) -> set[str]:
-    """Names of all packages an extra asks for, through the extras it is made of."""
+def resolve_extra(extra: str) -> set[str]:
+    """Return the names of all packages of an extra, including nested extras."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    found: set[str] = set()
+    packages: set[str] = set()
     for requirement in project["optional-dependencies"][extra]:
         name, _, extras = re.match(r"([\w-]+)(\[([\w,]+)\])?", requirement.lower()).groups()  # type: ignore[union-attr]
-        found |= set().union(*(installed_by(one) for one in extras.split(","))) if name == "mmad" else {name}
-    return found
+        packages |= set().union(*(resolve_extra(nested) for nested in extras.split(","))) if name == "mmad" else {name}
+    return packages
 
 
-def test_there_are_three_images() -> None:
+def test_dockerfiles_exist() -> None:
     assert [path.name for path in DOCKERFILES] == ["Dockerfile.api", "Dockerfile.worker-cpu", "Dockerfile.worker-gpu"]
 
 
 @pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.name)
-def test_what_is_copied_exists_and_nobody_is_root(path: Path) -> None:
+def test_copied_files_exist_and_user_is_not_root(path: Path) -> None:
     text = path.read_text()
     ignored = (ROOT / ".dockerignore").read_text()
     for source in [name for line in re.findall(r"^COPY (.*)", text, re.M) for name in line.split()[:-1]]:
         assert (ROOT / source).exists()
         assert f"!{source.split('/')[0]}\n" in ignored
     assert text.rindex("USER 10001") < text.rindex("CMD")
-    assert set(re.findall(r"MMAD_\w+", text)) <= FIELDS
+    assert set(re.findall(r"MMAD_\w+", text)) <= VARIABLES
 
 
-def test_images_hold_what_they_may() -> None:
+def test_images_install_only_their_engines() -> None:
     engines = {"torch", "onnxruntime", "onnxruntime-gpu", "openvino", "av"}
-    assert installed_by("api") & engines == set()
-    assert installed_by("worker") & engines == {"openvino", "av"}
-    assert installed_by("gpu") & engines == {"onnxruntime-gpu", "av"}
-    assert installed_by("serve") & engines == {"openvino", "av"}
+    assert resolve_extra("api") & engines == set()
+    assert resolve_extra("worker") & engines == {"openvino", "av"}
+    assert resolve_extra("gpu") & engines == {"onnxruntime-gpu", "av"}
+    assert resolve_extra("serve") & engines == {"openvino", "av"}
     for path in DOCKERFILES:
         extra = {"api": "api", "worker-cpu": "worker", "worker-gpu": "gpu"}[path.suffix[1:]]
         installs = re.findall(r"pip install --no-cache-dir (.*)", path.read_text())
@@ -53,31 +53,31 @@ def test_images_hold_what_they_may() -> None:
 
 
 @pytest.mark.parametrize("name", ["api", "worker", "serve", "gpu", "dev"])
-def test_the_lock_holds_what_an_extra_asks_for(name: str) -> None:
+def test_lock_file_contains_packages_of_extra(name: str) -> None:
     text = (ROOT / f"requirements/{name}.txt").read_text()
     locked = set(re.findall(r"^([a-z0-9-]+)==", text, re.M))
-    assert installed_by(name) - {"torch"} <= locked
+    assert resolve_extra(name) - {"torch"} <= locked
     assert "torch" not in locked
     pins = re.split(r"\n(?=\S)", text.strip())
     assert all("--hash=sha256:" in pin for pin in pins if not pin.startswith("#"))
 
 
-def test_compose_fits_the_images_and_settings() -> None:
+def test_compose_matches_images_and_settings() -> None:
     compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
     services = compose["services"]
     assert set(services) == {"redis", "api", "worker", "worker-gpu"}
     command = services["redis"]["command"]
-    assert command[command.index("--appendonly") + 1] == "no"  # the store has the jobs
+    assert command[command.index("--appendonly") + 1] == "no"  # jobs are in the store
     assert services["worker-gpu"]["profiles"] == ["gpu"]
     for name, service in services.items():
         assert service["restart"] == "always"
         if name != "redis":
             assert (ROOT / service["build"]["dockerfile"]).exists()
-            assert set(service["environment"]) <= FIELDS
+            assert set(service["environment"]) <= VARIABLES
             assert service["volumes"] == ["data:/data"]
 
 
-def test_what_is_open_is_published_on_this_machine_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_open_api_is_published_on_loopback_only(monkeypatch: pytest.MonkeyPatch) -> None:
     text = (ROOT / "docker-compose.yml").read_text()
     api = yaml.safe_load(text)["services"]["api"]
     image = (ROOT / "docker/Dockerfile.api").read_text()

@@ -20,7 +20,7 @@ def get_anchors(document: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_links_lead_to_files_and_headings(document):
+def test_links_resolve(document):
     links = LINK.findall(CODE.sub("", document.read_text("utf-8")))
     for link in links:
         if re.match(r"[a-z]+:", link):
@@ -36,7 +36,7 @@ def count_words(path: Path) -> int:
     return len(re.findall(r"\S*\w\S*", path.read_text("utf-8")))
 
 
-def test_documents_stay_short():
+def test_documents_are_short():
     assert count_words(ROOT / "README.md") <= 700
     assert count_words(ROOT / "README.md") + sum(map(count_words, ROOT.glob("docs/**/*.md"))) <= 10_000
     assert all(count_words(path) <= 150 for path in ROOT.glob("docs/adr/00*.md"))

@@ -1,4 +1,4 @@
-"""Lengths that containers declare, read without decoding, and videos that are refused by them."""
+"""Declared durations of containers, and uploads refused because of them."""
 
 import io
 import random
@@ -15,7 +15,7 @@ from service.settings import Settings
 from tests import clips
 from tests.fake_service import assert_problem, stored_files
 
-FORMS = {
+CONTAINERS = {
     "mp4": ("x.mp4", ()),
     "moov first": ("x.mp4", ("-movflags", "+faststart")),
     "mov": ("x.mov", ()),
@@ -25,9 +25,9 @@ FORMS = {
 }
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_a_declared_length_is_read(tmp_path: Path, form: str) -> None:
-    name, extra = FORMS[form]
+@pytest.mark.parametrize("container", CONTAINERS)
+def test_declared_duration_is_read(tmp_path: Path, container: str) -> None:
+    name, extra = CONTAINERS[container]
     with clips.pattern(tmp_path / name, size="64x64", seconds=25, rate="5", extra=extra).open("rb") as file:
         assert read_declared_duration_s(file) == pytest.approx(25, abs=0.1)
 
@@ -39,7 +39,7 @@ def test_a_declared_length_is_read(tmp_path: Path, form: str) -> None:
         ("x.mkv", ("-live", "1")), ("x.mp4", ("-f", "matroska", "-live", "1")),
     ],
 )  # fmt: skip
-def test_what_is_not_declared_is_not_known(tmp_path: Path, name: str, extra: tuple[str, ...]) -> None:
+def test_undeclared_duration_is_none(tmp_path: Path, name: str, extra: tuple[str, ...]) -> None:
     with clips.pattern(tmp_path / name, size="64x64", seconds=3, extra=extra).open("rb") as file:
         assert read_declared_duration_s(file) is None
 
@@ -48,105 +48,101 @@ def box(kind: bytes, content: bytes, length: int | None = None) -> bytes:
     return (8 + len(content) if length is None else length).to_bytes(4) + kind + content
 
 
-def movie(version: int, timescale: int, ticks: int, more: bytes = b"") -> io.BytesIO:
+def make_movie(version: int, timescale: int, ticks: int, more: bytes = b"") -> io.BytesIO:
     width = 8 if version else 4
     header = bytes([version, 0, 0, 0]) + bytes(2 * width) + timescale.to_bytes(4) + ticks.to_bytes(width)
     return io.BytesIO(box(b"ftyp", b"isom") + box(b"moov", box(b"mvhd", header + bytes(80)) + more))
 
 
-def test_headers_of_movies() -> None:
-    assert read_declared_duration_s(movie(0, 1000, 9_000_000)) == 9000
-    assert read_declared_duration_s(movie(1, 1000, 9_000_000)) == 9000
-    assert read_declared_duration_s(movie(0, 1000, 0xFFFFFFFF)) is None
-    assert read_declared_duration_s(movie(1, 1000, 2**64 - 1)) is None
-    assert read_declared_duration_s(movie(0, 0, 5)) is None
+def test_mvhd_and_mehd_durations() -> None:
+    assert read_declared_duration_s(make_movie(0, 1000, 9_000_000)) == 9000
+    assert read_declared_duration_s(make_movie(1, 1000, 9_000_000)) == 9000
+    assert read_declared_duration_s(make_movie(0, 1000, 0xFFFFFFFF)) is None
+    assert read_declared_duration_s(make_movie(1, 1000, 2**64 - 1)) is None
+    assert read_declared_duration_s(make_movie(0, 0, 5)) is None
     fragments = box(b"mvex", box(b"mehd", bytes(4) + (5000).to_bytes(4)))
-    assert read_declared_duration_s(movie(0, 1000, 0, fragments)) == 5
-    wide = box(b"mdat", (1 << 40).to_bytes(8), length=1)  # its end lies far behind that of the file
-    assert read_declared_duration_s(io.BytesIO(wide + movie(0, 1000, 1).getvalue())) is None
+    assert read_declared_duration_s(make_movie(0, 1000, 0, fragments)) == 5
+    wide = box(b"mdat", (1 << 40).to_bytes(8), length=1)  # ends beyond the end of the file
+    assert read_declared_duration_s(io.BytesIO(wide + make_movie(0, 1000, 1).getvalue())) is None
 
 
 @pytest.mark.parametrize(
-    ("number", "found"),
+    ("element", "duration_s"),
     [(b"\x44\x89\x84" + b"\x7f\x80\0\0", None), (b"\x44\x89\x84" + b"\x7f\xc0\0\0", None), (b"\x44\x89\x84\xc0\0\0\0", None)],
-    ids=["infinite", "no number", "negative"],
+    ids=["infinite", "nan", "negative"],
 )  # fmt: skip
-def test_numbers_that_are_no_length(number: bytes, found: float | None) -> None:
-    info = b"\x15\x49\xa9\x66" + bytes([0x80 | len(number)]) + number
+def test_invalid_matroska_duration_is_none(element: bytes, duration_s: float | None) -> None:
+    info = b"\x15\x49\xa9\x66" + bytes([0x80 | len(element)]) + element
     content = b"\x1a\x45\xdf\xa3\x80" + b"\x18\x53\x80\x67\x01" + b"\xff" * 7 + info
-    assert read_declared_duration_s(io.BytesIO(content)) is found
+    assert read_declared_duration_s(io.BytesIO(content)) is duration_s
 
 
-HEADS = [b"\0\0\0\x18ftypisom", b"\x1a\x45\xdf\xa3\x80\x18\x53\x80\x67", b"RIFF\xff\xff\xff\xffAVI LIST", b"G"]
+SIGNATURES = [b"\0\0\0\x18ftypisom", b"\x1a\x45\xdf\xa3\x80\x18\x53\x80\x67", b"RIFF\xff\xff\xff\xffAVI LIST", b"G"]
 
 
 @settings(max_examples=300, deadline=None)
-@given(strategies.sampled_from(HEADS), strategies.binary(max_size=300))
-def test_any_bytes_do_no_harm(head: bytes, rest: bytes) -> None:
-    found = read_declared_duration_s(io.BytesIO(head + rest))
-    assert found is None or found > 0
+@given(strategies.sampled_from(SIGNATURES), strategies.binary(max_size=300))
+def test_random_bytes_give_none_or_positive_duration(head: bytes, rest: bytes) -> None:
+    duration_s = read_declared_duration_s(io.BytesIO(head + rest))
+    assert duration_s is None or duration_s > 0
 
 
 @pytest.mark.parametrize(
     "content",
     [
-        HEADS[0] + bytes(8) + b"\0\0\0\1mdat" + b"\xff" * 8,  # 2^64 bytes
-        HEADS[0] + bytes(8) + b"\0\0\0\1mdat" + (2**45).to_bytes(8),
-        HEADS[1][:9] + b"\x01" + b"\xff" * 7 + b"\xec\x01\x04" + bytes(6),
+        SIGNATURES[0] + bytes(8) + b"\0\0\0\1mdat" + b"\xff" * 8,  # 2^64 bytes
+        SIGNATURES[0] + bytes(8) + b"\0\0\0\1mdat" + (2**45).to_bytes(8),
+        SIGNATURES[1][:9] + b"\x01" + b"\xff" * 7 + b"\xec\x01\x04" + bytes(6),
     ],
 )
-def test_elements_that_reach_beyond_any_file_do_no_harm(content: bytes, tmp_path: Path) -> None:
+def test_oversized_element_gives_none(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "x"
     path.write_bytes(content)
     with path.open("rb") as file:
         assert read_declared_duration_s(file) is None
 
 
-def test_many_levels_of_nothing_are_not_all_read() -> None:
-    nothing = b"JUNK\0\0\0\0" * 4000
-    stream = b"LIST" + (4 + len(nothing)).to_bytes(4, "little") + b"strl" + nothing
+class CountingFile(io.BytesIO):
+    """Counts reads and the bytes read."""
+
+    reads = bytes_read = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        content = super().read(size)
+        self.reads += 1
+        self.bytes_read += len(content)
+        return content
+
+
+def test_deeply_nested_empty_elements_are_not_all_read() -> None:
+    empty_chunks = b"JUNK\0\0\0\0" * 4000
+    stream = b"LIST" + (4 + len(empty_chunks)).to_bytes(4, "little") + b"strl" + empty_chunks
     headers = b"LIST" + (4 + 300 * len(stream)).to_bytes(4, "little") + b"hdrl" + stream * 300
 
-    class Counting(io.BytesIO):
-        reads = 0
-
-        def read(self, size: int | None = -1, /) -> bytes:
-            self.reads += 1
-            return super().read(size)
-
-    file = Counting(b"RIFF\xff\xff\xff\xffAVI " + headers)
+    file = CountingFile(b"RIFF\xff\xff\xff\xffAVI " + headers)
     assert read_declared_duration_s(file) is None
     assert file.reads < 20_000
 
 
-@pytest.mark.parametrize("form", ["mp4", "mkv", "avi"])
-def test_broken_headers_do_no_harm(tmp_path: Path, form: str) -> None:
-    name, extra = FORMS[form]
-    whole = clips.pattern(tmp_path / name, size="64x64", seconds=1, extra=extra).read_bytes()
-    chance = random.Random(5)
+@pytest.mark.parametrize("container", ["mp4", "mkv", "avi"])
+def test_corrupt_headers_read_limited_bytes(tmp_path: Path, container: str) -> None:
+    name, extra = CONTAINERS[container]
+    original = clips.pattern(tmp_path / name, size="64x64", seconds=1, extra=extra).read_bytes()
+    rng = random.Random(5)
     for _ in range(300):
-        content = bytearray(whole[: chance.randrange(len(whole))] if chance.random() < 0.3 else whole)
-        for _ in range(chance.randrange(1, 30)):
+        content = bytearray(original[: rng.randrange(len(original))] if rng.random() < 0.3 else original)
+        for _ in range(rng.randrange(1, 30)):
             if content:
-                content[chance.randrange(min(len(content), 3000))] = chance.choice([0, 1, 255, chance.randrange(256)])
-        reads = _Counting(bytes(content))
-        read_declared_duration_s(reads)
-        assert reads.bytes <= 200_000
+                content[rng.randrange(min(len(content), 3000))] = rng.choice([0, 1, 255, rng.randrange(256)])
+        file = CountingFile(bytes(content))
+        read_declared_duration_s(file)
+        assert file.bytes_read <= 200_000
 
 
-class _Counting(io.BytesIO):
-    bytes = 0
-
-    def read(self, size: int | None = -1) -> "bytes":
-        found = super().read(size)
-        self.bytes += len(found)
-        return found
-
-
-def test_too_long_by_its_own_word_is_refused_with_the_upload(app_state: AppState) -> None:
+def test_upload_with_declared_duration_above_limit_is_refused(app_state: AppState) -> None:
     app_state.settings = app_state.settings.model_copy(update={"max_duration_s": 7200.0})
     api = TestClient(build_app(app_state), "http://127.0.0.1")
-    long, short = movie(0, 1000, 7_300_000).getvalue(), movie(0, 1000, 7_200_900).getvalue()
+    long, short = make_movie(0, 1000, 7_300_000).getvalue(), make_movie(0, 1000, 7_200_900).getvalue()
     before = stored_files(app_state)
     for request in (
         {"content": long},
@@ -160,7 +156,7 @@ def test_too_long_by_its_own_word_is_refused_with_the_upload(app_state: AppState
     assert api.post("/detect", content=b"G" + bytes(187) + b"G" + bytes(400)).status_code == 202
 
 
-def test_two_hours_by_default() -> None:
+def test_default_duration_limit_is_two_hours() -> None:
     settings = Settings()
     assert settings.max_duration_s == 7200
     assert min(settings.job_timeout_s, settings.decoder_cpu_s) > settings.max_duration_s

@@ -1,4 +1,4 @@
-"""The example of a caller: its arithmetic against counting on a fine grid, and the whole of it against a live service."""
+"""The example `emotion_app`: features against counting on a grid, the webhook receiver, and a run with a live service."""
 
 import csv
 import json
@@ -30,8 +30,8 @@ from examples.emotion_app.plot import draw
 from examples.emotion_app.receiver import Receiver, serve_receiver
 from mmad.models import ActionLabel, Label, Labels, Result, parse
 from model.bundle import Bundle
+from tests.client.scripted_service import RESULT
 from tests.conftest import start_service
-from tests.test_client import RESULT
 
 GROUPS = [
     Group("self_touch", frozenset({"F1", "G1"})),
@@ -39,30 +39,30 @@ GROUPS = [
     Group("legs", frozenset({"D3"})),
 ]
 Actions = list[tuple[str, float, float]]
-Stretches = list[tuple[float, float, str]]
+Coverage = list[tuple[float, float, str]]
 
 
-def make_result(actions: Actions, duration_s: float, coverage: Stretches | None = None) -> Result:
-    """A service's answer with these actions (code, start, end)."""
+def make_result(actions: Actions, duration_s: float, coverage: Coverage | None = None) -> Result:
+    """Make a result with the given actions (code, start, end)."""
     covered = coverage or [(0, duration_s, "analysed")]
     document = RESULT | {
         "media": RESULT["media"] | {"duration_s": duration_s},
         "coverage": [{"start_s": start, "end_s": end, "status": status} for start, end, status in covered],
         "detections": [
-            {"id": f"p{place}", "start_s": start, "end_s": end, "score": 0.5, "overlaps": [],
+            {"id": f"p{index}", "start_s": start, "end_s": end, "score": 0.5, "overlaps": [],
              "action": {"id": 1, "code": code, "name": code}, "body": {"id": 1, "code": code[0], "name": code[0]}}
-            for place, (code, start, end) in enumerate(actions)
+            for index, (code, start, end) in enumerate(actions)
         ],
     }  # fmt: skip
     return parse(Result, json.dumps(document))
 
 
-def test_two_minutes_by_hand() -> None:
+def test_features_of_example() -> None:
     actions = [
         ("F1", 10.0, 20.0), ("G1", 15.0, 25.0),  # one episode of 15 s
-        ("F1", 50.0, 70.0),                      # over the edge: begins in the first minute
+        ("F1", 50.0, 70.0),                      # crosses the window border: begins in the first minute
         ("B1", 70.0, 73.0), ("B3", 100.0, 103.0), ("C1", 71.0, 72.0),
-        ("D3", 130.0, 132.0), ("D3", 132.0, 134.0),  # they touch: one episode
+        ("D3", 130.0, 132.0), ("D3", 132.0, 134.0),  # touching: one episode
     ]  # fmt: skip
     first, second, third = compute(make_result(actions, 150.0), GROUPS)
     assert (first.start_s, first.end_s, third.start_s, third.end_s) == (0, 60, 120, 150)
@@ -82,7 +82,7 @@ def test_two_minutes_by_hand() -> None:
     assert third.overlap_share == 0
 
 
-def test_nobody_there_is_not_nothing_moving() -> None:
+def test_windows_without_a_person_have_no_features() -> None:
     coverage = [(0.0, 40.0, "analysed"), (40.0, 125.0, "no_person"), (125.0, 130.0, "analysed")]
     first, second, third = compute(make_result([("D3", 30.0, 45.0)], 130.0, coverage), GROUPS)
     assert first.analysed_s == 40
@@ -92,81 +92,84 @@ def test_nobody_there_is_not_nothing_moving() -> None:
     assert third.analysed_s == 5
 
 
-# Whole seconds, so that a grid of seconds counts them exactly.
+# Whole seconds, so that counting seconds is exact.
 INSTANTS = st.integers(0, 40)
-STRETCH = st.tuples(INSTANTS, INSTANTS).filter(lambda pair: pair[0] < pair[1])
+INTERVAL = st.tuples(INSTANTS, INSTANTS).filter(lambda pair: pair[0] < pair[1])
 CODES = st.sampled_from(["F1", "G1", "B1", "B3", "D3", "C1"])
-ACTION = st.tuples(CODES, STRETCH).map(lambda one: (one[0], float(one[1][0]), float(one[1][1])))
+ACTION = st.tuples(CODES, INTERVAL).map(lambda pair: (pair[0], float(pair[1][0]), float(pair[1][1])))
 
 
 @given(st.lists(ACTION, max_size=15), st.sets(INSTANTS, max_size=4), st.integers(1, 50), st.integers(1, 50))
-def test_features_are_what_counting_gives(actions: Actions, cuts: set[int], length: int, window: int) -> None:
+def test_features_match_counting(actions: Actions, cuts: set[int], length: int, window: int) -> None:
     edges = sorted({0, length, *(cut for cut in cuts if cut < length)})
     coverage = [
-        (float(start), float(end), ("analysed", "no_person")[place % 2])
-        for place, (start, end) in enumerate(pairwise(edges))
+        (float(start), float(end), ("analysed", "no_person")[index % 2])
+        for index, (start, end) in enumerate(pairwise(edges))
     ]
-    found = compute(make_result(actions, float(length), coverage), GROUPS, float(window))
-    assert [one.start_s for one in found] == list(range(0, length, window))
+    windows = compute(make_result(actions, float(length), coverage), GROUPS, float(window))
+    assert [features.start_s for features in windows] == list(range(0, length, window))
     seconds = {
         second for start, end, status in coverage if status == "analysed" for second in range(int(start), int(end))
     }
-    for one in found:
-        inside = [second for second in range(int(one.start_s), int(one.end_s)) if second in seconds]
-        assert one.analysed_s == len(inside)
-        if one.activity is None:
+    for features in windows:
+        inside = [second for second in range(int(features.start_s), int(features.end_s)) if second in seconds]
+        assert features.analysed_s == len(inside)
+        if features.activity is None:
             assert not inside
             continue
-        going_on = [sum(start <= second < end for _, start, end in actions) for second in inside]
-        assert one.concurrency == pytest.approx(sum(going_on) / len(inside))
-        assert one.overlap_share == pytest.approx(sum(count > 1 for count in going_on) / len(inside))
+        active_counts = [sum(start <= second < end for _, start, end in actions) for second in inside]
+        assert features.concurrency == pytest.approx(sum(active_counts) / len(inside))
+        assert features.overlap_share == pytest.approx(sum(count > 1 for count in active_counts) / len(inside))
         for group in GROUPS:
-            mine = [(start, end) for code, start, end in actions if code in group.codes]
-            busy = [second for second in inside if any(start <= second < end for start, end in mine)]
+            intervals = [(start, end) for code, start, end in actions if code in group.codes]
+            busy = [second for second in inside if any(start <= second < end for start, end in intervals)]
             begins = [
                 second
-                for second in range(int(one.start_s), int(one.end_s))
-                if any(start == second for start, _ in mine) and not any(start < second <= end for start, end in mine)
+                for second in range(int(features.start_s), int(features.end_s))
+                if any(start == second for start, _ in intervals) and not any(start < second <= end for start, end in intervals)
             ]  # fmt: skip
-            assert one.activity[group.name].share == pytest.approx(len(busy) / len(inside))
-            assert one.activity[group.name].per_min == pytest.approx(60 * len(begins) / len(inside))
+            assert features.activity[group.name].share == pytest.approx(len(busy) / len(inside))
+            assert features.activity[group.name].per_min == pytest.approx(60 * len(begins) / len(inside))
 
 
-@given(st.lists(STRETCH, max_size=12), st.integers(1, 4))
-def test_overlap_is_what_counting_gives(intervals: list[tuple[int, int]], count: int) -> None:
+@given(st.lists(INTERVAL, max_size=12), st.integers(1, 4))
+def test_seconds_at_least_matches_counting(intervals: list[tuple[int, int]], count: int) -> None:
     seconds = sum(sum(start <= second < end for start, end in intervals) >= count for second in range(41))
     assert seconds_at_least(((float(start), float(end)) for start, end in intervals), count) == seconds
 
 
-def test_a_window_has_a_length() -> None:
+def test_window_length_must_be_positive() -> None:
     with pytest.raises(ValueError, match="a window is 0 s; it must be above 0"):
         compute(make_result([], 10.0), GROUPS, 0)
     assert compute(make_result([], 0.0), GROUPS) == []
 
 
-def test_groups_are_of_the_models_classes(shipped: Bundle) -> None:
+def test_groups_match_model_classes(shipped: Bundle) -> None:
     taxonomy = shipped.manifest.taxonomy
     bodies = [Label(id=body.id, code=body.code, name=body.name) for body in taxonomy.bodies]
     actions = [
-        ActionLabel(id=one.id, code=one.code, name=one.name, body=bodies[one.body_id]) for one in taxonomy.actions
+        ActionLabel(id=action.id, code=action.code, name=action.name, body=bodies[action.body_id])
+        for action in taxonomy.actions
     ]
     groups = {group.name: group.codes for group in make_groups(Labels(bodies=bodies, actions=actions))}
-    names = {one.code: one.name for one in actions}
+    names = {action.code: action.name for action in actions}
     assert {names[code] for code in SELF_TOUCH} >= {"touching nose", "covering mouth", "touching legs"}
     assert all(any(word in names[code] for word in ("touching", "scratching", "patting", "rubbing", "covering", "playing"))
                for code in groups["self_touch"])  # fmt: skip
     assert groups["head"] == frozenset(HEAD) == {code for code in names if code.startswith("B")}
     assert groups["legs"] == frozenset(LEGS) == {code for code in names if code.startswith("D")} - {"D7"}
     with pytest.raises(ValueError, match="no classes D3"):
-        make_groups(Labels(bodies=bodies, actions=[one for one in actions if one.code != "D3"]))
+        make_groups(Labels(bodies=bodies, actions=[action for action in actions if action.code != "D3"]))
 
 
-def test_the_picture_is_drawn_of_any_result(tmp_path: Path) -> None:
-    nobody = make_result([], 30.0, [(0, 30.0, "no_person")])
-    busy = make_result([("F1", 0.0, 10.0), ("B1", 5.0, 6.0)], 130.0, [(0, 70, "analysed"), (70, 130, "no_person")])
+def test_plot_is_drawn_with_and_without_person(tmp_path: Path) -> None:
+    no_person = make_result([], 30.0, [(0, 30.0, "no_person")])
+    with_actions = make_result(
+        [("F1", 0.0, 10.0), ("B1", 5.0, 6.0)], 130.0, [(0, 70, "analysed"), (70, 130, "no_person")]
+    )
     sizes = set()
-    for place, result in enumerate((nobody, busy)):
-        path = tmp_path / f"{place}.png"
+    for index, result in enumerate((no_person, with_actions)):
+        path = tmp_path / f"{index}.png"
         draw(result, GROUPS, compute(result, GROUPS), path, "note")
         sizes.add(path.stat().st_size)
     assert len(sizes) == 2
@@ -175,7 +178,7 @@ def test_the_picture_is_drawn_of_any_result(tmp_path: Path) -> None:
 SECRET = "whsec_" + "c2VjcmV0" * 5
 
 
-def signed(body: str, name: str = "msg_1", secret: str = SECRET, at: datetime | None = None) -> dict[str, str]:
+def sign(body: str, name: str = "msg_1", secret: str = SECRET, at: datetime | None = None) -> dict[str, str]:
     at = at or datetime.now(UTC)
     return {
         "webhook-id": name, "webhook-timestamp": str(int(at.timestamp())),
@@ -183,58 +186,58 @@ def signed(body: str, name: str = "msg_1", secret: str = SECRET, at: datetime | 
     }  # fmt: skip
 
 
-def test_only_genuine_messages_are_believed() -> None:
+def test_forged_messages_are_rejected() -> None:
     body = json.dumps({"type": "job.succeeded", "data": {"id": "j1"}})
     receiver = Receiver(SECRET)
     forged = [
-        signed(body, secret="whsec_" + "YW5vdGhl" * 5),
-        signed(body.replace("j1", "j2")),
-        signed(body, at=datetime.now(UTC) - timedelta(hours=1)),
-        signed(body) | {"webhook-signature": "v1"},
-        signed(body) | {"webhook-signature": "v1,***"},
+        sign(body, secret="whsec_" + "YW5vdGhl" * 5),
+        sign(body.replace("j1", "j2")),
+        sign(body, at=datetime.now(UTC) - timedelta(hours=1)),
+        sign(body) | {"webhook-signature": "v1"},
+        sign(body) | {"webhook-signature": "v1,***"},
         {},
     ]
     with serve_receiver(receiver, "127.0.0.1", 0) as address, httpx.Client() as http:
         for headers in forged:
             assert http.post(address, content=body, headers=headers).status_code == 401
-        assert http.post(address, content=b"\xff", headers=signed(body)).status_code == 401
-        assert http.post(address, content=b" " * 100_000, headers=signed(body)).status_code == 413
+        assert http.post(address, content=b"\xff", headers=sign(body)).status_code == 401
+        assert http.post(address, content=b" " * 100_000, headers=sign(body)).status_code == 413
         with pytest.raises(TimeoutError, match="j1 came within 0"):
             receiver.wait("j1", 0.01)
         other = body.replace("j1", "other")
-        for sent, name in ((other, "msg_2"), (body, "msg_1"), (body, "msg_1")):
-            assert http.post(address, content=sent, headers=signed(sent, name)).status_code == 204
-    assert receiver.wait("j1", 1)["data"]["id"] == "j1"  # another job's message is passed over
+        for content, name in ((other, "msg_2"), (body, "msg_1"), (body, "msg_1")):
+            assert http.post(address, content=content, headers=sign(content, name)).status_code == 204
+    assert receiver.wait("j1", 1)["data"]["id"] == "j1"  # messages of other jobs are ignored
     with pytest.raises(TimeoutError):  # the second delivery was the same message
         receiver.wait("j1", 0.01)
 
 
-def test_it_listens_where_it_is_told_and_advertises_its_host() -> None:
+def test_receiver_binds_to_address_and_advertises_host() -> None:
     body = json.dumps({"type": "job.succeeded", "data": {"id": "j1"}})
     with serve_receiver(Receiver(SECRET), "app.example", 0, "127.0.0.1") as address:
         port = address.removeprefix("http://app.example:").removesuffix("/mmad")
-        sent = httpx.post(f"http://127.0.0.1:{port}/mmad", content=body, headers=signed(body), trust_env=False)
+        sent = httpx.post(f"http://127.0.0.1:{port}/mmad", content=body, headers=sign(body), trust_env=False)
         assert sent.status_code == 204
 
 
-def test_with_a_key_it_asks_for_the_keys_secret(
+def test_api_key_needs_its_own_webhook_secret(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "webhook-secret").write_text(SECRET)
     monkeypatch.setenv("MMAD_DATA_DIR", str(tmp_path))
     monkeypatch.delenv("MMAD_WEBHOOK_SECRET", raising=False)
-    sent = [str(tmp_path / "none.mp4"), "--out", str(tmp_path / "out"), "--url", "http://127.0.0.1:9"]
-    assert main(sent) == 1
+    arguments = [str(tmp_path / "none.mp4"), "--out", str(tmp_path / "out"), "--url", "http://127.0.0.1:9"]
+    assert main(arguments) == 1
     assert "mmad webhook-secret" not in capsys.readouterr().err
-    assert main([*sent, "--api-key", "mmad_0123abcd_x"]) == 1
+    assert main([*arguments, "--api-key", "mmad_0123abcd_x"]) == 1
     assert "mmad webhook-secret --key ID" in capsys.readouterr().err
     monkeypatch.setenv("MMAD_WEBHOOK_SECRET", SECRET)
-    assert main([*sent, "--api-key", "mmad_0123abcd_x"]) == 1
+    assert main([*arguments, "--api-key", "mmad_0123abcd_x"]) == 1
     assert "mmad webhook-secret" not in capsys.readouterr().err
 
 
-def test_an_interview_in_features_out(tmp_path: Path, clip: Path) -> None:
-    """With a service of its own: one that may send messages to this machine."""
+def test_app_writes_features_of_a_video(tmp_path: Path, clip: Path) -> None:
+    """Uses its own service, with webhooks to private addresses allowed."""
     root = Path(__file__).resolve().parents[1]
     service = start_service(tmp_path / "data", tmp_path / "log", MMAD_WEBHOOK_ALLOW_PRIVATE="true")
     environment = os.environ | {"MMAD_DATA_DIR": str(tmp_path / "data"), "MMAD_URL": service.url}
@@ -244,17 +247,17 @@ def test_an_interview_in_features_out(tmp_path: Path, clip: Path) -> None:
         return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=root, check=False)
 
     try:
-        ran = run(str(clip), "--out", str(tmp_path / "out"), "--window-s", "2", "--timeout-s", "60")
-        assert ran.returncode == 0, ran.stderr
+        result = run(str(clip), "--out", str(tmp_path / "out"), "--window-s", "2", "--timeout-s", "60")
+        assert result.returncode == 0, result.stderr
         (tmp_path / "text").write_text("no video " * 100)
         refused = run(str(tmp_path / "text"), "--out", str(tmp_path / "none"))
         assert refused.returncode == 1
         assert "[not_a_video]" in refused.stderr
     finally:
         service.stop()
-    assert "job.succeeded" in ran.stderr
+    assert "job.succeeded" in result.stderr
     document = json.loads((tmp_path / "out/features.json").read_text())
-    assert [one["start_s"] for one in document["windows"]] == [0, 2, 4]
+    assert [window["start_s"] for window in document["windows"]] == [0, 2, 4]
     assert document["model"]["trained_on"] is None
     assert "Not for hiring" in document["limits"]
     with (tmp_path / "out/features.csv").open(newline="") as file:

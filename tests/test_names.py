@@ -1,4 +1,4 @@
-"""The uploaded file's name: taken, kept with the job, used in exports and downloads, gone with the job."""
+"""Names of uploaded files: cleaning, parsing, use in exports, removal with the job."""
 
 import json
 import unicodedata
@@ -17,7 +17,7 @@ from tests.fake_service import VIDEO, assert_problem, finish_job
 
 
 @pytest.mark.parametrize(
-    ("given", "name"),
+    ("file_name", "name"),
     [
         ("interview.mp4", "interview.mp4"), ("/home/anna/a b.mp4", "a b.mp4"), ("C:\\Users\\anna\\x.mp4", "x.mp4"),
         ("..\\..\\x.mp4", "x.mp4"), ("../../etc/passwd", "passwd"), ("a\r\nb\0.mp4", "ab.mp4"), ("", None), ("..", None),
@@ -27,8 +27,8 @@ from tests.fake_service import VIDEO, assert_problem, finish_job
         (".mp4", ".mp4"), ("100%25.mp4", "100%25.mp4"), ("a\u2028b", "ab"),
     ],
 )  # fmt: skip
-def test_a_name_is_plain(given: str, name: str | None) -> None:
-    assert clean_name(given) == name
+def test_clean_name(file_name: str, name: str | None) -> None:
+    assert clean_name(file_name) == name
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_a_name_is_plain(given: str, name: str | None) -> None:
         (b'attachment; FileName="a.mp4"', "a.mp4"), (b'form-data; name="file"; filename="a', None),
     ],
 )  # fmt: skip
-def test_a_name_in_a_header(header: bytes, name: str | None) -> None:
+def test_parse_disposition_name(header: bytes, name: str | None) -> None:
     assert parse_disposition_name(header) == name
 
 
@@ -64,20 +64,20 @@ def test_a_name_in_a_header(header: bytes, name: str | None) -> None:
         ('a"b;\r\n.csv', "attachment; filename=\"a_b___.csv\"; filename*=UTF-8''a%22b%3B%0D%0A.csv"),
     ],
 )
-def test_a_download_has_the_name(name: str, header: str) -> None:
+def test_format_attachment(name: str, header: str) -> None:
     assert format_attachment(name) == header
     assert parse_disposition_name(header.encode()) == clean_name(name)
 
 
-def sent(api: TestClient, file_name: str | None = None, **params: str) -> str:
-    answer = api.post("/detect", files={"file": (file_name, VIDEO)}, params=params)
-    assert answer.status_code == 202, answer.text
-    return str(answer.json()["id"])
+def send(api: TestClient, file_name: str | None = None, **params: str) -> str:
+    response = api.post("/detect", files={"file": (file_name, VIDEO)}, params=params)
+    assert response.status_code == 202, response.text
+    return str(response.json()["id"])
 
 
-def test_a_name_goes_with_the_job(api: TestClient, app_state: AppState) -> None:
+def test_name_is_used_in_downloads_and_removed_with_job(api: TestClient, app_state: AppState) -> None:
     with structlog.testing.capture_logs() as lines:
-        job_id = sent(api, "Zoë am 3. Mai.mp4", keep_video="true")
+        job_id = send(api, "Zoë am 3. Mai.mp4", keep_video="true")
         assert api.get(f"/jobs/{job_id}").json()["name"] == "Zoë am 3. Mai.mp4"
         assert api.get("/jobs").json()["jobs"][0]["name"] == "Zoë am 3. Mai.mp4"
         finish_job(app_state, job_id)
@@ -89,27 +89,27 @@ def test_a_name_goes_with_the_job(api: TestClient, app_state: AppState) -> None:
         video = api.get(f"/jobs/{job_id}/video")
         assert parse_disposition_name(video.headers["content-disposition"].encode()) == "Zoë am 3. Mai.mp4"
         receipt = api.delete(f"/jobs/{job_id}")
-        gone = api.get(f"/jobs/{job_id}")
-    assert "Mai" not in receipt.text + gone.text + str(lines)
-    assert not [one for one in app_state.store.entries("") if b"Mai" in app_state.store.get(one.key)]
+        deleted = api.get(f"/jobs/{job_id}")
+    assert "Mai" not in receipt.text + deleted.text + str(lines)
+    assert not [entry for entry in app_state.store.entries("") if b"Mai" in app_state.store.get(entry.key)]
 
 
-def test_the_parameter_goes_before_the_files_name(api: TestClient, app_state: AppState) -> None:
-    assert app_state.jobs.get(sent(api, "file.mp4", name="asked for.mp4")).name == "asked for.mp4"
+def test_name_parameter_overrides_file_name(api: TestClient, app_state: AppState) -> None:
+    assert app_state.jobs.get(send(api, "file.mp4", name="asked for.mp4")).name == "asked for.mp4"
     form = api.post("/detect", data={"name": "in the form"}, files={"file": ("file.mp4", VIDEO)})
     assert app_state.jobs.get(form.json()["id"]).name == "in the form"
     body = api.post("/detect", content=VIDEO, headers={"content-disposition": 'attachment; filename="body.mkv"'})
     assert app_state.jobs.get(body.json()["id"]).name == "body.mkv"
-    bare = api.post("/detect", content=VIDEO).json()["id"]
-    assert app_state.jobs.get(bare).name is None
-    finish_job(app_state, bare)
-    table = api.get(f"/jobs/{bare}/export?format=csv")
-    assert table.headers["content-disposition"] == f'attachment; filename="{bare}.csv"'
+    unnamed = api.post("/detect", content=VIDEO).json()["id"]
+    assert app_state.jobs.get(unnamed).name is None
+    finish_job(app_state, unnamed)
+    table = api.get(f"/jobs/{unnamed}/export?format=csv")
+    assert table.headers["content-disposition"] == f'attachment; filename="{unnamed}.csv"'
     for wrong in ("", "  ", "..", "x" * 256):
         assert_problem(api.post("/detect", content=VIDEO, params={"name": wrong}), "invalid_parameter")
 
 
-def test_each_file_of_a_batch_has_its_own(api: TestClient, app_state: AppState) -> None:
+def test_batch_files_have_own_names(api: TestClient, app_state: AppState) -> None:
     files = [("file", ("anna.mp4", VIDEO)), ("file", ("dir\\ben.mp4", VIDEO)), ("file", VIDEO)]
     jobs = api.post("/detect", files=files).json()["jobs"]
     names = [app_state.jobs.get(job["id"]).name for job in jobs]
@@ -119,23 +119,23 @@ def test_each_file_of_a_batch_has_its_own(api: TestClient, app_state: AppState) 
     assert len(app_state.store.names("jobs")) == 3
 
 
-def test_a_renamed_copy_is_the_same_request_and_another_name_is_not(api: TestClient) -> None:
+def test_file_name_is_not_part_of_idempotency_fingerprint(api: TestClient) -> None:
     key = {"idempotency-key": "k"}
     first = api.post("/detect", files={"file": ("a.mp4", VIDEO)}, headers=key)
-    again = api.post("/detect", files={"file": ("b.mp4", VIDEO)}, headers=key)
-    assert first.json()["id"] == again.json()["id"]
+    repeated = api.post("/detect", files={"file": ("b.mp4", VIDEO)}, headers=key)
+    assert first.json()["id"] == repeated.json()["id"]
     other = api.post("/detect", files={"file": ("a.mp4", VIDEO)}, params={"name": "x"}, headers=key)
     assert_problem(other, "idempotency_conflict")
 
 
-def test_records_of_before_are_read(app_state: AppState, api: TestClient) -> None:
-    job_id = sent(api, "a.mp4")
-    stored = json.loads(app_state.store.get(f"jobs/{job_id}/job.json"))
-    del stored["upload"]["name"], stored["options"]["name"]
-    assert Record.model_validate(stored).name is None
+def test_records_without_name_are_valid(app_state: AppState, api: TestClient) -> None:
+    job_id = send(api, "a.mp4")
+    record = json.loads(app_state.store.get(f"jobs/{job_id}/job.json"))
+    del record["upload"]["name"], record["options"]["name"]
+    assert Record.model_validate(record).name is None
 
 
-def test_clients_send_it(api: TestClient, app_state: AppState, tmp_path: Path) -> None:
+def test_client_sends_file_name(api: TestClient, app_state: AppState, tmp_path: Path) -> None:
     path = tmp_path / "Zoë.mp4"
     path.write_bytes(VIDEO)
     with Client("http://127.0.0.1") as client:
@@ -145,7 +145,7 @@ def test_clients_send_it(api: TestClient, app_state: AppState, tmp_path: Path) -
         )]  # type: ignore[arg-type]  # fmt: skip
         with path.open("rb") as file:
             names.append(client.job(client.submit(file).id).name)
-        both = client.submit_many([path, VIDEO])
+        batch = client.submit_many([path, VIDEO])
     assert names == ["Zoë.mp4", "Zoë.mp4", None, "given.mp4", "given.mp4", "Zoë.mp4"]
-    assert [app_state.jobs.get(one.id).name for one in both.jobs] == ["Zoë.mp4", None]
+    assert [app_state.jobs.get(job.id).name for job in batch.jobs] == ["Zoë.mp4", None]
     assert endpoints._file_name("/a/\udcff.mp4") == "?.mp4"

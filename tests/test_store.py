@@ -1,4 +1,4 @@
-"""The store: whole files or none, and of those who swap at once one wins."""
+"""The store: atomic and synced writes, compare-and-swap, listing."""
 
 import os
 import time
@@ -19,7 +19,7 @@ def all_files(store: FolderStore) -> list[str]:
     return [entry.key for entry in store.entries("") if not entry.key.startswith("locks/")]
 
 
-def test_what_is_put_is_there_and_replaced_whole(store: FolderStore) -> None:
+def test_put_creates_and_replaces(store: FolderStore) -> None:
     store.put("jobs/a/job.json", b"one")
     store.put("jobs/a/job.json", b"two")
     assert store.get("jobs/a/job.json") == b"two"
@@ -28,33 +28,33 @@ def test_what_is_put_is_there_and_replaced_whole(store: FolderStore) -> None:
         store.get("jobs/b/job.json")
 
 
-def test_a_write_that_fails_leaves_nothing(store: FolderStore) -> None:
+def test_failed_write_leaves_no_file(store: FolderStore) -> None:
     with pytest.raises(RuntimeError, match="stop"), store.open_writer("jobs/a/video") as file:
         file.write(b"half")
         raise RuntimeError("stop")
     assert all_files(store) == []
 
 
-def test_bytes_and_name_are_synced_before_it_returns(store: FolderStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_put_syncs_file_and_folders(store: FolderStore, monkeypatch: pytest.MonkeyPatch) -> None:
     events: list[str] = []
     sync, rename = os.fsync, Path.rename
 
-    def noting_sync(descriptor: int) -> None:
+    def recording_sync(descriptor: int) -> None:
         events.append("sync " + Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
         sync(descriptor)
 
-    def noting_rename(self: Path, target: Path) -> Path:
+    def recording_rename(self: Path, target: Path) -> Path:
         events.append(f"rename to {Path(target).name}")
         return rename(self, target)
 
-    monkeypatch.setattr(os, "fsync", noting_sync)
-    monkeypatch.setattr(Path, "rename", noting_rename)
+    monkeypatch.setattr(os, "fsync", recording_sync)
+    monkeypatch.setattr(Path, "rename", recording_rename)
     store.put("jobs/a/video", b"bytes")
     assert events[0].startswith("sync ")
     assert events[1:] == ["rename to video", "sync a", "sync jobs"]
 
 
-def test_delete_takes_a_file_or_all_below(store: FolderStore) -> None:
+def test_delete_removes_file_or_folder(store: FolderStore) -> None:
     for name in ("jobs/a/video", "jobs/a/job.json", "jobs/b/video"):
         store.put(name, b"x")
     store.delete("jobs/a/video")
@@ -63,17 +63,17 @@ def test_delete_takes_a_file_or_all_below(store: FolderStore) -> None:
     assert all_files(store) == ["jobs/a/job.json"]
 
 
-def test_a_store_that_cannot_be_written_says_so(store: FolderStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_reports_unwritable_store(store: FolderStore, monkeypatch: pytest.MonkeyPatch) -> None:
     assert store.check() is None
 
-    def full(_self: FolderStore, _key: str, _content: bytes) -> None:
+    def raise_disk_full(_self: FolderStore, _key: str, _content: bytes) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(FolderStore, "put", full)
+    monkeypatch.setattr(FolderStore, "put", raise_disk_full)
     assert store.check() == "the store cannot be written: No space left on device"
 
 
-def test_a_swap_wants_what_it_expects(store: FolderStore) -> None:
+def test_swap_requires_expected_content(store: FolderStore) -> None:
     assert not store.compare_and_swap("a/b", b"one", b"two")
     assert store.compare_and_swap("a/b", None, b"one")
     assert not store.compare_and_swap("a/b", None, b"two")
@@ -82,22 +82,22 @@ def test_a_swap_wants_what_it_expects(store: FolderStore) -> None:
     assert store.get("a/b") == b"two"
 
 
-def test_of_those_who_swap_at_once_one_wins(store: FolderStore) -> None:
-    """Each adds one, with no lock but the swap: none is lost."""
+def test_concurrent_swaps_lose_no_update(store: FolderStore) -> None:
+    """Increment a counter concurrently."""
     store.put("count", b"0")
 
-    def add(_turn: int) -> None:
+    def increment(_index: int) -> None:
         while True:
-            found = store.get("count")
-            if store.compare_and_swap("count", found, str(int(found) + 1).encode()):
+            value = store.get("count")
+            if store.compare_and_swap("count", value, str(int(value) + 1).encode()):
                 return
 
     with ThreadPoolExecutor(8) as threads:
-        list(threads.map(add, range(40)))
+        list(threads.map(increment, range(40)))
     assert store.get("count") == b"40"
 
 
-def test_names_entries_and_ages(store: FolderStore) -> None:
+def test_names_entries_and_age(store: FolderStore) -> None:
     for name in ("jobs/b/1/result.json", "jobs/b/job.json", "jobs/a/video"):
         store.put(name, b"xyz")
     assert store.names("jobs") == ["a", "b"]

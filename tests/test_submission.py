@@ -1,4 +1,4 @@
-"""Uploads sent twice, uploads of several videos, uploads whose callers wait."""
+"""Submissions: idempotency keys, batches and `Prefer: wait`."""
 
 import threading
 import time
@@ -22,96 +22,94 @@ from tests.fake_service import VIDEO, assert_problem, finish_job, stored_files
 OTHER = VIDEO + b"other"
 
 
-def send(api: TestClient, content: bytes = VIDEO, key_: str = "k1", **params: str) -> object:
-    return api.post("/detect", content=content, params=params, headers={"idempotency-key": key_})
+def send(api: TestClient, content: bytes = VIDEO, key: str = "k1", **params: str) -> object:
+    return api.post("/detect", content=content, params=params, headers={"idempotency-key": key})
 
 
-def test_the_same_key_and_body_is_the_same_job(api: TestClient, app_state: AppState) -> None:
-    first, again = send(api, tag="x"), send(api, tag="x")
-    assert first.status_code == again.status_code == 202
+def test_repeated_request_returns_same_job(api: TestClient, app_state: AppState) -> None:
+    first, repeated = send(api, tag="x"), send(api, tag="x")
+    assert first.status_code == repeated.status_code == 202
     assert "idempotency-replayed" not in first.headers
-    assert again.headers["idempotency-replayed"] == "true"
-    assert first.json() == again.json()
-    assert again.headers["location"] == first.headers["location"]
+    assert repeated.headers["idempotency-replayed"] == "true"
+    assert first.json() == repeated.json()
+    assert repeated.headers["location"] == first.headers["location"]
     assert app_state.queue.ids == [first.json()["id"]]
     assert len(app_state.store.names("jobs")) == 1
 
 
 @pytest.mark.parametrize("change", ["body", "parameter"])
-def test_the_same_key_for_something_else_is_refused(api: TestClient, app_state: AppState, change: str) -> None:
+def test_reused_key_with_other_request_is_refused(api: TestClient, app_state: AppState, change: str) -> None:
     send(api)
     other = send(api, OTHER) if change == "body" else send(api, min_score="0.5")
     assert "'k1' was used at 20" in assert_problem(other, "idempotency_conflict")
     assert len(app_state.store.names("jobs")) == len(app_state.queue.ids) == 1
 
 
-def test_another_key_is_another_job(api: TestClient, app_state: AppState) -> None:
-    assert send(api).json()["id"] != send(api, key_="k2").json()["id"]
+def test_other_key_creates_other_job(api: TestClient, app_state: AppState) -> None:
+    assert send(api).json()["id"] != send(api, key="k2").json()["id"]
     assert len(app_state.queue.ids) == 2
 
 
-def test_the_answer_tells_where_the_job_is_by_now(api: TestClient, app_state: AppState) -> None:
+def test_replayed_response_has_current_state(api: TestClient, app_state: AppState) -> None:
     job_id = send(api).json()["id"]
     finish_job(app_state, job_id)
-    again = send(api)
-    assert (again.json()["id"], again.json()["state"]) == (job_id, "succeeded")
+    repeated = send(api)
+    assert (repeated.json()["id"], repeated.json()["state"]) == (job_id, "succeeded")
 
 
-def test_two_at_the_same_moment_make_one_job(
+def test_concurrent_requests_with_same_key_create_one_job(
     api: TestClient, app_state: AppState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All have their videos stored before the first takes the key; the others wait until its job is queued."""
-    together = threading.Barrier(4)
+    """All videos are stored before the first request claims the key."""
+    barrier = threading.Barrier(4)
     swap = app_state.store.compare_and_swap
 
-    def late(name: str, expected: bytes | None, content: bytes) -> bool:
+    def swap_together(name: str, expected: bytes | None, content: bytes) -> bool:
         if name.startswith("idempotency/") and expected is None and b'"queued":false' in content:
-            together.wait(10)  # all have looked, and found the key free
+            barrier.wait(10)  # all requests have read that the key is unused
         return swap(name, expected, content)
 
-    monkeypatch.setattr(app_state.store, "compare_and_swap", late)
+    monkeypatch.setattr(app_state.store, "compare_and_swap", swap_together)
     with ThreadPoolExecutor(4) as threads:
-        answers = list(threads.map(lambda _: send(api), range(4)))
-    assert {answer.status_code for answer in answers} == {202}
-    assert len({answer.json()["id"] for answer in answers}) == 1
-    assert sum("idempotency-replayed" in answer.headers for answer in answers) == 3
-    assert app_state.queue.ids == [answers[0].json()["id"]]
+        responses = list(threads.map(lambda _: send(api), range(4)))
+    assert {response.status_code for response in responses} == {202}
+    assert len({response.json()["id"] for response in responses}) == 1
+    assert sum("idempotency-replayed" in response.headers for response in responses) == 3
+    assert app_state.queue.ids == [responses[0].json()["id"]]
     assert len(app_state.store.names("jobs")) == len(app_state.store.names("pending/open")) == 1
     assert app_state.store.names("uploads") == []
 
 
-def test_a_job_is_not_promised_twice_and_then_taken_back(
+def test_waiting_request_creates_job_after_first_fails(
     api: TestClient, app_state: AppState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first hangs at the end and fails; the second, with the same key, waited and makes the job itself."""
-    hangs, waits = threading.Event(), threading.Event()
-    offer = app_state.queue.try_enqueue
+    """The first request blocks and then fails; the second, with the same key, waits for it."""
+    blocked, released = threading.Event(), threading.Event()
+    try_enqueue = app_state.queue.try_enqueue
 
     def first_fails(job_id: str) -> None:
-        if not hangs.is_set():
-            hangs.set()
-            waits.wait(10)
+        if not blocked.is_set():
+            blocked.set()
+            released.wait(10)
             raise RuntimeError("broken")
-        offer(job_id)
+        try_enqueue(job_id)
 
     monkeypatch.setattr(app_state.queue, "try_enqueue", first_fails)
     with ThreadPoolExecutor(2) as threads:
         first = threads.submit(send, api)
-        assert hangs.wait(10)
+        assert blocked.wait(10)
         second = threads.submit(send, api)
         wait_for(lambda: len(app_state.store.names("uploads")) == 2, seconds=10)
-        waits.set()
+        released.set()
         assert_problem(first.result(), "internal_error")
-        taken = second.result()
-    assert taken.status_code == 202
-    assert "idempotency-replayed" not in taken.headers
-    assert api.get(f"/jobs/{taken.json()['id']}").json()["state"] == "queued"
-    assert app_state.queue.ids == app_state.store.names("jobs") == [taken.json()["id"]]
+        accepted = second.result()
+    assert accepted.status_code == 202
+    assert "idempotency-replayed" not in accepted.headers
+    assert api.get(f"/jobs/{accepted.json()['id']}").json()["state"] == "queued"
+    assert app_state.queue.ids == app_state.store.names("jobs") == [accepted.json()["id"]]
 
 
-def test_a_key_whose_upload_failed_is_free(
-    api: TestClient, app_state: AppState, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failed_upload_releases_key(api: TestClient, app_state: AppState, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(_job_id: str) -> None:
         raise RuntimeError("broken")
 
@@ -122,34 +120,34 @@ def test_a_key_whose_upload_failed_is_free(
     assert "idempotency-replayed" not in send(api, OTHER).headers
 
 
-def test_a_key_whose_job_was_deleted_is_free(api: TestClient, app_state: AppState) -> None:
+def test_deleted_job_releases_key(api: TestClient, app_state: AppState) -> None:
     first = send(api).json()["id"]
     assert api.delete(f"/jobs/{first}").status_code == 200
-    again = send(api)
-    assert again.json()["id"] != first
-    assert "idempotency-replayed" not in again.headers
-    assert app_state.queue.ids == [again.json()["id"]]
+    repeated = send(api)
+    assert repeated.json()["id"] != first
+    assert "idempotency-replayed" not in repeated.headers
+    assert app_state.queue.ids == [repeated.json()["id"]]
 
 
-def test_a_request_sent_again_is_answered_at_the_limit(
+def test_repeated_request_is_replayed_at_job_limit(
     api: TestClient, app_state: AppState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    full: list[bool] = []
+    limited: list[bool] = []
     check_limits = app_state.auth.check_limits
 
-    def at_limit(caller: Caller, jobs: Jobs, coming_bytes: int, count: int) -> None:
-        if full:
+    def at_limit(caller: Caller, jobs: Jobs, upload_bytes: int, count: int) -> None:
+        if limited:
             raise Problem("too_many_jobs", "no more jobs for this key")
-        check_limits(caller, jobs, coming_bytes, count)
+        check_limits(caller, jobs, upload_bytes, count)
 
     monkeypatch.setattr(app_state.auth, "check_limits", at_limit)
     first = send(api).json()
-    full.append(True)
+    limited.append(True)
     assert send(api).json() == first
-    assert_problem(send(api, key_="k2"), "too_many_jobs")
+    assert_problem(send(api, key="k2"), "too_many_jobs")
 
 
-def test_several_videos_are_several_jobs_of_a_batch(api: TestClient, app_state: AppState) -> None:
+def test_batch_creates_job_per_video(api: TestClient, app_state: AppState) -> None:
     videos = [VIDEO, OTHER, VIDEO + b"third"]
     response = api.post(
         "/detect?tag=t", files=[("file", (f"{n}.mp4", video)) for n, video in enumerate(videos)], data={"top_k": "2"}
@@ -167,25 +165,23 @@ def test_several_videos_are_several_jobs_of_a_batch(api: TestClient, app_state: 
     assert {job["batch"] for job in listed} == {body["batch"]}
 
 
-def test_a_batch_is_replayed_as_a_batch(api: TestClient, app_state: AppState) -> None:
+def test_repeated_batch_is_replayed(api: TestClient, app_state: AppState) -> None:
     files = [("file", ("a", VIDEO)), ("file", ("b", OTHER))]
-    first, again = (api.post("/detect", files=files, headers={"idempotency-key": "b"}) for _ in range(2))
-    assert first.json() == again.json()
-    assert again.headers["idempotency-replayed"] == "true"
+    first, repeated = (api.post("/detect", files=files, headers={"idempotency-key": "b"}) for _ in range(2))
+    assert first.json() == repeated.json()
+    assert repeated.headers["idempotency-replayed"] == "true"
     swapped = api.post("/detect", files=files[::-1], headers={"idempotency-key": "b"})
     assert_problem(swapped, "idempotency_conflict")
     assert len(app_state.store.names("jobs")) == 2
 
 
-def test_a_batch_that_cannot_be_made_whole_leaves_nothing(
-    api: TestClient, app_state: AppState, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    create, made = app_state.jobs.create, []
+def test_failed_batch_leaves_no_files(api: TestClient, app_state: AppState, monkeypatch: pytest.MonkeyPatch) -> None:
+    create, created = app_state.jobs.create, []
 
     def second_fails(*arguments: Any, **options: Any) -> Any:
-        if made:
+        if created:
             raise RuntimeError("broken")
-        made.append(1)
+        created.append(1)
         return create(*arguments, **options)
 
     monkeypatch.setattr(app_state.jobs, "create", second_fails)
@@ -194,14 +190,14 @@ def test_a_batch_that_cannot_be_made_whole_leaves_nothing(
     assert stored_files(app_state) == []
 
 
-def test_fields_before_the_file_are_judged_before_it(api: TestClient, app_state: AppState) -> None:
-    """The file would be refused too, had it been read."""
+def test_form_fields_are_validated_before_the_file(api: TestClient, app_state: AppState) -> None:
+    """The file is invalid too, but is not read."""
     form = {"data": {"min_score": "7"}, "files": {"file": ("x", b"text" * 200)}}
     assert "min_score=7" in assert_problem(api.post("/detect", **form), "invalid_parameter")
     assert stored_files(app_state) == []
 
 
-def test_who_waits_gets_the_result(api: TestClient, app_state: AppState) -> None:
+def test_prefer_wait_returns_result(api: TestClient, app_state: AppState) -> None:
     def work() -> None:
         deadline = time.monotonic() + 20
         while not app_state.queue.ids and time.monotonic() < deadline:
@@ -218,18 +214,18 @@ def test_who_waits_gets_the_result(api: TestClient, app_state: AppState) -> None
     assert response.headers["location"] == f"/jobs/{app_state.queue.ids[0]}"
 
 
-def test_who_waits_in_vain_or_for_a_failure_gets_the_job(
+def test_prefer_wait_returns_job_after_timeout_or_failure(
     api: TestClient, app_state: AppState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     response = api.post("/detect", content=VIDEO, headers={"prefer": "wait=0"})
     assert (response.status_code, response.json()["state"]) == (202, "queued")
-    offer = app_state.queue.try_enqueue
+    try_enqueue = app_state.queue.try_enqueue
 
-    def fails(job_id: str) -> None:
-        offer(job_id)
+    def enqueue_and_fail(job_id: str) -> None:
+        try_enqueue(job_id)
         finish_job(app_state, job_id, JobError(code="damaged_video", detail="x"))
 
-    monkeypatch.setattr(app_state.queue, "try_enqueue", fails)
+    monkeypatch.setattr(app_state.queue, "try_enqueue", enqueue_and_fail)
     response = api.post("/detect", content=OTHER, headers={"prefer": "wait=20"})
     assert (response.status_code, response.json()["state"]) == (202, "failed")
     assert app_state.jobs.get(response.json()["id"]).state is State.FAILED
@@ -242,33 +238,35 @@ def test_who_waits_in_vain_or_for_a_failure_gets_the_job(
         ("wait=999", 60), ("wait=-1", None), ("wait=x", None), ("await=5", None), ("wait=5x", None), ("wait=0", 0),
     ],
 )  # fmt: skip
-def test_how_long_a_caller_prefers_to_wait(header: str | None, seconds: int | None) -> None:
+def test_parse_preferred_wait(header: str | None, seconds: int | None) -> None:
     assert parse_preferred_wait(header) == seconds
 
 
-def test_one_file_is_open_at_a_time(api: TestClient, app_state: AppState, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many a request brings: it may take an hour to bring them."""
+def test_batch_upload_opens_one_file_at_a_time(
+    api: TestClient, app_state: AppState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A slow upload may otherwise hold many files open."""
     opened: list[int] = []
-    most: list[int] = []
-    writing = app_state.store.open_writer
+    counts: list[int] = []
+    open_writer = app_state.store.open_writer
 
     @contextmanager
-    def counting(name: str) -> Iterator[Any]:
+    def counting_writer(name: str) -> Iterator[Any]:
         opened.append(1)
-        most.append(len(opened))
-        with writing(name) as file:
+        counts.append(len(opened))
+        with open_writer(name) as file:
             yield file
         opened.pop()
 
-    monkeypatch.setattr(app_state.store, "open_writer", counting)
+    monkeypatch.setattr(app_state.store, "open_writer", counting_writer)
     batch = api.post("/detect", files=[("file", (name, VIDEO + name.encode())) for name in "abc"]).json()
-    assert max(most) == 1
+    assert max(counts) == 1
     assert opened == []
     for job, name in zip(batch["jobs"], "abc", strict=True):
         assert app_state.store.get(job_key(job["id"], "video")) == VIDEO + name.encode()
 
 
-def test_a_batch_that_the_queue_has_no_room_for(api: TestClient, app_state: AppState) -> None:
+def test_batch_above_queue_limit_is_refused(api: TestClient, app_state: AppState) -> None:
     app_state.settings = app_state.settings.model_copy(update={"max_queued_jobs": 2})
     files = [("file", (name, VIDEO + name.encode())) for name in "abc"]
     assert "MMAD_MAX_QUEUED_JOBS" in assert_problem(api.post("/detect", files=files), "queue_full")

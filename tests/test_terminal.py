@@ -1,4 +1,4 @@
-"""What people see: tables, progress where there is no terminal, files that are whole."""
+"""Terminal output: tables, progress lines and atomic files."""
 
 import io
 import time
@@ -26,41 +26,41 @@ RESULT = {
 
 
 @pytest.fixture
-def printed(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
-    """Standard output that is no terminal."""
+def stdout(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
+    """Captured standard output, not a terminal."""
     text = io.StringIO()
     monkeypatch.delenv("COLUMNS", raising=False)
     monkeypatch.setattr(terminal, "out", Console(file=text, markup=False, emoji=False, highlight=False))
     return text
 
 
-def test_a_pipe_has_a_line_for_each_detection(printed: io.StringIO) -> None:
+def test_pipe_output_has_one_line_per_detection(stdout: io.StringIO) -> None:
     name = "a [red]name[/red] :smile: that is longer than a terminal is wide, 😀, and goes on for quite a while.mp4"
     print_result(name, RESULT)
-    lines = printed.getvalue().splitlines()
+    lines = stdout.getvalue().splitlines()
     assert lines[0] == name
     assert " ".join(lines[3].split()) == "7100.25 7199.50 0.50 F4 scratching or touching hindbrain Upper limb"
 
 
 @pytest.mark.parametrize("width", [20, 40, 60, 79])
-def test_no_word_is_cut_at_any_width(width: int, printed: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_words_are_not_cut_at_any_width(width: int, stdout: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", str(width))
     print_result("x", RESULT)
-    words = printed.getvalue().split()
+    words = stdout.getvalue().split()
     assert {"scratching", "touching", "hindbrain", "Upper", "limb", "7100.25", "7199.50", "F4"} <= set(words)
     if width >= 60:
-        assert max(map(len, printed.getvalue().splitlines())) <= width
+        assert max(map(len, stdout.getvalue().splitlines())) <= width
 
 
-def test_long_cells_are_wrapped_where_there_is_no_terminal(printed: io.StringIO) -> None:
+def test_long_cells_are_wrapped_without_terminal(stdout: io.StringIO) -> None:
     print_table([], [("notes", "word " * 500)])
-    assert 100 < max(map(len, printed.getvalue().splitlines())) <= 120
-    assert printed.getvalue().count("word") == 500
+    assert 100 < max(map(len, stdout.getvalue().splitlines())) <= 120
+    assert stdout.getvalue().count("word") == 500
 
 
 @pytest.fixture
-def noted(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
-    """Standard error that is no terminal, and lines of progress that come soon."""
+def stderr(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
+    """Captured standard error, not a terminal, with short progress intervals."""
     text = io.StringIO()
     monkeypatch.setattr(terminal, "notes", Console(file=text, width=80))
     monkeypatch.setattr(terminal, "_FIRST_LINE_S", 0.01)
@@ -75,28 +75,28 @@ def wait_for_line(text: io.StringIO, part: str) -> None:
         time.sleep(0.01)
 
 
-def test_progress_is_printed_as_lines_where_there_is_no_terminal(noted: io.StringIO) -> None:
+def test_progress_is_printed_as_lines_without_terminal(stderr: io.StringIO) -> None:
     with progress_bar("1 of 2: film.mp4") as show:
         show("detecting", 0.1)
-        wait_for_line(noted, "1 of 2: film.mp4: detecting, 10 %\n")
+        wait_for_line(stderr, "1 of 2: film.mp4: detecting, 10 %\n")
         show("detecting", 0.4)
-        wait_for_line(noted, "1 of 2: film.mp4: detecting, 40 %")
+        wait_for_line(stderr, "1 of 2: film.mp4: detecting, 40 %")
         show("detecting", 0.5)
-        wait_for_line(noted, " left\n")
-    ended = noted.getvalue()
+        wait_for_line(stderr, " left\n")
+    ended = stderr.getvalue()
     time.sleep(0.2)
-    assert noted.getvalue() == ended  # nothing is printed after the work
+    assert stderr.getvalue() == ended  # nothing is printed after the end
     assert "━" not in ended
 
 
-def test_short_work_prints_no_progress(noted: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_short_work_prints_no_progress(stderr: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(terminal, "_FIRST_LINE_S", 60.0)
     with progress_bar("film.mp4") as show:
         show("detecting", 0.5)
-    assert noted.getvalue() == ""
+    assert stderr.getvalue() == ""
 
 
-def test_files_are_whole_or_as_they_were(tmp_path: Path) -> None:
+def test_files_are_replaced_atomically(tmp_path: Path) -> None:
     path = tmp_path / ("a" * 250)
     write_bytes(b"first", path)
     path.chmod(0o640)
@@ -105,23 +105,23 @@ def test_files_are_whole_or_as_they_were(tmp_path: Path) -> None:
     write_bytes(b"second", link)
     assert link.is_symlink()
     assert (path.read_bytes(), path.stat().st_mode & 0o777) == (b"second", 0o640)
-    with pytest.raises(OSError, match="No space left on device") as told, replace_file(path) as file:
+    with pytest.raises(OSError, match="No space left on device") as caught, replace_file(path) as file:
         file.write(b"t")  # the disk is full after a byte
         raise OSError(28, "No space left on device", file.name)
-    assert told.value.filename == str(path)
+    assert caught.value.filename == str(path)
     assert path.read_bytes() == b"second"
-    assert sorted(one.name for one in tmp_path.iterdir()) == sorted([path.name, "link"])
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == sorted([path.name, "link"])
 
 
-def test_devices_are_written_to_and_stay() -> None:
+def test_devices_are_written_in_place() -> None:
     write_bytes(b"nothing", Path("/dev/null"))
     check_writable(Path("/dev/null"))
     assert Path("/dev/null").is_char_device()
 
 
-def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match="there is no folder") as told:
+def test_missing_folder_is_named_in_error(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="there is no folder") as caught:
         check_writable(tmp_path / "no" / "x.csv")
-    assert told.value.filename == str(tmp_path / "no" / "x.csv")
+    assert caught.value.filename == str(tmp_path / "no" / "x.csv")
     check_writable(tmp_path / "x.csv")
     assert list(tmp_path.iterdir()) == []

@@ -92,8 +92,8 @@ def run(
         campaign.small_disk = stack.enter_context(small_disk(deployment.redis_folder))
         deployment.start()
         videos = make_clips(folder / "clips")
-        answers = get_expected_results(deployment.url, videos)
-        threads = [Caller(deployment.url, videos, campaign.ledger, seed + turn, stop) for turn in range(callers)]
+        expected = get_expected_results(deployment.url, videos)
+        threads = [Caller(deployment.url, videos, campaign.ledger, seed + index, stop) for index in range(callers)]
         try:
             for caller in threads:
                 caller.start()
@@ -104,7 +104,7 @@ def run(
                 if caller.failure is not None:
                     raise caller.failure
             wait_for_jobs(deployment, _ENDS_S)
-            campaign.verdict = check_jobs(deployment, campaign.ledger, answers)
+            campaign.verdict = check_jobs(deployment, campaign.ledger, expected)
             campaign.verdict.left_over.clear()  # may disappear within a grace period, see below
             find_leftovers(deployment, campaign.verdict, LEFTOVERS_S)
         finally:
@@ -118,25 +118,25 @@ def run(
 
 
 def _draw_faults(campaign: Campaign, chance: random.Random, faults: int, only: str | None) -> list[Fault]:
-    """Choose the faults and their injected."""
+    """Choose the faults and their order."""
     candidates: tuple[Fault, ...] = (*FAULTS, FULL_DISK) if campaign.small_disk else FAULTS
     candidates = tuple(fault for fault in candidates if only in (None, fault.name))
     # Each at least once, if there are enough.
-    injected = chance.sample(candidates, min(faults, len(candidates)))
-    injected += chance.choices(candidates, [fault.weight for fault in candidates], k=faults - len(injected))
-    chance.shuffle(injected)
-    return injected
+    sequence = chance.sample(candidates, min(faults, len(candidates)))
+    sequence += chance.choices(candidates, [fault.weight for fault in candidates], k=faults - len(sequence))
+    chance.shuffle(sequence)
+    return sequence
 
 
 def _inject(
     campaign: Campaign,
     deployment: Deployment,
     chance: random.Random,
-    injected: list[Fault],
+    sequence: list[Fault],
     notify: Callable[[str], None],
 ) -> None:
-    faults = len(injected)
-    for number, fault in enumerate(injected, 1):
+    faults = len(sequence)
+    for number, fault in enumerate(sequence, 1):
         time.sleep(chance.uniform(0.0, 1.5))
         start_s = time.monotonic()
         if fault is KILL_WORKER:
@@ -153,7 +153,7 @@ def _inject(
 
 
 def _aggregate(function: Callable[[list[float]], float], seconds: list[float]) -> str:
-    known = [one for one in seconds if one >= 0]
+    known = [second for second in seconds if second >= 0]
     return f"{function(known):.1f}" if known else "-"
 
 

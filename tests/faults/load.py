@@ -140,12 +140,12 @@ def request_until_answered(send: Callable[[], httpx.Response], timeout_s: float)
 def get_expected_results(url: str, videos: dict[str, Path]) -> dict[str, Any]:
     """Return the result of each video without faults."""
     with httpx.Client(base_url=url, timeout=60) as http:
-        answers = {}
+        results = {}
         for name, path in videos.items():
             response = http.post("/detect", content=path.read_bytes(), headers={"prefer": "wait=60"})
             assert response.status_code == 200, response.text
-            answers[name] = without_job_id(response.json())
-        return answers
+            results[name] = without_job_id(response.json())
+        return results
 
 
 def without_job_id(result: dict[str, Any]) -> dict[str, Any]:

@@ -73,12 +73,12 @@ def check_jobs(deployment: Deployment, ledger: Ledger, expected: dict[str, Any])
 
 def _compute_retry_delays(changes: list[dict[str, Any]], kills: list[datetime]) -> Iterator[float]:
     """Yield seconds from the last kill during a lost attempt until the next attempt started."""
-    for running, lost, again in zip(changes, changes[1:], changes[2:], strict=False):
+    for running, lost, retried in zip(changes, changes[1:], changes[2:], strict=False):
         if lost.get("why") == RetryReason.WORKER_LOST:
-            began, taken, until = (datetime.fromisoformat(one["at"]) for one in (running, lost, again))
-            amid = [kill for kill in kills if began <= kill <= taken]
-            if amid and again["state"] == State.RUNNING:
-                yield (until - max(amid)).total_seconds()
+            started, requeued, restarted = (datetime.fromisoformat(change["at"]) for change in (running, lost, retried))
+            during = [kill for kill in kills if started <= kill <= requeued]
+            if during and retried["state"] == State.RUNNING:
+                yield (restarted - max(during)).total_seconds()
 
 
 def _check_outcome(
@@ -86,8 +86,8 @@ def _check_outcome(
 ) -> str:
     response = request_until_answered(lambda: http.get(f"/jobs/{job_id}"), _RETRY_S)
     if response is None:
-        verdict.lost.append(f"{job_id}: no answer")
-        return "no answer"
+        verdict.lost.append(f"{job_id}: no response")
+        return "no response"
     if response.status_code == 410 and accepted_job.deleted:
         return "deleted"
     if response.status_code != 200:
@@ -100,9 +100,9 @@ def _check_outcome(
     elif state is State.SUCCEEDED:
         result = request_until_answered(lambda: http.get(f"/jobs/{job_id}/result"), _RETRY_S)
         if result is None or without_job_id(result.json()) != expected[accepted_job.clip]:
-            verdict.wrong.append(f"{job_id}: its result is another than undisturbed")
+            verdict.wrong.append(f"{job_id}: its result differs from that without faults")
     elif state is State.CANCELED and not accepted_job.canceled:
-        verdict.wrong.append(f"{job_id}: canceled, and nobody asked for it")
+        verdict.wrong.append(f"{job_id}: canceled without a request")
     return f"failed: {job['error']['code']}" if state is State.FAILED else str(state)
 
 
@@ -114,18 +114,18 @@ def _check_record(folder: Path, verdict: Verdict) -> None:
     verdict.slowest_s = max(verdict.slowest_s, (times[-1] - times[0]).total_seconds())
     if len(ends) != 1:
         verdict.doubled.append(f"{folder.name}: {len(ends)} final states")
-    beside = {path.name for path in folder.iterdir()} - {"job.json"}
+    others = {path.name for path in folder.iterdir()} - {"job.json"}
     published = {str(record["attempt"])} if record["state"] == State.SUCCEEDED else set()
-    if beside != published:
-        verdict.left_over.append(f"{folder.name} ({record['state']}): {sorted(beside)} beside its record")
+    if others != published:
+        verdict.left_over.append(f"{folder.name} ({record['state']}): {sorted(others)} beside its record")
 
 
 def find_leftovers(deployment: Deployment, verdict: Verdict, timeout_s: float) -> None:
     """Report files and leases that do not disappear within `timeout_s`; the service must be running."""
     deadline = time.monotonic() + timeout_s
-    while (found := list(_leftovers(deployment))) and time.monotonic() < deadline:
+    while (leftovers := list(_leftovers(deployment))) and time.monotonic() < deadline:
         time.sleep(0.2)
-    verdict.left_over += found
+    verdict.left_over += leftovers
 
 
 def _leftovers(deployment: Deployment) -> Iterator[str]:
@@ -138,9 +138,9 @@ def _leftovers(deployment: Deployment) -> Iterator[str]:
         if not (folder / "job.json").exists():
             yield f"jobs/{folder.name} without a record"
         else:
-            found = Verdict()
-            _check_record(folder, found)
-            yield from found.left_over
+            verdict = Verdict()
+            _check_record(folder, verdict)
+            yield from verdict.left_over
     try:
         with redis.Redis(unix_socket_path=str(deployment.redis_folder / "redis.sock")) as client:
             yield from (f"Redis: {name.decode()}" for name in client.scan_iter("mmad:lease:*"))
@@ -155,7 +155,7 @@ LEFTOVERS_S = LEASE_TTL_S + 120.0
 
 
 def _folders(path: Path) -> list[Path]:
-    return [one for one in _folders_and_files(path) if one.is_dir()]
+    return [child for child in _folders_and_files(path) if child.is_dir()]
 
 
 def _folders_and_files(path: Path) -> list[Path]:

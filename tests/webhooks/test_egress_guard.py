@@ -1,11 +1,11 @@
-"""Where messages may go: public addresses only, checked when it connects; answers bounded in time and size."""
+"""Egress guard: only public addresses, checked on connection; responses are limited in time and size."""
 
 import shutil
 import socket
 import ssl
 import subprocess
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from http.server import BaseHTTPRequestHandler
 from ipaddress import ip_address
 from pathlib import Path
@@ -16,15 +16,9 @@ import pytest
 
 from service.egress_guard import GuardedClient, PostResult, check, is_public
 from service.errors import Problem
-from tests.webhook_receiver import Receiver, run_receiver
+from tests.webhooks.receiver import Receiver, run_receiver
 
 PUBLIC = "93.184.215.14"
-
-
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with run_receiver() as made:
-        yield made
 
 
 @pytest.mark.parametrize(
@@ -59,7 +53,7 @@ def receiver() -> Iterator[Receiver]:
         "http://a.localhost/",
     ],
 )
-def test_private_addresses_are_refused_at_once_unless_allowed(url: str) -> None:
+def test_private_callback_url_is_refused_unless_allowed(url: str) -> None:
     with pytest.raises(Problem, match="MMAD_WEBHOOK_ALLOW_PRIVATE") as caught:
         check(url, allow_private=False)
     assert caught.value.code == "callback_refused"
@@ -86,7 +80,7 @@ def test_private_addresses_are_refused_at_once_unless_allowed(url: str) -> None:
     ],
 )
 @pytest.mark.parametrize("allow_private", [False, True])
-def test_what_no_message_can_be_sent_to_is_refused(url: str, allow_private: bool) -> None:
+def test_invalid_callback_url_is_refused(url: str, allow_private: bool) -> None:
     with pytest.raises(Problem) as caught:
         check(url, allow_private=allow_private)
     assert caught.value.code == "callback_refused"
@@ -102,7 +96,7 @@ def test_what_no_message_can_be_sent_to_is_refused(url: str, allow_private: bool
         "https://localhost.example.org/",
     ],
 )
-def test_public_addresses_and_names_pass(url: str) -> None:
+def test_public_callback_url_is_accepted(url: str) -> None:
     check(url, allow_private=False)
 
 
@@ -133,23 +127,23 @@ def test_public_addresses_and_names_pass(url: str) -> None:
         "fe80::1%eth0",
     ],
 )
-def test_addresses_that_are_not_public(text: str) -> None:
+def test_address_is_not_public(text: str) -> None:
     assert not is_public(ip_address(text))
 
 
 @pytest.mark.parametrize(
     "text", ["8.8.8.8", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808", "2002:808:808::1"]
 )
-def test_addresses_that_are_public(text: str) -> None:
+def test_address_is_public(text: str) -> None:
     assert is_public(ip_address(text))
 
 
-class Detour(httpcore.NetworkBackend):
-    """Notes where connections would go, and brings them to a receiver of this machine, or nowhere."""
+class RecordingNetwork(httpcore.NetworkBackend):
+    """Records the hosts of connections and connects to a local receiver, or fails."""
 
-    def __init__(self, receiver: Receiver | None = None, silent: Iterable[str] = ()) -> None:
-        self.went_to: list[str] = []
-        self._receiver, self._silent = receiver, frozenset(silent)
+    def __init__(self, receiver: Receiver | None = None, unreachable: Iterable[str] = ()) -> None:
+        self.hosts: list[str] = []
+        self._receiver, self._silent = receiver, frozenset(unreachable)
 
     def connect_tcp(
         self,
@@ -159,15 +153,15 @@ class Detour(httpcore.NetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.NetworkStream:
-        self.went_to.append(host)
+        self.hosts.append(host)
         if self._receiver is None or host in self._silent:
-            raise httpcore.ConnectError("nobody there")
+            raise httpcore.ConnectError("unreachable")
         return httpcore.SyncBackend().connect_tcp("127.0.0.1", self._receiver.port, timeout)
 
 
-def resolving(*answers: list[str]) -> Callable[[str, int], list[str]]:
-    laid_down = iter(answers)
-    return lambda _host, _port: next(laid_down)
+def scripted_resolver(*results: list[str]) -> Callable[[str, int], list[str]]:
+    remaining = iter(results)
+    return lambda _host, _port: next(remaining)
 
 
 @pytest.fixture(scope="module")
@@ -175,28 +169,28 @@ def tls() -> ssl.SSLContext:
     return httpx.create_ssl_context()
 
 
-def test_a_name_that_is_bound_anew_never_leads_inside(tls: ssl.SSLContext, receiver: Receiver) -> None:
-    detour = Detour(receiver)
-    sender = GuardedClient(tls, resolve=resolving([PUBLIC], ["127.0.0.1"]), network=detour)
+def test_dns_rebinding_to_private_address_is_refused(tls: ssl.SSLContext, receiver: Receiver) -> None:
+    network = RecordingNetwork(receiver)
+    sender = GuardedClient(tls, resolve=scripted_resolver([PUBLIC], ["127.0.0.1"]), network=network)
     assert sender.post("http://hooks.example.org/", {}, b"{}") == PostResult(204)
-    assert detour.went_to == [PUBLIC]  # the address that was checked, not the name
+    assert network.hosts == [PUBLIC]  # the address that was checked, not the name
     assert receiver.deliveries[0][1]["Host"] == "hooks.example.org"
     assert sender.post("http://hooks.example.org/", {}, b"{}") == PostResult(error="address_refused")
-    assert detour.went_to == [PUBLIC]
+    assert network.hosts == [PUBLIC]
 
 
-@pytest.mark.parametrize("found", [["10.0.0.1"], [PUBLIC, "10.0.0.1"], ["::ffff:10.0.0.1"], ["fe80::1%eth0"]])
-def test_one_private_address_is_enough_to_refuse_a_name(tls: ssl.SSLContext, found: list[str]) -> None:
-    detour = Detour()
-    sender = GuardedClient(tls, resolve=resolving(found), network=detour)
+@pytest.mark.parametrize("addresses", [["10.0.0.1"], [PUBLIC, "10.0.0.1"], ["::ffff:10.0.0.1"], ["fe80::1%eth0"]])
+def test_name_with_any_private_address_is_refused(tls: ssl.SSLContext, addresses: list[str]) -> None:
+    network = RecordingNetwork()
+    sender = GuardedClient(tls, resolve=scripted_resolver(addresses), network=network)
     assert sender.post("https://hooks.example.org/", {}, b"{}") == PostResult(error="address_refused")
-    assert detour.went_to == []
+    assert network.hosts == []
 
 
 @pytest.mark.parametrize(
     "host", ["127.0.0.1", "localhost", "2130706433", "0177.0.0.1", "127.1", "0.0.0.0", "[::ffff:127.0.0.1]", "[::1]"]
 )
-def test_no_form_of_this_machine_is_connected_to_unless_allowed(
+def test_loopback_is_refused_in_every_notation_unless_allowed(
     tls: ssl.SSLContext, receiver: Receiver, host: str
 ) -> None:
     url = f"http://{host}:{receiver.port}/"
@@ -207,18 +201,18 @@ def test_no_form_of_this_machine_is_connected_to_unless_allowed(
         assert receiver.deliveries[0][1]["Host"] == f"{host}:{receiver.port}"
 
 
-def test_the_next_address_is_taken_where_one_is_silent(tls: ssl.SSLContext, receiver: Receiver) -> None:
-    detour = Detour(receiver, silent=["2606:4700::1111"])
-    sender = GuardedClient(tls, resolve=resolving(["2606:4700::1111", PUBLIC]), network=detour)
+def test_next_address_is_used_if_one_is_unreachable(tls: ssl.SSLContext, receiver: Receiver) -> None:
+    network = RecordingNetwork(receiver, unreachable=["2606:4700::1111"])
+    sender = GuardedClient(tls, resolve=scripted_resolver(["2606:4700::1111", PUBLIC]), network=network)
     assert sender.post("http://hooks.example.org/", {}, b"{}") == PostResult(204)
-    assert detour.went_to == ["2606:4700::1111", PUBLIC]
+    assert network.hosts == ["2606:4700::1111", PUBLIC]
 
 
-def test_names_that_lead_nowhere(tls: ssl.SSLContext) -> None:
-    def nowhere(host: str, port: int) -> list[str]:
+def test_unresolvable_name_reports_name_not_found(tls: ssl.SSLContext) -> None:
+    def fail_to_resolve(host: str, port: int) -> list[str]:
         raise socket.gaierror(socket.EAI_NONAME, "not known")
 
-    for resolve in (nowhere, resolving([])):
+    for resolve in (fail_to_resolve, scripted_resolver([])):
         assert GuardedClient(tls, resolve=resolve).post("http://a.example.org/", {}, b"{}") == PostResult(
             error="name_not_found"
         )
@@ -226,67 +220,69 @@ def test_names_that_lead_nowhere(tls: ssl.SSLContext) -> None:
     assert GuardedClient(tls).post(too_long, {}, b"{}") == PostResult(error="name_not_found")
 
 
-def test_a_resolver_that_does_not_answer_is_bounded(tls: ssl.SSLContext) -> None:
-    answered = threading.Event()
+def test_hanging_resolver_times_out(tls: ssl.SSLContext) -> None:
+    released = threading.Event()
 
-    def hangs(host: str, port: int) -> list[str]:
-        answered.wait(60)
+    def hang(host: str, port: int) -> list[str]:
+        released.wait(60)
         return [PUBLIC]
 
-    sender = GuardedClient(tls, timeout_s=0.05, resolve=hangs)
+    sender = GuardedClient(tls, timeout_s=0.05, resolve=hang)
     assert sender.post("http://a.example.org/", {}, b"{}") == PostResult(error="timeout")
-    answered.set()
+    released.set()
 
 
-def test_an_answer_that_drips_is_bounded(tls: ssl.SSLContext, receiver: Receiver) -> None:
-    gone = threading.Event()
+def drip(start: bytes, chunk: bytes, pause_s: float, disconnected: threading.Event) -> Callable[..., None]:
+    """Return a handler that sends `chunk` over and over, until the client disconnects."""
 
-    def drip(handler: BaseHTTPRequestHandler) -> None:
-        handler.wfile.write(b"HTTP/1.1 200 OK\r\n")
+    def respond(handler: BaseHTTPRequestHandler) -> None:
+        handler.wfile.write(start)
         try:
-            while True:  # as long as somebody listens
-                handler.wfile.write(b"X-Slow: 1\r\n")
-                gone.wait(0.01)
+            while not disconnected.wait(pause_s):
+                handler.wfile.write(chunk)
         except OSError:
-            gone.set()
+            disconnected.set()
 
-    receiver.respond = drip
+    return respond
+
+
+def test_slow_response_header_times_out(tls: ssl.SSLContext, receiver: Receiver) -> None:
+    disconnected = threading.Event()
+
+    receiver.respond = drip(b"HTTP/1.1 200 OK\r\n", b"X-Slow: 1\r\n", 0.01, disconnected)
     sender = GuardedClient(tls, allow_private=True, timeout_s=0.3)
     assert sender.post(receiver.url, {}, b"{}") == PostResult(error="timeout")
-    assert gone.wait(30)
+    assert disconnected.wait(30)
 
 
 @pytest.mark.parametrize("pause_s", [0.01, 0.0])
-def test_the_status_counts_however_long_the_body(tls: ssl.SSLContext, receiver: Receiver, pause_s: float) -> None:
-    gone = threading.Event()
+def test_status_is_returned_for_endless_body(tls: ssl.SSLContext, receiver: Receiver, pause_s: float) -> None:
+    disconnected = threading.Event()
 
-    def drip(handler: BaseHTTPRequestHandler) -> None:
-        handler.wfile.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
-        try:
-            while True:
-                handler.wfile.write(b"1\r\nx\r\n")
-                gone.wait(pause_s)
-        except OSError:
-            gone.set()
-
-    receiver.respond = drip
+    receiver.respond = drip(
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n", pause_s, disconnected
+    )
     sender = GuardedClient(tls, allow_private=True, timeout_s=0.3 if pause_s else 60)
     assert sender.post(receiver.url, {}, b"{}") == PostResult(200)
-    assert gone.wait(30)
+    assert disconnected.wait(30)
 
 
-@pytest.mark.parametrize(("answer", "error"), [(b"SSH-2.0-OpenSSH\r\n\r\n", "protocol_error"), (b"", "protocol_error")])
-def test_what_is_no_http_has_a_word(tls: ssl.SSLContext, receiver: Receiver, answer: bytes, error: str) -> None:
-    def say(handler: BaseHTTPRequestHandler) -> None:
-        handler.wfile.write(answer)
+@pytest.mark.parametrize(
+    ("response", "error"), [(b"SSH-2.0-OpenSSH\r\n\r\n", "protocol_error"), (b"", "protocol_error")]
+)
+def test_non_http_response_reports_protocol_error(
+    tls: ssl.SSLContext, receiver: Receiver, response: bytes, error: str
+) -> None:
+    def respond(handler: BaseHTTPRequestHandler) -> None:
+        handler.wfile.write(response)
 
-    receiver.respond = say
+    receiver.respond = respond
     assert GuardedClient(tls, allow_private=True).post(receiver.url, {}, b"{}") == PostResult(error=error)
 
 
 @pytest.fixture
-def certified(tmp_path: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    """A server's context for hooks.example.org, and a client's that trusts it."""
+def tls_contexts(tmp_path: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """Return a server context for hooks.example.org and a client context that trusts it."""
     if not shutil.which("openssl"):
         pytest.skip("openssl makes the certificate")
     paths = tmp_path / "key.pem", tmp_path / "certificate.pem"
@@ -298,44 +294,38 @@ def certified(tmp_path: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:
     return server, ssl.create_default_context(cafile=str(paths[1]))
 
 
-def test_certificates_are_verified_against_the_name(
-    tls: ssl.SSLContext, certified: tuple[ssl.SSLContext, ssl.SSLContext]
+def test_certificate_is_verified_against_host_name(
+    tls: ssl.SSLContext, tls_contexts: tuple[ssl.SSLContext, ssl.SSLContext]
 ) -> None:
-    server, client = certified
-    named: list[str] = []
-    server.sni_callback = lambda _socket, name, _context: named.append(name)
+    server, client = tls_contexts
+    sni_names: list[str] = []
+    server.sni_callback = lambda _socket, name, _context: sni_names.append(name)
     with run_receiver(server) as receiver:
         receiver.server.handle_error = lambda *_: None  # type: ignore[method-assign]
 
         def post(context: ssl.SSLContext, url: str) -> PostResult:
-            sender = GuardedClient(context, resolve=resolving([PUBLIC]), network=Detour(receiver))
+            sender = GuardedClient(context, resolve=scripted_resolver([PUBLIC]), network=RecordingNetwork(receiver))
             return sender.post(url, {}, b"{}")
 
         assert post(client, "https://hooks.example.org/") == PostResult(204)
-        assert named == ["hooks.example.org"]
+        assert sni_names == ["hooks.example.org"]
         assert post(client, "https://other.example.org/") == PostResult(error="tls_failed")
         assert post(tls, "https://hooks.example.org/") == PostResult(error="tls_failed")
         assert len(receiver.deliveries) == 1
 
 
-def test_an_answer_that_drips_is_bounded_under_tls_too(certified: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
-    server, client = certified
-    gone = threading.Event()
-
-    def drip(handler: BaseHTTPRequestHandler) -> None:
-        handler.wfile.write(b"HTTP/1.1 200 OK\r\n")
-        try:
-            while not gone.wait(0.01):
-                handler.wfile.write(b"X-Slow: 1\r\n")
-        except OSError:
-            gone.set()
+def test_slow_tls_response_header_times_out(tls_contexts: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
+    server, client = tls_contexts
+    disconnected = threading.Event()
 
     with run_receiver(server) as receiver:
-        receiver.respond = drip
-        sender = GuardedClient(client, timeout_s=2, resolve=resolving([PUBLIC]), network=Detour(receiver))
+        receiver.respond = drip(b"HTTP/1.1 200 OK\r\n", b"X-Slow: 1\r\n", 0.01, disconnected)
+        sender = GuardedClient(
+            client, timeout_s=2, resolve=scripted_resolver([PUBLIC]), network=RecordingNetwork(receiver)
+        )
         try:
             assert sender.post("https://hooks.example.org/", {}, b"{}") == PostResult(error="timeout")
-            assert gone.wait(30)
+            assert disconnected.wait(30)
         finally:
-            gone.set()
+            disconnected.set()
         assert len(receiver.deliveries) == 1
