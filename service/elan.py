@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import quote
 
 from service.schemas import EafScores, Labels
-from service.tracks import BodyTracks, Span, Track
+from service.tracks import Span, Track
 
 ACTION_TYPE, BODY_TYPE, SCORE_TYPE = "action", "body part", "score"
 _ACTIONS, _BODIES = "actions", "body parts"
@@ -18,7 +18,9 @@ _ACTIONS, _BODIES = "actions", "body parts"
 _LANGUAGE = ("und", "http://cdb.iso.org/lg/CDB-00130975-001", "undetermined (und)")
 
 
-def write_eaf(file_name: str, bodies: Sequence[BodyTracks], labels: Labels, scores: EafScores = "tier") -> bytes:
+def write_eaf(
+    file_name: str, bodies: Sequence[tuple[Track, list[Track]]], labels: Labels, scores: EafScores
+) -> bytes:
     """Write an .eaf file linked to a video, which ELAN expects beside it; `labels` are the vocabularies to choose from.
 
     `scores="tier"` writes scores to dependent tiers of the action tiers; `value` appends them to the annotations'

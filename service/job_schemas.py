@@ -38,7 +38,6 @@ VideoName = Annotated[
 
 
 Count = Annotated[int, Field(ge=0)]
-Tag = Annotated[str, Field(min_length=1, max_length=200)]
 
 
 class State(StrEnum):
@@ -68,7 +67,7 @@ class JobOptions(Options):
     callback_url: CallbackUrl | None = Field(None, description="Where a signed message is sent when the job has ended.")
     retention_s: Count | None = Field(None, description="How long the result stays; the service's default if not set.")
     keep_video: bool = Field(False, description="Keep the video as long as the result, not just until analysed.")
-    tag: Tag | None = Field(None, description="A word of the caller's own, to find jobs by.")
+    tag: Annotated[str, Field(min_length=1, max_length=200)] | None = Field(None, description="A word of the caller's own, to find jobs by.")
     name: VideoName | None = Field(None, description="A single video's name, for exports; the file's own if not given.")
 
     def for_detector(self) -> Options:
