@@ -143,17 +143,15 @@ def problems(*codes: str) -> dict[int | str, dict[str, Any]]:
     by_status: dict[int | str, list[str]] = {}
     for code in codes:
         by_status.setdefault(CATALOGUE[code].status, []).append(code)
-    return {status: _describe_problems(some) for status, some in by_status.items()}
-
-
-def _describe_problems(codes: list[str]) -> dict[str, Any]:
-    examples = {code: {"$ref": f"#/components/examples/{code}"} for code in codes}
-    content = {"schema": {"$ref": "#/components/schemas/ProblemDocument"}, "examples": examples}
-    response: dict[str, Any] = {
-        "description": "; ".join(f"`{code}`: {CATALOGUE[code].title}" for code in codes),
-        "content": {"application/problem+json": content},
-    }
-    if any(CATALOGUE[code].retry_after_s for code in codes):
-        when = {"schema": {"type": "integer"}, "description": "Seconds to wait before asking again."}
-        response["headers"] = {"Retry-After": when}
-    return response
+    responses: dict[int | str, dict[str, Any]] = {}
+    for status, some in by_status.items():
+        examples = {code: {"$ref": f"#/components/examples/{code}"} for code in some}
+        content = {"schema": {"$ref": "#/components/schemas/ProblemDocument"}, "examples": examples}
+        responses[status] = {
+            "description": "; ".join(f"`{code}`: {CATALOGUE[code].title}" for code in some),
+            "content": {"application/problem+json": content},
+        }
+        if any(CATALOGUE[code].retry_after_s for code in some):
+            when = {"schema": {"type": "integer"}, "description": "Seconds to wait before asking again."}
+            responses[status]["headers"] = {"Retry-After": when}
+    return responses

@@ -18,9 +18,7 @@ _ACTIONS, _BODIES = "actions", "body parts"
 _LANGUAGE = ("und", "http://cdb.iso.org/lg/CDB-00130975-001", "undetermined (und)")
 
 
-def write_eaf(
-    file_name: str, bodies: Sequence[tuple[Track, list[Track]]], labels: Labels, scores: EafScores
-) -> bytes:
+def write_eaf(file_name: str, bodies: Sequence[tuple[Track, list[Track]]], labels: Labels, scores: EafScores) -> bytes:
     """Write an .eaf file linked to a video, which ELAN expects beside it; `labels` are the vocabularies to choose from.
 
     `scores="tier"` writes scores to dependent tiers of the action tiers; `value` appends them to the annotations'

@@ -38,6 +38,7 @@ VideoName = Annotated[
 
 
 Count = Annotated[int, Field(ge=0)]
+Tag = Annotated[str, Field(min_length=1, max_length=200)]
 
 
 class State(StrEnum):
@@ -67,7 +68,7 @@ class JobOptions(Options):
     callback_url: CallbackUrl | None = Field(None, description="Where a signed message is sent when the job has ended.")
     retention_s: Count | None = Field(None, description="How long the result stays; the service's default if not set.")
     keep_video: bool = Field(False, description="Keep the video as long as the result, not just until analysed.")
-    tag: Annotated[str, Field(min_length=1, max_length=200)] | None = Field(None, description="A word of the caller's own, to find jobs by.")
+    tag: Tag | None = Field(None, description="A word of the caller's own, to find jobs by.")
     name: VideoName | None = Field(None, description="A single video's name, for exports; the file's own if not given.")
 
     def for_detector(self) -> Options:

@@ -3,7 +3,7 @@
 import errno
 import re
 import time
-from typing import Protocol
+from collections.abc import Callable
 from uuid import uuid4
 
 import structlog
@@ -12,12 +12,13 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.origin_guard import HEALTH_PATHS
 from service.prefix import path_without_prefix
 from service.problems import CLOSE, problem_response
 
 log = structlog.get_logger()
 
+# They reveal nothing about jobs, and health checks often cannot choose their Host header.
+HEALTH_PATHS = frozenset({"/healthz", "/readyz"})
 HEADER = "X-Request-ID"
 # Key in the ASGI state of connections above the limit; its value is the limit. Set by service.server.
 OVERLOADED = "overloaded"
@@ -28,14 +29,27 @@ _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"
 _OTHER = "other"
 
 
-class OnResponse(Protocol):
-    """Callback after each request."""
-
-    def __call__(self, route: str, method: str, status: int, seconds: float) -> None:
-        """`route` is a path template such as /jobs/{job_id}, or "other": its number of values is bounded."""
+# Called after each request with route, method, status and seconds. The route is a path template such as /jobs/{job_id},
+# or "other": its number of values is bounded.
+OnResponse = Callable[[str, str, int, float], None]
 
 
-class RequestLog:
+class HttpMiddleware:
+    """Base of ASGI middleware; passes on what is not HTTP."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """An ASGI application."""
+        app = self._handle if scope["type"] == "http" else self._app
+        await app(scope, receive, send)
+
+    async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        raise NotImplementedError
+
+
+class RequestLog(HttpMiddleware):
     """Assigns an id to each request, logs one line about it (none for /healthz and /readyz), and sends common headers.
 
     The id is the caller's X-Request-ID if that is 1 to 64 characters of A-Z a-z 0-9 . _ - and otherwise a new one. It
@@ -45,13 +59,10 @@ class RequestLog:
     """
 
     def __init__(self, app: ASGIApp, on_response: OnResponse) -> None:
-        self._app, self._on_response = app, on_response
+        super().__init__(app)
+        self._on_response = on_response
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """An ASGI application."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
+    async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         caller_id = Headers(scope=scope).get(HEADER, "")
         request_id = caller_id if _ID.fullmatch(caller_id) else uuid4().hex
         state = scope.setdefault("state", {})
@@ -86,17 +97,10 @@ class RequestLog:
                     log.info("request", **fields, bytes_in=bytes_in)
 
 
-class ProblemMiddleware:
+class ProblemMiddleware(HttpMiddleware):
     """Refuses overload and malformed requests, and turns unhandled exceptions into problem documents."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """An ASGI application."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
+    async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope)
         if refusal := _find_refusal(scope):
             await problem_response(request, *refusal, CLOSE)(scope, receive, send)
@@ -117,15 +121,11 @@ class ProblemMiddleware:
                 await response(scope, receive, send)
 
 
-class HeadMiddleware:
+class HeadMiddleware(HttpMiddleware):
     """HEAD for every GET route (RFC 9110, 9.3.2): runs it as GET, sends status and headers, and cancels the rest."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """An ASGI application."""
-        if scope["type"] != "http" or scope["method"] != "HEAD":
+    async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] != "HEAD":
             await self._app(scope, receive, send)
             return
         # Range is defined for GET only (RFC 9110, 14.2).

@@ -6,7 +6,8 @@ from typing import Any
 
 from service.app_state import problems
 from service.job_schemas import ProblemDocument
-from service.origin_guard import HEALTH_PATHS, SAFE_METHODS
+from service.middleware import HEALTH_PATHS
+from service.origin_guard import SAFE_METHODS
 
 _PROBLEM = "application/problem+json"
 

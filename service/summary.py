@@ -58,12 +58,12 @@ def _make_tally(label: Label, intervals: list[Interval], part: Interval) -> Tall
 
 
 def _compute_concurrency(intervals: list[Interval], part: Interval) -> Concurrency:
-    seconds = _compute_seconds_by_count(clip(intervals, part), part)
-    weighted = sum(count * length for count, length in seconds.items())
+    inside = clip(intervals, part)
+    seconds = _compute_seconds_by_count(inside, part)
     length = part[1] - part[0]
     return Concurrency(
         max=max(seconds, default=0),
-        mean=round(weighted / length, 3) if length > 0 else 0.0,
+        mean=round(_sum_lengths(inside) / length, 3) if length > 0 else 0.0,
         seconds=[Simultaneous(count=count, total_s=round(seconds[count], 3)) for count in sorted(seconds)],
     )
 
@@ -96,7 +96,7 @@ def _make_pairs(detections: Sequence[Detection], by_action: dict[int, list[Inter
     for (first, second), count in counts.items():
         either = merge([*merged[first], *merged[second]])
         both_s = _sum_lengths(merged[first]) + _sum_lengths(merged[second]) - _sum_lengths(either)
-        pairs.append(Pair(first=labels[first], second=labels[second], count=count, total_s=abs(round(both_s, 3))))
+        pairs.append(Pair(first=labels[first], second=labels[second], count=count, total_s=max(0.0, round(both_s, 3))))
     return sorted(pairs, key=lambda pair: (-pair.count, -pair.total_s, pair.first.id, pair.second.id))
 
 

@@ -25,7 +25,7 @@ from service.job_schemas import Delivery, Links, State, Webhook
 from service.jobs import Jobs, Record, job_key
 from service.schemas import Document
 from service.settings import Settings
-from service.signing import make_signers
+from service.signing import derive_secret, load_secret, sign
 
 log = structlog.get_logger()
 
@@ -85,7 +85,7 @@ class Webhooks:
         self._jobs = jobs
         self._links = links
         self._allow_private = settings.webhook_allow_private
-        self._make_signer = make_signers(settings)
+        self._secret = load_secret(settings)
         # httpx's context: certifi's certificates, or those of SSL_CERT_FILE.
         self._post = post or GuardedClient(httpx.create_ssl_context(), allow_private=self._allow_private).post
         self._running: dict[str, tuple[str, Future[bool]]] = {}  # by job id: host and running attempt
@@ -167,7 +167,7 @@ class Webhooks:
             record, claimed = claim
             at, started_s = clock(), time.monotonic()
             body = self._make_message(record).model_dump_json()
-            headers = self._make_signer(record.owner).headers(claimed.id, body)
+            headers = sign(derive_secret(record.owner, self._secret), claimed.id, body)
             result = self._post(claimed.url, headers, body.encode())
             took_s = round(time.monotonic() - started_s, 3)
             delivery = Delivery(at=at, status=result.status, error=result.error, took_s=took_s)

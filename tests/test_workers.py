@@ -355,7 +355,7 @@ def test_redis_away_is_asked_once_in_a_while(
         asked.append(name)
         raise RedisConnectionError("away")
 
-    monkeypatch.setattr(queue._connection, "hgetall", away)
+    monkeypatch.setattr(queue._connection, "get", away)
     for _ in range(5):
         assert queue.get_progress("x") == (None, 0.0)
     assert (queue.get_position("x"), queue.get_throughput()) == (None, (None, 0))

@@ -52,9 +52,9 @@ def make_limits(settings: Settings) -> Limits:
 def make_labels(bundle: Bundle) -> schemas.Labels:
     """Convert both levels of a bundle's taxonomy."""
     taxonomy = bundle.manifest.taxonomy
-    bodies = [schemas.Label(id=body.id, code=body.code, name=body.name) for body in taxonomy.bodies]
+    bodies = [schemas.Label(**body.model_dump()) for body in taxonomy.bodies]
     actions = [
-        schemas.ActionLabel(id=action.id, code=action.code, name=action.name, body=bodies[action.body_id])
+        schemas.ActionLabel(**action.model_dump(exclude={"body_id"}), body=bodies[action.body_id])
         for action in taxonomy.actions
     ]
     return schemas.Labels(bodies=bodies, actions=actions)
@@ -106,25 +106,26 @@ def make_warnings(bundle: Bundle) -> list[schemas.Notice]:
     return [SYNTHETIC] if trained_on.synthetic else []
 
 
-def make_context(
+def make_stored_proposals(
     detections: Detections, detector: Detector, options: schemas.Options, *, job_id: str | None, video_sha256: str
-) -> schemas.Context:
-    """Make everything in a result except the detections."""
-    bundle = detector.bundle
+) -> StoredProposals:
+    """Combine the detector's proposals with everything else in a result."""
+    bundle, engine, proposals = detector.bundle, detector.engine, detections.proposals
     media = asdict(detections.media)
     del media["analysed_fraction"], media["damaged"]
-    return schemas.Context(
+    context = schemas.Context(
         job_id=job_id,
         media=schemas.Media(sha256=video_sha256, **media),
-        model=make_model_used(bundle, detector.engine),
+        model=make_model_used(bundle, engine),
         settings=options,
         coverage=[schemas.Stretch(**asdict(stretch)) for stretch in detections.coverage],
         partial=any(stretch.status == "damaged" for stretch in detections.coverage),
         warnings=[*make_warnings(bundle), *(schemas.Notice(**asdict(notice)) for notice in detections.notices)],
         labels=make_labels(bundle),
         thresholds=make_thresholds(bundle),
-        reproduction=make_reproduction(bundle, detector.engine),
+        reproduction=make_reproduction(bundle, engine),
     )
+    return StoredProposals(proposals.segments, proposals.scores, proposals.labels, context)
 
 
 def make_reproduction(bundle: Bundle, engine: Engine) -> schemas.Reproduction:
@@ -154,9 +155,3 @@ def _get_versions(*packages: str) -> dict[str, str]:
         with suppress(PackageNotFoundError):
             versions[package] = version(package)
     return versions
-
-
-def make_stored_proposals(detections: Detections, context: schemas.Context) -> StoredProposals:
-    """Combine the detector's proposals with their context."""
-    proposals = detections.proposals
-    return StoredProposals(proposals.segments, proposals.scores, proposals.labels, context)

@@ -135,7 +135,6 @@ class _FileResponse(StreamingResponse):
         self._file = file
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """An ASGI application."""
         try:
             await super().__call__(scope, receive, send)
         finally:
