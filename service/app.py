@@ -95,7 +95,15 @@ def create_stateless_app(lifespan: Any = None) -> FastAPI:
     )  # fmt: skip
     app.include_router(router)
     complete_openapi(app.openapi())  # app.openapi() caches the document and serves the cached one
-    app.add_exception_handler(HTTPException, _handle_http_exception)
+
+    @app.exception_handler(HTTPException)
+    async def handle_http_exception(request: Request, error: HTTPException) -> Response:
+        if error.status_code == HTTPStatus.NO_CONTENT:
+            return Response(status_code=HTTPStatus.NO_CONTENT)
+        if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            detail, allow = f"{request.method} is not taken here; see /docs", ", ".join(sorted(_find_methods(request)))
+            return problem_response(request, "method_not_allowed", detail, {"Allow": allow})
+        return problem_response(request, "not_found", "there is nothing at this address; see /docs for those there are")
 
     @app.exception_handler(Problem)
     async def handle_problem(request: Request, problem: Problem) -> Response:
@@ -110,17 +118,6 @@ def create_stateless_app(lifespan: Any = None) -> FastAPI:
 
 def job_ended(message: Message) -> None:
     """Sent to `callback_url`, signed as Standard Webhooks specifies. Any 2xx response counts as delivered."""
-
-
-async def _handle_http_exception(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    if error.status_code == HTTPStatus.NO_CONTENT:
-        return Response(status_code=HTTPStatus.NO_CONTENT)
-    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-        response = problem_response(request, "method_not_allowed", f"{request.method} is not taken here; see /docs")
-        response.headers["Allow"] = ", ".join(sorted(_find_methods(request)))
-        return response
-    return problem_response(request, "not_found", "there is nothing at this address; see /docs for those there are")
 
 
 def _find_methods(request: Request) -> set[str]:

@@ -28,15 +28,14 @@ LEASES_LOST = "mmad_leases_lost"
 _TIMEOUT_S = 1.0
 SUM = "sum"
 AMOUNT = "amount"
-_INFINITY = "+Inf"
 
 
 class Family(NamedTuple):
-    """A metric: help text, ordered label names, and for a histogram the upper bounds of its buckets in seconds."""
+    """A metric: help text, ordered label names, and for a histogram the upper bounds of its buckets."""
 
     description: str
     labels: tuple[str, ...] = ()
-    buckets_s: tuple[float, ...] = ()
+    buckets: tuple[str, ...] = ()  # seconds, as Prometheus writes them
 
 
 FAMILIES = {
@@ -48,7 +47,7 @@ FAMILIES = {
     STAGE_SECONDS: Family(
         "Seconds that attempts spent in a stage.",
         ("stage",),
-        (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0),
+        ("0.05", "0.1", "0.25", "0.5", "1.0", "2.5", "5.0", "10.0", "30.0", "60.0", "300.0", "1800.0", "+Inf"),
     ),
 }
 
@@ -74,7 +73,7 @@ class Meter:
 
     def observe(self, name: str, seconds: float, **labels: str) -> None:
         """Add a duration to a histogram in FAMILIES."""
-        bound = next((str(bound) for bound in FAMILIES[name].buckets_s if seconds <= bound), _INFINITY)
+        bound = next(bound for bound in FAMILIES[name].buckets if seconds <= float(bound))
         self._add(name, labels, {bound: 1.0, SUM: seconds})
 
     def read(self) -> Sums | None:
@@ -100,11 +99,6 @@ class Meter:
         for part, amount in parts.items():
             pipeline.hincrbyfloat(KEY, json.dumps([name, values, part]), amount)
         self._breaker.call(pipeline.execute, [])
-
-
-def bucket_bounds(name: str) -> list[str]:
-    """Return the upper bounds of a histogram's buckets, as Prometheus writes them."""
-    return [*(str(bound) for bound in FAMILIES[name].buckets_s), _INFINITY]
 
 
 def _parse_sums(fields: Mapping[bytes | str, bytes | str]) -> Sums:

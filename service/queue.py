@@ -164,8 +164,7 @@ class JobQueue:
         self._breaker = CircuitBreaker("redis_away", "redis_back")
         call = self._breaker.call
         self._throughput = TtlCache(_THROUGHPUT_TTL_S, lambda: call(self._fetch_throughput, Throughput(None, 0)))
-        no_positions: dict[str, int] = {}
-        self._positions = TtlCache(_POSITIONS_TTL_S, lambda: call(self._fetch_positions, no_positions))
+        self._positions: TtlCache[dict[str, int]] = TtlCache(_POSITIONS_TTL_S, lambda: call(self._fetch_positions, {}))
 
     def try_enqueue(self, job_id: str) -> None:
         """Enqueue a job; does nothing if Redis is unavailable."""
