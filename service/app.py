@@ -19,10 +19,16 @@ from starlette.requests import ClientDisconnect
 from service.app_state import AppState
 from service.auth import Auth, add_cors
 from service.errors import Problem
-from service.middleware import CLIENT_CLOSED_REQUEST, HeadMiddleware, ProblemMiddleware, RequestLog
+from service.middleware import (
+    CLIENT_CLOSED_REQUEST,
+    ForwardedPrefix,
+    HeadMiddleware,
+    ProblemMiddleware,
+    RequestLog,
+    path_without_prefix,
+)
 from service.openapi import complete_openapi
 from service.origin_guard import add_origin_guard
-from service.prefix import ForwardedPrefix, path_without_prefix
 from service.problems import problem_response
 from service.queue import JobQueue, connect
 from service.reconciler import Reconciler

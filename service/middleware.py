@@ -1,4 +1,4 @@
-"""Middleware for every request: a request id, a log line, and a problem document for each unhandled error."""
+"""Middleware for every request: a request id, a log line, problem documents for unhandled errors, HEAD, and proxies."""
 
 import errno
 import re
@@ -11,9 +11,10 @@ from anyio import CancelScope
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-from service.prefix import path_without_prefix
 from service.problems import CLOSE, problem_response
+from service.settings import clean_prefix
 
 log = structlog.get_logger()
 
@@ -143,6 +144,44 @@ class HeadMiddleware(HttpMiddleware):
                 await self._app(as_get, receive, send_headers)
             finally:
                 scope["route"] = as_get.get("route")  # read by RequestLog
+
+
+class ForwardedPrefix(HttpMiddleware):
+    """Sets `root_path` of each request, and `scheme` and `client` from X-Forwarded-Proto and X-Forwarded-For.
+
+    Headers are read from addresses and networks in `trusted` only (comma-separated, "*" for all); `root_path` is the
+    prefix of other requests. Add this middleware last, so that it sees the peer's real address.
+    """
+
+    def __init__(self, app: ASGIApp, root_path: str, trusted: str) -> None:
+        proxies = ProxyHeadersMiddleware(app, trusted)  # type: ignore[arg-type]
+        super().__init__(proxies)  # type: ignore[arg-type]
+        self._trusted, self._root_path = proxies.trusted_hosts, root_path
+
+    async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        read = self._read_prefix(scope)
+        prefix = self._root_path if read is None else read
+        path = scope["path"] if scope["path"] != prefix else f"{prefix}/"
+        # ASGI has the prefix in `root_path` and at the beginning of `path`.
+        path = path if path.startswith(f"{prefix}/") else prefix + path
+        await self._app({**scope, "path": path, "root_path": prefix}, receive, send)
+
+    def _read_prefix(self, scope: Scope) -> str | None:
+        """Return the prefix in the header; None without a usable one. Chained proxies append their parts in order."""
+        client = scope.get("client")
+        values = Headers(scope=scope).getlist("x-forwarded-prefix")
+        if not values or not client or client[0] not in self._trusted:
+            return None
+        try:
+            return clean_prefix("".join(clean_prefix(part) for value in values for part in value.split(",")))
+        except ValueError:
+            return None
+
+
+def path_without_prefix(scope: Scope) -> str:
+    """Return the request's path relative to its proxy's prefix, as routes define it."""
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", ""))
 
 
 def _make_error_response(request: Request, error: Exception) -> ASGIApp:

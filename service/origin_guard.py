@@ -15,8 +15,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.keys import active_keys_file
-from service.middleware import HEALTH_PATHS, HttpMiddleware
-from service.prefix import path_without_prefix
+from service.middleware import HEALTH_PATHS, HttpMiddleware, path_without_prefix
 from service.problems import problem_response
 from service.settings import Settings
 

@@ -4,6 +4,7 @@ A delivery is an rq job with the id `<job id>-<random hex>`. rq only delivers: t
 service.reconciler decide which job runs, how often it is retried and when it fails.
 """
 
+import json
 import secrets
 import socket
 import ssl
@@ -207,12 +208,12 @@ class JobQueue:
         content = self._breaker.call(lambda: self._connection.get(_progress_key(job_id)), None)
         if content is None:
             return Progress(None, 0.0)
-        stage, fraction = content.decode().split()
-        return Progress(Stage(stage), float(fraction))
+        stage, fraction = json.loads(content)
+        return Progress(Stage(stage), fraction)
 
     def publish_progress(self, job_id: str, stage: Stage, fraction: float) -> None:
         """Publish the progress of a running job."""
-        content = f"{stage.value} {fraction:.4f}"
+        content = json.dumps([stage, round(fraction, 4)])
         self._breaker.call(lambda: self._connection.set(_progress_key(job_id), content, ex=_PROGRESS_TTL_S), None)
 
     def record_job_time(self, seconds: float) -> None:

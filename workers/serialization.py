@@ -60,8 +60,7 @@ def make_labels(bundle: Bundle) -> schemas.Labels:
     return schemas.Labels(bodies=bodies, actions=actions)
 
 
-def make_model_used(bundle: Bundle, engine: Engine) -> schemas.ModelUsed:
-    """Describe bundle and engine for results."""
+def _make_model_used(bundle: Bundle, engine: Engine) -> schemas.ModelUsed:
     trained_on = bundle.manifest.trained_on
     return schemas.ModelUsed(
         bundle=bundle.manifest.name,
@@ -77,7 +76,7 @@ def make_model_card(bundle: Bundle, engine: Engine) -> schemas.ModelCard:
     """Describe bundle and engine for GET /model."""
     manifest = bundle.manifest
     return schemas.ModelCard(
-        **make_model_used(bundle, engine).model_dump(),
+        **_make_model_used(bundle, engine).model_dump(),
         licence=manifest.licence,
         device=engine.device,
         fps=manifest.input.fps,
@@ -86,14 +85,13 @@ def make_model_card(bundle: Bundle, engine: Engine) -> schemas.ModelCard:
         input_height=manifest.input.height,
         metrics=manifest.metrics,
         calibrated=manifest.calibration is not None,
-        thresholds=make_thresholds(bundle),
+        thresholds=_make_thresholds(bundle),
         labels=make_labels(bundle),
         warnings=make_warnings(bundle),
     )
 
 
-def make_thresholds(bundle: Bundle) -> list[float]:
-    """Return one display threshold per action."""
+def _make_thresholds(bundle: Bundle) -> list[float]:
     thresholds = bundle.manifest.thresholds
     return list(thresholds.per_class or [thresholds.default] * len(bundle.manifest.taxonomy.actions))
 
@@ -116,20 +114,19 @@ def make_stored_proposals(
     context = schemas.Context(
         job_id=job_id,
         media=schemas.Media(sha256=video_sha256, **media),
-        model=make_model_used(bundle, engine),
+        model=_make_model_used(bundle, engine),
         settings=options,
         coverage=[schemas.Stretch(**asdict(stretch)) for stretch in detections.coverage],
         partial=any(stretch.status == "damaged" for stretch in detections.coverage),
         warnings=[*make_warnings(bundle), *(schemas.Notice(**asdict(notice)) for notice in detections.notices)],
         labels=make_labels(bundle),
-        thresholds=make_thresholds(bundle),
-        reproduction=make_reproduction(bundle, engine),
+        thresholds=_make_thresholds(bundle),
+        reproduction=_make_reproduction(bundle, engine),
     )
     return StoredProposals(proposals.segments, proposals.scores, proposals.labels, context)
 
 
-def make_reproduction(bundle: Bundle, engine: Engine) -> schemas.Reproduction:
-    """Describe software, bundle and parameters of a run."""
+def _make_reproduction(bundle: Bundle, engine: Engine) -> schemas.Reproduction:
     manifest = bundle.manifest
     labels = json.dumps(manifest.taxonomy.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
     return schemas.Reproduction(
