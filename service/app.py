@@ -16,17 +16,10 @@ from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from service import middleware
 from service.app_state import AppState
 from service.auth import Auth, add_cors
 from service.errors import Problem
-from service.middleware import (
-    CLIENT_CLOSED_REQUEST,
-    ForwardedPrefix,
-    HeadMiddleware,
-    ProblemMiddleware,
-    RequestLog,
-    path_without_prefix,
-)
 from service.openapi import complete_openapi
 from service.origin_guard import add_origin_guard
 from service.problems import problem_response
@@ -79,11 +72,11 @@ def build_app(app_state: AppState) -> FastAPI:
     app.state.app_state = app_state
     # Middleware, innermost first.
     add_origin_guard(app, settings)
-    app.add_middleware(ProblemMiddleware)
+    app.add_middleware(middleware.ProblemMiddleware)
     add_cors(app, settings)
-    app.add_middleware(HeadMiddleware)
-    app.add_middleware(RequestLog, on_response=app_state.metrics_endpoint.count_request)
-    app.add_middleware(ForwardedPrefix, root_path=settings.root_path, trusted=settings.forwarded_allow_ips)
+    app.add_middleware(middleware.HeadMiddleware)
+    app.add_middleware(middleware.RequestLog, on_response=app_state.metrics_endpoint.count_request)
+    app.add_middleware(middleware.ForwardedPrefix, root_path=settings.root_path, trusted=settings.forwarded_allow_ips)
     return app
 
 
@@ -117,7 +110,7 @@ def create_stateless_app(lifespan: Any = None) -> FastAPI:
 
     @app.exception_handler(ClientDisconnect)
     async def handle_disconnect(_request: Request, _error: ClientDisconnect) -> Response:
-        return Response(status_code=CLIENT_CLOSED_REQUEST)
+        return Response(status_code=middleware.CLIENT_CLOSED_REQUEST)
 
     return app
 
@@ -128,7 +121,7 @@ def job_ended(message: Message) -> None:
 
 def _find_methods(request: Request) -> set[str]:
     """Return all methods that the request's path supports; the router reports those of one route only."""
-    path = path_without_prefix(request.scope)
+    path = middleware.path_without_prefix(request.scope)
     methods = {"GET"}  # of paths outside the OpenAPI document
     for template, operations in request.app.openapi()["paths"].items():
         if re.fullmatch(re.sub(r"{\w+}", "[^/]+", template), path):

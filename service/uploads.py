@@ -48,14 +48,9 @@ async def receive(
 
     The body is a multipart form with one or more fields `file`, or a video's bytes with any other content type.
 
-    Args:
-        open_file: opens a file by its index in the request: stored durably on exit, discarded on an exception.
-        check_fields: called with the form's fields before the first file is read; raises Problem for invalid ones.
-        check_disk: called before each write; raises Problem if the disk is full.
-
-    Raises:
-        Problem: what the checks raise; upload_too_large, upload_too_slow, too_many_files, empty_upload,
-            malformed_upload, unsupported_content_encoding, not_a_video.
+    `open_file` opens a file by its index in the request. `check_fields` is called with the form's fields before the
+    first file is read, and `check_disk` before each write. Raises Problem: those of the checks, upload_too_large,
+    upload_too_slow, too_many_files, empty_upload, malformed_upload, unsupported_content_encoding, not_a_video.
     """
     max_bytes = settings.max_upload_bytes
     _check_size(get_declared_bytes(request), max_bytes, _MULTIPART_OVERHEAD_BYTES)
