@@ -13,6 +13,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic_core import to_jsonable_python
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -44,7 +45,14 @@ class Document(BaseModel):
     @property
     def document(self) -> dict[str, Any]:
         """The fields that were given, unknown ones of a newer service included, as JSON values."""
-        return self.model_dump(mode="json", exclude_unset=True, warnings=False)
+        given = {name: getattr(self, name) for name in type(self).model_fields if name in self.model_fields_set}
+        return {name: _to_json(value) for name, value in (given | (self.model_extra or {})).items()}
+
+
+def _to_json(value: Any) -> Any:
+    if isinstance(value, Document):
+        return value.document
+    return [_to_json(item) for item in value] if isinstance(value, list) else to_jsonable_python(value)
 
 
 class Label(Document):
