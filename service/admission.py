@@ -14,23 +14,17 @@ class Admission:
 
     def __init__(self, store: FolderStore, jobs: Jobs, settings: Settings) -> None:
         self._store, self._settings = store, settings
-        self._unfinished = TtlCache(_CACHE_TTL_S, jobs.list_unfinished)
-        self._store_problem = TtlCache(_CACHE_TTL_S, lambda: store.check() or self._shortage(0))
-
-    def unfinished(self) -> list[str]:
-        """Return the ids of all unfinished jobs, oldest first; at most a second old."""
-        return self._unfinished.get()
-
-    def store_problem(self) -> str | None:
-        """Return why the store cannot accept a video, or None; at most a second old, as each check writes a file."""
-        return self._store_problem.get()
+        # Ids of all unfinished jobs, oldest first.
+        self.unfinished = TtlCache(_CACHE_TTL_S, jobs.list_unfinished)
+        # Why the store cannot accept a video, or None; cached, as each check writes a file.
+        self.store_problem = TtlCache(_CACHE_TTL_S, lambda: store.check() or self._shortage(0))
 
     def check(self, upload_bytes: int) -> None:
         """Raise Problem queue_full or disk_full if one more video of this size (0 if unknown) cannot be accepted.
 
         Uploads in progress are not counted: service.submission checks again once a body is stored.
         """
-        check_queue(len(self.unfinished()), 1, self._settings.max_queued_jobs)
+        check_queue(len(self.unfinished.get()), 1, self._settings.max_queued_jobs)
         self.check_disk(upload_bytes)
 
     def check_disk(self, upload_bytes: int = 0) -> None:

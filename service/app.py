@@ -16,13 +16,12 @@ from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from service import middleware
 from service.app_state import AppState
 from service.auth import Auth, add_cors
 from service.errors import Problem
-from service.middleware import CLIENT_CLOSED_REQUEST, HeadMiddleware, ProblemMiddleware, RequestLog
 from service.openapi import complete_openapi
 from service.origin_guard import add_origin_guard
-from service.prefix import ForwardedPrefix, path_without_prefix
 from service.problems import problem_response
 from service.queue import JobQueue, connect
 from service.reconciler import Reconciler
@@ -73,11 +72,11 @@ def build_app(app_state: AppState) -> FastAPI:
     app.state.app_state = app_state
     # Middleware, innermost first.
     add_origin_guard(app, settings)
-    app.add_middleware(ProblemMiddleware)
+    app.add_middleware(middleware.ProblemMiddleware)
     add_cors(app, settings)
-    app.add_middleware(HeadMiddleware)
-    app.add_middleware(RequestLog, on_response=app_state.metrics_endpoint.count_request)
-    app.add_middleware(ForwardedPrefix, root_path=settings.root_path, trusted=settings.forwarded_allow_ips)
+    app.add_middleware(middleware.HeadMiddleware)
+    app.add_middleware(middleware.RequestLog, on_response=app_state.metrics_endpoint.count_request)
+    app.add_middleware(middleware.ForwardedPrefix, root_path=settings.root_path, trusted=settings.forwarded_allow_ips)
     return app
 
 
@@ -95,7 +94,15 @@ def create_stateless_app(lifespan: Any = None) -> FastAPI:
     )  # fmt: skip
     app.include_router(router)
     complete_openapi(app.openapi())  # app.openapi() caches the document and serves the cached one
-    app.add_exception_handler(HTTPException, _handle_http_exception)
+
+    @app.exception_handler(HTTPException)
+    async def handle_http_exception(request: Request, error: HTTPException) -> Response:
+        if error.status_code == HTTPStatus.NO_CONTENT:
+            return Response(status_code=HTTPStatus.NO_CONTENT)
+        if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            detail, allow = f"{request.method} is not taken here; see /docs", ", ".join(sorted(_find_methods(request)))
+            return problem_response(request, "method_not_allowed", detail, {"Allow": allow})
+        return problem_response(request, "not_found", "there is nothing at this address; see /docs for those there are")
 
     @app.exception_handler(Problem)
     async def handle_problem(request: Request, problem: Problem) -> Response:
@@ -103,7 +110,7 @@ def create_stateless_app(lifespan: Any = None) -> FastAPI:
 
     @app.exception_handler(ClientDisconnect)
     async def handle_disconnect(_request: Request, _error: ClientDisconnect) -> Response:
-        return Response(status_code=CLIENT_CLOSED_REQUEST)
+        return Response(status_code=middleware.CLIENT_CLOSED_REQUEST)
 
     return app
 
@@ -112,20 +119,9 @@ def job_ended(message: Message) -> None:
     """Sent to `callback_url`, signed as Standard Webhooks specifies. Any 2xx response counts as delivered."""
 
 
-async def _handle_http_exception(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    if error.status_code == HTTPStatus.NO_CONTENT:
-        return Response(status_code=HTTPStatus.NO_CONTENT)
-    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-        response = problem_response(request, "method_not_allowed", f"{request.method} is not taken here; see /docs")
-        response.headers["Allow"] = ", ".join(sorted(_find_methods(request)))
-        return response
-    return problem_response(request, "not_found", "there is nothing at this address; see /docs for those there are")
-
-
 def _find_methods(request: Request) -> set[str]:
     """Return all methods that the request's path supports; the router reports those of one route only."""
-    path = path_without_prefix(request.scope)
+    path = middleware.path_without_prefix(request.scope)
     methods = {"GET"}  # of paths outside the OpenAPI document
     for template, operations in request.app.openapi()["paths"].items():
         if re.fullmatch(re.sub(r"{\w+}", "[^/]+", template), path):

@@ -38,15 +38,9 @@ class AppState:
         self.metrics_endpoint = MetricsEndpoint(store, self.jobs, queue, self.admission)
         # Event streams and waiting requests poll in separate threads, to leave the other threads to uploads.
         self.polling_limiter = CapacityLimiter(_POLLING_THREADS)
-        # Path prefix of all links; `with_root_path` makes a copy with the prefix of one request's proxy.
+        # Path prefix of all links; see get_app_state.
         self.root_path = settings.root_path
         self.webhooks = Webhooks(self.jobs, settings, self.links)
-
-    def with_root_path(self, root_path: str) -> "AppState":
-        """Return a copy whose links start with another path prefix."""
-        other = copy(self)
-        other.root_path = root_path
-        return other
 
     def links(self, job_id: str) -> Links:
         """Return the links of a job."""
@@ -129,9 +123,10 @@ class AppState:
 
 
 def get_app_state(request: Request) -> AppState:
-    """Return the application's state, whose links start with the request's path prefix."""
-    app_state: AppState = request.app.state.app_state
-    return app_state.with_root_path(request.scope.get("root_path", ""))
+    """Return a copy of the application's state, whose links start with the request's path prefix."""
+    app_state: AppState = copy(request.app.state.app_state)
+    app_state.root_path = request.scope.get("root_path", "")
+    return app_state
 
 
 AppStateDep = Annotated[AppState, Depends(get_app_state)]
@@ -143,17 +138,15 @@ def problems(*codes: str) -> dict[int | str, dict[str, Any]]:
     by_status: dict[int | str, list[str]] = {}
     for code in codes:
         by_status.setdefault(CATALOGUE[code].status, []).append(code)
-    return {status: _describe_problems(some) for status, some in by_status.items()}
-
-
-def _describe_problems(codes: list[str]) -> dict[str, Any]:
-    examples = {code: {"$ref": f"#/components/examples/{code}"} for code in codes}
-    content = {"schema": {"$ref": "#/components/schemas/ProblemDocument"}, "examples": examples}
-    response: dict[str, Any] = {
-        "description": "; ".join(f"`{code}`: {CATALOGUE[code].title}" for code in codes),
-        "content": {"application/problem+json": content},
-    }
-    if any(CATALOGUE[code].retry_after_s for code in codes):
-        when = {"schema": {"type": "integer"}, "description": "Seconds to wait before asking again."}
-        response["headers"] = {"Retry-After": when}
-    return response
+    responses: dict[int | str, dict[str, Any]] = {}
+    for status, some in by_status.items():
+        examples = {code: {"$ref": f"#/components/examples/{code}"} for code in some}
+        content = {"schema": {"$ref": "#/components/schemas/ProblemDocument"}, "examples": examples}
+        responses[status] = {
+            "description": "; ".join(f"`{code}`: {CATALOGUE[code].title}" for code in some),
+            "content": {"application/problem+json": content},
+        }
+        if any(CATALOGUE[code].retry_after_s for code in some):
+            when = {"schema": {"type": "integer"}, "description": "Seconds to wait before asking again."}
+            responses[status]["headers"] = {"Retry-After": when}
+    return responses

@@ -149,9 +149,9 @@ def _parse_vint(content: bytes, max_width: int, *, keep_marker: bool = False) ->
 
 def _read_avi(reader: _Reader) -> float | None:
     """Read the duration from the first video stream's header: the file's header counts the first RIFF chunk only."""
-    headers = next(_iter_lists(reader, 12, reader.size, b"hdrl"), None)
-    for stream in _iter_lists(reader, headers.start, headers.end, b"strl") if headers else ():
-        for chunk in _iter_chunks(reader, stream.start, stream.end):
+    headers = next((chunk for chunk in _iter_chunks(reader, 12, reader.size) if chunk.kind == b"LISThdrl"), None)
+    for stream in _iter_chunks(reader, headers.start, headers.end) if headers else ():
+        for chunk in _iter_chunks(reader, stream.start, stream.end) if stream.kind == b"LISTstrl" else ():
             content = reader.read(chunk.start, 36)
             if chunk.kind == b"strh" and content[:4] == b"vids" and len(content) == 36:
                 scale, rate, _start, length = struct.unpack("<4I", content[20:36])
@@ -160,17 +160,13 @@ def _read_avi(reader: _Reader) -> float | None:
     return None
 
 
-def _iter_lists(reader: _Reader, start: int, end: int, kind: bytes) -> Iterator[_Part]:
-    for chunk in _iter_chunks(reader, start, end):
-        if chunk.kind == b"LIST" and reader.read(chunk.start, 4) == kind:
-            yield _Part(kind, chunk.start + 4, chunk.end)
-
-
 def _iter_chunks(reader: _Reader, start: int, end: int) -> Iterator[_Part]:
     while True:
-        head = reader.read(start, 8)
+        head = reader.read(start, 12)
         if start + 8 > end or len(head) < 8:
             return
-        length = int.from_bytes(head[4:], "little")
-        yield _Part(head[:4], start + 8, min(start + 8 + length, end))
+        length = int.from_bytes(head[4:8], "little")
+        is_list = head[:4] == b"LIST"  # its kind includes the type that follows
+        kind, content = (head[:4] + head[8:], start + 12) if is_list else (head[:4], start + 8)
+        yield _Part(kind, content, min(start + 8 + length, end))
         start += 8 + length + length % 2  # padded to an even length

@@ -90,8 +90,7 @@ def is_public(address: Address) -> bool:
     return address.is_global and address in _GLOBAL_V6 and address not in _REFUSED_V6
 
 
-def system_resolve(host: str, port: int) -> list[str]:
-    """Resolve a host name with the system's resolver; raises OSError."""
+def _resolve_with_system(host: str, port: int) -> list[str]:
     entries = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(socket_address[0]) for *_, socket_address in entries))
 
@@ -103,7 +102,7 @@ class GuardedClient:
     tls: ssl.SSLContext
     allow_private: bool = False
     timeout_s: float = TIMEOUT_S  # from name resolution to the last byte read
-    resolve: Resolve = system_resolve
+    resolve: Resolve = _resolve_with_system
     network: httpcore.NetworkBackend = field(default_factory=httpcore.SyncBackend)
 
     def post(self, url: str, headers: Mapping[str, str], body: bytes) -> PostResult:

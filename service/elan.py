@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import quote
 
 from service.schemas import EafScores, Labels
-from service.tracks import BodyTracks, Span, Track
+from service.tracks import Track
 
 ACTION_TYPE, BODY_TYPE, SCORE_TYPE = "action", "body part", "score"
 _ACTIONS, _BODIES = "actions", "body parts"
@@ -18,7 +18,7 @@ _ACTIONS, _BODIES = "actions", "body parts"
 _LANGUAGE = ("und", "http://cdb.iso.org/lg/CDB-00130975-001", "undetermined (und)")
 
 
-def write_eaf(file_name: str, bodies: Sequence[BodyTracks], labels: Labels, scores: EafScores = "tier") -> bytes:
+def write_eaf(file_name: str, bodies: Sequence[tuple[Track, list[Track]]], labels: Labels, scores: EafScores) -> bytes:
     """Write an .eaf file linked to a video, which ELAN expects beside it; `labels` are the vocabularies to choose from.
 
     `scores="tier"` writes scores to dependent tiers of the action tiers; `value` appends them to the annotations'
@@ -35,9 +35,7 @@ def write_eaf(file_name: str, bodies: Sequence[BodyTracks], labels: Labels, scor
     for body, actions in bodies:
         _add_tier(eaf, body, BODY_TYPE, scores)
         for action in actions:
-            tier = _add_tier(eaf, action, ACTION_TYPE, scores)
-            if scores == "tier":
-                _add_scores(eaf, tier, action.spans)
+            _add_tier(eaf, action, ACTION_TYPE, scores)
     text: str = to_string(eaf)
     return f'<?xml version="1.0" encoding="UTF-8"?>\n{text}\n'.encode()
 
@@ -62,20 +60,16 @@ def _add_types(eaf: Any, labels: Labels, *, with_vocabularies: bool) -> None:
     eaf.add_linguistic_type(SCORE_TYPE, "Symbolic_Association", timealignable=False)
 
 
-def _add_tier(eaf: Any, track: Track, kind: str, scores: EafScores) -> str:
-    """Add a tier with an annotation for each span; return its unique name."""
-    tier = f"{track.label.code} {track.label.name}"
+def _add_tier(eaf: Any, track: Track, kind: str, scores: EafScores) -> None:
+    """Add a tier with an annotation for each span, and for an action the tier of its scores."""
+    name = track.label.name
+    tier = f"{track.label.code} {name}"
     if tier in eaf.tiers:
         tier += f" ({kind})"
     eaf.add_tier(tier, kind)
     for start_ms, end_ms, score in track.spans:
-        value = track.label.name if scores == "tier" else f"{track.label.name} ({score:.2f})"
-        eaf.add_annotation(tier, start_ms, end_ms, value)
-    return tier
-
-
-def _add_scores(eaf: Any, parent: str, spans: Sequence[Span]) -> None:
-    tier = f"{parent}: score"
-    eaf.add_tier(tier, SCORE_TYPE, parent=parent)
-    for start_ms, end_ms, score in spans:
-        eaf.add_ref_annotation(tier, parent, (start_ms + end_ms) / 2, f"{score:.4f}")
+        eaf.add_annotation(tier, start_ms, end_ms, name if scores == "tier" else f"{name} ({score:.2f})")
+    if kind == ACTION_TYPE and scores == "tier":
+        eaf.add_tier(f"{tier}: score", SCORE_TYPE, parent=tier)
+        for start_ms, end_ms, score in track.spans:
+            eaf.add_ref_annotation(f"{tier}: score", tier, (start_ms + end_ms) / 2, f"{score:.4f}")

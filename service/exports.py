@@ -45,7 +45,6 @@ CSV_COLUMNS = (
 # Columns that the evaluation script of the MAC challenge reads.
 CHALLENGE_COLUMNS = ("", "video_id", "t_start", "t_end", "class", "score")
 CHALLENGE_MEMBER = "prediction.csv"
-_ZIP_DATE = (1980, 1, 1, 0, 0, 0)
 
 
 @dataclass(frozen=True)
@@ -119,14 +118,10 @@ def find_format(name: str) -> Format:
     return FORMATS[name]
 
 
-def write_json(videos: Sequence[VideoResult], *, as_list: bool) -> bytes:
-    """Write the format `json`: a list of results, or a single result."""
+def write_json(videos: Sequence[VideoResult], *, as_list: bool = False) -> bytes:
+    """Write the format `json`: a single result, or a list unless there is exactly one and `as_list` is false."""
     documents = [_add_video(item, item.result.model_dump(mode="json")) for item in videos]
-    return _dump(documents if as_list else documents[0], indent=1)
-
-
-def _write_json(videos: Sequence[VideoResult]) -> bytes:
-    return write_json(videos, as_list=len(videos) != 1)
+    return _dump(documents if as_list or len(documents) != 1 else documents[0], indent=1)
 
 
 def _write_jsonl(videos: Sequence[VideoResult]) -> bytes:
@@ -268,11 +263,10 @@ def _write_mac_csv(videos: Sequence[VideoResult]) -> bytes:
         for (start_s, end_s), label, score in zip(stored.segments, stored.labels, stored.scores, strict=True):
             rows.append((len(rows), item.video, float(start_s), float(end_s), int(label), float(score)))
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        # A fixed date, so that the same proposals result in the same file.
-        member = zipfile.ZipInfo(CHALLENGE_MEMBER, _ZIP_DATE)
-        member.compress_type = zipfile.ZIP_DEFLATED
-        archive.writestr(member, _write_table(CHALLENGE_COLUMNS, rows))
+    with zipfile.ZipFile(buffer, "w") as archive:
+        # ZipInfo's date is fixed, so that the same proposals result in the same file.
+        member = zipfile.ZipInfo(CHALLENGE_MEMBER)
+        archive.writestr(member, _write_table(CHALLENGE_COLUMNS, rows), zipfile.ZIP_DEFLATED)
     return buffer.getvalue()
 
 
@@ -298,7 +292,7 @@ def _dump(document: object, indent: int | None = None) -> bytes:
 _CSV, _JSON = "text/csv; charset=utf-8", "application/json"
 
 _FORMATS = (
-    Format("json", _JSON, ".json", "the result, everything in it", _write_json, several=True),
+    Format("json", _JSON, ".json", "the result, everything in it", write_json, several=True),
     Format("jsonl", "application/jsonl", ".jsonl", "one detection a line", _write_jsonl, several=True),
     Format("csv", _CSV, ".csv", "one detection a row", _write_csv, several=True),
     Format("frames-csv", _CSV, ".frames.csv", "scores over time, columns as OpenFace's", _write_frames_csv),

@@ -135,7 +135,7 @@ class Jobs:
             upload=upload,
             options=options,
             retention_s=retention_s,
-            changes=[_make_change(State.QUEUED)],
+            changes=[Change(state=State.QUEUED, at=datetime.now(UTC))],
         )
         # Index keys first: the sweeper removes one without a record, but a record without its keys is never found.
         try:
@@ -173,7 +173,7 @@ class Jobs:
         if state not in TRANSITIONS[record.state]:
             raise ValueError(f"job {record.id} cannot go from {record.state} to {state}")
         attempt = record.attempt + (state is State.RUNNING)
-        changes = [*record.changes, _make_change(state, why)]
+        changes = [*record.changes, Change(state=state, at=datetime.now(UTC), why=why)]
         changed = record.model_copy(update={"state": state, "attempt": attempt, "changes": changes, "error": error})
         current = self.require_current(record)
         if not self.store.compare_and_swap(job_key(record.id, "job.json"), current, _dump(changed)):
@@ -316,10 +316,6 @@ def _list_index_keys(record: Record) -> list[str]:
 
 def _make_index_key(kind: str, record: Record) -> str:
     return f"{kind}/{record.owner}/{record.id}-{record.upload.bytes}"
-
-
-def _make_change(state: State, why: RetryReason | None = None) -> Change:
-    return Change(state=state, at=datetime.now(UTC), why=why)
 
 
 def _dump(record: Record) -> bytes:

@@ -10,8 +10,8 @@ import ipaddress
 import os
 import re
 import secrets
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -117,15 +117,12 @@ def create(path: Path, name: str, limits: OwnLimits) -> tuple[Key, str]:
     Raises KeysError if the file is invalid or cannot be written, and ValidationError for an invalid name.
     """
     secret = secrets.token_urlsafe(32)
-
-    def add(keys: list[Key]) -> list[Key]:
-        taken = {key.id for key in keys}
-        while (key_id := secrets.token_hex(4)) in taken:
+    with _change(path) as keys:
+        while (key_id := secrets.token_hex(4)) in keys:
             pass
-        return [*keys, Key(id=key_id, name=name, sha256=_sha256(secret), created_at=_now(), limits=limits)]
-
-    created = _rewrite(path, add)[-1]
-    return created, _format_key(created, secret)
+        key = Key(id=key_id, name=name, sha256=_sha256(secret), created_at=_now(), limits=limits)
+        keys[key_id] = key
+    return key, _format_key(key, secret)
 
 
 def rotate(path: Path, key_id: str) -> tuple[Key, str]:
@@ -134,32 +131,33 @@ def rotate(path: Path, key_id: str) -> tuple[Key, str]:
     Raises KeysError if no key has this id, it was revoked, or the file is invalid or cannot be written.
     """
     secret = secrets.token_urlsafe(32)
-
-    def renew(key: Key) -> Key:
+    with _change(path) as keys:
+        key = _find_in(path, keys, key_id)
         if key.revoked_at:
             raise KeysError(
                 f"the key {key_id} was revoked at {key.revoked_at:%Y-%m-%dT%H:%M:%SZ}, which is for good: "
                 "mmad keys create NAME makes another"
             )
-        return key.model_copy(update={"sha256": _sha256(secret), "rotated_at": _now()})
-
-    renewed = _change(path, key_id, renew)
-    return renewed, _format_key(renewed, secret)
+        key = keys[key_id] = key.model_copy(update={"sha256": _sha256(secret), "rotated_at": _now()})
+    return key, _format_key(key, secret)
 
 
 def revoke(path: Path, key_id: str) -> Key:
     """Revoke a key for good, from the next request on. Raises KeysError if no key has this id, or as `create`."""
-    return _change(path, key_id, lambda key: key.model_copy(update={"revoked_at": key.revoked_at or _now()}))
+    with _change(path) as keys:
+        key = _find_in(path, keys, key_id)
+        key = keys[key_id] = key.model_copy(update={"revoked_at": key.revoked_at or _now()})
+    return key
 
 
 def find(path: Path, key_id: str) -> Key:
     """Return the stored data of a key, revoked or not. Raises KeysError if no key has this id, or as `read`."""
-    return _find_in(path, read(path).keys, key_id)
+    return _find_in(path, _read(path)[1], key_id)
 
 
 def read(path: Path) -> KeyFile:
     """Read a key file; a missing file has no keys. Raises KeysError if it cannot be read or is not a key file."""
-    return _read(path)[1]
+    return KeyFile(keys=list(_read(path)[1].values()))
 
 
 class KeyRing:
@@ -168,7 +166,7 @@ class KeyRing:
     def __init__(self, path: Path) -> None:
         """Load the keys; raises KeysError if the file is invalid."""
         self._path = path
-        self._loaded = _load(path)
+        self._loaded = _read(path)
 
     def find(self, presented: str) -> Key | None:
         """Return the key that a caller presents; None if it is unknown or revoked.
@@ -190,25 +188,21 @@ class KeyRing:
         with suppress(OSError):  # reading reports the error
             if version == _get_version(self._path.stat()):
                 return by_id
-        self._loaded = _load(self._path)
+        self._loaded = _read(self._path)
         return self._loaded[1]
-
-
-def _load(path: Path) -> tuple[_Version | None, dict[str, Key]]:
-    version, file = _read(path)
-    return version, {key.id: key for key in file.keys}
 
 
 def _get_version(status: os.stat_result) -> _Version:
     return status.st_ino, status.st_mtime_ns, status.st_size
 
 
-def _read(path: Path) -> tuple[_Version | None, KeyFile]:
+def _read(path: Path) -> tuple[_Version | None, dict[str, Key]]:
     try:
         with path.open("rb") as file:
-            return _get_version(os.fstat(file.fileno())), KeyFile.model_validate_json(file.read())
+            keys = KeyFile.model_validate_json(file.read()).keys
+            return _get_version(os.fstat(file.fileno())), {key.id: key for key in keys}
     except FileNotFoundError:
-        return None, KeyFile()
+        return None, {}
     except OSError as error:
         raise KeysError(f"the keys in {path} cannot be read: {error.strerror}") from error
     except ValidationError as error:
@@ -218,24 +212,15 @@ def _read(path: Path) -> tuple[_Version | None, KeyFile]:
         raise KeysError(f"{path} is no file of keys: {where}: {first['msg']}; mmad keys makes one") from None
 
 
-def _change(path: Path, key_id: str, change: Callable[[Key], Key]) -> Key:
-
-    def change_one(keys: list[Key]) -> list[Key]:
-        changed = change(_find_in(path, keys, key_id))
-        return [changed if key.id == key_id else key for key in keys]
-
-    return _find_in(path, _rewrite(path, change_one), key_id)
+def _find_in(path: Path, keys: dict[str, Key], key_id: str) -> Key:
+    if key_id not in keys:
+        raise KeysError(f"no key in {path} has the id {key_id!r}: see mmad keys list")
+    return keys[key_id]
 
 
-def _find_in(path: Path, keys: list[Key], key_id: str) -> Key:
-    for key in keys:
-        if key.id == key_id:
-            return key
-    raise KeysError(f"no key in {path} has the id {key_id!r}: see mmad keys list")
-
-
-def _rewrite(path: Path, change: Callable[[list[Key]], list[Key]]) -> list[Key]:
-    """Read, change and write the file under an exclusive lock on its folder."""
+@contextmanager
+def _change(path: Path) -> Iterator[dict[str, Key]]:
+    """Read the keys by id, and write them when the context ends without an error; under a lock on the file's folder."""
     path = path.resolve()  # replace the target of a symbolic link, not the link
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -244,16 +229,17 @@ def _rewrite(path: Path, change: Callable[[list[Key]], list[Key]]) -> list[Key]:
         try:
             # Without effect on systems without locks: there, keys must not be changed concurrently.
             lock(folder)
-            keys = change(read(path).keys)
+            _, keys = _read(path)
+            yield keys
             temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
             with open_replacement(path, temporary, mode=_OWNER_ONLY) as file:
-                file.write(KeyFile(keys=keys).model_dump_json(indent=1, exclude_none=True).encode() + b"\n")
+                content = KeyFile(keys=list(keys.values())).model_dump_json(indent=1, exclude_none=True)
+                file.write(content.encode() + b"\n")
                 _copy_owner(path, file.fileno())
         finally:
             os.close(folder)
     except OSError as error:
         raise KeysError(f"the keys in {path} cannot be written: {error.strerror}") from error
-    return keys
 
 
 def _copy_owner(path: Path, descriptor: int) -> None:

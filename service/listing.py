@@ -61,5 +61,5 @@ def load_page(jobs: Jobs, query: JobQuery, owner: str) -> tuple[list[Record], st
             matching.append(record)
         if query.since is not None and record.changes[0].at < query.since:
             return matching, None  # the remaining jobs are older
-    has_more = cursor is not None and any(True for _ in islice(jobs.iter_newest(owner, cursor), 1))
+    has_more = cursor is not None and next(jobs.iter_newest(owner, cursor), None) is not None
     return matching, cursor if has_more else None

@@ -28,15 +28,14 @@ LEASES_LOST = "mmad_leases_lost"
 _TIMEOUT_S = 1.0
 SUM = "sum"
 AMOUNT = "amount"
-_INFINITY = "+Inf"
 
 
 class Family(NamedTuple):
-    """A metric: help text, ordered label names, and for a histogram the upper bounds of its buckets in seconds."""
+    """A metric: help text, ordered label names, and for a histogram the upper bounds of its buckets."""
 
     description: str
     labels: tuple[str, ...] = ()
-    buckets_s: tuple[float, ...] = ()
+    buckets: tuple[str, ...] = ()  # seconds, as Prometheus writes them
 
 
 FAMILIES = {
@@ -48,7 +47,7 @@ FAMILIES = {
     STAGE_SECONDS: Family(
         "Seconds that attempts spent in a stage.",
         ("stage",),
-        (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0),
+        ("0.05", "0.1", "0.25", "0.5", "1.0", "2.5", "5.0", "10.0", "30.0", "60.0", "300.0", "1800.0", "+Inf"),
     ),
 }
 
@@ -70,12 +69,12 @@ class Meter:
 
     def count(self, name: str, amount: float = 1.0, **labels: str) -> None:
         """Add to a counter in FAMILIES, which determines the labels; `code` is "" for jobs that did not fail."""
-        self._add({_make_field(name, labels, AMOUNT): amount})
+        self._add(name, labels, {AMOUNT: amount})
 
     def observe(self, name: str, seconds: float, **labels: str) -> None:
         """Add a duration to a histogram in FAMILIES."""
-        bound = next((str(bound) for bound in FAMILIES[name].buckets_s if seconds <= bound), _INFINITY)
-        self._add({_make_field(name, labels, bound): 1.0, _make_field(name, labels, SUM): seconds})
+        bound = next(bound for bound in FAMILIES[name].buckets if seconds <= float(bound))
+        self._add(name, labels, {bound: 1.0, SUM: seconds})
 
     def read(self) -> Sums | None:
         """Return all sums; None while Redis is unreachable."""
@@ -90,24 +89,16 @@ class Meter:
         """Close the connections."""
         self._redis.connection_pool.disconnect()
 
-    def _add(self, amounts: Mapping[str, float]) -> None:
+    def _add(self, name: str, labels: Mapping[str, str], parts: Mapping[str, float]) -> None:
+        """Add to the parts of a metric; raises KeyError for a missing or unknown label."""
+        expected = FAMILIES[name].labels
+        if unknown := set(labels) - set(expected):
+            raise KeyError(f"{name} has no label {sorted(unknown)}")
+        values = [str(labels[label]) for label in expected]
         pipeline = self._redis.pipeline()
-        for field, amount in amounts.items():
-            pipeline.hincrbyfloat(KEY, field, amount)
+        for part, amount in parts.items():
+            pipeline.hincrbyfloat(KEY, json.dumps([name, values, part]), amount)
         self._breaker.call(pipeline.execute, [])
-
-
-def bucket_bounds(name: str) -> list[str]:
-    """Return the upper bounds of a histogram's buckets, as Prometheus writes them."""
-    return [*(str(bound) for bound in FAMILIES[name].buckets_s), _INFINITY]
-
-
-def _make_field(name: str, labels: Mapping[str, str], part: str) -> str:
-    """Return the field name in the Redis hash; raises KeyError for a missing or unknown label."""
-    family = FAMILIES[name]
-    if unknown := set(labels) - set(family.labels):
-        raise KeyError(f"{name} has no label {sorted(unknown)}")
-    return json.dumps([name, [str(labels[label]) for label in family.labels], part])
 
 
 def _parse_sums(fields: Mapping[bytes | str, bytes | str]) -> Sums:

@@ -15,7 +15,7 @@ from prometheus_client.registry import Collector
 from service.admission import Admission
 from service.job_schemas import State
 from service.jobs import Jobs
-from service.metrics import AMOUNT, FAMILIES, SUM, Sums, bucket_bounds
+from service.metrics import AMOUNT, FAMILIES, SUM, Sums
 from service.queue import JobQueue, make_queue
 from service.store import FolderStore
 from service.ttl_cache import TtlCache
@@ -43,11 +43,8 @@ class MetricsEndpoint(Collector):
             "mmad_http_request_seconds", what, ["route", "method"], buckets=_HTTP_BUCKETS_S, registry=registry
         )
         registry.register(self)
-        self._rendered = TtlCache(_CACHE_TTL_S, lambda: generate_latest(registry))
-
-    def render(self) -> bytes:
-        """Return the metrics document, at most a second old."""
-        return self._rendered.get()
+        # The metrics document.
+        self.document = TtlCache(_CACHE_TTL_S, lambda: generate_latest(registry))
 
     def count_request(self, route: str, method: str, status: int, seconds: float) -> None:
         """Count a request; implements service.middleware.OnResponse."""
@@ -76,7 +73,7 @@ class MetricsEndpoint(Collector):
         yield build
 
     def _job_metrics(self) -> Iterator[Metric]:
-        ids = self._admission.unfinished()
+        ids = self._admission.unfinished.get()
         records = [record for job_id in ids[:_MAX_RECORDS_READ] if (record := self._jobs.read(job_id))]
         running = sum(record.state is State.RUNNING for record in records)
         queued_since = [record.changes[-1].at for record in records if record.state is State.QUEUED]
@@ -92,12 +89,11 @@ class MetricsEndpoint(Collector):
 
 def _sum_metrics(sums: Sums) -> Iterator[Metric]:
     for name, family in FAMILIES.items():
-        if family.buckets_s:
+        if family.buckets:
             histogram = HistogramMetricFamily(name, family.description, labels=family.labels)
             for labels, parts in sums[name].items():
-                bounds = bucket_bounds(name)
-                cumulative = accumulate(parts.get(bound, 0.0) for bound in bounds)
-                histogram.add_metric(labels, list(zip(bounds, cumulative, strict=True)), parts.get(SUM, 0.0))
+                cumulative = accumulate(parts.get(bound, 0.0) for bound in family.buckets)
+                histogram.add_metric(labels, list(zip(family.buckets, cumulative, strict=True)), parts.get(SUM, 0.0))
             yield histogram
             continue
         counter = CounterMetricFamily(name, family.description, labels=family.labels)

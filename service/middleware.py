@@ -1,9 +1,9 @@
-"""Middleware for every request: a request id, a log line, and a problem document for each unhandled error."""
+"""Middleware for every request: a request id, a log line, problem documents for unhandled errors, HEAD, and proxies."""
 
 import errno
 import re
 import time
-from typing import Protocol
+from collections.abc import Callable
 from uuid import uuid4
 
 import structlog
@@ -11,13 +11,15 @@ from anyio import CancelScope
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-from service.origin_guard import HEALTH_PATHS
-from service.prefix import path_without_prefix
 from service.problems import CLOSE, problem_response
+from service.settings import clean_prefix
 
 log = structlog.get_logger()
 
+# They reveal nothing about jobs, and health checks often cannot choose their Host header.
+HEALTH_PATHS = frozenset({"/healthz", "/readyz"})
 HEADER = "X-Request-ID"
 # Key in the ASGI state of connections above the limit; its value is the limit. Set by service.server.
 OVERLOADED = "overloaded"
@@ -28,14 +30,27 @@ _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"
 _OTHER = "other"
 
 
-class OnResponse(Protocol):
-    """Callback after each request."""
-
-    def __call__(self, route: str, method: str, status: int, seconds: float) -> None:
-        """`route` is a path template such as /jobs/{job_id}, or "other": its number of values is bounded."""
+# Called after each request with route, method, status and seconds. The route is a path template such as /jobs/{job_id},
+# or "other": its number of values is bounded.
+OnResponse = Callable[[str, str, int, float], None]
 
 
-class RequestLog:
+class HttpMiddleware:
+    """Base of ASGI middleware; passes on what is not HTTP."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """An ASGI application."""
+        app = self._handle if scope["type"] == "http" else self._app
+        await app(scope, receive, send)
+
+    async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        raise NotImplementedError
+
+
+class RequestLog(HttpMiddleware):
     """Assigns an id to each request, logs one line about it (none for /healthz and /readyz), and sends common headers.
 
     The id is the caller's X-Request-ID if that is 1 to 64 characters of A-Z a-z 0-9 . _ - and otherwise a new one. It
@@ -45,13 +60,10 @@ class RequestLog:
     """
 
     def __init__(self, app: ASGIApp, on_response: OnResponse) -> None:
-        self._app, self._on_response = app, on_response
+        super().__init__(app)
+        self._on_response = on_response
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """An ASGI application."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
+    async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         caller_id = Headers(scope=scope).get(HEADER, "")
         request_id = caller_id if _ID.fullmatch(caller_id) else uuid4().hex
         state = scope.setdefault("state", {})
@@ -86,17 +98,10 @@ class RequestLog:
                     log.info("request", **fields, bytes_in=bytes_in)
 
 
-class ProblemMiddleware:
+class ProblemMiddleware(HttpMiddleware):
     """Refuses overload and malformed requests, and turns unhandled exceptions into problem documents."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """An ASGI application."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
+    async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope)
         if refusal := _find_refusal(scope):
             await problem_response(request, *refusal, CLOSE)(scope, receive, send)
@@ -117,15 +122,11 @@ class ProblemMiddleware:
                 await response(scope, receive, send)
 
 
-class HeadMiddleware:
+class HeadMiddleware(HttpMiddleware):
     """HEAD for every GET route (RFC 9110, 9.3.2): runs it as GET, sends status and headers, and cancels the rest."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """An ASGI application."""
-        if scope["type"] != "http" or scope["method"] != "HEAD":
+    async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] != "HEAD":
             await self._app(scope, receive, send)
             return
         # Range is defined for GET only (RFC 9110, 14.2).
@@ -143,6 +144,44 @@ class HeadMiddleware:
                 await self._app(as_get, receive, send_headers)
             finally:
                 scope["route"] = as_get.get("route")  # read by RequestLog
+
+
+class ForwardedPrefix(HttpMiddleware):
+    """Sets `root_path` of each request, and `scheme` and `client` from X-Forwarded-Proto and X-Forwarded-For.
+
+    Headers are read from addresses and networks in `trusted` only (comma-separated, "*" for all); `root_path` is the
+    prefix of other requests. Add this middleware last, so that it sees the peer's real address.
+    """
+
+    def __init__(self, app: ASGIApp, root_path: str, trusted: str) -> None:
+        proxies = ProxyHeadersMiddleware(app, trusted)  # type: ignore[arg-type]
+        super().__init__(proxies)  # type: ignore[arg-type]
+        self._trusted, self._root_path = proxies.trusted_hosts, root_path
+
+    async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        read = self._read_prefix(scope)
+        prefix = self._root_path if read is None else read
+        path = scope["path"] if scope["path"] != prefix else f"{prefix}/"
+        # ASGI has the prefix in `root_path` and at the beginning of `path`.
+        path = path if path.startswith(f"{prefix}/") else prefix + path
+        await self._app({**scope, "path": path, "root_path": prefix}, receive, send)
+
+    def _read_prefix(self, scope: Scope) -> str | None:
+        """Return the prefix in the header; None without a usable one. Chained proxies append their parts in order."""
+        client = scope.get("client")
+        values = Headers(scope=scope).getlist("x-forwarded-prefix")
+        if not values or not client or client[0] not in self._trusted:
+            return None
+        try:
+            return clean_prefix("".join(clean_prefix(part) for value in values for part in value.split(",")))
+        except ValueError:
+            return None
+
+
+def path_without_prefix(scope: Scope) -> str:
+    """Return the request's path relative to its proxy's prefix, as routes define it."""
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", ""))
 
 
 def _make_error_response(request: Request, error: Exception) -> ASGIApp:

@@ -6,7 +6,8 @@ from typing import Any
 
 from service.app_state import problems
 from service.job_schemas import ProblemDocument
-from service.origin_guard import HEALTH_PATHS, SAFE_METHODS
+from service.middleware import HEALTH_PATHS
+from service.origin_guard import SAFE_METHODS
 
 _PROBLEM = "application/problem+json"
 
@@ -33,19 +34,16 @@ def _complete_operation(operation: dict[str, Any], path: str, method: str) -> No
         return
     if "security" in operation:  # keys are optional: the service may be configured without
         operation["security"] = [{}, *operation["security"]]
+    contents = [response.get("content", {}).get(_PROBLEM, {}) for response in responses.values()]
+    codes = [code for content in contents for code in content.get("examples", {})]
     # Problems raised before all routes, by service.origin_guard and service.middleware.
-    codes = ["malformed_request"]
+    codes.append("malformed_request")
     if path not in HEALTH_PATHS:
         codes += ["host_refused", "overloaded"]
     if method.upper() not in SAFE_METHODS:
         codes += ["origin_refused", "disk_full"]
-    for status, response in problems(*dict.fromkeys([*_find_codes(responses), *codes])).items():
+    for status, response in problems(*dict.fromkeys(codes)).items():
         responses[str(status)] = response
-
-
-def _find_codes(responses: dict[str, Any]) -> list[str]:
-    contents = [response.get("content", {}) for response in responses.values()]
-    return [code for content in contents for code in content.get(_PROBLEM, {}).get("examples", {})]
 
 
 def _add_examples(responses: dict[str, Any], operation: str, captured: dict[str, Any]) -> None:

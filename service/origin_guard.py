@@ -15,12 +15,10 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.keys import active_keys_file
-from service.prefix import path_without_prefix
+from service.middleware import HEALTH_PATHS, HttpMiddleware, path_without_prefix
 from service.problems import problem_response
 from service.settings import Settings
 
-# They reveal nothing about jobs, and health checks often cannot choose their Host header.
-HEALTH_PATHS = frozenset({"/healthz", "/readyz"})
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 _ANY = "*"
@@ -28,22 +26,18 @@ _HOST = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[^][:/@\s]+)(?::(?P<port>[0-9]*))?
 _DEFAULT_PORTS = {"http": "80", "https": "443"}
 
 
-class OriginGuard:
+class OriginGuard(HttpMiddleware):
     """Refuses requests with a foreign Host, and unsafe requests with a foreign Origin; "*" allows all.
 
     `hosts` are names and addresses without port, IPv6 in brackets; `origins` are allowed beside the service's own.
     """
 
     def __init__(self, app: ASGIApp, hosts: Iterable[str], origins: Iterable[str]) -> None:
-        self._app = app
+        super().__init__(app)
         self._hosts = frozenset(host.lower() for host in hosts)
         self._origins = frozenset(origins)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """An ASGI application."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
+    async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope)
         refusal = self._check_host(request) or self._check_origin(request)
         app = problem_response(request, *refusal) if refusal else self._app

@@ -4,6 +4,7 @@ A delivery is an rq job with the id `<job id>-<random hex>`. rq only delivers: t
 service.reconciler decide which job runs, how often it is retried and when it fails.
 """
 
+import json
 import secrets
 import socket
 import ssl
@@ -164,8 +165,7 @@ class JobQueue:
         self._breaker = CircuitBreaker("redis_away", "redis_back")
         call = self._breaker.call
         self._throughput = TtlCache(_THROUGHPUT_TTL_S, lambda: call(self._fetch_throughput, Throughput(None, 0)))
-        no_positions: dict[str, int] = {}
-        self._positions = TtlCache(_POSITIONS_TTL_S, lambda: call(self._fetch_positions, no_positions))
+        self._positions: TtlCache[dict[str, int]] = TtlCache(_POSITIONS_TTL_S, lambda: call(self._fetch_positions, {}))
 
     def try_enqueue(self, job_id: str) -> None:
         """Enqueue a job; does nothing if Redis is unavailable."""
@@ -205,18 +205,16 @@ class JobQueue:
 
     def get_progress(self, job_id: str) -> Progress:
         """Return the progress of a running job."""
-        no_fields: dict[bytes | str, bytes | str] = {}
-        raw = self._breaker.call(lambda: self._connection.hgetall(_progress_key(job_id)), no_fields)
-        fields = {_decode(name): _decode(value) for name, value in raw.items()}
-        stage = fields.get("stage")
-        return Progress(Stage(stage) if stage else None, float(fields.get("fraction", 0)))
+        content = self._breaker.call(lambda: self._connection.get(_progress_key(job_id)), None)
+        if content is None:
+            return Progress(None, 0.0)
+        stage, fraction = json.loads(content)
+        return Progress(Stage(stage), fraction)
 
     def publish_progress(self, job_id: str, stage: Stage, fraction: float) -> None:
         """Publish the progress of a running job."""
-        name, pipeline = _progress_key(job_id), self._connection.pipeline()
-        pipeline.hset(name, mapping={"stage": stage.value, "fraction": f"{fraction:.4f}"})
-        pipeline.expire(name, _PROGRESS_TTL_S)
-        self._breaker.call(pipeline.execute, [])
+        content = json.dumps([stage, round(fraction, 4)])
+        self._breaker.call(lambda: self._connection.set(_progress_key(job_id), content, ex=_PROGRESS_TTL_S), None)
 
     def record_job_time(self, seconds: float) -> None:
         """Record a job's run time for later estimates."""
@@ -288,7 +286,3 @@ def _parse_job_id(delivery: str) -> str:
 
 def _progress_key(job_id: str) -> str:
     return f"mmad:progress:{job_id}"
-
-
-def _decode(value: bytes | str) -> str:
-    return value.decode() if isinstance(value, bytes) else value

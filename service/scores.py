@@ -53,9 +53,9 @@ def make_frame_scores(stored: StoredProposals, rate: float) -> FrameScores:
         rate=rate,
         times_s=np.round(track.times_s, 6).tolist(),
         actions=track.actions,
-        action_scores=_round(track.action_scores),
+        action_scores=np.round(track.action_scores.astype(float), 4).tolist(),
         bodies=track.bodies,
-        body_scores=_round(track.body_scores),
+        body_scores=np.round(track.body_scores.astype(float), 4).tolist(),
     )
 
 
@@ -74,8 +74,3 @@ def to_csv(track: ScoreTrack) -> str:
     for number, (time_s, row) in enumerate(zip(track.times_s, table, strict=True), start=1):
         lines.append(f"{number},{time_s:.3f}," + ",".join(f"{score:.4f}" for score in row.tolist()))
     return "\n".join(lines) + "\n"
-
-
-def _round(scores: Scores) -> list[list[float]]:
-    rounded: list[list[float]] = np.round(scores.astype(float), 4).tolist()
-    return rounded

@@ -30,19 +30,19 @@ def serve(app: ASGIApp, settings: Settings) -> None:
         app,
         host=settings.host,
         port=settings.port,
-        http=type("LimitedProtocol", (DeadlineProtocol,), {"settings": settings}),
+        http=type("LimitedProtocol", (_DeadlineProtocol,), {"settings": settings}),
         ws="none",
         log_config=None,  # configured in mmad.logs
         log_level="warning",
         access_log=False,  # written by service.middleware
-        proxy_headers=False,  # handled by service.prefix
+        proxy_headers=False,  # handled by service.middleware
         server_header=False,
         timeout_graceful_shutdown=_SHUTDOWN_S,
         h11_max_incomplete_event_size=_MAX_HEADER_BYTES,
     )
 
 
-class DeadlineProtocol(H11Protocol):
+class _DeadlineProtocol(H11Protocol):
     """HTTP/1.1 connection with a deadline for the client's next step: sending a header or reading a response."""
 
     settings: Settings
@@ -52,7 +52,6 @@ class DeadlineProtocol(H11Protocol):
         self._deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Refuse connections above the limit, and start the deadline for the header."""
         super().connection_made(transport)
         excess = len(self.connections) - self.settings.max_connections
         if excess > _MAX_REFUSED:
@@ -63,13 +62,12 @@ class DeadlineProtocol(H11Protocol):
         self._set_deadline(self.settings.header_timeout_s, self._on_header_timeout)
 
     def data_received(self, data: bytes) -> None:
-        """asyncio callback: stop the deadline when the header is complete. service.uploads limits the body's time."""
         super().data_received(data)
-        if self._is_busy and not self.flow.write_paused:
+        if self._is_busy and not self.flow.write_paused:  # the header is complete; service.uploads limits the body
             self._clear_deadline()
 
     def on_response_complete(self) -> None:
-        """uvicorn callback: the client has to read the response, then send the rest of its body and the next header."""
+        # The client has to read the response, then send the rest of its body and the next header.
         super().on_response_complete()
         if self.transport.is_closing():
             self._expect_reading()
@@ -77,23 +75,19 @@ class DeadlineProtocol(H11Protocol):
             self._set_deadline(self.settings.header_timeout_s, self._on_header_timeout)
 
     def pause_writing(self) -> None:
-        """asyncio callback: the write buffer is full, so the client has to read."""
         super().pause_writing()
         self._expect_reading()
 
     def resume_writing(self) -> None:
-        """asyncio callback: the client has read; stop the deadline."""
         super().resume_writing()
         if self._is_busy:
             self._clear_deadline()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """asyncio callback: stop the deadline."""
         self._clear_deadline()
         super().connection_lost(exc)
 
     def send_400_response(self, msg: str) -> None:
-        """uvicorn callback for malformed HTTP: respond with a problem document."""
         self._send_problem("malformed_request", f"{msg.rstrip('.')}: see RFC 9112 for what one looks like")
 
     @property

@@ -9,9 +9,7 @@ import binascii
 import hmac
 import os
 import secrets
-from collections.abc import Callable
 from datetime import UTC, datetime
-from functools import lru_cache
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
@@ -21,28 +19,18 @@ from service.jobs import ANONYMOUS_OWNER
 from service.settings import Settings
 
 _PREFIX = "whsec_"
-_MAX_CACHED_SIGNERS = 256
 
 
-class Signer(standardwebhooks.Webhook):
-    """Signs messages with a secret."""
-
-    def headers(self, message_id: str, body: str) -> dict[str, str]:
-        """Return the headers of one attempt, timestamped now: receivers refuse signatures that are minutes old."""
-        at = datetime.now(UTC)
-        return {
-            "content-type": "application/json",
-            "user-agent": "mmad",
-            "webhook-id": message_id,
-            "webhook-timestamp": str(int(at.timestamp())),
-            "webhook-signature": self.sign(message_id, at, body),
-        }
-
-
-def make_signers(settings: Settings) -> Callable[[str], Signer]:
-    """Return a function that makes the signer of a job owner. Raises ValueError if the master secret is invalid."""
-    master = load_secret(settings)
-    return lru_cache(_MAX_CACHED_SIGNERS)(lambda owner: Signer(_derive_secret(owner, master)))
+def sign(secret: str, message_id: str, body: str) -> dict[str, str]:
+    """Return the headers of one attempt, timestamped now: receivers refuse signatures that are minutes old."""
+    at = datetime.now(UTC)
+    return {
+        "content-type": "application/json",
+        "user-agent": "mmad",
+        "webhook-id": message_id,
+        "webhook-timestamp": str(int(at.timestamp())),
+        "webhook-signature": standardwebhooks.Webhook(secret).sign(message_id, at, body),
+    }
 
 
 def load_secret(settings: Settings, owner: str = ANONYMOUS_OWNER) -> str:
@@ -63,7 +51,7 @@ def load_secret(settings: Settings, owner: str = ANONYMOUS_OWNER) -> str:
         raise ValueError(
             f"{secret_source(settings)} is not a secret for webhooks: give whsec_ and 24 to 64 random bytes in Base64"
         )
-    return _derive_secret(owner, value)
+    return derive_secret(owner, value)
 
 
 def secret_source(settings: Settings) -> str:
@@ -71,7 +59,8 @@ def secret_source(settings: Settings) -> str:
     return "MMAD_WEBHOOK_SECRET" if settings.webhook_secret is not None else str(_secret_file(settings))
 
 
-def _derive_secret(owner: str, master: str) -> str:
+def derive_secret(owner: str, master: str) -> str:
+    """Return the secret of an owner; see load_secret."""
     if owner == ANONYMOUS_OWNER:
         return master
     derived = hmac.digest(_decode(master), b"mmad webhook " + owner.encode(), "sha256")

@@ -3,8 +3,6 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-import numpy as np
-
 from service.schemas import BodySegment, Concurrency, Detection, Label, Labels, Pair, Simultaneous, Summary, Tally
 
 Interval = tuple[float, float]
@@ -50,23 +48,22 @@ def clip(intervals: Iterable[Interval], part: Interval) -> list[Interval]:
 
 
 def _make_tally(label: Label, intervals: list[Interval], part: Interval) -> Tally:
-    busy = sum(end - start for start, end in clip(merge(intervals), part))
     length = part[1] - part[0]
     return Tally(
         **label.model_dump(include=set(Label.model_fields)),
         count=len(intervals),
-        total_s=round(busy, 3),
+        total_s=round(_sum_lengths(clip(merge(intervals), part)), 3),
         rate_per_min=round(60 * len(intervals) / length, 3) if length > 0 else 0.0,
     )
 
 
 def _compute_concurrency(intervals: list[Interval], part: Interval) -> Concurrency:
-    seconds = _compute_seconds_by_count(clip(intervals, part), part)
-    weighted = sum(count * length for count, length in seconds.items())
+    inside = clip(intervals, part)
+    seconds = _compute_seconds_by_count(inside, part)
     length = part[1] - part[0]
     return Concurrency(
         max=max(seconds, default=0),
-        mean=round(weighted / length, 3) if length > 0 else 0.0,
+        mean=round(_sum_lengths(inside) / length, 3) if length > 0 else 0.0,
         seconds=[Simultaneous(count=count, total_s=round(seconds[count], 3)) for count in sorted(seconds)],
     )
 
@@ -85,34 +82,23 @@ def _compute_seconds_by_count(intervals: list[Interval], part: Interval) -> dict
 
 
 def _make_pairs(detections: Sequence[Detection], by_action: dict[int, list[Interval]], part: Interval) -> list[Pair]:
-    labels = {detection.action.id: detection.action for detection in detections}
+    actions = {detection.id: detection.action for detection in detections}
+    labels = {action.id: action for action in actions.values()}
+    # Both detections list an overlap: it is counted for the lower action id.
+    counts = Counter(
+        (detection.action.id, actions[other].id)
+        for detection in detections
+        for other in detection.overlaps
+        if detection.action.id < actions[other].id
+    )
     merged = {label: clip(merge(intervals), part) for label, intervals in by_action.items()}
     pairs = []
-    for (first, second), count in _count_pairs(detections).items():
-        shared_s = round(_compute_shared_s(merged[first], merged[second]), 3)
-        pairs.append(Pair(first=labels[first], second=labels[second], count=count, total_s=shared_s))
+    for (first, second), count in counts.items():
+        either = merge([*merged[first], *merged[second]])
+        both_s = _sum_lengths(merged[first]) + _sum_lengths(merged[second]) - _sum_lengths(either)
+        pairs.append(Pair(first=labels[first], second=labels[second], count=count, total_s=max(0.0, round(both_s, 3))))
     return sorted(pairs, key=lambda pair: (-pair.count, -pair.total_s, pair.first.id, pair.second.id))
 
 
-def _count_pairs(detections: Sequence[Detection]) -> dict[tuple[int, int], int]:
-    """Count overlapping detections for each pair of different actions; the lower action id comes first."""
-    actions = {detection.id: detection.action.id for detection in detections}
-    counts: Counter[tuple[int, int]] = Counter()
-    for detection in detections:
-        first = detection.action.id
-        for other_id in detection.overlaps:
-            # Both detections list the overlap: it is counted once.
-            if first < (second := actions[other_id]):
-                counts[first, second] += 1
-    return counts
-
-
-def _compute_shared_s(first: list[Interval], second: list[Interval]) -> float:
-    """Return the duration of the intersection of two lists of intervals, each ordered and without overlaps."""
-    if not first or not second:
-        return 0.0
-    edges = np.array(second).ravel()
-    # Cumulative duration of the second list at each of its edges.
-    covered = np.concatenate(([0.0], np.cumsum(np.diff(edges) * (np.arange(len(edges) - 1) % 2 == 0))))
-    starts, ends = np.array(first).T
-    return float((np.interp(ends, edges, covered) - np.interp(starts, edges, covered)).sum())
+def _sum_lengths(intervals: Iterable[Interval]) -> float:
+    return sum(end - start for start, end in intervals)

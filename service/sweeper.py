@@ -35,13 +35,11 @@ class Sweeper:
         """Run one pass; return the number of expired jobs."""
         expired = 0
         for job_id in self._store.names("jobs"):
-            record = self._jobs.read(job_id)
-            if record is None:
-                continue
             try:
-                expired += self._sweep_job(record, now)
+                if record := self._jobs.read(job_id):
+                    expired += self._sweep_job(record, now)
             except OSError:
-                log.exception("job_not_swept", job_id=record.id)
+                log.exception("job_not_swept", job_id=job_id)
         self._clean_up_ended()
         self._remove_orphans(now.timestamp())
         for prefix in ("incoming", "uploads"):

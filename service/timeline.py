@@ -19,18 +19,9 @@ from service.schemas import Detection, Label, Labels, Result
 from service.summary import Interval, clip
 
 # Colours of body parts, by id: light enough for black text, and distinguishable with common colour vision deficiencies.
-_COLOURS = [
-    "#6fa8dc",
-    "#f2a65a",
-    "#8cc084",
-    "#e58a8a",
-    "#b39ddb",
-    "#e6c84f",
-    "#6fc7c7",
-    "#c9a58b",
-    "#a9b4c2",
-    "#d99bc5",
-]
+_COLOURS = (
+    "#6fa8dc", "#f2a65a", "#8cc084", "#e58a8a", "#b39ddb", "#e6c84f", "#6fc7c7", "#c9a58b", "#a9b4c2", "#d99bc5",
+)  # fmt: skip
 _INK, _GREY, _PALE = "#20262d", "#6b7480", "#e6e9ed"
 # Parts that were not analysed, by status: face colour, edge colour, hatching, and the note in the footer.
 _NOT_ANALYSED = {

@@ -21,15 +21,8 @@ class Track(NamedTuple):
     spans: list[Span]
 
 
-class BodyTracks(NamedTuple):
-    """The track of a body part and the tracks of its actions."""
-
-    body: Track
-    actions: list[Track]
-
-
-def make_tracks(result: Result) -> list[BodyTracks]:
-    """Make the tracks of all body parts and actions that have detections."""
+def make_tracks(result: Result) -> list[tuple[Track, list[Track]]]:
+    """Make the track of each body part that has detections, and the tracks of its actions."""
     detections, media = result.detections, result.media
     bodies = {detection.body.id: detection.body for detection in detections}
     actions = {detection.action.id: detection.action for detection in detections}
@@ -41,7 +34,7 @@ def make_tracks(result: Result) -> list[BodyTracks]:
             for id in sorted({detection.action.id for detection in group})
         ]
         # Touching actions of a body part are merged, as in `body_segments`.
-        tracks.append(BodyTracks(_make_track(bodies[body], group, media, gap_ms=0), by_action))
+        tracks.append((_make_track(bodies[body], group, media, gap_ms=0), by_action))
     return tracks
 
 

@@ -48,32 +48,26 @@ async def receive(
 
     The body is a multipart form with one or more fields `file`, or a video's bytes with any other content type.
 
-    Args:
-        open_file: opens a file by its index in the request: stored durably on exit, discarded on an exception.
-        check_fields: called with the form's fields before the first file is read; raises Problem for invalid ones.
-        check_disk: called before each write; raises Problem if the disk is full.
-
-    Raises:
-        Problem: what the checks raise; upload_too_large, upload_too_slow, too_many_files, empty_upload,
-            malformed_upload, unsupported_content_encoding, not_a_video.
+    `open_file` opens a file by its index in the request. `check_fields` is called with the form's fields before the
+    first file is read, and `check_disk` before each write. Raises Problem: those of the checks, upload_too_large,
+    upload_too_slow, too_many_files, empty_upload, malformed_upload, unsupported_content_encoding, not_a_video.
     """
     max_bytes = settings.max_upload_bytes
-    if (declared := get_declared_bytes(request)) > max_bytes + _MULTIPART_OVERHEAD_BYTES:
-        raise _make_too_large_problem(declared, max_bytes)
+    _check_size(get_declared_bytes(request), max_bytes, _MULTIPART_OVERHEAD_BYTES)
     decoder = make_decoder(", ".join(request.headers.getlist("content-encoding")))
-    form = _make_form_parser(request, settings.max_batch_files)
+    content_type, parameters = parse_options_header(request.headers.get("content-type", ""))
+    is_form = content_type == b"multipart/form-data"
+    form = _FormParser(parameters.get(b"boundary"), settings.max_batch_files) if is_form else None
     async with AsyncExitStack() as stack:
         writer = _Writer(stack, open_file, max_bytes, check_disk)
         count = received = 0
         async for sent in _read_body(request, settings):
             received += len(sent)  # compressed bytes may decompress to nothing
-            if received > max_bytes + _MULTIPART_OVERHEAD_BYTES:
-                raise _make_too_large_problem(received, max_bytes)
+            _check_size(received, max_bytes, _MULTIPART_OVERHEAD_BYTES)
             for chunk in decoder.feed(sent) if decoder else [sent]:
                 count += len(chunk)
                 # Count bytes outside of files too: a compressed form may be of any size.
-                if count > max_bytes + _MULTIPART_OVERHEAD_BYTES:
-                    raise _make_too_large_problem(count, max_bytes)
+                _check_size(count, max_bytes, _MULTIPART_OVERHEAD_BYTES)
                 for index, piece in form.feed(chunk) if form else [(0, chunk)]:
                     if form and not writer.started:
                         check_fields(form.fields)
@@ -143,8 +137,7 @@ class _Writer:
             self._hash, self._buffer = hashlib.sha256(), bytearray()
             self._count, self._sniffed = 0, False
         self._total += len(data)
-        if self._total > self._max_bytes:
-            raise _make_too_large_problem(self._total, self._max_bytes)
+        _check_size(self._total, self._max_bytes)
         self._buffer += data
         self._count += len(data)
         if not self._sniffed and len(self._buffer) >= _SNIFF_BYTES:
@@ -190,12 +183,14 @@ class _Writer:
 class _FormParser:
     """Incremental multipart parser: returns the bytes of files and collects the other fields."""
 
-    def __init__(self, boundary: bytes, max_files: int) -> None:
+    def __init__(self, boundary: bytes | None, max_files: int) -> None:
+        if not boundary:
+            raise _make_malformed_problem("the content type multipart/form-data names no boundary")
         self.fields: dict[str, str] = {}
         self.names: list[str | None] = []  # file names
         self._pieces: list[tuple[int, bytes]] = []
         self._max_files = max_files
-        self._files = self._parts = 0
+        self._parts = 0
         self._ended = False
         self._name = ""
         self._file_name: str | None = None
@@ -228,7 +223,7 @@ class _FormParser:
         """Check that the form was complete; raises Problem malformed_upload."""
         if not self._ended:
             raise _make_malformed_problem("the form ends before its closing boundary")
-        if not self._files:
+        if not self.names:
             raise _make_malformed_problem(f"the form has no field {FILE_FIELD!r}")
 
     def _begin_part(self) -> None:
@@ -250,19 +245,18 @@ class _FormParser:
         if not self._name:
             raise _make_malformed_problem("a part of the form has no name")
         if self._name == FILE_FIELD:
-            if self._files == self._max_files:
+            if len(self.names) == self._max_files:
                 raise Problem(
                     "too_many_files",
                     f"the request holds more than {self._max_files} videos (MMAD_MAX_BATCH_FILES); "
                     "send them in several requests",
                 )
-            self._pieces.append((self._files, b""))  # so that an empty file is reported too
+            self._pieces.append((len(self.names), b""))  # so that an empty file is reported too
             self.names.append(self._file_name)
-            self._files += 1
 
     def _part_data(self, data: bytes, start: int, end: int) -> None:
         if self._name == FILE_FIELD:
-            self._pieces.append((self._files - 1, data[start:end]))
+            self._pieces.append((len(self.names) - 1, data[start:end]))
             return
         self._field += data[start:end]
         if len(self._field) > _MAX_FIELD_BYTES:
@@ -276,27 +270,19 @@ class _FormParser:
         self._ended = True
 
 
-def _make_too_large_problem(size_bytes: int, limit: int) -> Problem:
-    return Problem(
-        "upload_too_large",
-        f"the upload has {size_bytes} bytes or more, the limit is {limit} (MMAD_MAX_UPLOAD_BYTES); "
-        "send a shorter or smaller video",
-    )
+def _check_size(size_bytes: int, limit: int, allowance: int = 0) -> None:
+    if size_bytes > limit + allowance:
+        raise Problem(
+            "upload_too_large",
+            f"the upload has {size_bytes} bytes or more, the limit is {limit} (MMAD_MAX_UPLOAD_BYTES); "
+            "send a shorter or smaller video",
+        )
 
 
 def get_declared_bytes(request: Request) -> int:
     """Return the value of Content-Length; 0 without a valid one."""
     declared = request.headers.get("content-length", "")
     return int(declared) if declared.isdecimal() else 0
-
-
-def _make_form_parser(request: Request, max_files: int) -> _FormParser | None:
-    kind, options = parse_options_header(request.headers.get("content-type", ""))
-    if kind != b"multipart/form-data":
-        return None
-    if not options.get(b"boundary"):
-        raise _make_malformed_problem("the content type multipart/form-data names no boundary")
-    return _FormParser(options[b"boundary"], max_files)
 
 
 def _make_empty_problem() -> Problem:

@@ -25,7 +25,7 @@ from service.job_schemas import Delivery, Links, State, Webhook
 from service.jobs import Jobs, Record, job_key
 from service.schemas import Document
 from service.settings import Settings
-from service.signing import make_signers
+from service.signing import derive_secret, load_secret, sign
 
 log = structlog.get_logger()
 
@@ -71,11 +71,6 @@ class _DeliveryLog(Webhook):
     series: int = 0
     tries: int = 0
 
-    @property
-    def host(self) -> str:
-        """Host name of the receiver."""
-        return urlsplit(self.url).hostname or ""
-
 
 class Webhooks:
     """Sends the messages of all jobs. `links` returns the links of a job by its id."""
@@ -85,7 +80,7 @@ class Webhooks:
         self._jobs = jobs
         self._links = links
         self._allow_private = settings.webhook_allow_private
-        self._make_signer = make_signers(settings)
+        self._secret = load_secret(settings)
         # httpx's context: certifi's certificates, or those of SSL_CERT_FILE.
         self._post = post or GuardedClient(httpx.create_ssl_context(), allow_private=self._allow_private).post
         self._running: dict[str, tuple[str, Future[bool]]] = {}  # by job id: host and running attempt
@@ -96,17 +91,14 @@ class Webhooks:
 
     def get(self, record: Record) -> Webhook:
         """Return the state and log of a job's delivery; raises Problem no_callback."""
-        loaded = self._load(record.id)
-        return _to_public(loaded[1] if loaded else _make_log(record))
+        return _to_public(self._load_or_make(record)[1])
 
     def resend(self, record: Record) -> Webhook:
         """Schedule a job's message again, with a full series of attempts and the same webhook-id; raises Problem."""
-        new_log = _make_log(record)
-        if not record.ended:
-            raise Problem("job_not_finished", f"the job is {record.state}: its message is sent when it has ended")
         while True:
-            loaded = self._load(record.id)
-            content, stored = loaded or (None, new_log)
+            content, stored = self._load_or_make(record)
+            if not record.ended:
+                raise Problem("job_not_finished", f"the job is {record.state}: its message is sent when it has ended")
             restart = {"state": "waiting", "next_at": datetime.now(UTC), "series": stored.series + 1, "tries": 0}
             renewed = stored.model_copy(update=restart)
             if self._write(record.id, content, renewed):
@@ -146,14 +138,11 @@ class Webhooks:
     def _find_due_host(self, job_id: str, now: datetime) -> str | None:
         """Return the host of a job's due message, or None. Removes the marker of a finished delivery."""
         try:
-            loaded = self._load(job_id)
-            if loaded is None:
-                record = self._load_record(job_id, now)
-                return _make_log(record).host if record and record.ended else None
-            stored = loaded[1]
-            if stored.state == "waiting":
-                return stored.host if _is_due(stored, now) else None
-            self._remove_marker(job_id)
+            if record := self._load_record(job_id, now):
+                _, stored = self._load_or_make(record)
+                if stored.state == "waiting":
+                    return urlsplit(stored.url).hostname if _is_due(stored, now) else None
+                self._remove_marker(job_id)
         except Exception:  # must not affect other messages
             log.exception("webhook_failed", job_id=job_id)
         return None
@@ -167,7 +156,7 @@ class Webhooks:
             record, claimed = claim
             at, started_s = clock(), time.monotonic()
             body = self._make_message(record).model_dump_json()
-            headers = self._make_signer(record.owner).headers(claimed.id, body)
+            headers = sign(derive_secret(record.owner, self._secret), claimed.id, body)
             result = self._post(claimed.url, headers, body.encode())
             took_s = round(time.monotonic() - started_s, 3)
             delivery = Delivery(at=at, status=result.status, error=result.error, took_s=took_s)
@@ -178,11 +167,10 @@ class Webhooks:
         return True
 
     def _claim(self, job_id: str, now: datetime) -> tuple[Record, _DeliveryLog] | None:
-        loaded = self._load(job_id)
         record = self._load_record(job_id, now)
         if record is None:
             return None
-        content, stored = loaded or (None, _make_log(record))
+        content, stored = self._load_or_make(record)
         if not _is_due(stored, now):
             return None
         if stored.tries == len(DELAYS_S):  # the process died in the last attempt
@@ -228,6 +216,9 @@ class Webhooks:
     def _load(self, job_id: str) -> tuple[bytes, _DeliveryLog] | None:
         content = self._store.find(job_key(job_id, "webhook.json"))
         return None if content is None else (content, _DeliveryLog.model_validate_json(content))
+
+    def _load_or_make(self, record: Record) -> tuple[bytes | None, _DeliveryLog]:
+        return self._load(record.id) or (None, _make_log(record))
 
     def _write(self, job_id: str, expected: bytes | None, changed: _DeliveryLog) -> bool:
         """Replace webhook.json by compare-and-swap; if the job was deleted concurrently, delete what was written."""

@@ -21,7 +21,7 @@ from service.schemas import Options, View
 from tests.fake_service import VIDEO, stored_files
 from tests.hostile_videos import CASES, PARTIAL, SUCCEEDED, Case, mutations, run
 from tests.measuring_forkserver import MeasuredSandbox, measured_sandbox
-from workers.serialization import make_context, make_stored_proposals
+from workers.serialization import make_stored_proposals
 
 # The process itself takes 40 MiB, a picture of 8K decoded by two threads some 170 more.
 MOST_MIB = 400
@@ -56,8 +56,8 @@ def test_each_gets_its_answer(case: Case, tmp_path: Path, detector: Detector, sa
 def test_a_part_of_a_video_makes_a_partial_result(tmp_path: Path, detector: Detector) -> None:
     [case] = [case for case in CASES if case.name == "MP4 cut off"]
     found = detector.detect(io.BytesIO(case.make(tmp_path)), region=Region())
-    context = make_context(found, detector, Options(), job_id="j", video_sha256="0")
-    result = make_result(make_stored_proposals(found, context), View())
+    stored = make_stored_proposals(found, detector, Options(), job_id="j", video_sha256="0")
+    result = make_result(stored, View())
     assert result.partial
     assert [one.status for one in result.coverage] == ["analysed", "damaged"]
     assert result.coverage[-1].end_s == result.media.duration_s == pytest.approx(6, abs=0.01)

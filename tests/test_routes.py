@@ -18,7 +18,7 @@ from service.exports import FORMATS
 from service.job_schemas import JobError, JobOptions, State
 from service.jobs import Upload, job_key, new_job_id
 from service.queue import Progress
-from service.ranges import parse_range
+from service.routes.results import parse_range
 from service.sweeper import Sweeper
 from tests.fake_service import VIDEO, assert_problem, make_finished_job
 

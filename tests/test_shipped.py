@@ -20,7 +20,7 @@ from training.people.film import Recipe
 from training.people.options import Mix, Storage
 from training.people.studio import DatasetSpec, produce
 from training.recipe import LOCATOR_FILE, load_recipe
-from workers.serialization import make_context, make_model_card, make_stored_proposals, make_warnings
+from workers.serialization import make_model_card, make_stored_proposals, make_warnings
 
 
 @pytest.fixture(scope="module")
@@ -77,8 +77,8 @@ def test_the_example_shows_two_actions_and_hides_the_third(detector: Detector) -
     """As the README tells it: of the true three the last one scores less than its threshold."""
     path = Path(__file__).parents[1] / "examples/interview.mp4"
     found = detect(detector, path)
-    context = make_context(found, detector, Options(), job_id=None, video_sha256="0" * 64)
-    result = make_result(make_stored_proposals(found, context), View())
+    stored = make_stored_proposals(found, detector, Options(), job_id=None, video_sha256="0" * 64)
+    result = make_result(stored, View())
     assert {one.action.code for one in result.detections} == {"E5", "B6"}
     third = next(one for one in result.hidden.best if one.action.code == "B4")
     assert third.start_s == pytest.approx(10.4, abs=0.5)

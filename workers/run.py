@@ -21,7 +21,7 @@ from service.results import make_result
 from service.settings import Settings
 from service.store import FolderStore
 from workers.heartbeat import Heartbeat
-from workers.serialization import make_context, make_limits, make_region, make_stored_proposals
+from workers.serialization import make_limits, make_region, make_stored_proposals
 
 log = structlog.get_logger()
 
@@ -161,8 +161,9 @@ class WorkerContext:
     def _publish(self, record: Record, detections: Detections) -> None:
         self.queue.publish_progress(record.id, Stage.PUBLISHING, 1.0)
         options = record.options.for_detector()
-        context = make_context(detections, self.detector, options, job_id=record.id, video_sha256=record.upload.sha256)
-        stored = make_stored_proposals(detections, context)
+        stored = make_stored_proposals(
+            detections, self.detector, options, job_id=record.id, video_sha256=record.upload.sha256
+        )
         result = make_result(stored, options).model_dump_json().encode()
         files = {"proposals.npz": stored.to_bytes(), "result.json": result}
         start_s = time.monotonic()

@@ -52,16 +52,15 @@ def make_limits(settings: Settings) -> Limits:
 def make_labels(bundle: Bundle) -> schemas.Labels:
     """Convert both levels of a bundle's taxonomy."""
     taxonomy = bundle.manifest.taxonomy
-    bodies = [schemas.Label(id=body.id, code=body.code, name=body.name) for body in taxonomy.bodies]
+    bodies = [schemas.Label(**body.model_dump()) for body in taxonomy.bodies]
     actions = [
-        schemas.ActionLabel(id=action.id, code=action.code, name=action.name, body=bodies[action.body_id])
+        schemas.ActionLabel(**action.model_dump(exclude={"body_id"}), body=bodies[action.body_id])
         for action in taxonomy.actions
     ]
     return schemas.Labels(bodies=bodies, actions=actions)
 
 
-def make_model_used(bundle: Bundle, engine: Engine) -> schemas.ModelUsed:
-    """Describe bundle and engine for results."""
+def _make_model_used(bundle: Bundle, engine: Engine) -> schemas.ModelUsed:
     trained_on = bundle.manifest.trained_on
     return schemas.ModelUsed(
         bundle=bundle.manifest.name,
@@ -77,7 +76,7 @@ def make_model_card(bundle: Bundle, engine: Engine) -> schemas.ModelCard:
     """Describe bundle and engine for GET /model."""
     manifest = bundle.manifest
     return schemas.ModelCard(
-        **make_model_used(bundle, engine).model_dump(),
+        **_make_model_used(bundle, engine).model_dump(),
         licence=manifest.licence,
         device=engine.device,
         fps=manifest.input.fps,
@@ -86,14 +85,13 @@ def make_model_card(bundle: Bundle, engine: Engine) -> schemas.ModelCard:
         input_height=manifest.input.height,
         metrics=manifest.metrics,
         calibrated=manifest.calibration is not None,
-        thresholds=make_thresholds(bundle),
+        thresholds=_make_thresholds(bundle),
         labels=make_labels(bundle),
         warnings=make_warnings(bundle),
     )
 
 
-def make_thresholds(bundle: Bundle) -> list[float]:
-    """Return one display threshold per action."""
+def _make_thresholds(bundle: Bundle) -> list[float]:
     thresholds = bundle.manifest.thresholds
     return list(thresholds.per_class or [thresholds.default] * len(bundle.manifest.taxonomy.actions))
 
@@ -106,29 +104,29 @@ def make_warnings(bundle: Bundle) -> list[schemas.Notice]:
     return [SYNTHETIC] if trained_on.synthetic else []
 
 
-def make_context(
+def make_stored_proposals(
     detections: Detections, detector: Detector, options: schemas.Options, *, job_id: str | None, video_sha256: str
-) -> schemas.Context:
-    """Make everything in a result except the detections."""
-    bundle = detector.bundle
+) -> StoredProposals:
+    """Combine the detector's proposals with everything else in a result."""
+    bundle, engine, proposals = detector.bundle, detector.engine, detections.proposals
     media = asdict(detections.media)
     del media["analysed_fraction"], media["damaged"]
-    return schemas.Context(
+    context = schemas.Context(
         job_id=job_id,
         media=schemas.Media(sha256=video_sha256, **media),
-        model=make_model_used(bundle, detector.engine),
+        model=_make_model_used(bundle, engine),
         settings=options,
         coverage=[schemas.Stretch(**asdict(stretch)) for stretch in detections.coverage],
         partial=any(stretch.status == "damaged" for stretch in detections.coverage),
         warnings=[*make_warnings(bundle), *(schemas.Notice(**asdict(notice)) for notice in detections.notices)],
         labels=make_labels(bundle),
-        thresholds=make_thresholds(bundle),
-        reproduction=make_reproduction(bundle, detector.engine),
+        thresholds=_make_thresholds(bundle),
+        reproduction=_make_reproduction(bundle, engine),
     )
+    return StoredProposals(proposals.segments, proposals.scores, proposals.labels, context)
 
 
-def make_reproduction(bundle: Bundle, engine: Engine) -> schemas.Reproduction:
-    """Describe software, bundle and parameters of a run."""
+def _make_reproduction(bundle: Bundle, engine: Engine) -> schemas.Reproduction:
     manifest = bundle.manifest
     labels = json.dumps(manifest.taxonomy.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
     return schemas.Reproduction(
@@ -154,9 +152,3 @@ def _get_versions(*packages: str) -> dict[str, str]:
         with suppress(PackageNotFoundError):
             versions[package] = version(package)
     return versions
-
-
-def make_stored_proposals(detections: Detections, context: schemas.Context) -> StoredProposals:
-    """Combine the detector's proposals with their context."""
-    proposals = detections.proposals
-    return StoredProposals(proposals.segments, proposals.scores, proposals.labels, context)

@@ -264,10 +264,9 @@ def _detect_file(
     from model.bundle import sha256
     from service.exports import VideoResult
     from service.results import make_result
-    from workers.serialization import make_context, make_region, make_stored_proposals
+    from workers.serialization import make_region, make_stored_proposals
 
     with video.path.open("rb") as file:
         detections = detector.detect(file, region=make_region(wanted), limits=_make_limits(settings), progress=progress)
-    context = make_context(detections, detector, wanted, job_id=None, video_sha256=sha256(video.path))
-    stored = make_stored_proposals(detections, context)
+    stored = make_stored_proposals(detections, detector, wanted, job_id=None, video_sha256=sha256(video.path))
     return VideoResult(video.name, make_result(stored, wanted), stored, str(video.path))

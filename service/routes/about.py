@@ -39,7 +39,7 @@ async def healthz() -> Health:  # async: responds even if all threads wait for R
 )  # fmt: skip
 def readyz(response: Response, app_state: AppStateDep) -> Readiness:
     """Check the store, Redis, workers and model. The state of the decoder sandbox is informational."""
-    checks = {"store": app_state.admission.store_problem() or "ok", **app_state.queue.check()}
+    checks = {"store": app_state.admission.store_problem.get() or "ok", **app_state.queue.check()}
     try:
         app_state.model_card()
         checks["model"] = "ok"
@@ -61,7 +61,7 @@ def readyz(response: Response, app_state: AppStateDep) -> Readiness:
 )  # fmt: skip
 def get_metrics(app_state: AppStateDep, _caller: CallerDep) -> Response:
     """Return metrics of jobs, queue, stages, workers and requests. Requires a key if the service uses keys."""
-    return Response(app_state.metrics_endpoint.render(), media_type=MEDIA_TYPE)
+    return Response(app_state.metrics_endpoint.document.get(), media_type=MEDIA_TYPE)
 
 
 @router.get("/", include_in_schema=False)

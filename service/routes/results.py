@@ -1,6 +1,7 @@
 """Routes for results: as a document, an exported file or scores over time; and for the stored video."""
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import PurePath
 from typing import Any, BinaryIO
@@ -15,7 +16,6 @@ from service.exports import FORMATS, VideoResult, find_format
 from service.jobs import job_key
 from service.names import format_attachment
 from service.parameters import describe_parameters, parse_parameters
-from service.ranges import parse_range
 from service.results import make_result, with_defaults
 from service.routes.jobs import JOB_PROBLEMS
 from service.schemas import ExportView, FrameScores, FramesView, Result, ResultView
@@ -31,6 +31,7 @@ _RESULT_PROBLEMS = (
     "job_timeout",
 )  # fmt: skip
 _PIECE_BYTES = 1024 * 1024
+_RANGE = re.compile(r"bytes=\s*(\d{0,18})\s*-\s*(\d{0,18})\s*")
 _LEVEL = {
     "schema": {"type": "string", "enum": ["both", "action", "body", "frames"], "default": "both"},
     "description": "`action` leaves body_segments empty, `body` detections; the summary has both. `frames`: the score "
@@ -127,6 +128,24 @@ def get_video(job_id: str, request: Request, app_state: AppStateDep, caller: Cal
     return _FileResponse(file, byte_range, 206 if "Content-Range" in headers else 200, headers)
 
 
+def parse_range(header: str | None, length: int) -> range | None:
+    """Return the range of bytes to send of a file of `length` bytes (RFC 9110, section 14).
+
+    The whole file if the header is absent, invalid or has several ranges; None if the range cannot be satisfied.
+    """
+    match = _RANGE.fullmatch(header or "")
+    if not match or match[1] == match[2] == "":
+        return range(length)
+    if not match[1]:  # suffix range: the last n bytes
+        count = min(int(match[2]), length)
+        return range(length - count, length) if count else None
+    first = int(match[1])
+    last = min(int(match[2]), length - 1) if match[2] else length - 1
+    if match[2] and int(match[2]) < first:  # invalid: ignored
+        return range(length)
+    return range(first, last + 1) if first < length else None
+
+
 class _FileResponse(StreamingResponse):
     """Streams a byte range of a file, and closes it when the response ends or the client disconnects."""
 
@@ -135,7 +154,6 @@ class _FileResponse(StreamingResponse):
         self._file = file
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """An ASGI application."""
         try:
             await super().__call__(scope, receive, send)
         finally:

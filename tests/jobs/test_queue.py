@@ -38,7 +38,7 @@ def test_circuit_breaker_limits_requests_to_unavailable_redis(
         calls.append(name)
         raise RedisConnectionError("away")
 
-    monkeypatch.setattr(queue._connection, "hgetall", raise_connection_error)
+    monkeypatch.setattr(queue._connection, "get", raise_connection_error)
     for _ in range(5):
         assert queue.get_progress("x") == (None, 0.0)
     assert (queue.get_position("x"), queue.get_throughput()) == (None, (None, 0))
