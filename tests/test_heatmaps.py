@@ -203,14 +203,8 @@ def test_untrained_backbone_cannot_be_frozen(keypoint_data, tmp_path, tuning):
 
 def test_teacher_that_reads_no_keypoints_is_refused(keypoint_data, tmp_path, bundle):
     same_input = [f"input.{name}={getattr(bundle.manifest.input, name)}" for name in ("fps", "window_frames", "overlap_frames", "clip_frames")]  # fmt: skip
-    run = make_run(
-        [keypoint_data],
-        tmp_path,
-        *same_input,
-        f"teacher={bundle.folder}",
-        "stages.0.distillation=1.0",
-        "stages.0.frames=0",
-    )
+    teacher = [f"teacher={bundle.folder}", "stages.0.distillation=1.0", "stages.0.frames=0"]
+    run = make_run([keypoint_data], tmp_path, *same_input, *teacher)
     with pytest.raises(TrainingError, match="reads no keypoints, and stage 0 is given nothing else"):
         train(run, lambda at: None, accelerator="cpu")
 

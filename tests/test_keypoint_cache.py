@@ -57,17 +57,9 @@ def test_stored_keypoints_match_the_finder_and_can_be_trained_on(people, pose_bu
 
 def test_copies_differ_and_are_computed_once(people, pose_bundle, tmp_path, monkeypatch, capsys):
     out = tmp_path / "keypoints"
-    arguments = [
-        "keypoint_cache",
-        "--bundle",
-        str(pose_bundle),
-        "--data",
-        str(people),
-        "--out",
-        str(out),
-        "--looks",
-        "2",
-    ]
+    paths = {"--bundle": pose_bundle, "--data": people, "--out": out}
+    options = [str(part) for option in paths.items() for part in option]
+    arguments = ["keypoint_cache", *options, "--looks", "2"]
     monkeypatch.setattr(sys, "argv", arguments)
     run_keypoint_cache()
     samples = load_dataset([out], TAXONOMY, "train", 0).samples
@@ -95,9 +87,8 @@ def test_videos_without_sidecars_get_the_keypoint_names_of_rendered_people(peopl
     without_sidecars = VideoDataset(tuple(replace(item, sidecar=None) for item in dataset.samples), dataset.weights)
     finder = Finder(pose_bundle)
     write_keypoints(finder, without_sidecars, make_plain_recipe(), tmp_path / "keypoints", copies=1)
-    assert (
-        read_keypoints(load_dataset([tmp_path / "keypoints"], TAXONOMY, "train", 0).samples[0], 5.0, 1).names == names
-    )
+    stored = load_dataset([tmp_path / "keypoints"], TAXONOMY, "train", 0)
+    assert read_keypoints(stored.samples[0], 5.0, 1).names == names
     monkeypatch.setattr(finder, "find", lambda frames: np.zeros((len(frames), 17, 3)))
     with pytest.raises(DatasetError, match="17 keypoints are found, and names of 25 are known: take a bundle"):
         write_keypoints(finder, without_sidecars, make_plain_recipe(), tmp_path / "others", copies=1)

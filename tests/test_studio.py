@@ -179,7 +179,7 @@ def test_sidecars_match_the_decoded_videos(dataset_dir):
         assert abs(frames / 10 - record["duration"]) < 1e-6
 
 
-def test_npz_storage_holds_uncompressed_frames(tmp_path):
+def test_npz_storage_holds_frames_of_the_requested_size(tmp_path):
     from training.people.camera.footage import read_frames
 
     produce(make_spec(tmp_path, storage=Storage.NPZ, videos=1, crop=Crop.HEAD), 1, lambda done, count: None)
