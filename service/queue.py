@@ -285,4 +285,4 @@ def _parse_job_id(delivery: str) -> str:
 
 
 def _progress_key(job_id: str) -> str:
-    return f"mmad:progress:{job_id}"
+    return f"mmad:stage:{job_id}"

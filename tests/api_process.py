@@ -1,4 +1,4 @@
-"""Runs `mmad api` as a process, for tests with raw sockets."""
+"""Run `mmad api` as a process, for tests with raw sockets."""
 
 import os
 import signal
@@ -50,9 +50,9 @@ class Api:
 
     def exchange(self, request: bytes) -> RawResponse:
         """Send bytes and read until the API closes the connection."""
-        with self.connect() as caller:
-            caller.sendall(request)
-            return read_response(caller)
+        with self.connect() as connection:
+            connection.sendall(request)
+            return read_response(connection)
 
     def stored(self) -> list[str]:
         """Return the keys of all files in the store, except locks."""
@@ -68,11 +68,11 @@ class Api:
         return sum(os.readlink(link).startswith("socket:") for link in folder.iterdir() if link.is_symlink())
 
 
-def read_response(caller: socket.socket) -> RawResponse:
+def read_response(connection: socket.socket) -> RawResponse:
     """Read until the other side closes or resets the connection."""
     chunks = []
     try:
-        while chunk := caller.recv(65536):
+        while chunk := connection.recv(65536):
             chunks.append(chunk)
     except ConnectionError:
         pass
@@ -86,10 +86,10 @@ def running_api(folder: Path, **settings: Any) -> Iterator[Api]:
     """Run the API with a private Redis and no worker. `settings` are passed as MMAD_<NAME>."""
     folder.mkdir(exist_ok=True)
     port, log = free_port(), folder / "api.log"
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("MMAD_", "REDIS_"))}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("MMAD_", "REDIS_"))}
     variables = {f"MMAD_{name.upper()}": str(value) for name, value in settings.items()}
     with private_redis(folder / "redis") as server, log.open("wb") as file:
-        environment = clean | {
+        environment = inherited | {
             "MMAD_REDIS_URL": server.url, "MMAD_DATA_DIR": str(folder / "data"), "MMAD_PORT": str(port),
         } | variables  # fmt: skip
         process = subprocess.Popen([sys.executable, "-m", "mmad", "api"], stdout=file, stderr=file, env=environment)

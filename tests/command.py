@@ -1,4 +1,4 @@
-"""Runs commands of `mmad`, in this process or, where the test is about that, in one of their own."""
+"""Run `mmad` commands in this process or in a separate one."""
 
 import logging
 import os
@@ -15,24 +15,21 @@ from mmad.cli import app
 
 
 def mmad(*arguments: str | Path, **environment: str) -> "subprocess.CompletedProcess[str]":
-    """Run a command in this process; returns its exit status and output as subprocess.run does.
-
-    Raises whatever would end the command with a traceback.
-    """
+    """Run a command in this process and return its exit status and output; unexpected exceptions are raised."""
     configuration = structlog.get_config()
-    with patch("logging.basicConfig"):  # pytest's handlers stay
+    with patch("logging.basicConfig"):  # preserve pytest's handlers
         logs.configure("text", logging.WARNING)  # as mmad.cli.main does
     try:
-        ended = CliRunner().invoke(app, [str(argument) for argument in arguments], env=environment)
+        result = CliRunner().invoke(app, [str(argument) for argument in arguments], env=environment)
     finally:
         structlog.configure(**configuration)
-    if ended.exception is not None and not isinstance(ended.exception, SystemExit):
-        raise ended.exception
-    return subprocess.CompletedProcess(arguments, ended.exit_code, ended.stdout, ended.stderr)
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return subprocess.CompletedProcess(arguments, result.exit_code, result.stdout, result.stderr)
 
 
 def mmad_process(*arguments: str | Path, **environment: str) -> "subprocess.CompletedProcess[str]":
-    """Run a command in a process of its own, which takes a second or more to import its modules."""
+    """Run a command in a separate process, which takes a second or more to import its modules."""
     command = [sys.executable, "-m", "mmad", *map(str, arguments)]
     return subprocess.run(
         command, capture_output=True, text=True, timeout=120, check=False, env=os.environ | environment

@@ -1,4 +1,4 @@
-"""Shared fixtures: bundles, generated clips, reference values of public code, and a live service."""
+"""Shared fixtures: bundles, clips, reference values of public code, and a running service."""
 
 import fcntl
 import hashlib
@@ -80,13 +80,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture(scope="session")
 def campaign(request: pytest.FixtureRequest) -> bool:
-    """Whether tests that draw their cases at random draw many."""
+    """Whether randomized tests run their long form."""
     return bool(request.config.getoption("--campaign"))
 
 
 @pytest.fixture(scope="session", autouse=True)
 def openapi_generated_once() -> Iterator[None]:
-    """Apps with the same routes share the document that FastAPI generates, which takes most of the time to make an app."""
+    """Cache the OpenAPI document of each set of routes: generating it takes most of the time of creating an app."""
     generate, documents = fastapi.applications.get_openapi, dict[str, bytes]()
 
     def generate_once(**arguments: Any) -> dict[str, Any]:
@@ -108,13 +108,13 @@ def api_description() -> dict[str, Any]:
     return description
 
 
-# Files that take long come first, so that no process ends long after the other. Those that mostly wait (for a service)
-# alternate with those that compute: two processes take turns at this list.
+# Slow files run first, so that both test processes end at about the same time. Files that mostly wait for a service
+# alternate with files that compute: the two processes take tests from this list in turn.
 SLOWEST_FILES = ["test_faults", "test_export", "test_serve", "test_train", "test_sandbox", "test_weights", "test_times"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    order = {name: place for place, name in enumerate(SLOWEST_FILES)}
+    order = {name: index for index, name in enumerate(SLOWEST_FILES)}
     items.sort(key=lambda item: order.get(item.path.stem, len(order)))
     for item in items:
         if (marker := item.get_closest_marker("shared")) and not (SHARED / marker.args[0]).exists():
@@ -123,7 +123,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def seeded() -> None:
-    """Seed torch, so that networks do not depend on the order of tests."""
+    """Seed torch: networks do not depend on the order of tests."""
     torch.manual_seed(0)
 
 
@@ -135,7 +135,7 @@ def shared() -> Path:
 @pytest.fixture(scope="session", autouse=True)
 def bundle(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Bundle]:
     """A small untrained bundle, the default of commands and services in tests."""
-    if hasattr(request.config, "cache"):  # exporting takes as long as many a file's tests
+    if hasattr(request.config, "cache"):  # exporting takes as long as the tests of a whole file
         folder = request.config.cache.mkdir("mmad-bundles") / _hash_exporter()
         _make_locked(folder, make_bundle)
     else:
@@ -159,7 +159,7 @@ def small_bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Bu
 
 @pytest.fixture(scope="session")
 def pose_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a small untrained bundle with a pose backbone, for torch only."""
+    """Folder of a small untrained bundle with a pose backbone, that runs in torch only."""
     from tests.pose_runs import make_pose_bundle  # a slow import that few tests need
 
     return _make_once(tmp_path_factory, "pose", make_pose_bundle)
@@ -167,7 +167,7 @@ def pose_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data set of rendered people with their pictures, for all tests: leave it as it is."""
+    """A data set of rendered people with frames, shared by all tests: do not change it."""
     from tests.pose_runs import make_people  # a slow import that few tests need
 
     return _make_once(tmp_path_factory, "people", make_people)
@@ -175,13 +175,13 @@ def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def without_graphs() -> Iterator[None]:
-    """Bundles are written without a graph; see no_graph_export."""
+    """Write bundles without a graph; see no_graph_export."""
     with no_graph_export():
         yield
 
 
 def _make_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
-    """Make a folder once for all pytest-xdist processes."""
+    """Create a folder once for all pytest-xdist processes."""
     base = factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
     _make_locked(folder, make)
@@ -189,7 +189,7 @@ def _make_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path]
 
 
 def _make_locked(folder: Path, make: Callable[[Path], object]) -> None:
-    """Make a folder unless it is there, whole or not at all."""
+    """Create a folder atomically unless it exists."""
     with folder.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not folder.exists():
@@ -220,7 +220,7 @@ def shipped() -> Bundle:
 
 @pytest.fixture(scope="session")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A video of five seconds with motion."""
+    """A five-second video with motion."""
     path = tmp_path_factory.mktemp("clip") / "clip.mp4"
     write_clip(path, seconds=5, width=320, height=240)
     return path
@@ -248,7 +248,7 @@ def children(pid: int) -> list[int]:
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
             parent = int(path.read_text().rsplit(")", 1)[1].split()[1])
-        except OSError:  # has ended meanwhile
+        except OSError:  # the process has ended
             continue
         if parent == pid:
             pids.append(int(path.parent.name))
@@ -256,7 +256,7 @@ def children(pid: int) -> list[int]:
 
 
 def descendants(pid: int) -> list[int]:
-    return [one for child in children(pid) for one in (child, *descendants(child))]
+    return [process_id for child in children(pid) for process_id in (child, *descendants(child))]
 
 
 def free_port() -> int:
@@ -283,7 +283,7 @@ def wait_for(condition: Callable[[], object], seconds: float) -> None:
     """Wait until a condition is true; fails after `seconds`."""
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
+        assert time.monotonic() < deadline, f"timed out after {seconds} s"
         time.sleep(0.05)
 
 
@@ -303,7 +303,7 @@ def client(service: Service) -> Iterator[Client]:
 
 @pytest.fixture(scope="module")
 def reference(shared: Path) -> dict[str, Any]:
-    """Values of a small ActionFormer computed by public code: inputs, intermediates, targets, losses, results."""
+    """Inputs, intermediate values, targets, losses and results of a small ActionFormer, computed by public code."""
     if not (shared / "reference/actionformer.pt").exists():
         pytest.skip("shared/reference/actionformer.pt is not beside this checkout")
     values: dict[str, Any] = torch.load(shared / "reference/actionformer.pt", weights_only=True)

@@ -45,38 +45,38 @@ class Case(NamedTuple):
 
     name: str
     make: Make
-    answer: str
+    expected: str
 
 
 class Outcome(NamedTuple):
     case: Case
-    size: int
-    answer: str
+    size_bytes: int
+    actual: str
     seconds: float
     peak_mib: int
     damaged: tuple[tuple[float, float], ...]
 
 
-def film(name: str, *options: str, source: str = "testsrc2=s=64x64:r=15:d=2", sound: str = "") -> Make:
-    """Make FFmpeg's test pattern with these options and this file name, once."""
+def encode(name: str, *options: str, source: str = "testsrc2=s=64x64:r=15:d=2", audio: str = "") -> Make:
+    """Encode FFmpeg's test pattern with these options to a file of this name, once."""
 
     @cache
-    def encode() -> bytes:
-        inputs = ["-f", "lavfi", "-i", source, *(["-f", "lavfi", "-i", sound] if sound else [])]
+    def run_ffmpeg() -> bytes:
+        inputs = ["-f", "lavfi", "-i", source, *(["-f", "lavfi", "-i", audio] if audio else [])]
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / name
             ffmpeg(*inputs, *options, str(path))
             return path.read_bytes()
 
-    return lambda _folder: encode()
+    return lambda _folder: run_ffmpeg()
 
 
-def plain(name: str, *options: str, **more: str) -> Make:
-    """Like film, with pixel format yuv420p."""
-    return film(name, *options, "-pix_fmt", "yuv420p", **more)
+def encode_420(name: str, *options: str, **more: str) -> Make:
+    """Like encode, with pixel format yuv420p."""
+    return encode(name, *options, "-pix_fmt", "yuv420p", **more)
 
 
-def cut(make: Make, share: float) -> Make:
+def truncate(make: Make, share: float) -> Make:
     def cut_off(folder: Path) -> bytes:
         content = make(folder)
         return content[: int(share * len(content))]
@@ -84,7 +84,7 @@ def cut(make: Make, share: float) -> Make:
     return cut_off
 
 
-def scrambled(make: Make, start: float, end: float) -> Make:
+def add_noise(make: Make, start: float, end: float) -> Make:
     """Replace the bytes between two fractions of the file by noise."""
 
     def scramble(folder: Path) -> bytes:
@@ -96,7 +96,7 @@ def scrambled(make: Make, start: float, end: float) -> Make:
     return scramble
 
 
-def replaced(make: Make, old: bytes, new: bytes) -> Make:
+def replace_bytes(make: Make, old: bytes, new: bytes) -> Make:
     def replace(folder: Path) -> bytes:
         content = make(folder)
         assert old in content
@@ -105,22 +105,22 @@ def replaced(make: Make, old: bytes, new: bytes) -> Make:
     return replace
 
 
-def joined(*parts: Make) -> Make:
+def concatenate(*parts: Make) -> Make:
     return lambda folder: b"".join(make(folder) for make in parts)
 
 
-def text(content: str) -> Make:
+def encode_text(content: str) -> Make:
     return lambda _: content.encode()
 
 
-def still(codec: str) -> Make:
+def encode_image(codec: str) -> Make:
     """Make a single image without a container."""
     return lambda _: ffmpeg("-f", "lavfi", "-i", "testsrc2=s=64x64", "-frames:v", "1", "-c:v", codec, "-f", "image2pipe", "-")  # fmt: skip
 
 
 def _cover_art(folder: Path) -> bytes:
     picture, song = folder / "cover.png", folder / "song.mp4"
-    picture.write_bytes(still("png")(folder))
+    picture.write_bytes(encode_image("png")(folder))
     inputs = ("-f", "lavfi", "-i", "anullsrc=d=1", "-i", str(picture), "-map", "0", "-map", "1")
     ffmpeg(*inputs, "-c:a", "aac", "-c:v", "copy", "-disposition:v:0", "attached_pic", str(song))
     return song.read_bytes()
@@ -133,23 +133,23 @@ def _subtitles(folder: Path) -> bytes:
     return (folder / "lines.mkv").read_bytes()
 
 
-def _with_all(folder: Path) -> bytes:
+def _all_stream_types(folder: Path) -> bytes:
     """Make a video with audio, subtitles and a font attachment."""
     _subtitles(folder)
     (folder / "font.ttf").write_bytes(bytes(100))
     lines = ("-i", str(folder / "lines.srt"), "-attach", str(folder / "font.ttf"))
-    return plain("all.mkv", *lines, "-metadata:s:t", "mimetype=font/ttf", sound="sine=d=2")(folder)
+    return encode_420("all.mkv", *lines, "-metadata:s:t", "mimetype=font/ttf", audio="sine=d=2")(folder)
 
 
 def _no_frames(folder: Path) -> bytes:
     """Make the header of a fragmented file without fragments."""
-    content = plain("header.mp4", "-movflags", "frag_keyframe+empty_moov")(folder)
+    content = encode_420("header.mp4", "-movflags", "frag_keyframe+empty_moov")(folder)
     return content[: content.index(b"moof") - 4]
 
 
-def _garbled(folder: Path) -> bytes:
+def _zeroed(folder: Path) -> bytes:
     """Make a file with a valid index and zeros instead of frames."""
-    content = _GOOD(folder)
+    content = _VALID(folder)
     start = content.index(b"mdat") + 4
     return content[:start] + bytes(len(content) - start)
 
@@ -177,88 +177,90 @@ def _wrong_size(folder: Path) -> bytes:
     return bytes(content)
 
 
-def _turned(folder: Path) -> bytes:
+def _rotated(folder: Path) -> bytes:
     """Make a recording whose display orientation changes by 90 degrees."""
     turn = ("-bsf:v", "h264_metadata=display_orientation=insert:rotate=90")
     wide = "testsrc2=s=96x64:r=15:d=2"
-    return plain("upright.ts", *_H264, source=wide)(folder) + plain("turned.ts", *_H264, *turn, source=wide)(folder)
+    return encode_420("upright.ts", *_H264, source=wide)(folder) + encode_420("turned.ts", *_H264, *turn, source=wide)(
+        folder
+    )
 
 
 def _many_streams(folder: Path) -> bytes:
-    return plain("many.mkv", *["-map", "0:v"] * 65, "-c:v", "mpeg4", source="testsrc2=s=16x16:r=5:d=0.4")(folder)
+    return encode_420("many.mkv", *["-map", "0:v"] * 65, "-c:v", "mpeg4", source="testsrc2=s=16x16:r=5:d=0.4")(folder)
 
 
-_HUGE = film("huge.mov", "-c:v", "mjpeg", "-pix_fmt", "yuvj420p", source="color=black:s=16000x16000:r=1:d=1")
-_GOOD = plain("good.mp4", "-movflags", "faststart", "-g", "15", source="testsrc2=s=64x64:r=15:d=6")
-_END = plain("end.mp4")
-_TS = plain("part.ts", *_H264, "-g", "15")
+_HUGE = encode("huge.mov", "-c:v", "mjpeg", "-pix_fmt", "yuvj420p", source="color=black:s=16000x16000:r=1:d=1")
+_VALID = encode_420("good.mp4", "-movflags", "faststart", "-g", "15", source="testsrc2=s=64x64:r=15:d=6")
+_MOOV_LAST = encode_420("end.mp4")
+_TS = encode_420("part.ts", *_H264, "-g", "15")
 
 CASES = [
-    # no video
-    Case("nothing at all", text(""), "not_a_video"),
+    # not a video
+    Case("empty file", encode_text(""), "not_a_video"),
     Case("random bytes", lambda _: Random(1).randbytes(65_536), "not_a_video"),
-    Case("text", text("hello " * 1000), "not_a_video"),
-    Case("HTML", text("<html><video src='http://127.0.0.1/x.mp4'></html>"), "not_a_video"),
-    Case("HLS playlist of an address", text("#EXTM3U\n#EXTINF:1,\nhttp://127.0.0.1:9/x.ts\n#EXT-X-ENDLIST\n"), "not_a_video"),
-    Case("HLS playlist of a file", text("#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n#EXT-X-ENDLIST\n"), "not_a_video"),
-    Case("ffconcat list", text("ffconcat version 1.0\nfile x.mp4\n"), "not_a_video"),
-    Case("SDP", text("v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 9 RTP/AVP 96\na=rtpmap:96 H264/90000\n"), "not_a_video"),
-    Case("PNG", still("png"), "not_a_video"),
-    Case("JPEG", still("mjpeg"), "not_a_video"),
-    Case("GIF that moves", film("moves.gif"), "not_a_video"),
-    Case("PNGs in a row", joined(*[still("png")] * 5), "not_a_video"),
-    Case("raw H.264", plain("raw.h264"), "not_a_video"),
-    Case("MP4 without moov", cut(_END, 0.5), "not_a_video"),
-    Case("boxes 4,000 deep", _nested, "not_a_video"),
-    Case("sound alone", lambda folder: silence(folder / "sound.mp4").read_bytes(), "no_video_stream"),
-    Case("song with cover art", _cover_art, "no_video_stream"),
-    Case("subtitles alone", _subtitles, "no_video_stream"),
-    Case("codec that nobody knows", replaced(plain("known.mp4"), b"avc1", b"zzz1"), "unsupported_codec"),
-    # too much
+    Case("text", encode_text("hello " * 1000), "not_a_video"),
+    Case("HTML", encode_text("<html><video src='http://127.0.0.1/x.mp4'></html>"), "not_a_video"),
+    Case("HLS playlist of a URL", encode_text("#EXTM3U\n#EXTINF:1,\nhttp://127.0.0.1:9/x.ts\n#EXT-X-ENDLIST\n"), "not_a_video"),
+    Case("HLS playlist of a file", encode_text("#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n#EXT-X-ENDLIST\n"), "not_a_video"),
+    Case("ffconcat list", encode_text("ffconcat version 1.0\nfile x.mp4\n"), "not_a_video"),
+    Case("SDP", encode_text("v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 9 RTP/AVP 96\na=rtpmap:96 H264/90000\n"), "not_a_video"),
+    Case("PNG", encode_image("png"), "not_a_video"),
+    Case("JPEG", encode_image("mjpeg"), "not_a_video"),
+    Case("animated GIF", encode("moves.gif"), "not_a_video"),
+    Case("concatenated PNGs", concatenate(*[encode_image("png")] * 5), "not_a_video"),
+    Case("raw H.264", encode_420("raw.h264"), "not_a_video"),
+    Case("MP4 without moov", truncate(_MOOV_LAST, 0.5), "not_a_video"),
+    Case("MP4 boxes nested 4,000 deep", _nested, "not_a_video"),
+    Case("audio only", lambda folder: silence(folder / "sound.mp4").read_bytes(), "no_video_stream"),
+    Case("audio with cover art", _cover_art, "no_video_stream"),
+    Case("subtitles only", _subtitles, "no_video_stream"),
+    Case("unknown codec", replace_bytes(encode_420("known.mp4"), b"avc1", b"zzz1"), "unsupported_codec"),
+    # too large
     Case("MP4 of 80 million samples", _sample_bomb, "damaged_video"),
-    Case("10 hours, declared", plain("long.mp4", "-preset", "ultrafast", source="color=s=64x64:r=1:d=36000"), "video_too_long"),
-    Case("10 hours, not declared", plain("live.mkv", "-preset", "ultrafast", "-live", "1", source="color=s=64x64:r=1:d=36000"), "video_too_long"),
-    Case("times that jump ahead by 5 hours", plain("ahead.mp4", "-vf", "setpts=PTS+gt(N\\,15)*18000/TB", "-fps_mode", "vfr"), "video_too_long"),
-    Case("1,000 frames a second", plain("fast.mp4", source="testsrc2=s=64x64:r=1000:d=2"), "frame_rate_too_high"),
-    Case("a million frames a second", plain("faster.mp4", "-video_track_timescale", "1000000", source="testsrc2=s=64x64:r=1000000:d=0.002"), "frame_rate_too_high"),
+    Case("10 hours, declared", encode_420("long.mp4", "-preset", "ultrafast", source="color=s=64x64:r=1:d=36000"), "video_too_long"),
+    Case("10 hours, not declared", encode_420("live.mkv", "-preset", "ultrafast", "-live", "1", source="color=s=64x64:r=1:d=36000"), "video_too_long"),
+    Case("timestamps that jump by 5 hours", encode_420("ahead.mp4", "-vf", "setpts=PTS+gt(N\\,15)*18000/TB", "-fps_mode", "vfr"), "video_too_long"),
+    Case("1,000 fps", encode_420("fast.mp4", source="testsrc2=s=64x64:r=1000:d=2"), "frame_rate_too_high"),
+    Case("1,000,000 fps", encode_420("faster.mp4", "-video_track_timescale", "1000000", source="testsrc2=s=64x64:r=1000000:d=0.002"), "frame_rate_too_high"),
     Case("16000 x 16000", _HUGE, "damaged_video"),
-    Case("16000 x 16000 that is declared as 64 x 64", _wrong_size, "damaged_video"),
+    Case("16000 x 16000 declared as 64 x 64", _wrong_size, "damaged_video"),
     Case("65 video streams", _many_streams, "too_many_streams"),
     # cannot be decoded
-    Case("encrypted MP4", plain("secret.mp4", "-encryption_scheme", "cenc-aes-ctr", *_KEY), "encrypted_video"),
-    Case("MP4 without a frame", _no_frames, "damaged_video"),
-    Case("MP4 of noise", _garbled, "damaged_video"),
-    # damaged in part
-    Case("MP4 cut off", cut(_GOOD, 0.6), PARTIAL),
-    Case("MP4 with noise in the middle", scrambled(_GOOD, 0.5, 0.6), PARTIAL),
-    Case("Matroska cut off", cut(plain("cut.mkv", "-g", "15"), 0.6), PARTIAL),
-    Case("WebM cut off", cut(plain("cut.webm", "-c:v", "libvpx"), 0.6), PARTIAL),
-    Case("AVI cut off", cut(plain("cut.avi", "-c:v", "mjpeg"), 0.6), PARTIAL),
-    Case("MOV with noise in the middle", scrambled(plain("noise.mov", "-c:v", "mjpeg"), 0.4, 0.6), PARTIAL),
-    # odd, and fine
-    Case("fragmented MP4", plain("parts.mp4", "-movflags", "frag_keyframe+empty_moov", "-g", "15"), SUCCEEDED),
-    Case("sound longer than the video", plain("song.mkv", "-c:a", "aac", sound="anullsrc=d=6"), SUCCEEDED),
-    Case("transport stream cut off", cut(plain("cut.ts", "-c:v", "mpeg2video"), 0.6), PARTIAL),
-    Case("one frame", plain("one.mp4", "-frames:v", "1"), SUCCEEDED),
-    Case("8K", plain("8k.mp4", "-preset", "ultrafast", source="color=gray:s=7680x4320:r=2:d=1"), SUCCEEDED),
-    Case("1 x 1", film("dot.mov", "-c:v", "png", source="color=white:s=1x1:r=15:d=1"), SUCCEEDED),
-    Case("odd sizes", film("odd.mkv", "-c:v", "ffv1", source="testsrc2=s=33x77:r=15:d=1"), SUCCEEDED),
-    Case("16384 x 2", film("line.mov", "-c:v", "png", source="color=white:s=16384x2:r=15:d=0.4"), SUCCEEDED),
-    Case("pixels a thousand times as wide as high", plain("wide.mp4", "-vf", "setsar=1000/1"), SUCCEEDED),
-    Case("HDR (PQ, 10 bit)", film("hdr.mkv", "-vf", _TO_PQ, "-c:v", "libx265", "-x265-params", "log-level=none:colorprim=bt2020:transfer=smpte2084:colormatrix=bt2020nc"), SUCCEEDED),
-    Case("interlaced", plain("fields.ts", "-c:v", "mpeg2video", "-flags", "+ilme+ildct", "-vf", "interlace"), SUCCEEDED),
-    Case("WebM with alpha", film("alpha.webm", "-c:v", "libvpx", "-auto-alt-ref", "0", "-pix_fmt", "yuva420p"), SUCCEEDED),
-    Case("ProRes 4444 with alpha", film("alpha.mov", "-c:v", "prores_ks", "-profile:v", "4444", "-pix_fmt", "yuva444p10le"), SUCCEEDED),
-    Case("PNG with alpha in MOV", film("png.mov", "-c:v", "png", "-pix_fmt", "rgba"), SUCCEEDED),
-    Case("sound, subtitles and a font as well", _with_all, SUCCEEDED),
-    Case("three video streams", plain("three.mp4", *["-map", "0:v"] * 3), SUCCEEDED),
-    Case("times below zero", plain("below.mkv", "-vf", "setpts=PTS-1/TB", "-avoid_negative_ts", "disabled", "-fps_mode", "passthrough"), SUCCEEDED),
-    Case("times that start anew", joined(_TS, _TS), SUCCEEDED),
-    Case("no times at all", plain("untimed.avi", "-c:v", "mpeg4", "-bf", "2"), SUCCEEDED),
-    Case("sound comes in later", joined(_TS, plain("sound.ts", *_H264, sound="sine=d=2")), SUCCEEDED),
-    Case("the size changes", joined(_TS, plain("large.ts", *_H264, source="testsrc2=s=128x96:r=15:d=2")), SUCCEEDED),
-    Case("the pixel format changes", joined(_TS, film("full.ts", *_H264, "-pix_fmt", "yuv444p10le")), SUCCEEDED),
-    Case("the camera is turned", _turned, SUCCEEDED),
+    Case("encrypted MP4", encode_420("secret.mp4", "-encryption_scheme", "cenc-aes-ctr", *_KEY), "encrypted_video"),
+    Case("MP4 without frames", _no_frames, "damaged_video"),
+    Case("MP4 with zeros instead of frames", _zeroed, "damaged_video"),
+    # partly damaged
+    Case("truncated MP4", truncate(_VALID, 0.6), PARTIAL),
+    Case("MP4 with noise in the middle", add_noise(_VALID, 0.5, 0.6), PARTIAL),
+    Case("truncated Matroska", truncate(encode_420("cut.mkv", "-g", "15"), 0.6), PARTIAL),
+    Case("truncated WebM", truncate(encode_420("cut.webm", "-c:v", "libvpx"), 0.6), PARTIAL),
+    Case("truncated AVI", truncate(encode_420("cut.avi", "-c:v", "mjpeg"), 0.6), PARTIAL),
+    Case("MOV with noise in the middle", add_noise(encode_420("noise.mov", "-c:v", "mjpeg"), 0.4, 0.6), PARTIAL),
+    # unusual but valid
+    Case("fragmented MP4", encode_420("parts.mp4", "-movflags", "frag_keyframe+empty_moov", "-g", "15"), SUCCEEDED),
+    Case("audio longer than the video", encode_420("song.mkv", "-c:a", "aac", audio="anullsrc=d=6"), SUCCEEDED),
+    Case("truncated transport stream", truncate(encode_420("cut.ts", "-c:v", "mpeg2video"), 0.6), PARTIAL),
+    Case("one frame", encode_420("one.mp4", "-frames:v", "1"), SUCCEEDED),
+    Case("8K", encode_420("8k.mp4", "-preset", "ultrafast", source="color=gray:s=7680x4320:r=2:d=1"), SUCCEEDED),
+    Case("1 x 1", encode("dot.mov", "-c:v", "png", source="color=white:s=1x1:r=15:d=1"), SUCCEEDED),
+    Case("odd width and height", encode("odd.mkv", "-c:v", "ffv1", source="testsrc2=s=33x77:r=15:d=1"), SUCCEEDED),
+    Case("16384 x 2", encode("line.mov", "-c:v", "png", source="color=white:s=16384x2:r=15:d=0.4"), SUCCEEDED),
+    Case("pixel aspect ratio of 1000:1", encode_420("wide.mp4", "-vf", "setsar=1000/1"), SUCCEEDED),
+    Case("HDR (PQ, 10 bit)", encode("hdr.mkv", "-vf", _TO_PQ, "-c:v", "libx265", "-x265-params", "log-level=none:colorprim=bt2020:transfer=smpte2084:colormatrix=bt2020nc"), SUCCEEDED),
+    Case("interlaced", encode_420("fields.ts", "-c:v", "mpeg2video", "-flags", "+ilme+ildct", "-vf", "interlace"), SUCCEEDED),
+    Case("WebM with alpha", encode("alpha.webm", "-c:v", "libvpx", "-auto-alt-ref", "0", "-pix_fmt", "yuva420p"), SUCCEEDED),
+    Case("ProRes 4444 with alpha", encode("alpha.mov", "-c:v", "prores_ks", "-profile:v", "4444", "-pix_fmt", "yuva444p10le"), SUCCEEDED),
+    Case("PNG with alpha in MOV", encode("png.mov", "-c:v", "png", "-pix_fmt", "rgba"), SUCCEEDED),
+    Case("with audio, subtitles and a font", _all_stream_types, SUCCEEDED),
+    Case("three video streams", encode_420("three.mp4", *["-map", "0:v"] * 3), SUCCEEDED),
+    Case("negative timestamps", encode_420("below.mkv", "-vf", "setpts=PTS-1/TB", "-avoid_negative_ts", "disabled", "-fps_mode", "passthrough"), SUCCEEDED),
+    Case("timestamps that restart", concatenate(_TS, _TS), SUCCEEDED),
+    Case("no timestamps", encode_420("untimed.avi", "-c:v", "mpeg4", "-bf", "2"), SUCCEEDED),
+    Case("audio stream added later", concatenate(_TS, encode_420("sound.ts", *_H264, audio="sine=d=2")), SUCCEEDED),
+    Case("frame size changes", concatenate(_TS, encode_420("large.ts", *_H264, source="testsrc2=s=128x96:r=15:d=2")), SUCCEEDED),
+    Case("pixel format changes", concatenate(_TS, encode("full.ts", *_H264, "-pix_fmt", "yuv444p10le")), SUCCEEDED),
+    Case("display orientation changes", _rotated, SUCCEEDED),
 ]  # fmt: skip
 
 
@@ -271,87 +273,87 @@ def run(cases: Iterable[Case], folder: Path, detector: Detector, sandbox: Measur
     for case in cases:
         content = case.make(folder)
         start = time.perf_counter()
-        answer, damaged = analyse(detector, content)
+        actual, damaged = analyse(detector, content)
         seconds = time.perf_counter() - start
-        yield Outcome(case, len(content), answer, seconds, sandbox.peaks_mib()[-1], damaged)
+        yield Outcome(case, len(content), actual, seconds, sandbox.peaks_mib()[-1], damaged)
 
 
 def analyse(detector: Detector, content: bytes) -> tuple[str, tuple[tuple[float, float], ...]]:
     """Analyse a video; returns the outcome and the damaged intervals in seconds."""
     try:
-        found = detector.detect(io.BytesIO(content), region=Region(), limits=_LIMITS)
+        detected = detector.detect(io.BytesIO(content), region=Region(), limits=_LIMITS)
     except VideoError as error:
         return error.code, ()
-    ends = [0.0, *(one.end_s for one in found.coverage)]
-    starts = [*(one.start_s for one in found.coverage), found.media.duration_s]
-    assert all(abs(start - end) < 1e-6 for start, end in zip(starts, ends, strict=True)), found.coverage
-    return PARTIAL if found.media.damaged else SUCCEEDED, found.media.damaged
+    ends = [0.0, *(interval.end_s for interval in detected.coverage)]
+    starts = [*(interval.start_s for interval in detected.coverage), detected.media.duration_s]
+    assert all(abs(start - end) < 1e-6 for start, end in zip(starts, ends, strict=True)), detected.coverage
+    return PARTIAL if detected.media.damaged else SUCCEEDED, detected.media.damaged
 
 
-# Mutations of good files
+# Mutations of valid files
 
 _SHORT = "testsrc2=s=64x64:r=10:d=1"
 
-GOOD = {
-    "mp4": plain("seed.mp4", "-movflags", "faststart", source=_SHORT),
-    "fragments": plain("fragments.mp4", "-movflags", "frag_keyframe+empty_moov", "-g", "6", source=_SHORT),
-    "mkv": plain("seed.mkv", "-g", "6", "-c:a", "aac", source=_SHORT, sound="sine=d=1"),
-    "webm": plain("seed.webm", "-c:v", "libvpx", source=_SHORT),
-    "avi": plain("seed.avi", "-c:v", "mpeg4", "-bf", "2", source=_SHORT),
-    "ts": plain("seed.ts", *_H264, "-g", "6", source=_SHORT),
+VALID_FILES = {
+    "mp4": encode_420("seed.mp4", "-movflags", "faststart", source=_SHORT),
+    "fragments": encode_420("fragments.mp4", "-movflags", "frag_keyframe+empty_moov", "-g", "6", source=_SHORT),
+    "mkv": encode_420("seed.mkv", "-g", "6", "-c:a", "aac", source=_SHORT, audio="sine=d=1"),
+    "webm": encode_420("seed.webm", "-c:v", "libvpx", source=_SHORT),
+    "avi": encode_420("seed.avi", "-c:v", "mpeg4", "-bf", "2", source=_SHORT),
+    "ts": encode_420("seed.ts", *_H264, "-g", "6", source=_SHORT),
 }  # fmt: skip
 
 
 def mutations(seed: int, folder: Path, count: int) -> Iterator[tuple[str, bytes]]:
     """Yield `count` damaged files, each with a name that describes the mutation."""
-    chosen = Random(seed)
-    good = {name: make(folder) for name, make in GOOD.items()}
-    turns = itertools.cycle(itertools.product(good, MUTATIONS))
-    for _, (name, how) in zip(range(count), turns, strict=False):
-        yield f"{how} {name}", MUTATIONS[how](bytearray(good[name]), chosen)
+    rng = Random(seed)
+    valid = {name: make(folder) for name, make in VALID_FILES.items()}
+    kinds = itertools.cycle(itertools.product(valid, MUTATIONS))
+    for _, (name, mutation) in zip(range(count), kinds, strict=False):
+        yield f"{mutation} {name}", MUTATIONS[mutation](bytearray(valid[name]), rng)
 
 
-def _flip(content: bytearray, chosen: Random) -> bytes:
-    for _ in range(chosen.choice((1, 4, 16, 64))):
-        content[chosen.randrange(len(content))] ^= 1 << chosen.randrange(8)
+def _flip(content: bytearray, rng: Random) -> bytes:
+    for _ in range(rng.choice((1, 4, 16, 64))):
+        content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
     return bytes(content)
 
 
-def _flip_head(content: bytearray, chosen: Random) -> bytes:
+def _flip_head(content: bytearray, rng: Random) -> bytes:
     """Flip bytes in the header."""
-    for _ in range(chosen.choice((1, 2, 8))):
-        content[chosen.randrange(min(1000, len(content)))] = chosen.randrange(256)
+    for _ in range(rng.choice((1, 2, 8))):
+        content[rng.randrange(min(1000, len(content)))] = rng.randrange(256)
     return bytes(content)
 
 
-def _cut_tail(content: bytearray, chosen: Random) -> bytes:
-    return bytes(content[: chosen.randrange(len(content))])
+def _cut_tail(content: bytearray, rng: Random) -> bytes:
+    return bytes(content[: rng.randrange(len(content))])
 
 
-def _swap(content: bytearray, chosen: Random) -> bytes:
-    size = chosen.choice((16, 188, 1024))
-    first, second = (chosen.randrange(len(content) - size) for _ in range(2))
-    one, other = content[first : first + size], content[second : second + size]
-    content[first : first + size], content[second : second + size] = other, one
+def _swap(content: bytearray, rng: Random) -> bytes:
+    size = rng.choice((16, 188, 1024))
+    first, second = (rng.randrange(len(content) - size) for _ in range(2))
+    first_part, second_part = content[first : first + size], content[second : second + size]
+    content[first : first + size], content[second : second + size] = second_part, first_part
     return bytes(content)
 
 
-def _resize(content: bytearray, chosen: Random) -> bytes:
+def _resize(content: bytearray, rng: Random) -> bytes:
     """Overwrite four bytes by another number, as sizes and counts are stored."""
-    place = chosen.randrange(min(2000, len(content)) - 4)
-    number = chosen.choice((0, 1, 7, 2**16, 2**31 - 1, 2**31, 2**32 - 1, chosen.randrange(2**32)))
-    content[place : place + 4] = number.to_bytes(4, chosen.choice(("big", "little")))
+    position = rng.randrange(min(2000, len(content)) - 4)
+    number = rng.choice((0, 1, 7, 2**16, 2**31 - 1, 2**31, 2**32 - 1, rng.randrange(2**32)))
+    content[position : position + 4] = number.to_bytes(4, rng.choice(("big", "little")))
     return bytes(content)
 
 
-def _drop(content: bytearray, chosen: Random) -> bytes:
-    start = chosen.randrange(len(content))
-    del content[start : start + chosen.choice((1, 100, 2000))]
+def _drop(content: bytearray, rng: Random) -> bytes:
+    start = rng.randrange(len(content))
+    del content[start : start + rng.choice((1, 100, 2000))]
     return bytes(content)
 
 
-def _repeat(content: bytearray, chosen: Random) -> bytes:
-    start, end = sorted(chosen.randrange(len(content)) for _ in range(2))
+def _repeat(content: bytearray, rng: Random) -> bytes:
+    start, end = sorted(rng.randrange(len(content)) for _ in range(2))
     return bytes(content[:end] + content[start:])
 
 
@@ -365,18 +367,20 @@ def main() -> None:
     from tests.untrained_bundle import make_bundle
 
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
-    sys.stdout.write("| input | bytes | answer | seconds | decoder's memory, MiB |\n|---|---|---|---|---|\n")
+    sys.stdout.write("| input | bytes | outcome | seconds | decoder's memory, MiB |\n|---|---|---|---|---|\n")
     wrong = 0
     with tempfile.TemporaryDirectory() as name, measured_sandbox(Path(name)) as sandbox:
         bundle: Bundle = make_bundle(Path(name) / "bundle")
         detector = Detector(bundle, load_engine(bundle), decoder=sandbox)
-        for one in run(CASES, Path(name), detector, sandbox):
-            parts = ", ".join(f"{start_s:.1f}-{end_s:.1f} s" for start_s, end_s in one.damaged)
-            answer = f"{one.answer} ({parts} damaged)" if parts else one.answer
-            if one.answer != one.case.answer:
+        for outcome in run(CASES, Path(name), detector, sandbox):
+            parts = ", ".join(f"{start_s:.1f}-{end_s:.1f} s" for start_s, end_s in outcome.damaged)
+            actual = f"{outcome.actual} ({parts} damaged)" if parts else outcome.actual
+            if outcome.actual != outcome.case.expected:
                 wrong += 1
-                answer += f", not {one.case.answer}"
-            sys.stdout.write(f"| {one.case.name} | {one.size:,} | {answer} | {one.seconds:.2f} | {one.peak_mib} |\n")
+                actual += f", not {outcome.case.expected}"
+            sys.stdout.write(
+                f"| {outcome.case.name} | {outcome.size_bytes:,} | {actual} | {outcome.seconds:.2f} | {outcome.peak_mib} |\n"
+            )
             sys.stdout.flush()
     sys.exit(1 if wrong else 0)
 

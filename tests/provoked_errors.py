@@ -1,5 +1,4 @@
-"""Provokes every error of the catalogue through the API. The responses are also the examples in the API documentation
-(tests/api_examples.py)."""
+"""Provoke every error of the catalogue through the API; tests/api_examples.py documents the responses."""
 
 from collections.abc import Callable
 from contextlib import closing
@@ -31,7 +30,7 @@ from tests.fake_service import VIDEO, RecordingQueue, make_finished_job, make_mo
 from tests.faulty_forkserver import faulty_sandbox, marked_bytes
 from workers.run import WorkerContext
 
-Answer = Any
+Response = Any
 
 
 @cache
@@ -64,7 +63,7 @@ class InProcessService:
         detector = Detector(self.bundle, _load_engine(self.bundle.folder))
         return WorkerContext(detector, self.app_state.store, self.connection, self.settings)
 
-    def send(self, content: bytes = VIDEO, **options: Any) -> Answer:
+    def send(self, content: bytes = VIDEO, **options: Any) -> Response:
         """POST /detect."""
         return self.http.post("/detect", content=content, **options)
 
@@ -72,38 +71,38 @@ class InProcessService:
         """Submit a video and return the id of the queued job."""
         return str(self.send(content, params=params).json()["id"])
 
-    def run_job(self, path: Path) -> Answer:
+    def run_job(self, path: Path) -> Response:
         """Submit a video, run its job and return the response of its result."""
         job_id = self.job(path.read_bytes())
         self.context.run(job_id)
         return self.http.get(f"/jobs/{job_id}/result")
 
 
-def _keyed(api: InProcessService, limits: OwnLimits, *calls: Callable[[dict[str, str]], Answer]) -> Answer:
+def _call_with_key(api: InProcessService, limits: OwnLimits, *calls: Callable[[dict[str, str]], Response]) -> Response:
     """Make calls with an API key of these limits and return the last response."""
     path = api.folder / "keys.json"
     _, secret = create(path, "caller", limits)
     assert secret not in read(path).model_dump_json()
     keyed = api.settings.model_copy(update={"api_keys_file": path})
     api.app_state.auth = Auth(keyed, api.connection)
-    answer = None
+    response = None
     for call in calls:
-        answer = call({"authorization": f"Bearer {secret}"})
-    return answer
+        response = call({"authorization": f"Bearer {secret}"})
+    return response
 
 
-def _timeout(api: InProcessService) -> Answer:
+def _timeout(api: InProcessService) -> Response:
     job_id = api.job()
 
-    def slow(*_: Any, **__: Any) -> None:
+    def unfinished(*_: Any, **__: Any) -> None:
         raise JobTimeoutException
 
-    api.context.detector.detect = slow  # type: ignore[assignment, method-assign]
+    api.context.detector.detect = unfinished  # type: ignore[assignment, method-assign]
     api.context.run(job_id)
     return api.http.get(f"/jobs/{job_id}/result")
 
 
-def _fault(api: InProcessService) -> Answer:
+def _fault(api: InProcessService) -> Response:
     def broken(*_: Any) -> None:
         raise RuntimeError("a secret path")
 
@@ -111,12 +110,12 @@ def _fault(api: InProcessService) -> Answer:
     return api.http.get("/jobs/0123")
 
 
-def _too_slow(api: InProcessService) -> Answer:
+def _too_slow(api: InProcessService) -> Response:
     api.app_state.settings = api.settings.model_copy(update={"upload_timeout_s": 1e-6})
     return api.send()
 
 
-def _queue_full(api: InProcessService) -> Answer:
+def _queue_full(api: InProcessService) -> Response:
     few = api.settings.model_copy(update={"max_queued_jobs": 1})
     api.app_state.admission = Admission(api.app_state.store, api.app_state.jobs, few)
     api.send()
@@ -124,68 +123,68 @@ def _queue_full(api: InProcessService) -> Answer:
     return api.send()
 
 
-def _disk_full(api: InProcessService) -> Answer:
+def _disk_full(api: InProcessService) -> Response:
     api.app_state.store.free_bytes = lambda: 4096  # type: ignore[method-assign]
     return api.send()
 
 
-def _overloaded(api: InProcessService) -> Answer:
+def _overloaded(api: InProcessService) -> Response:
     """Respond as to a connection that service.server marked as overloaded."""
     api.http.app_state[OVERLOADED] = api.settings.max_connections
     return api.http.get("/labels")
 
 
-def _two_lengths(api: InProcessService) -> Answer:
+def _two_lengths(api: InProcessService) -> Response:
     return api.send(headers={"content-length": str(len(VIDEO)), "transfer-encoding": "chunked"})
 
 
-def _no_worker(api: InProcessService) -> Answer:
+def _no_worker(api: InProcessService) -> Response:
     api.app_state.store.delete(MODEL_CARD)
     return api.http.get("/labels")
 
 
-def _conflict(api: InProcessService) -> Answer:
+def _conflict(api: InProcessService) -> Response:
     key = {"idempotency-key": "interview-17"}
     api.send(headers=key)
     return api.send(VIDEO + b"x", headers=key)
 
 
-def _in_progress(api: InProcessService) -> Answer:
+def _in_progress(api: InProcessService) -> Response:
     """Send a request whose idempotency key is being processed by another process."""
     key = {"idempotency-key": "interview-17"}
     api.send(headers=key)
-    [place] = api.app_state.store.entries("idempotency")
-    claim = Claim.model_validate_json(api.app_state.store.get(place.key))
-    slow = claim.model_copy(update={"queued": False, "at": datetime.now(UTC)})
-    api.app_state.store.put(place.key, slow.to_bytes())
+    [entry] = api.app_state.store.entries("idempotency")
+    claim = Claim.model_validate_json(api.app_state.store.get(entry.key))
+    unfinished = claim.model_copy(update={"queued": False, "at": datetime.now(UTC)})
+    api.app_state.store.put(entry.key, unfinished.to_bytes())
     submission._WAIT_S = 0.1
     return api.send(headers=key)
 
 
-def _beyond(api: InProcessService) -> Answer:
+def _range_beyond_end(api: InProcessService) -> Response:
     job_id = api.job(keep_video="true")
     return api.http.get(f"/jobs/{job_id}/video", headers={"range": "bytes=1000000-"})
 
 
-def _deleted(api: InProcessService) -> Answer:
+def _deleted(api: InProcessService) -> Response:
     job_id = api.job()
     api.http.delete(f"/jobs/{job_id}")
     return api.http.get(f"/jobs/{job_id}")
 
 
-def _expired(api: InProcessService) -> Answer:
+def _expired(api: InProcessService) -> Response:
     record = api.app_state.jobs.get(make_finished_job(api.app_state))
     api.app_state.jobs.remove(record, "expired")
     return api.http.get(f"/jobs/{record.id}")
 
 
-def _canceled(api: InProcessService) -> Answer:
+def _canceled(api: InProcessService) -> Response:
     job_id = api.job()
     api.http.post(f"/jobs/{job_id}/cancel")
     return api.http.get(f"/jobs/{job_id}/result")
 
 
-def _garbled(api: InProcessService) -> Answer:
+def _damaged(api: InProcessService) -> Response:
     path = clips.pattern(api.folder / "whole.mp4", extra=("-movflags", "faststart"))
     content = bytearray(path.read_bytes())
     middle = content.index(b"mdat") + 8
@@ -194,27 +193,27 @@ def _garbled(api: InProcessService) -> Answer:
     return api.run_job(path)
 
 
-def _unknown_codec(api: InProcessService) -> Answer:
+def _unknown_codec(api: InProcessService) -> Response:
     path = clips.pattern(api.folder / "known.mp4", seconds=0.2)
     path.write_bytes(path.read_bytes().replace(b"avc1", b"zzz1"))
     return api.run_job(path)
 
 
-def _crowded(api: InProcessService) -> Answer:
+def _many_streams(api: InProcessService) -> Response:
     streams = ("-map", "0:v") * (Limits().max_streams + 1)
     return api.run_job(clips.pattern(api.folder / "crowded.mkv", size="16x16", seconds=0.2, extra=streams))
 
 
-def _encrypted(api: InProcessService) -> Answer:
+def _encrypted(api: InProcessService) -> Response:
     key = ("-encryption_key", "00" * 16, "-encryption_kid", "11" * 16)
-    coded = ("-encryption_scheme", "cenc-aes-ctr", *key)
-    return api.run_job(clips.pattern(api.folder / "secret.mp4", seconds=0.5, extra=coded))
+    encryption = ("-encryption_scheme", "cenc-aes-ctr", *key)
+    return api.run_job(clips.pattern(api.folder / "secret.mp4", seconds=0.5, extra=encryption))
 
 
-def _decoder_fault(fault: str, limits: Limits) -> Callable[[InProcessService], Answer]:
+def _decoder_fault(fault: str, limits: Limits) -> Callable[[InProcessService], Response]:
     """Return a function that runs a job whose decoder process fails."""
 
-    def provoke(api: InProcessService) -> Answer:
+    def provoke(api: InProcessService) -> Response:
         path = clips.pattern(api.folder / "plain.mp4", size="64x36", seconds=0.5)
         path.write_bytes(marked_bytes(path.read_bytes(), fault))
         api.context.limits = limits
@@ -224,12 +223,12 @@ def _decoder_fault(fault: str, limits: Limits) -> Callable[[InProcessService], A
     return provoke
 
 
-def _fast(api: InProcessService) -> Answer:
+def _fast(api: InProcessService) -> Response:
     return api.run_job(clips.pattern(api.folder / "fast.mp4", size="64x64", seconds=2, rate="1000"))
 
 
 # Functions that provoke each error code and return the response.
-PROVOKERS: dict[str, Callable[[InProcessService], Answer]] = {
+PROVOKERS: dict[str, Callable[[InProcessService], Response]] = {
     "unknown_parameter": lambda api: api.send(params={"min_confidence": "0.5"}),
     "invalid_parameter": lambda api: api.send(params={"min_score": "50"}),
     "malformed_upload": lambda api: api.http.post("/detect", files={"video": ("interview.mp4", VIDEO)}),
@@ -240,7 +239,7 @@ PROVOKERS: dict[str, Callable[[InProcessService], Answer]] = {
     "too_many_files": lambda api: api.http.post("/detect", files=[("file", ("x.mp4", VIDEO))] * 4),
     "idempotency_conflict": _conflict,
     "request_in_progress": _in_progress,
-    "range_not_satisfiable": _beyond,
+    "range_not_satisfiable": _range_beyond_end,
     "callback_refused": lambda api: api.send(params={"callback_url": "http://192.168.1.7/hook"}),
     "malformed_request": _two_lengths,
     "not_found": lambda api: api.http.get("/results"),
@@ -253,9 +252,9 @@ PROVOKERS: dict[str, Callable[[InProcessService], Answer]] = {
     ),
     "picture_too_large": lambda api: api.run_job(clips.pattern(api.folder / "large.mp4", size="640x480", seconds=0.5)),
     "frame_rate_too_high": _fast,
-    "too_many_streams": _crowded,
+    "too_many_streams": _many_streams,
     "encrypted_video": _encrypted,
-    "damaged_video": _garbled,
+    "damaged_video": _damaged,
     "decoder_crashed": _decoder_fault("crash amid", Limits()),
     "decoder_timeout": _decoder_fault("hang", Limits(max_stall_s=0.5)),
     "decoder_out_of_memory": _decoder_fault("hog", Limits()),
@@ -268,19 +267,19 @@ PROVOKERS: dict[str, Callable[[InProcessService], Answer]] = {
     "video_not_kept": lambda api: api.http.get(f"/jobs/{make_finished_job(api.app_state)}/video"),
     "no_callback": lambda api: api.http.get(f"/jobs/{api.job()}/webhook"),
     "job_timeout": _timeout,
-    "key_missing": lambda api: _keyed(api, OwnLimits(), lambda _: api.http.get("/jobs")),
-    "key_unknown": lambda api: _keyed(
+    "key_missing": lambda api: _call_with_key(api, OwnLimits(), lambda _: api.http.get("/jobs")),
+    "key_unknown": lambda api: _call_with_key(
         api, OwnLimits(), lambda key: api.http.get("/jobs", headers={"authorization": key["authorization"] + "x"})
     ),
     "host_refused": lambda api: api.http.get("/labels", headers={"host": "rebound.example:8000"}),
     "origin_refused": lambda api: api.send(headers={"origin": "https://page.example"}),
-    "rate_limited": lambda api: _keyed(
+    "rate_limited": lambda api: _call_with_key(
         api, OwnLimits(requests_per_minute=2), *[lambda key: api.http.get("/labels", headers=key)] * 3
     ),
-    "too_many_jobs": lambda api: _keyed(
+    "too_many_jobs": lambda api: _call_with_key(
         api, OwnLimits(max_jobs=1), lambda key: api.send(headers=key), lambda key: api.send(headers=key)
     ),
-    "storage_full": lambda api: _keyed(
+    "storage_full": lambda api: _call_with_key(
         api, OwnLimits(max_stored_bytes=5000), lambda key: api.send(headers=key), lambda key: api.send(headers=key)
     ),
     "no_worker_yet": _no_worker,

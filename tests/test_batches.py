@@ -1,4 +1,4 @@
-"""Batches of other processes: through shared memory, through pipes, and what is said where a process ends."""
+"""Batches from worker processes: through shared memory, through pipes, and errors of workers."""
 
 import os
 import re
@@ -18,84 +18,84 @@ from training.dataset import DatasetError
 from training.run import TrainingError
 
 MANIFEST = make_untrained_manifest()
-NUMBERS = [[0, 1], [2, 3], [4, 5]]
+BATCHES = [[0, 1], [2, 3], [4, 5]]
 
 
-class Shades(Dataset[Example]):
-    """Each example is as bright as its number says."""
+class BrightnessDataset(Dataset[Example]):
+    """The brightness of each example is its index."""
 
-    def __getitem__(self, number: int) -> Example:
-        frames = np.full((16, 112, 112, 3), number, np.uint8)
-        return Example(frames, np.array([[1.0, 4.0]]), np.array([number]), None)
+    def __getitem__(self, index: int) -> Example:
+        frames = np.full((16, 112, 112, 3), index, np.uint8)
+        return Example(frames, np.array([[1.0, 4.0]]), np.array([index]), None)
 
 
-class Broken(Dataset[Example]):
-    def __getitem__(self, number: int) -> Example:
+class FailingDataset(Dataset[Example]):
+    def __getitem__(self, index: int) -> Example:
         raise DatasetError("a.mp4 has no sidecar")
 
 
-class Killed(Dataset[Example]):
-    def __getitem__(self, number: int) -> Example:
+class KilledWorkerDataset(Dataset[Example]):
+    def __getitem__(self, index: int) -> Example:
         os.kill(os.getpid(), signal.SIGKILL)
         raise AssertionError
 
 
-def shades(workers: int, manifest: Manifest = MANIFEST) -> list[list[int]]:
-    """Of each batch, the brightness of its examples."""
-    batches = load_batches(Shades(), NUMBERS, manifest, workers)
+def load_brightness(workers: int, manifest: Manifest = MANIFEST) -> list[list[int]]:
+    """Load all batches and return the brightness of their examples."""
+    batches = load_batches(BrightnessDataset(), BATCHES, manifest, workers)
     return [batch.clips.amax((1, 2, 3, 4, 5)).tolist() for batch in batches]
 
 
-def test_workers_bring_batches_in_order() -> None:
-    assert shades(2) == shades(0) == NUMBERS
+def test_workers_preserve_the_order_of_batches() -> None:
+    assert load_brightness(2) == load_brightness(0) == BATCHES
 
 
-def test_a_worker_that_is_killed_ends_the_run_with_a_sentence() -> None:
-    """In a process of its own: PyTorch goes on telling of the killed worker, at any later end of a child."""
-    ended = subprocess.run(
+def test_killed_worker_is_reported() -> None:
+    """In a separate process: PyTorch reports the killed worker again whenever a later child process ends."""
+    completed = subprocess.run(
         [sys.executable, "-m", "tests.test_batches", "killed"], capture_output=True, text=True, timeout=120, check=False
     )  # fmt: skip
-    assert ended.returncode == 0, ended.stderr
-    assert re.search(r"ended from outside.*set data\.workers=1", ended.stdout)
+    assert completed.returncode == 0, completed.stderr
+    assert re.search(r"ended from outside.*set data\.workers=1", completed.stdout)
 
 
-def test_what_is_wrong_with_a_video_is_said_without_the_worker_s_traceback() -> None:
-    with pytest.raises(DatasetError) as told, explain_worker_errors():
-        list(load_batches(Broken(), NUMBERS, MANIFEST, 1))
-    assert str(told.value) == "a.mp4 has no sidecar"
+def test_dataset_error_is_raised_without_the_worker_traceback() -> None:
+    with pytest.raises(DatasetError) as caught, explain_worker_errors():
+        list(load_batches(FailingDataset(), BATCHES, MANIFEST, 1))
+    assert str(caught.value) == "a.mp4 has no sidecar"
 
 
-def test_other_errors_pass() -> None:
+def test_other_errors_are_not_translated() -> None:
     with pytest.raises(RuntimeError, match="no more than that"), explain_worker_errors():
         raise RuntimeError("no more than that")
 
 
 @pytest.mark.parametrize(
-    ("options", "said"), [("size=1m", "shared_memory_is_full"), ("size=1m,ro", "no_shared_memory"), ("size=64m", "")]
+    ("options", "event"), [("size=1m", "shared_memory_is_full"), ("size=1m,ro", "no_shared_memory"), ("size=64m", "")]
 )
-def test_batches_come_whatever_shared_memory_there_is(options: str, said: str) -> None:
-    """Three batches of 1.2 MB, of another process, in a file system of their own at /dev/shm."""
-    mounted = f"mount -t tmpfs -o {options} tmpfs /dev/shm"
-    if subprocess.run(["unshare", "-m", "sh", "-c", mounted], capture_output=True, check=False).returncode:
+def test_batches_load_with_little_or_read_only_shared_memory(options: str, event: str) -> None:
+    """Load three batches of 1.2 MB from a worker process with a separate file system at /dev/shm."""
+    mount = f"mount -t tmpfs -o {options} tmpfs /dev/shm"
+    if subprocess.run(["unshare", "-m", "sh", "-c", mount], capture_output=True, check=False).returncode:
         pytest.skip("mounting is not allowed here")
-    command = f'{mounted} && exec "$0" -m tests.test_batches'
-    ended = subprocess.run(
+    command = f'{mount} && exec "$0" -m tests.test_batches'
+    completed = subprocess.run(
         ["unshare", "-m", "sh", "-c", command, sys.executable], capture_output=True, text=True, timeout=120, check=False
     )  # fmt: skip
-    assert ended.returncode == 0, ended.stderr
-    lines = ended.stdout.splitlines()
-    assert lines[-1] == str(NUMBERS)
-    assert [line for line in lines if "shared_memory" in line and said in line] if said else len(lines) == 1
+    assert completed.returncode == 0, completed.stderr
+    lines = completed.stdout.splitlines()
+    assert lines[-1] == str(BATCHES)
+    assert [line for line in lines if "shared_memory" in line and event in line] if event else len(lines) == 1
 
 
-def tell_of_killed_worker() -> str:
+def describe_killed_worker() -> str:
     try:
         with explain_worker_errors():
-            list(load_batches(Killed(), NUMBERS, MANIFEST, 1))
+            list(load_batches(KilledWorkerDataset(), BATCHES, MANIFEST, 1))
     except TrainingError as error:
         return str(error)
     return "no error"
 
 
 if __name__ == "__main__":
-    sys.stdout.write(f"{tell_of_killed_worker() if sys.argv[1:] else shades(1)}\n")
+    sys.stdout.write(f"{describe_killed_worker() if sys.argv[1:] else load_brightness(1)}\n")

@@ -1,4 +1,4 @@
-"""Processes of ours: started again when they end, and a Redis that begins anew where its file is broken."""
+"""Child processes are restarted when they end; Redis starts empty if its file is damaged."""
 
 import os
 import signal
@@ -19,7 +19,7 @@ from tests.conftest import wait_for
 
 
 @contextmanager
-def child_of(code: str, **options: object) -> Iterator[Child]:
+def running_child(code: str, **options: object) -> Iterator[Child]:
     child = Child("x", [sys.executable, "-S", "-c", code], {}, **options)  # type: ignore[arg-type]
     try:
         yield child
@@ -27,38 +27,43 @@ def child_of(code: str, **options: object) -> Iterator[Child]:
         child.stop(10)
 
 
-def up_again(child: Child, before: int) -> bool:
+def kill_and_wait_for_restart(child: Child) -> None:
+    before = child.pid
+    os.kill(before, signal.SIGKILL)
+    child._process.wait()
+    wait_for(lambda: has_restarted(child, before), seconds=20)
+
+
+def has_restarted(child: Child, before: int) -> bool:
     child.restart_if_ended()
     return child.pid != before and child.exit_code() is None
 
 
-def test_what_ends_is_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_child_is_restarted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(children, "_FIRST_PAUSE_S", 0.01)
-    with child_of("import time; time.sleep(60)") as child:
+    with running_child("import time; time.sleep(60)") as child:
         child.restart_if_ended()
         for _ in range(3):
-            before = child.pid
-            os.kill(before, signal.SIGKILL)
-            wait_for(lambda before=before: up_again(child, before), seconds=20)
+            kill_and_wait_for_restart(child)
 
 
-_COUNTS_REQUESTS = """
+_COUNT_SIGNALS = """
 import signal, sys, time
-requests = []
-signal.signal(signal.SIGTERM, lambda *_: requests.append(1))
+signals = []
+signal.signal(signal.SIGTERM, lambda *_: signals.append(1))
 open(sys.argv[1], "w").close()
-while not requests:
+while not signals:
     time.sleep(0.01)
 time.sleep(float(sys.argv[2]))
-open(sys.argv[1], "w").write(str(len(requests)))
+open(sys.argv[1], "w").write(str(len(signals)))
 """
 
 
-def test_a_stop_asks_each_once(tmp_path: Path) -> None:
-    """A worker drops its job at a second request, and the API may take long to end."""
+def test_stop_signals_each_child_once(tmp_path: Path) -> None:
+    """A second signal would make a worker abort its job."""
     files = [tmp_path / "api", tmp_path / "worker"]
     commands = [
-        [sys.executable, "-S", "-c", _COUNTS_REQUESTS, str(file), seconds]
+        [sys.executable, "-S", "-c", _COUNT_SIGNALS, str(file), seconds]
         for file, seconds in zip(files, ("0.5", "1"), strict=True)
     ]
     processes = [Child("x", command, {}) for command in commands]
@@ -67,68 +72,62 @@ def test_a_stop_asks_each_once(tmp_path: Path) -> None:
     assert [file.read_text() for file in files] == ["1", "1"]
 
 
-def test_what_ends_soon_waits_longer_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By a clock of the test's own."""
-    now, starts, repaired = [0.0], [], []
+def test_restart_delay_grows_while_the_child_ends_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, starts, exit_codes = [0.0], [], []
     monkeypatch.setattr(children.time, "monotonic", lambda: now[0])
-    with child_of("raise SystemExit(3)", repair=repaired.append) as child:
+    with running_child("raise SystemExit(3)", repair=exit_codes.append) as child:
         while len(starts) < 7:
             child._process.wait()
             before = child.pid
-            child.restart_if_ended()  # sees that it has ended
+            child.restart_if_ended()  # notices the end
             ended = now[0]
             while child.pid == before:
                 now[0] += 0.25
                 child.restart_if_ended()
             starts.append(now[0] - ended)
         assert starts == [1.0, 2.0, 4.0, 5.0, 5.0, 5.0, 5.0]
-        assert repaired == [3] * 7
+        assert exit_codes == [3] * 7
         child._process.wait()
-        now[0] += 100  # it lived long: whatever was wrong is no more
+        now[0] += 100  # it ran long enough to reset the delay
         before = child.pid
         child.restart_if_ended()
         now[0] += 0.5
         child.restart_if_ended()
         assert child.pid != before
-        assert len(repaired) == 7
+        assert len(exit_codes) == 7
 
 
-def test_a_killed_process_needs_no_repair() -> None:
-    repaired: list[int] = []
-    with child_of("import time; time.sleep(60)", repair=repaired.append) as child:
-        before = child.pid
-        os.kill(before, signal.SIGKILL)
-        child._process.wait()
-        wait_for(lambda: up_again(child, before), seconds=20)
-    assert repaired == []
+def test_killed_child_is_not_repaired() -> None:
+    exit_codes: list[int] = []
+    with running_child("import time; time.sleep(60)", repair=exit_codes.append) as child:
+        kill_and_wait_for_restart(child)
+    assert exit_codes == []
 
 
-@pytest.mark.parametrize("how", ["damaged", "unreadable"])
-def test_a_redis_that_cannot_read_its_file_begins_anew(
-    tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """At the start, and when it is started again."""
+@pytest.mark.parametrize("damage", ["damaged", "unreadable"])
+def test_redis_with_a_damaged_file_starts_empty(tmp_path: Path, damage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the server is started, and when it is restarted after a crash."""
     monkeypatch.setattr(children, "_FIRST_PAUSE_S", 0.01)
 
-    def spoil() -> None:
+    def damage_file() -> None:
         for path in tmp_path.rglob("*.aof"):
             if path.parent.name != "broken":
-                path.write_bytes(b"*3\r\n$3\r\nSET\r\nnonsense" * 50 if how == "damaged" else b"\xff" * 3000)
+                path.write_bytes(b"*3\r\n$3\r\nSET\r\nnonsense" * 50 if damage == "damaged" else b"\xff" * 3000)
 
-    once = Retry(NoBackoff(), 0)
-    for turn in range(2):
-        with private_redis(tmp_path) as server, redis.Redis.from_url(server.url, retry=once) as client:
+    no_retries = Retry(NoBackoff(), 0)
+    for run in range(2):
+        with private_redis(tmp_path) as server, redis.Redis.from_url(server.url, retry=no_retries) as client:
             assert client.dbsize() == 0
-            assert (tmp_path / "broken").exists() is bool(turn)
-            client.set("kept", "x" * 2000)
-            if turn:
+            assert (tmp_path / "broken").exists() is bool(run)
+            client.set("key", "x" * 2000)
+            if run:
                 before = server.child.pid
                 os.kill(before, signal.SIGKILL)
                 server.child._process.wait()
-                spoil()
-                wait_for(lambda before=before: up_again(server.child, before) and _answers(client), seconds=30)
+                damage_file()
+                wait_for(lambda before=before: has_restarted(server.child, before) and _answers(client), seconds=30)
                 assert client.dbsize() == 0
-        spoil()
+        damage_file()
 
 
 def _answers(client: "redis.Redis") -> bool:
@@ -138,7 +137,7 @@ def _answers(client: "redis.Redis") -> bool:
         return False
 
 
-def test_a_redis_that_does_not_start_for_another_reason_says_so(tmp_path: Path) -> None:
+def test_redis_start_error_refers_to_the_log(tmp_path: Path) -> None:
     assert not move_data_aside(tmp_path)
     (tmp_path / "redis.log").mkdir()
     with (
@@ -148,20 +147,18 @@ def test_a_redis_that_does_not_start_for_another_reason_says_so(tmp_path: Path) 
         pass
 
 
-def test_what_the_machine_refuses_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_refused_fork_is_retried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(children, "_FIRST_PAUSE_S", 0.01)
-    refused: list[int] = []
-    with child_of("import time; time.sleep(60)") as child:
-        start, before = child._start, child.pid
+    failures: list[int] = []
+    with running_child("import time; time.sleep(60)") as child:
+        start = child._start
 
-        def starting() -> object:
-            if len(refused) < 3:
-                refused.append(1)
+        def fail_three_times() -> object:
+            if len(failures) < 3:
+                failures.append(1)
                 raise BlockingIOError(11, "Resource temporarily unavailable")
             return start()
 
-        monkeypatch.setattr(child, "_start", starting)
-        os.kill(before, signal.SIGKILL)
-        child._process.wait()
-        wait_for(lambda: up_again(child, before), seconds=20)
-    assert len(refused) == 3
+        monkeypatch.setattr(child, "_start", fail_three_times)
+        kill_and_wait_for_restart(child)
+    assert len(failures) == 3

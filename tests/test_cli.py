@@ -1,4 +1,4 @@
-"""The front door's contract: commands, JSON alone on standard output, exit status."""
+"""The command line: its commands, JSON on standard output, exit statuses."""
 
 import json
 import os
@@ -14,8 +14,8 @@ from tests.command import mmad, mmad_process
 from tests.conftest import Service
 
 
-def test_every_command_is_there() -> None:
-    words = mmad_process("--help").stdout
+def test_help_lists_every_command() -> None:
+    help_text = mmad_process("--help").stdout
     for command in (
         "serve",
         "api",
@@ -30,28 +30,28 @@ def test_every_command_is_there() -> None:
         "keys",
         "webhook-secret",
     ):
-        assert f" {command} " in words
-        helped = mmad(command, "--help")
-        assert helped.returncode == 0, command
+        assert f" {command} " in help_text
+        completed = mmad(command, "--help")
+        assert completed.returncode == 0, command
 
 
-def test_the_reference_is_that_of_the_code() -> None:
+def test_cli_reference_is_up_to_date() -> None:
     written = (Path(__file__).parents[1] / "docs/cli.md").read_text()
     assert written == write_reference() + "\n", "write it with: make openapi"
 
 
-def test_the_webhooks_secret_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_webhook_secret_is_created_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MMAD_DATA_DIR", str(tmp_path))
-    first, again = mmad("webhook-secret"), mmad("webhook-secret")
-    assert first.stdout == again.stdout
-    assert first.stdout.startswith("whsec_")
+    created, again = mmad("webhook-secret"), mmad("webhook-secret")
+    assert created.stdout == again.stdout
+    assert created.stdout.startswith("whsec_")
     monkeypatch.setenv("MMAD_WEBHOOK_SECRET", "whsec_short")
-    refused = mmad("webhook-secret")
-    assert (refused.returncode, refused.stdout) == (1, "")
-    assert "24 to 64 random bytes" in refused.stderr
+    invalid = mmad("webhook-secret")
+    assert (invalid.returncode, invalid.stdout) == (1, "")
+    assert "24 to 64 random bytes" in invalid.stderr
 
 
-def test_wrong_usage_is_status_2() -> None:
+def test_wrong_usage_exits_with_status_2() -> None:
     for arguments in (
         ["nothing"],
         ["detect"],
@@ -62,40 +62,40 @@ def test_wrong_usage_is_status_2() -> None:
 
 
 def test_detect_prints_one_json_document(clip: Path) -> None:
-    found = mmad_process("detect", str(clip), "--json", "--min-score", "0")
-    assert found.returncode == 0
-    result = json.loads(found.stdout)
+    completed = mmad_process("detect", str(clip), "--json", "--min-score", "0")
+    assert completed.returncode == 0
+    result = json.loads(completed.stdout)
     assert result["video"] == str(clip)
-    assert 0 < len(result["detections"]) < 200  # of 200 proposals some are of one action and overlap
+    assert 0 < len(result["detections"]) < 200  # NMS removes some of the 200 proposals
     assert result["hidden"]["count"] == 0
-    assert "untrained" not in found.stderr
+    assert "untrained" not in completed.stderr
 
 
-def test_detect_of_several_is_a_list_and_one_failure_is_status_1(clip: Path, tmp_path: Path) -> None:
+def test_detect_of_several_videos_prints_a_list_and_reports_failures(clip: Path, tmp_path: Path) -> None:
     (tmp_path / "text.mp4").write_text("hello")
-    found = mmad_process("detect", str(clip), str(tmp_path / "text.mp4"), str(tmp_path / "nothing.mp4"), "--json")
-    assert found.returncode == 1
-    assert [result["video"] for result in json.loads(found.stdout)] == [str(clip)]
-    assert "no video that can be read" in found.stderr
-    assert "No such file" in found.stderr
+    completed = mmad_process("detect", str(clip), str(tmp_path / "text.mp4"), str(tmp_path / "nothing.mp4"), "--json")
+    assert completed.returncode == 1
+    assert [result["video"] for result in json.loads(completed.stdout)] == [str(clip)]
+    assert "no video that can be read" in completed.stderr
+    assert "No such file" in completed.stderr
 
 
-def test_engines_find_the_same(clip: Path, tmp_path: Path) -> None:
+def test_engines_return_the_same_detections(clip: Path, tmp_path: Path) -> None:
     auto = json.loads(mmad("detect", str(clip), "--json").stdout)
     for engine in ("openvino", "onnx", "torch"):
         out = tmp_path / f"{engine}.json"
-        found = mmad("detect", str(clip), "--engine", engine, "--format", "json", "--out", str(out))
-        assert found.returncode == 0
-        assert found.stdout == ""
+        completed = mmad("detect", str(clip), "--engine", engine, "--format", "json", "--out", str(out))
+        assert completed.returncode == 0
+        assert completed.stdout == ""
         result = json.loads(out.read_text())
         assert result["model"]["engine"] == engine
-        assert [(one["action"], one["start_s"]) for one in result["detections"]] == [
-            (one["action"], one["start_s"]) for one in auto["detections"]
+        assert [(detection["action"], detection["start_s"]) for detection in result["detections"]] == [
+            (detection["action"], detection["start_s"]) for detection in auto["detections"]
         ]
 
 
-def test_nobody_is_told_of_a_run(clip: Path, tmp_path: Path) -> None:
-    """OpenVINO's telemetry leaves a folder in the home directory when it is on."""
+def test_detect_sends_no_telemetry(clip: Path, tmp_path: Path) -> None:
+    """OpenVINO's telemetry would create a folder in the home directory."""
     (tmp_path / "home").mkdir()
     command = [sys.executable, "-m", "mmad", "detect", str(clip), "--engine", "openvino"]
     environment = {name: value for name, value in os.environ.items() if name != "CI"} | {
@@ -106,13 +106,13 @@ def test_nobody_is_told_of_a_run(clip: Path, tmp_path: Path) -> None:
     assert list((tmp_path / "home").iterdir()) == []
 
 
-def test_detect_for_people_shows_a_table_and_the_warning(clip: Path) -> None:
-    found = mmad("detect", str(clip))
-    assert "body part" in found.stdout
-    assert "untrained_model" in found.stderr
+def test_detect_prints_a_table_and_warnings(clip: Path) -> None:
+    completed = mmad("detect", str(clip))
+    assert "body part" in completed.stdout
+    assert "untrained_model" in completed.stderr
 
 
-def test_detect_follows_the_settings_and_the_region(clip: Path, tmp_path: Path) -> None:
+def test_detect_follows_settings_and_region(clip: Path, tmp_path: Path) -> None:
     def detect(*arguments: str, **settings: str) -> "subprocess.CompletedProcess[str]":
         return mmad("detect", str(clip), "--json", *arguments, **settings)
 
@@ -124,25 +124,25 @@ def test_detect_follows_the_settings_and_the_region(clip: Path, tmp_path: Path) 
     assert left["settings"]["region"] == {"x": 0, "y": 0, "width": 0.5, "height": 1}
     assert left["detections"] != json.loads(detect().stdout)["detections"]
     assert detect("--region", "0,0,2,1").returncode == 2
-    nowhere = detect("--out", str(tmp_path / "no/such/folder/x.json"))
-    assert nowhere.returncode == 1
-    assert "x.json" in nowhere.stderr
+    missing_folder = detect("--out", str(tmp_path / "no/such/folder/x.json"))
+    assert missing_folder.returncode == 1
+    assert "x.json" in missing_folder.stderr
     assert json.loads(detect(MMAD_DATA_DIR="/proc/nothing").stdout)["detections"]
     assert detect(MMAD_BUNDLE=str(tmp_path)).returncode == 1
 
 
-def test_what_is_not_installed_is_named(tmp_path: Path) -> None:
+def test_missing_package_error_names_the_extra(tmp_path: Path) -> None:
     (tmp_path / "openvino").mkdir()
     for name in ("av", "fastapi"):
         (tmp_path / f"{name}.py").write_text("raise ModuleNotFoundError('not here')")
     for arguments in (["detect", "x.mp4"], ["bench"], ["api"]):
-        ended = mmad_process(*arguments, PYTHONPATH=str(tmp_path))
-        assert ended.returncode == 1
-        assert "pip install 'mmad[serve]'" in ended.stderr
-        assert "Traceback" not in ended.stderr
+        completed = mmad_process(*arguments, PYTHONPATH=str(tmp_path))
+        assert completed.returncode == 1
+        assert "pip install 'mmad[serve]'" in completed.stderr
+        assert "Traceback" not in completed.stderr
 
 
-def test_labels_lists_both_levels() -> None:
+def test_labels_lists_actions_and_body_parts() -> None:
     taxonomy = json.loads(mmad("labels", "--json").stdout)
     assert len(taxonomy["actions"]) == 52
     assert len(taxonomy["bodies"]) == 7
@@ -168,14 +168,14 @@ def test_submit_sends_and_waits(service: Service, clip: Path) -> None:
     assert "body part" in mmad("submit", str(clip), "--url", service.url, "--wait").stdout
 
 
-def test_submit_tells_what_went_wrong(service: Service, tmp_path: Path) -> None:
+def test_submit_reports_errors(service: Service, tmp_path: Path) -> None:
     (tmp_path / "text.mp4").write_text("hello")
     refused = mmad("submit", str(tmp_path / "text.mp4"), "--url", service.url)
     assert refused.returncode == 1
     assert "[not_a_video]" in refused.stderr
-    away = mmad("submit", str(tmp_path / "text.mp4"), "--url", "http://127.0.0.1:9")
-    assert away.returncode == 1
-    assert "start one with mmad serve" in away.stderr
+    unreachable = mmad("submit", str(tmp_path / "text.mp4"), "--url", "http://127.0.0.1:9")
+    assert unreachable.returncode == 1
+    assert "start one with mmad serve" in unreachable.stderr
     missing = mmad("submit", str(tmp_path / "missing.mp4"), "--url", service.url)
     assert missing.returncode == 1
 
@@ -189,7 +189,7 @@ def test_bench_measures_every_engine() -> None:
     assert all(row["median_s"] > 0 for row in report["rows"])
 
 
-def test_a_wrong_setting_is_named() -> None:
-    found = mmad_process("api", MMAD_MAX_DURATION_S="-3")
-    assert found.returncode == 2
-    assert "MMAD_MAX_DURATION_S='-3'" in found.stderr
+def test_invalid_setting_error_names_the_setting() -> None:
+    completed = mmad_process("api", MMAD_MAX_DURATION_S="-3")
+    assert completed.returncode == 2
+    assert "MMAD_MAX_DURATION_S='-3'" in completed.stderr

@@ -1,4 +1,4 @@
-"""Every error of the catalogue as a caller meets it: status, code, words that name what to do, documented."""
+"""Every error of the catalogue as a client receives it: status, code, detail, headers and documentation."""
 
 from pathlib import Path
 from typing import Any
@@ -11,22 +11,22 @@ from tests.fake_service import assert_problem
 from tests.provoked_errors import PROVOKERS, InProcessService
 
 
-def test_every_code_is_provoked() -> None:
+def test_every_error_code_has_a_provoker() -> None:
     assert set(PROVOKERS) == set(CATALOGUE)
 
 
 @pytest.mark.parametrize("code", list(PROVOKERS))
-def test_an_error_as_its_caller_meets_it(
+def test_error_response_matches_catalogue_and_openapi(
     code: str, tmp_path: Path, bundle: Bundle, redis_url: str, api_description: dict[str, Any]
 ) -> None:
-    answer = PROVOKERS[code](InProcessService(tmp_path, bundle, redis_url))
-    detail = assert_problem(answer, code)
+    response = PROVOKERS[code](InProcessService(tmp_path, bundle, redis_url))
+    detail = assert_problem(response, code)
     assert len(detail.split()) >= 5
-    assert str(tmp_path) not in answer.text
-    assert ("retry-after" in answer.headers) == (CATALOGUE[code].retry_after_s is not None)
-    assert ("www-authenticate" in answer.headers) == (answer.status_code == 401)
-    request = answer.request
+    assert str(tmp_path) not in response.text
+    assert ("retry-after" in response.headers) == (CATALOGUE[code].retry_after_s is not None)
+    assert ("www-authenticate" in response.headers) == (response.status_code == 401)
+    request = response.request
     if code not in ("not_found", "method_not_allowed"):
-        shape = "/".join("{job_id}" if place == 2 else part for place, part in enumerate(request.url.path.split("/")))
-        documented = api_description["paths"][shape][request.method.lower()]["responses"][str(answer.status_code)]
+        route = "/".join("{job_id}" if index == 2 else part for index, part in enumerate(request.url.path.split("/")))
+        documented = api_description["paths"][route][request.method.lower()]["responses"][str(response.status_code)]
         assert f"`{code}`" in documented["description"]

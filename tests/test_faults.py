@@ -1,4 +1,4 @@
-"""The short form of `make faults`: a fault of each kind, after which no accepted job is lost, doubled or wrong."""
+"""Short form of `make faults`: after one fault of each kind, no accepted job is lost, doubled or wrong."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Keypoints found once and kept as a data set: what reads them learns from these, in recipes and in fine-tuning."""
+"""Keypoints computed once and stored as a data set, for training recipes and fine-tuning."""
 
 import csv
 import json
@@ -23,7 +23,7 @@ from training.dataset import DatasetError, VideoDataset, load_dataset, read_fram
 from training.evaluation.early_stopping import ValidationLoss
 from training.evaluation.validation import evaluate_network
 from training.keypoint_cache import compute_fingerprint, has_fixed_keypoints, to_keypoint_recipe, write_keypoints
-from training.keypoint_cache import main as find_all
+from training.keypoint_cache import main as run_keypoint_cache
 from training.keypoints import Finder
 from training.people.options import Storage
 from training.recipe import load_recipe
@@ -31,157 +31,159 @@ from training.run import HISTORY, RECIPE, Examples, make_manifest
 from training.start import start_network
 
 
-@pytest.fixture(scope="module")
-def data(people):
-    return people
-
-
-def plain_recipe():
+def make_plain_recipe():
     return load_recipe("demo", SETTINGS).model_copy(update={"augment": PLAIN})
 
 
-def test_found_keypoints_are_a_data_set_that_readers_learn_from(data, pose_bundle, tmp_path):
-    finder, out = Finder(pose_bundle), tmp_path / "found"
-    dataset = load_dataset([data], TAXONOMY, "train", 0)
-    recipe = plain_recipe()
+def test_stored_keypoints_match_the_finder_and_can_be_trained_on(people, pose_bundle, tmp_path):
+    finder, out = Finder(pose_bundle), tmp_path / "keypoints"
+    dataset = load_dataset([people], TAXONOMY, "train", 0)
+    recipe = make_plain_recipe()
     write_keypoints(finder, dataset, recipe, out, copies=1)
-    kept = load_dataset([out], TAXONOMY, "train", 0)
-    assert [item.name for item in kept.samples] == [f"{item.name}-0" for item in dataset.samples]
-    for ours, theirs in zip(kept.samples, dataset.samples, strict=True):
-        frames = np.array(read_frames(theirs, recipe.input, 1.0))
-        keypoints = read_keypoints(ours, 5.0, len(frames))
+    stored = load_dataset([out], TAXONOMY, "train", 0)
+    assert [item.name for item in stored.samples] == [f"{item.name}-0" for item in dataset.samples]
+    for copy, original in zip(stored.samples, dataset.samples, strict=True):
+        frames = np.array(read_frames(original, recipe.input, 1.0))
+        keypoints = read_keypoints(copy, 5.0, len(frames))
         np.testing.assert_allclose(keypoints.places, finder.find(frames), atol=1e-5)
-        assert keypoints.names == read_keypoints(theirs, 5.0, 1).names
-        segments = theirs.segments.clip(0, (len(frames) - 1) / 5.0)
-        long = np.ptp(segments, axis=1) >= 2 / 5.0  # two frames: less is no example of an action
-        assert ours.labels.tolist() == theirs.labels[long].tolist()
-        np.testing.assert_allclose(ours.segments, segments[long], atol=1e-3)
-    run = make_run(out, tmp_path / "run")  # nothing but sidecars
+        assert keypoints.names == read_keypoints(original, 5.0, 1).names
+        segments = original.segments.clip(0, (len(frames) - 1) / 5.0)
+        long = np.ptp(segments, axis=1) >= 2 / 5.0  # shorter ones are dropped
+        assert copy.labels.tolist() == original.labels[long].tolist()
+        np.testing.assert_allclose(copy.segments, segments[long], atol=1e-3)
+    run = make_run(out, tmp_path / "run")  # has sidecars only
     assert Examples(run, 1)[0].keypoints.shape[1:] == (25, 3)
 
 
-def test_every_look_is_another_and_taken_once(data, pose_bundle, tmp_path, monkeypatch, capsys):
-    out = tmp_path / "found"
-    arguments = ["found", "--bundle", str(pose_bundle), "--data", str(data), "--out", str(out), "--looks", "2"]
+def test_copies_differ_and_are_computed_once(people, pose_bundle, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "keypoints"
+    paths = {"--bundle": pose_bundle, "--data": people, "--out": out}
+    options = [str(part) for option in paths.items() for part in option]
+    arguments = ["keypoint_cache", *options, "--looks", "2"]
     monkeypatch.setattr(sys, "argv", arguments)
-    find_all()
-    first = load_dataset([out], TAXONOMY, "train", 0).samples
-    assert f"{len(first)} looks at {len(first) // 2} videos" in capsys.readouterr().out
-    one, other = (read_keypoints(item, 5.0, 10).places for item in first[:2])
-    assert np.abs(one - other).max() > 0.001
-    times = {path: path.stat().st_mtime_ns for path in (out / "sidecars").iterdir()}
+    run_keypoint_cache()
+    samples = load_dataset([out], TAXONOMY, "train", 0).samples
+    assert f"{len(samples)} looks at {len(samples) // 2} videos" in capsys.readouterr().out
+    first_copy, second_copy = (read_keypoints(item, 5.0, 10).places for item in samples[:2])
+    assert np.abs(first_copy - second_copy).max() > 0.001
+    before = {path: path.stat().st_mtime_ns for path in (out / "sidecars").iterdir()}
     arguments[-1] = "3"
-    find_all()
-    again = {path: path.stat().st_mtime_ns for path in (out / "sidecars").iterdir()}
-    assert len(again) == len(times) * 3 // 2
-    assert times.items() <= again.items()
+    run_keypoint_cache()
+    after = {path: path.stat().st_mtime_ns for path in (out / "sidecars").iterdir()}
+    assert len(after) == len(before) * 3 // 2
+    assert before.items() <= after.items()
     monkeypatch.setattr(sys, "argv", [*arguments, "--seed", "1"])
     with pytest.raises(DatasetError, match="holds looks of another bundle, recipe or data: take another --out"):
-        find_all()
+        run_keypoint_cache()
     monkeypatch.setattr(sys, "argv", [*arguments[:-1], "0"])
     with pytest.raises(SystemExit):
-        find_all()
+        run_keypoint_cache()
     assert "--looks 0: at least 1" in capsys.readouterr().err
 
 
-def test_videos_without_sidecars_have_keypoints_of_those_who_are_rendered(data, pose_bundle, tmp_path, monkeypatch):
-    dataset = load_dataset([data], TAXONOMY, "train", 0)
+def test_videos_without_sidecars_get_the_keypoint_names_of_rendered_people(people, pose_bundle, tmp_path, monkeypatch):
+    dataset = load_dataset([people], TAXONOMY, "train", 0)
     names = read_keypoints(dataset.samples[0], 5.0, 1).names
-    bare = VideoDataset(tuple(replace(item, sidecar=None) for item in dataset.samples), dataset.weights)
+    without_sidecars = VideoDataset(tuple(replace(item, sidecar=None) for item in dataset.samples), dataset.weights)
     finder = Finder(pose_bundle)
-    write_keypoints(finder, bare, plain_recipe(), tmp_path / "found", copies=1)
-    assert read_keypoints(load_dataset([tmp_path / "found"], TAXONOMY, "train", 0).samples[0], 5.0, 1).names == names
+    write_keypoints(finder, without_sidecars, make_plain_recipe(), tmp_path / "keypoints", copies=1)
+    stored = load_dataset([tmp_path / "keypoints"], TAXONOMY, "train", 0)
+    assert read_keypoints(stored.samples[0], 5.0, 1).names == names
     monkeypatch.setattr(finder, "find", lambda frames: np.zeros((len(frames), 17, 3)))
     with pytest.raises(DatasetError, match="17 keypoints are found, and names of 25 are known: take a bundle"):
-        write_keypoints(finder, bare, plain_recipe(), tmp_path / "others", copies=1)
+        write_keypoints(finder, without_sidecars, make_plain_recipe(), tmp_path / "others", copies=1)
 
 
-def test_found_keypoints_are_measured_like_their_pictures(data, pose_bundle, tmp_path):
-    """A bundle's own loss on held-out videos is the same, whether it finds keypoints then or has found them before."""
-    finder, recipe = Finder(pose_bundle), plain_recipe()
-    dataset = load_dataset([data], TAXONOMY, "train", 0)
+def test_stored_keypoints_give_the_loss_and_scores_of_their_frames(people, pose_bundle, tmp_path):
+    finder, recipe = Finder(pose_bundle), make_plain_recipe()
+    dataset = load_dataset([people], TAXONOMY, "train", 0)
     dataset = VideoDataset(dataset.samples[:6], dataset.weights[:6])
     write_keypoints(finder, dataset, recipe, tmp_path, copies=0)
-    found = load_dataset([tmp_path], TAXONOMY, "val", 0)
-    assert [item.name for item in found.samples] == [item.name for item in dataset.samples]
+    stored = load_dataset([tmp_path], TAXONOMY, "val", 0)
+    assert [item.name for item in stored.samples] == [item.name for item in dataset.samples]
     weights = finder.network.state_dict()
-    for frames in (256, 32):  # no video fills a window, and most have several
-        seen = recipe.input.model_copy(update={"window_frames": frames, "overlap_frames": frames // 2})
-        short = to_keypoint_recipe(recipe.model_copy(update={"input": seen}))
-        manifest = make_manifest(short, TAXONOMY, "people")
+    for frames in (256, 32):  # videos shorter than a window, and videos of several windows
+        windows = recipe.input.model_copy(update={"window_frames": frames, "overlap_frames": frames // 2})
+        short_recipe = to_keypoint_recipe(recipe.model_copy(update={"input": windows}))
+        manifest = make_manifest(short_recipe, TAXONOMY, "people")
         network = Network(manifest)
         network.load_state_dict(weights)
         losses = [
-            ValidationLoss(manifest, videos, short, torch.device("cpu")).loss(weights) for videos in (dataset, found)
+            ValidationLoss(manifest, videos, short_recipe, torch.device("cpu")).loss(weights)
+            for videos in (dataset, stored)
         ]
         assert losses[0] == pytest.approx(losses[1], rel=1e-4)
         scores = [
             evaluate_network(
-                network, manifest, videos, short, "cpu", lambda done, count: None, given
+                network, manifest, videos, short_recipe, "cpu", lambda done, count: None, source
             ).predictions.scores
-            for videos, given in ((dataset, "pictures"), (found, "keypoints"))
+            for videos, source in ((dataset, "pictures"), (stored, "keypoints"))
         ]
-        assert np.median(np.abs(scores[0] - scores[1])) < 1e-5  # equal ones may change places
+        assert np.median(np.abs(scores[0] - scores[1])) < 1e-5  # equal scores may be sorted differently
 
 
-def test_long_videos_are_changed_alike_part_by_part(data, pose_bundle, tmp_path, monkeypatch):
-    dataset = load_dataset([data], TAXONOMY, "train", 0)
-    bare = VideoDataset(tuple(replace(item, sidecar=None) for item in dataset.samples[:3]), dataset.weights[:3])
+def test_augmentation_is_the_same_in_all_parts_of_a_long_video(people, pose_bundle, tmp_path, monkeypatch):
+    dataset = load_dataset([people], TAXONOMY, "train", 0)
+    without_sidecars = VideoDataset(
+        tuple(replace(item, sidecar=None) for item in dataset.samples[:3]), dataset.weights[:3]
+    )
     recipe = load_recipe("demo", SETTINGS)
-    monkeypatch.setattr("training.augment._NOISE", 0)  # which is new in every frame
-    finder, found = Finder(pose_bundle), []
+    monkeypatch.setattr("training.augment._NOISE", 0)  # noise differs in every frame
+    finder, samples = Finder(pose_bundle), []
     for out, frames in ((tmp_path / "whole", 1000), (tmp_path / "parts", 7)):
         monkeypatch.setattr(module, "_PART", frames)
-        write_keypoints(finder, bare, recipe, out, copies=1)
-        found.append(load_dataset([out], TAXONOMY, "train", 0).samples)
-    for whole, parts in zip(*found, strict=True):
-        one, other = (read_keypoints(item, 5.0, 20).places for item in (whole, parts))
-        np.testing.assert_allclose(one, other, atol=1e-5)
+        write_keypoints(finder, without_sidecars, recipe, out, copies=1)
+        samples.append(load_dataset([out], TAXONOMY, "train", 0).samples)
+    for whole, parts in zip(*samples, strict=True):
+        expected, actual = (read_keypoints(item, 5.0, 20).places for item in (whole, parts))
+        np.testing.assert_allclose(expected, actual, atol=1e-5)
         assert np.array_equal(whole.labels, parts.labels)
 
 
-def test_videos_that_are_not_the_same_are_looked_at_again(people, pose_bundle, tmp_path):
+def test_fingerprint_depends_on_videos_and_input_settings(people, pose_bundle, tmp_path):
     data = shutil.copytree(people, tmp_path / "people")
-    dataset, finder, recipe = (load_dataset([data], TAXONOMY, "train", 0.0), Finder(pose_bundle), plain_recipe())
-    drawn_otherwise = load_dataset([data], TAXONOMY, "train", 1.0)
-    claim = compute_fingerprint(finder, dataset, recipe, 2)
-    assert claim == compute_fingerprint(finder, drawn_otherwise, recipe, 3)
+    dataset, finder, recipe = (load_dataset([data], TAXONOMY, "train", 0.0), Finder(pose_bundle), make_plain_recipe())
+    other_weights = load_dataset([data], TAXONOMY, "train", 1.0)
+    fingerprint = compute_fingerprint(finder, dataset, recipe, 2)
+    assert fingerprint == compute_fingerprint(finder, other_weights, recipe, 3)
     wider = recipe.model_copy(update={"data": recipe.data.model_copy(update={"margin": 1.5})})
     slower = recipe.model_copy(update={"input": recipe.input.model_copy(update={"fps": 2.5})})
-    assert len({claim, *(compute_fingerprint(finder, dataset, one, 2) for one in (wider, slower))}) == 3
+    assert len({fingerprint, *(compute_fingerprint(finder, dataset, changed, 2) for changed in (wider, slower))}) == 3
     times = dataset.samples[0].path.stat()
     os.utime(dataset.samples[0].path, ns=(times.st_atime_ns, times.st_mtime_ns + 1))
-    assert compute_fingerprint(finder, dataset, recipe, 2) != claim
+    assert compute_fingerprint(finder, dataset, recipe, 2) != fingerprint
 
 
-def test_looks_have_the_rate_of_their_recipe(data, pose_bundle, tmp_path):
-    dataset, recipe = load_dataset([data], TAXONOMY, "train", 0.0), plain_recipe()
+def test_stored_keypoints_have_the_frame_rate_of_the_recipe(people, pose_bundle, tmp_path):
+    dataset, recipe = load_dataset([people], TAXONOMY, "train", 0.0), make_plain_recipe()
     slower = recipe.model_copy(update={"input": recipe.input.model_copy(update={"fps": 2.5})})
     write_keypoints(Finder(pose_bundle), dataset, slower, tmp_path, copies=0)
-    for ours, theirs in zip(load_dataset([tmp_path], TAXONOMY, "val", 0.0).samples, dataset.samples, strict=True):
-        assert ours.duration_s == pytest.approx(theirs.duration_s, abs=0.5)
-        np.testing.assert_allclose(ours.segments, theirs.segments, atol=0.5)
+    for stored, original in zip(load_dataset([tmp_path], TAXONOMY, "val", 0.0).samples, dataset.samples, strict=True):
+        assert stored.duration_s == pytest.approx(original.duration_s, abs=0.5)
+        np.testing.assert_allclose(stored.segments, original.segments, atol=0.5)
 
 
-def test_what_does_not_leave_the_finder_alone_looks_at_pictures():
-    one = "{{objective: {}, given: pictures, tuning: {}, steps: 1, batch: 1}}"
-    for objective, tuning, alone in (
+def test_keypoints_are_fixed_if_no_stage_trains_the_finder():
+    stage = "{{objective: {}, given: pictures, tuning: {}, steps: 1, batch: 1}}"
+    for objective, tuning, fixed in (
         ("dense", "reader", True), ("dense", "all", False), ("keypoints", "reader", False), ("detection", "auto", True),
     ):  # fmt: skip
-        stages = f"stages=[{one.format(objective, tuning)}, {one.format('detection', 'head')}]"
-        assert has_fixed_keypoints(load_recipe("demo", [*SETTINGS, stages])) is alone
+        stages = f"stages=[{stage.format(objective, tuning)}, {stage.format('detection', 'head')}]"
+        assert has_fixed_keypoints(load_recipe("demo", [*SETTINGS, stages])) is fixed
     assert not has_fixed_keypoints(load_recipe("smoke", []))
     assert not has_fixed_keypoints(
-        load_recipe("demo", [*SETTINGS, f"stages=[{one.format('detection', 'head')}]", "finder=other"])
+        load_recipe("demo", [*SETTINGS, f"stages=[{stage.format('detection', 'head')}]", "finder=other"])
     )
-    read = to_keypoint_recipe(load_recipe("demo", [*SETTINGS, "augment.scale=[0.5, 0.9]", "augment.close=0.5"]))
-    assert {(stage.given, stage.keypoint_noise) for stage in read.stages} == {("keypoints", 0.0)}
-    assert (read.augment.scale, read.augment.close) == ((1.0, 1.0), 0.0)
+    keypoint_recipe = to_keypoint_recipe(
+        load_recipe("demo", [*SETTINGS, "augment.scale=[0.5, 0.9]", "augment.close=0.5"])
+    )
+    assert {(stage.given, stage.keypoint_noise) for stage in keypoint_recipe.stages} == {("keypoints", 0.0)}
+    assert (keypoint_recipe.augment.scale, keypoint_recipe.augment.close) == ((1.0, 1.0), 0.0)
 
 
 @pytest.mark.usefixtures("without_graphs")
-def test_fine_tuning_finds_keypoints_once_and_leaves_a_mixture(pose_bundle, tmp_path):
-    """The loss that stops a run is that of the bundle it leaves."""
+def test_fine_tuning_stores_keypoints_and_averages_weights(pose_bundle, tmp_path):
+    """The lowest validation loss in the history is that of the written bundle."""
     people = make_people(tmp_path / "people", Storage.MP4, 8)
     with (tmp_path / "marks.csv").open("w", newline="") as file:
         rows = csv.writer(file)
@@ -198,10 +200,10 @@ def test_fine_tuning_finds_keypoints_once_and_leaves_a_mixture(pose_bundle, tmp_
     result = CliRunner().invoke(app, [str(part) for part in arguments])
     assert result.exit_code == 0, result.output
     assert len(list(out.glob("frames/keypoints-*/sidecars/*.npz"))) == 3 * 2 + 2
-    begun, tuned = (load_file(folder / "weights.safetensors") for folder in (pose_bundle, out / "bundle"))
-    moved = {name for name, value in tuned.items() if not value.equal(begun[name])}
-    assert moved
-    assert not any(name.startswith("backbone.finder.") for name in moved)
+    initial, final = (load_file(folder / "weights.safetensors") for folder in (pose_bundle, out / "bundle"))
+    changed = {name for name, value in final.items() if not value.equal(initial[name])}
+    assert changed
+    assert not any(name.startswith("backbone.finder.") for name in changed)
     rows = [json.loads(line) for line in (out / HISTORY).read_text().splitlines()]
     losses = [value for row in rows for name, value in row.items() if name.startswith("held_out")]
     manifest = Bundle.load(out / "bundle").manifest
@@ -211,6 +213,6 @@ def test_fine_tuning_finds_keypoints_once_and_leaves_a_mixture(pose_bundle, tmp_
     assert recipe.wise_ft_alpha == 0.5
     folder = next(out.glob("frames/keypoints-*/records/synth??????.json")).parents[1]
     held_out = load_dataset([folder], TAXONOMY, "val", 0)
-    left = ValidationLoss(manifest, held_out, recipe, torch.device("cpu")).loss(network.state_dict())
-    assert left == pytest.approx(min(losses), rel=1e-5)
+    final_loss = ValidationLoss(manifest, held_out, recipe, torch.device("cpu")).loss(network.state_dict())
+    assert final_loss == pytest.approx(min(losses), rel=1e-5)
     assert "keypoints found before in 2 changed copies of each" in manifest.trained_on.data

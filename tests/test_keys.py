@@ -1,4 +1,4 @@
-"""The file of keys: what is in it, who may change it, and when it is asked for."""
+"""The API key file: its content, access to it, and when keys are required."""
 
 import hashlib
 import json
@@ -22,10 +22,10 @@ from tests.command import mmad, mmad_process
 
 @pytest.fixture(autouse=True)
 def data_dir(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Commands make the webhooks' secret there."""
-    made = tmp_path_factory.mktemp("data")
-    monkeypatch.setenv("MMAD_DATA_DIR", str(made))
-    return made
+    """The data folder, in which commands create the webhook secret."""
+    folder = tmp_path_factory.mktemp("data")
+    monkeypatch.setenv("MMAD_DATA_DIR", str(folder))
+    return folder
 
 
 @pytest.fixture
@@ -33,55 +33,55 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "keys.json"
 
 
-def command(*arguments: str) -> Result:
+def keys_command(*arguments: str) -> Result:
     return CliRunner().invoke(app, list(arguments))
 
 
-def test_a_key_is_found_and_nothing_else_is(file: Path) -> None:
-    made, key = keys.create(file, "alice", OwnLimits(max_jobs=3))
+def test_find_accepts_only_complete_keys(file: Path) -> None:
+    created, key = keys.create(file, "alice", OwnLimits(max_jobs=3))
     other, other_key = keys.create(file, "bob", OwnLimits())
     ring = KeyRing(file)
-    assert ring.find(key) == made
+    assert ring.find(key) == created
     assert ring.find(other_key) == other
     secret, other_secret = key[14:], other_key[14:]
     assert len(secret) == 43
     refused = (
-        "", "mmad_", key[:-1], key + "x", key + "\n", f"MMAD{key[4:]}", secret, f"mmad_{made.id}_",
-        f"mmad_{made.id}_{other_secret}", f"mmad_{other.id}_{secret}", f"mmad_00000000_{secret}",
-        f"mmad_{made.id}_{made.sha256[:43]}", f"mmad_{made.id}_" + "é" * 43,
+        "", "mmad_", key[:-1], key + "x", key + "\n", f"MMAD{key[4:]}", secret, f"mmad_{created.id}_",
+        f"mmad_{created.id}_{other_secret}", f"mmad_{other.id}_{secret}", f"mmad_00000000_{secret}",
+        f"mmad_{created.id}_{created.sha256[:43]}", f"mmad_{created.id}_" + "é" * 43,
     )  # fmt: skip
     for presented in refused:
         assert ring.find(presented) is None, presented
 
 
-def test_the_file_holds_a_hash_and_nothing_of_the_secret(file: Path) -> None:
-    made, key = keys.create(file, "alice", OwnLimits())
+def test_file_contains_the_hash_and_no_part_of_the_secret(file: Path) -> None:
+    created, key = keys.create(file, "alice", OwnLimits())
     text = file.read_text()
-    secret = key.removeprefix(f"mmad_{made.id}_")
+    secret = key.removeprefix(f"mmad_{created.id}_")
     assert json.loads(text)["keys"][0]["sha256"] == hashlib.sha256(secret.encode()).hexdigest()
-    pieces = [secret[start : start + 6] for start in range(len(secret) - 5)]
-    assert [piece for piece in pieces if piece in text] == []
+    parts = [secret[start : start + 6] for start in range(len(secret) - 5)]
+    assert [part for part in parts if part in text] == []
     assert [path.name for path in file.parent.iterdir()] == ["keys.json"]
 
 
-def test_only_the_owner_reads_it_even_if_others_could_before(file: Path) -> None:
-    made, _ = keys.create(file, "alice", OwnLimits())
+def test_write_makes_the_file_readable_by_its_owner_only(file: Path) -> None:
+    created, _ = keys.create(file, "alice", OwnLimits())
     assert file.stat().st_mode & 0o777 == 0o600
     file.chmod(0o644)
-    keys.revoke(file, made.id)
+    keys.revoke(file, created.id)
     assert file.stat().st_mode & 0o777 == 0o600
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
-def test_root_leaves_the_file_to_the_service_that_owns_it(file: Path) -> None:
-    made, _ = keys.create(file, "alice", OwnLimits())
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can change a file's owner")
+def test_write_as_root_preserves_the_owner(file: Path) -> None:
+    created, _ = keys.create(file, "alice", OwnLimits())
     os.chown(file, 12345, 12346)
-    keys.revoke(file, made.id)
+    keys.revoke(file, created.id)
     assert (file.stat().st_uid, file.stat().st_gid) == (12345, 12346)
     assert file.stat().st_mode & 0o777 == 0o600
 
 
-def test_a_link_stays_a_link(file: Path, tmp_path: Path) -> None:
+def test_write_preserves_a_symbolic_link(file: Path, tmp_path: Path) -> None:
     link = tmp_path / "link.json"
     link.symlink_to(file)
     _, key = keys.create(link, "alice", OwnLimits())
@@ -89,36 +89,36 @@ def test_a_link_stays_a_link(file: Path, tmp_path: Path) -> None:
     assert KeyRing(file).find(key)
 
 
-def test_a_running_service_sees_what_other_processes_do(file: Path) -> None:
+def test_key_ring_sees_changes_by_other_processes(file: Path) -> None:
     ring = KeyRing(file)
     assert not ring.has_valid_key()
-    made = json.loads(mmad_process("keys", "create", "alice", "--json", "--file", file).stdout)
-    found = ring.find(made["key"])
-    assert found is not None
-    assert found.id == made["id"]
+    created = json.loads(mmad_process("keys", "create", "alice", "--json", "--file", file).stdout)
+    stored = ring.find(created["key"])
+    assert stored is not None
+    assert stored.id == created["id"]
     assert ring.has_valid_key()
-    mmad_process("keys", "revoke", made["id"], "--file", file)
-    assert ring.find(made["key"]) is None
+    mmad_process("keys", "revoke", created["id"], "--file", file)
+    assert ring.find(created["key"]) is None
     assert not ring.has_valid_key()
     file.unlink()
-    assert ring.find(made["key"]) is None
+    assert ring.find(created["key"]) is None
 
 
-def test_processes_that_write_at_once_lose_nothing(file: Path) -> None:
+def test_concurrent_writers_lose_no_keys(file: Path) -> None:
     program = (
         "import sys, pathlib; from service import keys\n"
         "sys.stdin.read()\n"
         "for number in range(25): keys.create(pathlib.Path(sys.argv[1]), str(number), keys.OwnLimits())"
     )
     writers = [subprocess.Popen([sys.executable, "-c", program, str(file)], stdin=subprocess.PIPE) for _ in range(3)]
-    for writer in writers:  # they begin together
+    for writer in writers:  # start together
         assert writer.stdin is not None
         writer.stdin.close()
     assert [writer.wait(60) for writer in writers] == [0, 0, 0]
     assert len(keys.read(file).keys) == 75
 
 
-def test_a_write_that_fails_changes_nothing(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_write_leaves_the_file_unchanged(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     keys.create(file, "alice", OwnLimits())
     before = file.read_bytes()
 
@@ -132,40 +132,40 @@ def test_a_write_that_fails_changes_nothing(file: Path, monkeypatch: pytest.Monk
     assert [path.name for path in file.parent.iterdir()] == ["keys.json"]
 
 
-def test_revoked_is_for_good(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made, _ = keys.create(file, "alice", OwnLimits())
-    first = keys.revoke(file, made.id)
+def test_second_revocation_preserves_the_first_time(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    created, _ = keys.create(file, "alice", OwnLimits())
+    first = keys.revoke(file, created.id)
     assert first.revoked_at is not None
     monkeypatch.setattr(keys, "_now", lambda: datetime.now(UTC) + timedelta(days=1))
-    assert keys.revoke(file, made.id).revoked_at == first.revoked_at
+    assert keys.revoke(file, created.id).revoked_at == first.revoked_at
     with pytest.raises(KeysError, match="'deadbeef'.*mmad keys list"):
         keys.revoke(file, "deadbeef")
 
 
-def test_a_rotated_key_is_the_same_key_with_another_secret(file: Path) -> None:
-    made, old = keys.create(file, "alice", OwnLimits(max_jobs=3))
-    other, others = keys.create(file, "bob", OwnLimits())
+def test_rotated_key_has_the_same_id_and_a_new_secret(file: Path) -> None:
+    created, old = keys.create(file, "alice", OwnLimits(max_jobs=3))
+    other, other_key = keys.create(file, "bob", OwnLimits())
     ring = KeyRing(file)
     assert ring.find(old)
-    renewed, new = keys.rotate(file, made.id)
+    renewed, new = keys.rotate(file, created.id)
     assert ring.find(old) is None
     assert ring.find(new) == renewed
-    assert ring.find(others) == other
+    assert ring.find(other_key) == other
     assert renewed.rotated_at is not None
     changed = {"sha256": hashlib.sha256(new[14:].encode()).hexdigest(), "rotated_at": renewed.rotated_at}
-    assert renewed == made.model_copy(update=changed)
+    assert renewed == created.model_copy(update=changed)
     assert new[:14] == old[:14]
     assert new[14:] not in file.read_text()
-    assert keys.rotate(file, made.id)[1] != new
-    assert [key.id for key in keys.read(file).keys] == [made.id, other.id]
+    assert keys.rotate(file, created.id)[1] != new
+    assert [key.id for key in keys.read(file).keys] == [created.id, other.id]
 
 
-def test_a_revoked_key_stays_revoked_when_it_is_rotated(file: Path) -> None:
-    made, _ = keys.create(file, "alice", OwnLimits())
-    keys.revoke(file, made.id)
+def test_revoked_or_unknown_key_cannot_be_rotated(file: Path) -> None:
+    created, _ = keys.create(file, "alice", OwnLimits())
+    keys.revoke(file, created.id)
     before = file.read_bytes()
-    with pytest.raises(KeysError, match=f"{made.id} was revoked at 20.*mmad keys create"):
-        keys.rotate(file, made.id)
+    with pytest.raises(KeysError, match=f"{created.id} was revoked at 20.*mmad keys create"):
+        keys.rotate(file, created.id)
     with pytest.raises(KeysError, match="'deadbeef'.*mmad keys list"):
         keys.rotate(file, "deadbeef")
     assert file.read_bytes() == before
@@ -189,7 +189,7 @@ KEY = {"id": "0123abcd", "name": "a", "sha256": "0" * 64, "created_at": "2026-01
         ),
     ],
 )  # fmt: skip
-def test_other_files_are_refused(file: Path, content: str) -> None:
+def test_invalid_file_is_refused(file: Path, content: str) -> None:
     file.write_text(json.dumps({"keys": [KEY]}))
     assert [key.name for key in keys.read(file).keys] == ["a"]
     file.write_text(content)
@@ -197,7 +197,7 @@ def test_other_files_are_refused(file: Path, content: str) -> None:
         KeyRing(file)
 
 
-def test_a_key_in_the_wrong_place_is_not_repeated(file: Path) -> None:
+def test_validation_error_does_not_repeat_a_misplaced_key(file: Path) -> None:
     _, key = keys.create(file, "alice", OwnLimits())
     file.write_text(json.dumps({"keys": [KEY | {"sha256": key}]}))
     with pytest.raises(KeysError) as caught:
@@ -208,16 +208,16 @@ def test_a_key_in_the_wrong_place_is_not_repeated(file: Path) -> None:
     assert caught.value.__suppress_context__
 
 
-def test_a_file_that_broke_lets_nobody_in_until_it_is_mended(file: Path) -> None:
+def test_damaged_file_refuses_keys_until_repaired(file: Path) -> None:
     _, key = keys.create(file, "alice", OwnLimits())
-    whole = file.read_bytes()
+    valid = file.read_bytes()
     ring = KeyRing(file)
     assert ring.find(key)
-    file.write_bytes(whole[:-9])
+    file.write_bytes(valid[:-9])
     for _ in range(2):
         with pytest.raises(KeysError):
             ring.find(key)
-    file.write_bytes(whole)
+    file.write_bytes(valid)
     assert ring.find(key)
 
 
@@ -233,34 +233,34 @@ def test_is_loopback(host: str, loopback: bool) -> None:
     assert keys.is_loopback(host) is loopback
 
 
-def test_keys_are_off_on_loopback_and_on_elsewhere(tmp_path: Path) -> None:
+def test_keys_are_required_unless_on_loopback_or_open(tmp_path: Path) -> None:
     named, default = tmp_path / "named.json", tmp_path / "keys.json"
-    here, everywhere = {"data_dir": tmp_path}, {"data_dir": tmp_path, "host": "0.0.0.0"}
-    assert keys.active_keys_file(Settings(**here)) is None
-    assert keys.active_keys_file(Settings(**here, api_keys_file=named)) == named
-    assert keys.active_keys_file(Settings(**everywhere, allow_open=True)) is None
-    assert keys.active_keys_file(Settings(**everywhere, allow_open=True, api_keys_file=named)) == named
-    assert keys.active_keys_file(Settings(**everywhere)) == default
-    assert keys.active_keys_file(Settings(**everywhere, api_keys_file=named)) == named
+    loopback, public = {"data_dir": tmp_path}, {"data_dir": tmp_path, "host": "0.0.0.0"}
+    assert keys.active_keys_file(Settings(**loopback)) is None
+    assert keys.active_keys_file(Settings(**loopback, api_keys_file=named)) == named
+    assert keys.active_keys_file(Settings(**public, allow_open=True)) is None
+    assert keys.active_keys_file(Settings(**public, allow_open=True, api_keys_file=named)) == named
+    assert keys.active_keys_file(Settings(**public)) == default
+    assert keys.active_keys_file(Settings(**public, api_keys_file=named)) == named
 
 
-def test_it_does_not_start_open_to_others_unless_told(tmp_path: Path) -> None:
-    everywhere = Settings(data_dir=tmp_path / "data", host="0.0.0.0")
+def test_public_address_needs_keys_or_allow_open(tmp_path: Path) -> None:
+    public = Settings(data_dir=tmp_path / "data", host="0.0.0.0")
     with pytest.raises(KeysError) as caught:
-        keys.check_exposure(everywhere)
+        keys.check_exposure(public)
     for word in ("0.0.0.0", "127.0.0.1", "MMAD_API_KEYS_FILE", "MMAD_ALLOW_OPEN=true", "mmad keys create"):
         assert word in str(caught.value)
     for allowed in ({"host": "127.0.0.1"}, {"allow_open": True}, {"api_keys_file": tmp_path / "none yet"}):
-        keys.check_exposure(everywhere.model_copy(update=allowed))
+        keys.check_exposure(public.model_copy(update=allowed))
     with pytest.raises(StartError, match="MMAD_ALLOW_OPEN=true"):
-        serve(everywhere, 1, lambda _url: None)
-    assert not everywhere.data_dir.exists()
-    keys.create(keys.default_file(everywhere), "alice", OwnLimits())
-    keys.check_exposure(everywhere)
+        serve(public, 1, lambda _url: None)
+    assert not public.data_dir.exists()
+    keys.create(keys.default_file(public), "alice", OwnLimits())
+    keys.check_exposure(public)
 
 
 @pytest.mark.parametrize("arguments", [("api",), ("serve", "--host", "192.0.2.1")])
-def test_commands_refuse_with_a_sentence(arguments: tuple[str, ...], tmp_path: Path) -> None:
+def test_commands_refuse_a_public_address_without_keys(arguments: tuple[str, ...], tmp_path: Path) -> None:
     settings = {"MMAD_HOST": "0.0.0.0", "MMAD_DATA_DIR": str(tmp_path), "MMAD_REDIS_URL": "redis://127.0.0.1:9"}
     refused = mmad_process(*arguments, **settings)
     assert refused.returncode == 1
@@ -269,113 +269,113 @@ def test_commands_refuse_with_a_sentence(arguments: tuple[str, ...], tmp_path: P
 
 
 def test_create_shows_the_key_once(file: Path) -> None:
-    done = command("create", "alice", "--max-jobs", "3", "--file", str(file))
-    assert done.exit_code == 0
-    assert KeyRing(file).find(done.stdout.strip())
-    assert "not shown again" in done.stderr
-    made = json.loads(command("create", "bob", "--requests-per-minute", "7", "--max-stored-bytes", "9", "--json",
+    completed = keys_command("create", "alice", "--max-jobs", "3", "--file", str(file))
+    assert completed.exit_code == 0
+    assert KeyRing(file).find(completed.stdout.strip())
+    assert "not shown again" in completed.stderr
+    created = json.loads(keys_command("create", "bob", "--requests-per-minute", "7", "--max-stored-bytes", "9", "--json",
                               "--file", str(file)).stdout)  # fmt: skip
-    found = KeyRing(file).find(made["key"])
-    assert found is not None
-    assert (found.name, found.limits) == ("bob", OwnLimits(requests_per_minute=7, max_stored_bytes=9))
-    listed = command("list", "--file", str(file), "--json")
-    assert made["key"][14:] not in listed.stdout
-    assert found.sha256 not in listed.stdout
+    stored = KeyRing(file).find(created["key"])
+    assert stored is not None
+    assert (stored.name, stored.limits) == ("bob", OwnLimits(requests_per_minute=7, max_stored_bytes=9))
+    listed = keys_command("list", "--file", str(file), "--json")
+    assert created["key"][14:] not in listed.stdout
+    assert stored.sha256 not in listed.stdout
     document = json.loads(listed.stdout)
     assert document["file"] == str(file)
     assert [key["name"] for key in document["keys"]] == ["alice", "bob"]
     assert document["keys"][0]["limits"]["max_jobs"] == 3
-    table = command("list", "--file", str(file)).stdout
+    table = keys_command("list", "--file", str(file)).stdout
     assert "alice" in table
-    assert found.id in table
+    assert stored.id in table
 
 
-def test_create_shows_what_messages_are_signed_with(file: Path, data_dir: Path) -> None:
+def test_create_shows_the_webhook_secret(file: Path, data_dir: Path) -> None:
     settings = Settings(data_dir=data_dir)
-    done = command("create", "alice", "--file", str(file))
+    completed = keys_command("create", "alice", "--file", str(file))
     [alice] = keys.read(file).keys
-    assert signing.load_secret(settings, alice.id) in done.stderr.split()
-    assert str(data_dir / "webhook-secret") in done.stderr
-    made = json.loads(command("create", "bob", "--json", "--file", str(file)).stdout)
-    assert made["webhook_secret"] == signing.load_secret(settings, made["id"])
-    assert signing.load_secret(settings) not in done.output + json.dumps(made)
+    assert signing.load_secret(settings, alice.id) in completed.stderr.split()
+    assert str(data_dir / "webhook-secret") in completed.stderr
+    created = json.loads(keys_command("create", "bob", "--json", "--file", str(file)).stdout)
+    assert created["webhook_secret"] == signing.load_secret(settings, created["id"])
+    assert signing.load_secret(settings) not in completed.output + json.dumps(created)
 
 
-def test_no_key_is_made_where_there_is_no_secret_to_show(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_create_fails_if_the_webhook_secret_is_invalid(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MMAD_WEBHOOK_SECRET", "whsec_short")
-    refused = command("create", "alice", "--file", str(file))
+    refused = keys_command("create", "alice", "--file", str(file))
     assert refused.exit_code == 1
     assert "MMAD_WEBHOOK_SECRET" in refused.stderr
     assert not file.exists()
 
 
-def test_rotate_shows_the_key_once_or_says_why_not(file: Path, data_dir: Path) -> None:
-    made = json.loads(command("create", "alice", "--json", "--file", str(file)).stdout)
-    done = command("rotate", made["id"], "--file", str(file))
-    assert done.exit_code == 0
-    assert KeyRing(file).find(done.stdout.strip())
-    assert KeyRing(file).find(made["key"]) is None
-    assert "not shown again" in done.stderr
-    again = json.loads(command("rotate", made["id"], "--json", "--file", str(file)).stdout)
-    found = KeyRing(file).find(again["key"])
-    assert found is not None
-    assert (found.id, found.name, again["id"]) == (made["id"], "alice", made["id"])
-    assert found.sha256 not in json.dumps(again)
-    command("revoke", made["id"], "--file", str(file))
-    refused = command("rotate", made["id"], "--file", str(file))
+def test_rotate_shows_the_key_once_and_refuses_a_revoked_key(file: Path, data_dir: Path) -> None:
+    created = json.loads(keys_command("create", "alice", "--json", "--file", str(file)).stdout)
+    completed = keys_command("rotate", created["id"], "--file", str(file))
+    assert completed.exit_code == 0
+    assert KeyRing(file).find(completed.stdout.strip())
+    assert KeyRing(file).find(created["key"]) is None
+    assert "not shown again" in completed.stderr
+    again = json.loads(keys_command("rotate", created["id"], "--json", "--file", str(file)).stdout)
+    stored = KeyRing(file).find(again["key"])
+    assert stored is not None
+    assert (stored.id, stored.name, again["id"]) == (created["id"], "alice", created["id"])
+    assert stored.sha256 not in json.dumps(again)
+    keys_command("revoke", created["id"], "--file", str(file))
+    refused = keys_command("rotate", created["id"], "--file", str(file))
     assert (refused.exit_code, refused.stdout) == (1, "")
     assert "was revoked" in refused.stderr
 
 
-def test_the_webhook_secret_of_a_key_is_that_of_its_jobs(file: Path, data_dir: Path) -> None:
-    made, _ = keys.create(file, "alice", OwnLimits())
+def test_webhook_secret_command_prints_the_secret_of_a_key(file: Path, data_dir: Path) -> None:
+    created, _ = keys.create(file, "alice", OwnLimits())
     settings = Settings(data_dir=data_dir)
-    own = mmad("webhook-secret", "--key", made.id, "--file", str(file))
-    assert own.stdout == signing.load_secret(settings, made.id) + "\n"
+    own = mmad("webhook-secret", "--key", created.id, "--file", str(file))
+    assert own.stdout == signing.load_secret(settings, created.id) + "\n"
     assert mmad("webhook-secret").stdout == signing.load_secret(settings) + "\n"
-    for unknown in ("00000000", "open", ""):  # never the service's own instead
+    for unknown in ("00000000", "open", ""):  # never falls back to the service's secret
         refused = mmad("webhook-secret", "--key", unknown, "--file", str(file))
         assert (refused.returncode, refused.stdout) == (1, "")
         assert "mmad keys list" in refused.stderr
 
 
-def test_revoke_says_when_or_why_not(file: Path) -> None:
-    made = json.loads(command("create", "[red]alice", "--json", "--file", str(file)).stdout)
-    assert "[red]alice" in command("list", "--file", str(file)).stdout
-    done = command("revoke", made["id"], "--json", "--file", str(file))
-    assert (done.exit_code, json.loads(done.stdout)["id"]) == (0, made["id"])
-    assert json.loads(done.stdout)["revoked_at"]
-    assert KeyRing(file).find(made["key"]) is None
-    again = command("revoke", made["id"], "--file", str(file))
-    assert (again.exit_code, made["id"] in again.stdout) == (0, True)
-    unknown = command("revoke", "00000000", "--file", str(file))
+def test_revoke_reports_the_time_or_an_unknown_key(file: Path) -> None:
+    created = json.loads(keys_command("create", "[red]alice", "--json", "--file", str(file)).stdout)
+    assert "[red]alice" in keys_command("list", "--file", str(file)).stdout
+    completed = keys_command("revoke", created["id"], "--json", "--file", str(file))
+    assert (completed.exit_code, json.loads(completed.stdout)["id"]) == (0, created["id"])
+    assert json.loads(completed.stdout)["revoked_at"]
+    assert KeyRing(file).find(created["key"]) is None
+    again = keys_command("revoke", created["id"], "--file", str(file))
+    assert (again.exit_code, created["id"] in again.stdout) == (0, True)
+    unknown = keys_command("revoke", "00000000", "--file", str(file))
     assert unknown.exit_code == 1
     assert "00000000" in unknown.stderr
 
 
 @pytest.mark.parametrize("arguments", [("",), ("a\nb",), ("a" * 101,), ("a", "--max-jobs", "0")])
-def test_create_with_wrong_values_is_wrong_usage(file: Path, arguments: tuple[str, ...]) -> None:
-    assert command("create", *arguments, "--file", str(file)).exit_code == 2
+def test_create_with_invalid_values_exits_with_status_2(file: Path, arguments: tuple[str, ...]) -> None:
+    assert keys_command("create", *arguments, "--file", str(file)).exit_code == 2
     assert not file.exists()
 
 
-def test_the_file_is_that_of_the_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commands_use_the_configured_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MMAD_DATA_DIR", str(tmp_path / "data"))
-    assert command("create", "alice").exit_code == 0
+    assert keys_command("create", "alice").exit_code == 0
     assert (tmp_path / "data/keys.json").exists()
-    assert "no keys in" in command("list", "--file", str(tmp_path / "other.json")).stderr
+    assert "no keys in" in keys_command("list", "--file", str(tmp_path / "other.json")).stderr
     monkeypatch.setenv("MMAD_API_KEYS_FILE", str(tmp_path / "named.json"))
-    assert command("create", "bob").exit_code == 0
+    assert keys_command("create", "bob").exit_code == 0
     assert [key.name for key in keys.read(tmp_path / "named.json").keys] == ["bob"]
 
 
-def test_a_file_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+def test_create_reports_an_unwritable_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    done = command("create", "alice", "--file", str(tmp_path / "file/keys.json"))
-    assert done.exit_code == 1
-    assert "cannot be" in done.stderr
+    completed = keys_command("create", "alice", "--file", str(tmp_path / "file/keys.json"))
+    assert completed.exit_code == 1
+    assert "cannot be" in completed.stderr
 
 
-def test_names_are_checked_where_keys_are_made(file: Path) -> None:
+def test_create_validates_the_name(file: Path) -> None:
     with pytest.raises(ValidationError):
         keys.create(file, "two\nlines", OwnLimits())

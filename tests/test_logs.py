@@ -1,4 +1,4 @@
-"""What the log holds and what it never does, of a real process that writes it for machines."""
+"""The content of the log, and what it must not contain."""
 
 import json
 import logging
@@ -17,16 +17,16 @@ from tests.fake_service import VIDEO
 SECRETS = ("secret-name", "secret-tag", "secret-address", "secret-query", "SECRETBYTES")
 
 
-def test_no_name_key_or_byte_is_logged(tmp_path: Path) -> None:
-    """Uploads, refusals, nonsense and a fault, with a key; each line is a document."""
+def test_file_names_keys_and_contents_are_not_logged(tmp_path: Path) -> None:
+    """Uploads, refused and malformed requests and a server error are logged as JSON without secrets."""
     keys = tmp_path / "keys.json"
     _, key = create(keys, "secret-name", OwnLimits())
     video = VIDEO + b"SECRETBYTES" * 500
     with running_api(tmp_path, api_keys_file=keys, log_format="json", upload_stall_s=0.5) as api:
         headers = {"authorization": f"Bearer {key}"}
         with httpx.Client(base_url=api.url, headers=headers) as http:
-            sent = {"params": {"tag": "secret-tag"}, "files": {"file": ("secret-name.mp4", video)}}
-            job_id = http.post("/detect", **sent).json()["id"]
+            upload = {"params": {"tag": "secret-tag"}, "files": {"file": ("secret-name.mp4", video)}}
+            job_id = http.post("/detect", **upload).json()["id"]
             http.post("/detect", files={"file": ("secret-name.txt", b"SECRETBYTES" * 500)})
             http.post("/detect", params={"secret-query": "1"}, content=video)
             http.get("/secret-address?x=secret-query")
@@ -44,31 +44,31 @@ def test_no_name_key_or_byte_is_logged(tmp_path: Path) -> None:
         assert secret not in text
     statuses = [line["status"] for line in lines if line["event"] == "request"]
     assert sorted(statuses) == [202, 401, 404, 408, 415, 422, 500]
-    [fault] = [line for line in lines if line["event"] == "request_failed"]
-    assert "Traceback" in fault["exception"]
-    assert fault["request_id"] in [line.get("request_id") for line in lines if line.get("status") == 500]
-    [nonsense] = [line for line in lines if line.get("logger") == "uvicorn.error"]
-    assert nonsense["level"] == "warning"
+    [failure] = [line for line in lines if line["event"] == "request_failed"]
+    assert "Traceback" in failure["exception"]
+    assert failure["request_id"] in [line.get("request_id") for line in lines if line.get("status") == 500]
+    [invalid_request] = [line for line in lines if line.get("logger") == "uvicorn.error"]
+    assert invalid_request["level"] == "warning"
     assert all({"event", "level", "timestamp"} <= set(line) for line in lines)
 
 
-@pytest.mark.parametrize("form", ["text", "json"])
-def test_an_exception_is_told_without_its_variables(form: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_tracebacks_contain_no_variables(log_format: str, capsys: pytest.CaptureFixture[str]) -> None:
     before, configuration = logging.getLogger().handlers, structlog.get_config()
     try:
-        logs.configure(form)  # type: ignore[arg-type]
+        logs.configure(log_format)  # type: ignore[arg-type]
         for logger in (structlog.get_logger(), logging.getLogger("library")):
-            held = "SECRET" + "BYTES"
+            secret = "SECRET" + "BYTES"
             try:
-                raise ValueError(f"has {len(held)} characters")
+                raise ValueError(f"has {len(secret)} characters")
             except ValueError:
                 logger.exception("it_failed")
     finally:
-        structlog.configure(**configuration)  # the defaults format variables too, which takes seconds
+        structlog.configure(**configuration)  # structlog's defaults format variables too, which takes seconds
         logging.basicConfig(handlers=before, force=True, level=logging.WARNING)
     text = capsys.readouterr().err
     assert text.count("ValueError: has 11 characters") == 2
     assert text.count("it_failed") >= 2
     assert "SECRETBYTES" not in text
-    if form == "json":
+    if log_format == "json":
         assert [json.loads(line)["level"] for line in text.splitlines()] == ["error", "error"]

@@ -1,4 +1,4 @@
-"""A service without keys, as web pages meet it: a name made to lead here, a form of another origin."""
+"""Protection of a service without keys against DNS rebinding and cross-origin requests."""
 
 import json
 from collections.abc import Iterator
@@ -24,28 +24,28 @@ from service.settings import Settings
 from tests.conftest import Service
 from tests.fake_service import VIDEO, assert_problem, stored_files
 
-HERE = "http://127.0.0.1:8000"
+BASE_URL = "http://127.0.0.1:8000"
 
 
 @contextmanager
-def serving(app_state: AppState, base_url: str = HERE, **changed: Any) -> Iterator[TestClient]:
-    """As create_app puts it together."""
+def make_client(app_state: AppState, base_url: str = BASE_URL, **changed: Any) -> Iterator[TestClient]:
+    """Make a client of an app with changed settings."""
     app_state.settings = app_state.settings.model_copy(update=changed)
     with TestClient(build_app(app_state), base_url, raise_server_exceptions=False) as client:
         yield client
 
 
 @pytest.fixture
-def here(app_state: AppState) -> Iterator[TestClient]:
-    with serving(app_state) as client:
+def client(app_state: AppState) -> Iterator[TestClient]:
+    with make_client(app_state) as client:
         yield client
 
 
 @pytest.mark.parametrize(
     "host", ["127.0.0.1", "127.0.0.1:8000", "localhost:8000", "LocalHost", "[::1]", "[::1]:8000", "127.0.0.1:"]
 )
-def test_it_answers_to_its_own_names(here: TestClient, host: str) -> None:
-    assert here.get("/jobs", headers={"host": host}).status_code == 200
+def test_loopback_hosts_are_accepted(client: TestClient, host: str) -> None:
+    assert client.get("/jobs", headers={"host": host}).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -57,42 +57,42 @@ def test_it_answers_to_its_own_names(here: TestClient, host: str) -> None:
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("path", ["/jobs", "/docs", "/", "/openapi.json", "/nothing/here"])
-def test_it_answers_to_no_other(here: TestClient, host: str, path: str) -> None:
-    answer = here.get(path, headers={"host": host}, follow_redirects=False)
-    detail = assert_problem(answer, "host_refused")
+def test_other_hosts_are_refused(client: TestClient, host: str, path: str) -> None:
+    response = client.get(path, headers={"host": host}, follow_redirects=False)
+    detail = assert_problem(response, "host_refused")
     for word in (repr(host or "none"), "localhost", "MMAD_ALLOWED_HOSTS", "MMAD_API_KEYS_FILE"):
         assert word in detail
 
 
-def test_two_hosts_are_none(here: TestClient) -> None:
+def test_two_host_headers_are_refused(client: TestClient) -> None:
     for hosts in (("127.0.0.1", "rebound.example"), ("rebound.example", "127.0.0.1")):
-        answer = here.get("/jobs", headers=[("host", host) for host in hosts])
-        assert_problem(answer, "host_refused")
+        response = client.get("/jobs", headers=[("host", host) for host in hosts])
+        assert_problem(response, "host_refused")
 
 
-def test_a_long_host_is_not_repeated_whole(here: TestClient) -> None:
-    answer = here.get("/jobs", headers={"host": "x" * 5000})
-    assert len(assert_problem(answer, "host_refused")) < 600
+def test_long_host_is_shortened_in_the_error(client: TestClient) -> None:
+    response = client.get("/jobs", headers={"host": "x" * 5000})
+    assert len(assert_problem(response, "host_refused")) < 600
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz"])
-def test_health_is_told_under_any_name(here: TestClient, path: str) -> None:
-    answer = here.get(path, headers={"host": "10.1.2.3:8000"})
-    assert answer.status_code == {"/healthz": 200, "/readyz": 503}[path]
-    assert "code" not in answer.json()
-    assert_problem(here.get(path + "/", headers={"host": "10.1.2.3:8000"}), "host_refused")
+def test_health_checks_accept_any_host(client: TestClient, path: str) -> None:
+    response = client.get(path, headers={"host": "10.1.2.3:8000"})
+    assert response.status_code == {"/healthz": 200, "/readyz": 503}[path]
+    assert "code" not in response.json()
+    assert_problem(client.get(path + "/", headers={"host": "10.1.2.3:8000"}), "host_refused")
 
 
-def test_names_of_the_setting_are_allowed_and_any_with_a_star(app_state: AppState) -> None:
-    with serving(app_state, allowed_hosts=["Api", "[2001:db8::1]"]) as client:
-        for host in ("api:8000", "API", "[2001:DB8::1]:8000", HERE[7:]):
+def test_allowed_hosts_setting_replaces_the_default_hosts(app_state: AppState) -> None:
+    with make_client(app_state, allowed_hosts=["Api", "[2001:db8::1]"]) as client:
+        for host in ("api:8000", "API", "[2001:DB8::1]:8000", BASE_URL[7:]):
             assert client.get("/jobs", headers={"host": host}).status_code == 200, host
         assert_problem(client.get("/jobs", headers={"host": "localhost"}), "host_refused")
-    with serving(app_state, allowed_hosts=["*"]) as client:
+    with make_client(app_state, allowed_hosts=["*"]) as client:
         assert client.get("/jobs", headers={"host": "rebound.example"}).status_code == 200
         assert client.post("/detect", content=VIDEO, headers={"host": "["}).status_code == 202
-        crossing = client.post("/detect", content=VIDEO, headers={"host": "[", "origin": "http://["})
-        assert_problem(crossing, "origin_refused")
+        response = client.post("/detect", content=VIDEO, headers={"host": "[", "origin": "http://["})
+        assert_problem(response, "origin_refused")
 
 
 @pytest.mark.parametrize(
@@ -102,15 +102,15 @@ def test_names_of_the_setting_are_allowed_and_any_with_a_star(app_state: AppStat
         ("::1", ["[::1]"]), ("fd00::7", ["[fd00::7]"]), ("0.0.0.0", []), ("::", []), ("", []),
     ],
 )  # fmt: skip
-def test_the_address_listened_on_is_allowed_where_it_is_one(host: str, added: list[str]) -> None:
+def test_listen_address_is_an_allowed_host(host: str, added: list[str]) -> None:
     assert allowed_hosts(Settings(host=host, allowed_hosts=["a"])) == ["a", *added]
 
 
-@pytest.mark.parametrize("wrong", ["localhost:8000", "http://localhost", "::1", "", "a b", "*.example.org", "a,b"])
-def test_what_is_no_host_is_refused_at_the_start(wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("host", ["localhost:8000", "http://localhost", "::1", "", "a b", "*.example.org", "a,b"])
+def test_invalid_allowed_hosts_setting_is_refused(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MMAD_ALLOWED_HOSTS", json.dumps(["localhost", "[::1]", "*", "a-b.example"]))
     assert len(Settings().allowed_hosts) == 4
-    monkeypatch.setenv("MMAD_ALLOWED_HOSTS", json.dumps([wrong]))
+    monkeypatch.setenv("MMAD_ALLOWED_HOSTS", json.dumps([host]))
     with pytest.raises(ValidationError, match="allowed_hosts"):
         Settings()
 
@@ -121,20 +121,20 @@ def queued_job(app_state: AppState) -> str:
     return job_id
 
 
-FOREIGN = [
+FOREIGN_ORIGINS = [
     "https://page.example", "null", "", "http://127.0.0.1", "http://127.0.0.1:8001", "https://127.0.0.1:8000",
     "http://localhost:8000", "http://127.0.0.1:8000.page.example", "http://127.0.0.1:8000/", "*",
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("origin", FOREIGN)
-def test_a_page_of_another_origin_changes_nothing(here: TestClient, app_state: AppState, origin: str) -> None:
+@pytest.mark.parametrize("origin", FOREIGN_ORIGINS)
+def test_foreign_origin_cannot_change_anything(client: TestClient, app_state: AppState, origin: str) -> None:
     job_id = queued_job(app_state)
     before = stored_files(app_state)
     headers = {"origin": origin}
-    form = here.post("/detect", files={"file": ("x.mp4", VIDEO)}, headers=headers)
-    detail = assert_problem(form, "origin_refused")
-    for word in (repr(origin), HERE, "MMAD_CORS_ORIGINS"):
+    response = client.post("/detect", files={"file": ("x.mp4", VIDEO)}, headers=headers)
+    detail = assert_problem(response, "origin_refused")
+    for word in (repr(origin), BASE_URL, "MMAD_CORS_ORIGINS"):
         assert word in detail
     for method, path in (
         ("POST", f"/jobs/{job_id}/cancel"),
@@ -142,30 +142,30 @@ def test_a_page_of_another_origin_changes_nothing(here: TestClient, app_state: A
         ("POST", f"/jobs/{job_id}/webhook/resend"),
         ("PUT", "/jobs"),
     ):
-        assert_problem(here.request(method, path, headers=headers), "origin_refused")
+        assert_problem(client.request(method, path, headers=headers), "origin_refused")
     assert stored_files(app_state) == before
     assert app_state.jobs.get(job_id).state == "queued"
 
 
-def test_reading_is_kept_by_the_browser_itself(here: TestClient) -> None:
-    answer = here.get("/jobs", headers={"origin": "https://page.example"})
-    assert answer.status_code == 200
-    assert "access-control-allow-origin" not in answer.headers
-    assert here.head("/jobs", headers={"origin": "https://page.example"}).status_code == 200
+def test_foreign_origin_gets_no_cors_headers(client: TestClient) -> None:
+    response = client.get("/jobs", headers={"origin": "https://page.example"})
+    assert response.status_code == 200
+    assert "access-control-allow-origin" not in response.headers
+    assert client.head("/jobs", headers={"origin": "https://page.example"}).status_code == 200
 
 
-def test_own_pages_and_programs_may(here: TestClient) -> None:
-    assert here.post("/detect", content=VIDEO).status_code == 202  # curl names no origin
-    assert here.post("/detect", content=VIDEO, headers={"origin": HERE}).status_code == 202
+def test_same_origin_and_missing_origin_are_accepted(client: TestClient) -> None:
+    assert client.post("/detect", content=VIDEO).status_code == 202  # as curl sends it
+    assert client.post("/detect", content=VIDEO, headers={"origin": BASE_URL}).status_code == 202
     for host, origin in (("localhost:8000", "http://localhost:8000"), ("[::1]:80", "http://[::1]")):
-        answer = here.post("/detect", content=VIDEO, headers={"host": host, "origin": origin})
-        assert answer.status_code == 202, host
-    two = [("origin", HERE), ("origin", "https://page.example")]
-    assert_problem(here.post("/detect", content=VIDEO, headers=two), "origin_refused")
+        response = client.post("/detect", content=VIDEO, headers={"host": host, "origin": origin})
+        assert response.status_code == 202, host
+    two_origins = [("origin", BASE_URL), ("origin", "https://page.example")]
+    assert_problem(client.post("/detect", content=VIDEO, headers=two_origins), "origin_refused")
 
 
-def test_own_pages_behind_tls(app_state: AppState) -> None:
-    with serving(app_state, "https://lab.example.org", allowed_hosts=["lab.example.org"]) as client:
+def test_same_origin_behind_tls_is_accepted(app_state: AppState) -> None:
+    with make_client(app_state, "https://lab.example.org", allowed_hosts=["lab.example.org"]) as client:
         for origin in ("https://lab.example.org", None):
             headers = {"origin": origin} if origin else {}
             assert client.post("/detect", content=VIDEO, headers=headers).status_code == 202
@@ -173,52 +173,52 @@ def test_own_pages_behind_tls(app_state: AppState) -> None:
             assert_problem(client.post("/detect", headers={"origin": origin}), "origin_refused")
 
 
-def test_pages_of_the_setting_may_and_are_asked_first(app_state: AppState) -> None:
+def test_configured_cors_origins_are_accepted_after_preflight(app_state: AppState) -> None:
     page = {"origin": "https://app.example.org"}
-    asking = {"access-control-request-method": "POST", "access-control-request-headers": "prefer"}
-    with serving(app_state, cors_origins=[page["origin"]]) as client:
-        asked = client.options("/detect", headers=page | asking)
-        assert asked.status_code == 200
-        assert asked.headers["access-control-allow-origin"] == page["origin"]
+    preflight = {"access-control-request-method": "POST", "access-control-request-headers": "prefer"}
+    with make_client(app_state, cors_origins=[page["origin"]]) as client:
+        response = client.options("/detect", headers=page | preflight)
+        assert response.status_code == 200
+        assert response.headers["access-control-allow-origin"] == page["origin"]
         sent = client.post("/detect", content=VIDEO, headers=page)
         assert (sent.status_code, sent.headers["access-control-allow-origin"]) == (202, page["origin"])
         refused = client.get("/jobs", headers=page | {"host": "rebound.example"})
         assert_problem(refused, "host_refused")
-        assert refused.headers["access-control-allow-origin"] == page["origin"]  # the page can read why
-        assert client.options("/detect", headers={"origin": "https://page.example"} | asking).status_code == 400
+        assert refused.headers["access-control-allow-origin"] == page["origin"]  # the page can read the error
+        assert client.options("/detect", headers={"origin": "https://page.example"} | preflight).status_code == 400
         other = client.post("/detect", content=VIDEO, headers={"origin": "https://page.example"})
         assert_problem(other, "origin_refused")
-    with serving(app_state, cors_origins=["*"]) as client:
+    with make_client(app_state, cors_origins=["*"]) as client:
         for origin in ("https://page.example", "null"):
             assert client.post("/detect", content=VIDEO, headers={"origin": origin}).status_code == 202
 
 
-def test_where_keys_are_on_the_key_decides(app_state: AppState, tmp_path: Path) -> None:
+def test_api_keys_replace_host_and_origin_checks(app_state: AppState, tmp_path: Path) -> None:
     path = tmp_path / "keys.json"
     _, key = keys.create(path, "alice", OwnLimits())
     keyed = app_state.settings.model_copy(update={"api_keys_file": path})
     app_state.auth = Auth(keyed, connect(keyed, retries=0))
     headers = {"host": "mmad.example.org", "origin": "https://page.example"}
-    with serving(app_state, api_keys_file=path) as client:
+    with make_client(app_state, api_keys_file=path) as client:
         assert_problem(client.post("/detect", content=VIDEO, headers=headers), "key_missing")
         sent = client.post("/detect", content=VIDEO, headers=headers | {"authorization": f"Bearer {key}"})
         assert sent.status_code == 202
 
 
-def test_a_service_open_on_all_addresses_is_kept_too(app_state: AppState) -> None:
-    with serving(app_state, host="0.0.0.0", allow_open=True) as client:
+def test_open_service_on_all_addresses_checks_the_host(app_state: AppState) -> None:
+    with make_client(app_state, host="0.0.0.0", allow_open=True) as client:
         assert client.get("/jobs").status_code == 200
         assert_problem(client.get("/jobs", headers={"host": "0.0.0.0:8000"}), "host_refused")
         assert_problem(client.get("/jobs", headers={"host": "rebound.example"}), "host_refused")
 
 
-def test_containers_reach_the_api_by_its_name(app_state: AppState) -> None:
+def test_compose_file_allows_the_api_host(app_state: AppState) -> None:
     compose = yaml.safe_load((Path(__file__).parents[1] / "docker-compose.yml").read_text())
     hosts = json.loads(compose["services"]["api"]["environment"]["MMAD_ALLOWED_HOSTS"])
     assert hosts == [*Settings.model_fields["allowed_hosts"].default, "api"]
 
 
-def test_every_route_says_so(api_description: dict[str, Any]) -> None:
+def test_openapi_documents_refused_hosts_and_origins(api_description: dict[str, Any]) -> None:
     for path, operations in api_description["paths"].items():
         for method, operation in operations.items():
             described = operation["responses"].get("403", {"description": ""})["description"]
@@ -226,10 +226,10 @@ def test_every_route_says_so(api_description: dict[str, Any]) -> None:
             assert ("`origin_refused`" in described) == (method != "get"), (method, path)
 
 
-def test_a_service_as_users_start_it_is_kept(service: Service) -> None:
+def test_running_service_refuses_foreign_hosts_and_origins(service: Service) -> None:
     port = service.url.rsplit(":", 1)[1]
     with httpx.Client(base_url=service.url) as http:
         assert http.get("/jobs", headers={"host": f"localhost:{port}"}).status_code == 200
         assert_problem(http.get("/jobs", headers={"host": f"rebound.example:{port}"}), "host_refused")
-        crossing = http.post("/detect", content=VIDEO, headers={"origin": "https://page.example"})
-        assert_problem(crossing, "origin_refused")
+        response = http.post("/detect", content=VIDEO, headers={"origin": "https://page.example"})
+        assert_problem(response, "origin_refused")

@@ -1,4 +1,4 @@
-"""Test bundles: one with a small untrained network that detects actions in any video, and smaller ones."""
+"""Test bundles: a small untrained network that detects actions in any video, and smaller random networks."""
 
 import json
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ from model.taxonomy import Taxonomy
 
 SEED = 2025
 SMALL_HEAD = HeadConfig(channels=16, heads=2, embed_convs=1, stem_blocks=1, branch_blocks=3)
-# Exporting takes time for each node of the graph, most of which are the head's.
+# Export time grows with the nodes of the graph, most of which belong to the head.
 SMALLEST_HEAD = SMALL_HEAD.model_copy(update={"stem_blocks": 0, "branch_blocks": 1})
 
 
@@ -79,7 +79,7 @@ def make_bundle(folder: Path) -> Bundle:
 
 
 def small_manifest(kind: str, head: HeadConfig = SMALL_HEAD) -> Manifest:
-    """Make the manifest of a network of two blocks with an adapter of this kind, for nine actions of two body parts."""
+    """Make the manifest of a network of two blocks with this kind of adapter, for nine actions of two body parts."""
     bodies = [{"id": id, "code": code, "name": code} for id, code in enumerate("XY")]
     actions = [{"id": id, "code": f"X{id}", "name": "x", "body_id": id % 2} for id in range(9)]
     adapter = AdapterConfig.model_validate({"kind": kind})
@@ -116,7 +116,7 @@ def random_network(manifest: Manifest) -> Network:
 
 
 def make_small_bundle(folder: Path, kind: str) -> Bundle:
-    """Export the random network of a small manifest as a bundle; only that without an adapter has all of the head."""
+    """Export a random network as a bundle, with SMALL_HEAD if it has no adapter and SMALLEST_HEAD otherwise."""
     manifest = small_manifest(kind, SMALL_HEAD if kind == "none" else SMALLEST_HEAD)
     checkpoint = folder.with_suffix(".safetensors")
     export.save_checkpoint(checkpoint, random_network(manifest), manifest)
@@ -125,7 +125,7 @@ def make_small_bundle(folder: Path, kind: str) -> Bundle:
 
 @contextmanager
 def no_graph_export() -> Iterator[None]:
-    """Write bundles without a graph, which takes ten seconds or more to export: they run in torch only."""
+    """Write bundles without a graph, which takes ten seconds or more to export; they run in torch only."""
 
     def write_placeholder(_network: Network, _manifest: Manifest, path: Path, _weights: export.Weights) -> None:
         path.write_bytes(b"no graph")
