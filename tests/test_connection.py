@@ -1,10 +1,7 @@
 """Proxies of the environment apply to other machines, not to connections to this machine."""
 
 import asyncio
-import os
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -15,6 +12,7 @@ import pytest
 from mmad.async_client import AsyncClient
 from mmad.client import Client, ServiceError
 from mmad.connection import is_this_machine
+from tests.command import mmad_process
 from tests.conftest import free_port, start_service
 
 PROXY_VARIABLES = ("http_proxy", "ALL_PROXY", "HTTPS_PROXY")
@@ -102,10 +100,7 @@ def test_service_starts_with_proxy_variables_set(tmp_path: Path) -> None:
     proxies = {"http_proxy": "http://127.0.0.1:9", "ALL_PROXY": "socks5://127.0.0.1:9"}
     running = start_service(tmp_path / "data", tmp_path / "log", **proxies)
     try:
-        completed = subprocess.run(
-            [sys.executable, "-m", "mmad", "submit", "/dev/null", "--url", running.url],
-            env=os.environ | proxies, capture_output=True, text=True, check=False,
-        )  # fmt: skip
+        completed = mmad_process("submit", "/dev/null", "--url", running.url, **proxies)
         assert "[empty_upload]" in completed.stderr
         log = running.log.read_text()
         assert "/readyz" not in log  # its own health checks are not logged

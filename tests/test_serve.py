@@ -20,15 +20,14 @@ from mmad.models import Result as ClientResult
 from mmad.private_redis import private_redis
 from service.schemas import ModelCard, Result
 from tests import clips
+from tests.command import mmad_process
 from tests.conftest import Service, descendants, free_port, start_service, wait_for
 from tests.conftest import children as own_children
 
 
 def detect_locally(video: Path) -> Json:
     """Run `mmad detect`, which needs no server."""
-    command = [sys.executable, "-m", "mmad", "detect", str(video), "--json"]
-    completed = subprocess.run(command, check=True, capture_output=True)
-    document: Json = json.loads(completed.stdout)
+    document: Json = json.loads(mmad_process("detect", video, "--json").stdout)
     return document
 
 
@@ -291,8 +290,7 @@ def test_job_of_a_killed_worker_is_retried(tmp_path: Path, long_clip: Path) -> N
 
 
 def run_serve(tmp_path: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "mmad", "serve", "--data-dir", str(tmp_path / "data"), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return mmad_process("serve", "--data-dir", tmp_path / "data", *arguments)
 
 
 def test_serve_reports_why_it_cannot_start(tmp_path: Path, service: Service) -> None:
