@@ -24,12 +24,12 @@ def child_of(code: str, **options: object) -> Iterator[Child]:
     try:
         yield child
     finally:
-        child.stop(10)
+        stop_all([child], 10)
 
 
 def up_again(child: Child, before: int) -> bool:
     child.restart_if_ended()
-    return child.pid != before and child.exit_code() is None
+    return child.process.pid != before and child.process.poll() is None
 
 
 def test_what_ends_is_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -37,7 +37,7 @@ def test_what_ends_is_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
     with child_of("import time; time.sleep(60)") as child:
         child.restart_if_ended()
         for _ in range(3):
-            before = child.pid
+            before = child.process.pid
             os.kill(before, signal.SIGKILL)
             wait_for(lambda before=before: up_again(child, before), seconds=20)
 
@@ -73,32 +73,32 @@ def test_what_ends_soon_waits_longer_each_time(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(children.time, "monotonic", lambda: now[0])
     with child_of("raise SystemExit(3)", repair=repaired.append) as child:
         while len(starts) < 7:
-            child._process.wait()
-            before = child.pid
+            child.process.wait()
+            before = child.process.pid
             child.restart_if_ended()  # sees that it has ended
             ended = now[0]
-            while child.pid == before:
+            while child.process.pid == before:
                 now[0] += 0.25
                 child.restart_if_ended()
             starts.append(now[0] - ended)
         assert starts == [1.0, 2.0, 4.0, 5.0, 5.0, 5.0, 5.0]
         assert repaired == [3] * 7
-        child._process.wait()
+        child.process.wait()
         now[0] += 100  # it lived long: whatever was wrong is no more
-        before = child.pid
+        before = child.process.pid
         child.restart_if_ended()
         now[0] += 0.5
         child.restart_if_ended()
-        assert child.pid != before
+        assert child.process.pid != before
         assert len(repaired) == 7
 
 
 def test_a_killed_process_needs_no_repair() -> None:
     repaired: list[int] = []
     with child_of("import time; time.sleep(60)", repair=repaired.append) as child:
-        before = child.pid
+        before = child.process.pid
         os.kill(before, signal.SIGKILL)
-        child._process.wait()
+        child.process.wait()
         wait_for(lambda: up_again(child, before), seconds=20)
     assert repaired == []
 
@@ -122,9 +122,9 @@ def test_a_redis_that_cannot_read_its_file_begins_anew(
             assert (tmp_path / "broken").exists() is bool(turn)
             client.set("kept", "x" * 2000)
             if turn:
-                before = server.child.pid
+                before = server.child.process.pid
                 os.kill(before, signal.SIGKILL)
-                server.child._process.wait()
+                server.child.process.wait()
                 spoil()
                 wait_for(lambda before=before: up_again(server.child, before) and _answers(client), seconds=30)
                 assert client.dbsize() == 0
@@ -152,7 +152,7 @@ def test_what_the_machine_refuses_is_tried_again(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(children, "_FIRST_PAUSE_S", 0.01)
     refused: list[int] = []
     with child_of("import time; time.sleep(60)") as child:
-        start, before = child._start, child.pid
+        start, before = child._start, child.process.pid
 
         def starting() -> object:
             if len(refused) < 3:
@@ -162,6 +162,6 @@ def test_what_the_machine_refuses_is_tried_again(monkeypatch: pytest.MonkeyPatch
 
         monkeypatch.setattr(child, "_start", starting)
         os.kill(before, signal.SIGKILL)
-        child._process.wait()
+        child.process.wait()
         wait_for(lambda: up_again(child, before), seconds=20)
     assert len(refused) == 3

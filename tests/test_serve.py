@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from mmad.benchmark import write_clip
+from mmad.children import stop_all
 from mmad.client import Client, Json, ServiceError
 from mmad.models import Job
 from mmad.models import Result as Answered
@@ -329,7 +330,7 @@ def test_work_goes_on_without_redis(tmp_path: Path, clip: Path, long_clip: Path)
                 wait_for(lambda: _is_ready(f"http://127.0.0.1:{port}"), seconds=60)
                 running = client.submit(long_clip).id
                 wait_for(lambda: 0 < client.job(running).progress < 1, seconds=20)
-                server.child.stop(10)
+                stop_all([server.child], 10)
                 came = client.submit(clip).id
                 wait_for(lambda: client.job(running).state == "succeeded", seconds=60)
                 assert client.job(running).attempt == 1
