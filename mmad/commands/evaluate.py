@@ -27,8 +27,9 @@ LabelFile = Annotated[Path | None, typer.Option("--labels", help="Label list; th
 Strict = Annotated[bool, typer.Option("--strict", help="Refuse files with invalid rows.")]
 Subset = Annotated[str | None, typer.Option("--subset", help="Use only this subset, if the file has subsets.")]
 OutDir = Annotated[Path, typer.Option("--out", help="Folder for JSON and figures.")]
-Videos = Literal["predicted", "all"]
-WhichVideos = Annotated[Videos, typer.Option("--videos", help="All videos, or only those with a prediction.")]
+WhichVideos = Annotated[
+    Literal["predicted", "all"], typer.Option("--videos", help="All videos, or only those with a prediction.")
+]
 
 
 @app.command()
@@ -174,7 +175,7 @@ def import_weights(
 
 
 def _read_sides(
-    annotations: Path, predictions: Path, taxonomy: "Taxonomy", subset: str | None, videos: Videos, *, strict: bool
+    annotations: Path, predictions: Path, taxonomy: "Taxonomy", subset: str | None, videos: str, *, strict: bool
 ) -> "tuple[Instances, Instances, dict[str, int]]":
     """Read ground truth and predictions of all annotated videos, or of those with a prediction.
 

@@ -75,7 +75,7 @@ def webhook_secret(
     settings = load_settings()
     with exit_on(ValueError, OSError, KeysError):
         owner = find(file or default_file(settings), key_id).id if key_id is not None else ANONYMOUS_OWNER
-        write(load_secret(settings, owner), None)
+        write(load_secret(settings, owner))
 
 
 @app.command()

@@ -129,17 +129,10 @@ def _prepare_fine_tuning(
     parts: "Sequence[Sequence[Sample]]", start: "Bundle", recipe: "Recipe", out_dir: Path, copies: int
 ) -> "tuple[Run, VideoDataset]":
     """Crop the videos to the person and compute their keypoints; returns the run and its held-out videos."""
+    from training import keypoint_cache as cache
     from training.annotated import make_dataset
     from training.dataset import load_dataset
     from training.framed import crop_to_person
-    from training.keypoint_cache import (
-        TRAIN,
-        VAL,
-        compute_fingerprint,
-        has_fixed_keypoints,
-        to_keypoint_recipe,
-        write_keypoints,
-    )
     from training.keypoints import Finder
     from training.run import Run, make_manifest
 
@@ -152,15 +145,15 @@ def _prepare_fine_tuning(
             framed = crop_to_person(part, start, recipe, frames, partial(_show_videos, show))
         datasets.append(make_dataset(framed, len(taxonomy.actions), exponent))
     description = f"{counts[0]}, {counts[1]} held out"
-    if copies and has_fixed_keypoints(recipe):
+    if copies and cache.has_fixed_keypoints(recipe):
         finder = Finder(start.folder)
-        for index, (subset, count) in enumerate(((TRAIN, copies), (VAL, 0))):
-            fingerprint = compute_fingerprint(finder, datasets[index], recipe, count)
+        for index, (subset, count) in enumerate(((cache.TRAIN, copies), (cache.VAL, 0))):
+            fingerprint = cache.compute_fingerprint(finder, datasets[index], recipe, count)
             folder = frames / f"keypoints-{fingerprint[:12]}"
             with progress_bar("keypoints") as show:
-                write_keypoints(finder, datasets[index], recipe, folder, count, partial(_show_videos, show))
+                cache.write_keypoints(finder, datasets[index], recipe, folder, count, partial(_show_videos, show))
             datasets[index] = load_dataset([folder], taxonomy, subset, exponent)
-        recipe = to_keypoint_recipe(recipe)
+        recipe = cache.to_keypoint_recipe(recipe)
         description += f", keypoints found before in {copies} changed copies of each"
     train, held_out = datasets
     manifest = make_manifest(recipe, taxonomy, description)
