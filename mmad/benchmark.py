@@ -6,7 +6,6 @@ import statistics
 import time
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 import av
 import numpy as np
 
+from mmad.models import Json
 from model.bundle import Bundle
 from model.decoder import Decoder, InProcessDecoder
 from model.detector import Detector
@@ -26,46 +26,20 @@ from model.video import UNLIMITED, Video
 DECODE = "decode alone"
 SANDBOXED = "decode alone, sandboxed"
 ENGINES: tuple[EngineName, ...] = ("openvino", "onnx", "torch")
+_CLIP_FPS = 30
 
 
-@dataclass(frozen=True)
-class Row:
-    """Times of one candidate in seconds; `ratio` is its median divided by the first engine's."""
-
-    name: str
-    median_s: float
-    min_s: float
-    max_s: float
-    times_real_time: float
-    ratio: float
-
-
-@dataclass(frozen=True)
-class Report:
-    """The measurements, and the clip, bundle and machine they were made with."""
-
-    clip: str
-    rounds: int
-    bundle: str
-    machine: str
-    cores: int
-    rows: list[Row]
-
-
-def write_clip(
-    path: Path, *, seconds: float, width: int = 1080, height: int = 1296, fps: int = 30, seed: int = 0
-) -> None:
+def write_clip(path: Path, *, seconds: float, width: int = 1080, height: int = 1296) -> None:
     """Write an MPEG-4 clip of a bright square moving over noise, so that every frame costs decoding time."""
-    generator = np.random.default_rng(seed)
-    grain = generator.integers(0, 60, (height, width, 3), np.uint8)
+    grain = np.random.default_rng(0).integers(0, 60, (height, width, 3), np.uint8)
     side = min(width, height) // 4
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("mpeg4", rate=Fraction(fps))
+        stream = container.add_stream("mpeg4", rate=Fraction(_CLIP_FPS))
         stream.width, stream.height, stream.pix_fmt, stream.bit_rate = width, height, "yuv420p", 8_000_000
-        for index in range(round(seconds * fps)):
+        for index in range(round(seconds * _CLIP_FPS)):
             frame = np.roll(grain, index * 7, axis=index % 2)
             x, y = (
-                round((1 + np.sin(index / fps * speed)) / 2 * span)
+                round((1 + np.sin(index / _CLIP_FPS * speed)) / 2 * span)
                 for speed, span in ((2.1, width - side), (1.3, height - side))
             )
             frame[y : y + side, x : x + side] = 220
@@ -75,11 +49,12 @@ def write_clip(
 
 def run(
     bundle: Bundle, clip: Path, rounds: int, notify: Callable[[str], None], show: Callable[[str, float], None]
-) -> Report:
+) -> Json:
     """Time decoding, in this process and in the sandbox, and detection with every installed engine.
 
     The candidates take turns for `rounds` rounds, after a warm-up round. `notify` is called with a message for each
-    engine that is not installed, `show` with the current round and the fraction done, 0..1.
+    engine that is not installed, `show` with the current round and the fraction done, 0..1. Returns the report as JSON;
+    `ratio` is a candidate's median divided by that of the first engine.
     """
     with clip.open("rb") as file, closing(Video(file, UNLIMITED)) as video:
         duration_s = video.declared_duration_s or 0.0
@@ -108,13 +83,24 @@ def run(
     medians = {name: statistics.median(taken) for name, taken in times.items()}
     first = next(median for name, median in medians.items() if name not in (DECODE, SANDBOXED))
     rows = [
-        Row(name, medians[name], min(taken), max(taken), duration_s / medians[name], medians[name] / first)
+        {
+            "name": name,
+            "median_s": medians[name],
+            "min_s": min(taken),
+            "max_s": max(taken),
+            "times_real_time": duration_s / medians[name],
+            "ratio": medians[name] / first,
+        }
         for name, taken in times.items()
     ]
-    label = f"{bundle.manifest.name} {bundle.manifest.version}"
-    return Report(
-        f"{clip.name}, {duration_s:g} s", rounds, label, platform.machine(), len(os.sched_getaffinity(0)), rows
-    )
+    return {
+        "clip": f"{clip.name}, {duration_s:g} s",
+        "rounds": rounds,
+        "bundle": f"{bundle.manifest.name} {bundle.manifest.version}",
+        "machine": platform.machine(),
+        "cores": len(os.sched_getaffinity(0)),
+        "rows": rows,
+    }
 
 
 def _decode(bundle: Bundle, clip: Path, decoder: Decoder) -> None:

@@ -45,7 +45,7 @@ app.add_typer(keys.app, name="keys")
 
 def _print_version(value: bool) -> None:
     if value:
-        write(f"mmad {version('mmad')}", None)
+        write(f"mmad {version('mmad')}")
         raise typer.Exit
 
 

@@ -59,17 +59,10 @@ def is_this_machine(host: str) -> bool:
         return True
     try:
         address = ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return address.is_loopback or address.is_unspecified or _is_own_address(address)
-
-
-def _is_own_address(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
-    """Return whether an address belongs to this machine, by binding a socket to it."""
-    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
-    try:
-        with socket.socket(family, socket.SOCK_DGRAM) as probe:
-            probe.bind((str(address), 0))
-    except OSError:
+        if not address.is_loopback and not address.is_unspecified:
+            family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+            with socket.socket(family, socket.SOCK_DGRAM) as probe:
+                probe.bind((name, 0))  # fails for addresses of other machines
+    except (ValueError, OSError):
         return False
     return True

@@ -110,7 +110,8 @@ def submit(videos: Sequence[Video], options: SubmitOptions) -> Call:
     """Return the request that submits videos."""
     params: dict[str, object] = dict(options)
     headers = {"Idempotency-Key": str(params.pop("idempotency_key", None) or uuid4())}
-    return Call("POST", "/detect", params, headers, videos, repeatable=all(_can_rewind(video) for video in videos))
+    can_rewind = all(isinstance(video, str | bytes | Path) or video.seekable() for video in videos)
+    return Call("POST", "/detect", params, headers, videos, repeatable=can_rewind)
 
 
 def submit_many(videos: Sequence[Video], options: SubmitOptions) -> Call:
@@ -134,10 +135,6 @@ def _to_text(value: object) -> str:
     if isinstance(value, list | tuple):
         return ",".join(map(str, value))
     return str(value)
-
-
-def _can_rewind(video: Video) -> bool:
-    return isinstance(video, str | bytes | Path) or video.seekable()
 
 
 def _file_name(video: Video) -> str | None:

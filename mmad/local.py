@@ -5,7 +5,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -16,10 +16,10 @@ from mmad.children import Child, StartError, stop_all
 from mmad.private_redis import START_TIMEOUT_S, private_redis
 from service.files import lock
 from service.job_schemas import Readiness
-from service.keys import KeysError, check_exposure
-from service.queue import QueueError, check_redis
+from service.keys import check_exposure
+from service.queue import check_redis
 from service.settings import Settings
-from service.store import MODEL_CARD, FolderStore, StoreError
+from service.store import MODEL_CARD, FolderStore
 
 log = structlog.get_logger()
 
@@ -36,32 +36,30 @@ def serve(settings: Settings, workers: int, announce: Callable[[str], None]) -> 
     `announce` is called with the URL when the service is ready to analyse videos.
 
     Raises:
-        StartError: a part did not start, or the service would accept other machines without keys.
+        StartError: a part did not start, or the data directory cannot be written.
+        KeysError: the service would accept other machines without keys.
+        StoreError, QueueError: the store or the configured Redis cannot be used.
     """
-    try:
-        check_exposure(settings)
-    except KeysError as error:
-        raise StartError(str(error)) from error
+    check_exposure(settings)
     stop_signals: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda received, _frame: stop_signals.append(received))
     with ExitStack() as stack:
-        stack.enter_context(_lock(settings.data_dir))
-        _check_port(settings.host, settings.port)
+        own = None
         try:
+            stack.enter_context(_lock(settings.data_dir))
+            _check_port(settings.host, settings.port)
             store = FolderStore(settings.store_dir)
             store.clear_incoming()  # interrupted uploads of an earlier run
             store.delete(MODEL_CARD)  # of its workers
-            if settings.redis_url:
-                own, problem = None, check_redis(settings)
-            else:
-                own, problem = stack.enter_context(private_redis(settings.data_dir / "redis")), None
-        except (StoreError, QueueError) as error:
-            raise StartError(str(error)) from error
+            if not settings.redis_url:
+                own = stack.enter_context(private_redis(settings.data_dir / "redis"))
+            elif problem := check_redis(settings):
+                log.warning("redis_away", why=problem)
         except OSError as error:
-            raise _not_writable_error(settings.data_dir, error) from error
-        if problem:
-            log.warning("redis_away", why=problem)
+            raise StartError(
+                f"cannot write in {settings.data_dir} ({error.strerror}): choose another with --data-dir"
+            ) from error
         environment = {
             "MMAD_REDIS_URL": own.url if own else str(settings.redis_url),
             "MMAD_DATA_DIR": str(settings.data_dir),
@@ -78,23 +76,19 @@ def serve(settings: Settings, workers: int, announce: Callable[[str], None]) -> 
         _wait_until_ready(url, children, stop_signals)
         if not stop_signals:
             announce(url)
-        _supervise([*([own.child] if own else []), *children], stop_signals)
+        supervised = [*([own.child] if own else []), *children]
+        while not stop_signals:  # never gives up, as jobs survive any restart
+            for child in supervised:
+                child.restart_if_ended()
+            time.sleep(_SUPERVISE_EVERY_S)
         log.info("stopping", grace_s=settings.stop_grace_s)
-
-
-def _not_writable_error(folder: Path, error: OSError) -> StartError:
-    return StartError(f"cannot write in {folder} ({error.strerror}): choose another with --data-dir")
 
 
 @contextmanager
 def _lock(folder: Path) -> Iterator[None]:
     """Lock the data directory, so that no second service writes to its files."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / "lock").open("w")
-    except OSError as error:
-        raise _not_writable_error(folder, error) from error
-    with file:
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as file:
         try:
             locked = lock(file, wait=False)
         except (BlockingIOError, PermissionError) as error:
@@ -130,9 +124,10 @@ def _wait_until_ready(url: str, children: list[Child], stop_signals: list[int]) 
     with httpx.Client(timeout=5, trust_env=False) as http:
         while time.monotonic() < deadline and not stop_signals:
             for child in children:
-                if child.exit_code() is not None:
-                    raise StartError(f"{child.name} ended with status {child.exit_code()}; its words are above")
-            if readiness := _get_readiness(http, url):
+                if (status := child.process.poll()) is not None:
+                    raise StartError(f"{child.name} ended with status {status}; its words are above")
+            with suppress(httpx.TransportError, ValidationError):  # the API does not answer yet
+                readiness = Readiness.model_validate_json(http.get(f"{url}/readyz").content)
                 if readiness.ready:
                     return
                 loaded_s = (loaded_s or time.monotonic()) if readiness.checks["model"] == "ok" else None
@@ -143,19 +138,3 @@ def _wait_until_ready(url: str, children: list[Child], stop_signals: list[int]) 
             time.sleep(0.1)
     if not stop_signals:
         raise StartError(f"the service was not ready within {START_TIMEOUT_S:.0f} s; GET {url}/readyz says why")
-
-
-def _get_readiness(http: httpx.Client, url: str) -> Readiness | None:
-    """Return the response of GET /readyz, or None while the API does not answer."""
-    try:
-        return Readiness.model_validate_json(http.get(f"{url}/readyz").content)
-    except (httpx.TransportError, ValidationError):
-        return None
-
-
-def _supervise(children: list[Child], stop_signals: list[int]) -> None:
-    """Restart children that end until a signal arrives. It never gives up, as jobs survive any restart."""
-    while not stop_signals:
-        for child in children:
-            child.restart_if_ended()
-        time.sleep(_SUPERVISE_EVERY_S)

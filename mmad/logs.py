@@ -34,7 +34,11 @@ class _StandardError:
 
 def configure(form: Format, level: int = logging.INFO) -> None:
     """Configure structlog and logging; may be called again. `level` is structlog's, libraries log from WARNING."""
-    render = _make_renderers(form)
+    if form == "json":
+        render: list[Processor] = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    else:
+        plain = structlog.dev.plain_traceback
+        render = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain)]
     structlog.configure(
         processors=[*_COMMON, *render],
         wrapper_class=structlog.make_filtering_bound_logger(level),
@@ -50,10 +54,3 @@ def configure(form: Format, level: int = logging.INFO) -> None:
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     # Matplotlib warns at every import if the home directory is not writable, and then uses a temporary cache.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
-
-
-def _make_renderers(form: Format) -> list[Processor]:
-    if form == "json":
-        return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
-    plain = structlog.dev.plain_traceback
-    return [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain)]

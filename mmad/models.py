@@ -8,56 +8,9 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from service.job_schemas import (
-    ENDED,
-    Accepted,
-    Batch,
-    BatchLinks,
-    Change,
-    Delivery,
-    Job,
-    JobError,
-    JobPage,
-    Links,
-    Receipt,
-    Removed,
-    Webhook,
-)
-from service.schemas import (
-    LENIENT,
-    ActionLabel,
-    BodySegment,
-    Concurrency,
-    Detection,
-    Document,
-    FrameScores,
-    Hidden,
-    HiddenDetection,
-    Label,
-    Labels,
-    Media,
-    ModelCard,
-    ModelUsed,
-    Notice,
-    Pair,
-    Region,
-    Reproduction,
-    Result,
-    Shown,
-    Simultaneous,
-    Stretch,
-    Summary,
-    Tally,
-    TrainedOn,
-)
-
-__all__ = [
-    "ENDED", "Accepted", "ActionLabel", "AnswerError", "Batch", "BatchLinks", "BodySegment", "Change",
-    "Concurrency", "Delivery", "Detection", "Document", "FrameScores", "Hidden", "HiddenDetection", "Job",
-    "JobError", "JobPage", "Json", "Label", "Labels", "Links", "Media", "ModelCard", "ModelUsed", "Notice",
-    "Pair", "Receipt", "Region", "Removed", "Reproduction", "Result", "Shown", "Simultaneous", "Stretch",
-    "Summary", "Tally", "TrainedOn", "Webhook", "parse",
-]  # fmt: skip
+from service.job_schemas import *  # noqa: F403 - every document is re-exported
+from service.schemas import *  # noqa: F403
+from service.schemas import LENIENT, Document
 
 Json = dict[str, Any]
 DocumentT = TypeVar("DocumentT", bound=Document)

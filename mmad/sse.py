@@ -29,10 +29,7 @@ class Event:
 class EventStream:
     """The event stream of one job, resumed by later connections.
 
-    Args:
-        job_id: id of the job.
-        retries: maximum number of failed connections in a row.
-        until: when to stop, a time of the monotonic clock.
+    `retries` is the maximum number of failed connections in a row; it stops at `until`, a time of the monotonic clock.
     """
 
     def __init__(self, job_id: str, retries: int, until: float) -> None:

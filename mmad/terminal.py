@@ -45,18 +45,12 @@ def progress_bar(name: str) -> Iterator[Show]:
 
     Yields a function to call with the current stage and the fraction done, 0..1.
     """
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=_BAR_WIDTH),
-        TextColumn("{task.percentage:>3.0f} %"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
     is_terminal = notes.is_interactive and sys.stderr.isatty()
     progress = Progress(
-        *columns, console=notes, transient=True, disable=not is_terminal, speed_estimate_period=_ESTIMATE_S
-    )
+        TextColumn("{task.description}", markup=False), BarColumn(bar_width=_BAR_WIDTH),
+        TextColumn("{task.percentage:>3.0f} %"), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
+        console=notes, transient=True, disable=not is_terminal, speed_estimate_period=_ESTIMATE_S,
+    )  # fmt: skip
     task_id = progress.add_task(name, total=1.0)
 
     def show(stage: str, fraction: float) -> None:
@@ -80,13 +74,15 @@ def _shorten(name: str, stage: str, width: int) -> str:
 
 @contextmanager
 def _print_periodically(task: Task) -> Iterator[None]:
-    """Print a task's progress every few seconds, from a thread, as the work may not report progress for a while."""
+    """Print "film.mp4: detecting, 40 %, 0:01:20 left" every few seconds, from a thread, as the work may pause."""
     ended = threading.Event()
 
     def print_lines() -> None:
         wait_s = _FIRST_LINE_S
         while not ended.wait(wait_s):
-            print_status(_format_progress(task))
+            left_s = task.time_remaining
+            left = "" if left_s is None else f", {timedelta(seconds=round(left_s))} left"
+            print_status(f"{task.description}, {task.percentage:.0f} %{left}")
             wait_s = _EACH_LINE_S
 
     printer = threading.Thread(target=print_lines, daemon=True)
@@ -96,13 +92,6 @@ def _print_periodically(task: Task) -> Iterator[None]:
     finally:
         ended.set()
         printer.join()
-
-
-def _format_progress(task: Task) -> str:
-    """Format progress like "film.mp4: detecting, 40 %, 0:01:20 left"."""
-    left_s = task.time_remaining
-    left = "" if left_s is None else f", {timedelta(seconds=round(left_s))} left"
-    return f"{task.description}, {task.percentage:.0f} %{left}"
 
 
 def print_table(columns: Sequence[str | Column], rows: Iterable[Sequence[object]], title: str | None = None) -> None:

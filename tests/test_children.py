@@ -24,19 +24,19 @@ def running_child(code: str, **options: object) -> Iterator[Child]:
     try:
         yield child
     finally:
-        child.stop(10)
+        stop_all([child], 10)
 
 
 def kill_and_wait_for_restart(child: Child) -> None:
-    before = child.pid
+    before = child.process.pid
     os.kill(before, signal.SIGKILL)
-    child._process.wait()
+    child.process.wait()
     wait_for(lambda: has_restarted(child, before), seconds=20)
 
 
 def has_restarted(child: Child, before: int) -> bool:
     child.restart_if_ended()
-    return child.pid != before and child.exit_code() is None
+    return child.process.pid != before and child.process.poll() is None
 
 
 def test_killed_child_is_restarted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,23 +77,23 @@ def test_restart_delay_grows_while_the_child_ends_early(monkeypatch: pytest.Monk
     monkeypatch.setattr(children.time, "monotonic", lambda: now[0])
     with running_child("raise SystemExit(3)", repair=exit_codes.append) as child:
         while len(starts) < 7:
-            child._process.wait()
-            before = child.pid
+            child.process.wait()
+            before = child.process.pid
             child.restart_if_ended()  # notices the end
             ended = now[0]
-            while child.pid == before:
+            while child.process.pid == before:
                 now[0] += 0.25
                 child.restart_if_ended()
             starts.append(now[0] - ended)
         assert starts == [1.0, 2.0, 4.0, 5.0, 5.0, 5.0, 5.0]
         assert exit_codes == [3] * 7
-        child._process.wait()
+        child.process.wait()
         now[0] += 100  # it ran long enough to reset the delay
-        before = child.pid
+        before = child.process.pid
         child.restart_if_ended()
         now[0] += 0.5
         child.restart_if_ended()
-        assert child.pid != before
+        assert child.process.pid != before
         assert len(exit_codes) == 7
 
 
@@ -121,9 +121,9 @@ def test_redis_with_a_damaged_file_starts_empty(tmp_path: Path, damage: str, mon
             assert (tmp_path / "broken").exists() is bool(run)
             client.set("key", "x" * 2000)
             if run:
-                before = server.child.pid
+                before = server.child.process.pid
                 os.kill(before, signal.SIGKILL)
-                server.child._process.wait()
+                server.child.process.wait()
                 damage_file()
                 wait_for(lambda before=before: has_restarted(server.child, before) and _answers(client), seconds=30)
                 assert client.dbsize() == 0

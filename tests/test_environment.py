@@ -16,7 +16,7 @@ from typer import Exit
 
 from mmad.local import StartError, _lock
 from mmad.options import DETECT_SETTINGS, load_settings
-from mmad.redis_server import find_redis_server
+from mmad.private_redis import find_redis_server
 from service.files import lock
 from service.queue import QueueError, check_redis
 from service.settings import DEFAULT_PORT, NO_HOME, Settings

@@ -486,3 +486,12 @@ def test_the_command_fails_with_a_sentence(bundle, videos, tmp_path):
     assert result.exit_code == 1
     assert "marks.csv: line 2: the action 'noding'" in result.output
     assert not (tmp_path / "run").exists()
+
+
+def test_the_command_begins_with_the_bundle_of_the_settings(videos, tmp_path, monkeypatch):
+    monkeypatch.setenv("MMAD_BUNDLE", str(tmp_path / "missing"))
+    marks = write_table(tmp_path / "marks.csv", ["synth000000,0.1,0.5,noding"])
+    arguments = ["fine-tune", "--videos", str(videos), "--annotations", str(marks), "--out", str(tmp_path / "run")]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 1
+    assert f"no bundle at {tmp_path / 'missing'}" in result.output

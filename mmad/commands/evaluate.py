@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -27,8 +27,9 @@ LabelFile = Annotated[Path | None, typer.Option("--labels", help="Label list; th
 Strict = Annotated[bool, typer.Option("--strict", help="Refuse files with invalid rows.")]
 Subset = Annotated[str | None, typer.Option("--subset", help="Use only this subset, if the file has subsets.")]
 OutDir = Annotated[Path, typer.Option("--out", help="Folder for JSON and figures.")]
-Videos = Literal["predicted", "all"]
-WhichVideos = Annotated[Videos, typer.Option("--videos", help="All videos, or only those with a prediction.")]
+WhichVideos = Annotated[
+    Literal["predicted", "all"], typer.Option("--videos", help="All videos, or only those with a prediction.")
+]
 
 
 @app.command()
@@ -43,23 +44,15 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Compute the mean average precision of predictions, at action and body level."""
-    from training.evaluation.metrics import evaluate as evaluate_level
-    from training.evaluation.metrics import to_document
+    from training.evaluation.metrics import evaluate_levels, to_document
     from training.tables import TableError
 
     with exit_on(TableError):
         taxonomy = _load_taxonomy(labels, bundle)
-        sides = _read_sides(annotations, predictions, taxonomy, subset, videos, strict=strict)
-    truth, found = sides.truth, sides.found
-    action = evaluate_level(truth, found, len(taxonomy.actions))
-    truth_parts, found_parts = truth.to_body_level(taxonomy), found.to_body_level(taxonomy)
-    body = evaluate_level(truth_parts, found_parts, len(taxonomy.bodies))
-    document = {
-        "videos": len(truth.videos),
-        "annotated": sides.annotated,
-        "predicted": sides.predicted,
-        **to_document(action, body, len(truth.videos), taxonomy),
-    }
+        truth, found, counts = _read_sides(annotations, predictions, taxonomy, subset, videos, strict=strict)
+    action, body = evaluate_levels(truth, found, taxonomy)
+    count = len(truth.videos)
+    document = {"videos": count, **counts, **to_document(action, body, count, taxonomy)}
     if as_json:
         write_json(document)
     else:
@@ -87,8 +80,7 @@ def analyze(
     with exit_on(TableError, OSError):
         out_dir.mkdir(parents=True, exist_ok=True)
         taxonomy = _load_taxonomy(labels, bundle)
-        sides = _read_sides(annotations, predictions, taxonomy, subset, videos, strict=strict)
-        truth, found = sides.truth, sides.found
+        truth, found, _ = _read_sides(annotations, predictions, taxonomy, subset, videos, strict=strict)
         analysis = analyze_errors(truth, found, len(taxonomy.actions))
         document = to_document(analysis) | {"videos": len(truth.videos)}
         write_json(document, out_dir / "analysis.json")
@@ -182,19 +174,13 @@ def import_weights(
         print_status(f"left: {name}")
 
 
-class _Sides(NamedTuple):
-    """Ground truth and predictions of the same videos, and the numbers of annotated and predicted videos."""
-
-    truth: "Instances"
-    found: "Instances"
-    annotated: int
-    predicted: int
-
-
 def _read_sides(
-    annotations: Path, predictions: Path, taxonomy: "Taxonomy", subset: str | None, videos: Videos, *, strict: bool
-) -> _Sides:
-    """Read ground truth and predictions of all annotated videos, or of those with a prediction; raises TableError."""
+    annotations: Path, predictions: Path, taxonomy: "Taxonomy", subset: str | None, videos: str, *, strict: bool
+) -> "tuple[Instances, Instances, dict[str, int]]":
+    """Read ground truth and predictions of all annotated videos, or of those with a prediction.
+
+    Also returns the numbers of annotated and predicted videos. Raises TableError.
+    """
     from training.tables import TableError, read_annotations, read_predictions
 
     truth = _report_faults(read_annotations(annotations, taxonomy, subset=subset, strict=strict))
@@ -224,7 +210,7 @@ def _read_sides(
         truth, found = truth.select_videos(chosen), found.select_videos(chosen)
         if not len(truth):
             raise TableError(f"the {len(chosen)} videos with predictions have no annotation to measure against")
-    return _Sides(truth, found, annotated, len(chosen))
+    return truth, found, {"annotated": annotated, "predicted": len(chosen)}
 
 
 def _load_taxonomy(labels: Path | None, bundle: Path | None) -> "Taxonomy":

@@ -43,7 +43,18 @@ def list_jobs(
     jobs, _ = _open(data_dir)
     records = (record for job_id in reversed(jobs.store.names("jobs")) if (record := jobs.read(job_id)))
     selected = islice((record for record in records if state in (None, record.state)), limit)
-    rows = [_make_row(record, datetime.now(UTC)) for record in selected]
+    now = datetime.now(UTC)
+    rows: list[Json] = [
+        {
+            "id": record.id,
+            "state": record.state,
+            "age_s": round((now - record.changes[0].at).total_seconds(), 3),
+            "attempt": record.attempt,
+            "bytes": record.upload.bytes,
+            "error": record.error.code if record.error else None,
+        }
+        for record in selected
+    ]
     if as_json:
         write_json({"jobs": rows})
         return
@@ -104,7 +115,7 @@ def retry(job_id: JobId, data_dir: DataDir = None, as_json: AsJson = False) -> N
     if as_json:
         write_json({"id": copy.id, "made_of": job_id})
         return
-    write(copy.id, None)
+    write(copy.id)
 
 
 def _copy_job(jobs: "Jobs", record: "Record") -> "Record":
@@ -140,17 +151,6 @@ def _open(data_dir: Path | None) -> "tuple[Jobs, Settings]":
         fail(f"there is no store in {settings.data_dir}: name the service's folder with --data-dir")
     with exit_on(StoreError):
         return Jobs(FolderStore(settings.store_dir)), settings
-
-
-def _make_row(record: "Record", now: datetime) -> Json:
-    return {
-        "id": record.id,
-        "state": record.state,
-        "age_s": round((now - record.changes[0].at).total_seconds(), 3),
-        "attempt": record.attempt,
-        "bytes": record.upload.bytes,
-        "error": record.error.code if record.error else None,
-    }
 
 
 def _is_leased(settings: "Settings", record: "Record") -> bool | None:

@@ -84,9 +84,9 @@ def list_keys(file: KeysFile = None, as_json: AsJson = False) -> None:
         return
     rows = []
     for key in all_keys:
-        limits = (key.limits.requests_per_minute, key.limits.max_jobs, key.limits.max_stored_bytes)
         dates = (f"{when:%Y-%m-%d}" if when else "" for when in (key.created_at, key.revoked_at))
-        rows.append((key.id, key.name, *dates, *("" if limit is None else limit for limit in limits)))
+        limits = ("" if limit is None else limit for _, limit in key.limits)
+        rows.append((key.id, key.name, *dates, *limits))
     print_table(("id", "name", "created", "revoked", "requests a minute", "jobs", "stored bytes"), rows)
 
 

@@ -137,7 +137,12 @@ def _print_measurement(document: Json) -> None:
         rows.append((name, *(percent(one[level]) for level in ("action", "body", "average")), " / ".join(times)))
     print_table(("mean mAP in percent", "action", "body", "both", "bundle / this"), rows, title="Beside baselines")
     out.print(f"frequencies of the baselines: {document['prior']}")
-    _print_classes(evaluation["action"]["per_class"])
+    per_class = evaluation["action"]["per_class"]
+    order = sorted(per_class, key=lambda code: -per_class[code]["average"])
+    scores = [f"{code} {100 * per_class[code]['average']:.1f}" for code in order]
+    if len(scores) > 2 * _FEW:  # the report has all
+        scores = [*scores[:_FEW], "...", *scores[-_FEW:]]
+    out.print(f"average precision of actions: {', '.join(scores)}")
     kinds = [(kind, f"{100 * share:.1f}") for kind, share in document["errors"]["false_positives"][0].items()]
     print_table(("of as many best predictions as ground truth", "percent"), kinds, title="Kinds")
     errors, speed = document["calibration_error"], document["speed"]
@@ -146,15 +151,6 @@ def _print_measurement(document: Json) -> None:
         f"{speed['frames_per_second']:.0f} frames a second, {speed['times_real_time']:.1f} times real time, "
         f"{speed['engine']} on {speed['device']}"
     )
-
-
-def _print_classes(per_class: dict[str, dict[str, float]]) -> None:
-    """Print the best and the worst actions; the report has all."""
-    order = sorted(per_class, key=lambda code: -per_class[code]["average"])
-    scores = [f"{code} {100 * per_class[code]['average']:.1f}" for code in order]
-    if len(scores) > 2 * _FEW:
-        scores = [*scores[:_FEW], "...", *scores[-_FEW:]]
-    out.print(f"average precision of actions: {', '.join(scores)}")
 
 
 def _print_clip(result: "ClipResult", taxonomy: "Taxonomy") -> None:
@@ -168,13 +164,9 @@ def _print_clip(result: "ClipResult", taxonomy: "Taxonomy") -> None:
         raw = sorted(classes, key=lambda one: -level.clip[one.id])[:_FEW]
         moving = sorted(classes, key=lambda one: -level.gain[one.id])[:_FEW]
         for place, (first, second) in enumerate(zip(raw, moving, strict=True), 1):
-            rows.append(
-                (
-                    f"{kind} {place}",
-                    f"{first.code} {first.name} {level.clip[first.id]:.3f}",
-                    f"{second.code} {second.name} {level.gain[second.id]:+.3f}",
-                )
-            )
+            by_score = f"{first.code} {first.name} {level.clip[first.id]:.3f}"
+            by_gain = f"{second.code} {second.name} {level.gain[second.id]:+.3f}"
+            rows.append((f"{kind} {place}", by_score, by_gain))
         rows.append(())
     print_table(("", "by highest score", "by what movement adds"), rows, title=result.clip)
 

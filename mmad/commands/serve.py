@@ -25,6 +25,9 @@ def serve(
     """Run the whole service on this machine: a private Redis, the API and workers."""
     from mmad import local
     from mmad.children import StartError
+    from service.keys import KeysError
+    from service.queue import QueueError
+    from service.store import StoreError
 
     settings = load_settings(host=host, port=port, bundle=bundle, data_dir=data_dir)
     logs.configure(settings.log_format)
@@ -34,7 +37,7 @@ def serve(
     def announce(url: str) -> None:
         print_status(f"mmad is ready at {url}   documentation at {url}/docs   Ctrl-C stops it", "bold")
 
-    with exit_on(StartError):
+    with exit_on(StartError, KeysError, QueueError, StoreError):
         local.serve(settings, workers, announce)
 
 
@@ -72,7 +75,7 @@ def webhook_secret(
     settings = load_settings()
     with exit_on(ValueError, OSError, KeysError):
         owner = find(file or default_file(settings), key_id).id if key_id is not None else ANONYMOUS_OWNER
-        write(load_secret(settings, owner), None)
+        write(load_secret(settings, owner))
 
 
 @app.command()

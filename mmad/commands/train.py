@@ -8,16 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mmad.options import BundleDir, load_bundle
+from mmad.options import BundleDir, load_configured_bundle
 from mmad.terminal import exit_on, fail, out, print_status, progress_bar
 
 if TYPE_CHECKING:
     from model.bundle import Bundle
     from model.network import Network
-    from model.taxonomy import Taxonomy
     from training.dataset import Sample, VideoDataset
     from training.evaluation.validation import ValidationResult
-    from training.keypoints import Finder
     from training.recipe import Inputs, Recipe
     from training.run import Run
     from training.train import Progress
@@ -45,16 +43,22 @@ def train(
 ) -> None:  # fmt: skip
     """Train a network; checkpoint, bundle and report are written to the folder of the run."""
     from model.errors import DetectorError
-    from training.dataset import DatasetError
+    from training.dataset import DatasetError, load_dataset
     from training.recipe import RecipeError, load_recipe
     from training.run import Run, TrainingError, make_manifest
     from training.tables import standard_labels
     from training.train import is_first_process
 
+    if not data:
+        fail("there is nothing to train on: give --data FOLDER, as made by mmad synth or by the data set's tools")
     with exit_on(RecipeError, DatasetError, TrainingError, DetectorError, OSError):
         recipe = load_recipe(config, overrides or [])
         taxonomy = standard_labels()
-        source, held_out, description = _load_data(recipe, taxonomy, data or [])
+        source, held_out = (
+            load_dataset(data, taxonomy, subset, recipe.data.class_balance_exponent) for subset in ("train", "val")
+        )
+        held_out = held_out.with_frames()
+        description = f"{len(source.samples)} videos of {', '.join(folder.name for folder in data)}"
         manifest = make_manifest(recipe, taxonomy, description)
         run = Run(recipe, manifest, source, out_dir, source.count_keypoints(), held_out=held_out)
         if is_first_process():
@@ -102,7 +106,7 @@ def fine_tune(
     from training.split import SplitError, split, split_by_list
     from training.train import find_checkpoint
 
-    start = load_bundle(bundle)
+    start = load_configured_bundle(bundle)
     given: dict[str, str | int | None] = {
         "start": str(start.folder), "data.cache": str(out_dir / "frames"), "name": name,
         "stages.-1.steps": steps, "stages.-1.patience": patience,
@@ -125,60 +129,35 @@ def _prepare_fine_tuning(
     parts: "Sequence[Sequence[Sample]]", start: "Bundle", recipe: "Recipe", out_dir: Path, copies: int
 ) -> "tuple[Run, VideoDataset]":
     """Crop the videos to the person and compute their keypoints; returns the run and its held-out videos."""
-    from training.keypoint_cache import has_fixed_keypoints, to_keypoint_recipe
+    from training import keypoint_cache as cache
+    from training.annotated import make_dataset
+    from training.dataset import load_dataset
+    from training.framed import crop_to_person
     from training.keypoints import Finder
     from training.run import Run, make_manifest
 
     counts = [f"{len(part)} videos with {sum(len(item.labels) for item in part)} actions" for part in parts]
     print_status(f"{counts[0]} to train on, {counts[1]} held out: {', '.join(item.name for item in parts[1])}")
-    datasets = [_crop_videos(part, start, recipe, out_dir) for part in parts]
+    frames, taxonomy, exponent = out_dir / "frames", start.manifest.taxonomy, recipe.data.class_balance_exponent
+    datasets = []
+    for part in parts:
+        with progress_bar("frames") as show:
+            framed = crop_to_person(part, start, recipe, frames, partial(_show_videos, show))
+        datasets.append(make_dataset(framed, len(taxonomy.actions), exponent))
     description = f"{counts[0]}, {counts[1]} held out"
-    if copies and has_fixed_keypoints(recipe):
+    if copies and cache.has_fixed_keypoints(recipe):
         finder = Finder(start.folder)
-        pairs = zip(datasets, (copies, 0), strict=True)
-        datasets = [_compute_keypoints(dataset, count, finder, recipe, out_dir) for dataset, count in pairs]
-        recipe = to_keypoint_recipe(recipe)
+        for index, (subset, count) in enumerate(((cache.TRAIN, copies), (cache.VAL, 0))):
+            fingerprint = cache.compute_fingerprint(finder, datasets[index], recipe, count)
+            folder = frames / f"keypoints-{fingerprint[:12]}"
+            with progress_bar("keypoints") as show:
+                cache.write_keypoints(finder, datasets[index], recipe, folder, count, partial(_show_videos, show))
+            datasets[index] = load_dataset([folder], taxonomy, subset, exponent)
+        recipe = cache.to_keypoint_recipe(recipe)
         description += f", keypoints found before in {copies} changed copies of each"
-    manifest = make_manifest(recipe, start.manifest.taxonomy, description)
     train, held_out = datasets
+    manifest = make_manifest(recipe, taxonomy, description)
     return Run(recipe, manifest, train, out_dir, train.count_keypoints(), held_out=held_out), held_out
-
-
-def _crop_videos(items: "Sequence[Sample]", start: "Bundle", recipe: "Recipe", out_dir: Path) -> "VideoDataset":
-    """Crop videos around the person and make a dataset of them."""
-    from training.annotated import make_dataset
-    from training.framed import crop_to_person
-
-    with progress_bar("frames") as show:
-        framed = crop_to_person(items, start, recipe, out_dir / "frames", partial(_show_videos, show))
-    return make_dataset(framed, len(start.manifest.taxonomy.actions), recipe.data.class_balance_exponent)
-
-
-def _compute_keypoints(
-    dataset: "VideoDataset", copies: int, finder: "Finder", recipe: "Recipe", out_dir: Path
-) -> "VideoDataset":
-    """Compute the keypoints of all videos in advance; `copies` is the number of augmented copies."""
-    from training.dataset import load_dataset
-    from training.keypoint_cache import TRAIN, VAL, compute_fingerprint, write_keypoints
-
-    folder = out_dir / "frames" / f"keypoints-{compute_fingerprint(finder, dataset, recipe, copies)[:12]}"
-    with progress_bar("keypoints") as show:
-        write_keypoints(finder, dataset, recipe, folder, copies, partial(_show_videos, show))
-    return load_dataset(
-        [folder], finder.bundle.manifest.taxonomy, TRAIN if copies else VAL, recipe.data.class_balance_exponent
-    )
-
-
-def _load_data(recipe: "Recipe", taxonomy: "Taxonomy", data: list[Path]) -> "tuple[VideoDataset, VideoDataset, str]":
-    """Load the training and validation data; returns both and a description of the first."""
-    from training.dataset import load_dataset
-
-    if not data:
-        fail("there is nothing to train on: give --data FOLDER, as made by mmad synth or by the data set's tools")
-    train, val = (
-        load_dataset(data, taxonomy, subset, recipe.data.class_balance_exponent) for subset in ("train", "val")
-    )
-    return (train, val.with_frames(), f"{len(train.samples)} videos of {', '.join(folder.name for folder in data)}")
 
 
 def _train_network(run: "Run", resume: bool, device: str, devices: int = 1) -> "Network":
