@@ -15,8 +15,8 @@ import av
 import numpy as np
 
 from model.bundle import Bundle
-from model.decoder import Decoder, InProcessDecoder
-from model.detector import Detector
+from model.decoder import InProcessDecoder
+from model.detector import Decoder, Detector
 from model.engines import EngineName, load_engine
 from model.errors import EngineError
 from model.sandbox.sandbox import make_decoder

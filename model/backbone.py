@@ -1,4 +1,7 @@
-"""VideoMAE's vision transformer with an adapter after every block: one feature vector per tubelet of a clip."""
+"""VideoMAE's vision transformer with an adapter after every block: one feature vector per tubelet of a clip.
+
+Tokens are (B*clips, time*height*width, dim).
+"""
 
 import torch
 from torch import Tensor, nn
@@ -66,7 +69,6 @@ class Block(nn.Module):
         self.adapter = ADAPTERS[adapter.kind](dim, adapter) if adapter.kind != "none" else None
 
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
-        """Apply to tokens (B*clips, tokens, dim)."""
         x = x + self.attn(self.norm1(x))
         x = x + self.mlp(self.norm2(x))
         return x if self.adapter is None else self.adapter(x, grid)
@@ -92,7 +94,6 @@ class Backbone(nn.Module):
         self.apply(_initialise_linear)
 
     def _make_stem(self) -> nn.Conv3d:
-        """Make the layer that turns patches into tokens."""
         kernel = (self.config.tubelet_size, self.config.patch_size, self.config.patch_size)
         return nn.Conv3d(3, self.config.embed_dim, kernel, stride=kernel)
 
@@ -106,14 +107,12 @@ class Backbone(nn.Module):
         x = patches.flatten(2).transpose(1, 2) + self.positions  # (B*clips, tokens, dim)
         for block in self.blocks:
             x = block(x, grid)
-        tokens: Tensor = self.norm(x)
-        # (B*clips, time*height*width, dim) -> (B, clips*time, height*width, dim)
-        maps = tokens.reshape(-1, clips * self.time, self.height * self.width, self.config.embed_dim)
+        maps: Tensor = self.norm(x).reshape(-1, clips * self.time, self.height * self.width, self.config.embed_dim)
         return maps.mean(dim=2).transpose(1, 2)
 
 
 def _initialise_linear(module: nn.Module) -> None:
-    # Linear layers of Attention and Mlp are initialised as in VideoMAE; adapters initialise themselves.
+    # As in VideoMAE; adapters initialise themselves.
     if isinstance(module, Attention | Mlp):
         for child in module.children():
             if isinstance(child, nn.Linear):

@@ -1,55 +1,23 @@
-"""Decoder interface of the detector: videos are decoded in this process, or in model.sandbox."""
+"""Decoding in this process; model.sandbox has the alternative."""
 
-from collections.abc import Callable, Iterator
-from typing import BinaryIO, Protocol
+from collections.abc import Callable
+from typing import BinaryIO
 
-from model.arrays import Frame
-from model.transforms import Region
-from model.video import Limits, Media, Video
+from model.video import Limits, Video
 
 # Called repeatedly while waiting for a frame; an exception that it raises ends the wait.
 WaitCallback = Callable[[], None]
 
 
-class OpenVideo(Protocol):
-    """One pass over the frames of an open video; see model.video.Video."""
-
-    media: Media | None
-
-    @property
-    def declared_duration_s(self) -> float | None: ...  # noqa: D102
-
-    def frames(  # noqa: D102
-        self, fps: float, width: int, height: int, region: Region | None = ...
-    ) -> Iterator[Frame]: ...
-
-    def tell(self) -> int: ...  # noqa: D102
-
-    def close(self) -> None: ...  # noqa: D102
-
-
-class Decoder(Protocol):
-    """Opens videos."""
-
-    def open(self, file: BinaryIO, limits: Limits, on_wait: WaitCallback = ...) -> OpenVideo:
-        """Open a readable and seekable file; raises VideoError. Only decoders in another process call `on_wait`."""
-
-    def describe(self) -> str:
-        """Describe the isolation of the decoder in one line."""
-
-    def close(self) -> None:
-        """Stop the decoder's processes."""
-
-
 class InProcessDecoder:
     """Decodes in this process, with all its privileges: for trusted videos."""
 
-    def open(self, file: BinaryIO, limits: Limits, on_wait: WaitCallback = lambda: None) -> OpenVideo:
-        """See Decoder."""
+    def open(self, file: BinaryIO, limits: Limits, on_wait: WaitCallback = lambda: None) -> Video:
+        """Open a readable and seekable file; raises VideoError. `on_wait` is not called, as nothing is waited for."""
         return Video(file, limits)
 
     def describe(self) -> str:
-        """See Decoder."""
+        """Describe the isolation of the decoder in one line."""
         return "off: videos are decoded in the worker's own process"
 
     def close(self) -> None:
