@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from model.architecture import AdapterConfig
 
+
 @dataclass(frozen=True)
 class Grid:
     """The layout of tokens: clips per window, and time, height and width of one clip in tokens."""

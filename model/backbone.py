@@ -3,6 +3,8 @@
 Tokens are (B*clips, time*height*width, dim).
 """
 
+from collections import OrderedDict
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -61,11 +63,12 @@ class Block(nn.Module):
 
     def __init__(self, config: BackboneConfig, adapter: AdapterConfig) -> None:
         super().__init__()
-        dim = config.embed_dim
+        dim, hidden = config.embed_dim, int(config.embed_dim * config.mlp_ratio)
         self.norm1 = nn.LayerNorm(dim, eps=config.norm_eps)
         self.attn = Attention(dim, config.heads)
         self.norm2 = nn.LayerNorm(dim, eps=config.norm_eps)
-        self.mlp = Mlp(dim, int(dim * config.mlp_ratio))
+        layers: dict[str, nn.Module] = {"fc1": nn.Linear(dim, hidden), "gelu": nn.GELU(), "fc2": nn.Linear(hidden, dim)}
+        self.mlp = nn.Sequential(OrderedDict(layers))
         self.adapter = ADAPTERS[adapter.kind](dim, adapter) if adapter.kind != "none" else None
 
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
@@ -91,7 +94,7 @@ class Backbone(nn.Module):
         self.norm = nn.LayerNorm(config.embed_dim, eps=config.norm_eps) if config.final_norm else nn.Identity()
         table = position_table(config, self.time, self.height, self.width)
         self.register_buffer("positions", table, persistent=False)
-        self.apply(_initialise_linear)
+        self.apply(_initialise)
 
     def _make_stem(self) -> nn.Conv3d:
         kernel = (self.config.tubelet_size, self.config.patch_size, self.config.patch_size)
@@ -111,11 +114,11 @@ class Backbone(nn.Module):
         return maps.mean(dim=2).transpose(1, 2)
 
 
-def _initialise_linear(module: nn.Module) -> None:
+def _initialise(module: nn.Module) -> None:
     # As in VideoMAE; adapters initialise themselves.
-    if isinstance(module, Attention | Mlp):
-        for child in module.children():
-            if isinstance(child, nn.Linear):
-                nn.init.xavier_uniform_(child.weight)
-                if child.bias is not None:
-                    nn.init.zeros_(child.bias)
+    if isinstance(module, Block):
+        for layer in (*module.attn.children(), *module.mlp.children()):
+            if isinstance(layer, nn.Linear):
+                nn.init.xavier_uniform_(layer.weight)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)

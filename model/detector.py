@@ -38,7 +38,7 @@ class Detector:
     """A loaded bundle that analyses one video at a time. Loading is slow: reuse the detector."""
 
     def __init__(
-        self, bundle: Bundle, engine: Engine, locator: Locator | None = None, decoder: Decoder | None = None
+        self, bundle: Bundle, engine: Engine, locator: Locator | None = None, decoder: "Decoder | None" = None
     ) -> None:
         """By default, the locator is that of the bundle, and videos are decoded in this process."""
         self.bundle = bundle
@@ -92,17 +92,13 @@ class Detector:
         proposals, previous_end_s = Proposals.empty(), 0.0
         for window in video_windows:
             start_s, end_s = window.start_frame / manifest.input.fps, window.end_frame / manifest.input.fps
-            in_window = self._detect_window(window).clipped(start_s, end_s)
+            mask = window.mask(manifest.input.window_frames)
+            points = self.engine.run(window.clips(manifest.input.clip_frames), mask)
+            candidates = decode_points(points.logits, points.offsets, mask, manifest, window.start_frame)
+            in_window = suppress(candidates, manifest.postprocessing).clipped(start_s, end_s)
             proposals = merge_windows(proposals, in_window, WindowOverlap(start_s, previous_end_s))
             previous_end_s = end_s
         return replace(proposals, scores=calibrate(proposals.scores, manifest.calibration))
-
-    def _detect_window(self, window: Window) -> Proposals:
-        manifest = self.bundle.manifest
-        mask = window.mask(manifest.input.window_frames)
-        points = self.engine.run(window.clips(manifest.input.clip_frames), mask)
-        candidates = decode_points(points.logits, points.offsets, mask, manifest, window.start_frame)
-        return suppress(candidates, manifest.postprocessing)
 
 
 def _drop_damaged(proposals: Proposals, damaged: Intervals) -> Proposals:
@@ -132,7 +128,9 @@ class _ProgressMeter:
         """Report progress before each frame: the fraction of the declared duration, or else of the file's size."""
         self.report()
         expected_frames = (video.declared_duration_s or 0) * fps
-        size_bytes = 0 if expected_frames else _get_size(file)
+        position = file.tell()
+        size_bytes = file.seek(0, os.SEEK_END)
+        file.seek(position)
         for index in count():
             start_s = time.monotonic()
             try:
@@ -145,10 +143,3 @@ class _ProgressMeter:
             self._stage, self._fraction = "detecting", min(1.0, done / whole) if whole else 0.0
             self.report()
             yield frame
-
-
-def _get_size(file: BinaryIO) -> int:
-    position = file.tell()
-    size = file.seek(0, os.SEEK_END)
-    file.seek(position)
-    return size

@@ -161,17 +161,6 @@ class Neck(nn.Module):
         return [norm(level) for norm, level in zip(self.fpn_norms, levels, strict=True)]
 
 
-class Scale(nn.Module):
-    """A learned factor for the offsets of one level."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.scale = nn.Parameter(torch.ones(()))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.scale
-
-
 class PointHead(nn.Module):
     """Convolutional towers for classification and regression, shared by all levels."""
 
@@ -183,7 +172,7 @@ class PointHead(nn.Module):
         )
         self.cls_head = nn.Conv1d(channels, actions, 3, padding=1)
         self.reg_head = nn.Conv1d(channels, 2, 3, padding=1)
-        self.scale = nn.ModuleList([Scale() for _ in config.strides])
+        self.scale = nn.ModuleList([nn.ParameterDict({"scale": torch.ones(())}) for _ in config.strides])
         # Few points belong to an action: a bias at the prior probability keeps the initial focal loss small.
         prior = config.prior_probability
         nn.init.constant_(self.cls_head.bias, -math.log((1 - prior) / prior))  # type: ignore[arg-type]
@@ -198,7 +187,7 @@ class PointHead(nn.Module):
             for conv in self.reg_convs:
                 boundaries = conv(boundaries, mask)
             logits.append(self.cls_head(actions))
-            offsets.append(F.relu(scale(self.reg_head(boundaries))))
+            offsets.append(F.relu(self.reg_head(boundaries) * scale["scale"]))
         return Points(torch.cat(logits, dim=-1).transpose(1, 2), torch.cat(offsets, dim=-1).transpose(1, 2))
 
 

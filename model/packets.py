@@ -14,12 +14,11 @@ from av.video.stream import VideoStream
 
 from model.errors import DecoderMemoryError, EncryptedVideoError
 
-# The video ends after this many consecutive packets without a frame. These are some minutes of video, which edit lists
-# and still screen recordings may have; without a limit a file could hold an endless number of empty packets.
+# The video ends after this many consecutive packets without a frame: some minutes, as edit lists and still screen
+# recordings may have.
 _MAX_EMPTY_PACKETS = 10_000
 
-# The number of frames after an error that are doubtful. The decoder reports an error before the earlier frames that it
-# still holds back because of threads and reordering, which are fewer than this.
+# The number of doubtful frames after an error: more than the decoder holds back because of threads and reordering.
 _DOUBTFUL_FRAMES = 32
 
 # Decoding times increase from packet to packet. If they fall by more than this, another recording begins.
@@ -27,27 +26,25 @@ _RESTART_S = Fraction(1, 2)
 
 
 class DecodedFrame(NamedTuple):
-    """A decoded frame."""
+    """A decoded frame; it is doubtful if it is corrupt, or packets shortly before it did not decode."""
 
     frame: av.VideoFrame
-    doubtful: bool  # whether it is corrupt, or packets shortly before it did not decode
+    doubtful: bool
     restarts: int = 0  # how often decoding times had fallen back in the packets read so far
 
 
 class PacketReader:
     """One pass over the packets of a video stream.
 
-    Attributes:
-        first, last: presentation times in ticks of the first packet and of the latest one; decoding times if there are
-            no presentation times.
-        end: latest end of a packet according to presentation times and durations, in ticks.
-        restarts: how often decoding times have fallen back.
+    `first` and `last` are presentation times in ticks, or decoding times if there are none; `end` is the latest end of
+    a packet.
     """
 
     def __init__(self, container: InputContainer, stream: VideoStream) -> None:
         self._container, self._stream = container, stream
         self._restart = (to_fraction(stream.time_base) or Fraction(1, av.time_base)) ** -1 * _RESTART_S
-        self._doubtful_frames = self.restarts = 0
+        self._doubtful_frames = 0
+        self.restarts = 0  # how often decoding times have fallen back
         self._dts: int | None = None
         self.first: int | None = None
         self.last: int | None = None
