@@ -47,7 +47,7 @@ class StandardAdapter(nn.Module):
         _start_as_identity(self.down_proj, self.up_proj)
 
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
-        return x + self.gamma * self.up_proj(F.gelu(self.down_proj(x)))
+        return x + self.gamma * self.up_proj(F.gelu(self.down_proj(x)))  # type: ignore[no-any-return]
 
 
 class TemporalInformativeAdapter(nn.Module):
@@ -67,7 +67,7 @@ class TemporalInformativeAdapter(nn.Module):
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
         h = F.gelu(self.down_proj(x))
         h = h + grid.convolve_temporal(lambda steps: self.conv(self.dwconv(steps)), h)
-        return x + self.gamma * self.up_proj(h)
+        return x + self.gamma * self.up_proj(h)  # type: ignore[no-any-return]
 
 
 class DualPathAdapter(nn.Module):
@@ -91,7 +91,8 @@ class DualPathAdapter(nn.Module):
         h = F.gelu(self.down_proj(x))
         spatial = h + grid.convolve_spatial(self.spatial_dwconv, h)
         temporal = h + grid.convolve_temporal(self.temporal_dwconv, h)
-        return x + self.alpha * self.up_proj(torch.cat([self.beta * spatial, self.gamma * temporal], dim=-1))
+        joined = torch.cat([self.beta * spatial, self.gamma * temporal], dim=-1)
+        return x + self.alpha * self.up_proj(joined)  # type: ignore[no-any-return]
 
 
 class TwoDownAdapter(nn.Module):
@@ -120,7 +121,8 @@ class TwoDownAdapter(nn.Module):
         a, b = F.gelu(self.spatial_down_proj(x)), F.gelu(self.temporal_down_proj(x))
         spatial = a + grid.convolve_spatial(lambda maps: self.spatial_conv(self.spatial_dwconv(maps)), a)
         temporal = b + grid.convolve_temporal(self.temporal_dwconv, b)
-        return x + self.alpha * self.up_proj(torch.cat([self.beta * spatial, self.gamma * temporal], dim=-1))
+        joined = torch.cat([self.beta * spatial, self.gamma * temporal], dim=-1)
+        return x + self.alpha * self.up_proj(joined)  # type: ignore[no-any-return]
 
 
 ADAPTERS: dict[str, type[nn.Module]] = {

@@ -45,19 +45,6 @@ class Attention(nn.Module):
         return self.proj(x.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
 
-class Mlp(nn.Module):
-    """Two linear layers with a GELU in between."""
-
-    def __init__(self, dim: int, hidden: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(dim, hidden)
-        self.fc2 = nn.Linear(hidden, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Apply to tokens (B, tokens, dim)."""
-        return self.fc2(F.gelu(self.fc1(x)))  # type: ignore[no-any-return]
-
-
 class Block(nn.Module):
     """Pre-norm attention and MLP, then the adapter."""
 

@@ -187,7 +187,7 @@ class PointHead(nn.Module):
             for conv in self.reg_convs:
                 boundaries = conv(boundaries, mask)
             logits.append(self.cls_head(actions))
-            offsets.append(F.relu(self.reg_head(boundaries) * scale["scale"]))
+            offsets.append(F.relu(self.reg_head(boundaries) * scale.get_parameter("scale")))
         return Points(torch.cat(logits, dim=-1).transpose(1, 2), torch.cat(offsets, dim=-1).transpose(1, 2))
 
 

@@ -49,7 +49,7 @@ class PoseEstimator(nn.Module):
         self.seen = nn.Linear(inside, config.keypoints)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Find keypoints (N, keypoints, 3): x, y (0 to 1) and visibility, in normalised images (N, 3, height, width)."""
+        """Find keypoints (N, keypoints, 3), x, y (0 to 1), visibility, in normalised images (N, 3, height, width)."""
         x, maps = F.relu(self.stem(images)), []
         for stage in self.stages:
             x = stage(x)

@@ -34,7 +34,8 @@ _END_TIMEOUT_S = 10.0
 # How often the wait callback is called.
 _WAIT_INTERVAL_S = 0.25
 
-_ERRORS_BY_CODE = {error.code: error for error in (*errors.VideoError.__subclasses__(), errors.SandboxError)}
+_ERRORS: list[type[errors.DetectorError]] = [*errors.VideoError.__subclasses__(), errors.SandboxError]
+_ERRORS_BY_CODE = {error.code: error for error in _ERRORS}
 
 
 class SandboxedVideo:
