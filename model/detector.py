@@ -13,7 +13,6 @@ import numpy as np
 from model.arrays import Frame
 from model.bundle import Bundle
 from model.corruption import Intervals
-from model.decoder import InProcessDecoder
 from model.detections import Detections, find_coverage, make_notices
 from model.engines import Engine
 from model.locator import Locator, load_locator
@@ -21,7 +20,7 @@ from model.nms import WindowOverlap, merge_windows, suppress
 from model.person_crop import MAX_SIDE_PX, PersonCropper
 from model.segments import Proposals, calibrate, decode_points
 from model.transforms import Region
-from model.video import Limits
+from model.video import InProcessDecoder, Limits
 from model.windows import Window, windows
 
 if TYPE_CHECKING:  # the sandbox needs Linux

@@ -53,7 +53,7 @@ def _ends_inside_element(file: BinaryIO, parse: Callable[[bytes], _Element | Non
 
 
 def _parse_mp4_box(header: bytes) -> _Element | None:
-    """Parse a box header (ISO/IEC 14496-12, 4.2): a 32-bit length and a four-letter type."""
+    # ISO/IEC 14496-12, 4.2: a 32-bit length and a four-letter type.
     length, name = int.from_bytes(header[:4]), header[4:8]
     if length == 1:  # a 64-bit length follows the type
         length = int.from_bytes(header[8:16])

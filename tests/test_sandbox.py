@@ -18,7 +18,6 @@ import pytest
 from structlog.testing import capture_logs
 
 from model.bundle import Bundle
-from model.decoder import InProcessDecoder
 from model.detector import Detector
 from model.errors import (
     DecoderCrashedError,
@@ -34,7 +33,7 @@ from model.sandbox.confine import Confinement
 from model.sandbox.ipc import IpcError
 from model.sandbox.sandbox import Sandbox, make_decoder
 from model.transforms import Region
-from model.video import Limits, Media, Video
+from model.video import InProcessDecoder, Limits, Media, Video
 from tests import clips
 from tests.conftest import descendants, wait_for
 from tests.faulty_forkserver import ATTEMPTS, FAULTS, faulty_sandbox, marked_bytes

@@ -21,7 +21,6 @@ import structlog
 
 from model import errors
 from model.arrays import Frame
-from model.decoder import WaitCallback
 from model.sandbox import decode_process, ipc
 from model.sandbox.ipc import FrameRequest, IpcError, Message
 from model.transforms import Region
@@ -47,12 +46,11 @@ class SandboxedVideo:
         kill_forkserver: Callable[[], None],
         file: BinaryIO,
         limits: Limits,
-        on_wait: WaitCallback,
+        on_wait: Callable[[], None],
     ) -> None:
         self._kill_forkserver, self._limits, self._on_wait = kill_forkserver, limits, on_wait
         self._position = 0
         self.media: Media | None = None
-        self.declared_duration_s: float | None = None
         with ExitStack() as stack:
             self._connection, connection_end = (stack.enter_context(end) for end in ipc.make_socket_pair())
             self._supervision, supervision_end = (stack.enter_context(end) for end in ipc.make_socket_pair())

@@ -20,9 +20,8 @@ from model.sandbox.confine import Confinement, confine
 from model.sandbox.ipc import FrameRequest
 from model.video import Limits, Video
 
-# Exit statuses: there may be no memory left to send a message.
+# An exit status: there may be no memory left to send a message.
 OUT_OF_MEMORY = 12
-_FAILED = 1
 
 
 class DecodeFiles(NamedTuple):
@@ -35,7 +34,7 @@ class DecodeFiles(NamedTuple):
 
 def run_decode_process(files: DecodeFiles, limits: Limits, confinement: Confinement, parent: int) -> NoReturn:
     """Run a forked decode process until it exits; `parent` is the process ID of the fork server."""
-    status = _FAILED
+    status = 1
     try:
         _close_other_files(files)
         status = _run(files, limits, confinement, parent)

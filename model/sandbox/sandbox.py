@@ -11,17 +11,17 @@ import subprocess
 import sys
 import threading
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO, Literal
 
 import structlog
 
-from model.decoder import InProcessDecoder, WaitCallback
 from model.errors import SandboxError
 from model.sandbox import ipc
 from model.sandbox.client import SandboxedVideo
 from model.sandbox.confine import Confinement
-from model.video import Limits
+from model.video import InProcessDecoder, Limits
 
 log = structlog.get_logger()
 
@@ -64,7 +64,7 @@ class Sandbox:
         """See InProcessDecoder."""
         return self.confinement.describe()
 
-    def open(self, file: BinaryIO, limits: Limits, on_wait: WaitCallback = lambda: None) -> SandboxedVideo:
+    def open(self, file: BinaryIO, limits: Limits, on_wait: Callable[[], None] = lambda: None) -> SandboxedVideo:
         """See InProcessDecoder. The fork server is restarted if it has ended."""
         with self._lock:
             if self._forkserver.process.poll() is not None:
