@@ -20,13 +20,12 @@ from model.nms import WindowOverlap, merge_windows, suppress
 from model.person_crop import MAX_SIDE_PX, PersonCropper
 from model.segments import Proposals, calibrate, decode_points
 from model.transforms import Region
-from model.video import InProcessDecoder, Limits
+from model.video import InProcessDecoder, Limits, Video
 from model.windows import Window, windows
 
 if TYPE_CHECKING:  # the sandbox needs Linux
     from model.sandbox.client import SandboxedVideo
     from model.sandbox.sandbox import Sandbox
-    from model.video import Video
 
 Decoder: TypeAlias = "InProcessDecoder | Sandbox"
 Stage = Literal["decoding", "detecting"]

@@ -84,7 +84,8 @@ def _soft(group: Proposals, sigma: float, min_score: float) -> tuple[list[int], 
     scores = group.scores.copy()
     order: list[int] = []
     final: list[np.float32] = []
-    while len(order) < len(scores) and scores[best := int(np.argmax(scores))] >= min_score:
+    while scores.max() >= min_score:
+        best = int(np.argmax(scores))
         order.append(best)
         final.append(scores[best])
         tiou = tious(group.segments, group.segments[best])
