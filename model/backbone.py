@@ -81,7 +81,11 @@ class Backbone(nn.Module):
         self.norm = nn.LayerNorm(config.embed_dim, eps=config.norm_eps) if config.final_norm else nn.Identity()
         table = position_table(config, self.time, self.height, self.width)
         self.register_buffer("positions", table, persistent=False)
-        self.apply(_initialise)
+        for name, layer in self.named_modules():  # as in VideoMAE; adapters initialise themselves
+            if isinstance(layer, nn.Linear) and ".adapter." not in name:
+                nn.init.xavier_uniform_(layer.weight)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
 
     def _make_stem(self) -> nn.Conv3d:
         kernel = (self.config.tubelet_size, self.config.patch_size, self.config.patch_size)
@@ -99,13 +103,3 @@ class Backbone(nn.Module):
             x = block(x, grid)
         maps: Tensor = self.norm(x).reshape(-1, clips * self.time, self.height * self.width, self.config.embed_dim)
         return maps.mean(dim=2).transpose(1, 2)
-
-
-def _initialise(module: nn.Module) -> None:
-    # As in VideoMAE; adapters initialise themselves.
-    if isinstance(module, Block):
-        for layer in (*module.attn.children(), *module.mlp.children()):
-            if isinstance(layer, nn.Linear):
-                nn.init.xavier_uniform_(layer.weight)
-                if layer.bias is not None:
-                    nn.init.zeros_(layer.bias)

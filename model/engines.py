@@ -153,9 +153,8 @@ def load_engine(
             continue
         try:
             engine = make(bundle, device, cache_dir)
+            log.info("engine_loaded", engine=candidate, asked_for=name, device=device, passed_over=reasons)
+            return engine
         except EngineError as error:
             reasons.append(str(error))
-            continue
-        log.info("engine_loaded", engine=candidate, asked_for=name, device=device, passed_over=reasons)
-        return engine
     raise EngineError("; ".join(reasons))

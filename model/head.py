@@ -129,7 +129,9 @@ class Projection(nn.Module):
         self.embed = nn.ModuleList([MaskedConv(inner, config.channels, config.kernel_size) for inner in widths[:-1]])
         self.stem = nn.ModuleList([PyramidBlock(config, 1, 0) for _ in range(config.stem_blocks)])
         self.branch = nn.ModuleList([PyramidBlock(config, 2, level + 1) for level in range(config.branch_blocks)])
-        self.apply(_initialise_conv_bias)
+        for module in self.modules():
+            if isinstance(module, nn.Conv1d) and module.bias is not None:
+                nn.init.zeros_(module.bias)
         self.positions: Tensor | None
         table = sinusoid_table(config.position_steps, config.channels).T[None] / config.channels**0.5
         self.register_buffer("positions", table if config.position_steps else None, persistent=False)
@@ -210,8 +212,3 @@ def _resize(positions: Tensor, steps: int) -> Tensor:
     if steps <= positions.shape[2]:
         return positions[:, :, :steps]
     return F.interpolate(positions, size=steps, mode="linear", align_corners=False)
-
-
-def _initialise_conv_bias(module: nn.Module) -> None:
-    if isinstance(module, nn.Conv1d) and module.bias is not None:
-        nn.init.zeros_(module.bias)

@@ -43,17 +43,12 @@ class PacketReader:
     def __init__(self, container: InputContainer, stream: VideoStream) -> None:
         self._container, self._stream = container, stream
         self._restart = (to_fraction(stream.time_base) or Fraction(1, av.time_base)) ** -1 * _RESTART_S
-        self._doubtful_frames = 0
+        self.doubtful_frames = 0  # how many further frames are doubtful
         self.restarts = 0  # how often decoding times have fallen back
         self._dts: int | None = None
         self.first: int | None = None
         self.last: int | None = None
         self.end: int | None = None
-
-    @property
-    def doubtful(self) -> bool:
-        """True if one of the latest packets did not decode."""
-        return self._doubtful_frames > 0
 
     def frames(self) -> Iterator[DecodedFrame]:
         """Yield frames in presentation order; raises EncryptedVideoError and DecoderMemoryError."""
@@ -63,11 +58,11 @@ class PacketReader:
             for frame in self._decode(packet):
                 empty_packets = 0
                 if frame.is_corrupt:
-                    self._doubtful_frames = _DOUBTFUL_FRAMES
-                yield DecodedFrame(frame, self.doubtful, self.restarts)
-                self._doubtful_frames = max(0, self._doubtful_frames - 1)
+                    self.doubtful_frames = _DOUBTFUL_FRAMES
+                yield DecodedFrame(frame, self.doubtful_frames > 0, self.restarts)
+                self.doubtful_frames = max(0, self.doubtful_frames - 1)
             if empty_packets > _MAX_EMPTY_PACKETS:
-                self._doubtful_frames = _DOUBTFUL_FRAMES
+                self.doubtful_frames = _DOUBTFUL_FRAMES
                 return
 
     def skim(self) -> None:
@@ -84,7 +79,7 @@ class PacketReader:
             except MemoryError as error:
                 raise make_memory_error() from error
             except av.FFmpegError:
-                self._doubtful_frames = _DOUBTFUL_FRAMES
+                self.doubtful_frames = _DOUBTFUL_FRAMES
                 packet = None
             except IndexError:  # PyAV raises it at the end if streams have appeared since the file was opened
                 packet = None
@@ -100,7 +95,7 @@ class PacketReader:
                 "the video is encrypted, and there are no keys here; send it without copy protection"
             )
         if packet.is_corrupt:
-            self._doubtful_frames = _DOUBTFUL_FRAMES
+            self.doubtful_frames = _DOUBTFUL_FRAMES
         dts = packet.pts if packet.dts is None else packet.dts
         pts = dts if packet.pts is None else packet.pts
         if pts is not None and not packet.is_discard:
@@ -119,7 +114,7 @@ class PacketReader:
         except MemoryError as error:
             raise make_memory_error() from error
         except av.FFmpegError:
-            self._doubtful_frames = _DOUBTFUL_FRAMES
+            self.doubtful_frames = _DOUBTFUL_FRAMES
             return []
 
 

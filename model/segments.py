@@ -36,9 +36,7 @@ class Proposals:
     @classmethod
     def join(cls, parts: "list[Proposals]") -> "Proposals":
         """Concatenate proposals in the given order."""
-        if not parts:
-            return cls.empty()
-        columns = zip(*((part.segments, part.scores, part.labels) for part in parts), strict=True)
+        columns = zip(*((part.segments, part.scores, part.labels) for part in (cls.empty(), *parts)), strict=True)
         return Proposals(*(np.concatenate(column) for column in columns))
 
     def by_score(self) -> "Proposals":

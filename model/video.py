@@ -156,7 +156,7 @@ class Video:
         end = corruption.finish(
             None if declared_end is None or clock.has_restarted else round((declared_end - start) / self.time_base),
             clock.since_start(packets.last),
-            packets.doubtful,
+            packets.doubtful_frames > 0,
             int(self._limits.max_duration_s / self.time_base),
             lambda: is_cut_off(self._file, self._container.format.name),
         )
