@@ -15,13 +15,12 @@ import numpy as np
 
 from mmad.models import Json
 from model.bundle import Bundle
-from model.decoder import Decoder, InProcessDecoder
-from model.detector import Detector
+from model.detector import Decoder, Detector
 from model.engines import EngineName, load_engine
 from model.errors import EngineError
 from model.sandbox.sandbox import make_decoder
 from model.transforms import Region
-from model.video import UNLIMITED, Video
+from model.video import UNLIMITED, InProcessDecoder, Video
 
 DECODE = "decode alone"
 SANDBOXED = "decode alone, sandboxed"

@@ -1,6 +1,6 @@
 """Adapters: small trainable layers after each frozen block of the backbone.
 
-Tokens are (B * clips, time * height * width, dim). Temporal convolutions reach across the clips of a window.
+Tokens are (B*clips, time*height*width, dim). Temporal convolutions reach across the clips of a window.
 """
 
 from collections.abc import Callable
@@ -12,8 +12,6 @@ from torch.nn import functional as F
 
 from model.architecture import AdapterConfig
 
-Convolution = Callable[[Tensor], Tensor]
-
 
 @dataclass(frozen=True)
 class Grid:
@@ -24,15 +22,15 @@ class Grid:
     height: int
     width: int
 
-    def convolve_temporal(self, conv: Convolution, x: Tensor) -> Tensor:
-        """Convolve over the clips of a window, at each spatial position: (B*clips, t*h*w, C) to the same shape."""
+    def convolve_temporal(self, conv: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """Convolve over the clips of a window, at each spatial position; keeps the shape of x."""
         steps, positions, channels = self.clips * self.time, self.height * self.width, x.shape[-1]
         x = x.reshape(-1, steps, positions, channels).permute(0, 2, 3, 1)  # (B, positions, C, steps)
         x = conv(x.reshape(-1, channels, steps)).reshape(-1, positions, channels, steps)
         return x.permute(0, 3, 1, 2).reshape(-1, self.time * positions, channels)
 
-    def convolve_spatial(self, conv: Convolution, x: Tensor) -> Tensor:
-        """Convolve over space, at each time step: (B*clips, t*h*w, C) to the same shape."""
+    def convolve_spatial(self, conv: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """Convolve over space, at each time step; keeps the shape of x."""
         maps = conv(x.reshape(-1, self.height, self.width, x.shape[-1]).permute(0, 3, 1, 2))  # (B*clips*t, C, h, w)
         return maps.permute(0, 2, 3, 1).reshape(-1, self.time * self.height * self.width, x.shape[-1])
 
@@ -49,9 +47,7 @@ class StandardAdapter(nn.Module):
         _start_as_identity(self.down_proj, self.up_proj)
 
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
-        """Apply to tokens (B*clips, tokens, dim)."""
-        update: Tensor = self.up_proj(F.gelu(self.down_proj(x)))
-        return x + self.gamma * update
+        return x + self.gamma * self.up_proj(F.gelu(self.down_proj(x)))  # type: ignore[no-any-return]
 
 
 class TemporalInformativeAdapter(nn.Module):
@@ -66,15 +62,12 @@ class TemporalInformativeAdapter(nn.Module):
         self.up_proj = nn.Linear(hidden, dim)
         self.gamma = nn.Parameter(torch.ones(1))
         _start_as_identity(self.down_proj, self.up_proj)
-        nn.init.normal_(self.conv.weight, std=(2 / hidden) ** 0.5)
-        nn.init.zeros_(self.conv.bias)  # type: ignore[arg-type]
+        _initialise(self.conv, hidden)
 
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
-        """Apply to tokens (B*clips, tokens, dim)."""
         h = F.gelu(self.down_proj(x))
         h = h + grid.convolve_temporal(lambda steps: self.conv(self.dwconv(steps)), h)
-        update: Tensor = self.up_proj(h)
-        return x + self.gamma * update
+        return x + self.gamma * self.up_proj(h)  # type: ignore[no-any-return]
 
 
 class DualPathAdapter(nn.Module):
@@ -92,16 +85,14 @@ class DualPathAdapter(nn.Module):
         self.up_proj = nn.Linear(2 * hidden, dim)
         self.alpha, self.beta, self.gamma = (nn.Parameter(torch.ones(1)) for _ in range(3))
         _start_as_identity(self.down_proj, self.up_proj)
-        nn.init.normal_(self.spatial_dwconv.weight, std=(2 / kernel**2) ** 0.5)
-        nn.init.zeros_(self.spatial_dwconv.bias)  # type: ignore[arg-type]
+        _initialise(self.spatial_dwconv, kernel**2)
 
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
-        """Apply to tokens (B*clips, tokens, dim)."""
         h = F.gelu(self.down_proj(x))
         spatial = h + grid.convolve_spatial(self.spatial_dwconv, h)
         temporal = h + grid.convolve_temporal(self.temporal_dwconv, h)
-        update: Tensor = self.up_proj(torch.cat([self.beta * spatial, self.gamma * temporal], dim=-1))
-        return x + self.alpha * update
+        joined = torch.cat([self.beta * spatial, self.gamma * temporal], dim=-1)
+        return x + self.alpha * self.up_proj(joined)  # type: ignore[no-any-return]
 
 
 class TwoDownAdapter(nn.Module):
@@ -123,16 +114,15 @@ class TwoDownAdapter(nn.Module):
         self.alpha, self.beta, self.gamma = (nn.Parameter(torch.ones(1)) for _ in range(3))
         _start_as_identity(self.spatial_down_proj, self.up_proj)
         _start_as_identity(self.temporal_down_proj, self.up_proj)
-        nn.init.normal_(self.spatial_dwconv.weight, std=(2 / kernel**2) ** 0.5)
-        nn.init.normal_(self.spatial_conv.weight, std=(2 / hidden) ** 0.5)
+        _initialise(self.spatial_dwconv, kernel**2)
+        _initialise(self.spatial_conv, hidden)
 
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
-        """Apply to tokens (B*clips, tokens, dim)."""
         a, b = F.gelu(self.spatial_down_proj(x)), F.gelu(self.temporal_down_proj(x))
         spatial = a + grid.convolve_spatial(lambda maps: self.spatial_conv(self.spatial_dwconv(maps)), a)
         temporal = b + grid.convolve_temporal(self.temporal_dwconv, b)
-        update: Tensor = self.up_proj(torch.cat([self.beta * spatial, self.gamma * temporal], dim=-1))
-        return x + self.alpha * update
+        joined = torch.cat([self.beta * spatial, self.gamma * temporal], dim=-1)
+        return x + self.alpha * self.up_proj(joined)  # type: ignore[no-any-return]
 
 
 ADAPTERS: dict[str, type[nn.Module]] = {
@@ -145,10 +135,14 @@ ADAPTERS: dict[str, type[nn.Module]] = {
 
 def _temporal_depthwise(channels: int, kernel: int, *, bias: bool = True) -> nn.Conv1d:
     conv = nn.Conv1d(channels, channels, kernel, padding=kernel // 2, groups=channels, bias=bias)
-    nn.init.normal_(conv.weight, std=(2 / kernel) ** 0.5)
+    _initialise(conv, kernel)
+    return conv
+
+
+def _initialise(conv: nn.Conv1d | nn.Conv2d, inputs: int) -> None:
+    nn.init.normal_(conv.weight, std=(2 / inputs) ** 0.5)
     if conv.bias is not None:
         nn.init.zeros_(conv.bias)
-    return conv
 
 
 def _start_as_identity(down: nn.Linear, up: nn.Linear) -> None:

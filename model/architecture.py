@@ -34,8 +34,8 @@ class BackboneBase(Section):
 class FinderConfig(Section):
     """The pose estimator: a convolutional feature pyramid that finds keypoints in every frame.
 
-    `widths` are the channels of the stem and of each stage; each halves the resolution. `fused` is the number of
-    channels before the heatmaps, which have the resolution of the first stage. Displacements are scaled by `moves`.
+    `widths` are the channels of the stem and of each stage; each halves the resolution. Heatmaps are computed from
+    `fused` channels, at the resolution of the first stage. Displacements are scaled by `moves`.
     """
 
     # Bundles of version 0.1 say `joints`.
@@ -55,10 +55,9 @@ class BackboneConfig(BackboneBase):
     """VideoMAE's vision transformer.
 
     `stem` turns patches into tokens: a linear map, as in pretrained weights, or heatmaps of the keypoints that `finder`
-    finds and of their displacements over `lags` frames.
-    `position_grid` is the side of the patch grid that the sinusoidal position table is made for, 14 for weights
-    pretrained at 224 pixels; for another grid the table is resized bicubically.
-    `final_norm` is off for weights fine-tuned with mean pooling, which normalise after the mean.
+    finds and of their displacements over `lags` frames. The position table is made for a square grid of this side (14
+    for weights pretrained at 224 pixels) and resized bicubically. `final_norm` is off for weights fine-tuned with mean
+    pooling, which normalise after the mean.
     """
 
     kind: Literal["videomae"] = "videomae"
@@ -83,10 +82,7 @@ class BackboneConfig(BackboneBase):
 
 
 class PoseConfig(FinderConfig, BackboneBase):
-    """A backbone of keypoints only: the pose estimator of FinderConfig, then temporal blocks on the keypoints.
-
-    `dilations` has one temporal block per entry, in steps.
-    """
+    """A backbone of keypoints only: the pose estimator, then a temporal block per dilation, which is in steps."""
 
     kind: Literal["pose"]
     tubelet_size: Literal[1] = 1
@@ -194,15 +190,14 @@ class Architecture(Section):
 
     @model_validator(mode="after")
     def _adapters_have_blocks(self) -> Self:
-        kind = self.backbone.kind
-        if kind != "videomae" and self.adapter.kind != "none":
+        if self.backbone.kind == "pose" and self.adapter.kind != "none":
             raise ValueError(
-                f"adapter.kind {self.adapter.kind!r} does not go with backbone.kind {kind!r}, which has no adapters: "
+                f"adapter.kind {self.adapter.kind!r} does not go with backbone.kind 'pose', which has no adapters: "
                 "set it to 'none'"
             )
         return self
 
     @property
     def finds_keypoints(self) -> bool:
-        """True for backbones that estimate keypoints in each frame and use nothing else of it."""
+        """True for backbones that use only the keypoints of a frame."""
         return self.backbone.kind == "pose" or self.backbone.stem == "heatmaps"

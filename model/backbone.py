@@ -1,4 +1,9 @@
-"""VideoMAE's vision transformer with an adapter after every block: one feature vector per tubelet of a clip."""
+"""VideoMAE's vision transformer with an adapter after every block: one feature vector per tubelet of a clip.
+
+Tokens are (B*clips, time*height*width, dim).
+"""
+
+from collections import OrderedDict
 
 import torch
 from torch import Tensor, nn
@@ -40,33 +45,20 @@ class Attention(nn.Module):
         return self.proj(x.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
 
-class Mlp(nn.Module):
-    """Two linear layers with a GELU in between."""
-
-    def __init__(self, dim: int, hidden: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(dim, hidden)
-        self.fc2 = nn.Linear(hidden, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Apply to tokens (B, tokens, dim)."""
-        return self.fc2(F.gelu(self.fc1(x)))  # type: ignore[no-any-return]
-
-
 class Block(nn.Module):
     """Pre-norm attention and MLP, then the adapter."""
 
     def __init__(self, config: BackboneConfig, adapter: AdapterConfig) -> None:
         super().__init__()
-        dim = config.embed_dim
+        dim, hidden = config.embed_dim, int(config.embed_dim * config.mlp_ratio)
         self.norm1 = nn.LayerNorm(dim, eps=config.norm_eps)
         self.attn = Attention(dim, config.heads)
         self.norm2 = nn.LayerNorm(dim, eps=config.norm_eps)
-        self.mlp = Mlp(dim, int(dim * config.mlp_ratio))
+        layers: dict[str, nn.Module] = {"fc1": nn.Linear(dim, hidden), "gelu": nn.GELU(), "fc2": nn.Linear(hidden, dim)}
+        self.mlp = nn.Sequential(OrderedDict(layers))
         self.adapter = ADAPTERS[adapter.kind](dim, adapter) if adapter.kind != "none" else None
 
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
-        """Apply to tokens (B*clips, tokens, dim)."""
         x = x + self.attn(self.norm1(x))
         x = x + self.mlp(self.norm2(x))
         return x if self.adapter is None else self.adapter(x, grid)
@@ -89,10 +81,13 @@ class Backbone(nn.Module):
         self.norm = nn.LayerNorm(config.embed_dim, eps=config.norm_eps) if config.final_norm else nn.Identity()
         table = position_table(config, self.time, self.height, self.width)
         self.register_buffer("positions", table, persistent=False)
-        self.apply(_initialise_linear)
+        for name, layer in self.named_modules():  # as in VideoMAE; adapters initialise themselves
+            if isinstance(layer, nn.Linear) and ".adapter." not in name:
+                nn.init.xavier_uniform_(layer.weight)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
 
     def _make_stem(self) -> nn.Conv3d:
-        """Make the layer that turns patches into tokens."""
         kernel = (self.config.tubelet_size, self.config.patch_size, self.config.patch_size)
         return nn.Conv3d(3, self.config.embed_dim, kernel, stride=kernel)
 
@@ -106,17 +101,5 @@ class Backbone(nn.Module):
         x = patches.flatten(2).transpose(1, 2) + self.positions  # (B*clips, tokens, dim)
         for block in self.blocks:
             x = block(x, grid)
-        tokens: Tensor = self.norm(x)
-        # (B*clips, time*height*width, dim) -> (B, clips*time, height*width, dim)
-        maps = tokens.reshape(-1, clips * self.time, self.height * self.width, self.config.embed_dim)
+        maps: Tensor = self.norm(x).reshape(-1, clips * self.time, self.height * self.width, self.config.embed_dim)
         return maps.mean(dim=2).transpose(1, 2)
-
-
-def _initialise_linear(module: nn.Module) -> None:
-    # Linear layers of Attention and Mlp are initialised as in VideoMAE; adapters initialise themselves.
-    if isinstance(module, Attention | Mlp):
-        for child in module.children():
-            if isinstance(child, nn.Linear):
-                nn.init.xavier_uniform_(child.weight)
-                if child.bias is not None:
-                    nn.init.zeros_(child.bias)

@@ -44,11 +44,9 @@ class InputConfig(Section):
 
 
 class PostprocessingConfig(Section):
-    """Post-processing of points to proposals.
+    """Post-processing: candidates are the input of NMS, proposals its output.
 
-    `candidate_score` and `candidates` limit the input of NMS, `proposal_score` and `proposals` its output. Soft-NMS
-    uses the sigma, hard NMS the tIoU. Segment voting (a tIoU above 0) only applies with class_agnostic: a single
-    action has too few candidates.
+    Segment voting (a tIoU above 0) only applies with class_agnostic: a single action has too few candidates.
     """
 
     candidate_score: Fraction = 0.001
@@ -71,20 +69,16 @@ class LocatorConfig(Section):
 
 
 class Thresholds(Section):
-    """Display thresholds: minimum calibrated scores of detections to show; `per_class` has one for each action.
-
-    They balance misses and false alarms and do not change scores.
-    """
+    """Display thresholds: minimum calibrated scores of detections to show; `per_class` has one for each action."""
 
     default: Fraction
     per_class: tuple[Fraction, ...] | None = None
 
 
 class Calibration(Section):
-    """Piecewise linear map from the network's scores to the probability that a proposal is correct.
+    """Piecewise linear map from the network's scores to the probability of a tIoU of at least 0.5 with an action.
 
-    A proposal is correct if it has a tIoU of at least 0.5 with an action of the same label. Both lists are strictly
-    ascending, so that calibration does not change the order of proposals.
+    Both lists are strictly ascending, so that calibration does not change the order of proposals.
     """
 
     scores: tuple[Fraction, ...] = Field(min_length=2)
@@ -179,18 +173,25 @@ class Bundle:
             if required not in manifest.files:
                 raise BundleError(f"{folder / MANIFEST} lists no {required}; make the bundle with mmad export")
         for name, expected in manifest.files.items():
-            _check_file(folder, name, expected)
+            if Path(name).name != name:
+                raise BundleError(f"{folder / MANIFEST}: files: {name!r} is not a plain file name")
+            path = folder / name
+            try:
+                actual = sha256(path)
+            except OSError as error:
+                raise BundleError(f"{path} cannot be read ({error.strerror})") from error
+            if actual != expected:
+                raise BundleError(f"{path} has SHA-256 {actual}, {MANIFEST} says {expected}: copy the bundle anew")
         return cls(folder, manifest)
 
 
 def read_manifest(path: Path) -> Manifest:
     """Read bundle.json; raises BundleError, which names the field."""
     try:
-        content = path.read_bytes()
+        return parse_manifest(path.read_bytes(), path)
     except OSError as error:
         message = f"no bundle at {path.parent}: {path.name} cannot be read ({error.strerror})"
         raise BundleError(message) from error
-    return parse_manifest(content, path)
 
 
 def parse_manifest(content: str | bytes, source: Path) -> Manifest:
@@ -201,17 +202,6 @@ def parse_manifest(content: str | bytes, source: Path) -> Manifest:
         first = error.errors()[0]
         field = ".".join(str(key) for key in first["loc"]) or "the document"
         raise BundleError(f"{source}: {field}: {first['msg'].removeprefix('Value error, ')}") from error
-
-
-def _check_file(folder: Path, name: str, expected: str) -> None:
-    if Path(name).name != name:
-        raise BundleError(f"{folder / MANIFEST}: files: {name!r} is not a plain file name")
-    try:
-        actual = sha256(folder / name)
-    except OSError as error:
-        raise BundleError(f"{folder / name} cannot be read ({error.strerror})") from error
-    if actual != expected:
-        raise BundleError(f"{folder / name} has SHA-256 {actual}, {MANIFEST} says {expected}: copy the bundle anew")
 
 
 def sha256(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Find the intervals of a video that could not be decoded.
+"""Find the intervals of a video that did not decode.
 
 frames    |--|--|--|x.......|--|--|--|--|..........   x: an error, or a frame that the decoder marks as corrupt
 damaged             |-------|           |---------|   the last interval extends to the declared end of the video
@@ -26,7 +26,7 @@ _MAX_INTERVALS = 1000
 
 
 def read_declared_end(container: InputContainer, stream: VideoStream) -> Fraction | None:
-    """Return the presentation time in seconds at which the video ends according to its container; None if unknown."""
+    """Return the presentation time in seconds at which the video ends according to its container, if that is known."""
     name, time_base, rate = container.format.name, to_fraction(stream.time_base), to_fraction(stream.average_rate)
     if name.startswith("mov"):
         if stream.duration is None or time_base is None:
@@ -46,7 +46,6 @@ def read_declared_end(container: InputContainer, stream: VideoStream) -> Fractio
 
 
 def _parse_duration(text: str) -> Fraction | None:
-    """Return the seconds of a duration such as "00:01:02.5"; None for any other text."""
     match = re.fullmatch(r"(\d{1,4}):(\d\d):(\d\d(?:\.\d{1,9})?)", text, re.ASCII)
     if match is None:
         return None
@@ -67,7 +66,7 @@ class CorruptionTracker:
         self.last_frame_end = 0  # the video after it was lost
 
     def add_frame(self, timed: TimedFrame, doubtful: bool) -> None:
-        """Add the next frame, with its estimated end; it is doubtful if packets shortly before did not decode."""
+        """Add the next frame, with its estimated end; for `doubtful` see DecodedFrame."""
         if doubtful and timed.start - self.last_frame_end > self._step / 2:
             self._add(self.last_frame_end, timed.start)
         if timed.frame.is_corrupt:
@@ -84,8 +83,8 @@ class CorruptionTracker:
     ) -> int:
         """Return the end of the video, and add the damaged interval before it, if any.
 
-        It is doubtful if packets shortly before the end did not decode, or could not be read. `last_packet` is a
-        presentation time. Whether the file `is_cut_off` is asked only if the result depends on it.
+        The end is doubtful if packets shortly before it did not decode, or could not be read. `is_cut_off` is slow and
+        only called if the result depends on it.
         """
         declared_end = min(max_end, declared_end or 0)
         margin = self._step / 2

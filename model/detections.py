@@ -11,10 +11,12 @@ from model.video import Media
 
 # A notice is added if a smaller fraction of the frame was analysed.
 _MIN_ANALYSED_FRACTION = 0.7
-# A notice is added from this start offset on; many files start a few frames late because of B-frames.
+# A notice is added from this start offset on; B-frames alone cause an offset of a few frames.
 _LATE_START_S = 0.1
 _MAX_LISTED_INTERVALS = 5
 _REGION_HINT = "region=x,y,width,height (fractions of the picture)"
+
+Status = Literal["analysed", "no_person", "damaged"]
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,7 @@ class CoverageInterval:
 
     start_s: float
     end_s: float
-    status: Literal["analysed", "no_person", "damaged"]
+    status: Status
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Detections:
 
 
 class WindowPeople(NamedTuple):
-    """The number of people in one window, which lasts from `start_frame` to `end_frame` (exclusive)."""
+    """The number of people in one window; `end_frame` is exclusive."""
 
     start_frame: int
     end_frame: int
@@ -56,8 +58,7 @@ class WindowPeople(NamedTuple):
 def find_coverage(people: list[WindowPeople] | None, fps: float, media: Media) -> tuple[CoverageInterval, ...]:
     """Return which intervals of the video were analysed, show no person, or are damaged.
 
-    An interval is analysed if a window that contains it shows a person, or if `people` is None: then a fixed region was
-    analysed. `fps` is the frame rate of the indices in `people`.
+    Windows without a person are not analysed. `people` is None for a fixed region; `fps` is the rate of their frames.
     """
     analysed = [(0.0, media.duration_s)]
     if people is not None:
@@ -66,11 +67,9 @@ def find_coverage(people: list[WindowPeople] | None, fps: float, media: Media) -
             analysed[-1] = (analysed[-1][0], media.duration_s)
     coverage: list[CoverageInterval] = []
     for start_s, end_s in pairwise(sorted({0.0, media.duration_s, *chain(*analysed, *media.damaged)})):
-        status: Literal["analysed", "no_person", "damaged"] = "no_person"
+        status: Status = "analysed" if _contains(analysed, start_s) else "no_person"
         if _contains(media.damaged, start_s):
             status = "damaged"
-        elif _contains(analysed, start_s):
-            status = "analysed"
         if coverage and coverage[-1].status == status:
             start_s = coverage.pop().start_s
         coverage.append(CoverageInterval(start_s, end_s, status))
@@ -82,7 +81,7 @@ def _contains(intervals: Sequence[tuple[float, float]], time_s: float) -> bool:
 
 
 def _join_windows(people: list[WindowPeople], fps: float, duration_s: float) -> list[tuple[float, float]]:
-    """Return the intervals of windows in seconds, within the video; touching and overlapping ones are joined."""
+    """Return the intervals of windows in seconds; touching and overlapping ones are joined."""
     joined: list[tuple[float, float]] = []
     for window in people:
         start_s, end_s = window.start_frame / fps, min(window.end_frame / fps, duration_s)

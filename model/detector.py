@@ -6,25 +6,28 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from itertools import count
-from typing import BinaryIO, Literal
+from typing import TYPE_CHECKING, BinaryIO, Literal, TypeAlias
 
 import numpy as np
 
 from model.arrays import Frame
 from model.bundle import Bundle
 from model.corruption import Intervals
-from model.decoder import Decoder, InProcessDecoder, OpenVideo
 from model.detections import Detections, find_coverage, make_notices
 from model.engines import Engine
-from model.errors import DamagedVideoError
 from model.locator import Locator, load_locator
 from model.nms import WindowOverlap, merge_windows, suppress
 from model.person_crop import MAX_SIDE_PX, PersonCropper
-from model.segments import Proposals, calibrate, decode_points, to_seconds
+from model.segments import Proposals, calibrate, decode_points
 from model.transforms import Region
-from model.video import Limits
+from model.video import InProcessDecoder, Limits, Video
 from model.windows import Window, windows
 
+if TYPE_CHECKING:  # the sandbox needs Linux
+    from model.sandbox.client import SandboxedVideo
+    from model.sandbox.sandbox import Sandbox
+
+Decoder: TypeAlias = "InProcessDecoder | Sandbox"
 Stage = Literal["decoding", "detecting"]
 Progress = Callable[[Stage, float], None]
 
@@ -33,12 +36,9 @@ class Detector:
     """A loaded bundle that analyses one video at a time. Loading is slow: reuse the detector."""
 
     def __init__(
-        self, bundle: Bundle, engine: Engine, locator: Locator | None = None, decoder: Decoder | None = None
+        self, bundle: Bundle, engine: Engine, locator: Locator | None = None, decoder: "Decoder | None" = None
     ) -> None:
-        """Set up a detector with a bundle and the engine that it was loaded into.
-
-        By default, the locator is that of the bundle, and videos are decoded in this process.
-        """
+        """By default, the locator is that of the bundle, and videos are decoded in this process."""
         self.bundle = bundle
         self.engine = engine
         self.locator = locator or load_locator(bundle)
@@ -52,18 +52,11 @@ class Detector:
         limits: Limits = Limits(),
         progress: Progress = lambda _stage, _fraction: None,
     ) -> Detections:
-        """Detect the micro-actions in a video.
+        """Detect the micro-actions in a readable and seekable video file; raises VideoError, DecoderKilledError.
 
-        Args:
-            file: an open video, readable and seekable.
-            region: the part of the frame to analyse; by default the person that the bundle's locator finds, or the
-                middle of the frame if the bundle has no locator.
-            limits: limits for the video.
-            progress: called for each frame with the stage and the fraction of the video analysed so far, 0..1, and with
-                the same values repeatedly while waiting for a frame. An exception that it raises ends the analysis.
-
-        Raises:
-            VideoError, DecoderKilledError.
+        By default, the region is the person that the locator finds, or without a locator the middle of the frame.
+        `progress` is called for each frame with the stage and the fraction of the video analysed so far, 0..1, and
+        again while waiting for a frame. An exception that it raises ends the analysis.
         """
         manifest = self.bundle.manifest
         config = manifest.input
@@ -74,15 +67,14 @@ class Detector:
         with closing(self.decoder.open(file, limits, meter.report)) as video:
             if cropper:
                 frames = video.frames(config.fps, MAX_SIDE_PX, MAX_SIDE_PX, None)
+                video_windows = cropper.crop(meter.measure(frames, file, video, config.fps))
             else:
                 frames = video.frames(config.fps, config.width, config.height, region or Region())
-            frames = meter.measure(frames, file, video, config.fps)
-            proposals = self.propose(
-                cropper.crop(frames) if cropper else windows(frames, config.window_frames, config.overlap_frames)
-            )
+                frames = meter.measure(frames, file, video, config.fps)
+                video_windows = windows(frames, config.window_frames, config.overlap_frames)
+            proposals = self.propose(video_windows)
             media = video.media
-        if media is None:  # not all frames were read, which only a bug can cause
-            raise DamagedVideoError("decoding did not reach the end of the video")
+        assert media is not None  # all frames were read
         people = cropper.windows if cropper else None
         return Detections(
             _drop_damaged(proposals.clipped(0.0, media.duration_s), media.damaged).by_score(),
@@ -97,18 +89,14 @@ class Detector:
         manifest = self.bundle.manifest
         proposals, previous_end_s = Proposals.empty(), 0.0
         for window in video_windows:
-            start_s, end_s = (to_seconds(frame, manifest) for frame in (window.start_frame, window.end_frame))
-            in_window = self._detect_window(window).clipped(start_s, end_s)
+            start_s, end_s = window.start_frame / manifest.input.fps, window.end_frame / manifest.input.fps
+            mask = window.mask(manifest.input.window_frames)
+            points = self.engine.run(window.clips(manifest.input.clip_frames), mask)
+            candidates = decode_points(points.logits, points.offsets, mask, manifest, window.start_frame)
+            in_window = suppress(candidates, manifest.postprocessing).clipped(start_s, end_s)
             proposals = merge_windows(proposals, in_window, WindowOverlap(start_s, previous_end_s))
             previous_end_s = end_s
         return replace(proposals, scores=calibrate(proposals.scores, manifest.calibration))
-
-    def _detect_window(self, window: Window) -> Proposals:
-        manifest = self.bundle.manifest
-        mask = window.mask(manifest.input.window_frames)
-        points = self.engine.run(window.clips(manifest.input.clip_frames), mask)
-        candidates = decode_points(points.logits, points.offsets, mask, manifest, window.start_frame)
-        return suppress(candidates, manifest.postprocessing)
 
 
 def _drop_damaged(proposals: Proposals, damaged: Intervals) -> Proposals:
@@ -121,7 +109,7 @@ def _drop_damaged(proposals: Proposals, damaged: Intervals) -> Proposals:
 
 
 class _ProgressMeter:
-    """Reports the progress of an analysis, and measures the seconds spent waiting for frames."""
+    """Reports the progress of an analysis, and measures the time spent waiting for frames."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
@@ -132,14 +120,15 @@ class _ProgressMeter:
     def report(self) -> None:
         self._progress(self._stage, self._fraction)
 
-    def measure(self, frames: Iterator[Frame], file: BinaryIO, video: OpenVideo, fps: float) -> Iterator[Frame]:
-        """Pass frames on and report progress before each, so that the caller can end the analysis at any frame.
-
-        The fraction is that of the video's declared duration, or else of the file's size.
-        """
+    def measure(
+        self, frames: Iterator[Frame], file: BinaryIO, video: "Video | SandboxedVideo", fps: float
+    ) -> Iterator[Frame]:
+        """Report progress before each frame: the fraction of the declared duration, or else of the file's size."""
         self.report()
         expected_frames = (video.declared_duration_s or 0) * fps
-        size_bytes = 0 if expected_frames else _get_size(file)
+        position = file.tell()
+        size_bytes = file.seek(0, os.SEEK_END)
+        file.seek(position)
         for index in count():
             start_s = time.monotonic()
             try:
@@ -152,11 +141,3 @@ class _ProgressMeter:
             self._stage, self._fraction = "detecting", min(1.0, done / whole) if whole else 0.0
             self.report()
             yield frame
-
-
-def _get_size(file: BinaryIO) -> int:
-    """Return the file's size in bytes; its position is restored."""
-    position = file.tell()
-    size = file.seek(0, os.SEEK_END)
-    file.seek(position)
-    return size

@@ -39,9 +39,7 @@ class Engine(Protocol):
     def run(self, clips: Images, mask: Booleans) -> RawPoints:
         """Run the network on one window.
 
-        Args:
-            clips: (clips, frames, height, width, 3) uint8 RGB.
-            mask: (window_frames,) bool, True for steps that have a frame.
+        Clips are (clips, frames, height, width, 3) uint8 RGB; the mask (window_frames,) is True for steps with a frame.
         """
 
 
@@ -100,7 +98,7 @@ class TorchEngine:
     name, precision = "torch", "fp32"
 
     def __init__(self, network: "nn.Module", device: str) -> None:
-        """Set up an engine for a network with the inputs and outputs of Network; it is moved to torch's device."""
+        """The network has the inputs and outputs of Network; it is moved to this device of torch."""
         self.device = device
         self.network = network.eval().to(device)
 
@@ -155,9 +153,8 @@ def load_engine(
             continue
         try:
             engine = make(bundle, device, cache_dir)
+            log.info("engine_loaded", engine=candidate, asked_for=name, device=device, passed_over=reasons)
+            return engine
         except EngineError as error:
             reasons.append(str(error))
-            continue
-        log.info("engine_loaded", engine=candidate, asked_for=name, device=device, passed_over=reasons)
-        return engine
     raise EngineError("; ".join(reasons))

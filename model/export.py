@@ -5,7 +5,6 @@ import tempfile
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -33,12 +32,8 @@ _HEADER = "mmad_manifest"
 LOCATOR_HEADER = "mmad_locator"
 
 
-@dataclass(frozen=True)
-class Agreement:
-    """The largest absolute difference between the outputs of an engine and of torch for the same input."""
-
-    engine: str
-    max_abs_error: float
+# Called with the name of an engine and the largest absolute difference between its outputs and those of torch.
+OnChecked = Callable[[str, float], None]
 
 
 def save_checkpoint(path: Path, network: Network, manifest: Manifest) -> None:
@@ -56,10 +51,8 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], Manifest]:
     try:
         with safe_open(path, "pt") as file:
             header = (file.metadata() or {}).get(_HEADER)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise BundleError(f"{path} is no checkpoint: {error}") from error
     except Exception as error:  # the error of safetensors has no other public base class
-        raise BundleError(f"{path} is no safetensors file: {error}") from error
+        raise BundleError(f"{path} is no checkpoint, which is a safetensors file: {error}") from error
     if header is None:
         raise BundleError(f"{path} has no mmad manifest in its header: it was not written by mmad's training")
     return load_file(path), parse_manifest(header, path)
@@ -68,25 +61,15 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], Manifest]:
 def export_bundle(
     checkpoint: Path,
     folder: Path,
-    on_agreement: Callable[[Agreement], None] = lambda _agreement: None,
+    on_checked: OnChecked = lambda _engine, _error: None,
     weights: Weights = "fp32",
     locator: Path | None = None,
 ) -> Bundle:
-    """Write a bundle folder and check every installed engine against torch.
+    """Write a bundle folder from a file of save_checkpoint; files are replaced once all engines have been checked.
 
-    The folder's files are replaced once the new ones have passed the check.
-
-    Args:
-        checkpoint: a file written by save_checkpoint.
-        folder: created if necessary.
-        on_agreement: called with the agreement of each engine.
-        weights: precision of the weights in both files. fp16 halves the size of a bundle: weights are rounded once,
-            here, and computation remains fp32.
-        locator: a locator made by `python -m training.locate`, to include in the bundle.
-
-    Raises:
-        BundleError: the weights do not match the manifest or exceed the range of fp16, or the locator is invalid.
-        EngineError: an engine differs from torch by more than MAX_ABS_ERROR.
+    fp16 halves the size of a bundle: weights are rounded once, here, and computation remains fp32. `locator` is a file
+    made by `python -m training.locate`. Raises EngineError, see check_engines, and BundleError if the weights do not
+    match the manifest or exceed the range of fp16, or the locator is invalid.
     """
     trained, manifest = load_checkpoint(checkpoint)
     manifest = manifest.model_copy(update={"locator": read_locator(locator) if locator else None})
@@ -101,7 +84,7 @@ def export_bundle(
         if locator:
             shutil.copyfile(locator, temporary / LOCATOR)
         _write_bundle(network, manifest, temporary, weights)
-        check_engines(Bundle.load(temporary), on_agreement)
+        check_engines(Bundle.load(temporary), on_checked)
         for name in (*manifest.required_files, MANIFEST):
             (temporary / name).replace(folder / name)
     return Bundle.load(folder)
@@ -154,14 +137,13 @@ def export_graph(network: Network, manifest: Manifest, path: Path, weights: Weig
         )
     assert program is not None
     model = strip_metadata(program.model_proto)
-    onnx.save_model(_store_as_fp16(model) if weights == "fp16" else model, path)
+    if weights == "fp16":
+        _store_as_fp16(model)
+    onnx.save_model(model, path)
 
 
 def make_example_input(manifest: Manifest, batch: int, clips: int) -> tuple[Images, Booleans]:
-    """Make random clips (batch, clips, frames, height, width, 3) from a fixed seed, and a mask (batch, window_frames).
-
-    The mask ends in the middle of the last clip.
-    """
+    """Make random clips from a fixed seed, and a mask that ends in the middle of the last clip; see Network."""
     config = manifest.input
     shape = (batch, clips, config.clip_frames, config.height, config.width, 3)
     random_clips = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
@@ -169,11 +151,8 @@ def make_example_input(manifest: Manifest, batch: int, clips: int) -> tuple[Imag
     return random_clips, np.tile(np.arange(config.window_frames) < valid, (batch, 1))
 
 
-def check_engines(bundle: Bundle, on_agreement: Callable[[Agreement], None]) -> None:
-    """Compare the outputs of every installed engine with those of torch.
-
-    Raises EngineError if one differs by more than MAX_ABS_ERROR, or none is installed.
-    """
+def check_engines(bundle: Bundle, on_checked: OnChecked) -> None:
+    """Raise EngineError if an installed engine differs from torch by more than MAX_ABS_ERROR, or none is installed."""
     reference = load_engine(bundle, "torch")
     names: tuple[EngineName, ...] = ("onnx", "openvino")
     engines = []
@@ -182,7 +161,7 @@ def check_engines(bundle: Bundle, on_agreement: Callable[[Agreement], None]) -> 
             engines.append(load_engine(bundle, name))
     for engine in engines:
         error = max_abs_difference(engine, reference, bundle.manifest)
-        on_agreement(Agreement(engine.name, error))
+        on_checked(engine.name, error)
         if error > MAX_ABS_ERROR:
             raise EngineError(
                 f"engine {engine.name} differs from torch by {error:.2e}, the limit is {MAX_ABS_ERROR:.0e}"
@@ -217,7 +196,7 @@ def strip_metadata(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-def _store_as_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
+def _store_as_fp16(model: onnx.ModelProto) -> None:
     """Store initialisers whose values are exact in fp16 as fp16, each followed by a Cast: computation stays fp32."""
     casts = []
     for tensor in model.graph.initializer:
@@ -233,4 +212,3 @@ def _store_as_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
     nodes = [*casts, *model.graph.node]
     del model.graph.node[:]
     model.graph.node.extend(nodes)
-    return model

@@ -1,7 +1,7 @@
 """ActionFormer (ECCV 2022): from the features of a window to class logits and boundary offsets of points.
 
-Sequences are (B, channels, steps); masks are (B, steps) bool, True for steps with a frame of the video. Module names
-are those of OpenTAD, so that published weights load by name.
+Sequences are (B, channels, steps); masks are (B, steps) bool, True for steps with a frame of the video. A layer with a
+stride gets the mask of its output. Module names are those of OpenTAD, so that published weights load by name.
 """
 
 import math
@@ -26,7 +26,6 @@ class ChannelNorm(nn.LayerNorm):
     """LayerNorm over the channels of (B, channels, steps)."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """Normalise (B, channels, steps)."""
         return super().forward(input.transpose(1, 2)).transpose(1, 2)
 
 
@@ -41,7 +40,6 @@ class MaskedConv(nn.Module):
         self.norm = ChannelNorm(outer, eps=1e-6) if norm else None
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Apply to (B, inner, steps); returns (B, outer, steps / stride). The mask is that of the output."""
         x = self.conv(x) * mask[:, None]
         return x if self.norm is None else F.relu(self.norm(x)) * mask[:, None]
 
@@ -61,21 +59,19 @@ class ConvAttention(nn.Module):
         self.proj = nn.Conv1d(channels, channels, 1)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Apply to (B, channels, steps); returns (B, channels, steps / stride). The mask is that of the output."""
         q, k, v = (self._project(name, x, mask) for name in ("query", "key", "value"))
         x = F.scaled_dot_product_attention(q, k, v, attn_mask=self._make_attention_mask(mask))
         return self.proj(x.transpose(2, 3).flatten(1, 2)) * mask[:, None]  # type: ignore[no-any-return]
 
     def _make_attention_mask(self, mask: Tensor) -> Tensor:
-        """Return which steps each step attends to: (B, 1, steps or 1, steps), from a mask (B, steps)."""
-        # A row without any True would give NaN weights. With local attention, a step after the end of the video may
-        # have none in reach: so each step attends to itself, and its output is masked.
+        """Return which steps each step attends to: (B, 1, steps or 1, steps)."""
+        # A row without any True would give NaN weights, so with local attention each step attends to itself, also after
+        # the end of the video.
         if self.window <= 1:
             return mask[:, None, None, :]
         step = torch.arange(mask.shape[1], device=mask.device)
         distance = (step[:, None] - step).abs()
-        near = distance <= self.window // 2
-        return (mask[:, None, None, :] & near) | (distance == 0)
+        return (mask[:, None, None, :] & (distance <= self.window // 2)) | (distance == 0)
 
     def _project(self, name: str, x: Tensor, mask: Tensor) -> Tensor:
         convolved = self.get_submodule(f"{name}_norm")(self.get_submodule(f"{name}_conv")(x, mask))
@@ -92,12 +88,10 @@ class ResidualScale(nn.Module):
         self.scale = nn.Parameter(torch.full((1, channels, 1), 1e-4))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Scale (B, channels, steps)."""
         x = x * self.scale
-        if self.training:
-            keep = torch.rand(x.shape[0], 1, 1, device=x.device) >= self.dropout
-            x = x * keep / (1 - self.dropout)
-        return x
+        if not self.training:
+            return x
+        return x * (torch.rand(x.shape[0], 1, 1, device=x.device) >= self.dropout) / (1 - self.dropout)
 
 
 class PyramidBlock(nn.Module):
@@ -119,7 +113,6 @@ class PyramidBlock(nn.Module):
         )
 
     def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Apply to (B, channels, steps) and its mask; returns both with steps / stride."""
         mask = mask[:, :: self.stride]
         skip = F.max_pool1d(x, 3, self.stride, 1) if self.stride > 1 else x
         x = skip * mask[:, None] + self.drop_path_attn(self.attn(self.ln1(x), mask))
@@ -136,13 +129,15 @@ class Projection(nn.Module):
         self.embed = nn.ModuleList([MaskedConv(inner, config.channels, config.kernel_size) for inner in widths[:-1]])
         self.stem = nn.ModuleList([PyramidBlock(config, 1, 0) for _ in range(config.stem_blocks)])
         self.branch = nn.ModuleList([PyramidBlock(config, 2, level + 1) for level in range(config.branch_blocks)])
-        self.apply(_initialise_conv_bias)
+        for module in self.modules():
+            if isinstance(module, nn.Conv1d) and module.bias is not None:
+                nn.init.zeros_(module.bias)
         self.positions: Tensor | None
         table = sinusoid_table(config.position_steps, config.channels).T[None] / config.channels**0.5
         self.register_buffer("positions", table if config.position_steps else None, persistent=False)
 
     def forward(self, x: Tensor, mask: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """Compute the levels (B, channels, steps / stride) and their masks from (B, features, steps) and its mask."""
+        """Compute the levels and their masks."""
         for conv in self.embed:
             x = conv(x, mask)
         if self.positions is not None:
@@ -165,20 +160,7 @@ class Neck(nn.Module):
         self.fpn_norms = nn.ModuleList([ChannelNorm(config.channels, eps=1e-6) for _ in config.strides])
 
     def forward(self, levels: list[Tensor]) -> list[Tensor]:
-        """Normalise each level (B, channels, steps)."""
         return [norm(level) for norm, level in zip(self.fpn_norms, levels, strict=True)]
-
-
-class Scale(nn.Module):
-    """A learned factor for the offsets of one level."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.scale = nn.Parameter(torch.ones(()))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Scale a tensor of any shape."""
-        return x * self.scale
 
 
 class PointHead(nn.Module):
@@ -192,14 +174,13 @@ class PointHead(nn.Module):
         )
         self.cls_head = nn.Conv1d(channels, actions, 3, padding=1)
         self.reg_head = nn.Conv1d(channels, 2, 3, padding=1)
-        self.scale = nn.ModuleList([Scale() for _ in config.strides])
+        self.scale = nn.ModuleList([nn.ParameterDict({"scale": torch.ones(())}) for _ in config.strides])
         # Few points belong to an action: a bias at the prior probability keeps the initial focal loss small.
         prior = config.prior_probability
         nn.init.constant_(self.cls_head.bias, -math.log((1 - prior) / prior))  # type: ignore[arg-type]
         nn.init.zeros_(self.reg_head.bias)  # type: ignore[arg-type]
 
     def forward(self, levels: list[Tensor], masks: list[Tensor]) -> Points:
-        """Predict the points of all levels, each (B, channels, steps) with a mask (B, steps)."""
         logits, offsets = [], []
         for scale, level, mask in zip(self.scale, levels, masks, strict=True):
             actions, boundaries = level, level
@@ -208,7 +189,7 @@ class PointHead(nn.Module):
             for conv in self.reg_convs:
                 boundaries = conv(boundaries, mask)
             logits.append(self.cls_head(actions))
-            offsets.append(F.relu(scale(self.reg_head(boundaries))))
+            offsets.append(F.relu(self.reg_head(boundaries) * scale.get_parameter("scale")))
         return Points(torch.cat(logits, dim=-1).transpose(1, 2), torch.cat(offsets, dim=-1).transpose(1, 2))
 
 
@@ -222,7 +203,6 @@ class ActionFormer(nn.Module):
         self.rpn_head = PointHead(config, actions)
 
     def forward(self, features: Tensor, mask: Tensor) -> Points:
-        """Predict points from features (B, features, steps) and mask (B, steps) bool."""
         levels, masks = self.projection(features, mask)
         return self.rpn_head(self.neck(levels), masks)  # type: ignore[no-any-return]
 
@@ -232,8 +212,3 @@ def _resize(positions: Tensor, steps: int) -> Tensor:
     if steps <= positions.shape[2]:
         return positions[:, :, :steps]
     return F.interpolate(positions, size=steps, mode="linear", align_corners=False)
-
-
-def _initialise_conv_bias(module: nn.Module) -> None:
-    if isinstance(module, nn.Conv1d) and module.bias is not None:
-        nn.init.zeros_(module.bias)

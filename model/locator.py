@@ -1,8 +1,7 @@
-"""The locator: finds people in frames with a small network that is part of a bundle.
+"""The locator: a small network that finds people in frames (CenterNet, arXiv:1904.07850).
 
-Its input are images (n, size, size, 3), letterboxed on black. Its outputs lie on a coarse grid: scores (n, cells,
-cells) that a person's centre is in the cell, and boxes (n, cells, cells, 4): left, top, right and bottom of that person
-as fractions of the image. People are local maxima of the scores (CenterNet, arXiv:1904.07850).
+Its input are images (n, size, size, 3), letterboxed on black. Its outputs are scores (n, cells, cells) that a person's
+centre is in the cell, and boxes (n, cells, cells, 4): left, top, right and bottom as fractions of the image.
 """
 
 from collections.abc import Callable
@@ -35,8 +34,7 @@ class GraphLocator:
     """Runs the locator network of a bundle."""
 
     def __init__(self, config: LocatorConfig, run: Graph) -> None:
-        self._config = config
-        self._run = run
+        self._config, self._run = config, run
 
     def find(self, frames: Images) -> list[Floats]:
         """See Locator."""

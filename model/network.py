@@ -15,7 +15,8 @@ from model.pose import PoseBackbone
 class Network(nn.Module):
     """A backbone with adapters, followed by ActionFormer. Each row of a batch is one window; a step is one frame.
 
-    A short video may have fewer clips than fit into a window; the remaining steps are masked.
+    Clips are (B, clips, frames, height, width, 3) uint8 RGB, at most one window; the mask is (B, window_frames) bool,
+    True for steps that have a frame of the video.
     """
 
     mean: Tensor
@@ -38,27 +39,22 @@ class Network(nn.Module):
         self.register_buffer("std", torch.tensor(config.std) * 255, persistent=False)
 
     def forward(self, clips: Tensor, mask: Tensor) -> Points:
-        """Predict points; for the arguments see `features`."""
+        """Predict the points of a batch."""
         return self.detector(self.features(clips, mask), mask)  # type: ignore[no-any-return]
 
     def features(self, clips: Tensor, mask: Tensor) -> Tensor:
-        """Compute the input of the head: (B, dim, window_frames), zero where the mask is False.
-
-        Clips are (B, clips, frames, height, width, 3) uint8 RGB, at most one window; the mask is (B, window_frames)
-        bool, True for steps that have a frame of the video.
-        """
+        """Compute the input of the head: (B, dim, window_frames), zero where the mask is False."""
         features = self.backbone(self.normalise(clips))  # (B, dim, clips * tubelets)
         return self.interpolate_to_steps(features, clips.shape[1] * self.clip_frames, mask)
 
     def interpolate_to_steps(self, features: Tensor, steps: int, mask: Tensor) -> Tensor:
         """Interpolate features (B, dim, any length) to `steps`, pad them to a window and apply the mask."""
         features = F.interpolate(features, size=steps, mode="linear", align_corners=False)
-        # Append zeros for a whole window, then truncate: with computed padding, the graph would be exported for one
-        # number of clips only.
+        # With a computed length of the padding, the graph would be exported for one number of clips only.
         padding = features.new_zeros(features.shape[0], features.shape[1], self.window_frames)
         features = torch.cat([features, padding], dim=2)[:, :, : self.window_frames]
         return features * mask[:, None]
 
     def normalise(self, clips: Tensor) -> Tensor:
-        """Normalise clips (B, clips, frames, height, width, 3) uint8 to (B, clips, 3, frames, height, width) float."""
+        """Normalise clips to (B, clips, 3, frames, height, width) float."""
         return ((clips.float() - self.mean) / self.std).permute(0, 1, 5, 2, 3, 4)

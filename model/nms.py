@@ -6,14 +6,13 @@ Merging two windows:
       window B                  |-----------------------|
       overlap                   |-------|
 
-Both windows propose the actions in the overlap. Two proposals with the same label describe the same action if their
-parts inside the overlap have a tIoU of at least 0.5, or if one of them is cut off by the edge of its window and they
-agree on the other boundary. The proposal with the higher score is used. A boundary that was cut off by the edge of
-its window is replaced by that of the best duplicate which extends beyond the overlap: the start from A, or the end
-from B.
+Two proposals with the same label describe the same action if their parts inside the overlap have a tIoU of at least
+0.5, or if one of them is cut off by the edge of its window and they agree on the other boundary. The one with the
+higher score is used. Its boundary, if cut off, is replaced by that of the best duplicate beyond the overlap.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -34,8 +33,8 @@ _EPSILON = np.float32(1e-6)
 def suppress(proposals: Proposals, config: PostprocessingConfig) -> Proposals:
     """Apply non-maximum suppression as configured in the bundle; return the remaining proposals, highest score first.
 
-    Soft-NMS multiplies the scores of proposals that overlap a better one by exp(-tIoU^2 / sigma): a smaller sigma
-    suppresses more (Bodla et al., ICCV 2017, equation 2).
+    Soft-NMS multiplies the scores of proposals that overlap a better one by exp(-tIoU^2 / sigma) (Bodla et al., ICCV
+    2017, equation 2).
     """
     if not len(proposals):
         return proposals
@@ -50,10 +49,7 @@ def suppress(proposals: Proposals, config: PostprocessingConfig) -> Proposals:
 
 
 def vote(selected: Proposals, candidates: Proposals, tiou: float) -> Floats:
-    """Return the selected segments (n, 2), each replaced by the mean of the candidates with at least this tIoU.
-
-    The mean is weighted by score. Memory: n times the number of candidates.
-    """
+    """Return the selected segments (n, 2), each replaced by the mean, by score, of the candidates with this tIoU."""
     overlap = np.stack([overlaps(candidates.segments, segment) for segment in selected.segments])
     candidate_lengths = candidates.segments[:, 1] - candidates.segments[:, 0]
     lengths = (selected.segments[:, 1] - selected.segments[:, 0])[:, None]
@@ -67,7 +63,8 @@ def vote(selected: Proposals, candidates: Proposals, tiou: float) -> Floats:
 
 def _suppress_group(group: Proposals, config: PostprocessingConfig) -> Proposals:
     if config.nms == "hard":
-        group = group[group.scores > config.proposal_score] if config.proposal_score else group
+        if config.proposal_score:
+            group = group[group.scores > config.proposal_score]
         return group[_hard(group, config.hard_nms_tiou)]
     index, scores = _soft(group, config.soft_nms_sigma, config.proposal_score)
     return Proposals(group.segments[index], scores, group.labels[index])
@@ -87,13 +84,10 @@ def _soft(group: Proposals, sigma: float, min_score: float) -> tuple[list[int], 
     scores = group.scores.copy()
     order: list[int] = []
     final: list[np.float32] = []
-    for _ in range(len(scores)):
+    while scores.max() >= min_score:
         best = int(np.argmax(scores))
-        score = scores[best]
-        if score < min_score:
-            break
         order.append(best)
-        final.append(score)
+        final.append(scores[best])
         tiou = tious(group.segments, group.segments[best])
         remaining = scores > -np.inf  # 0 * -inf would be NaN
         scores[remaining] *= np.exp(-(tiou[remaining] * tiou[remaining]) / np.float32(sigma))
@@ -101,17 +95,11 @@ def _soft(group: Proposals, sigma: float, min_score: float) -> tuple[list[int], 
     return order, np.array(final, np.float32)
 
 
-@dataclass(frozen=True)
-class WindowOverlap:
+class WindowOverlap(NamedTuple):
     """The time from the start of a window to the end of the previous one, in seconds."""
 
     start_s: float
     end_s: float
-
-    @property
-    def segment(self) -> Floats:
-        """Start and end: (2,)."""
-        return np.array([self.start_s, self.end_s], np.float32)
 
     @property
     def edge_s(self) -> float:
@@ -123,9 +111,10 @@ def merge_windows(earlier: Proposals, later: Proposals, overlap: WindowOverlap) 
     """Merge the proposals of all windows so far with those of the next, so that each action appears once."""
     both = Proposals.join([earlier, later])
     is_later = np.arange(len(both)) >= len(earlier)
-    in_overlap = np.flatnonzero(overlaps(both.segments, overlap.segment) > 0)
+    overlap_segment = np.array(overlap, np.float32)
+    in_overlap = np.flatnonzero(overlaps(both.segments, overlap_segment) > 0)
     # An earlier proposal may be cut off at the end of the overlap, a later one at its start.
-    near_start, near_end = overlap.edge_s >= np.abs(both.segments - overlap.segment).T
+    near_start, near_end = overlap.edge_s >= np.abs(both.segments - overlap_segment).T
     is_cut = np.where(is_later, near_start, near_end)
     segments, remaining = both.segments.copy(), np.ones(len(both), bool)
     for best in in_overlap[np.argsort(-both.scores[in_overlap], kind="stable")]:
@@ -145,8 +134,7 @@ def merge_windows(earlier: Proposals, later: Proposals, overlap: WindowOverlap) 
 def _are_duplicates(
     others: Floats, others_cut: Booleans, best: Floats, best_cut: bool, overlap: WindowOverlap
 ) -> Booleans:
-    """Return which of the other window's segments (n, 2) describe the same action as one segment (2,): (n,)."""
-    start, end = overlap.segment
+    start, end = np.array(overlap, np.float32)
     matches = tious(np.clip(others, start, end), np.clip(best, start, end)) >= DUPLICATE_TIOU
     shares_boundary = (np.abs(others - best) <= overlap.edge_s).any(axis=1)
     duplicates: Booleans = matches | ((others_cut | best_cut) & shares_boundary)
@@ -165,15 +153,13 @@ def _extend(best: Floats, duplicates: Proposals, is_later: bool, overlap: Window
 
 
 def overlaps(segments: Floats, other: Floats) -> Floats:
-    """Return the length (n,) that each of (n, 2) segments shares with one segment (2,), in the segments' unit."""
-    shared = np.minimum(segments[:, 1], other[1]) - np.maximum(segments[:, 0], other[0])
-    positive: Floats = np.maximum(shared, np.float32(0))
-    return positive
+    """Return the length (n,) that each of (n, 2) segments shares with one segment (2,)."""
+    shared: Floats = np.minimum(segments[:, 1], other[1]) - np.maximum(segments[:, 0], other[0])
+    return np.maximum(shared, np.float32(0))
 
 
 def tious(segments: Floats, other: Floats) -> Floats:
     """Return the temporal IoU (n,) of each of (n, 2) segments with one segment (2,)."""
     shared = overlaps(segments, other)
     lengths = segments[:, 1] - segments[:, 0] + _EPSILON
-    fractions: Floats = shared / (lengths + (other[1] - other[0] + _EPSILON) - shared)
-    return fractions
+    return shared / (lengths + (other[1] - other[0] + _EPSILON) - shared)  # type: ignore[no-any-return]

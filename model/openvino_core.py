@@ -12,9 +12,8 @@ CONFIG = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
 def openvino_core() -> Any:
     """Return the process's only `openvino.Core`, which is never freed.
 
-    On CPUs with AMX, each Core sets a signal stack (sigaltstack) and restores the previous one when it is freed. If
-    Cores are freed in the order of their creation, a freed stack remains set, and the next signal that Python handles
-    kills the process: Ctrl-C, or the end of a DataLoader worker.
+    On CPUs with AMX, each Core sets a signal stack and restores the previous one when it is freed. In the wrong order,
+    a freed stack remains set, and the next signal that Python handles kills the process.
     """
     # Importing openvino sends telemetry unless this package is missing.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]

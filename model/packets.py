@@ -14,12 +14,11 @@ from av.video.stream import VideoStream
 
 from model.errors import DecoderMemoryError, EncryptedVideoError
 
-# The video ends after this many consecutive packets without a frame. These are some minutes of video, which edit lists
-# and still screen recordings may have; without a limit a file could hold an endless number of empty packets.
+# The video ends after this many consecutive packets without a frame: some minutes, as edit lists and still screen
+# recordings may have.
 _MAX_EMPTY_PACKETS = 10_000
 
-# The number of frames after an error that are doubtful. The decoder reports an error before the earlier frames that it
-# still holds back because of threads and reordering, which are fewer than this.
+# The number of doubtful frames after an error: more than the decoder holds back because of threads and reordering.
 _DOUBTFUL_FRAMES = 32
 
 # Decoding times increase from packet to packet. If they fall by more than this, another recording begins.
@@ -27,36 +26,29 @@ _RESTART_S = Fraction(1, 2)
 
 
 class DecodedFrame(NamedTuple):
-    """A decoded frame."""
+    """A decoded frame; it is doubtful if it is corrupt, or packets shortly before it did not decode."""
 
     frame: av.VideoFrame
-    doubtful: bool  # whether it is corrupt, or packets shortly before it did not decode
+    doubtful: bool
     restarts: int = 0  # how often decoding times had fallen back in the packets read so far
 
 
 class PacketReader:
     """One pass over the packets of a video stream.
 
-    Attributes:
-        first, last: presentation times in ticks of the first packet and of the latest one; decoding times if there are
-            no presentation times.
-        end: latest end of a packet according to presentation times and durations, in ticks.
-        restarts: how often decoding times have fallen back.
+    `first` and `last` are presentation times in ticks, or decoding times if there are none; `end` is the latest end of
+    a packet.
     """
 
     def __init__(self, container: InputContainer, stream: VideoStream) -> None:
         self._container, self._stream = container, stream
         self._restart = (to_fraction(stream.time_base) or Fraction(1, av.time_base)) ** -1 * _RESTART_S
-        self._doubtful_frames = self.restarts = 0
+        self.doubtful_frames = 0  # how many further frames are doubtful
+        self.restarts = 0  # how often decoding times have fallen back
         self._dts: int | None = None
         self.first: int | None = None
         self.last: int | None = None
         self.end: int | None = None
-
-    @property
-    def doubtful(self) -> bool:
-        """True if one of the latest packets did not decode."""
-        return self._doubtful_frames > 0
 
     def frames(self) -> Iterator[DecodedFrame]:
         """Yield frames in presentation order; raises EncryptedVideoError and DecoderMemoryError."""
@@ -66,11 +58,11 @@ class PacketReader:
             for frame in self._decode(packet):
                 empty_packets = 0
                 if frame.is_corrupt:
-                    self._doubtful_frames = _DOUBTFUL_FRAMES
-                yield DecodedFrame(frame, self.doubtful, self.restarts)
-                self._doubtful_frames = max(0, self._doubtful_frames - 1)
+                    self.doubtful_frames = _DOUBTFUL_FRAMES
+                yield DecodedFrame(frame, self.doubtful_frames > 0, self.restarts)
+                self.doubtful_frames = max(0, self.doubtful_frames - 1)
             if empty_packets > _MAX_EMPTY_PACKETS:
-                self._doubtful_frames = _DOUBTFUL_FRAMES
+                self.doubtful_frames = _DOUBTFUL_FRAMES
                 return
 
     def skim(self) -> None:
@@ -87,7 +79,7 @@ class PacketReader:
             except MemoryError as error:
                 raise make_memory_error() from error
             except av.FFmpegError:
-                self._doubtful_frames = _DOUBTFUL_FRAMES
+                self.doubtful_frames = _DOUBTFUL_FRAMES
                 packet = None
             except IndexError:  # PyAV raises it at the end if streams have appeared since the file was opened
                 packet = None
@@ -103,7 +95,7 @@ class PacketReader:
                 "the video is encrypted, and there are no keys here; send it without copy protection"
             )
         if packet.is_corrupt:
-            self._doubtful_frames = _DOUBTFUL_FRAMES
+            self.doubtful_frames = _DOUBTFUL_FRAMES
         dts = packet.pts if packet.dts is None else packet.dts
         pts = dts if packet.pts is None else packet.pts
         if pts is not None and not packet.is_discard:
@@ -122,7 +114,7 @@ class PacketReader:
         except MemoryError as error:
             raise make_memory_error() from error
         except av.FFmpegError:
-            self._doubtful_frames = _DOUBTFUL_FRAMES
+            self.doubtful_frames = _DOUBTFUL_FRAMES
             return []
 
 

@@ -34,9 +34,7 @@ class PersonCropper:
     """Crops the windows of one video around a person; `windows` has the number of people in each so far."""
 
     def __init__(self, locator: Locator, config: InputConfig, margin: float) -> None:
-        self._locator = locator
-        self._config = config
-        self._margin = margin
+        self._locator, self._config, self._margin = locator, config, margin
         self._previous: Floats | None = None
         self.windows: list[WindowPeople] = []
 
@@ -48,12 +46,11 @@ class PersonCropper:
             people = count_people(boxes)
             self.windows.append(WindowPeople(start, start + len(window), people))
             person = choose_person(boxes, self._previous) if people else None
-            if person is None:
-                continue
-            self._previous = person
-            rows, columns = window[0].shape[:2]
-            box = crop_around(person, columns, rows, width / height, self._margin)
-            yield Window(start, crop_and_scale(window, box, width, height))
+            if person is not None:
+                self._previous = person
+                rows, columns = window[0].shape[:2]
+                box = crop_around(person, columns, rows, width / height, self._margin)
+                yield Window(start, crop_and_scale(window, box, width, height))
 
 
 def sample_indices(frames: int) -> Integers:
@@ -64,8 +61,8 @@ def sample_indices(frames: int) -> Integers:
 def count_people(boxes_per_frame: list[Floats]) -> int:
     """Count the people in a window, given the boxes (people, 4) in each sampled frame.
 
-    The locator sometimes takes textures for people, but people stay in place. So at least two sampled frames must show
-    a person, and several people count only if they are seen in four of five sampled frames, not covered by another.
+    The locator sometimes takes textures for people, but people stay in place. So two sampled frames must show a person,
+    and several people count only if they are seen in four of five sampled frames, not covered by another.
     """
     if sum(len(boxes) > 0 for boxes in boxes_per_frame) < min(_MIN_PERSON_FRAMES, len(boxes_per_frame)):
         return 0
@@ -74,19 +71,16 @@ def count_people(boxes_per_frame: list[Floats]) -> int:
 
 
 def choose_person(boxes_per_frame: list[Floats], previous: Floats | None = None) -> Floats | None:
-    """Return the union (4,) of the boxes of the largest person in a window; None if there is none.
-
-    The person of the previous window, in the box `previous`, is preferred.
-    """
-    tracks = _track(boxes_per_frame)
-    unions = [_join_boxes(track) for track in tracks]
-
-    def weight(index: int) -> float:
-        is_previous = previous is not None and iou(unions[index], previous) >= _TRACK_IOU
-        return sum(map(box_area, tracks[index])) * (_PREVIOUS_PERSON_FACTOR if is_previous else 1.0)
-
-    best = max(range(len(tracks)), key=weight, default=None)
-    return None if best is None else unions[best]
+    """Return the union (4,) of the boxes of the largest person in a window, if any; that in `previous` is preferred."""
+    best, largest = None, -1.0
+    for track in _track(boxes_per_frame):
+        boxes = np.stack(track)
+        union = np.concatenate([boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)])
+        is_previous = previous is not None and iou(union, previous) >= _TRACK_IOU
+        size = sum(map(box_area, track)) * (_PREVIOUS_PERSON_FACTOR if is_previous else 1.0)
+        if size > largest:
+            best, largest = union, size
+    return best
 
 
 def _track(boxes_per_frame: list[Floats]) -> list[list[Floats]]:
@@ -103,8 +97,3 @@ def _track(boxes_per_frame: list[Floats]) -> list[list[Floats]]:
                 unmatched.remove(best)
                 tracks[best].append(box)
     return tracks
-
-
-def _join_boxes(boxes: list[Floats]) -> Floats:
-    stacked = np.stack(boxes)
-    return np.concatenate([stacked[:, :2].min(axis=0), stacked[:, 2:].max(axis=0)])

@@ -7,9 +7,7 @@ from torch.nn import functional as F
 from model.architecture import PoseConfig
 from model.pose_estimator import KeypointReader, PoseEstimator, compute_displacements
 
-# Factor on positions. On synthetic people, the standard deviation of positions is then 0.74, and that of displacements
-# with a factor of 20 is 0.08 at lag 1 and 0.13 at lag 4.
-_POSITION_FACTOR = 4.0
+_POSITION_FACTOR = 4.0  # gives positions of synthetic people a standard deviation of 0.74
 
 
 class TemporalBlock(nn.Module):

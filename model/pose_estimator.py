@@ -22,7 +22,7 @@ class Residual(nn.Module):
         self.skip = nn.Identity() if same else _conv_norm(inside, outside, 1, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Apply to (N, inside, height, width); returns (N, outside, height / stride, width / stride)."""
+        """Apply to (N, inside, height, width)."""
         return F.relu(self.conv2(F.relu(self.conv1(x))) + self.skip(x))
 
 
@@ -49,10 +49,7 @@ class PoseEstimator(nn.Module):
         self.seen = nn.Linear(inside, config.keypoints)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Find keypoints (N, keypoints, 3) in normalised images (N, 3, height, width).
-
-        They are x and y as fractions of the image, and the probability that the keypoint is visible.
-        """
+        """Find keypoints (N, keypoints, 3), x, y (0 to 1), visibility, in normalised images (N, 3, height, width)."""
         x, maps = F.relu(self.stem(images)), []
         for stage in self.stages:
             x = stage(x)
@@ -91,10 +88,7 @@ class KeypointReader(nn.Module, ABC):
 
 
 def compute_displacements(keypoints: Tensor, config: FinderConfig, lags: tuple[int, ...]) -> Tensor:
-    """Compute the scaled displacements (B, steps, keypoints, lags, 2) of keypoints (B, steps, keypoints, 3).
-
-    Lags are in frames. Before the window, keypoints are as in its first frame.
-    """
+    """Compute scaled displacements (B, steps, keypoints, lags, 2) since `lags` frames earlier or the first frame."""
     scaled = [config.moves / lag**0.5 * _subtract_earlier(keypoints[..., :2], lag) for lag in lags]
     return torch.stack(scaled, dim=-2)
 
@@ -107,7 +101,6 @@ def _mean_position(probabilities: Tensor) -> Tensor:
 
 
 def _subtract_earlier(positions: Tensor, lag: int) -> Tensor:
-    """Return the differences (B, steps, keypoints, 2) to the positions `lag` frames earlier."""
     earlier = torch.cat([positions[:, :1].expand(-1, lag, -1, -1), positions], dim=1)[:, :-lag]
     return positions - earlier
 

@@ -1,4 +1,4 @@
-"""Decode the network's points and offsets to proposals in seconds. Only this module converts steps to seconds."""
+"""Decode the network's points and offsets to proposals in seconds."""
 
 from dataclasses import dataclass
 from typing import Self
@@ -36,9 +36,7 @@ class Proposals:
     @classmethod
     def join(cls, parts: "list[Proposals]") -> "Proposals":
         """Concatenate proposals in the given order."""
-        if not parts:
-            return cls.empty()
-        columns = zip(*((part.segments, part.scores, part.labels) for part in parts), strict=True)
+        columns = zip(*((part.segments, part.scores, part.labels) for part in (cls.empty(), *parts)), strict=True)
         return Proposals(*(np.concatenate(column) for column in columns))
 
     def by_score(self) -> "Proposals":
@@ -58,11 +56,6 @@ def calibrate(scores: Floats, calibration: Calibration | None) -> Floats:
     return np.interp(scores, calibration.scores, calibration.probabilities).astype(np.float32)
 
 
-def to_seconds(frame: int, manifest: Manifest) -> float:
-    """Return the time of a frame of the resampled video, in seconds since the first frame."""
-    return frame / manifest.input.fps
-
-
 def point_grid(window_frames: int, strides: tuple[int, ...]) -> tuple[Integers, Integers]:
     """Return position and stride (points,) of every point, in steps of the window, finest level first."""
     positions = [np.arange(0, window_frames, stride) for stride in strides]
@@ -70,27 +63,19 @@ def point_grid(window_frames: int, strides: tuple[int, ...]) -> tuple[Integers, 
 
 
 def decode_points(logits: Floats, offsets: Floats, mask: Booleans, manifest: Manifest, start_frame: int) -> Proposals:
-    """Decode the candidates of one window with the highest scores, before NMS.
+    """Decode the candidates of one window with the highest scores, before NMS; see RawPoints and Engine.run.
 
-    For logits (points, actions), offsets (points, 2) and mask (window_frames,) see RawPoints and Engine.run; the
-    window's first frame is `start_frame` of the resampled video.
+    The window's first frame is `start_frame` of the resampled video.
     """
     positions, strides = point_grid(manifest.input.window_frames, manifest.architecture.head.strides)
     scores = (1 / (1 + np.exp(-logits))).astype(np.float32)
     scores[~mask[positions]] = 0
     config = manifest.postprocessing
-    point, label = _find_best(scores, config.candidate_score, config.candidates)
-    # Offsets are in strides of their level: scale before adding.
-    distances = offsets[point] * strides[point, None] * np.array([-1, 1])
-    steps = positions[point, None] + distances
-    segments = ((steps + start_frame) / manifest.input.fps).astype(np.float32)
-    return Proposals(segments, scores[point, label].astype(np.float32), label)
-
-
-def _find_best(scores: Floats, threshold: float, count: int) -> tuple[Integers, Integers]:
-    """Return rows and columns of the `count` highest scores above the threshold, highest first."""
     flat = scores.ravel()
-    above = np.flatnonzero(flat > threshold)
-    order = above[np.argsort(-flat[above], kind="stable")[:count]]
-    row, column = np.divmod(order, scores.shape[1])
-    return row, column
+    above = np.flatnonzero(flat > config.candidate_score)
+    best = above[np.argsort(-flat[above], kind="stable")[: config.candidates]]
+    point, label = np.divmod(best, scores.shape[1])
+    # Offsets are in strides of their level: scale before adding.
+    steps = positions[point, None] + offsets[point] * strides[point, None] * np.array([-1, 1])
+    segments = ((steps + start_frame) / manifest.input.fps).astype(np.float32)
+    return Proposals(segments, flat[best], label)

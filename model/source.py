@@ -14,8 +14,7 @@ from model.packets import make_memory_error
 
 CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts"
 
-# Metadata that is not UTF-8 is common, and is not used. PyAV 18 raises an error unless it may replace such characters;
-# PyAV 19 always does and has no such argument.
+# PyAV 18 raises an error for metadata that is not UTF-8 unless it may replace characters; PyAV 19 always replaces them.
 _TAGS: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
 
 # File name extensions of these containers, in lower case.
@@ -69,9 +68,7 @@ class _Readable:
         """Seek; return -EINVAL for an invalid offset, as a broken index may name one, so that FFmpeg handles it."""
         try:
             return self._file.seek(offset, whence)
-        except ValueError:
-            return -errno.EINVAL
-        except OSError as error:
-            if error.errno != errno.EINVAL:
+        except (ValueError, OSError) as error:
+            if isinstance(error, OSError) and error.errno != errno.EINVAL:
                 raise
             return -errno.EINVAL

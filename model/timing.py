@@ -26,10 +26,9 @@ class TimedFrame(NamedTuple):
 
 
 class TimestampSelector:
-    """Selects the presentation time or the decoding time of each frame, as FFmpeg's tools do.
+    """Selects presentation or decoding times, as FFmpeg's tools do: those that failed to increase less often.
 
-    AVI has decoding times only, and in some files the presentation times do not increase. The kind that has failed to
-    increase less often is used.
+    AVI has decoding times only, and in some files the presentation times do not increase.
     """
 
     def __init__(self) -> None:
@@ -38,7 +37,7 @@ class TimestampSelector:
         self._error_balance = 0  # errors of presentation times minus errors of decoding times
 
     def select(self, frame: av.VideoFrame) -> int | None:
-        """Return the time of the next frame in ticks; None if it has none."""
+        """Return the time of the next frame in ticks, if it has one."""
         pts, dts = frame.pts, frame.dts
         if pts is not None:
             self._error_balance += self._pts is not None and pts <= self._pts
@@ -51,10 +50,8 @@ class TimestampSelector:
 class Clock:
     """Converts timestamps to ticks since the first frame, which never decrease.
 
-    Args:
-        time_base: seconds per tick.
-        step: duration in ticks of a frame that has none of its own.
-        concatenated: whether the container may hold several recordings in a row, each with its own clock.
+    `time_base` is in seconds per tick; `step` is the duration in ticks of a frame that has none of its own. A
+    `concatenated` container may hold several recordings in a row, each with its own clock.
     """
 
     def __init__(self, time_base: Fraction, step: int, concatenated: bool) -> None:
@@ -62,10 +59,8 @@ class Clock:
         self._timestamps = TimestampSelector()
         self.origin: int | None = None  # presentation time in ticks that is time zero
         self._offset = 0  # timestamp of time zero on the clock of the current recording
-        self._restarts = 0
-        self._has_restarted = False
-        self._start = 0
-        self._end = 0
+        self.has_restarted = False
+        self._restarts = self._start = self._end = 0
 
     def place(self, decoded: DecodedFrame, first: int | None) -> TimedFrame | None:
         """Return a frame with its times; None if later frames were placed before, which happens after damage.
@@ -81,8 +76,8 @@ class Clock:
             self.origin = self._offset = min(pts, first) if is_lost and first is not None else pts
         start = self._end if pts is None else pts - self._offset
         if pts is not None and self._is_restart(start, decoded):
-            self._offset, start, self._has_restarted = pts - self._end, self._end, True
-            self._restarts = decoded.restarts
+            self._offset, start = pts - self._end, self._end
+            self.has_restarted, self._restarts = True, decoded.restarts
         elif decoded.doubtful and start < self._start:
             return None
         self._start = max(self._start, start)
@@ -91,10 +86,10 @@ class Clock:
 
     def since_start(self, pts: int | None) -> int | None:
         """Convert a presentation time to ticks since the first frame; None if there were several recordings."""
-        return None if pts is None or self._has_restarted else pts - self._offset
+        return None if pts is None or self.has_restarted else pts - self._offset
 
     def _is_restart(self, start: int, decoded: DecodedFrame) -> bool:
-        """Return whether a new recording begins: the frame's time, or its packet's decoding time, jumps."""
+        """Return whether a new recording begins."""
         ahead_s = (start - self._start) * self._time_base
         back_s = _RESTART_BACK_S if decoded.restarts > self._restarts else _RESTART_FAR_BACK_S
         if ahead_s < -back_s:

@@ -5,6 +5,7 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import compress
 from typing import NamedTuple, cast
 
 import av
@@ -14,8 +15,7 @@ from typing_extensions import Buffer
 
 from model.arrays import Floats, Frame, Images
 
-# The transfer functions of HDR: PQ and HLG (ITU-T H.273, 8.2). Without conversion to SDR such frames look pale. The
-# conversion clips highlights, and runs after scaling, where it is cheap.
+# The transfer functions of HDR, PQ and HLG (ITU-T H.273, 8.2), and the conversion to SDR, which clips highlights.
 _HDR = (16, 18)
 _TO_SDR = "out_transfer=bt709:out_primaries=bt709"
 
@@ -92,7 +92,6 @@ def crop_and_scale(frames: Sequence[Frame] | Frame, box: Box, width: int, height
 
 
 def _make_graph(width: int, height: int, pixel_format: av.VideoFormat, filters: list[Filter]) -> av.filter.Graph:
-    """Make a graph of filters, given by name and arguments, that returns RGB."""
     graph = av.filter.Graph()
     source = graph.add_buffer(width=width, height=height, format=pixel_format, time_base=Fraction(1, 1000))
     nodes = [graph.add(*each) for each in [*filters, ("format", "rgb24"), ("buffersink", None)]]
@@ -134,12 +133,8 @@ class Orientation(NamedTuple):
     @property
     def filters(self) -> list[Filter]:
         """FFmpeg's filters for these operations."""
-        filters = (
-            ("transpose", "cclock_flip", self.swapped),
-            ("hflip", None, self.mirror_x),
-            ("vflip", None, self.mirror_y),
-        )
-        return [(name, arguments) for name, arguments, is_needed in filters if is_needed]
+        filters: list[Filter] = [("transpose", "cclock_flip"), ("hflip", None), ("vflip", None)]
+        return list(compress(filters, self))
 
     def upright_size(self, width: int, height: int) -> tuple[int, int]:
         """Return width and height of the upright frame, given those of the stored frame."""
@@ -173,7 +168,7 @@ class Scaler:
 
     def _adapt(self, frame: av.VideoFrame, orientation: Orientation, pixel_aspect: Fraction) -> av.filter.Graph:
         width, height = orientation.upright_size(frame.width, frame.height)
-        stretch = 1 / pixel_aspect if not orientation.swapped else pixel_aspect
+        stretch = pixel_aspect if orientation.swapped else 1 / pixel_aspect
         box = crop_box(width, height, self._region, self._width / self._height * float(stretch))
         self.analysed_fraction = box.width * box.height / (width * height)
         box = orientation.to_stored(box, frame.width, frame.height)

@@ -1,15 +1,14 @@
-"""Video decoding for serving and training: from an open file to upright frames at a fixed rate.
+"""Video decoding: from an open file to a stream of upright frames at a fixed rate.
 
-Frames are streamed, so memory does not grow with the length of the video. Intervals that do not decode are filled with
-the frame before them and listed in `Media.damaged`.
+Intervals that do not decode are filled with the frame before them and listed in `Media.damaged`.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 import av
 from av.video.stream import VideoStream
@@ -38,17 +37,9 @@ class Limits:
     max_pixels: int = 8192 * 4320
     max_fps: float = 240.0
     max_streams: int = 64
-    # Address space of the decode process; model/sandbox/confine.py lists what videos need.
-    max_memory_bytes: int = 2560 * 1024**2
+    max_memory_bytes: int = 2560 * 1024**2  # address space of the decode process, see model.sandbox.confine
     max_cpu_s: float = 14400.0
     max_stall_s: float = 60.0
-
-
-class Extent(NamedTuple):
-    """Duration of a video, and the time at which a player shows its first frame; in seconds."""
-
-    duration_s: float
-    start_offset_s: float
 
 
 # Limits are sent to the decode process as JSON, which has no infinity: 1e7 s are four months.
@@ -87,10 +78,7 @@ class Video:
         self.time_base = to_fraction(self._stream.time_base) or Fraction(1, av.time_base)  # seconds per tick
         # The usual duration of a frame in ticks.
         self._step = max(1, round(1 / (self.time_base * (to_fraction(self._stream.average_rate) or 25))))
-
-    def close(self) -> None:
-        """Free the decoder."""
-        self._container.close()
+        self.close = self._container.close
 
     def tell(self) -> int:
         """Return the decoder's position in the file, in bytes."""
@@ -105,7 +93,7 @@ class Video:
     def frames(self, fps: float, width: int, height: int, region: Region | None = Region()) -> Iterator[Frame]:
         """Yield upright frames (height, width, 3) uint8 RGB at a fixed rate, starting with the first frame.
 
-        They show the middle of a region. If it is None, they are whole frames, scaled down to fit into the size.
+        They show the middle of a region, or without one whole frames, scaled down to fit into the size.
         """
         scaler: Scaler | None = None
         rate = Fraction(fps).limit_denominator(100_000) * self.time_base
@@ -130,8 +118,8 @@ class Video:
         concatenated = self._container.format.name == "mpegts"
         return PacketReader(self._container, self._stream), Clock(self.time_base, self._step, concatenated)
 
-    def declared_extent(self) -> Extent | None:
-        """Determine duration and start from the container's headers and the first frame; None if they are unknown."""
+    def declared_extent(self) -> tuple[float, float] | None:
+        """Do as measure_extent, from the container's headers and the first frame; None if they do not suffice."""
         packets, clock = self._start_decoding()
         decoded = next(packets.frames(), None)
         if decoded is None:
@@ -142,10 +130,10 @@ class Video:
         if end is None or end <= start:
             packets.skim()
             end = None if packets.restarts or packets.end is None else packets.end * self.time_base
-        return None if end is None else Extent(float(end - start), self._find_start_offset(start))
+        return None if end is None else (float(end - start), self._find_start_offset(start))
 
     def timed_frames(self) -> Iterator[TimedFrame]:
-        """Yield all frames as decoded, with times in ticks since the first frame, which never decrease."""
+        """Yield all frames as decoded; times never decrease."""
         packets, clock = self._start_decoding()
         corruption, meter = CorruptionTracker(self.time_base, self._step), _MediaMeter()
         last: TimedFrame | None = None
@@ -154,7 +142,9 @@ class Video:
             timed = clock.place(decoded, packets.first)
             if timed is None:
                 continue
-            self._check_times(count, float(timed.end * self.time_base))
+            end_s = float(timed.end * self.time_base)
+            self._check_duration(end_s)
+            self._check_rate(count, end_s)
             corruption.add_frame(timed, decoded.doubtful)
             meter.add(timed)
             if last is not None:
@@ -162,24 +152,16 @@ class Video:
             last = timed
         if last is None:
             raise self._make_no_frame_error()
-        end = self._find_end(clock, packets, corruption)
-        yield last._replace(end=corruption.last_frame_end)
-        start_offset_s = self._find_start_offset(self._find_start(clock, packets))
-        self.media = meter.make_media(self.time_base, end, corruption.intervals, start_offset_s)
-
-    def _find_end(self, clock: Clock, packets: PacketReader, corruption: CorruptionTracker) -> int:
-        """Return the end of the video in ticks since the first frame."""
-        declared = read_declared_end(self._container, self._stream)
-        declared_end = None
-        if declared is not None and clock.since_start(0) is not None:
-            declared_end = round((declared - self._find_start(clock, packets)) / self.time_base)
-        return corruption.finish(
-            declared_end,
+        start, declared_end = self._find_start(clock, packets), read_declared_end(self._container, self._stream)
+        end = corruption.finish(
+            None if declared_end is None or clock.has_restarted else round((declared_end - start) / self.time_base),
             clock.since_start(packets.last),
-            packets.doubtful,
+            packets.doubtful_frames > 0,
             int(self._limits.max_duration_s / self.time_base),
             lambda: is_cut_off(self._file, self._container.format.name),
         )
+        yield last._replace(end=corruption.last_frame_end)
+        self.media = meter.make_media(self.time_base, end, corruption.intervals, self._find_start_offset(start))
 
     def _find_start(self, clock: Clock, packets: PacketReader) -> Fraction:
         """Return the presentation time of the first frame in seconds."""
@@ -190,11 +172,9 @@ class Video:
         return ticks * self.time_base
 
     def _find_start_offset(self, first: Fraction) -> float:
-        """Return the time in seconds at which a player shows the frame with this presentation time.
-
-        A player's clock starts with the earliest stream. For MP4 and MOV it starts at 0, where an edit list may delay
-        the video; only fragmented recordings may start at any time.
-        """
+        """Return the time in seconds at which a player shows the frame with this presentation time."""
+        # A player's clock starts with the earliest stream. For MP4 and MOV it starts at 0, where an edit list may delay
+        # the video; only fragmented recordings may start at any time.
         starts_at_zero = self._container.format.name.startswith("mov") and self._stream.frames > 0
         start = 0 if starts_at_zero else max(0, self._container.start_time or 0)
         return round(max(0.0, float(first - Fraction(start, av.time_base))), 6)
@@ -236,8 +216,7 @@ class Video:
                 "(MMAD_MAX_DURATION_S); send it in parts or raise the limit"
             )
 
-    def _check_times(self, frames: int, end_s: float) -> None:
-        self._check_duration(end_s)
+    def _check_rate(self, frames: int, end_s: float) -> None:
         # One second of tolerance allows short bursts of frames.
         if frames > self._limits.max_fps * (end_s + 1):
             raise errors.FrameRateTooHighError(
@@ -247,13 +226,31 @@ class Video:
 
     def _make_no_frame_error(self) -> errors.DamagedVideoError:
         # FFmpeg sets a size above its limit to 0, as it does an unreadable one: the cause is unknown.
-        may_be_too_large = not self._stream.codec_context.width
-        hint = f", or it has more than {self._limits.max_pixels} pixels (MMAD_MAX_PIXELS)" if may_be_too_large else ""
+        too_large = f", or it has more than {self._limits.max_pixels} pixels (MMAD_MAX_PIXELS)"
+        hint = "" if self._stream.codec_context.width else too_large
         return errors.DamagedVideoError(f"no frame of the video can be decoded{hint}; export it anew and send it again")
 
 
-def measure_extent(file: BinaryIO, limits: Limits = Limits()) -> Extent:
-    """Return duration and start of a video, without decoding all frames if the container declares them."""
+class InProcessDecoder:
+    """Decodes in this process, with all its privileges: for trusted videos. Sandbox is the alternative."""
+
+    def open(self, file: BinaryIO, limits: Limits, on_wait: Callable[[], None] = lambda: None) -> Video:
+        """Open a readable and seekable file; raises VideoError. The sandbox calls `on_wait` while it waits."""
+        return Video(file, limits)
+
+    def describe(self) -> str:
+        """Describe the isolation of the decoder in one line."""
+        return "off: videos are decoded in the worker's own process"
+
+    def close(self) -> None:
+        """Stop the decoder's processes, of which there are none here."""
+
+
+def measure_extent(file: BinaryIO, limits: Limits = Limits()) -> tuple[float, float]:
+    """Return the duration of a video and the time at which a player shows its first frame, in seconds.
+
+    All frames are decoded only if the container does not declare them.
+    """
     with closing(Video(file, limits)) as video:
         if (declared := video.declared_extent()) is not None:
             return declared
@@ -261,12 +258,12 @@ def measure_extent(file: BinaryIO, limits: Limits = Limits()) -> Extent:
     with closing(Video(file, limits)) as video:
         for _ in video.timed_frames():
             pass
-        media = video.media
-    return Extent(media.duration_s, media.start_offset_s) if media else Extent(0.0, 0.0)
+        assert video.media is not None
+        return video.media.duration_s, video.media.start_offset_s
 
 
 class _MediaMeter:
-    """Measures frames, in presentation order, for the fields of `Media`."""
+    """Measures frames, in presentation order."""
 
     def __init__(self) -> None:
         self._count = self._last = self._min_gap = self._max_gap = self._rotation = 0

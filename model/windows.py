@@ -50,7 +50,7 @@ def windows(frames: Iterable[Frame], window_frames: int, overlap_frames: int) ->
 
 
 def split_frames(frames: Iterable[Frame], window_frames: int, overlap_frames: int) -> Iterator[tuple[int, list[Frame]]]:
-    """Yield the index of the first frame and the frames of each window; one window is held in memory.
+    """Yield the index of the first frame and the frames of each window.
 
     Only a video that is shorter than a window yields a short window.
     """

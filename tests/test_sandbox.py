@@ -18,7 +18,6 @@ import pytest
 from structlog.testing import capture_logs
 
 from model.bundle import Bundle
-from model.decoder import InProcessDecoder, OpenVideo
 from model.detector import Detector
 from model.errors import (
     DecoderCrashedError,
@@ -34,7 +33,7 @@ from model.sandbox.confine import Confinement
 from model.sandbox.ipc import IpcError
 from model.sandbox.sandbox import Sandbox, make_decoder
 from model.transforms import Region
-from model.video import Limits, Media, Video
+from model.video import InProcessDecoder, Limits, Media, Video
 from tests import clips
 from tests.conftest import descendants, wait_for
 from tests.faulty_forkserver import ATTEMPTS, FAULTS, faulty_sandbox, marked_bytes
@@ -64,7 +63,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return clips.pattern(tmp_path_factory.mktemp("small") / "small.mp4", size="64x36", seconds=1)
 
 
-def taken(video: OpenVideo, size: tuple[int, int] = (64, 36)) -> list[np.ndarray]:
+def taken(video: Video | SandboxedVideo, size: tuple[int, int] = (64, 36)) -> list[np.ndarray]:
     with closing(video):
         return list(video.frames(15, *size))
 
@@ -80,7 +79,7 @@ def marked(small: Path, fault: str) -> io.BytesIO:
 
 
 def forkserver_of(made: Sandbox) -> int:
-    return made._forkserver._process.pid
+    return made._forkserver.process.pid
 
 
 def assert_well(made: Sandbox, small: Path) -> None:
@@ -531,7 +530,6 @@ def test_another_system_has_no_sandbox(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_reading_alone_is_what_the_detector_asks_for(small: Path) -> None:
-    """Both kinds have what model.decoder.OpenVideo names."""
     with small.open("rb") as file, closing(InProcessDecoder().open(file, Limits())) as video:
         assert isinstance(video, Video)
         assert video.tell() > 0

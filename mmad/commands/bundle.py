@@ -37,13 +37,13 @@ def export(
 ) -> None:
     """Make a bundle from a checkpoint (weights, ONNX graph, hashes) and compare the engines with torch."""
     from model.errors import DetectorError
-    from model.export import Agreement, export_bundle
+    from model.export import export_bundle
 
-    def print_agreement(agreement: Agreement) -> None:
-        out.print(f"{agreement.engine}: max abs error against torch {agreement.max_abs_error:.2e}")
+    def print_error(engine: str, max_abs_error: float) -> None:
+        out.print(f"{engine}: max abs error against torch {max_abs_error:.2e}")
 
     with exit_on(DetectorError, OSError):
-        bundle = export_bundle(checkpoint, out_dir, print_agreement, weights, locator)
+        bundle = export_bundle(checkpoint, out_dir, print_error, weights, locator)
     out.print(f"{bundle.folder}: {bundle.manifest.name} {bundle.manifest.version}")
 
 

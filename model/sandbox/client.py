@@ -1,7 +1,4 @@
-"""Client of a decode process: a video with the interface of model.video.Video that is decoded in the sandbox.
-
-Messages from the decode process are untrusted: numbers, sizes, counts and codes are checked before they are used.
-"""
+"""Client of a decode process: a video with the interface of model.video.Video that is decoded in the sandbox."""
 
 import io
 import math
@@ -24,7 +21,6 @@ import structlog
 
 from model import errors
 from model.arrays import Frame
-from model.decoder import WaitCallback
 from model.sandbox import decode_process, ipc
 from model.sandbox.ipc import FrameRequest, IpcError, Message
 from model.transforms import Region
@@ -37,18 +33,12 @@ _END_TIMEOUT_S = 10.0
 # How often the wait callback is called.
 _WAIT_INTERVAL_S = 0.25
 
-_ERRORS: tuple[type[errors.DetectorError], ...] = (*errors.VideoError.__subclasses__(), errors.SandboxError)
+_ERRORS: list[type[errors.DetectorError]] = [*errors.VideoError.__subclasses__(), errors.SandboxError]
 _ERRORS_BY_CODE = {error.code: error for error in _ERRORS}
 
 
 class SandboxedVideo:
-    """One pass over a video's frames, with the errors of model.video.Video.
-
-    Raises:
-        DecoderCrashedError, DecoderTimeoutError, DecoderMemoryError: the video is the cause.
-        DecoderKilledError: the decode process was killed from outside.
-        SandboxError: it could not be confined.
-    """
+    """One pass over a video's frames; raises VideoError, DecoderKilledError, and SandboxError."""
 
     def __init__(
         self,
@@ -56,18 +46,15 @@ class SandboxedVideo:
         kill_forkserver: Callable[[], None],
         file: BinaryIO,
         limits: Limits,
-        on_wait: WaitCallback,
+        on_wait: Callable[[], None],
     ) -> None:
         self._kill_forkserver, self._limits, self._on_wait = kill_forkserver, limits, on_wait
         self._position = 0
         self.media: Media | None = None
-        self.declared_duration_s: float | None = None
         with ExitStack() as stack:
             self._connection, connection_end = (stack.enter_context(end) for end in ipc.make_socket_pair())
             self._supervision, supervision_end = (stack.enter_context(end) for end in ipc.make_socket_pair())
-            self._frame_buffer = stack.enter_context(  # anonymous shared memory
-                os.fdopen(os.memfd_create("frames"), "r+b", buffering=0)
-            )
+            self._frame_buffer = stack.enter_context(os.fdopen(os.memfd_create("frames"), "r+b", buffering=0))
             video = stack.enter_context(_reopen(file))
             self._connection.settimeout(limits.max_stall_s)
             self._supervision.settimeout(_END_TIMEOUT_S)
@@ -122,7 +109,20 @@ class SandboxedVideo:
         self._position = ipc.check_integer(message.get("at"), 0)
         if last is not None and "again" in message:
             return last
-        return self._copy_frame(request, message, last)
+        slot = ipc.check_integer(message.get("slot"), 0, request.slots - 1)
+        height = ipc.check_integer(message.get("height"), 1, request.height)
+        width = ipc.check_integer(message.get("width"), 1, request.width)
+        expected = (request.height, request.width) if request.region is not None else (height, width)
+        if last is not None:
+            expected = last.shape[:2]
+        if (height, width) != expected:
+            raise IpcError(f"a frame of {width} x {height}")
+        frame = np.empty((height, width, 3), np.uint8)
+        # Read instead of mapped: with a mapping, a decode process that truncates the file would crash the worker.
+        if os.preadv(self._frame_buffer.fileno(), [frame.data], slot * request.slot_bytes) != frame.nbytes:
+            raise IpcError("a frame that is not all there")
+        self._send({"free": slot})
+        return frame
 
     def _check_media(self, media: Media) -> Media:
         """Check that values are within the limits, and that damaged intervals are sorted and disjoint."""
@@ -138,23 +138,6 @@ class SandboxedVideo:
         ):
             raise IpcError("a length, a size or a number of frames that cannot be")
         return media
-
-    def _copy_frame(self, request: FrameRequest, message: Message, last: Frame | None) -> Frame:
-        """Copy a frame out of its slot, then free the slot."""
-        slot = ipc.check_integer(message.get("slot"), 0, request.slots - 1)
-        height = ipc.check_integer(message.get("height"), 1, request.height)
-        width = ipc.check_integer(message.get("width"), 1, request.width)
-        expected = (request.height, request.width) if request.region is not None else (height, width)
-        if last is not None:
-            expected = last.shape[:2]
-        if (height, width) != expected:
-            raise IpcError(f"a frame of {width} x {height}")
-        frame = np.empty((height, width, 3), np.uint8)
-        # Read instead of mapped: with a mapping, a decode process that truncates the file would crash the worker.
-        if os.preadv(self._frame_buffer.fileno(), [frame.data], slot * request.slot_bytes) != frame.nbytes:
-            raise IpcError("a frame that is not all there")
-        self._send({"free": slot})
-        return frame
 
     def _send(self, message: Message) -> None:
         # A process that has ended may have sent messages that explain why: they are received next.
@@ -182,7 +165,6 @@ class SandboxedVideo:
 
     @contextmanager
     def _translating_errors(self) -> Iterator[None]:
-        """Translate errors of the connection into the detector's errors."""
         try:
             yield
         except IpcError as error:

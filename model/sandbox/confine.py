@@ -3,15 +3,8 @@
 Resource limits (setrlimit), no new privileges, an unprivileged user if it runs as root, Landlock (no opening of files,
 no TCP, no signals to other processes) and seccomp (system calls that are not listed fail). Open files stay usable.
 
-Address space used for decoding in MiB (VmPeak, MALLOC_ARENA_MAX=2, the test pattern of tests/clips.py; 198 MiB are
-Python, NumPy and FFmpeg), with 3, 8 and 16 decoding threads:
-
-    3840x2160  H.264 8 bit   556   638   883        7680x4320  H.264 8 bit   1266  1707  2215
-    3840x2160  H.265 8 bit   600   718   920        7680x4320  H.265 8 bit   1272  1561  2094
-    3840x2160  AV1           566   620   690        7680x4320  H.265 10 bit  1984  2368  3092
-
-The default limit of 2560 MiB admits these, 10 bit with up to 8 threads, and rejects an MP4 of 539 bytes that declares
-80 million samples (3155 MiB).
+The default limit of address space, 2560 MiB, admits 8K videos of H.265 with 10 bits, decoded by 8 threads (2368 MiB),
+and rejects an MP4 of 539 bytes that declares 80 million samples (3155 MiB).
 """
 
 import ctypes
@@ -49,7 +42,6 @@ _TCP_RIGHTS, _TCP_SINCE = 0b11, 4
 _SCOPES, _SCOPES_SINCE = 0b11, 6  # abstract unix sockets, signals
 
 _CLONE_THREAD = 0x00010000
-_PROT_EXEC = mmap.PROT_EXEC
 
 # System calls that Python and FFmpeg need for open files, memory and threads. None of them takes a path, creates a
 # socket or a process, or affects another process.
@@ -71,16 +63,14 @@ class Confinement:
     unprivileged: bool  # whether the decode process runs as an unprivileged user
 
     @property
-    def missing(self) -> tuple[str, ...]:
+    def missing(self) -> list[str]:
         """The parts that do not work, each with its remedy."""
-        missing = []
-        if not self.landlock:
-            missing.append("Landlock (Linux 5.13 or later, started with landlock among lsm=)")
-        if not self.seccomp:
-            missing.append("seccomp (pip install pyseccomp, and libseccomp.so.2 of the package libseccomp2)")
-        if not self.unprivileged:
-            missing.append(f"an unprivileged user (run as another than root, or where user {_NOBODY} can be taken)")
-        return tuple(missing)
+        parts = {
+            "Landlock (Linux 5.13 or later, started with landlock among lsm=)": self.landlock,
+            "seccomp (pip install pyseccomp, and libseccomp.so.2 of the package libseccomp2)": self.seccomp,
+            f"an unprivileged user (run as another than root, or where user {_NOBODY} can be taken)": self.unprivileged,
+        }
+        return [part for part, works in parts.items() if not works]
 
     def describe(self) -> str:
         """Describe the confinement in one line."""
@@ -92,7 +82,7 @@ class Confinement:
 def confine(limits: Limits, confinement: Confinement, parent: int) -> None:
     """Confine this process with the parts that work, and have the kernel kill it when its parent process ends.
 
-    Raises OSError if a part fails although it worked in probe; the caller must not continue.
+    Raises OSError if a part fails that worked in probe.
     """
     _set_limits(limits)
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
@@ -115,13 +105,12 @@ def probe() -> Confinement:
         _filter()
     child = os.fork()
     if child == 0:
-        working = 0
         try:
             working = _try_all()
-        finally:
-            os._exit(working)
-    _, status = os.waitpid(child, 0)
-    working = max(0, os.waitstatus_to_exitcode(status))
+        except BaseException:
+            working = 0
+        os._exit(working)
+    working = max(0, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
     return Confinement(landlock_version() if working & 1 else 0, bool(working & 2), bool(working & 4))
 
 
@@ -153,15 +142,16 @@ def _fails(number: int, call: Callable[[], object]) -> bool:
 
 def _set_limits(limits: Limits) -> None:
     cpu_s = max(1, math.ceil(limits.max_cpu_s))
-    for resource_type, maximum in (
-        (resource.RLIMIT_AS, limits.max_memory_bytes),
-        (resource.RLIMIT_FSIZE, 0),
-        (resource.RLIMIT_NOFILE, _OPEN_FILES),
-        (resource.RLIMIT_CORE, 0),
-    ):
-        resource.setrlimit(resource_type, (maximum, maximum))
+    maxima = {
+        resource.RLIMIT_AS: limits.max_memory_bytes,
+        resource.RLIMIT_FSIZE: 0,
+        resource.RLIMIT_NOFILE: _OPEN_FILES,
+        resource.RLIMIT_CORE: 0,
+    }
     if os.geteuid() == 0:  # it will change to nobody; the limit counts all threads of that user on this machine
-        resource.setrlimit(resource.RLIMIT_NPROC, (_THREADS, _THREADS))
+        maxima[resource.RLIMIT_NPROC] = _THREADS
+    for resource_type, maximum in maxima.items():
+        resource.setrlimit(resource_type, (maximum, maximum))
     # SIGXCPU at the soft limit; a process that catches it is killed a second later.
     resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s + 1))
 
@@ -176,8 +166,7 @@ def drop_privileges() -> None:
 
 def landlock_version() -> int:
     """Return the kernel's Landlock version; 0 if Landlock is unavailable or disabled."""
-    version = _libc().syscall(_LANDLOCK_CREATE_RULESET, None, 0, _LANDLOCK_CREATE_RULESET_VERSION)
-    return max(0, int(version))
+    return max(0, int(_libc().syscall(_LANDLOCK_CREATE_RULESET, None, 0, _LANDLOCK_CREATE_RULESET_VERSION)))
 
 
 def forbid_files(version: int) -> None:
@@ -187,11 +176,11 @@ def forbid_files(version: int) -> None:
         "3Q", (1 << rights) - 1, _TCP_RIGHTS if version >= _TCP_SINCE else 0, _SCOPES if version >= _SCOPES_SINCE else 0
     )
     # Older kernels accept the longer structure as long as the fields that they do not know are zero.
-    number = _syscall(_LANDLOCK_CREATE_RULESET, ruleset, len(ruleset), 0)
+    descriptor = _check(_libc().syscall(_LANDLOCK_CREATE_RULESET, ruleset, len(ruleset), 0))
     try:
-        _syscall(_LANDLOCK_RESTRICT_SELF, number, 0)
+        _check(_libc().syscall(_LANDLOCK_RESTRICT_SELF, descriptor, 0))
     finally:
-        os.close(number)
+        os.close(descriptor)
 
 
 @cache
@@ -210,7 +199,7 @@ def _filter() -> "pyseccomp.SyscallFilter":
         if number != -1:  # -1: unknown on this architecture or to this version of libseccomp
             syscall_filter.add_rule(sc.ALLOW, number)
     for name in ("mmap", "mprotect"):
-        syscall_filter.add_rule(sc.ALLOW, name, sc.Arg(2, sc.MASKED_EQ, _PROT_EXEC, 0))
+        syscall_filter.add_rule(sc.ALLOW, name, sc.Arg(2, sc.MASKED_EQ, mmap.PROT_EXEC, 0))
     syscall_filter.add_rule(sc.ALLOW, "clone", sc.Arg(0, sc.MASKED_EQ, _CLONE_THREAD, _CLONE_THREAD))
     # A filter cannot read clone3's arguments, which are in memory; on ENOSYS the C library falls back to clone.
     syscall_filter.add_rule(sc.ERRNO(errno.ENOSYS), "clone3")
@@ -232,10 +221,5 @@ def _check(result: int) -> int:
     return result
 
 
-def _syscall(number: int, *arguments: object) -> int:
-    return _check(int(_libc().syscall(ctypes.c_long(number), *arguments)))
-
-
 def _prctl(option: int, value: int) -> None:
-    unused = ctypes.c_ulong(0)
-    _check(_libc().prctl(option, ctypes.c_ulong(value), unused, unused, unused))
+    _check(_libc().prctl(option, *map(ctypes.c_ulong, (value, 0, 0, 0))))

@@ -1,7 +1,4 @@
-"""The decode process of one video: it gives up its privileges, decodes the video, and exits.
-
-It inherits the open video, a socket to the worker, a frame buffer shared with the worker, and the fork server's memory.
-"""
+"""The decode process of one video: it gives up its privileges, decodes the video, and exits."""
 
 import errno
 import io
@@ -23,9 +20,8 @@ from model.sandbox.confine import Confinement, confine
 from model.sandbox.ipc import FrameRequest
 from model.video import Limits, Video
 
-# Exit statuses: there may be no memory left to send a message.
+# An exit status: there may be no memory left to send a message.
 OUT_OF_MEMORY = 12
-_FAILED = 1
 
 
 class DecodeFiles(NamedTuple):
@@ -38,17 +34,17 @@ class DecodeFiles(NamedTuple):
 
 def run_decode_process(files: DecodeFiles, limits: Limits, confinement: Confinement, parent: int) -> NoReturn:
     """Run a forked decode process until it exits; `parent` is the process ID of the fork server."""
-    status = _FAILED
+    status = 1
     try:
         _close_other_files(files)
-        connection = socket.socket(fileno=files.connection)
-        status = _run(connection, files, limits, confinement, parent)
+        status = _run(files, limits, confinement, parent)
     finally:
         os._exit(status)  # skip the fork server's exit handlers
 
 
-def _run(connection: socket.socket, files: DecodeFiles, limits: Limits, confinement: Confinement, parent: int) -> int:
+def _run(files: DecodeFiles, limits: Limits, confinement: Confinement, parent: int) -> int:
     """Return the exit status."""
+    connection = socket.socket(fileno=files.connection)
     try:
         try:
             confine(limits, confinement, parent)
@@ -102,34 +98,22 @@ def _decode(connection: socket.socket, files: DecodeFiles, limits: Limits) -> No
     if message is None:
         return
     request = FrameRequest(**message)
-    buffer = _FrameBuffer(connection, files.frame_buffer, request)
+    shared = np.frombuffer(mmap.mmap(files.frame_buffer, request.slots * request.slot_bytes), np.uint8)
+    free_slots = list(range(request.slots))
     last: Frame | None = None
     for frame in request.take(video):
-        event = {"again": True} if frame is last else buffer.put(frame)
+        event: ipc.Message = {"again": True}
+        if frame is not last:
+            if not free_slots:  # the worker frees a slot once it has copied the frame
+                message = ipc.receive(connection)
+                if message is None:  # the worker has closed the video
+                    return
+                free_slots.append(message["free"])
+            slot = free_slots.pop()
+            start = slot * request.slot_bytes
+            shared[start : start + frame.size] = frame.reshape(-1)
+            event = {"slot": slot, "height": frame.shape[0], "width": frame.shape[1]}
         ipc.send(connection, event | {"at": os.lseek(files.video, 0, os.SEEK_CUR)})
         last = frame
-    if video.media is None:
-        raise RuntimeError("the frames ended and nothing is known of them")
+    assert video.media is not None
     ipc.send(connection, {"media": asdict(video.media)})
-
-
-class _FrameBuffer:
-    """Writes frames into the slots of the shared buffer; the worker frees a slot once it has copied the frame."""
-
-    def __init__(self, connection: socket.socket, fd: int, request: FrameRequest) -> None:
-        self._connection = connection
-        self._slot_bytes = request.slot_bytes
-        self._bytes: Frame = np.frombuffer(mmap.mmap(fd, request.slots * request.slot_bytes), np.uint8)
-        self._free = list(range(request.slots))
-
-    def put(self, frame: Frame) -> ipc.Message:
-        """Wait for a free slot, copy the frame into it, and return the message for the worker."""
-        while not self._free:
-            message = ipc.receive(self._connection)
-            if message is None:
-                os._exit(0)  # the worker has closed the video
-            self._free.append(message["free"])
-        slot = self._free.pop()
-        start = slot * self._slot_bytes
-        self._bytes[start : start + frame.size] = frame.reshape(-1)
-        return {"slot": slot, "height": frame.shape[0], "width": frame.shape[1]}

@@ -1,7 +1,6 @@
 """The fork server: forks a decode process for each video, with FFmpeg already loaded and initialised.
 
-Videos arrive over the control socket, whose file descriptor is its argument. It has a single thread, so that forking is
-safe, and never reads a video itself.
+Its argument is the file descriptor of the control socket. It has a single thread, so that forking is safe.
 """
 
 import gc
@@ -124,7 +123,7 @@ class ForkServer:
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
 
     def _reap(self, pid: int, pidfd: int, supervision: socket.socket) -> None:
-        """Send the exit status and CPU time of a process that has ended to the worker, if it is still connected."""
+        """Send the exit status and CPU time of a process that has ended to the worker."""
         _, status, usage = os.wait4(pid, 0)
         self._selector.unregister(pidfd)
         with suppress(KeyError):  # it was killed

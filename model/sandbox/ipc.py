@@ -1,11 +1,9 @@
 """Messages between the worker, the fork server and decode processes: one bounded JSON object per packet.
 
-Messages from a decode process are untrusted, since a malicious video may have taken it over: nothing is unpickled,
-and every value is checked.
+A malicious video may have taken over a decode process, so every value that it sends is checked.
 """
 
 import json
-import os
 import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
@@ -33,10 +31,7 @@ class IpcError(Exception):
 
 @dataclass(frozen=True)
 class FrameRequest:
-    """The frames that a worker requests, and the layout of the shared frame buffer: `slots` times `slot_bytes`.
-
-    See model.video.Video.frames.
-    """
+    """The arguments of Video.frames, and the layout of the shared frame buffer: `slots` times `slot_bytes`."""
 
     fps: float
     width: int
@@ -89,8 +84,6 @@ def receive_with_fds(connection: socket.socket, count: int) -> tuple[Message, li
     if not content:
         return None
     if len(fds) != count:
-        for fd in fds:
-            os.close(fd)
         raise IpcError(f"{len(fds)} file descriptors instead of {count}")
     return _parse(content), fds
 

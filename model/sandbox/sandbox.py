@@ -11,17 +11,17 @@ import subprocess
 import sys
 import threading
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO, Literal
 
 import structlog
 
-from model.decoder import Decoder, InProcessDecoder, WaitCallback
 from model.errors import SandboxError
 from model.sandbox import ipc
 from model.sandbox.client import SandboxedVideo
 from model.sandbox.confine import Confinement
-from model.video import Limits
+from model.video import InProcessDecoder, Limits
 
 log = structlog.get_logger()
 
@@ -33,10 +33,10 @@ _START_TIMEOUT_S = 60.0
 _END_TIMEOUT_S = 10.0
 
 
-def make_decoder(mode: Mode) -> Decoder:
+def make_decoder(mode: Mode) -> "InProcessDecoder | Sandbox":
     """Make the decoder for the setting MMAD_SANDBOX; log a warning if the sandbox is off or incomplete.
 
-    Raises SandboxError if the sandbox is required but incomplete or unavailable, or the fork server does not start.
+    Raises SandboxError if the fork server does not start, or the sandbox is required but incomplete.
     """
     if mode == "require" and sys.platform != "linux":
         raise SandboxError(f"there is no sandbox on {sys.platform}, only on Linux (MMAD_SANDBOX=require)")
@@ -51,27 +51,23 @@ class Sandbox:
     """Opens each video in a process of its own. Thread-safe; several videos may be open at a time."""
 
     def __init__(self, required: bool = False) -> None:
-        """Start the fork server, which takes about half a second.
-
-        Raises SandboxError if it does not start, or if `required` is set and a part of the confinement is missing.
-        """
+        """Raise SandboxError if the fork server does not start, or lacks a part of a required confinement."""
         self._required = required
         self._lock = threading.Lock()
         self._forkserver = self._start()
 
     @property
-    def confinement(self) -> Confinement:
-        """The confinement of decode processes."""
+    def confinement(self) -> Confinement:  # noqa: D102
         return self._forkserver.confinement
 
     def describe(self) -> str:
-        """See Decoder."""
+        """See InProcessDecoder."""
         return self.confinement.describe()
 
-    def open(self, file: BinaryIO, limits: Limits, on_wait: WaitCallback = lambda: None) -> SandboxedVideo:
-        """See Decoder. The fork server is restarted if it has ended."""
+    def open(self, file: BinaryIO, limits: Limits, on_wait: Callable[[], None] = lambda: None) -> SandboxedVideo:
+        """See InProcessDecoder. The fork server is restarted if it has ended."""
         with self._lock:
-            if not self._forkserver.alive:
+            if self._forkserver.process.poll() is not None:
                 log.warning("decoder_started_again")
                 self._forkserver.end()
                 self._forkserver = self._start()
@@ -99,7 +95,7 @@ class _ForkServerProcess:
     def __init__(self) -> None:
         self.control, remote_end = ipc.make_socket_pair()
         with remote_end:
-            self._process = subprocess.Popen(
+            self.process = subprocess.Popen(
                 [sys.executable, *PROGRAM, str(remote_end.fileno())],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -107,7 +103,7 @@ class _ForkServerProcess:
                 env=_make_environment(),
                 start_new_session=True,  # Ctrl-C in the terminal must reach the worker only
             )
-        self.end = weakref.finalize(self, _end, self._process, self.control)
+        self.end = weakref.finalize(self, _end, self.process, self.control)
         self.control.settimeout(_START_TIMEOUT_S)
         try:
             message = ipc.receive(self.control)
@@ -116,19 +112,15 @@ class _ForkServerProcess:
         if message is None:
             self.end()
             raise SandboxError(
-                f"the decoder's process did not start (exit status {self._process.returncode}); standard error has the "
+                f"the decoder's process did not start (exit status {self.process.returncode}); standard error has the "
                 "reason; MMAD_SANDBOX=off decodes without it"
             )
         self.confinement = Confinement(**message)
 
-    @property
-    def alive(self) -> bool:
-        return self._process.poll() is None
-
     def kill(self) -> None:
         """Kill an unresponsive fork server; the kernel kills its decode processes with it."""
-        self._process.kill()
-        self._process.wait()
+        self.process.kill()
+        self.process.wait()
 
 
 def _end(process: "subprocess.Popen[bytes]", control: socket.socket) -> None:
