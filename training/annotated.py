@@ -11,9 +11,9 @@ from model.source import VIDEO_ENDINGS
 from model.taxonomy import Taxonomy
 from model.video import UNLIMITED, measure_extent
 from training.dataset import Sample, VideoDataset, rarity_weights
-from training.files import find_files, normalize_name
+from training.files import AnnotationError, find_files, normalize_name
 from training.instances import Fault, Row, find_fault
-from training.marks import AnnotationError, ReadContext, read_raw_annotations
+from training.marks import ReadContext, read_raw_annotations
 from training.tables import ANNOTATION_SLACK_S, make_label_lookup
 
 _FOLDER_ENDINGS = (".eaf", ".csv", ".tsv")

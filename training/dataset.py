@@ -22,9 +22,9 @@ from model.errors import VideoError
 from model.source import VIDEO_ENDINGS
 from model.taxonomy import Taxonomy
 from model.video import UNLIMITED, Video
-from training.files import find_files, write_aside
+from training.files import AnnotationError, find_files, write_aside
 from training.instances import Instances
-from training.tables import TableError, read_annotations
+from training.tables import read_annotations
 
 
 class DatasetError(Exception):
@@ -172,7 +172,7 @@ def _read_folder(folder: Path, taxonomy: Taxonomy, subset: str) -> list[Sample]:
         raise DatasetError(f"{folder} has no mmad.json: it must hold mmad.json and videos/ (or frames/)")
     try:
         truth = read_annotations(annotations, taxonomy, subset=subset).instances
-    except TableError as error:
+    except AnnotationError as error:
         raise DatasetError(str(error)) from error
     files = _find_video_files(folder)
     missing = [name for name in truth.videos if name not in files]

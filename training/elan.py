@@ -10,23 +10,15 @@ from urllib.parse import unquote
 
 from pympi.Elan import Eaf
 
-from training.files import NameIndex
+from training.files import AnnotationError, NameIndex
 
 # Score that mmad's exports append to a label: "nodding (0.83)".
 _SCORE = re.compile(r"\s\([01]\.\d\d\)$")
 _KINDS_WITH_SCORES = ("action", "body part")
 
 
-class ElanError(Exception):
-    """Raised for a file that is not a valid .eaf file."""
-
-
 class Annotation(NamedTuple):
-    """One annotation, in the time of the file; an empty label is replaced by the name of its tier.
-
-    Attributes:
-        kind: the linguistic type of its tier.
-    """
+    """One annotation, in the time of the file. `kind` is the linguistic type of its tier; an empty label becomes its tier's name."""
 
     tier: str
     kind: str
@@ -59,12 +51,14 @@ class Elan:
 def read_eaf(path: Path, tiers: Sequence[str] = ()) -> Elan:
     """Read these tiers of an .eaf file; all if none are named.
 
-    Raises ElanError if the file cannot be read, lacks one of the tiers, or has annotations without times.
+    Raises AnnotationError if the file cannot be read, lacks one of the tiers, or has annotations without times.
     """
     eaf = _parse(path)
     missing = [name for name in tiers if name not in eaf.tiers]
     if missing:
-        raise ElanError(f"{path}: there is no tier {missing[0]!r}; its tiers are {', '.join(map(repr, eaf.tiers))}")
+        raise AnnotationError(
+            f"{path}: there is no tier {missing[0]!r}; its tiers are {', '.join(map(repr, eaf.tiers))}"
+        )
     media = {
         PureWindowsPath(unquote(one.get("MEDIA_URL", ""))).name: int(one.get("TIME_ORIGIN") or 0) / 1000  # takes / too
         for one in eaf.media_descriptors
@@ -79,7 +73,9 @@ def _parse(path: Path) -> Eaf:
         try:
             return Eaf(str(path))
         except Exception as error:  # pympi raises Exception, KeyError and ValueError for invalid files
-            raise ElanError(f"{path} is no .eaf file of ELAN ({error}): open it in ELAN and save it anew") from error
+            raise AnnotationError(
+                f"{path} is no .eaf file of ELAN ({error}): open it in ELAN and save it anew"
+            ) from error
 
 
 def _annotations(path: Path, eaf: Eaf, tiers: Sequence[str]) -> Iterator[Annotation]:
@@ -90,7 +86,7 @@ def _annotations(path: Path, eaf: Eaf, tiers: Sequence[str]) -> Iterator[Annotat
         for id, value in values.items():
             start, end = (eaf.timeslots.get(slot) for slot in _find_slots(eaf, id))
             if start is None or end is None:
-                raise ElanError(
+                raise AnnotationError(
                     f"{path}: tier {tier!r}, annotation {id} ({value!r}) has no time of its own: align it in ELAN"
                 )
             label = value.strip()

@@ -21,6 +21,10 @@ _SEPARATORS = ",;\t"
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
 
 
+class AnnotationError(Exception):
+    """Raised for annotations that cannot be read or used; the message lists faults with file and location."""
+
+
 class NameIndex:
     """Look up names of videos as users write them: exactly, then in normalised Unicode, then ignoring case.
 

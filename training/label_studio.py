@@ -3,19 +3,15 @@
 import math
 import re
 from collections.abc import Iterator
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from training.files import strip_video_ending
+from training.files import AnnotationError, strip_video_ending
 from training.instances import parse_float
 
 _TYPE = "timelinelabels"
 _UPLOAD = re.compile(r"[0-9a-f]{8}-(?=.)")
-
-
-class LabelStudioError(Exception):
-    """Raised for an export without the data that times need; the message names the task and a remedy."""
 
 
 class Region(NamedTuple):
@@ -53,12 +49,12 @@ def is_export(document: object) -> bool:
     )
 
 
-def read_tasks(document: list[Any]) -> tuple[list[Task], int]:
+def read_tasks(path: Path, document: list[Any]) -> tuple[list[Task], int]:
     """Return the annotated tasks, and the number of tasks without annotations. Predictions are ignored.
 
     Of several annotations of a task the latest that was not cancelled is read, of several tasks with one video the
-    last. Frame n lasts from (n - 1) / fps to n / fps, as in Label Studio's player. Raises LabelStudioError if there are
-    no annotations, or a task lacks its frame rate or its video.
+    last. Frame n lasts from (n - 1) / fps to n / fps, as in Label Studio's player. `path` is for messages. Raises
+    AnnotationError if there are no annotations, or a task lacks its frame rate or its video.
     """
     tasks = _merge_by_id(
         [_from_json_min(one) if "data" not in one else one for one in document if isinstance(one, dict)]
@@ -68,15 +64,15 @@ def read_tasks(document: list[Any]) -> tuple[list[Task], int]:
     for number, entry in enumerate(tasks, start=1):
         if annotations := _get_annotations(entry):
             annotated += 1
-            task = _read_task(entry, annotations, f"task {entry.get('id', number)}")
+            task = _read_task(entry, annotations, f"{path}: task {entry.get('id', number)}")
             if earlier := latest.pop(task.videos[0], None):
                 notice = f"{earlier.place}: {task.place} has the same video and is read in its place"
                 task = task._replace(notices=(*task.notices, notice))
             latest[task.videos[0]] = task
     if not latest:
-        raise LabelStudioError(
-            "there are no annotations in it, only predictions or empty tasks: submit the tasks in Label Studio, then "
-            "export them as JSON"
+        raise AnnotationError(
+            f"{path}: there are no annotations in it, only predictions or empty tasks: submit the tasks in Label "
+            "Studio, then export them as JSON"
         )
     return list(latest.values()), len(tasks) - annotated
 
@@ -85,7 +81,7 @@ def _read_task(task: dict[str, Any], annotations: list[dict[str, Any]], place: s
     data = task["data"]
     videos = tuple(dict.fromkeys(_iterate_names(task)))
     if not videos:
-        raise LabelStudioError(f'{place} has no video in its data: import tasks with {{"video": ...}}')
+        raise AnnotationError(f'{place} has no video in its data: import tasks with {{"video": ...}}')
     place += f", {videos[0]}"
     rate = parse_float(data.get("fps"))
     # Label Studio reads a rate below 1 as seconds per frame. 0 stands for no valid rate.
@@ -109,14 +105,14 @@ def _iterate_regions(annotation: dict[str, Any], frame_s: float, place: str) -> 
         if result.get("type", _TYPE) != _TYPE or not isinstance(value.get("ranges"), list):
             continue
         if not frame_s:
-            raise LabelStudioError(
+            raise AnnotationError(
                 f'{place} does not say its rate: its data needs "fps", the frameRate that the labeling configuration '
                 "had when it was annotated"
             )
         for one in value["ranges"]:
             first, last = parse_float(one.get("start")), parse_float(one.get("end"))
             if math.isnan(first) or math.isnan(last):
-                raise LabelStudioError(f"{place}: region {result.get('id')} has a range without start or end")
+                raise AnnotationError(f"{place}: region {result.get('id')} has a range without start or end")
             for label in value.get(_TYPE) or [""]:
                 yield Region(str(result.get("id", "")), str(label), (first - 1) * frame_s, last * frame_s)
 

@@ -111,7 +111,7 @@ def read_weights(source: Path) -> Imported:
 def read_settings(path: Path) -> dict[str, Any]:
     """Read parts of a manifest from a JSON file.
 
-    Raises TableError if the file cannot be read, and WeightsError if it is not a JSON object.
+    Raises AnnotationError if the file cannot be read, and WeightsError if it is not a JSON object.
     """
     settings = read_json(path)
     if not isinstance(settings, dict):
