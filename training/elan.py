@@ -18,7 +18,7 @@ _KINDS_WITH_SCORES = ("action", "body part")
 
 
 class Annotation(NamedTuple):
-    """One annotation, in the time of the file. `kind` is the linguistic type of its tier; an empty label becomes its tier's name."""
+    """One annotation, in the time of the file; `kind` is its tier's linguistic type, an empty label its tier's name."""
 
     tier: str
     kind: str

@@ -14,8 +14,6 @@ from training.label_studio import is_export as is_label_studio
 from training.tables import make_label_lookup, parse_table, read_annotations, read_json, read_text
 
 ANNOTATION_ENDINGS = (".eaf", ".csv", ".tsv", ".json")
-
-
 # Columns of the video, start, end and action in a table.
 _COLUMNS = ("video", "start_s", "end_s", "action")
 _EXPORTED_COLUMNS = ("video", "start_s", "end_s", "action_code")  # as mmad exports it
@@ -29,7 +27,6 @@ class ReadContext:
     Attributes:
         files: the existing videos, by name without ending.
         tiers: names of the tiers of .eaf files to read; all if empty.
-        faults: invalid annotations.
         notices: messages about corrected and ignored data, as an ordered set.
     """
 
