@@ -108,9 +108,8 @@ def _cut_segments(positions: Doubles, segments: Doubles, min_share: float) -> tu
     steps = np.arange(len(positions))
     rising = np.concatenate([[True], np.diff(positions) > 0])
     last = float(steps[rising][-1])
-    inside = np.interp(segments, positions[rising], steps[rising]) if len(segments) else segments
-    ends_later = segments[:, 1] >= positions[rising][-1] if len(segments) else np.zeros(0, bool)
-    inside[ends_later, 1] = last
+    inside = np.interp(segments, positions[rising], steps[rising])
+    inside[segments[:, 1] >= positions[rising][-1], 1] = last
     length = inside[:, 1] - inside[:, 0]
     speed = (positions[rising][-1] - positions[0]) / max(last, 1.0)
     whole = (segments[:, 1] - segments[:, 0]) / max(speed, 1e-6)

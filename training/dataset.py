@@ -23,7 +23,7 @@ from model.source import VIDEO_ENDINGS
 from model.taxonomy import Taxonomy
 from model.video import UNLIMITED, Video
 from training.files import AnnotationError, find_files, write_aside
-from training.instances import Instances
+from training.instances import Instances, parse_float
 from training.tables import read_annotations
 
 
@@ -155,10 +155,7 @@ def _split_weight(entry: Path) -> tuple[Path, float]:
     name, star, weight = str(entry).rpartition("*")
     if not star:
         return entry, 1.0
-    try:
-        factor = float(weight)
-    except ValueError:
-        factor = math.nan
+    factor = parse_float(weight)
     if not 0 < factor < math.inf:
         raise DatasetError(
             f"{entry}: {weight!r} is no weight above 0; write FOLDER*2 to draw its videos twice as often"

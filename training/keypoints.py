@@ -25,7 +25,7 @@ from training.dataset import DatasetError, load_dataset, read_frames, read_keypo
 from training.evaluation.validation import ValidationResult, evaluate_network
 from training.framed import read_cropped_frames
 from training.recipe import StageConfig, load_recipe
-from training.start import start_network
+from training.run import start_network
 
 DRAWN_FRAMES = 6  # per clip
 _MEASURED_FRAMES = 64  # from the middle of each video

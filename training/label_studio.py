@@ -64,9 +64,10 @@ def read_tasks(path: Path, document: list[Any]) -> tuple[list[Task], int]:
     for number, entry in enumerate(tasks, start=1):
         if annotations := _get_annotations(entry):
             annotated += 1
-            task = _read_task(entry, annotations, f"{path}: task {entry.get('id', number)}")
+            name = f"task {entry.get('id', number)}"
+            task = _read_task(entry, annotations, f"{path}: {name}")
             if earlier := latest.pop(task.videos[0], None):
-                notice = f"{earlier.place}: {task.place} has the same video and is read in its place"
+                notice = f"{earlier.place}: {name} has the same video and is read in its place"
                 task = task._replace(notices=(*task.notices, notice))
             latest[task.videos[0]] = task
     if not latest:

@@ -14,8 +14,7 @@ from training.augment import Example
 from training.keypoint_noise import add_keypoint_noise, features_from_keypoints, get_keypoint_reader, keypoint_loss
 from training.losses import DetectionLoss, Targets, assign, make_grid, make_point_mask
 from training.recipe import StageConfig
-from training.run import TrainingError
-from training.start import start_network
+from training.run import TrainingError, start_network
 
 # Input settings that teacher and student must share, so that their steps coincide. Images are resized for the teacher;
 # a pose backbone has no clips.

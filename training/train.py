@@ -25,8 +25,17 @@ from training.evaluation.early_stopping import BestWeights, ValidationLoss
 from training.files import write_aside
 from training.objectives import Batch, Teacher, TrainingModule
 from training.recipe import Recipe, RecipeError, StageConfig, load_recipe
-from training.run import BACKBONE, CHECKPOINT, HISTORY, RECIPE, Examples, Run, TrainingError
-from training.start import start_finder, start_network
+from training.run import (
+    BACKBONE,
+    CHECKPOINT,
+    HISTORY,
+    RECIPE,
+    Examples,
+    Run,
+    TrainingError,
+    start_finder,
+    start_network,
+)
 from training.tuning import recompute_blocks, resolve_tuning, set_trainable
 from training.weights import WeightsError, save_backbone, start_backbone
 

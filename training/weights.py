@@ -272,22 +272,18 @@ def _load(module: torch.nn.Module, weights: dict[str, Tensor]) -> None:
         block, adapter, _ = name.partition(".adapter.")
         if adapter and block not in adapted:
             weights = weights | {name: tensor}
-    missing = sorted(expected.keys() - weights.keys())
-    unexpected = sorted(weights.keys() - expected.keys())
-    wrong = [
-        f"{name} is {tuple(weights[name].shape)}, wanted {tuple(expected[name].shape)}"
-        for name in sorted(expected.keys() & weights.keys())
-        if weights[name].shape != expected[name].shape
-    ]
-    faults = [
-        f"{kind}: {separator.join(listed[:5])}"
-        for kind, separator, listed in (
-            ("missing", ", ", missing), ("without a place", ", ", unexpected), ("of another shape", "; ", wrong)
-        )
-        if listed
-    ]  # fmt: skip
-    if faults:
-        raise WeightsError("the weights do not fit; " + "; ".join(faults))
+    faults = {
+        "missing": sorted(expected.keys() - weights.keys()),
+        "without a place": sorted(weights.keys() - expected.keys()),
+        "of another shape": [
+            f"{name} is {tuple(weights[name].shape)}, wanted {tuple(expected[name].shape)}"
+            for name in sorted(expected.keys() & weights.keys())
+            if weights[name].shape != expected[name].shape
+        ],
+    }
+    if any(faults.values()):
+        shown = "; ".join(f"{kind}: {', '.join(names[:5])}" for kind, names in faults.items() if names)
+        raise WeightsError(f"the weights do not fit; {shown}")
     module.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
 
 

@@ -7,7 +7,6 @@ abruptly with single detections. The loss is a mean over all points of all video
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +19,7 @@ from model.network import Network
 from model.windows import windows
 from training.augment import Example
 from training.dataset import Sample, VideoDataset, spread
-from training.evaluation.validation import read_input_frames, read_noisy_keypoints
+from training.evaluation.validation import read_inputs
 from training.keypoint_noise import features_from_keypoints
 from training.losses import DetectionLoss, Targets, make_grid, make_point_mask
 from training.objectives import Batch, collate, make_noisy_keypoints
@@ -69,9 +68,7 @@ class ValidationLoss:
 def _iterate_windows(sample: Sample, recipe: Recipe, index: int) -> Iterator[Example]:
     """Yield every window of a video as an example; of its keypoints if it has no frames."""
     config = recipe.input
-    inputs: Any = (
-        read_input_frames(sample, recipe) if sample.has_frames else read_noisy_keypoints(sample, recipe, index)
-    )
+    inputs = read_inputs(sample, recipe, index, "pictures" if sample.has_frames else "keypoints")
     for window in windows(inputs, config.window_frames, config.overlap_frames):
         segments, inside = _clip_to_window(sample.segments * config.fps, window.start_frame, window.end_frame)
         if sample.has_frames:

@@ -21,8 +21,7 @@ from training.evaluation.errors import to_document as errors_document
 from training.evaluation.metrics import TIOUS, LevelReport, to_document
 from training.evaluation.validation import ValidationResult, collect_metrics
 from training.instances import Instances
-from training.run import HISTORY, RECIPE
-from training.start import find_locator
+from training.run import HISTORY, RECIPE, find_locator
 
 TABLES = "tables.md"
 _PACKAGES = ("mmad", "torch", "lightning-fabric", "numpy", "av", "onnxruntime", "openvino")

@@ -3,13 +3,13 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from model.arrays import Booleans, Doubles, Floats, Images
+from model.arrays import Booleans, Doubles
 from model.bundle import Bundle, Calibration, Manifest, Thresholds
 from model.detector import Detector
 from model.engines import TorchEngine
@@ -90,10 +90,8 @@ def evaluate_network(
     for done, index in enumerate(chosen):
         on_progress(done, len(chosen))
         sample = dataset.samples[index]
-        frames = (
-            read_input_frames(sample, recipe) if given == "pictures" else read_noisy_keypoints(sample, recipe, index)
-        )
-        cut_windows = windows(frames, recipe.input.window_frames, recipe.input.overlap_frames)
+        inputs = read_inputs(sample, recipe, index, given)
+        cut_windows = windows(inputs, recipe.input.window_frames, recipe.input.overlap_frames)
         proposals.append(detector.propose(cut_windows).clipped(0.0, sample.duration_s))
     truth = dataset.truth(chosen)
     predictions = to_instances(truth, proposals)
@@ -116,20 +114,19 @@ def _measure_calibration(
 ) -> tuple[float, float]:
     """Return the expected calibration error before and after calibration."""
     correct = find_correct(truth, predictions)
-    before, after = (
-        expected_calibration_error(one.scores, correct)
-        for one in (predictions, calibrate_scores(predictions, calibration))
+    calibrated = calibrate_scores(predictions, calibration)
+    return expected_calibration_error(predictions.scores, correct), expected_calibration_error(
+        calibrated.scores, correct
     )
-    return before, after
 
 
-def read_input_frames(sample: Sample, recipe: Recipe) -> Images:
-    """Read all frames of a sample at the network's input size."""
-    return resize_to_input(read_frames(sample, recipe.input, 1.0, recipe.data.cache), recipe.input)
+def read_inputs(sample: Sample, recipe: Recipe, index: int, given: Inputs) -> Any:
+    """Read all frames of a sample at the network's input size, or its keypoints (frames, 1, keypoints, 3).
 
-
-def read_noisy_keypoints(sample: Sample, recipe: Recipe, index: int) -> Floats:
-    """Read keypoints (frames, 1, keypoints, 3) and add the noise of the last stage that is given keypoints."""
+    Keypoints have the noise of the last stage that is given keypoints; `index` is its seed.
+    """
+    if given == "pictures":
+        return resize_to_input(read_frames(sample, recipe.input, 1.0, recipe.data.cache), recipe.input)
     frames = max(round(sample.duration_s * recipe.input.fps), 1)
     keypoints = read_keypoints(sample, recipe.input.fps, frames)
     if keypoints is None:
