@@ -52,10 +52,9 @@ def make_example(
 ) -> Example:
     """Cut a window from a video and augment it.
 
-    `frames` (n, rows, columns, 3) are the whole video at the network's frame rate, `keypoints` those of its frames, and
-    `segments_s` and `labels` its ground truth. `window` is the maximum number of frames, 0 for the network's; in
-    shorter windows small parts of actions count too. `scattered` samples single frames from the whole video instead;
-    the example has no segments.
+    `frames` (n, rows, columns, 3) are the whole video at the network's frame rate. `window` is the maximum number of
+    frames, 0 for the network's; in shorter windows small parts of actions count too. `scattered` samples single frames
+    from the whole video instead; the example has no segments.
     """
     window = window or config.window_frames
     if scattered:
@@ -102,9 +101,7 @@ def _sample_frame_positions(rng: np.random.Generator, count: int, window: int, a
 
 
 def _cut_segments(positions: Doubles, segments: Doubles, min_share: float) -> tuple[Doubles, Integers]:
-    """Clip segments in frames of the video to steps of the window; return those with enough of their length, and their
-    indices.
-    """
+    """Clip segments in frames of the video to steps of the window; return those that remain, and their indices."""
     steps = np.arange(len(positions))
     rising = np.concatenate([[True], np.diff(positions) > 0])
     last = float(steps[rising][-1])
@@ -147,7 +144,6 @@ def _crop_and_resize(images: Images, x: float, y: float, scale: float, config: I
 
 
 def _colour(rng: np.random.Generator, images: Images) -> Images:
-    """Apply gamma, gain and tint by one lookup table per channel; then grey, blur and noise."""
     values = np.arange(256) / 255.0
     curve = values ** rng.uniform(*_GAMMA) * rng.uniform(*_GAIN)
     tints = 1 + rng.uniform(-_TINT, _TINT, 3)

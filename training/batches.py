@@ -1,7 +1,7 @@
 """Load batches in worker processes while the network trains.
 
-Batches are passed through shared memory. If /dev/shm is full, as in a container with Docker's default of 64 MB, they
-are passed through pipes, which takes two more copies.
+Batches are passed through shared memory; through pipes, which takes two more copies, if /dev/shm is full, as with
+Docker's default of 64 MB.
 """
 
 import multiprocessing
@@ -82,7 +82,6 @@ def explain_worker_errors() -> Iterator[None]:
 
 
 def _collate_shared(examples: Sequence[Example], manifest: Manifest) -> Batch | list[Array]:
-    """Collate examples; in a worker into shared memory, or as arrays if it is full."""
     batch = collate(examples, manifest)
     if get_worker_info() is None:
         return batch

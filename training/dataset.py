@@ -1,8 +1,7 @@
 """Load labelled videos of one or several data sets as frames at the network's rate and size.
 
-A data set is a folder with mmad.json and videos/ (the layout of MMA-52 and `mmad synth`), or frames/ instead of videos/
-(`mmad synth --frames npz`). Sidecars with keypoints are optional. With `--frames none` there are only sidecars, for
-stages that are given keypoints.
+A data set is a folder with mmad.json and videos/ (the layout of MMA-52 and `mmad synth`), frames/ (`mmad synth --frames
+npz`), or only sidecars with keypoints (`--frames none`), which are optional in the others.
 """
 
 import hashlib
@@ -74,13 +73,12 @@ class VideoDataset:
     def count_keypoints(self) -> int:
         """Return the number of keypoints in the sidecars, 0 if there are none."""
         for sample in self.samples:
-            keypoints = read_keypoints(sample, 1.0, 1)
-            if keypoints is not None:
+            if (keypoints := read_keypoints(sample, 1.0, 1)) is not None:
                 return len(keypoints.mirrored)
         return 0
 
     def with_frames(self) -> "VideoDataset":
-        """Return only the videos with frames; raise DatasetError if there are none."""
+        """Return only the videos with frames. Raises DatasetError if there are none."""
         selected = np.array([sample.has_frames for sample in self.samples])
         if selected.all():
             return self

@@ -142,9 +142,7 @@ def read_table(text: str) -> Table:
     """Parse a table whose columns are separated by the most frequent of comma, semicolon and tab in its first row.
 
     A first line such as `sep=;`, as Excel writes it, sets the separator. Values are stripped; missing ones are empty.
-
-    Raises:
-        csv.Error: a field is too long.
+    Raises csv.Error if a field is too long.
     """
     skipped, separator = _find_separator(text)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True)

@@ -27,8 +27,7 @@ def crop_to_person(
 ) -> list[Sample]:
     """Crop videos around the person and store their frames in a folder, whose existing files are reused.
 
-    The recipe determines the frames' size. Without a locator in the bundle `start`, videos are returned unchanged.
-    Raises DatasetError if a video cannot be read.
+    Without a locator in the bundle `start`, videos are returned unchanged. Raises DatasetError if one cannot be read.
     """
     config, locator = start.manifest.locator, load_locator(start)
     if config is None or locator is None:
@@ -67,7 +66,6 @@ def read_cropped_frames(path: Path, config: InputConfig, size: float, locator: L
 
 
 def _find_person_region(video: Video, locator: Locator, aspect: float, margin: float) -> Region:
-    """Return the region that the detector would crop; the whole frame if no person is detected."""
     detections, rows, columns = [], 1, 1
     for frame in video.frames(_DETECTIONS_PER_S, MAX_SIDE_PX, MAX_SIDE_PX, None):
         rows, columns = frame.shape[:2]

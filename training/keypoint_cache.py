@@ -3,9 +3,9 @@
     python -m training.keypoint_cache --bundle BUNDLE --data FOLDER... --out FOLDER [--looks 4] [--seed 0]
         [--set key=value]...
 
-Stages with `given: keypoints, keypoint_noise: 0` are then trained on keypoints with real errors, without decoding: a
-step takes a tenth of the time. Each copy of a video has its own random augmentation by the recipe's `augment`, except
-for mirroring, which is done in training. Existing copies are reused. `mmad fine-tune` does the same.
+Stages with `given: keypoints, keypoint_noise: 0` are then trained on keypoints with real errors, without decoding.
+Each copy of a video has its own random augmentation by the recipe's `augment`, except for mirroring, which is done in
+training. Existing copies are reused. `mmad fine-tune` does the same.
 """
 
 import hashlib
@@ -85,10 +85,9 @@ def write_keypoints(
 ) -> None:
     """Find keypoints in all videos and write a data set without frames: sidecars, records and mmad.json.
 
-    Sidecars of the videos, if there are any, determine which actions are visible in a crop. `copies` is the number of
-    augmented copies of each video, as subset `train`; 0 for one copy without augmentation, as subset `val`.
-    `on_progress` gets the numbers of finished and of all copies. Raises DatasetError if the folder was written with
-    another finder, recipe or data set, or the keypoints have no names.
+    `copies` is the number of augmented copies of each video, as subset `train`; 0 for one copy without augmentation, as
+    subset `val`. `on_progress` gets the numbers of finished and of all copies. Raises DatasetError if the folder was
+    written with another finder, recipe or data set, or the keypoints have no names.
     """
     fingerprint = compute_fingerprint(finder, dataset, recipe, copies)
     fingerprint_file = out / "found.json"
@@ -189,7 +188,7 @@ def _get_keypoint_names(sample: Sample, count: int) -> tuple[str, ...]:
 
 
 def main() -> None:
-    """Cache the keypoints of the training videos of data sets."""
+    """Run the command."""
     parser = ArgumentParser(description="Keypoints as a bundle finds them, as a data set.")
     parser.add_argument("--bundle", type=Path, required=True, help="bundle whose finder is used, at its input size")
     parser.add_argument("--data", type=Path, nargs="+", required=True, help="folders of videos of one person each")

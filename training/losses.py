@@ -122,8 +122,7 @@ def diou_loss(predicted: Tensor, truth: Tensor) -> Tensor:
 class DetectionLoss(nn.Module):
     """Class and boundary losses, divided by the number of positive points.
 
-    In training the divisor is a moving average, so that batches with few actions do not get a large weight
-    (ActionFormer, section 3.3). In evaluation it is the number of the batch.
+    In training the divisor is a moving average (ActionFormer, section 3.3), in evaluation the number of the batch.
     """
 
     normalizer: Tensor

@@ -16,8 +16,7 @@ from training.losses import DetectionLoss, Targets, assign, make_grid, make_poin
 from training.recipe import StageConfig
 from training.run import TrainingError, start_network
 
-# Input settings that teacher and student must share, so that their steps coincide. Images are resized for the teacher;
-# a pose backbone has no clips.
+# Input settings that teacher and student must share. Images are resized for the teacher; a pose backbone has no clips.
 _SHARED_INPUT = ("fps", "window_frames", "clip_frames", "mean", "std")
 _POSITIVE_WEIGHT = 3.0  # most actions are absent at most steps
 _MOTION_WEIGHT = 4.0  # factor of keypoint motion about the mean position, relative to the position
@@ -132,10 +131,7 @@ def feature_distance(predicted: Tensor, target: Tensor, mask: Tensor) -> Tensor:
 
 
 class TrainingModule(nn.Module):
-    """A network with the layers and losses that only training needs.
-
-    Its checkpoints include the dense layers and the moving average of the loss normaliser.
-    """
+    """A network with the layers and losses that only training needs."""
 
     def __init__(
         self, network: Network, manifest: Manifest, keypoints: int, *, half: bool = False,

@@ -30,10 +30,7 @@ class TrainingError(Exception):
 
 @dataclass(frozen=True)
 class Run:
-    """Recipe, data and output folder of a training run.
-
-    `keypoints` is their number in the sidecars, 0 if there are none; `held_out` is for stages with validate_every.
-    """
+    """A training run; `keypoints` is their number in the sidecars, `held_out` is for stages with validate_every."""
 
     recipe: Recipe
     manifest: Manifest
@@ -48,11 +45,7 @@ class Run:
 
 
 def make_manifest(recipe: Recipe, taxonomy: Taxonomy, data: str) -> Manifest:
-    """Return the manifest of the bundle that a recipe trains.
-
-    Raises TrainingError if pretrained weights cannot be read, or the start bundle has other labels, and BundleError if
-    the start bundle does not match its hashes.
-    """
+    """Return the manifest of the bundle that a recipe trains. Raises TrainingError or BundleError."""
     if recipe.start is not None:
         start = Bundle.load(recipe.start)
         if start.manifest.taxonomy != taxonomy:
@@ -85,10 +78,7 @@ def _match_pretrained(recipe: Recipe) -> Architecture:
 
 
 def tuned_manifest(start: Bundle, recipe: Recipe, data: str) -> Manifest:
-    """Return the manifest of a fine-tuned bundle: that of the start bundle, with the settings of the recipe.
-
-    The locator is added when the bundle is exported.
-    """
+    """Return the manifest of a fine-tuned bundle, without the locator, which the export adds."""
     before = start.manifest
     trained = Training(
         data=f"{data}; began with bundle {before.name} {before.version}, weights {start.weights_sha256}",
@@ -109,10 +99,7 @@ def _describe_training(before: Manifest) -> str:
 
 
 def start_network(network: Network, folder: Path) -> None:
-    """Load a bundle's weights into a network, as float32.
-
-    Raises BundleError if the weights belong to another architecture.
-    """
+    """Load a bundle's weights into a network, as float32. Raises BundleError if they are of another architecture."""
     try:
         network.load_state_dict(_load_float32(folder))
     except RuntimeError as error:
@@ -122,10 +109,7 @@ def start_network(network: Network, folder: Path) -> None:
 
 
 def start_finder(network: Network, folder: Path) -> None:
-    """Load only the pose estimator of a bundle.
-
-    Raises BundleError if the bundle is invalid, or has no pose estimator or one of another architecture.
-    """
+    """Load only the pose estimator of a bundle. Raises BundleError if it has none of this architecture."""
     Bundle.load(folder)
     prefix = "backbone.finder."
     weights = {
@@ -143,10 +127,7 @@ def _load_float32(folder: Path) -> dict[str, Tensor]:
 
 
 def find_locator(recipe: dict[str, Any]) -> Path | None:
-    """Return the locator file for a recipe (a parsed YAML document): the start bundle's, or the shipped one.
-
-    None without framing.
-    """
+    """Return the locator file for a recipe (a parsed YAML document): the start bundle's or the shipped one, if any."""
     if recipe.get("framing") != "person":
         return None
     locator = Path(recipe["start"]) / LOCATOR if recipe.get("start") else LOCATOR_FILE

@@ -20,11 +20,8 @@ def split(samples: Sequence[Sample], share: float, seed: int) -> tuple[list[Samp
     """Split videos so that actions in two or more videos occur on both sides, as far as possible.
 
     Videos are held out greedily: of those that leave a training example of every action, the one is chosen that has
-    the most actions with too few held-out videos, and the fewest with enough, weighted by rarity. Ties are broken at
-    random.
-
-    Returns training videos and `share` of the videos (at least one) to hold out, each in the given order. Raises
-    SplitError if there are fewer than two videos.
+    the most actions with too few held-out videos, and the fewest with enough, weighted by rarity; ties at random.
+    Returns training videos and `share` of the videos (at least one) to hold out, each in the given order.
     """
     if len(samples) < 2:
         raise SplitError(f"{len(samples)} annotated video: at least two are needed, one to train on, one held out")

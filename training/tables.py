@@ -57,15 +57,8 @@ def read_annotations(
 ) -> ReadResult:
     """Read ground truth from a CSV (frames), the data set's JSON, ActivityNet JSON, or Label Studio's JSON.
 
-    Args:
-        path: of the file; `.json` is JSON, everything else CSV.
-        taxonomy: its labels may be written as id, code or name.
-        subset: read only videos of this subset, if the file states subsets.
-        fps: frame rate of a CSV, overrides the one in the file.
-        strict: reject a file with invalid rows.
-
-    Raises:
-        AnnotationError: the file cannot be read, or has invalid rows and `strict` is set.
+    `subset` selects videos if the file states subsets; `fps` overrides the frame rate of a CSV. Raises AnnotationError
+    if the file cannot be read, or has invalid rows and `strict` is set.
     """
     faults: list[Fault] = []
     if path.suffix.lower() != ".json":
@@ -80,8 +73,7 @@ def read_annotations(
 def read_predictions(path: Path, taxonomy: Taxonomy, videos: dict[str, float], *, strict: bool = False) -> ReadResult:
     """Read predictions from the challenge's CSV or zip, ActivityNet JSON, or mmad results (one document or a list).
 
-    `videos` has the durations of the annotated videos by id; for the other arguments see read_annotations. Raises
-    AnnotationError if the file cannot be read, or has invalid rows and `strict` is set.
+    `videos` has the durations of the annotated videos by id. Raises AnnotationError like read_annotations.
     """
     faults: list[Fault] = []
     if path.suffix.lower() == ".json":
@@ -170,7 +162,6 @@ def _read_annotations_csv(
 
 
 def _read_annotations_label_studio(path: Path, document: list[Any]) -> tuple[dict[str, float], list[Row]]:
-    """Read Label Studio's tasks; times are relative to the first frame if mmad wrote the tasks."""
     tasks, _ = read_tasks(path, document)
     rows: list[Row] = []
     durations: dict[str, float] = {}
@@ -263,7 +254,6 @@ def _as_list(value: object) -> list[Any]:
 def _iterate_records(
     path: Path, text: str, columns: tuple[str, ...], faults: list[Fault]
 ) -> Iterator[tuple[str, Table, Mapping[str, str]]]:
-    """Yield the place of each row, the table, and the values of the row."""
     table = parse_table(path, text)
     if missing := [name for name in columns if name not in table.columns]:
         raise AnnotationError(f"{path} has no column {', '.join(missing)}; it has {', '.join(table.columns)}")

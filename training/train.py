@@ -45,10 +45,7 @@ _MAX_GRADIENT_NORM = 1.0
 
 
 class Progress(NamedTuple):
-    """Stage, step of the stage and number of its steps; losses of the step by name; windows per second.
-
-    `best` has the weights with the lowest held-out loss of the stage so far; None without validation.
-    """
+    """A step of a stage with so many steps: its losses by name, windows per second, and the best weights so far."""
 
     stage: int
     step: int
@@ -67,8 +64,7 @@ def train(
     """Train all stages and return the network.
 
     `resume` continues from the checkpoint in the run's folder. `accelerator` and `devices` are Lightning Fabric's;
-    under torchrun every process calls this function. Raises TrainingError if a loss is not finite, the checkpoint or
-    the teacher does not match the run, the first stage freezes untrained weights, or a worker process was killed.
+    under torchrun every process calls this function. Raises TrainingError.
     """
     # Each objective leaves some outputs unused.
     strategy = "auto" if devices == 1 else "ddp_find_unused_parameters_true"
@@ -331,10 +327,7 @@ class _Loop:
             torch.save(state, temporary)
 
     def resume(self) -> None:
-        """Load the checkpoint in the run's folder.
-
-        Raises TrainingError if there is none, or it is of another recipe or other videos.
-        """
+        """Load the checkpoint in the run's folder. Raises TrainingError if it does not match the run."""
         path = find_checkpoint(self.out)
         if not self._is_same_recipe():
             raise TrainingError(f"{self.out / RECIPE} is not this recipe: go on with it, or start in another --out")

@@ -1,8 +1,7 @@
 """Import weights of VideoMAE backbones, and of whole OpenTAD / AdaTAD detectors.
 
 A backbone comes as a Hugging Face folder (VideoMAEModel, ForPreTraining, ForVideoClassification), the original
-.pth or MMAction2's; a detector as OpenTAD saves it. Unknown names are reported; missing weights and wrong shapes are
-errors.
+.pth or MMAction2's; a detector as OpenTAD saves it.
 """
 
 import json
@@ -81,10 +80,7 @@ class Imported:
 
 
 def read_weights(source: Path) -> Imported:
-    """Read a Hugging Face folder, a .pth or a .safetensors file.
-
-    Raises WeightsError if the source has no VideoMAE backbone.
-    """
+    """Read a Hugging Face folder, a .pth or a .safetensors file. Raises WeightsError without a VideoMAE backbone."""
     tensors, hints = _read_folder(source) if source.is_dir() else (_read_file(source), {})
     backbone: dict[str, Tensor] = {}
     detector: dict[str, Tensor] = {}
@@ -109,10 +105,7 @@ def read_weights(source: Path) -> Imported:
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """Read parts of a manifest from a JSON file.
-
-    Raises AnnotationError if the file cannot be read, and WeightsError if it is not a JSON object.
-    """
+    """Read parts of a manifest from a JSON file. Raises AnnotationError or WeightsError."""
     settings = read_json(path)
     if not isinstance(settings, dict):
         raise WeightsError(f"{path} holds no parts of a bundle.json, such as input or architecture")
@@ -183,8 +176,7 @@ def head_config(imported: Imported) -> HeadConfig:
 def detector_manifest(imported: Imported, taxonomy: Taxonomy, settings: Mapping[str, Any]) -> Manifest:
     """Make a manifest for a whole detector: shapes from the weights, the rest from parts of a manifest or defaults.
 
-    The taxonomy is in the order of the detector's classes. Raises WeightsError if the number of classes or the settings
-    do not match.
+    The taxonomy is in the order of the detector's classes. Raises WeightsError if anything does not match.
     """
     head = head_config(imported)
     actions = imported.detector["rpn_head.cls_head.weight"].shape[0]
@@ -262,10 +254,7 @@ def start_backbone(backbone: Backbone | PoseBackbone, path: Path) -> None:
 
 
 def _load(module: torch.nn.Module, weights: dict[str, Tensor]) -> None:
-    """Load weights strictly; raise WeightsError with all differences in one message.
-
-    Blocks without an adapter keep the module's own, which is the identity: OpenTAD may omit some.
-    """
+    """Load weights strictly. Blocks without an adapter retain the module's, an identity: OpenTAD may omit some."""
     expected = module.state_dict()
     adapted = {name.partition(".adapter.")[0] for name in weights if ".adapter." in name}
     for name, tensor in expected.items():

@@ -97,9 +97,8 @@ def run_frozen_frame_test(
 ) -> ClipResult:
     """Rank the true class of a clip of one action among all classes, by score and by gain over frozen frames.
 
-    By default the label is parsed from the file name, such as A2_turning_around.mp4. `stills` is the number of frozen
-    frames of each window. Raises FrozenFrameTestError if the clip cannot be read, or its name does not begin with the
-    code of a class.
+    By default the label is parsed from the file name, see parse_action. `stills` is the number of frozen frames of each
+    window. Raises FrozenFrameTestError if the clip cannot be read.
     """
     taxonomy = bundle.manifest.taxonomy
     truth = parse_action(clip, taxonomy) if label is None else label
@@ -119,7 +118,7 @@ def run_frozen_frame_test(
 
 
 def parse_action(clip: Path, taxonomy: Taxonomy) -> int:
-    """Return the action whose code the file name begins with."""
+    """Return the action whose code the file name begins with. Raises FrozenFrameTestError if there is none."""
     code = clip.stem.split("_")[0]
     for action in taxonomy.actions:
         if action.code == code:

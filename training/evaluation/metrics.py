@@ -54,10 +54,7 @@ class LevelReport:
 
 
 def evaluate(truth: Instances, predictions: Instances, classes: int) -> LevelReport:
-    """Compute all metrics of one level; videos without instances count too, predictions are not thresholded.
-
-    Raises ValueError if the two sides list different videos.
-    """
+    """Compute all metrics of one level. Raises ValueError if the two sides list different videos."""
     if truth.videos != predictions.videos:
         raise ValueError("ground truth and predictions list different videos")
     unique = without_duplicates(truth)
@@ -99,7 +96,7 @@ def average_precision(truth: Instances, predictions: Instances, classes: int) ->
 
 
 def match(truth: Instances, predictions: Instances, tious: tuple[float, ...]) -> tuple[Booleans, Booleans]:
-    """Match predictions to ground truth of their video and class greedily, highest score first.
+    """Match predictions to ground truth of their video and class; see the module.
 
     Returns which are matched, (tIoUs, predictions) and (tIoUs, ground truth).
     """
@@ -250,8 +247,7 @@ def _on_frames(instances: Instances, lengths: Doubles) -> _Frames:
 def _split_into_runs(truth: _Frames, predictions: _Frames) -> tuple[Doubles, Doubles, Doubles]:
     """Split the time of all videos into runs of frames between segment boundaries.
 
-    Returns the highest true and predicted score of each run, -inf for none, and its number of frames. There are runs
-    without a score between the segments of a video, and between videos.
+    Returns the highest true and predicted score of each run, -inf for none, and its number of frames.
     """
     video = np.concatenate([truth.video, predictions.video]).repeat(2)
     boundaries = np.concatenate([truth.spans, predictions.spans]).reshape(-1)

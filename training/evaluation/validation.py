@@ -41,17 +41,13 @@ class KeypointNetwork(nn.Module):
         self.network = network
 
     def forward(self, clips: Tensor, mask: Tensor) -> Points:
-        """Predict points; see Network.forward."""
+        """Predict points, see Network.forward."""
         features = features_from_keypoints(self.network, clips.flatten(1, 2)[:, :, 0], mask)
         return self.network.detector(features, mask)  # type: ignore[no-any-return]
 
 
 class ValidationResult(NamedTuple):
-    """Segments of validation videos and what follows from them.
-
-    `calibration_error` is the expected calibration error before and after calibration, on videos that it was not fitted
-    on.
-    """
+    """Result on validation videos; `calibration_error` is before and after calibration, on videos not fitted on."""
 
     truth: Instances
     predictions: Instances
@@ -115,9 +111,8 @@ def _measure_calibration(
     """Return the expected calibration error before and after calibration."""
     correct = find_correct(truth, predictions)
     calibrated = calibrate_scores(predictions, calibration)
-    return expected_calibration_error(predictions.scores, correct), expected_calibration_error(
-        calibrated.scores, correct
-    )
+    before = expected_calibration_error(predictions.scores, correct)
+    return before, expected_calibration_error(calibrated.scores, correct)
 
 
 def read_inputs(sample: Sample, recipe: Recipe, index: int, given: Inputs) -> Any:
