@@ -22,8 +22,7 @@ from training.evaluation.validation import collect_metrics, evaluate_network
 from training.recipe import Recipe, load_recipe
 from training.run import BACKBONE, CHECKPOINT, Run, make_manifest
 from training.tables import standard_labels
-from training.train import Progress, train
-from training.tuning import set_trainable
+from training.train import Progress, set_trainable, train
 
 METRICS, TABLE, PRETRAINED = "metrics.json", "table.md", "pretrained"
 

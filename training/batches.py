@@ -30,10 +30,7 @@ _SHARED_MEMORY = "/dev/shm"
 def load_batches(
     examples: Dataset[Example], numbers: Sequence[list[int]], manifest: Manifest, workers: int
 ) -> Iterator[Batch]:
-    """Yield collated batches in the order of `numbers`; with 0 workers they are made in this process.
-
-    For errors see explain_worker_errors.
-    """
+    """Yield collated batches in the order of `numbers`; use explain_worker_errors. 0 workers: made in this process."""
     if workers and not _can_use_shared_memory():
         workers = 0
     loader: DataLoader[Example] = DataLoader(
@@ -60,10 +57,7 @@ def _free_mb() -> int | None:
 
 @contextmanager
 def explain_worker_errors() -> Iterator[None]:
-    """Convert errors of DataLoader workers, which PyTorch reports as tracebacks, to messages with a remedy.
-
-    Raises TrainingError if a worker was killed, and DatasetError or DetectorError if a video cannot be read.
-    """
+    """Convert errors of workers to TrainingError if one was killed, and to DatasetError or DetectorError of a video."""
     try:
         yield
     except (DatasetError, DetectorError) as error:

@@ -133,10 +133,7 @@ def distinct_names(samples: Sequence[Sample]) -> tuple[str, ...]:
 def load_dataset(
     folders: Sequence[Path], taxonomy: Taxonomy, subset: str, class_balance_exponent: float
 ) -> VideoDataset:
-    """Load the videos of a subset from all folders; PATH*WEIGHT multiplies the sampling weight of a folder.
-
-    Raises DatasetError if a folder lacks annotations or videos.
-    """
+    """Load the videos of a subset; PATH*WEIGHT multiplies the sampling weight of a folder. Raises DatasetError."""
     samples: list[Sample] = []
     weights: list[Doubles] = []
     for folder, factor in map(_split_weight, folders):

@@ -30,10 +30,7 @@ class Annotation(NamedTuple):
 
 @dataclass(frozen=True)
 class Elan:
-    """Annotations of one .eaf file, and its linked media files.
-
-    `media` has their names without folders, and the media time in seconds at which the time of the .eaf file begins.
-    """
+    """Annotations of one .eaf file; `media` has its linked files, and the second of each at which its time begins."""
 
     media: dict[str, float]
     annotations: tuple[Annotation, ...]
@@ -49,10 +46,7 @@ class Elan:
 
 
 def read_eaf(path: Path, tiers: Sequence[str] = ()) -> Elan:
-    """Read these tiers of an .eaf file; all if none are named.
-
-    Raises AnnotationError if the file cannot be read, lacks one of the tiers, or has annotations without times.
-    """
+    """Read these tiers of an .eaf file, all if none are named. Raises AnnotationError."""
     eaf = _parse(path)
     missing = [name for name in tiers if name not in eaf.tiers]
     if missing:

@@ -26,10 +26,7 @@ class AnnotationError(Exception):
 
 
 class NameIndex:
-    """Look up names of videos as users write them: exactly, then in normalised Unicode, then ignoring case.
-
-    `other_case` collects the names that matched only without regard to case, with their values.
-    """
+    """Look up names of videos: exactly, then in normalised Unicode, then ignoring case, listed in `other_case`."""
 
     def __init__(self, names: Iterable[tuple[str, str]]) -> None:
         """Index pairs of a name and its value."""
@@ -84,10 +81,7 @@ def strip_video_ending(name: str) -> str:
 
 
 def decode(content: bytes) -> str:
-    """Decode UTF-8, UTF-16 with a byte order mark, or Windows-1252, which older spreadsheet programs write.
-
-    Raises UnicodeDecodeError if the content is binary.
-    """
+    """Decode UTF-8, UTF-16 with a byte order mark, or Windows-1252. Raises UnicodeDecodeError if it is binary."""
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         return content.decode("utf-16")
     try:

@@ -47,10 +47,7 @@ def crop_to_person(
 
 
 def read_cropped_frames(path: Path, config: InputConfig, size: float, locator: Locator | None, margin: float) -> Images:
-    """Return frames (n, height, width, 3) at the network's rate, `size` times larger than its input.
-
-    A locator crops them around the person, with this margin. Raises DatasetError if the video cannot be read.
-    """
+    """Read frames (n, height, width, 3), `size` times the input, cropped if there is a locator. Raises DatasetError."""
     height, width = (2 * round(side * size / 2) for side in (config.height, config.width))
     region = Region()
     try:

@@ -14,7 +14,7 @@ import sys
 from argparse import ArgumentParser
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -107,18 +107,13 @@ def write_keypoints(
             if not record.exists():
                 seed = np.random.SeedSequence((recipe.seed, index, copy))
                 video = _augment(sample, recipe, augment, seed) if copies else _read_unaugmented(sample, recipe)
-                _find_keypoints(finder, sample, video, recipe, out, name)
+                _find_keypoints(finder, sample, video, TRAIN if copies else VAL, recipe.input, out, name)
             videos[name] = json.loads(record.read_text("utf-8"))
     (out / "mmad.json").write_text(json.dumps(videos) + "\n", encoding="utf-8")
 
 
-class _Copy(NamedTuple):
-    """One copy of a video: consecutive parts of its frames at the network's input size, segments (m, 2) in frames."""
-
-    parts: Iterator[Images]
-    segments: Doubles
-    labels: Integers
-    subset: str
+# One copy of a video: consecutive parts of its frames at the network's input size, segments (m, 2) in frames, labels.
+_Copy = tuple[Iterator[Images], Doubles, Integers]
 
 
 def _augment(sample: Sample, recipe: Recipe, augment: AugmentConfig, seed: np.random.SeedSequence) -> _Copy:
@@ -136,7 +131,7 @@ def _augment(sample: Sample, recipe: Recipe, augment: AugmentConfig, seed: np.ra
     )
     at_once = _PART if keypoints is None else len(frames)  # close-ups depend on the keypoints of all frames
     parts = (augment_part(part, recipe.input, keypoints).frames for part in _iterate_parts(frames, at_once))
-    return _Copy(parts, example.segments, example.labels, TRAIN)
+    return parts, example.segments, example.labels
 
 
 def _read_unaugmented(sample: Sample, recipe: Recipe) -> _Copy:
@@ -145,18 +140,20 @@ def _read_unaugmented(sample: Sample, recipe: Recipe) -> _Copy:
     segments = np.minimum(sample.segments * config.fps, len(frames))
     inside = segments[:, 0] < segments[:, 1]
     parts = (resize_to_input(part, config) for part in _iterate_parts(frames, _PART))
-    return _Copy(parts, segments[inside], sample.labels[inside], VAL)
+    return parts, segments[inside], sample.labels[inside]
 
 
 def _iterate_parts(frames: Images, at_once: int) -> Iterator[Images]:
     return (frames[begin : begin + at_once] for begin in range(0, len(frames), at_once))
 
 
-def _find_keypoints(finder: Finder, sample: Sample, video: _Copy, recipe: Recipe, out: Path, name: str) -> None:
+def _find_keypoints(
+    finder: Finder, sample: Sample, video: _Copy, subset: str, config: InputConfig, out: Path, name: str
+) -> None:
     """Find the keypoints of one copy and write its sidecar, then its record, which marks it as complete."""
-    config = recipe.input
+    parts, segments, labels = video
     # Memory-mapped frames are read-only, which torch does not accept: copy them.
-    keypoints = np.concatenate([finder.find(np.array(part)) for part in video.parts])
+    keypoints = np.concatenate([finder.find(np.array(part)) for part in parts])
     np.savez(
         out / "sidecars" / f"{name}.npz",
         keypoints=(keypoints[..., :2] * (config.width, config.height)).astype(np.float32),
@@ -165,10 +162,10 @@ def _find_keypoints(finder: Finder, sample: Sample, video: _Copy, recipe: Recipe
     )
     actions = [
         [int(label), *(round(float(moment) / config.fps, 4) for moment in segment)]
-        for label, segment in zip(video.labels, video.segments, strict=True)
+        for label, segment in zip(labels, segments, strict=True)
     ]
     record = {
-        "subset": video.subset, "duration": round(len(keypoints) / config.fps, 4), "frames": len(keypoints),
+        "subset": subset, "duration": round(len(keypoints) / config.fps, 4), "frames": len(keypoints),
         "fps": config.fps, "height": config.height, "width": config.width, "actions": actions,
     }  # fmt: skip
     with write_aside(out / "records" / f"{name}.json") as temporary:

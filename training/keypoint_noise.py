@@ -1,7 +1,4 @@
-"""Ground truth keypoints with simulated keypoint noise, as input of a pose backbone instead of frames.
-
-The temporal part of such a backbone and the head can be trained on them without decoding videos.
-"""
+"""Ground truth keypoints with simulated noise, as input of a pose backbone, which needs no decoding of videos."""
 
 import torch
 from torch import Tensor
@@ -54,10 +51,7 @@ def features_from_keypoints(network: Network, keypoints: Tensor, mask: Tensor) -
 
 
 def keypoint_loss(predicted: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """Return the smooth L1 loss of positions plus the binary cross entropy of visibility, over steps in the mask.
-
-    Keypoints are (B, steps, j, 3); invisible ones have a lower weight in the loss of positions.
-    """
+    """Return the smooth L1 loss of positions plus the cross entropy of visibility; keypoints are (B, steps, j, 3)."""
     weight = (_INVISIBLE_WEIGHT + (1 - _INVISIBLE_WEIGHT) * target[..., 2]) * mask[..., None]
     positions = target[..., :2].clamp(0, 1)
     distance = F.smooth_l1_loss(predicted[..., :2], positions, reduction="none", beta=_BETA).sum(dim=-1)

@@ -106,10 +106,7 @@ def sigmoid_focal_loss(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def diou_loss(predicted: Tensor, truth: Tensor) -> Tensor:
-    """Return 1 - tIoU + (distance of centres / length of the hull)^2, (n,), of segments (n, 2) in any unit.
-
-    Zheng et al., AAAI 2020, equation 7.
-    """
+    """Return 1 - tIoU + (distance of centres / hull)^2 of segments (n, 2) (Zheng et al., AAAI 2020, equation 7)."""
     shared = torch.minimum(predicted[:, 1], truth[:, 1]) - torch.maximum(predicted[:, 0], truth[:, 0])
     shared = shared.clamp(min=0)
     union = (predicted[:, 1] - predicted[:, 0]) + (truth[:, 1] - truth[:, 0]) - shared

@@ -49,10 +49,7 @@ class ReadContext:
 
 
 def read_raw_annotations(path: Path, context: ReadContext) -> Iterator[Row]:
-    """Yield the annotations of a file; invalid ones are appended to `context.faults`.
-
-    Raises AnnotationError if the file as a whole cannot be read.
-    """
+    """Yield annotations; invalid ones are appended to `context.faults`. Raises AnnotationError if none can be read."""
     kind = path.suffix.lower()
     if kind not in ANNOTATION_ENDINGS:
         raise AnnotationError(
@@ -69,10 +66,7 @@ def read_raw_annotations(path: Path, context: ReadContext) -> Iterator[Row]:
 
 
 def _read_elan(path: Path, context: ReadContext) -> Iterator[Row]:
-    """Yield the actions of an .eaf file. Its video has the name of the file, or of a linked media file.
-
-    Scores and body parts of mmad's exports are ignored.
-    """
+    """Yield the actions of an .eaf file; its video has the name of the file, or of a linked media file."""
     elan = read_eaf(path, context.tiers)
     names = [path.stem, *elan.media, *(Path(name).stem for name in elan.media)]
     name = next((match for name in names if (match := context.find(name))), None)
@@ -94,10 +88,7 @@ def _read_elan(path: Path, context: ReadContext) -> Iterator[Row]:
 
 
 def _select_actions(annotations: Sequence[Annotation], taxonomy: Taxonomy) -> tuple[list[Annotation], list[Annotation]]:
-    """Return the actions, and the annotations of body parts that overlap no action of theirs.
-
-    Annotations of body parts and scores are in mmad's exports.
-    """
+    """Return actions, and body parts that overlap none of theirs; body parts and scores are in mmad's exports."""
     find_action = make_label_lookup(taxonomy)
     bodies = {name.lower(): one.id for one in taxonomy.bodies for name in (one.code, one.name, _name_tier(one))}
     tiers = {_name_tier(body) for body in taxonomy.bodies}

@@ -11,11 +11,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from model.architecture import Architecture
 from model.bundle import MANIFEST, InputConfig, PostprocessingConfig, check_fit, read_manifest
 from model.errors import BundleError
-from training.tuning import Tuning
 
 CONFIGS = resources.files("training") / "configs"
 
 Inputs = Literal["pictures", "keypoints"]
+Tuning = Literal["head", "adapters", "reader", "all", "auto"]
 LOCATOR_FILE = Path(str(resources.files("training") / "locator.onnx"))
 
 
@@ -122,7 +122,7 @@ class Recipe(Section):
     """Recipe of a training run.
 
     Attributes:
-        name, version, notes, licence, synthetic, weights: of the bundle; `synthetic` if the data shows no real people.
+        name, version, notes, licence, synthetic, weights: of the bundle; `synthetic`: shows synthetic people.
         backbone: file of pretrained weights, of `mmad import-weights` or an earlier run.
         start: bundle to fine-tune instead. It also provides name, licence, framing, input, architecture and
             postprocessing unless the recipe sets them.

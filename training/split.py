@@ -49,10 +49,7 @@ def split(samples: Sequence[Sample], share: float, seed: int) -> tuple[list[Samp
 
 
 def split_by_list(samples: Sequence[Sample], listed: Path) -> tuple[list[Sample], list[Sample]]:
-    """Hold out the videos that are listed in a file, one name per line, with or without ending.
-
-    Raises SplitError if a listed video is not annotated, or one side is empty.
-    """
+    """Hold out the videos listed in a file, one name per line, with or without ending. Raises SplitError."""
     known = NameIndex((name, sample.name) for sample in samples for name in (sample.name, sample.path.name))
     held: set[str] = set()
     for number, line in enumerate(decode(listed.read_bytes()).splitlines(), 1):

@@ -1,7 +1,4 @@
-"""Read annotation and prediction files. Writers are in service.exports.
-
-Invalid rows are reported with file and line; they are skipped, or raised as an error if `strict`.
-"""
+"""Read annotation and prediction files; writers are in service.exports. Invalid rows are faults."""
 
 import csv
 import json
@@ -229,13 +226,10 @@ def _read_predictions_json(path: Path) -> Iterator[Row]:
         video = str(result["video"])
         for number, one in enumerate(_as_list(result["detections"])):
             fields = one if isinstance(one, dict) else {}
+            start_s, end_s, score = (parse_float(fields.get(name)) for name in ("start_s", "end_s", "score"))
             action = fields.get("action")
-            flat = {
-                "label": action.get("id") if isinstance(action, dict) else None,
-                "segment": [fields.get("start_s"), fields.get("end_s")],
-                "score": fields.get("score"),
-            }
-            yield _parse_entry(flat, video, f"{path}: {video}: detection {number}")
+            label = action.get("id") if isinstance(action, dict) else None
+            yield Row(video, start_s, end_s, label, score, f"{path}: {video}: detection {number}")
 
 
 def _parse_entry(one: object, video: str, place: str, score: float | None = None) -> Row:

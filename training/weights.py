@@ -174,10 +174,7 @@ def head_config(imported: Imported) -> HeadConfig:
 
 
 def detector_manifest(imported: Imported, taxonomy: Taxonomy, settings: Mapping[str, Any]) -> Manifest:
-    """Make a manifest for a whole detector: shapes from the weights, the rest from parts of a manifest or defaults.
-
-    The taxonomy is in the order of the detector's classes. Raises WeightsError if anything does not match.
-    """
+    """Make a manifest for a detector, with the taxonomy in the order of its classes. Raises WeightsError."""
     head = head_config(imported)
     actions = imported.detector["rpn_head.cls_head.weight"].shape[0]
     if actions != len(taxonomy.actions):
@@ -237,10 +234,7 @@ def load_backbone(path: Path) -> tuple[BackboneConfig | PoseConfig, dict[str, Te
 
 
 def start_backbone(backbone: Backbone | PoseBackbone, path: Path) -> None:
-    """Load a file of save_backbone. Adapters that are missing from the file start as the identity.
-
-    Raises WeightsError if the file holds a backbone of another architecture.
-    """
+    """Load a file of save_backbone. Adapters missing from it start as the identity. Raises WeightsError."""
     config, weights = load_backbone(path)
     file_config, module_config = config.model_dump(), backbone.config.model_dump()
     differing = [

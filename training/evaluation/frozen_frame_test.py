@@ -156,8 +156,7 @@ def _clip_document(result: ClipResult, taxonomy: Taxonomy) -> dict[str, object]:
         "clip": result.clip, "action": taxonomy.actions[result.label].code, "windows": result.windows,
         "action_ranks": result.action.ranks._asdict(), "body_ranks": result.body.ranks._asdict(),
     }  # fmt: skip
-    codes = {"action": [one.code for one in taxonomy.actions], "body": [one.code for one in taxonomy.bodies]}
-    for name, level in (("action", result.action), ("body", result.body)):
-        scores = zip(codes[name], level.clip.tolist(), level.still.tolist(), strict=True)
-        document[f"{name}_scores"] = {code: {"clip": clip, "still": still} for code, clip, still in scores}
+    for name, level, classes in (("action", result.action, taxonomy.actions), ("body", result.body, taxonomy.bodies)):
+        scores = zip(classes, level.clip.tolist(), level.still.tolist(), strict=True)
+        document[f"{name}_scores"] = {one.code: {"clip": clip, "still": still} for one, clip, still in scores}
     return document

@@ -93,10 +93,7 @@ class Measurement:
 
 
 def load_samples(folder: Path, taxonomy: Taxonomy, subset: str, limit: int | None) -> list[Sample]:
-    """Load the videos of a subset, or `limit` of them at equal intervals.
-
-    Raises DatasetError or MeasureError if the folder lacks annotations or videos.
-    """
+    """Load the videos of a subset, or `limit` of them at equal intervals. Raises DatasetError or MeasureError."""
     samples = load_dataset([folder], taxonomy, subset, 0.0).samples
     if samples[0].path.suffix == ".npz":
         raise MeasureError(

@@ -96,10 +96,7 @@ def average_precision(truth: Instances, predictions: Instances, classes: int) ->
 
 
 def match(truth: Instances, predictions: Instances, tious: tuple[float, ...]) -> tuple[Booleans, Booleans]:
-    """Match predictions to ground truth of their video and class; see the module.
-
-    Returns which are matched, (tIoUs, predictions) and (tIoUs, ground truth).
-    """
+    """Match as the module says; return which are matched, (tIoUs, predictions) and (tIoUs, ground truth)."""
     correct = np.zeros((len(tious), len(predictions)), bool)
     matched = np.zeros((len(tious), len(truth)), bool)
     thresholds = np.array(tious)
@@ -245,10 +242,7 @@ def _on_frames(instances: Instances, lengths: Doubles) -> _Frames:
 
 
 def _split_into_runs(truth: _Frames, predictions: _Frames) -> tuple[Doubles, Doubles, Doubles]:
-    """Split the time of all videos into runs of frames between segment boundaries.
-
-    Returns the highest true and predicted score of each run, -inf for none, and its number of frames.
-    """
+    """Return the highest true and predicted score (or -inf) of runs of frames between boundaries, and their lengths."""
     video = np.concatenate([truth.video, predictions.video]).repeat(2)
     boundaries = np.concatenate([truth.spans, predictions.spans]).reshape(-1)
     points = np.unique(np.stack([video, boundaries], axis=1), axis=0)

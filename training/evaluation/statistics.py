@@ -1,6 +1,6 @@
 """Statistics of a data set: counts, durations, co-occurrence and concurrency of actions."""
 
-from typing import NamedTuple
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
@@ -11,7 +11,8 @@ from training.instances import Instances
 QUANTILES = (0.0, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 1.0)
 
 
-class Summary(NamedTuple):
+@dataclass(frozen=True)
+class Summary:
     """Summary of a set of values: count, mean, standard deviation, and the quantiles QUANTILES."""
 
     n: int
@@ -20,7 +21,8 @@ class Summary(NamedTuple):
     quantiles: list[float]
 
 
-class Statistics(NamedTuple):
+@dataclass(frozen=True)
+class Statistics:
     """Statistics of one subset. Times are in seconds, classes in the order of their ids.
 
     Attributes:
@@ -79,8 +81,7 @@ def summarise(values: Doubles) -> Summary:
 
 def to_document(statistics: Statistics) -> dict[str, object]:
     """Return the statistics as a JSON document."""
-    parts = {name: getattr(statistics, name)._asdict() for name in ("video_duration", "instance_duration", "coverage")}
-    return statistics._asdict() | parts | {"class_duration": [one._asdict() for one in statistics.class_duration]}
+    return asdict(statistics)
 
 
 def _overlaps(truth: Instances, classes: int) -> tuple[Integers, Booleans]:

@@ -116,10 +116,7 @@ def _measure_calibration(
 
 
 def read_inputs(sample: Sample, recipe: Recipe, index: int, given: Inputs) -> Any:
-    """Read all frames of a sample at the network's input size, or its keypoints (frames, 1, keypoints, 3).
-
-    Keypoints have the noise of the last stage that is given keypoints; `index` is its seed.
-    """
+    """Read all frames at the input size, or keypoints (frames, 1, keypoints, 3) with noise of the seed `index`."""
     if given == "pictures":
         return resize_to_input(read_frames(sample, recipe.input, 1.0, recipe.data.cache), recipe.input)
     frames = max(round(sample.duration_s * recipe.input.fps), 1)
@@ -154,10 +151,7 @@ def calibrate_scores(predictions: Instances, calibration: Calibration | None) ->
 
 
 def choose_calibration(measured: ValidationResult, before: Manifest) -> CalibrationChoice:
-    """Choose calibration and thresholds: those fitted on held-out videos, or with too few actions the start bundle's.
-
-    They are chosen together, since thresholds apply to calibrated scores. An untrained start bundle has none to reuse.
-    """
+    """Choose calibration and thresholds: the fitted ones, or with too few actions those of the start bundle, if trained."""
     half = measured.truth.select_videos(measured.truth.videos[0::2])
     if len(half) >= MIN_ACTIONS:
         return CalibrationChoice(measured, f"calibration and thresholds are fitted on {len(half)} held-out actions")
