@@ -165,7 +165,7 @@ def _colour(rng: np.random.Generator, images: Images) -> Images:
 
 
 def draw_close_up(rng: np.random.Generator, points: Doubles) -> tuple[float, float, float]:
-    """Sample a close-up around the head of keypoints (n, j, 3): left, top and side of a square, as fractions of the frame."""
+    """Sample a close-up around the head of keypoints (n, j, 3): left, top and side, as fractions of the frame."""
     side = float(np.exp(rng.uniform(*np.log(_CLOSE_UP_SIDE))))
     medians = np.median(points[..., :2], axis=0)
     highest = medians[medians[:, 1].argmin()]
@@ -175,7 +175,7 @@ def draw_close_up(rng: np.random.Generator, points: Doubles) -> tuple[float, flo
 
 
 def find_visible_actions(points: Doubles, names: tuple[str, ...], segments: Doubles, labels: Integers) -> Booleans:
-    """Return which actions (m,) of a window with keypoints (n, j, 3) are visible for long enough, as in `mmad synth`."""
+    """Return which actions (m,) of a window with keypoints (n, j, 3) are visible for long enough to be labelled."""
     is_visible = np.ones(len(labels), bool)
     for index, ((start, end), label) in enumerate(zip(segments, labels, strict=True)):
         first = min(int(start), len(points) - 1)

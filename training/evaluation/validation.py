@@ -151,7 +151,7 @@ def calibrate_scores(predictions: Instances, calibration: Calibration | None) ->
 
 
 def choose_calibration(measured: ValidationResult, before: Manifest) -> CalibrationChoice:
-    """Choose calibration and thresholds: the fitted ones, or with too few actions those of the start bundle, if trained."""
+    """Choose the fitted calibration and thresholds, or with too few actions those of a trained start bundle."""
     half = measured.truth.select_videos(measured.truth.videos[0::2])
     if len(half) >= MIN_ACTIONS:
         return CalibrationChoice(measured, f"calibration and thresholds are fitted on {len(half)} held-out actions")
