@@ -1,8 +1,4 @@
-"""Load batches in worker processes while the network trains.
-
-Batches are passed through shared memory; through pipes, which takes two more copies, if /dev/shm is full, as with
-Docker's default of 64 MB.
-"""
+"""Load batches in worker processes while the network trains: through shared memory, or pipes if /dev/shm is full."""
 
 import multiprocessing
 import shutil

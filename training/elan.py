@@ -36,10 +36,7 @@ class Elan:
     annotations: tuple[Annotation, ...]
 
     def shift_s(self, video: str) -> float:
-        """Return the seconds to add to times for those of a video, by its file name.
-
-        A single linked file is taken for the video even if the names differ, since videos are renamed.
-        """
+        """Return the seconds to add for times of a video, by its file name; a single linked file may have any name."""
         only = next(iter(self.media.values())) if len(self.media) == 1 else 0.0
         linked = NameIndex((name, name) for name in self.media).find(video)
         return self.media[linked] if linked else only

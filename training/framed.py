@@ -25,10 +25,7 @@ _DETECTIONS_PER_S = 1.0
 def crop_to_person(
     samples: Sequence[Sample], start: Bundle, recipe: Recipe, folder: Path, on_progress: Callable[[int, int], None]
 ) -> list[Sample]:
-    """Crop videos around the person and store their frames in a folder, whose existing files are reused.
-
-    Without a locator in the bundle `start`, videos are returned unchanged. Raises DatasetError if one cannot be read.
-    """
+    """Crop videos if `start` has a locator; existing files in the folder are reused. Raises DatasetError."""
     config, locator = start.manifest.locator, load_locator(start)
     if config is None or locator is None:
         return list(samples)

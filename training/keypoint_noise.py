@@ -20,9 +20,8 @@ _BETA = 0.02  # of the smooth L1 loss, as a fraction of the frame
 def add_keypoint_noise(keypoints: Tensor, mask: Tensor, error: float) -> Tensor:
     """Add noise that resembles the errors of a pose estimator to keypoints (B, steps, j, 3): x, y, visibility.
 
-    The error of a keypoint is the sum of a constant, a drifting and an independent part, times a random factor.
-    `error` is the standard deviation of the constant part, as a fraction of the side of a frame. After the end of a
-    video, where `mask` (B, steps) is False, its last frame is repeated.
+    `error` is the standard deviation of its constant part, as a fraction of the frame's side. Outside of the mask
+    (B, steps) the last frame is repeated.
     """
     last = (mask.sum(dim=1, keepdim=True) - 1).clamp(min=0)
     steps = torch.arange(keypoints.shape[1], device=keypoints.device)[None].minimum(last)  # (B, steps)

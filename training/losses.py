@@ -52,10 +52,7 @@ class Losses(NamedTuple):
 
 
 def make_grid(window_frames: int, strides: tuple[int, ...]) -> PointGrid:
-    """Return all points of a window, finest level first.
-
-    Level l regresses distances from 4 * 2^(l-1) to 4 * 2^l steps; the first level from 0, the last to infinity.
-    """
+    """Return the points of a window, finest level first; level l regresses distances of 4 * 2^(l-1) to 4 * 2^l steps."""
     parts = []
     for level, stride in enumerate(strides):
         positions = torch.arange(0, window_frames, stride, dtype=torch.float32)
@@ -117,10 +114,7 @@ def diou_loss(predicted: Tensor, truth: Tensor) -> Tensor:
 
 
 class DetectionLoss(nn.Module):
-    """Class and boundary losses, divided by the number of positive points.
-
-    In training the divisor is a moving average (ActionFormer, section 3.3), in evaluation the number of the batch.
-    """
+    """Losses divided by the number of positive points, in training by its moving average (ActionFormer, section 3.3)."""
 
     normalizer: Tensor
     strides: Tensor

@@ -114,16 +114,12 @@ def _name_tier(body: Body) -> str:
 
 
 def _read_label_studio(path: Path, document: list[object], context: ReadContext) -> Iterator[Row]:
-    tasks, left_out = read_tasks(path, document)
-    if left_out:
-        context.notices[f"{path}: {left_out} tasks have no annotation and are left out"] = None
+    tasks, notices = read_tasks(path, document)
+    context.notices |= dict.fromkeys(notices)
     for task in tasks:
-        context.notices |= dict.fromkeys(task.notices)
         video = _find_video(task, context)
         yield Row(video, 0.0, 0.0, None, 1.0, task.place)
-        for one in task.regions:
-            place = f"{task.place}, region {one.id}"
-            yield Row(video, one.start_s, one.end_s, one.label, 1.0, place, True, task.frame_s)
+        yield from (row._replace(video=video) for row in task.regions)
 
 
 def _find_video(task: Task, context: ReadContext) -> str:

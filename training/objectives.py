@@ -121,10 +121,7 @@ def _resize(clips: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def feature_distance(predicted: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """Return the mean squared error of features (B, width, window) over the valid steps of the mask (B, window).
-
-    Targets are normalised to mean 0 and variance 1, since their means and scales would dominate the loss.
-    """
+    """Return the mean squared error of features (B, width, window) in the mask from the normalised target."""
     steps = target.transpose(1, 2)[mask]  # (steps, width)
     steps = F.batch_norm(steps, None, None, training=True)
     return F.mse_loss(predicted.transpose(1, 2)[mask], steps)

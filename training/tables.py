@@ -165,12 +165,12 @@ def _read_annotations_label_studio(path: Path, document: list[Any]) -> tuple[dic
     for task in tasks:
         video = strip_video_ending(task.videos[0])
         duration_s = durations[video] = task.duration_s
-        for one in task.regions:
-            start_s, end_s = (time_s - task.start_offset_s for time_s in (one.start_s, one.end_s))
+        for row in task.regions:
+            start_s, end_s = (time_s - task.start_offset_s for time_s in (row.start_s, row.end_s))
             # Times are rounded to frames, which may exceed either end by less than a frame.
-            start_s = 0.0 if -task.frame_s < start_s < 0 else start_s
-            end_s = duration_s if duration_s < end_s < duration_s + task.frame_s else end_s
-            rows.append(Row(video, start_s, end_s, one.label, 1.0, f"{task.place}, region {one.id}"))
+            start_s = 0.0 if -row.slack_s < start_s < 0 else start_s
+            end_s = duration_s if duration_s < end_s < duration_s + row.slack_s else end_s
+            rows.append(row._replace(video=video, start_s=start_s, end_s=end_s))
     return durations, rows
 
 

@@ -63,10 +63,7 @@ class WeightsError(Exception):
 
 @dataclass(frozen=True)
 class Imported:
-    """Imported weights of a file, by our names; `detector` has those of projection, neck and head, if there are any.
-
-    `unmatched` are source names that were not translated, `hints` settings of the file's configuration.
-    """
+    """Weights by our names, source names that were not translated, and settings of the configuration of the file."""
 
     backbone: dict[str, Tensor]
     detector: dict[str, Tensor]
@@ -113,7 +110,7 @@ def read_settings(path: Path) -> dict[str, Any]:
 
 
 def backbone_config(imported: Imported, settings: Mapping[str, Any] = MappingProxyType({})) -> BackboneConfig:
-    """Derive the backbone's configuration from its weights, its heads from settings, file, or the published sizes."""
+    """Derive the configuration from weights; its heads from settings, file, or the published sizes."""
     weights = imported.backbone
     dim, _, tubelet, patch, _ = weights["patch_embed.weight"].shape
     known = {size.embed_dim: size.heads for size in SIZES.values()}

@@ -95,11 +95,7 @@ def choose_frozen_frames(frames: int, stills: int) -> list[int]:
 def run_frozen_frame_test(
     bundle: Bundle, engine: Engine, clip: Path, label: int | None = None, stills: int = FROZEN_FRAMES
 ) -> ClipResult:
-    """Rank the true class of a clip of one action among all classes, by score and by gain over frozen frames.
-
-    By default the label is parsed from the file name, see parse_action. `stills` is the number of frozen frames of each
-    window. Raises FrozenFrameTestError if the clip cannot be read.
-    """
+    """Rank the true class of a clip, parsed from its name by default, with `stills` frozen frames of each window."""
     taxonomy = bundle.manifest.taxonomy
     truth = parse_action(clip, taxonomy) if label is None else label
     recorder = FrozenFrameEngine(engine, bundle.manifest, stills)

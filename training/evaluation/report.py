@@ -113,11 +113,7 @@ def write_results(
     device: str = "auto",
     weights: Weights = "fp32",
 ) -> Manifest:
-    """Write network.safetensors, bundle/ and report/; return the manifest with metrics, thresholds and calibration.
-
-    `result` is on validation videos, `device` the option of `mmad train`. `weights` is the precision in the bundle; the
-    checkpoint always has fp32.
-    """
+    """Write network.safetensors (fp32), bundle/ and report/ with the result on validation videos; return the manifest."""
     final_manifest = manifest.model_copy(
         update={
             "metrics": {f"validation_{name}": value for name, value in collect_metrics(result).items()},
