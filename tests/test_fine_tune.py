@@ -32,9 +32,18 @@ from training.people.film import Recipe as People
 from training.people.options import Mix, Storage
 from training.people.studio import DatasetSpec, produce
 from training.recipe import LOCATOR_FILE, RecipeError, load_recipe
-from training.run import CHECKPOINT, HISTORY, RECIPE, Run, TrainingError, make_manifest
+from training.run import (
+    CHECKPOINT,
+    HISTORY,
+    RECIPE,
+    Run,
+    TrainingError,
+    find_locator,
+    make_manifest,
+    start_network,
+    tuned_manifest,
+)
 from training.split import SplitError, split, split_by_list
-from training.start import find_locator, start_network, tuned_manifest
 from training.tables import standard_labels
 
 TAXONOMY = standard_labels()

@@ -19,8 +19,7 @@ from training.objectives import Teacher, TrainingModule, collate
 from training.people.options import Storage
 from training.recipe import RecipeError, load_recipe
 from training.run import Examples, Run, TrainingError, make_manifest
-from training.train import train
-from training.tuning import set_trainable
+from training.train import set_trainable, train
 
 FINDER = FinderConfig(keypoints=5, widths=(8, 8, 16), fused=8, moves=10.0)
 SMALL = BackboneConfig(embed_dim=16, depth=1, heads=2, patch_size=8, tubelet_size=2, stem="heatmaps", finder=FINDER)

@@ -27,8 +27,7 @@ from training.keypoint_cache import main as run_keypoint_cache
 from training.keypoints import Finder
 from training.people.options import Storage
 from training.recipe import load_recipe
-from training.run import HISTORY, RECIPE, Examples, make_manifest
-from training.start import start_network
+from training.run import HISTORY, RECIPE, Examples, make_manifest, start_network
 
 
 def make_plain_recipe():

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from model.taxonomy import Taxonomy
+from training.files import AnnotationError
 from training.instances import Instances
-from training.tables import TableError, read_annotations, read_labels, read_predictions
+from training.tables import read_annotations, read_labels, read_predictions
 
 TAXONOMY = Taxonomy.model_validate_json(
     json.dumps(
@@ -120,7 +121,7 @@ def test_annotations_that_make_no_sense_are_named(tmp_path: Path, row: str, reas
     assert len(loaded.faults) == 1
     assert loaded.faults[0].place == f"{path}: line 5"
     assert reason in loaded.faults[0].reason
-    with pytest.raises(TableError, match="has 1 rows that make no sense"):
+    with pytest.raises(AnnotationError, match="has 1 rows that make no sense"):
         read_annotations(path, TAXONOMY, strict=True)
 
 
@@ -234,19 +235,19 @@ def test_files_that_are_something_else_are_refused(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text("{")
     (tmp_path / "y.json").write_text('[{"a": 1}]')
     (tmp_path / "x.zip").write_text("no zip")
-    with pytest.raises(TableError, match=r"has no column video_id, start_frame.*it has a, b"):
+    with pytest.raises(AnnotationError, match=r"has no column video_id, start_frame.*it has a, b"):
         read_annotations(tmp_path / "x.csv", TAXONOMY)
-    with pytest.raises(TableError, match="no JSON"):
+    with pytest.raises(AnnotationError, match="no JSON"):
         read_annotations(tmp_path / "x.json", TAXONOMY)
-    with pytest.raises(TableError, match="neither"):
+    with pytest.raises(AnnotationError, match="neither"):
         read_annotations(tmp_path / "y.json", TAXONOMY)
     for name in ("y.json", "x.zip", "x.csv", "missing.csv"):
-        with pytest.raises(TableError):
+        with pytest.raises(AnnotationError):
             read_predictions(tmp_path / name, TAXONOMY, VIDEOS)
     with zipfile.ZipFile(tmp_path / "two.zip", "w") as archive:
         archive.writestr("a.csv", "")
         archive.writestr("b.csv", "")
-    with pytest.raises(TableError, match="holds 2 CSV files"):
+    with pytest.raises(AnnotationError, match="holds 2 CSV files"):
         read_predictions(tmp_path / "two.zip", TAXONOMY, VIDEOS)
 
 
@@ -267,7 +268,7 @@ def test_labels_are_read_from_lists_and_bundles(tmp_path: Path) -> None:
     for name in ("labels.json", "bundle.json", "plain.json"):
         assert read_labels(tmp_path / name) == TAXONOMY
     (tmp_path / "wrong.json").write_text('[{"id": 3}]')
-    with pytest.raises(TableError, match="lists no labels"):
+    with pytest.raises(AnnotationError, match="lists no labels"):
         read_labels(tmp_path / "wrong.json")
 
 

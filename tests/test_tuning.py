@@ -5,7 +5,8 @@ import torch
 
 from model import export
 from tests.untrained_bundle import random_network, small_manifest
-from training.tuning import Tuning, set_trainable
+from training.recipe import Tuning
+from training.train import set_trainable
 
 
 @pytest.mark.parametrize("kind", ["none", "standard", "tia", "dsta", "dsta_two_down"])

@@ -12,7 +12,6 @@ import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -23,8 +22,7 @@ from training.evaluation.validation import collect_metrics, evaluate_network
 from training.recipe import Recipe, load_recipe
 from training.run import BACKBONE, CHECKPOINT, Run, make_manifest
 from training.tables import standard_labels
-from training.train import Progress, train
-from training.tuning import set_trainable
+from training.train import Progress, set_trainable, train
 
 METRICS, TABLE, PRETRAINED = "metrics.json", "table.md", "pretrained"
 
@@ -32,27 +30,16 @@ METRICS, TABLE, PRETRAINED = "metrics.json", "table.md", "pretrained"
 SKIP_PRETRAINING = ("stages.0.objective=dense", "stages.0.steps=1", "stages.0.tuning=head")
 
 
-class Variant(NamedTuple):
-    """One row of the table, and its overrides of the recipe."""
-
-    name: str
-    settings: tuple[str, ...]
-
-    @property
-    def slug(self) -> str:
-        """Its name in file names."""
-        return self.name.replace(" ", "-").replace(",", "")
-
-
-VARIANTS = (
-    Variant("frozen features", ("stages.1.tuning=head",)),
-    Variant("standard adapter", ("architecture.adapter={kind: standard}",)),
-    Variant("TIA", ("architecture.adapter={kind: tia}",)),
-    Variant("DSTA, kernel 3", ("architecture.adapter={kind: dsta}",)),
-    Variant("DSTA, kernel 1", ("architecture.adapter={kind: dsta, spatial_kernel: 1}",)),
-    Variant("DSTA, two down", ("architecture.adapter={kind: dsta_two_down}",)),
-    Variant("full fine-tuning", ("stages.1.tuning=all",)),
-)
+# Rows of the table, and their override of the recipe.
+VARIANTS = {
+    "frozen features": "stages.1.tuning=head",
+    "standard adapter": "architecture.adapter={kind: standard}",
+    "TIA": "architecture.adapter={kind: tia}",
+    "DSTA, kernel 3": "architecture.adapter={kind: dsta}",
+    "DSTA, kernel 1": "architecture.adapter={kind: dsta, spatial_kernel: 1}",
+    "DSTA, two down": "architecture.adapter={kind: dsta_two_down}",
+    "full fine-tuning": "stages.1.tuning=all",
+}
 
 
 def main() -> None:
@@ -66,7 +53,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", help="names of variants")
     parser.add_argument("--set", dest="overrides", action="append", default=[], help="key=value, for all variants")
     options = parser.parse_args()
-    chosen = [variant for variant in VARIANTS if not options.only or variant.name in options.only]
+    chosen = [variant for variant in VARIANTS if not options.only or variant in options.only]
     # Seeds in the outer loop, so that an interrupted comparison has run every variant equally often.
     for seed in range(options.seeds):
         for variant in chosen:
@@ -75,9 +62,13 @@ def main() -> None:
     sys.stdout.write((options.out / TABLE).read_text("utf-8"))
 
 
-def _run(options: Namespace, variant: Variant, seed: int) -> None:
+def _get_folder(out: Path, variant: str, seed: int) -> Path:
+    return out / f"{variant.replace(' ', '-').replace(',', '')}-{seed}"
+
+
+def _run(options: Namespace, variant: str, seed: int) -> None:
     """Train and measure one variant with one seed; all of them start from one pretrained backbone."""
-    out = options.out / f"{variant.slug}-{seed}"
+    out = _get_folder(options.out, variant, seed)
     if (out / METRICS).exists():
         return
     pretrained = options.out / PRETRAINED
@@ -86,7 +77,7 @@ def _run(options: Namespace, variant: Variant, seed: int) -> None:
         recipe = load_recipe(options.config, [*options.overrides, *distillation, "stages.1.steps=1"])
         _train(options, recipe, pretrained)
     start = (f"seed={seed}", f"backbone={pretrained / BACKBONE}")
-    recipe = load_recipe(options.config, [*options.overrides, *SKIP_PRETRAINING, *variant.settings, *start])
+    recipe = load_recipe(options.config, [*options.overrides, *SKIP_PRETRAINING, VARIANTS[variant], *start])
     network, step_s = _train(options, recipe, out)
     held_out = load_dataset(options.data, standard_labels(), "val", recipe.data.class_balance_exponent)
     given = recipe.stages[-1].given
@@ -121,14 +112,14 @@ def _train(options: Namespace, recipe: Recipe, out: Path) -> tuple[Network, floa
     return network, None if resume else step_s
 
 
-def make_table(out: Path, variants: Sequence[Variant], seeds: int) -> str:
+def make_table(out: Path, variants: Sequence[str], seeds: int) -> str:
     """Return a Markdown table of the finished runs: mean and standard deviation over seeds, in percent."""
     lines = [
         "| variant | trained, M | processor time a step, s | frame mAP | action mAP | body mAP | average | seeds |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for variant in variants:
-        paths = [out / f"{variant.slug}-{seed}" / METRICS for seed in range(seeds)]
+        paths = [_get_folder(out, variant, seed) / METRICS for seed in range(seeds)]
         runs = [json.loads(path.read_text("utf-8")) for path in paths if path.exists()]
         if not runs:
             continue
@@ -137,7 +128,7 @@ def make_table(out: Path, variants: Sequence[Variant], seeds: int) -> str:
         for name in ("frame_mAP", "action_mAP", "body_mAP", "average_mAP"):
             values = 100 * np.array([run[name] for run in runs])
             cells.append(f"{values.mean():.2f} ± {values.std():.2f}")
-        lines.append(f"| {variant.name} | {' | '.join(cells)} | {len(runs)} |")
+        lines.append(f"| {variant} | {' | '.join(cells)} | {len(runs)} |")
     return "\n".join(lines) + "\n"
 
 

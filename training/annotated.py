@@ -11,9 +11,9 @@ from model.source import VIDEO_ENDINGS
 from model.taxonomy import Taxonomy
 from model.video import UNLIMITED, measure_extent
 from training.dataset import Sample, VideoDataset, rarity_weights
-from training.files import find_files, normalize_name
+from training.files import AnnotationError, find_files, normalize_name
 from training.instances import Fault, Row, find_fault
-from training.marks import AnnotationError, ReadContext, read_raw_annotations
+from training.marks import ReadContext, read_raw_annotations
 from training.tables import ANNOTATION_SLACK_S, make_label_lookup
 
 _FOLDER_ENDINGS = (".eaf", ".csv", ".tsv")
@@ -29,15 +29,9 @@ def read_annotated(
 ) -> tuple[Sample, ...]:
     """Read annotated videos, sorted by name.
 
-    Args:
-        videos: folder of videos, searched recursively.
-        annotations: .eaf, .csv, .tsv and .json files, or folders of all but .json, searched recursively.
-        taxonomy: its actions may be written as code, name, code and name, or id.
-        tiers: names of the tiers of .eaf files to read; all if empty.
-        notify: called with a message for everything that was corrected or ignored.
-
-    Raises:
-        AnnotationError: annotations or videos are invalid; lists up to ten faults.
+    `annotations` are .eaf, .csv, .tsv and .json files, or folders of all but .json; folders are searched recursively.
+    `tiers` are those of .eaf files to read, all if empty. `notify` is called with a message for everything that was
+    corrected or ignored. Raises AnnotationError with up to ten faults if annotations or videos are invalid.
     """
     files = find_videos(videos)
     context = ReadContext(files, taxonomy, tiers)
@@ -71,10 +65,7 @@ def make_dataset(samples: Sequence[Sample], actions: int, class_balance_exponent
 
 
 def find_videos(folder: Path) -> dict[str, Path]:
-    """Find videos recursively; return their paths by stem in normalised Unicode.
-
-    Raises AnnotationError if there is no video, or two have the same name.
-    """
+    """Find videos recursively; return their paths by stem in normalised Unicode. Raises AnnotationError."""
     videos: dict[str, Path] = {}
     for path in find_files(folder, VIDEO_ENDINGS):
         if (same := videos.setdefault(normalize_name(path.stem), path)) != path:
@@ -85,7 +76,6 @@ def find_videos(folder: Path) -> dict[str, Path]:
 
 
 def _find_annotation_files(given: Sequence[Path]) -> list[Path]:
-    """Return each annotation file once, even if it is given several times."""
     files: dict[Path, Path] = {}
     for path in given:
         if not path.exists():

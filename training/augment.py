@@ -52,10 +52,9 @@ def make_example(
 ) -> Example:
     """Cut a window from a video and augment it.
 
-    `frames` (n, rows, columns, 3) are the whole video at the network's frame rate, `keypoints` those of its frames, and
-    `segments_s` and `labels` its ground truth. `window` is the maximum number of frames, 0 for the network's; in
-    shorter windows small parts of actions count too. `scattered` samples single frames from the whole video instead;
-    the example has no segments.
+    `frames` (n, rows, columns, 3) are the whole video at the network's frame rate. `window` is the maximum number of
+    frames, 0 for the network's; in shorter windows small parts of actions count too. `scattered` samples single frames
+    from the whole video instead; the example has no segments.
     """
     window = window or config.window_frames
     if scattered:
@@ -102,15 +101,12 @@ def _sample_frame_positions(rng: np.random.Generator, count: int, window: int, a
 
 
 def _cut_segments(positions: Doubles, segments: Doubles, min_share: float) -> tuple[Doubles, Integers]:
-    """Clip segments in frames of the video to steps of the window; return those with enough of their length, and their
-    indices.
-    """
+    """Clip segments in frames of the video to steps of the window; return those that remain, and their indices."""
     steps = np.arange(len(positions))
     rising = np.concatenate([[True], np.diff(positions) > 0])
     last = float(steps[rising][-1])
-    inside = np.interp(segments, positions[rising], steps[rising]) if len(segments) else segments
-    ends_later = segments[:, 1] >= positions[rising][-1] if len(segments) else np.zeros(0, bool)
-    inside[ends_later, 1] = last
+    inside = np.interp(segments, positions[rising], steps[rising])
+    inside[segments[:, 1] >= positions[rising][-1], 1] = last
     length = inside[:, 1] - inside[:, 0]
     speed = (positions[rising][-1] - positions[0]) / max(last, 1.0)
     whole = (segments[:, 1] - segments[:, 0]) / max(speed, 1e-6)
@@ -148,7 +144,6 @@ def _crop_and_resize(images: Images, x: float, y: float, scale: float, config: I
 
 
 def _colour(rng: np.random.Generator, images: Images) -> Images:
-    """Apply gamma, gain and tint by one lookup table per channel; then grey, blur and noise."""
     values = np.arange(256) / 255.0
     curve = values ** rng.uniform(*_GAMMA) * rng.uniform(*_GAIN)
     tints = 1 + rng.uniform(-_TINT, _TINT, 3)
@@ -170,10 +165,7 @@ def _colour(rng: np.random.Generator, images: Images) -> Images:
 
 
 def draw_close_up(rng: np.random.Generator, points: Doubles) -> tuple[float, float, float]:
-    """Sample a close-up around the head, similar to a detector's crop of a person who is close to the camera.
-
-    Returns left, top and side of a square inside the frame, as fractions of the frame; `points` are (n, j, 3).
-    """
+    """Sample a close-up around the head of keypoints (n, j, 3): left, top and side, as fractions of the frame."""
     side = float(np.exp(rng.uniform(*np.log(_CLOSE_UP_SIDE))))
     medians = np.median(points[..., :2], axis=0)
     highest = medians[medians[:, 1].argmin()]
@@ -183,10 +175,7 @@ def draw_close_up(rng: np.random.Generator, points: Doubles) -> tuple[float, flo
 
 
 def find_visible_actions(points: Doubles, names: tuple[str, ...], segments: Doubles, labels: Integers) -> Booleans:
-    """Return which actions (m,) of a window are visible for long enough to be labelled, as in `mmad synth`.
-
-    `points` are the window's keypoints (n, j, 3) with these names, `segments` (m, 2) are in its steps.
-    """
+    """Return which actions (m,) of a window with keypoints (n, j, 3) are visible for long enough to be labelled."""
     is_visible = np.ones(len(labels), bool)
     for index, ((start, end), label) in enumerate(zip(segments, labels, strict=True)):
         first = min(int(start), len(points) - 1)

@@ -1,8 +1,4 @@
-"""Load batches in worker processes while the network trains.
-
-Batches are passed through shared memory. If /dev/shm is full, as in a container with Docker's default of 64 MB, they
-are passed through pipes, which takes two more copies.
-"""
+"""Load batches in worker processes while the network trains: through shared memory, or pipes if /dev/shm is full."""
 
 import multiprocessing
 import shutil
@@ -30,10 +26,7 @@ _SHARED_MEMORY = "/dev/shm"
 def load_batches(
     examples: Dataset[Example], numbers: Sequence[list[int]], manifest: Manifest, workers: int
 ) -> Iterator[Batch]:
-    """Yield collated batches in the order of `numbers`; with 0 workers they are made in this process.
-
-    For errors see explain_worker_errors.
-    """
+    """Yield collated batches in the order of `numbers`; use explain_worker_errors. 0 workers: made in this process."""
     if workers and not _can_use_shared_memory():
         workers = 0
     loader: DataLoader[Example] = DataLoader(
@@ -60,10 +53,7 @@ def _free_mb() -> int | None:
 
 @contextmanager
 def explain_worker_errors() -> Iterator[None]:
-    """Convert errors of DataLoader workers, which PyTorch reports as tracebacks, to messages with a remedy.
-
-    Raises TrainingError if a worker was killed, and DatasetError or DetectorError if a video cannot be read.
-    """
+    """Convert errors of workers to TrainingError if one was killed, and to DatasetError or DetectorError of a video."""
     try:
         yield
     except (DatasetError, DetectorError) as error:
@@ -82,7 +72,6 @@ def explain_worker_errors() -> Iterator[None]:
 
 
 def _collate_shared(examples: Sequence[Example], manifest: Manifest) -> Batch | list[Array]:
-    """Collate examples; in a worker into shared memory, or as arrays if it is full."""
     batch = collate(examples, manifest)
     if get_worker_info() is None:
         return batch

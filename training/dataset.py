@@ -1,8 +1,7 @@
 """Load labelled videos of one or several data sets as frames at the network's rate and size.
 
-A data set is a folder with mmad.json and videos/ (the layout of MMA-52 and `mmad synth`), or frames/ instead of videos/
-(`mmad synth --frames npz`). Sidecars with keypoints are optional. With `--frames none` there are only sidecars, for
-stages that are given keypoints.
+A data set is a folder with mmad.json and videos/ (the layout of MMA-52 and `mmad synth`), frames/ (`mmad synth --frames
+npz`), or only sidecars with keypoints (`--frames none`), which are optional in the others.
 """
 
 import hashlib
@@ -22,9 +21,9 @@ from model.errors import VideoError
 from model.source import VIDEO_ENDINGS
 from model.taxonomy import Taxonomy
 from model.video import UNLIMITED, Video
-from training.files import find_files, write_aside
-from training.instances import Instances
-from training.tables import TableError, read_annotations
+from training.files import AnnotationError, find_files, write_aside
+from training.instances import Instances, parse_float
+from training.tables import read_annotations
 
 
 class DatasetError(Exception):
@@ -74,13 +73,12 @@ class VideoDataset:
     def count_keypoints(self) -> int:
         """Return the number of keypoints in the sidecars, 0 if there are none."""
         for sample in self.samples:
-            keypoints = read_keypoints(sample, 1.0, 1)
-            if keypoints is not None:
+            if (keypoints := read_keypoints(sample, 1.0, 1)) is not None:
                 return len(keypoints.mirrored)
         return 0
 
     def with_frames(self) -> "VideoDataset":
-        """Return only the videos with frames; raise DatasetError if there are none."""
+        """Return only the videos with frames. Raises DatasetError if there are none."""
         selected = np.array([sample.has_frames for sample in self.samples])
         if selected.all():
             return self
@@ -135,10 +133,7 @@ def distinct_names(samples: Sequence[Sample]) -> tuple[str, ...]:
 def load_dataset(
     folders: Sequence[Path], taxonomy: Taxonomy, subset: str, class_balance_exponent: float
 ) -> VideoDataset:
-    """Load the videos of a subset from all folders; PATH*WEIGHT multiplies the sampling weight of a folder.
-
-    Raises DatasetError if a folder lacks annotations or videos.
-    """
+    """Load the videos of a subset; PATH*WEIGHT multiplies the sampling weight of a folder. Raises DatasetError."""
     samples: list[Sample] = []
     weights: list[Doubles] = []
     for folder, factor in map(_split_weight, folders):
@@ -155,10 +150,7 @@ def _split_weight(entry: Path) -> tuple[Path, float]:
     name, star, weight = str(entry).rpartition("*")
     if not star:
         return entry, 1.0
-    try:
-        factor = float(weight)
-    except ValueError:
-        factor = math.nan
+    factor = parse_float(weight)
     if not 0 < factor < math.inf:
         raise DatasetError(
             f"{entry}: {weight!r} is no weight above 0; write FOLDER*2 to draw its videos twice as often"
@@ -172,7 +164,7 @@ def _read_folder(folder: Path, taxonomy: Taxonomy, subset: str) -> list[Sample]:
         raise DatasetError(f"{folder} has no mmad.json: it must hold mmad.json and videos/ (or frames/)")
     try:
         truth = read_annotations(annotations, taxonomy, subset=subset).instances
-    except TableError as error:
+    except AnnotationError as error:
         raise DatasetError(str(error)) from error
     files = _find_video_files(folder)
     missing = [name for name in truth.videos if name not in files]

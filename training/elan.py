@@ -10,23 +10,15 @@ from urllib.parse import unquote
 
 from pympi.Elan import Eaf
 
-from training.files import NameIndex
+from training.files import AnnotationError, NameIndex
 
 # Score that mmad's exports append to a label: "nodding (0.83)".
 _SCORE = re.compile(r"\s\([01]\.\d\d\)$")
 _KINDS_WITH_SCORES = ("action", "body part")
 
 
-class ElanError(Exception):
-    """Raised for a file that is not a valid .eaf file."""
-
-
 class Annotation(NamedTuple):
-    """One annotation, in the time of the file; an empty label is replaced by the name of its tier.
-
-    Attributes:
-        kind: the linguistic type of its tier.
-    """
+    """One annotation, in the time of the file; `kind` is its tier's linguistic type, an empty label its tier's name."""
 
     tier: str
     kind: str
@@ -38,33 +30,26 @@ class Annotation(NamedTuple):
 
 @dataclass(frozen=True)
 class Elan:
-    """Annotations of one .eaf file, and its linked media files.
-
-    `media` has their names without folders, and the media time in seconds at which the time of the .eaf file begins.
-    """
+    """Annotations of one .eaf file; `media` has its linked files, and the second of each at which its time begins."""
 
     media: dict[str, float]
     annotations: tuple[Annotation, ...]
 
     def shift_s(self, video: str) -> float:
-        """Return the seconds to add to times for those of a video, by its file name.
-
-        A single linked file is taken for the video even if the names differ, since videos are renamed.
-        """
+        """Return the seconds to add for times of a video, by its file name; a single linked file may have any name."""
         only = next(iter(self.media.values())) if len(self.media) == 1 else 0.0
         linked = NameIndex((name, name) for name in self.media).find(video)
         return self.media[linked] if linked else only
 
 
 def read_eaf(path: Path, tiers: Sequence[str] = ()) -> Elan:
-    """Read these tiers of an .eaf file; all if none are named.
-
-    Raises ElanError if the file cannot be read, lacks one of the tiers, or has annotations without times.
-    """
+    """Read these tiers of an .eaf file, all if none are named. Raises AnnotationError."""
     eaf = _parse(path)
     missing = [name for name in tiers if name not in eaf.tiers]
     if missing:
-        raise ElanError(f"{path}: there is no tier {missing[0]!r}; its tiers are {', '.join(map(repr, eaf.tiers))}")
+        raise AnnotationError(
+            f"{path}: there is no tier {missing[0]!r}; its tiers are {', '.join(map(repr, eaf.tiers))}"
+        )
     media = {
         PureWindowsPath(unquote(one.get("MEDIA_URL", ""))).name: int(one.get("TIME_ORIGIN") or 0) / 1000  # takes / too
         for one in eaf.media_descriptors
@@ -79,7 +64,9 @@ def _parse(path: Path) -> Eaf:
         try:
             return Eaf(str(path))
         except Exception as error:  # pympi raises Exception, KeyError and ValueError for invalid files
-            raise ElanError(f"{path} is no .eaf file of ELAN ({error}): open it in ELAN and save it anew") from error
+            raise AnnotationError(
+                f"{path} is no .eaf file of ELAN ({error}): open it in ELAN and save it anew"
+            ) from error
 
 
 def _annotations(path: Path, eaf: Eaf, tiers: Sequence[str]) -> Iterator[Annotation]:
@@ -90,7 +77,7 @@ def _annotations(path: Path, eaf: Eaf, tiers: Sequence[str]) -> Iterator[Annotat
         for id, value in values.items():
             start, end = (eaf.timeslots.get(slot) for slot in _find_slots(eaf, id))
             if start is None or end is None:
-                raise ElanError(
+                raise AnnotationError(
                     f"{path}: tier {tier!r}, annotation {id} ({value!r}) has no time of its own: align it in ELAN"
                 )
             label = value.strip()

@@ -21,11 +21,12 @@ _SEPARATORS = ",;\t"
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
 
 
-class NameIndex:
-    """Look up names of videos as users write them: exactly, then in normalised Unicode, then ignoring case.
+class AnnotationError(Exception):
+    """Raised for annotations that cannot be read or used; the message lists faults with file and location."""
 
-    `other_case` collects the names that matched only without regard to case, with their values.
-    """
+
+class NameIndex:
+    """Look up names of videos: exactly, then in normalised Unicode, then ignoring case, listed in `other_case`."""
 
     def __init__(self, names: Iterable[tuple[str, str]]) -> None:
         """Index pairs of a name and its value."""
@@ -80,10 +81,7 @@ def strip_video_ending(name: str) -> str:
 
 
 def decode(content: bytes) -> str:
-    """Decode UTF-8, UTF-16 with a byte order mark, or Windows-1252, which older spreadsheet programs write.
-
-    Raises UnicodeDecodeError if the content is binary.
-    """
+    """Decode UTF-8, UTF-16 with a byte order mark, or Windows-1252. Raises UnicodeDecodeError if it is binary."""
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         return content.decode("utf-16")
     try:
@@ -138,9 +136,7 @@ def read_table(text: str) -> Table:
     """Parse a table whose columns are separated by the most frequent of comma, semicolon and tab in its first row.
 
     A first line such as `sep=;`, as Excel writes it, sets the separator. Values are stripped; missing ones are empty.
-
-    Raises:
-        csv.Error: a field is too long.
+    Raises csv.Error if a field is too long.
     """
     skipped, separator = _find_separator(text)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True)

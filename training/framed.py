@@ -25,11 +25,7 @@ _DETECTIONS_PER_S = 1.0
 def crop_to_person(
     samples: Sequence[Sample], start: Bundle, recipe: Recipe, folder: Path, on_progress: Callable[[int, int], None]
 ) -> list[Sample]:
-    """Crop videos around the person and store their frames in a folder, whose existing files are reused.
-
-    The recipe determines the frames' size. Without a locator in the bundle `start`, videos are returned unchanged.
-    Raises DatasetError if a video cannot be read.
-    """
+    """Crop videos if `start` has a locator; existing files in the folder are reused. Raises DatasetError."""
     config, locator = start.manifest.locator, load_locator(start)
     if config is None or locator is None:
         return list(samples)
@@ -48,10 +44,7 @@ def crop_to_person(
 
 
 def read_cropped_frames(path: Path, config: InputConfig, size: float, locator: Locator | None, margin: float) -> Images:
-    """Return frames (n, height, width, 3) at the network's rate, `size` times larger than its input.
-
-    A locator crops them around the person, with this margin. Raises DatasetError if the video cannot be read.
-    """
+    """Read frames (n, height, width, 3), `size` times the input, cropped if there is a locator. Raises DatasetError."""
     height, width = (2 * round(side * size / 2) for side in (config.height, config.width))
     region = Region()
     try:
@@ -67,7 +60,6 @@ def read_cropped_frames(path: Path, config: InputConfig, size: float, locator: L
 
 
 def _find_person_region(video: Video, locator: Locator, aspect: float, margin: float) -> Region:
-    """Return the region that the detector would crop; the whole frame if no person is detected."""
     detections, rows, columns = [], 1, 1
     for frame in video.frames(_DETECTIONS_PER_S, MAX_SIDE_PX, MAX_SIDE_PX, None):
         rows, columns = frame.shape[:2]

@@ -100,10 +100,7 @@ def collect(rows: Iterable[Row], durations: dict[str, float]) -> Instances:
 
 
 def find_fault(row: Row, duration_s: float, *, slack_s: float) -> str | None:
-    """Return why a segment of a video of this duration (NaN if unknown) is invalid, or None.
-
-    Its end may exceed the duration by `slack_s`, its start may not.
-    """
+    """Return why a segment is invalid, or None; its end may exceed the duration (NaN if unknown) by `slack_s`."""
     if not np.isfinite((row.start_s, row.end_s, row.score)).all():
         return f"start {row.start_s}, end {row.end_s}, score {row.score}: not all are numbers"
     if row.start_s < 0:

@@ -3,9 +3,9 @@
     python -m training.keypoint_cache --bundle BUNDLE --data FOLDER... --out FOLDER [--looks 4] [--seed 0]
         [--set key=value]...
 
-Stages with `given: keypoints, keypoint_noise: 0` are then trained on keypoints with real errors, without decoding: a
-step takes a tenth of the time. Each copy of a video has its own random augmentation by the recipe's `augment`, except
-for mirroring, which is done in training. Existing copies are reused. `mmad fine-tune` does the same.
+Stages with `given: keypoints, keypoint_noise: 0` are then trained on keypoints with real errors, without decoding.
+Each copy of a video has its own random augmentation by the recipe's `augment`, except for mirroring, which is done in
+training. Existing copies are reused. `mmad fine-tune` does the same.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ import sys
 from argparse import ArgumentParser
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -85,10 +85,9 @@ def write_keypoints(
 ) -> None:
     """Find keypoints in all videos and write a data set without frames: sidecars, records and mmad.json.
 
-    Sidecars of the videos, if there are any, determine which actions are visible in a crop. `copies` is the number of
-    augmented copies of each video, as subset `train`; 0 for one copy without augmentation, as subset `val`.
-    `on_progress` gets the numbers of finished and of all copies. Raises DatasetError if the folder was written with
-    another finder, recipe or data set, or the keypoints have no names.
+    `copies` is the number of augmented copies of each video, as subset `train`; 0 for one copy without augmentation, as
+    subset `val`. `on_progress` gets the numbers of finished and of all copies. Raises DatasetError if the folder was
+    written with another finder, recipe or data set, or the keypoints have no names.
     """
     fingerprint = compute_fingerprint(finder, dataset, recipe, copies)
     fingerprint_file = out / "found.json"
@@ -108,18 +107,13 @@ def write_keypoints(
             if not record.exists():
                 seed = np.random.SeedSequence((recipe.seed, index, copy))
                 video = _augment(sample, recipe, augment, seed) if copies else _read_unaugmented(sample, recipe)
-                _find_keypoints(finder, sample, video, recipe, out, name)
+                _find_keypoints(finder, sample, video, TRAIN if copies else VAL, recipe.input, out, name)
             videos[name] = json.loads(record.read_text("utf-8"))
     (out / "mmad.json").write_text(json.dumps(videos) + "\n", encoding="utf-8")
 
 
-class _Copy(NamedTuple):
-    """One copy of a video: consecutive parts of its frames at the network's input size, segments (m, 2) in frames."""
-
-    parts: Iterator[Images]
-    segments: Doubles
-    labels: Integers
-    subset: str
+# One copy of a video: consecutive parts of its frames at the network's input size, segments (m, 2) in frames, labels.
+_Copy = tuple[Iterator[Images], Doubles, Integers]
 
 
 def _augment(sample: Sample, recipe: Recipe, augment: AugmentConfig, seed: np.random.SeedSequence) -> _Copy:
@@ -137,7 +131,7 @@ def _augment(sample: Sample, recipe: Recipe, augment: AugmentConfig, seed: np.ra
     )
     at_once = _PART if keypoints is None else len(frames)  # close-ups depend on the keypoints of all frames
     parts = (augment_part(part, recipe.input, keypoints).frames for part in _iterate_parts(frames, at_once))
-    return _Copy(parts, example.segments, example.labels, TRAIN)
+    return parts, example.segments, example.labels
 
 
 def _read_unaugmented(sample: Sample, recipe: Recipe) -> _Copy:
@@ -146,18 +140,20 @@ def _read_unaugmented(sample: Sample, recipe: Recipe) -> _Copy:
     segments = np.minimum(sample.segments * config.fps, len(frames))
     inside = segments[:, 0] < segments[:, 1]
     parts = (resize_to_input(part, config) for part in _iterate_parts(frames, _PART))
-    return _Copy(parts, segments[inside], sample.labels[inside], VAL)
+    return parts, segments[inside], sample.labels[inside]
 
 
 def _iterate_parts(frames: Images, at_once: int) -> Iterator[Images]:
     return (frames[begin : begin + at_once] for begin in range(0, len(frames), at_once))
 
 
-def _find_keypoints(finder: Finder, sample: Sample, video: _Copy, recipe: Recipe, out: Path, name: str) -> None:
+def _find_keypoints(
+    finder: Finder, sample: Sample, video: _Copy, subset: str, config: InputConfig, out: Path, name: str
+) -> None:
     """Find the keypoints of one copy and write its sidecar, then its record, which marks it as complete."""
-    config = recipe.input
+    parts, segments, labels = video
     # Memory-mapped frames are read-only, which torch does not accept: copy them.
-    keypoints = np.concatenate([finder.find(np.array(part)) for part in video.parts])
+    keypoints = np.concatenate([finder.find(np.array(part)) for part in parts])
     np.savez(
         out / "sidecars" / f"{name}.npz",
         keypoints=(keypoints[..., :2] * (config.width, config.height)).astype(np.float32),
@@ -166,10 +162,10 @@ def _find_keypoints(finder: Finder, sample: Sample, video: _Copy, recipe: Recipe
     )
     actions = [
         [int(label), *(round(float(moment) / config.fps, 4) for moment in segment)]
-        for label, segment in zip(video.labels, video.segments, strict=True)
+        for label, segment in zip(labels, segments, strict=True)
     ]
     record = {
-        "subset": video.subset, "duration": round(len(keypoints) / config.fps, 4), "frames": len(keypoints),
+        "subset": subset, "duration": round(len(keypoints) / config.fps, 4), "frames": len(keypoints),
         "fps": config.fps, "height": config.height, "width": config.width, "actions": actions,
     }  # fmt: skip
     with write_aside(out / "records" / f"{name}.json") as temporary:
@@ -189,7 +185,7 @@ def _get_keypoint_names(sample: Sample, count: int) -> tuple[str, ...]:
 
 
 def main() -> None:
-    """Cache the keypoints of the training videos of data sets."""
+    """Run the command."""
     parser = ArgumentParser(description="Keypoints as a bundle finds them, as a data set.")
     parser.add_argument("--bundle", type=Path, required=True, help="bundle whose finder is used, at its input size")
     parser.add_argument("--data", type=Path, nargs="+", required=True, help="folders of videos of one person each")

@@ -1,7 +1,4 @@
-"""Ground truth keypoints with simulated keypoint noise, as input of a pose backbone instead of frames.
-
-The temporal part of such a backbone and the head can be trained on them without decoding videos.
-"""
+"""Ground truth keypoints with simulated noise, as input of a pose backbone, which needs no decoding of videos."""
 
 import torch
 from torch import Tensor
@@ -23,9 +20,8 @@ _BETA = 0.02  # of the smooth L1 loss, as a fraction of the frame
 def add_keypoint_noise(keypoints: Tensor, mask: Tensor, error: float) -> Tensor:
     """Add noise that resembles the errors of a pose estimator to keypoints (B, steps, j, 3): x, y, visibility.
 
-    The error of a keypoint is the sum of a constant, a drifting and an independent part, times a random factor of the
-    keypoint in the window. `error` is the standard deviation of the constant part, as a fraction of the side of a
-    frame. After the end of a video, where `mask` (B, steps) is False, its last frame is repeated.
+    `error` is the standard deviation of its constant part, as a fraction of the frame's side. Outside of the mask
+    (B, steps) the last frame is repeated.
     """
     last = (mask.sum(dim=1, keepdim=True) - 1).clamp(min=0)
     steps = torch.arange(keypoints.shape[1], device=keypoints.device)[None].minimum(last)  # (B, steps)
@@ -54,10 +50,7 @@ def features_from_keypoints(network: Network, keypoints: Tensor, mask: Tensor) -
 
 
 def keypoint_loss(predicted: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """Return the smooth L1 loss of positions plus the binary cross entropy of visibility, over steps in the mask.
-
-    Keypoints are (B, steps, j, 3); invisible ones have a lower weight in the loss of positions.
-    """
+    """Return the smooth L1 loss of positions plus the cross entropy of visibility; keypoints are (B, steps, j, 3)."""
     weight = (_INVISIBLE_WEIGHT + (1 - _INVISIBLE_WEIGHT) * target[..., 2]) * mask[..., None]
     positions = target[..., :2].clamp(0, 1)
     distance = F.smooth_l1_loss(predicted[..., :2], positions, reduction="none", beta=_BETA).sum(dim=-1)

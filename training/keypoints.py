@@ -25,7 +25,7 @@ from training.dataset import DatasetError, load_dataset, read_frames, read_keypo
 from training.evaluation.validation import ValidationResult, evaluate_network
 from training.framed import read_cropped_frames
 from training.recipe import StageConfig, load_recipe
-from training.start import start_network
+from training.run import start_network
 
 DRAWN_FRAMES = 6  # per clip
 _MEASURED_FRAMES = 64  # from the middle of each video
@@ -77,9 +77,9 @@ def measure(finder: Finder, folders: Sequence[Path]) -> tuple[list[str], Errors]
     for sample in load_dataset(folders, manifest.taxonomy, "val", 0).with_frames().samples:
         frames = read_frames(sample, manifest.input, 1.0)
         keypoints = read_keypoints(sample, manifest.input.fps, len(frames))
-        if keypoints is None or sample.sidecar is None:
+        if keypoints is None:
             raise DatasetError(f"{sample.path} has no sidecar with keypoints: take videos of mmad synth")
-        names = np.load(sample.sidecar)["keypoint_names"].tolist()
+        names = list(keypoints.names)
         count = min(_MEASURED_FRAMES, len(frames))
         chosen = (len(frames) - count) // 2 + np.arange(count)
         predicted = finder.find(resize_to_input(frames[chosen], manifest.input))
@@ -132,7 +132,7 @@ def draw(finder: Finder, clips: Sequence[Path], out: Path) -> None:
 
 
 def main() -> None:
-    """Evaluate, draw, or both."""
+    """Run the command."""
     parser = ArgumentParser(description="Where a bundle's backbone finds keypoints.")
     parser.add_argument("--bundle", type=Path, required=True)
     parser.add_argument("--data", type=Path, nargs="+", help="folders of mmad synth")

@@ -3,28 +3,15 @@
 import math
 import re
 from collections.abc import Iterator
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from training.files import strip_video_ending
-from training.instances import parse_float
+from training.files import AnnotationError, strip_video_ending
+from training.instances import Row, parse_float
 
 _TYPE = "timelinelabels"
 _UPLOAD = re.compile(r"[0-9a-f]{8}-(?=.)")
-
-
-class LabelStudioError(Exception):
-    """Raised for an export without the data that times need; the message names the task and a remedy."""
-
-
-class Region(NamedTuple):
-    """A labelled segment, in seconds of the player's clock."""
-
-    id: str
-    label: str
-    start_s: float
-    end_s: float
 
 
 class Task(NamedTuple):
@@ -32,18 +19,15 @@ class Task(NamedTuple):
 
     Attributes:
         videos: possible names of the video without folders, most likely first.
-        regions: of the latest annotation.
-        frame_s: duration of a frame; times are multiples of it.
+        regions: segments on the player's clock, accurate to a frame, without their video.
         duration_s, start_offset_s: as mmad's export writes them into the task; NaN and 0 in other tasks.
     """
 
     place: str
     videos: tuple[str, ...]
-    regions: tuple[Region, ...]
-    frame_s: float
+    regions: tuple[Row, ...]
     duration_s: float
     start_offset_s: float
-    notices: tuple[str, ...]
 
 
 def is_export(document: object) -> bool:
@@ -53,72 +37,74 @@ def is_export(document: object) -> bool:
     )
 
 
-def read_tasks(document: list[Any]) -> tuple[list[Task], int]:
-    """Return the annotated tasks, and the number of tasks without annotations. Predictions are ignored.
+def read_tasks(path: Path, document: list[Any]) -> tuple[list[Task], list[str]]:
+    """Return the annotated tasks of a file, and messages about what was left out. Predictions are ignored.
 
     Of several annotations of a task the latest that was not cancelled is read, of several tasks with one video the
-    last. Frame n lasts from (n - 1) / fps to n / fps, as in Label Studio's player. Raises LabelStudioError if there are
+    last. Frame n lasts from (n - 1) / fps to n / fps, as in Label Studio's player. Raises AnnotationError if there are
     no annotations, or a task lacks its frame rate or its video.
     """
     tasks = _merge_by_id(
         [_from_json_min(one) if "data" not in one else one for one in document if isinstance(one, dict)]
     )
-    latest: dict[str, Task] = {}
-    annotated = 0
-    for number, entry in enumerate(tasks, start=1):
-        if annotations := _get_annotations(entry):
-            annotated += 1
-            task = _read_task(entry, annotations, f"task {entry.get('id', number)}")
-            if earlier := latest.pop(task.videos[0], None):
-                notice = f"{earlier.place}: {task.place} has the same video and is read in its place"
-                task = task._replace(notices=(*task.notices, notice))
-            latest[task.videos[0]] = task
-    if not latest:
-        raise LabelStudioError(
-            "there are no annotations in it, only predictions or empty tasks: submit the tasks in Label Studio, then "
-            "export them as JSON"
+    annotated = [
+        (f"task {entry.get('id', number)}", entry, annotations)
+        for number, entry in enumerate(tasks, start=1)
+        if (annotations := _get_annotations(entry))
+    ]
+    if not annotated:
+        raise AnnotationError(
+            f"{path}: there are no annotations in it, only predictions or empty tasks: submit the tasks in Label "
+            "Studio, then export them as JSON"
         )
-    return list(latest.values()), len(tasks) - annotated
+    notices = []
+    if left_out := len(tasks) - len(annotated):
+        notices.append(f"{path}: {left_out} tasks have no annotation and are left out")
+    latest: dict[str, Task] = {}
+    for name, entry, annotations in annotated:
+        task = _read_task(entry, annotations, f"{path}: {name}", notices)
+        if earlier := latest.pop(task.videos[0], None):
+            notices.append(f"{earlier.place}: {name} has the same video and is read in its place")
+        latest[task.videos[0]] = task
+    return list(latest.values()), notices
 
 
-def _read_task(task: dict[str, Any], annotations: list[dict[str, Any]], place: str) -> Task:
+def _read_task(task: dict[str, Any], annotations: list[dict[str, Any]], place: str, notices: list[str]) -> Task:
     data = task["data"]
     videos = tuple(dict.fromkeys(_iterate_names(task)))
     if not videos:
-        raise LabelStudioError(f'{place} has no video in its data: import tasks with {{"video": ...}}')
+        raise AnnotationError(f'{place} has no video in its data: import tasks with {{"video": ...}}')
     place += f", {videos[0]}"
     rate = parse_float(data.get("fps"))
     # Label Studio reads a rate below 1 as seconds per frame. 0 stands for no valid rate.
     frame_s = 0.0 if not 0 < rate < math.inf else 1 / rate if rate >= 1 else rate
     regions = tuple(_iterate_regions(annotations[-1], frame_s, place))
-    notices = []
     if len(annotations) > 1:
         notices.append(f"{place}: the latest of {len(annotations)} annotations is read")
     if annotations[-1].get("result") and not regions:
         notices.append(f"{place}: none of its regions is of type {_TYPE}: they are left out")
     offset_s = parse_float(data.get("start_offset_s"))
-    return Task(
-        place, videos, regions, frame_s, parse_float(data.get("duration_s")),
-        0.0 if math.isnan(offset_s) else offset_s, tuple(notices),
-    )  # fmt: skip
+    duration_s = parse_float(data.get("duration_s"))
+    return Task(place, videos, regions, duration_s, 0.0 if math.isnan(offset_s) else offset_s)
 
 
-def _iterate_regions(annotation: dict[str, Any], frame_s: float, place: str) -> Iterator[Region]:
+def _iterate_regions(annotation: dict[str, Any], frame_s: float, place: str) -> Iterator[Row]:
     for result in annotation.get("result") or ():
         value = result.get("value") or {}
         if result.get("type", _TYPE) != _TYPE or not isinstance(value.get("ranges"), list):
             continue
         if not frame_s:
-            raise LabelStudioError(
+            raise AnnotationError(
                 f'{place} does not say its rate: its data needs "fps", the frameRate that the labeling configuration '
                 "had when it was annotated"
             )
         for one in value["ranges"]:
             first, last = parse_float(one.get("start")), parse_float(one.get("end"))
             if math.isnan(first) or math.isnan(last):
-                raise LabelStudioError(f"{place}: region {result.get('id')} has a range without start or end")
+                raise AnnotationError(f"{place}: region {result.get('id')} has a range without start or end")
             for label in value.get(_TYPE) or [""]:
-                yield Region(str(result.get("id", "")), str(label), (first - 1) * frame_s, last * frame_s)
+                region = f"{place}, region {result.get('id', '')}"
+                yield Row("", (first - 1) * frame_s, last * frame_s, str(label), 1.0, region, True, frame_s)
 
 
 def _get_annotations(task: dict[str, Any]) -> list[dict[str, Any]]:

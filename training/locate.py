@@ -1,7 +1,7 @@
 """Train and evaluate the locator: `python -m training.locate --out FILE`, `python -m training.locate --measure FILE`.
 
-It is trained on stills of synthetic people and is one ONNX file; training/locator.onnx is shipped with mmad. Bundles
-include it by `framing: person` in a recipe, or by `mmad export --locator FILE`.
+It is one ONNX file; training/locator.onnx is shipped with mmad. Bundles include it by `framing: person` in a recipe, or
+by `mmad export --locator FILE`.
 """
 
 import sys
@@ -27,7 +27,7 @@ THRESHOLD = 0.4
 
 
 def load(path: Path) -> Locator:
-    """Load a locator from its file, without a bundle."""
+    """Load a locator from its file."""
     return GraphLocator(read_locator(path), load_graph(path))
 
 
@@ -41,8 +41,8 @@ def render(seed: int, videos: int, *, held_out: bool, people: int | None = None)
 def measure(locator: Locator, stills: Stills, people: int) -> dict[str, float]:
     """Evaluate a locator on the stills that show `people` people.
 
-    Returns the number of stills, the shares with no, one and several detections, and with people: the share whose
-    largest person is detected with an IoU of at least 0.5, and the mean IoU of the largest person.
+    Returns the number of stills, the shares with no, one and several detections, and with people the share whose
+    largest person is detected with an IoU of at least 0.5, and its mean IoU.
     """
     counts, ious = [], []
     for still in map(stills.still, range(len(stills))):

@@ -119,9 +119,7 @@ def locator_loss(logits: Tensor, boxes: Tensor, truth: Tensor) -> Tensor:
 
 
 def make_targets(truth: Tensor) -> tuple[Tensor, Tensor]:
-    """Return targets for boxes (B, people, 4): scores (B, CELLS, CELLS), 1 at a centre, and the nearest box of each
-    cell.
-    """
+    """Return targets for boxes (B, people, 4): scores (B, CELLS, CELLS), 1 at a centre, and each cell's nearest box."""
     middles = (truth[..., :2] + truth[..., 2:]) / 2 * CELLS  # (B, people, 2)
     sigma = ((truth[..., 2:] - truth[..., :2]) * _SIGMA * CELLS).clamp(min=0.5)
     cell = middles.floor().clamp(0, CELLS - 1)

@@ -57,8 +57,6 @@ class Stills:
 
 @dataclass(frozen=True)
 class _Actor:
-    """One person in a shot of one frame."""
-
     shot: Shot
     box: Array
     head: Array
@@ -91,10 +89,7 @@ def stack_stills(stills: Iterable[Still]) -> Stills:
 
 
 def make_stills(seed: int, number: int, people: int | None = None, anatomy: Anatomy | None = None) -> Iterator[Still]:
-    """Render stills of one video of a seed, each with its own room, camera and image effects.
-
-    `people` is the number of people in each still; random if None.
-    """
+    """Render stills of one video, each with its own room, camera and effects, and `people` people (random if None)."""
     anatomy = anatomy or load_anatomy()
     rng = generator(seed, number, _STILLS)
     width, height = _size(float(rng.choice(_ASPECTS)))

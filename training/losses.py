@@ -52,10 +52,7 @@ class Losses(NamedTuple):
 
 
 def make_grid(window_frames: int, strides: tuple[int, ...]) -> PointGrid:
-    """Return all points of a window, finest level first.
-
-    Level l regresses distances from 4 * 2^(l-1) to 4 * 2^l steps; the first level from 0, the last to infinity.
-    """
+    """Return the points of a window, finest level first; level l regresses distances of 4 * 2^(l-1) to 4 * 2^l steps."""
     parts = []
     for level, stride in enumerate(strides):
         positions = torch.arange(0, window_frames, stride, dtype=torch.float32)
@@ -106,10 +103,7 @@ def sigmoid_focal_loss(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def diou_loss(predicted: Tensor, truth: Tensor) -> Tensor:
-    """Return 1 - tIoU + (distance of centres / length of the hull)^2, (n,), of segments (n, 2) in any unit.
-
-    Zheng et al., AAAI 2020, equation 7.
-    """
+    """Return 1 - tIoU + (distance of centres / hull)^2 of segments (n, 2) (Zheng et al., AAAI 2020, equation 7)."""
     shared = torch.minimum(predicted[:, 1], truth[:, 1]) - torch.maximum(predicted[:, 0], truth[:, 0])
     shared = shared.clamp(min=0)
     union = (predicted[:, 1] - predicted[:, 0]) + (truth[:, 1] - truth[:, 0]) - shared
@@ -120,11 +114,7 @@ def diou_loss(predicted: Tensor, truth: Tensor) -> Tensor:
 
 
 class DetectionLoss(nn.Module):
-    """Class and boundary losses, divided by the number of positive points.
-
-    In training the divisor is a moving average, so that batches with few actions do not get a large weight
-    (ActionFormer, section 3.3). In evaluation it is the number of the batch.
-    """
+    """Losses divided by the number of positive points, in training by its moving average (ActionFormer, section 3.3)."""
 
     normalizer: Tensor
     strides: Tensor

@@ -14,11 +14,9 @@ from training.augment import Example
 from training.keypoint_noise import add_keypoint_noise, features_from_keypoints, get_keypoint_reader, keypoint_loss
 from training.losses import DetectionLoss, Targets, assign, make_grid, make_point_mask
 from training.recipe import StageConfig
-from training.run import TrainingError
-from training.start import start_network
+from training.run import TrainingError, start_network
 
-# Input settings that teacher and student must share, so that their steps coincide. Images are resized for the teacher;
-# a pose backbone has no clips.
+# Input settings that teacher and student must share. Images are resized for the teacher; a pose backbone has no clips.
 _SHARED_INPUT = ("fps", "window_frames", "clip_frames", "mean", "std")
 _POSITIVE_WEIGHT = 3.0  # most actions are absent at most steps
 _MOTION_WEIGHT = 4.0  # factor of keypoint motion about the mean position, relative to the position
@@ -123,20 +121,14 @@ def _resize(clips: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def feature_distance(predicted: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """Return the mean squared error of features (B, width, window) over the valid steps of the mask (B, window).
-
-    Targets are normalised to mean 0 and variance 1, since their means and scales would dominate the loss.
-    """
+    """Return the mean squared error of features (B, width, window) in the mask from the normalised target."""
     steps = target.transpose(1, 2)[mask]  # (steps, width)
     steps = F.batch_norm(steps, None, None, training=True)
     return F.mse_loss(predicted.transpose(1, 2)[mask], steps)
 
 
 class TrainingModule(nn.Module):
-    """A network with the layers and losses that only training needs.
-
-    Its checkpoints include the dense layers and the moving average of the loss normaliser.
-    """
+    """A network with the layers and losses that only training needs."""
 
     def __init__(
         self, network: Network, manifest: Manifest, keypoints: int, *, half: bool = False,

@@ -44,9 +44,7 @@ def colour(images, tables, grey, out):
 
 @kernel
 def add_noise(images, noise, shifts):
-    """Add a part of a noise image (2 rows, 2 columns) to each image, in place; it begins at a row and column of
-    `shifts`.
-    """
+    """Add to each image, in place, the part of a noise image (2 rows, 2 columns) that begins at its `shifts`."""
     for frame in range(images.shape[0]):
         first, left = shifts[frame]
         for row in range(images.shape[1]):

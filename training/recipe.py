@@ -11,11 +11,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from model.architecture import Architecture
 from model.bundle import MANIFEST, InputConfig, PostprocessingConfig, check_fit, read_manifest
 from model.errors import BundleError
-from training.tuning import Tuning
 
 CONFIGS = resources.files("training") / "configs"
 
 Inputs = Literal["pictures", "keypoints"]
+Tuning = Literal["head", "adapters", "reader", "all", "auto"]
 LOCATOR_FILE = Path(str(resources.files("training") / "locator.onnx"))
 
 
@@ -35,7 +35,7 @@ class DataConfig(Section):
     Attributes:
         class_balance_exponent: exponent by which videos with rare actions are sampled more often; 0 samples uniformly.
         workers: number of processes that load videos; 0 loads them in the training process.
-        cache: folder for decoded frames, so that each video is decoded once.
+        cache: folder for decoded frames.
         margin: size of cached frames relative to the network's input, for random crops.
     """
 
@@ -75,17 +75,14 @@ class StageConfig(Section):
             or keypoints (loss of the keypoints that the pose estimator finds, in frames sampled from the whole video).
         given: input of the network: pictures, or the keypoints of the sidecars.
         keypoint_noise: of these keypoints, see keypoint_noise.py.
-        tuning: trainable weights, see tuning.py.
+        tuning: trainable weights, see set_trainable.
         batch: windows per step, over all devices.
-        frames: maximum number of frames of a window, 0 for the network's. Short windows show more people for the same
-            computation, which helps a backbone without pretraining.
+        frames: maximum number of frames of a window, 0 for the network's. Short windows help an untrained backbone.
         head_rate, adapter_rate, backbone_rate: peak learning rates.
-        warmup: steps of linear warm-up, followed by cosine decay.
-        final: last learning rate, relative to the peak.
+        warmup: steps of linear warm-up, before cosine decay to `final` times the peak.
         dense: weight of the dense loss in the objective detection.
         keypoints, distillation: weights of the keypoints and of the teacher's features in the dense loss.
-        validate_every: steps between measurements of the held-out loss; the stage ends with the best weights. 0
-            disables it.
+        validate_every: steps between measurements of the held-out loss, 0 for none; the best weights are retained.
         patience: stop after this number of measurements without improvement; 0 disables early stopping.
     """
 
@@ -125,21 +122,17 @@ class Recipe(Section):
     """Recipe of a training run.
 
     Attributes:
-        name, version, notes, licence: of the bundle.
-        synthetic: whether the data shows synthetic people, as stated in the bundle.
+        name, version, notes, licence, synthetic, weights: of the bundle; `synthetic`: shows synthetic people.
         backbone: file of pretrained weights, of `mmad import-weights` or an earlier run.
         start: bundle to fine-tune instead. It also provides name, licence, framing, input, architecture and
             postprocessing unless the recipe sets them.
-        wise_ft_alpha: weight of the initial weights in their average with the trained ones; 0 disables it. Averaging
-            retains more of the accuracy of the initial weights on other data ("Robust fine-tuning of zero-shot models",
-            CVPR 2022).
+        wise_ft_alpha: weight of the initial weights in their average with the trained ones; 0 disables it ("Robust
+            fine-tuning of zero-shot models", CVPR 2022).
         finder: bundle whose pose estimator is used.
-        teacher: bundle whose features are distilled in stages with `distillation`, which helps a backbone without
-            pretraining; its input must match the recipe's.
+        teacher: bundle whose features are distilled in stages with `distillation`; its input must match the recipe's.
         framing: person for data cropped around the person: the bundle then includes the locator and crops likewise.
         precision: bf16 computes the backbone in bfloat16; the head stays in fp32.
         activation_checkpointing: recompute blocks in the backward pass to save memory.
-        weights: precision of the weights in the bundle.
         ema: decay of the exponential moving average of the weights, which is the result; 0 disables it.
         save_minutes: minutes between checkpoints.
         validate_videos: number of validation videos for the report; 0 for all.
@@ -201,14 +194,10 @@ class Recipe(Section):
 
 
 def load_recipe(source: str, overrides: list[str]) -> Recipe:
-    """Load a recipe.
+    """Load a recipe from a file, or by its name in training/configs.
 
-    Args:
-        source: a file, or the name of a recipe in training/configs.
-        overrides: `key.key=value` with values in YAML; list items by index, as in stages.0.steps=20.
-
-    Raises:
-        RecipeError: the recipe is invalid; the message names the file, the key and the fault.
+    Overrides are `key.key=value` with values in YAML; list items by index, as in stages.0.steps=20. Raises RecipeError,
+    which names the file, the key and the fault.
     """
     try:
         document = yaml.safe_load(_read(source))

@@ -1,19 +1,24 @@
-"""A training run: recipe, data, output folder, and its training examples."""
+"""A training run: recipe, data, output folder, training examples, and the bundle that it starts from."""
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from safetensors.torch import load_file
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from model.architecture import Architecture, BackboneConfig
 from model.arrays import Images
-from model.bundle import Bundle, InputConfig, Manifest, Thresholds, Training
+from model.bundle import LOCATOR, WEIGHTS, Bundle, InputConfig, Manifest, Thresholds, Training
+from model.errors import BundleError
+from model.network import Network
 from model.taxonomy import Taxonomy
 from training.augment import Example, make_example
 from training.dataset import DatasetError, Sample, VideoDataset, read_frames, read_keypoints
-from training.recipe import Recipe, StageConfig
-from training.start import tuned_manifest
+from training.keypoint_noise import get_keypoint_reader
+from training.recipe import LOCATOR_FILE, Recipe, StageConfig
 from training.weights import WeightsError, load_backbone
 
 CHECKPOINT, HISTORY, RECIPE, BACKBONE = "checkpoint.pt", "history.jsonl", "recipe.yaml", "backbone.safetensors"
@@ -25,10 +30,7 @@ class TrainingError(Exception):
 
 @dataclass(frozen=True)
 class Run:
-    """Recipe, data and output folder of a training run.
-
-    `keypoints` is their number in the sidecars, 0 if there are none; `held_out` is for stages with validate_every.
-    """
+    """A training run; `keypoints` is their number in the sidecars, `held_out` is for stages with validate_every."""
 
     recipe: Recipe
     manifest: Manifest
@@ -43,11 +45,7 @@ class Run:
 
 
 def make_manifest(recipe: Recipe, taxonomy: Taxonomy, data: str) -> Manifest:
-    """Return the manifest of the bundle that a recipe trains.
-
-    Raises TrainingError if pretrained weights cannot be read, or the start bundle has other labels, and BundleError if
-    the start bundle does not match its hashes.
-    """
+    """Return the manifest of the bundle that a recipe trains. Raises TrainingError or BundleError."""
     if recipe.start is not None:
         start = Bundle.load(recipe.start)
         if start.manifest.taxonomy != taxonomy:
@@ -77,6 +75,63 @@ def _match_pretrained(recipe: Recipe) -> Architecture:
         raise TrainingError(str(error)) from error
     known = {name: getattr(pretrained, name) for name in ("norm_eps", "final_norm", "position_grid", "mlp_ratio")}
     return recipe.architecture.model_copy(update={"backbone": backbone.model_copy(update=known)})
+
+
+def tuned_manifest(start: Bundle, recipe: Recipe, data: str) -> Manifest:
+    """Return the manifest of a fine-tuned bundle, without the locator, which the export adds."""
+    before = start.manifest
+    trained = Training(
+        data=f"{data}; began with bundle {before.name} {before.version}, weights {start.weights_sha256}",
+        synthetic=recipe.synthetic,
+        notes="; ".join(part for part in (recipe.notes, _describe_training(before)) if part),
+    )
+    names = ("name", "version", "licence", "input", "architecture", "postprocessing")
+    settings = {name: getattr(recipe, name) for name in names}
+    return Manifest(**dict(before) | settings | {"trained_on": trained, "metrics": None, "locator": None, "files": {}})
+
+
+def _describe_training(before: Manifest) -> str:
+    if before.trained_on is None:
+        return "began with weights that were never trained"
+    kind = "synthetic people" if before.trained_on.synthetic else before.trained_on.data
+    notes = f" ({before.trained_on.notes})" if before.trained_on.notes else ""
+    return f"began with weights trained on {kind}{notes}"
+
+
+def start_network(network: Network, folder: Path) -> None:
+    """Load a bundle's weights into a network, as float32. Raises BundleError if they are of another architecture."""
+    try:
+        network.load_state_dict(_load_float32(folder))
+    except RuntimeError as error:
+        raise BundleError(
+            f"{folder}: its weights do not fit the recipe; leave input and architecture as the bundle's: {error}"
+        ) from error
+
+
+def start_finder(network: Network, folder: Path) -> None:
+    """Load only the pose estimator of a bundle. Raises BundleError if it has none of this architecture."""
+    Bundle.load(folder)
+    prefix = "backbone.finder."
+    weights = {
+        name.removeprefix(prefix): value for name, value in _load_float32(folder).items() if name.startswith(prefix)
+    }
+    try:
+        get_keypoint_reader(network).finder.load_state_dict(weights)
+    except RuntimeError as error:
+        raise BundleError(f"finder {folder}: its finder of keypoints does not fit the recipe's: {error}") from error
+
+
+def _load_float32(folder: Path) -> dict[str, Tensor]:
+    weights = load_file(folder / WEIGHTS)
+    return {name: value.float() if value.is_floating_point() else value for name, value in weights.items()}
+
+
+def find_locator(recipe: dict[str, Any]) -> Path | None:
+    """Return the locator file for a recipe (a parsed YAML document): the start bundle's or the shipped one, if any."""
+    if recipe.get("framing") != "person":
+        return None
+    locator = Path(recipe["start"]) / LOCATOR if recipe.get("start") else LOCATOR_FILE
+    return locator if locator.exists() else LOCATOR_FILE
 
 
 class Examples(Dataset[Example]):

@@ -20,11 +20,8 @@ def split(samples: Sequence[Sample], share: float, seed: int) -> tuple[list[Samp
     """Split videos so that actions in two or more videos occur on both sides, as far as possible.
 
     Videos are held out greedily: of those that leave a training example of every action, the one is chosen that has
-    the most actions with too few held-out videos, and the fewest with enough, weighted by rarity. Ties are broken at
-    random.
-
-    Returns training videos and `share` of the videos (at least one) to hold out, each in the given order. Raises
-    SplitError if there are fewer than two videos.
+    the most actions with too few held-out videos, and the fewest with enough, weighted by rarity; ties at random.
+    Returns training videos and `share` of the videos (at least one) to hold out, each in the given order.
     """
     if len(samples) < 2:
         raise SplitError(f"{len(samples)} annotated video: at least two are needed, one to train on, one held out")
@@ -52,10 +49,7 @@ def split(samples: Sequence[Sample], share: float, seed: int) -> tuple[list[Samp
 
 
 def split_by_list(samples: Sequence[Sample], listed: Path) -> tuple[list[Sample], list[Sample]]:
-    """Hold out the videos that are listed in a file, one name per line, with or without ending.
-
-    Raises SplitError if a listed video is not annotated, or one side is empty.
-    """
+    """Hold out the videos listed in a file, one name per line, with or without ending. Raises SplitError."""
     known = NameIndex((name, sample.name) for sample in samples for name in (sample.name, sample.path.name))
     held: set[str] = set()
     for number, line in enumerate(decode(listed.read_bytes()).splitlines(), 1):

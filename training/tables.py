@@ -1,7 +1,4 @@
-"""Read annotation and prediction files. Writers are in service.exports.
-
-Invalid rows are reported with file and line; they are skipped, or raised as an error if `strict`.
-"""
+"""Read annotation and prediction files; writers are in service.exports. Invalid rows are faults."""
 
 import csv
 import json
@@ -13,20 +10,16 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from model.taxonomy import Action, Body, Taxonomy
-from training.files import NameIndex, Table, decode, is_hidden, read_table, strip_video_ending
+from training.files import AnnotationError, NameIndex, Table, decode, is_hidden, read_table, strip_video_ending
 from training.instances import Fault, Instances, Row, collect, find_fault, parse_float
-from training.label_studio import LabelStudioError, read_tasks
 from training.label_studio import is_export as is_label_studio
+from training.label_studio import read_tasks
 
 CHALLENGE_COLUMNS = ("video_id", "t_start", "t_end", "class", "score")
 CHALLENGE_MEMBER = "prediction.csv"
 # Annotated frame numbers may exceed the last frame by one. Predictions may exceed the end, as in OpenTAD's metric.
 ANNOTATION_SLACK_S = 0.1
 PREDICTION_SLACK_S = math.inf
-
-
-class TableError(Exception):
-    """Raised for a file of an unknown format, or with invalid rows if `strict`."""
 
 
 class ReadResult(NamedTuple):
@@ -47,7 +40,7 @@ def read_labels(path: Path) -> Taxonomy:
         actions = [Action(id=one["id"], code=one["code"], name=one["name"], body_id=one["body_id"]) for one in document]
         return Taxonomy(bodies=tuple(bodies[id] for id in sorted(bodies)), actions=tuple(actions))
     except (KeyError, TypeError, ValueError) as error:
-        raise TableError(f"{path} lists no labels: {error}") from error
+        raise AnnotationError(f"{path} lists no labels: {error}") from error
 
 
 def standard_labels() -> Taxonomy:
@@ -61,15 +54,8 @@ def read_annotations(
 ) -> ReadResult:
     """Read ground truth from a CSV (frames), the data set's JSON, ActivityNet JSON, or Label Studio's JSON.
 
-    Args:
-        path: of the file; `.json` is JSON, everything else CSV.
-        taxonomy: its labels may be written as id, code or name.
-        subset: read only videos of this subset, if the file states subsets.
-        fps: frame rate of a CSV, overrides the one in the file.
-        strict: reject a file with invalid rows.
-
-    Raises:
-        TableError: the file cannot be read, or has invalid rows and `strict` is set.
+    `subset` selects videos if the file states subsets; `fps` overrides the frame rate of a CSV. Raises AnnotationError
+    if the file cannot be read, or has invalid rows and `strict` is set.
     """
     faults: list[Fault] = []
     if path.suffix.lower() != ".json":
@@ -84,14 +70,13 @@ def read_annotations(
 def read_predictions(path: Path, taxonomy: Taxonomy, videos: dict[str, float], *, strict: bool = False) -> ReadResult:
     """Read predictions from the challenge's CSV or zip, ActivityNet JSON, or mmad results (one document or a list).
 
-    `videos` has the durations of the annotated videos by id; for the other arguments see read_annotations. Raises
-    TableError if the file cannot be read, or has invalid rows and `strict` is set.
+    `videos` has the durations of the annotated videos by id. Raises AnnotationError like read_annotations.
     """
     faults: list[Fault] = []
     if path.suffix.lower() == ".json":
         rows = _read_predictions_json(path)
     else:
-        text = _read_zip(path) if path.suffix.lower() == ".zip" else _read_text(path)
+        text = _read_zip(path) if path.suffix.lower() == ".zip" else read_text(path)
         rows = _read_predictions_csv(path, text, faults)
     return _validate_rows(path, rows, videos, taxonomy, faults, slack_s=PREDICTION_SLACK_S, strict=strict)
 
@@ -106,12 +91,17 @@ def _validate_rows(
     slack_s: float,
     strict: bool,
 ) -> ReadResult:
+    rows = list(rows)
     find_label = make_label_lookup(taxonomy)
-    videos = _VideoIndex(durations)
+    names = NameIndex((name, video) for video in durations for name in (video, strip_video_ending(video)))
+    videos = {
+        written: written if written in durations else names.find(written, strip_video_ending(written))
+        for written in dict.fromkeys(row.video for row in rows)
+    }
     valid: list[Row] = []
     for raw in rows:
         label = find_label(raw.label)
-        video = videos.find(raw.video)
+        video = videos[raw.video]
         if video is None:
             faults.append(Fault(raw.place, f"the video {raw.video!r} is not known"))
             continue
@@ -125,33 +115,13 @@ def _validate_rows(
             valid.append(row)
     if strict and faults:
         shown = "\n".join(str(fault) for fault in faults[:10])
-        raise TableError(f"{path} has {len(faults)} rows that make no sense:\n{shown}")
-    return ReadResult(collect(valid, durations), faults, videos.notices(path))
-
-
-class _VideoIndex:
-    """Finds ids of videos as written in files: with or without folders and ending, in any form of Unicode."""
-
-    def __init__(self, known: Mapping[str, float]) -> None:
-        self._known = known
-        self._names = NameIndex((name, video) for video in known for name in (video, strip_video_ending(video)))
-        self._cache: dict[str, str | None] = {}
-
-    def find(self, written: str) -> str | None:
-        if written in self._known:
-            return written
-        if written not in self._cache:
-            self._cache[written] = self._names.find(written, strip_video_ending(written))
-        return self._cache[written]
-
-    def notices(self, path: Path) -> list[str]:
-        """Return messages about unknown videos, and about names that differ in case."""
-        notices = [f"{path}: {written!r} is taken for {name!r}" for written, name in self._names.other_case.items()]
-        if unknown := [written for written, video in self._cache.items() if video is None]:
-            shown = ", ".join(map(repr, unknown[:3])) + ", ..." * (len(unknown) > 3)
-            example = f"; there is {next(iter(self._known))!r}" if self._known else ""
-            notices.append(f"{path}: {len(unknown)} videos are not among those annotated: {shown}{example}")
-        return notices
+        raise AnnotationError(f"{path} has {len(faults)} rows that make no sense:\n{shown}")
+    notices = [f"{path}: {written!r} is taken for {name!r}" for written, name in names.other_case.items()]
+    if unknown := [written for written, video in videos.items() if video is None]:
+        shown = ", ".join(map(repr, unknown[:3])) + ", ..." * (len(unknown) > 3)
+        example = f"; there is {next(iter(durations))!r}" if durations else ""
+        notices.append(f"{path}: {len(unknown)} videos are not among those annotated: {shown}{example}")
+    return ReadResult(collect(valid, durations), faults, notices)
 
 
 def make_label_lookup(taxonomy: Taxonomy) -> Callable[[object], int | None]:
@@ -174,7 +144,7 @@ def _read_annotations_csv(
     rows: list[Row] = []
     durations: dict[str, float] = {}
     columns = ("video_id", "start_frame", "end_frame", "class")
-    for place, table, record in _iterate_records(path, _read_text(path), columns, faults):
+    for place, table, record in _iterate_records(path, read_text(path), columns, faults):
         fps = assumed_fps or table.parse_number(record.get("fps", ""))
         start, end = (
             table.parse_number(record[name]) / fps if fps > 0 else math.nan for name in ("start_frame", "end_frame")
@@ -189,22 +159,18 @@ def _read_annotations_csv(
 
 
 def _read_annotations_label_studio(path: Path, document: list[Any]) -> tuple[dict[str, float], list[Row]]:
-    """Read Label Studio's tasks; times are relative to the first frame if mmad wrote the tasks."""
-    try:
-        tasks, _ = read_tasks(document)
-    except LabelStudioError as error:
-        raise TableError(f"{path}: {error}") from error
+    tasks, _ = read_tasks(path, document)
     rows: list[Row] = []
     durations: dict[str, float] = {}
     for task in tasks:
         video = strip_video_ending(task.videos[0])
         duration_s = durations[video] = task.duration_s
-        for one in task.regions:
-            start_s, end_s = (time_s - task.start_offset_s for time_s in (one.start_s, one.end_s))
+        for row in task.regions:
+            start_s, end_s = (time_s - task.start_offset_s for time_s in (row.start_s, row.end_s))
             # Times are rounded to frames, which may exceed either end by less than a frame.
-            start_s = 0.0 if -task.frame_s < start_s < 0 else start_s
-            end_s = duration_s if duration_s < end_s < duration_s + task.frame_s else end_s
-            rows.append(Row(video, start_s, end_s, one.label, 1.0, f"{path}: {task.place}, region {one.id}"))
+            start_s = 0.0 if -row.slack_s < start_s < 0 else start_s
+            end_s = duration_s if duration_s < end_s < duration_s + row.slack_s else end_s
+            rows.append(row._replace(video=video, start_s=start_s, end_s=end_s))
     return durations, rows
 
 
@@ -213,7 +179,7 @@ def _read_annotations_json(
 ) -> tuple[dict[str, float], list[Row]]:
     database = document.get("database", document) if isinstance(document, dict) else None
     if not isinstance(database, dict) or not all(isinstance(entry, dict) for entry in database.values()):
-        raise TableError(f"{path} is neither the data set's JSON nor ActivityNet's")
+        raise AnnotationError(f"{path} is neither the data set's JSON nor ActivityNet's")
     rows: list[Row] = []
     durations: dict[str, float] = {}
     for video, entry in database.items():
@@ -256,17 +222,14 @@ def _read_predictions_json(path: Path) -> Iterator[Row]:
         return
     for result in document if isinstance(document, list) else [document]:
         if not isinstance(result, dict) or "detections" not in result or "video" not in result:
-            raise TableError(f"{path} is neither ActivityNet JSON nor results of mmad detect --json")
+            raise AnnotationError(f"{path} is neither ActivityNet JSON nor results of mmad detect --json")
         video = str(result["video"])
         for number, one in enumerate(_as_list(result["detections"])):
             fields = one if isinstance(one, dict) else {}
+            start_s, end_s, score = (parse_float(fields.get(name)) for name in ("start_s", "end_s", "score"))
             action = fields.get("action")
-            flat = {
-                "label": action.get("id") if isinstance(action, dict) else None,
-                "segment": [fields.get("start_s"), fields.get("end_s")],
-                "score": fields.get("score"),
-            }
-            yield _parse_entry(flat, video, f"{path}: {video}: detection {number}")
+            label = action.get("id") if isinstance(action, dict) else None
+            yield Row(video, start_s, end_s, label, score, f"{path}: {video}: detection {number}")
 
 
 def _parse_entry(one: object, video: str, place: str, score: float | None = None) -> Row:
@@ -285,13 +248,9 @@ def _as_list(value: object) -> list[Any]:
 def _iterate_records(
     path: Path, text: str, columns: tuple[str, ...], faults: list[Fault]
 ) -> Iterator[tuple[str, Table, Mapping[str, str]]]:
-    """Yield the place of each row, the table, and the values of the row."""
-    try:
-        table = read_table(text)
-    except csv.Error as error:
-        raise TableError(f"{path} is no table: {error}") from error
+    table = parse_table(path, text)
     if missing := [name for name in columns if name not in table.columns]:
-        raise TableError(f"{path} has no column {', '.join(missing)}; it has {', '.join(table.columns)}")
+        raise AnnotationError(f"{path} has no column {', '.join(missing)}; it has {', '.join(table.columns)}")
     for line in table.rows:
         place = f"{path}: line {line.number}"
         if line.fault:
@@ -300,19 +259,28 @@ def _iterate_records(
             yield place, table, line.values
 
 
-def _read_text(path: Path) -> str:
+def parse_table(path: Path, text: str) -> Table:
+    """Parse the text of a file as a table, see read_table. Raises AnnotationError if it is none."""
+    try:
+        return read_table(text)
+    except csv.Error as error:
+        raise AnnotationError(f"{path} is no table: {error}") from error
+
+
+def read_text(path: Path) -> str:
+    """Read a text file, see decode. Raises AnnotationError if it cannot be read."""
     try:
         return decode(path.read_bytes())
     except (OSError, UnicodeDecodeError) as error:
-        raise TableError(f"{path} cannot be read: {error}") from error
+        raise AnnotationError(f"{path} cannot be read: {error}") from error
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file. Raises TableError if the file cannot be read or is no JSON."""
+    """Read a JSON file. Raises AnnotationError if the file cannot be read or is no JSON."""
     try:
-        return json.loads(_read_text(path))
+        return json.loads(read_text(path))
     except ValueError as error:
-        raise TableError(f"{path} is no JSON: {error}") from error
+        raise AnnotationError(f"{path} is no JSON: {error}") from error
 
 
 def _read_zip(path: Path) -> str:
@@ -321,7 +289,7 @@ def _read_zip(path: Path) -> str:
             members = [name for name in archive.namelist() if name.lower().endswith(".csv")]
             names = [name for name in members if not is_hidden(PurePosixPath(name))]
             if len(names) != 1:
-                raise TableError(f"{path} holds {len(names)} CSV files, one is wanted: {CHALLENGE_MEMBER}")
+                raise AnnotationError(f"{path} holds {len(names)} CSV files, one is wanted: {CHALLENGE_MEMBER}")
             return decode(archive.read(names[0]))
     except (OSError, zipfile.BadZipFile, UnicodeDecodeError) as error:
-        raise TableError(f"{path} cannot be read: {error}") from error
+        raise AnnotationError(f"{path} cannot be read: {error}") from error

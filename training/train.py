@@ -1,13 +1,10 @@
-"""Training loop: stages, checkpoints, resumption, and progress.
-
-Every example is determined by the seed, the stage and its number, so that a resumed run gives the same result as an
-uninterrupted one.
-"""
+"""Training loop. A resumed run gives the same result: examples depend only on seed, stage and their number."""
 
 import json
 import math
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,30 +13,38 @@ import torch
 from lightning_fabric import Fabric
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 from torch.utils.tensorboard import SummaryWriter
 
 from model.network import Network
+from model.pose import PoseBackbone
 from model.pose_estimator import KeypointReader
 from training.batches import explain_worker_errors, load_batches
 from training.evaluation.early_stopping import BestWeights, ValidationLoss
 from training.files import write_aside
 from training.objectives import Batch, Teacher, TrainingModule
-from training.recipe import Recipe, RecipeError, StageConfig, load_recipe
-from training.run import BACKBONE, CHECKPOINT, HISTORY, RECIPE, Examples, Run, TrainingError
-from training.start import start_finder, start_network
-from training.tuning import recompute_blocks, resolve_tuning, set_trainable
+from training.recipe import Recipe, RecipeError, StageConfig, Tuning, load_recipe
+from training.run import (
+    BACKBONE,
+    CHECKPOINT,
+    HISTORY,
+    RECIPE,
+    Examples,
+    Run,
+    TrainingError,
+    start_finder,
+    start_network,
+)
 from training.weights import WeightsError, save_backbone, start_backbone
 
 _LOG_EVERY = 10
+_FINDER = "backbone.finder."
 _WEIGHT_DECAY, _BETAS = 0.05, (0.9, 0.98)
 _MAX_GRADIENT_NORM = 1.0
 
 
 class Progress(NamedTuple):
-    """Stage, step of the stage and number of its steps; losses of the step by name; windows per second.
-
-    `best` has the weights with the lowest held-out loss of the stage so far; None without validation.
-    """
+    """A step of a stage with so many steps: its losses by name, windows per second, and the best weights so far."""
 
     stage: int
     step: int
@@ -58,8 +63,7 @@ def train(
     """Train all stages and return the network.
 
     `resume` continues from the checkpoint in the run's folder. `accelerator` and `devices` are Lightning Fabric's;
-    under torchrun every process calls this function. Raises TrainingError if a loss is not finite, the checkpoint or
-    the teacher does not match the run, the first stage freezes untrained weights, or a worker process was killed.
+    under torchrun every process calls this function. Raises TrainingError.
     """
     # Each objective leaves some outputs unused.
     strategy = "auto" if devices == 1 else "ddp_find_unused_parameters_true"
@@ -97,6 +101,43 @@ def find_checkpoint(out: Path) -> Path:
 def is_first_process() -> bool:
     """Return whether this process has rank 0, which prints and writes files."""
     return getattr(rank_zero_only, "rank", 0) == 0
+
+
+def resolve_tuning(network: Network, tuning: Tuning) -> Tuning:
+    """Resolve auto: adapters if the network has any, else reader if it has a pose estimator, else all."""
+    if tuning != "auto":
+        return tuning
+    names = [name for name, _ in network.named_parameters()]
+    if any(".adapter." in name for name in names):
+        return "adapters"
+    return "reader" if any(name.startswith(_FINDER) for name in names) else "all"
+
+
+def set_trainable(network: Network, tuning: Tuning) -> list[str]:
+    """Set requires_grad of all parameters; return the names of the trainable ones.
+
+    head trains on frozen features, adapters is the paper's method, reader freezes the pose estimator only, all is full
+    fine-tuning, auto see resolve_tuning.
+    """
+    tuning = resolve_tuning(network, tuning)
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(_is_trainable(name, tuning))
+    return [name for name, parameter in network.named_parameters() if parameter.requires_grad]
+
+
+def _is_trainable(name: str, tuning: Tuning) -> bool:
+    if tuning == "all" or not name.startswith("backbone."):
+        return True
+    if tuning == "reader":
+        return not name.startswith(_FINDER)
+    return tuning == "adapters" and ".adapter." in name
+
+
+def recompute_blocks(network: Network) -> None:
+    """Enable activation checkpointing of the backbone's blocks, which saves memory."""
+    backbone = network.backbone
+    for block in backbone.finder.stages if isinstance(backbone, PoseBackbone) else backbone.blocks:
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
 
 
 def _check_keypoints(run: Run, network: Network) -> None:
@@ -322,10 +363,7 @@ class _Loop:
             torch.save(state, temporary)
 
     def resume(self) -> None:
-        """Load the checkpoint in the run's folder.
-
-        Raises TrainingError if there is none, or it is of another recipe or other videos.
-        """
+        """Load the checkpoint in the run's folder. Raises TrainingError if it does not match the run."""
         path = find_checkpoint(self.out)
         if not self._is_same_recipe():
             raise TrainingError(f"{self.out / RECIPE} is not this recipe: go on with it, or start in another --out")

@@ -1,8 +1,7 @@
 """Import weights of VideoMAE backbones, and of whole OpenTAD / AdaTAD detectors.
 
 A backbone comes as a Hugging Face folder (VideoMAEModel, ForPreTraining, ForVideoClassification), the original
-.pth or MMAction2's; a detector as OpenTAD saves it. Unknown names are reported; missing weights and wrong shapes are
-errors.
+.pth or MMAction2's; a detector as OpenTAD saves it.
 """
 
 import json
@@ -64,10 +63,7 @@ class WeightsError(Exception):
 
 @dataclass(frozen=True)
 class Imported:
-    """Imported weights of a file, by our names; `detector` has those of projection, neck and head, if there are any.
-
-    `unmatched` are source names that were not translated, `hints` settings of the file's configuration.
-    """
+    """Weights by our names, source names that were not translated, and settings of the configuration of the file."""
 
     backbone: dict[str, Tensor]
     detector: dict[str, Tensor]
@@ -81,10 +77,7 @@ class Imported:
 
 
 def read_weights(source: Path) -> Imported:
-    """Read a Hugging Face folder, a .pth or a .safetensors file.
-
-    Raises WeightsError if the source has no VideoMAE backbone.
-    """
+    """Read a Hugging Face folder, a .pth or a .safetensors file. Raises WeightsError without a VideoMAE backbone."""
     tensors, hints = _read_folder(source) if source.is_dir() else (_read_file(source), {})
     backbone: dict[str, Tensor] = {}
     detector: dict[str, Tensor] = {}
@@ -109,10 +102,7 @@ def read_weights(source: Path) -> Imported:
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """Read parts of a manifest from a JSON file.
-
-    Raises TableError if the file cannot be read, and WeightsError if it is not a JSON object.
-    """
+    """Read parts of a manifest from a JSON file. Raises AnnotationError or WeightsError."""
     settings = read_json(path)
     if not isinstance(settings, dict):
         raise WeightsError(f"{path} holds no parts of a bundle.json, such as input or architecture")
@@ -120,7 +110,7 @@ def read_settings(path: Path) -> dict[str, Any]:
 
 
 def backbone_config(imported: Imported, settings: Mapping[str, Any] = MappingProxyType({})) -> BackboneConfig:
-    """Derive the backbone's configuration from its weights, its heads from settings, file, or the published sizes."""
+    """Derive the configuration from weights; its heads from settings, file, or the published sizes."""
     weights = imported.backbone
     dim, _, tubelet, patch, _ = weights["patch_embed.weight"].shape
     known = {size.embed_dim: size.heads for size in SIZES.values()}
@@ -181,11 +171,7 @@ def head_config(imported: Imported) -> HeadConfig:
 
 
 def detector_manifest(imported: Imported, taxonomy: Taxonomy, settings: Mapping[str, Any]) -> Manifest:
-    """Make a manifest for a whole detector: shapes from the weights, the rest from parts of a manifest or defaults.
-
-    The taxonomy is in the order of the detector's classes. Raises WeightsError if the number of classes or the settings
-    do not match.
-    """
+    """Make a manifest for a detector, with the taxonomy in the order of its classes. Raises WeightsError."""
     head = head_config(imported)
     actions = imported.detector["rpn_head.cls_head.weight"].shape[0]
     if actions != len(taxonomy.actions):
@@ -245,10 +231,7 @@ def load_backbone(path: Path) -> tuple[BackboneConfig | PoseConfig, dict[str, Te
 
 
 def start_backbone(backbone: Backbone | PoseBackbone, path: Path) -> None:
-    """Load a file of save_backbone. Adapters that are missing from the file start as the identity.
-
-    Raises WeightsError if the file holds a backbone of another architecture.
-    """
+    """Load a file of save_backbone. Adapters missing from it start as the identity. Raises WeightsError."""
     config, weights = load_backbone(path)
     file_config, module_config = config.model_dump(), backbone.config.model_dump()
     differing = [
@@ -262,32 +245,25 @@ def start_backbone(backbone: Backbone | PoseBackbone, path: Path) -> None:
 
 
 def _load(module: torch.nn.Module, weights: dict[str, Tensor]) -> None:
-    """Load weights strictly; raise WeightsError with all differences in one message.
-
-    Blocks without an adapter keep the module's own, which is the identity: OpenTAD may omit some.
-    """
+    """Load weights strictly. Blocks without an adapter retain the module's, an identity: OpenTAD may omit some."""
     expected = module.state_dict()
     adapted = {name.partition(".adapter.")[0] for name in weights if ".adapter." in name}
     for name, tensor in expected.items():
         block, adapter, _ = name.partition(".adapter.")
         if adapter and block not in adapted:
             weights = weights | {name: tensor}
-    missing = sorted(expected.keys() - weights.keys())
-    unexpected = sorted(weights.keys() - expected.keys())
-    wrong = [
-        f"{name} is {tuple(weights[name].shape)}, wanted {tuple(expected[name].shape)}"
-        for name in sorted(expected.keys() & weights.keys())
-        if weights[name].shape != expected[name].shape
-    ]
-    faults = [
-        f"{kind}: {separator.join(listed[:5])}"
-        for kind, separator, listed in (
-            ("missing", ", ", missing), ("without a place", ", ", unexpected), ("of another shape", "; ", wrong)
-        )
-        if listed
-    ]  # fmt: skip
-    if faults:
-        raise WeightsError("the weights do not fit; " + "; ".join(faults))
+    faults = {
+        "missing": sorted(expected.keys() - weights.keys()),
+        "without a place": sorted(weights.keys() - expected.keys()),
+        "of another shape": [
+            f"{name} is {tuple(weights[name].shape)}, wanted {tuple(expected[name].shape)}"
+            for name in sorted(expected.keys() & weights.keys())
+            if weights[name].shape != expected[name].shape
+        ],
+    }
+    if any(faults.values()):
+        shown = "; ".join(f"{kind}: {', '.join(names[:5])}" for kind, names in faults.items() if names)
+        raise WeightsError(f"the weights do not fit; {shown}")
     module.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
 
 

@@ -45,9 +45,9 @@ def evaluate(
 ) -> None:
     """Compute the mean average precision of predictions, at action and body level."""
     from training.evaluation.metrics import evaluate_levels, to_document
-    from training.tables import TableError
+    from training.files import AnnotationError
 
-    with exit_on(TableError):
+    with exit_on(AnnotationError):
         taxonomy = _load_taxonomy(labels, bundle)
         truth, found, counts = _read_sides(annotations, predictions, taxonomy, subset, videos, strict=strict)
     action, body = evaluate_levels(truth, found, taxonomy)
@@ -75,9 +75,9 @@ def analyze(
     from training.evaluation import figures
     from training.evaluation.errors import analyze as analyze_errors
     from training.evaluation.errors import to_document, video_scores
-    from training.tables import TableError
+    from training.files import AnnotationError
 
-    with exit_on(TableError, OSError):
+    with exit_on(AnnotationError, OSError):
         out_dir.mkdir(parents=True, exist_ok=True)
         taxonomy = _load_taxonomy(labels, bundle)
         truth, found, _ = _read_sides(annotations, predictions, taxonomy, subset, videos, strict=strict)
@@ -108,9 +108,10 @@ def stats(
     """Compute statistics of a data set, as JSON and figures."""
     from training.evaluation import figures
     from training.evaluation.statistics import compute_statistics, to_document
-    from training.tables import TableError, read_annotations
+    from training.files import AnnotationError
+    from training.tables import read_annotations
 
-    with exit_on(TableError, OSError):
+    with exit_on(AnnotationError, OSError):
         out_dir.mkdir(parents=True, exist_ok=True)
         taxonomy = _load_taxonomy(labels, bundle)
         truth = _report_faults(read_annotations(annotations, taxonomy, subset=subset, fps=fps, strict=strict))
@@ -119,7 +120,7 @@ def stats(
             print_status(f"{len(truth.videos) - len(known)} videos without a known duration are left out", "yellow")
             truth = truth.select_videos(known)
         if not len(truth):
-            raise TableError(f"{annotations} has no annotations of videos with a known duration to count")
+            raise AnnotationError(f"{annotations} has no annotations of videos with a known duration to count")
         statistics = compute_statistics(truth, taxonomy)
         write_json(to_document(statistics), out_dir / "statistics.json")
         figures.draw_classes(statistics, taxonomy, out_dir / "classes.png")
@@ -151,9 +152,9 @@ def import_weights(
 ) -> None:
     """Import VideoMAE weights (for mmad train) or an OpenTAD detector (for mmad export)."""
     from training import weights
-    from training.tables import TableError
+    from training.files import AnnotationError
 
-    with exit_on(weights.WeightsError, TableError, OSError):
+    with exit_on(weights.WeightsError, AnnotationError, OSError):
         imported = weights.read_weights(source)
         settings = weights.read_settings(config) if config else {}
         if imported.detector:
@@ -179,23 +180,24 @@ def _read_sides(
 ) -> "tuple[Instances, Instances, dict[str, int]]":
     """Read ground truth and predictions of all annotated videos, or of those with a prediction.
 
-    Also returns the numbers of annotated and predicted videos. Raises TableError.
+    Also returns the numbers of annotated and predicted videos. Raises AnnotationError.
     """
-    from training.tables import TableError, read_annotations, read_predictions
+    from training.files import AnnotationError
+    from training.tables import read_annotations, read_predictions
 
     truth = _report_faults(read_annotations(annotations, taxonomy, subset=subset, strict=strict))
     if not truth.videos:
         raise typer.BadParameter(f"no video of {annotations} is left to evaluate", param_hint="--annotations")
     if not len(truth):
-        raise TableError(f"{annotations} has {len(truth.videos)} videos and no annotation to measure against")
+        raise AnnotationError(f"{annotations} has {len(truth.videos)} videos and no annotation to measure against")
     durations = dict(zip(truth.videos, truth.durations.tolist(), strict=True))
     loaded = read_predictions(predictions, taxonomy, durations, strict=strict)
     found = _report_faults(loaded)
     if loaded.faults and not len(found):
-        raise TableError(f"none of the {len(loaded.faults):,} predictions of {predictions} can be used")
+        raise AnnotationError(f"none of the {len(loaded.faults):,} predictions of {predictions} can be used")
     annotated, chosen = len(truth.videos), sorted({found.videos[index] for index in found.video})
     if not chosen and videos == "predicted":
-        raise TableError(f"{predictions} has no predictions: --videos predicted leaves no video to measure on")
+        raise AnnotationError(f"{predictions} has no predictions: --videos predicted leaves no video to measure on")
     covered, rest = f"{len(chosen):,} of {annotated:,} videos", annotated - len(chosen)
     if not chosen:
         print_status(f"{predictions} has no predictions: nothing is found, and every number is 0", "yellow")
@@ -209,7 +211,7 @@ def _read_sides(
     if videos == "predicted":
         truth, found = truth.select_videos(chosen), found.select_videos(chosen)
         if not len(truth):
-            raise TableError(f"the {len(chosen)} videos with predictions have no annotation to measure against")
+            raise AnnotationError(f"the {len(chosen)} videos with predictions have no annotation to measure against")
     return truth, found, {"annotated": annotated, "predicted": len(chosen)}
 
 

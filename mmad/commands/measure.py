@@ -45,9 +45,9 @@ def measure(
     from training.dataset import DatasetError
     from training.evaluation import errors, metrics, report
     from training.evaluation import measure as measurement
-    from training.tables import TableError
+    from training.files import AnnotationError
 
-    with exit_on(measurement.MeasureError, DatasetError, TableError, DetectorError, OSError):
+    with exit_on(measurement.MeasureError, DatasetError, AnnotationError, DetectorError, OSError):
         if out_dir is not None:
             out_dir.mkdir(parents=True, exist_ok=True)  # fails before the work, not after
         loaded, runner = _load(bundle, engine, device)

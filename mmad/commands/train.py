@@ -100,7 +100,7 @@ def fine_tune(
     from training.annotated import read_annotated
     from training.dataset import DatasetError
     from training.evaluation.validation import choose_calibration
-    from training.marks import AnnotationError
+    from training.files import AnnotationError
     from training.recipe import RecipeError, load_recipe
     from training.run import TrainingError
     from training.split import SplitError, split, split_by_list

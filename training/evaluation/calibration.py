@@ -15,10 +15,7 @@ _BINS = 15
 
 
 def fit_calibration(truth: Instances, predictions: Instances) -> Calibration | None:
-    """Fit isotonic regression of correctness on the score (Zadrozny and Elkan, 2002).
-
-    Returns None for fewer than 200 predictions, or if none of them is correct.
-    """
+    """Fit isotonic regression of correctness on the score (Zadrozny and Elkan, 2002); None if too few are correct."""
     correct = find_correct(truth, predictions)
     if len(correct) < _MIN_PREDICTIONS or not correct.any():
         return None

@@ -7,7 +7,6 @@ abruptly with single detections. The loss is a mean over all points of all video
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,15 +14,13 @@ from torch import Tensor
 
 from model.arrays import Booleans, Doubles
 from model.bundle import Manifest
-from model.head import Points
 from model.network import Network
 from model.windows import windows
 from training.augment import Example
 from training.dataset import Sample, VideoDataset, spread
-from training.evaluation.validation import read_input_frames, read_noisy_keypoints
-from training.keypoint_noise import features_from_keypoints
+from training.evaluation.validation import KeypointNetwork, read_inputs
 from training.losses import DetectionLoss, Targets, make_grid, make_point_mask
-from training.objectives import Batch, collate, make_noisy_keypoints
+from training.objectives import Batch, collate
 from training.recipe import Recipe
 
 _MIN_STEPS = 2.0  # shorter parts of an action in a window are ignored
@@ -40,6 +37,7 @@ class ValidationLoss:
         self._samples = [dataset.samples[index] for index in indices]
         grid = make_grid(manifest.input.window_frames, manifest.architecture.head.strides)
         self._network = Network(manifest).eval().to(device)
+        self._keypoint_network = KeypointNetwork(self._network)
         self._criterion = DetectionLoss(grid).eval().to(device)
 
     @torch.inference_mode()
@@ -49,36 +47,25 @@ class ValidationLoss:
         total, positives = 0.0, 0
         strides = self._manifest.architecture.head.strides
         for index, sample in enumerate(self._samples):
+            network = self._network if sample.has_frames else self._keypoint_network
             for example in _iterate_windows(sample, self._recipe, index):
                 batch = Batch(*(part.to(self._device) for part in collate([example], self._manifest)))
                 valid = make_point_mask(batch.mask, strides)
                 targets = Targets(batch.classes, batch.offsets)
-                losses = self._criterion(self._run_network(batch), valid, targets)
+                losses = self._criterion(network(batch.clips, batch.mask), valid, targets)
                 count = int(((batch.classes.sum(dim=-1) > 0) & valid).sum())
                 total += float(losses.total) * max(count, 1)  # the criterion divides by the count
                 positives += count
         return total / max(positives, 1)
 
-    def _run_network(self, batch: Batch) -> Points:
-        if not batch.keypoints.shape[2]:
-            return self._network(batch.clips, batch.mask)  # type: ignore[no-any-return]
-        features = features_from_keypoints(self._network, make_noisy_keypoints(batch, 0.0), batch.mask)
-        return self._network.detector(features, batch.mask)  # type: ignore[no-any-return]
-
 
 def _iterate_windows(sample: Sample, recipe: Recipe, index: int) -> Iterator[Example]:
-    """Yield every window of a video as an example; of its keypoints if it has no frames."""
+    """Yield every window of a video as an example, with its keypoints as frames if it has no others."""
     config = recipe.input
-    inputs: Any = (
-        read_input_frames(sample, recipe) if sample.has_frames else read_noisy_keypoints(sample, recipe, index)
-    )
+    inputs = read_inputs(sample, recipe, index, "pictures" if sample.has_frames else "keypoints")
     for window in windows(inputs, config.window_frames, config.overlap_frames):
         segments, inside = _clip_to_window(sample.segments * config.fps, window.start_frame, window.end_frame)
-        if sample.has_frames:
-            yield Example(window.frames, segments, sample.labels[inside], None)
-        else:
-            black = np.zeros((len(window.frames), 1, 1, 3), np.uint8)
-            yield Example(black, segments, sample.labels[inside], window.frames[:, 0].astype(float))
+        yield Example(window.frames, segments, sample.labels[inside], None)
 
 
 def _clip_to_window(segments: Doubles, start: int, end: int) -> tuple[Doubles, Booleans]:

@@ -91,12 +91,8 @@ def classify(truth: Instances, predictions: Instances) -> Integers:
     """
     correct = find_correct(truth, predictions)
     kinds = np.full(len(predictions), KINDS.index("background"))
-    truth_by_video = {video: np.flatnonzero(truth.video == video) for video in np.unique(truth.video)}
-    for video in np.unique(predictions.video):
-        targets = truth_by_video.get(video)
-        if targets is None:
-            continue
-        group = np.flatnonzero(predictions.video == video)
+    for video in np.intersect1d(truth.video, predictions.video):
+        targets, group = (np.flatnonzero(side.video == video) for side in (truth, predictions))
         overlap = tiou_matrix(predictions.segments[group], truth.segments[targets])
         same = predictions.labels[group][:, None] == truth.labels[targets][None]
         best_same = np.where(same, overlap, 0).max(axis=1)

@@ -95,12 +95,7 @@ def choose_frozen_frames(frames: int, stills: int) -> list[int]:
 def run_frozen_frame_test(
     bundle: Bundle, engine: Engine, clip: Path, label: int | None = None, stills: int = FROZEN_FRAMES
 ) -> ClipResult:
-    """Rank the true class of a clip of one action among all classes, by score and by gain over frozen frames.
-
-    By default the label is parsed from the file name, such as A2_turning_around.mp4. `stills` is the number of frozen
-    frames of each window. Raises FrozenFrameTestError if the clip cannot be read, or its name does not begin with the
-    code of a class.
-    """
+    """Rank the true class of a clip, parsed from its name by default, with `stills` frozen frames of each window."""
     taxonomy = bundle.manifest.taxonomy
     truth = parse_action(clip, taxonomy) if label is None else label
     recorder = FrozenFrameEngine(engine, bundle.manifest, stills)
@@ -119,7 +114,7 @@ def run_frozen_frame_test(
 
 
 def parse_action(clip: Path, taxonomy: Taxonomy) -> int:
-    """Return the action whose code the file name begins with."""
+    """Return the action whose code the file name begins with. Raises FrozenFrameTestError if there is none."""
     code = clip.stem.split("_")[0]
     for action in taxonomy.actions:
         if action.code == code:
@@ -157,8 +152,7 @@ def _clip_document(result: ClipResult, taxonomy: Taxonomy) -> dict[str, object]:
         "clip": result.clip, "action": taxonomy.actions[result.label].code, "windows": result.windows,
         "action_ranks": result.action.ranks._asdict(), "body_ranks": result.body.ranks._asdict(),
     }  # fmt: skip
-    codes = {"action": [one.code for one in taxonomy.actions], "body": [one.code for one in taxonomy.bodies]}
-    for name, level in (("action", result.action), ("body", result.body)):
-        scores = zip(codes[name], level.clip.tolist(), level.still.tolist(), strict=True)
-        document[f"{name}_scores"] = {code: {"clip": clip, "still": still} for code, clip, still in scores}
+    for name, level, classes in (("action", result.action, taxonomy.actions), ("body", result.body, taxonomy.bodies)):
+        scores = zip(classes, level.clip.tolist(), level.still.tolist(), strict=True)
+        document[f"{name}_scores"] = {one.code: {"clip": clip, "still": still} for one, clip, still in scores}
     return document

@@ -72,8 +72,8 @@ class Prior(NamedTuple):
 class Measurement:
     """Metrics of one bundle on one folder of videos.
 
-    `baselines` has mAP by name, `prior` says where their class frequencies are from. `shown_error` is the expected
-    calibration error of the proposals that are displayed by default, `calibration_error` of all.
+    `prior` says where the class frequencies of the baselines are from. `shown_error` is the expected calibration error
+    of the proposals that are displayed by default, `calibration_error` of all.
     """
 
     truth: Instances
@@ -93,11 +93,7 @@ class Measurement:
 
 
 def load_samples(folder: Path, taxonomy: Taxonomy, subset: str, limit: int | None) -> list[Sample]:
-    """Load the videos of a subset, or `limit` of them at equal intervals.
-
-    Raises DatasetError if the folder lacks annotations or videos, and MeasureError if the folder holds frames instead
-    of videos, or no annotations.
-    """
+    """Load the videos of a subset, or `limit` of them at equal intervals. Raises DatasetError or MeasureError."""
     samples = load_dataset([folder], taxonomy, subset, 0.0).samples
     if samples[0].path.suffix == ".npz":
         raise MeasureError(
@@ -126,9 +122,9 @@ def measure(
 ) -> Measurement:
     """Run a bundle on videos and evaluate its predictions and those of the baselines.
 
-    `prior` has class frequencies for the baselines; if None, those of the videos, which favours the baselines.
-    `untrained` adds the same network with random weights. `on_progress` gets the numbers of finished and of all runs.
-    Raises MeasureError if the service would reject one of the videos.
+    Without a `prior` the baselines use the class frequencies of the videos. `untrained` adds the same network with
+    random weights. `on_progress` gets the numbers of finished and of all runs. Raises MeasureError if the service would
+    reject one of the videos.
     """
     rounds = 2 if untrained else 1
     results, speed = _run(bundle, engine, samples, lambda done: on_progress(done, rounds * len(samples)))

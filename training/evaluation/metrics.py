@@ -8,8 +8,7 @@ every segment is mapped to its body part; no predictions are merged.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -54,10 +53,7 @@ class LevelReport:
 
 
 def evaluate(truth: Instances, predictions: Instances, classes: int) -> LevelReport:
-    """Compute all metrics of one level; videos without instances count too, predictions are not thresholded.
-
-    Raises ValueError if the two sides list different videos.
-    """
+    """Compute all metrics of one level. Raises ValueError if the two sides list different videos."""
     if truth.videos != predictions.videos:
         raise ValueError("ground truth and predictions list different videos")
     unique = without_duplicates(truth)
@@ -99,10 +95,7 @@ def average_precision(truth: Instances, predictions: Instances, classes: int) ->
 
 
 def match(truth: Instances, predictions: Instances, tious: tuple[float, ...]) -> tuple[Booleans, Booleans]:
-    """Match predictions to ground truth of their video and class greedily, highest score first.
-
-    Returns which are matched, (tIoUs, predictions) and (tIoUs, ground truth).
-    """
+    """Match as the module says; return which are matched, (tIoUs, predictions) and (tIoUs, ground truth)."""
     correct = np.zeros((len(tious), len(predictions)), bool)
     matched = np.zeros((len(tious), len(truth)), bool)
     thresholds = np.array(tious)
@@ -230,37 +223,23 @@ def _groups(instances: Instances) -> Iterator[Integers]:
     yield from np.split(order, np.flatnonzero(np.diff(key[order])) + 1)
 
 
-class _Frames(NamedTuple):
-    """Segments in whole frames, sorted by score: video indices (n,), first and end frames (exclusive) (n, 2)."""
-
-    video: Integers
-    spans: Doubles
-    scores: Doubles
-
-
-def _on_frames(instances: Instances, lengths: Doubles) -> _Frames:
-    """Convert segments of one class to frames and clip them to their videos; drop those without a frame."""
-    order = np.argsort(instances.scores, kind="stable")
-    video = instances.video[order]
-    spans = np.clip(np.rint(instances.segments[order] * FRAMES_PER_S), 0, lengths[video][:, None])
-    nonempty = spans[:, 1] > spans[:, 0]
-    return _Frames(video[nonempty], spans[nonempty], instances.scores[order][nonempty])
+def _on_frames(instances: Instances, lengths: Doubles) -> Instances:
+    """Convert segments of one class to frames, sorted by score and clipped to their videos; drop empty ones."""
+    ordered = instances[np.argsort(instances.scores, kind="stable")]
+    spans = np.clip(np.rint(ordered.segments * FRAMES_PER_S), 0, lengths[ordered.video][:, None])
+    return replace(ordered, segments=spans)[spans[:, 1] > spans[:, 0]]
 
 
-def _split_into_runs(truth: _Frames, predictions: _Frames) -> tuple[Doubles, Doubles, Doubles]:
-    """Split the time of all videos into runs of frames between segment boundaries.
-
-    Returns the highest true and predicted score of each run, -inf for none, and its number of frames. There are runs
-    without a score between the segments of a video, and between videos.
-    """
+def _split_into_runs(truth: Instances, predictions: Instances) -> tuple[Doubles, Doubles, Doubles]:
+    """Return the highest true and predicted score (or -inf) of runs of frames between boundaries, and their lengths."""
     video = np.concatenate([truth.video, predictions.video]).repeat(2)
-    boundaries = np.concatenate([truth.spans, predictions.spans]).reshape(-1)
+    boundaries = np.concatenate([truth.segments, predictions.segments]).reshape(-1)
     points = np.unique(np.stack([video, boundaries], axis=1), axis=0)
     run = {(one, boundary): index for index, (one, boundary) in enumerate(points.tolist())}
     best = []
     for side in (truth, predictions):
         scores = np.full(len(points), -np.inf)
-        for one, (start, stop), score in zip(side.video.tolist(), side.spans.tolist(), side.scores, strict=True):
+        for one, (start, stop), score in zip(side.video.tolist(), side.segments.tolist(), side.scores, strict=True):
             scores[run[one, start] : run[one, stop]] = score
         best.append(scores)
     frames = np.append(np.diff(points[:, 1]), 0.0)

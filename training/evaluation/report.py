@@ -21,8 +21,7 @@ from training.evaluation.errors import to_document as errors_document
 from training.evaluation.metrics import TIOUS, LevelReport, to_document
 from training.evaluation.validation import ValidationResult, collect_metrics
 from training.instances import Instances
-from training.run import HISTORY, RECIPE
-from training.start import find_locator
+from training.run import HISTORY, RECIPE, find_locator
 
 TABLES = "tables.md"
 _PACKAGES = ("mmad", "torch", "lightning-fabric", "numpy", "av", "onnxruntime", "openvino")
@@ -114,11 +113,7 @@ def write_results(
     device: str = "auto",
     weights: Weights = "fp32",
 ) -> Manifest:
-    """Write network.safetensors, bundle/ and report/; return the manifest with metrics, thresholds and calibration.
-
-    `result` is on validation videos, `device` the option of `mmad train`. `weights` is the precision in the bundle; the
-    checkpoint always has fp32.
-    """
+    """Write network.safetensors (fp32), bundle/ and report/ with the result on validation videos; return the manifest."""
     final_manifest = manifest.model_copy(
         update={
             "metrics": {f"validation_{name}": value for name, value in collect_metrics(result).items()},

@@ -1,7 +1,6 @@
 """Statistics of a data set: counts, durations, co-occurrence and concurrency of actions."""
 
-from collections.abc import Iterator
-from typing import NamedTuple
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
@@ -12,7 +11,8 @@ from training.instances import Instances
 QUANTILES = (0.0, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 1.0)
 
 
-class Summary(NamedTuple):
+@dataclass(frozen=True)
+class Summary:
     """Summary of a set of values: count, mean, standard deviation, and the quantiles QUANTILES."""
 
     n: int
@@ -21,7 +21,8 @@ class Summary(NamedTuple):
     quantiles: list[float]
 
 
-class Statistics(NamedTuple):
+@dataclass(frozen=True)
+class Statistics:
     """Statistics of one subset. Times are in seconds, classes in the order of their ids.
 
     Attributes:
@@ -80,39 +81,28 @@ def summarise(values: Doubles) -> Summary:
 
 def to_document(statistics: Statistics) -> dict[str, object]:
     """Return the statistics as a JSON document."""
-    parts = {name: getattr(statistics, name)._asdict() for name in ("video_duration", "instance_duration", "coverage")}
-    return statistics._asdict() | parts | {"class_duration": [one._asdict() for one in statistics.class_duration]}
-
-
-def _iterate_videos(truth: Instances) -> Iterator[tuple[int, Integers]]:
-    order = np.argsort(truth.video, kind="stable")
-    bounds = np.searchsorted(truth.video[order], np.arange(len(truth.videos) + 1))
-    for video in range(len(truth.videos)):
-        yield video, order[bounds[video] : bounds[video + 1]]
+    return asdict(statistics)
 
 
 def _overlaps(truth: Instances, classes: int) -> tuple[Integers, Booleans]:
     """Count overlapping pairs of instances by class, and return which instances overlap no other."""
     count = np.zeros((classes, classes), np.int64)
     alone = np.ones(len(truth), bool)
-    for _, group in _iterate_videos(truth):
-        for position, first in enumerate(group):
-            for second in group[position + 1 :]:
-                (start, end), (other_start, other_end) = truth.segments[first], truth.segments[second]
-                if min(end, other_end) > max(start, other_start):
-                    alone[[first, second]] = False
-                    a, b = truth.labels[first], truth.labels[second]
-                    count[a, b] += 1
-                    count[b, a] += a != b
-    return count, alone
+    for video in range(len(truth.videos)):
+        group = np.flatnonzero(truth.video == video)
+        start, end = truth.segments[group].T
+        overlapping = np.minimum.outer(end, end) > np.maximum.outer(start, start)
+        first, second = (group[index] for index in np.nonzero(np.triu(overlapping, 1)))
+        np.add.at(count, (truth.labels[first], truth.labels[second]), 1)
+        alone[first] = alone[second] = False
+    return count + count.T - np.diag(np.diag(count)), alone
 
 
 def _concurrent_time(truth: Instances) -> Doubles:
     """Return the fraction of all videos' time with exactly 0, 1, 2 ... simultaneous actions."""
     seconds = np.zeros(1)
-    for video, group in _iterate_videos(truth):
-        duration = truth.durations[video]
-        times = np.clip(truth.segments[group], 0, duration)
+    for video, duration in enumerate(truth.durations):
+        times = np.clip(truth.segments[truth.video == video], 0, duration)
         points = np.unique(np.concatenate([[0.0, duration], times.ravel()]))
         middles = (points[1:] + points[:-1]) / 2
         active = ((times[:, :1] <= middles) & (times[:, 1:] > middles)).sum(axis=0)

@@ -3,13 +3,13 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from model.arrays import Booleans, Doubles, Floats, Images
+from model.arrays import Booleans, Doubles
 from model.bundle import Bundle, Calibration, Manifest, Thresholds
 from model.detector import Detector
 from model.engines import TorchEngine
@@ -41,17 +41,13 @@ class KeypointNetwork(nn.Module):
         self.network = network
 
     def forward(self, clips: Tensor, mask: Tensor) -> Points:
-        """Predict points; see Network.forward."""
+        """Predict points, see Network.forward."""
         features = features_from_keypoints(self.network, clips.flatten(1, 2)[:, :, 0], mask)
         return self.network.detector(features, mask)  # type: ignore[no-any-return]
 
 
 class ValidationResult(NamedTuple):
-    """Segments of validation videos and what follows from them.
-
-    `calibration_error` is the expected calibration error before and after calibration, on videos that it was not fitted
-    on.
-    """
+    """Result on validation videos; `calibration_error` is before and after calibration, on videos not fitted on."""
 
     truth: Instances
     predictions: Instances
@@ -90,10 +86,8 @@ def evaluate_network(
     for done, index in enumerate(chosen):
         on_progress(done, len(chosen))
         sample = dataset.samples[index]
-        frames = (
-            read_input_frames(sample, recipe) if given == "pictures" else read_noisy_keypoints(sample, recipe, index)
-        )
-        cut_windows = windows(frames, recipe.input.window_frames, recipe.input.overlap_frames)
+        inputs = read_inputs(sample, recipe, index, given)
+        cut_windows = windows(inputs, recipe.input.window_frames, recipe.input.overlap_frames)
         proposals.append(detector.propose(cut_windows).clipped(0.0, sample.duration_s))
     truth = dataset.truth(chosen)
     predictions = to_instances(truth, proposals)
@@ -116,20 +110,15 @@ def _measure_calibration(
 ) -> tuple[float, float]:
     """Return the expected calibration error before and after calibration."""
     correct = find_correct(truth, predictions)
-    before, after = (
-        expected_calibration_error(one.scores, correct)
-        for one in (predictions, calibrate_scores(predictions, calibration))
-    )
-    return before, after
+    calibrated = calibrate_scores(predictions, calibration)
+    before = expected_calibration_error(predictions.scores, correct)
+    return before, expected_calibration_error(calibrated.scores, correct)
 
 
-def read_input_frames(sample: Sample, recipe: Recipe) -> Images:
-    """Read all frames of a sample at the network's input size."""
-    return resize_to_input(read_frames(sample, recipe.input, 1.0, recipe.data.cache), recipe.input)
-
-
-def read_noisy_keypoints(sample: Sample, recipe: Recipe, index: int) -> Floats:
-    """Read keypoints (frames, 1, keypoints, 3) and add the noise of the last stage that is given keypoints."""
+def read_inputs(sample: Sample, recipe: Recipe, index: int, given: Inputs) -> Any:
+    """Read all frames at the input size, or keypoints (frames, 1, keypoints, 3) with noise of the seed `index`."""
+    if given == "pictures":
+        return resize_to_input(read_frames(sample, recipe.input, 1.0, recipe.data.cache), recipe.input)
     frames = max(round(sample.duration_s * recipe.input.fps), 1)
     keypoints = read_keypoints(sample, recipe.input.fps, frames)
     if keypoints is None:
@@ -162,10 +151,7 @@ def calibrate_scores(predictions: Instances, calibration: Calibration | None) ->
 
 
 def choose_calibration(measured: ValidationResult, before: Manifest) -> CalibrationChoice:
-    """Choose calibration and thresholds: those fitted on held-out videos, or with too few actions the start bundle's.
-
-    They are chosen together, since thresholds apply to calibrated scores. An untrained start bundle has none to reuse.
-    """
+    """Choose the fitted calibration and thresholds, or with too few actions those of a trained start bundle."""
     half = measured.truth.select_videos(measured.truth.videos[0::2])
     if len(half) >= MIN_ACTIONS:
         return CalibrationChoice(measured, f"calibration and thresholds are fitted on {len(half)} held-out actions")
