@@ -12,7 +12,7 @@ from model.network import Network
 from model.pose import PoseBackbone
 from model.pose_estimator import PoseEstimator, _mean_position
 from tests.pose_runs import SETTINGS, make_run
-from tests.test_train import PLAIN
+from tests.smoke_runs import PLAIN
 from tests.untrained_bundle import SMALLEST_HEAD, random_network, small_manifest
 from training.augment import make_example
 from training.dataset import DatasetError, Keypoints, VideoDataset
