@@ -98,7 +98,7 @@ def _send_frame(line: socket.socket, **changes: Any) -> None:
     ipc.send(line, {"slot": 0, "height": 36, "width": 64, "at": 0} | changes)
 
 
-def _after_a_frame(then: Callable[[], Any]) -> Callable[[socket.socket], None]:
+def _after_frame(then: Callable[[], Any]) -> Callable[[socket.socket], None]:
     def fault(line: socket.socket) -> None:
         _send_opened(line)
         _send_frame(line)
@@ -148,7 +148,7 @@ def _repeat_forever(line: socket.socket) -> None:
         ipc.send(line, {"again": True, "at": 0})
 
 
-def _repeat_nothing(line: socket.socket) -> None:
+def _repeat_without_frame(line: socket.socket) -> None:
     _send_opened(line)
     ipc.send(line, {"again": True, "at": 0})
 
@@ -158,7 +158,7 @@ def _spin() -> None:
         pass
 
 
-def _catch_and_spin() -> None:
+def _ignore_sigxcpu_and_spin() -> None:
     signal.signal(signal.SIGXCPU, signal.SIG_IGN)
     _spin()
 
@@ -169,11 +169,11 @@ def _close_socket(line: socket.socket) -> None:
     time.sleep(1000)
 
 
-def _native_memory() -> None:
+def _exhaust_memory_natively() -> None:
     mmap.mmap(-1, 64 * 1024**3)
 
 
-def _raise_hidden() -> None:
+def _raise_wrapped_memory_error() -> None:
     """Raise a MemoryError wrapped in another error, as those of FFmpeg are."""
     try:
         raise MemoryError
@@ -181,19 +181,19 @@ def _raise_hidden() -> None:
         raise DamagedVideoError("no memory") from error
 
 
-def _raise_odd() -> None:
+def _raise_key_error() -> None:
     raise KeyError("odd")
 
 
 def _report(line: socket.socket) -> None:
     """Report which attempts succeed, and which the kernel refuses for other reasons than missing permission."""
-    found = {name: _outcome(attempt) for name, attempt in ATTEMPTS.items()}
-    done = [name for name, outcome in found.items() if outcome == 0]
-    reached = [name for name, outcome in found.items() if outcome not in (0, errno.EPERM, errno.ENOSYS)]
-    raise DamagedVideoError(json.dumps({"tried": len(found), "done": done, "reached": reached[:6]}))
+    outcomes = {name: _try(attempt) for name, attempt in ATTEMPTS.items()}
+    done = [name for name, outcome in outcomes.items() if outcome == 0]
+    reached = [name for name, outcome in outcomes.items() if outcome not in (0, errno.EPERM, errno.ENOSYS)]
+    raise DamagedVideoError(json.dumps({"tried": len(outcomes), "done": done, "reached": reached[:6]}))
 
 
-def _outcome(attempt: Callable[[], Any]) -> int | None:
+def _try(attempt: Callable[[], Any]) -> int | None:
     """Return the errno of an attempt, or 0."""
     try:
         attempt()
@@ -202,16 +202,16 @@ def _outcome(attempt: Callable[[], Any]) -> int | None:
     return 0
 
 
-def _system(name: str, *arguments: int) -> int:
+def _syscall(name: str, *arguments: int) -> int:
     result = int(libc.syscall(ctypes.c_long(NUMBERS[name]), *(ctypes.c_long(one) for one in arguments)))
     if result < 0:
         raise OSError(ctypes.get_errno(), name)
     return result
 
 
-def _call(name: str, *arguments: int) -> Callable[[], Any]:
+def _attempt_syscall(name: str, *arguments: int) -> Callable[[], Any]:
     NUMBERS[name] = pyseccomp.resolve_syscall(pyseccomp.Arch.NATIVE, name)
-    return partial(_system, name, *arguments)
+    return partial(_syscall, name, *arguments)
 
 
 def _exit_child(child: int) -> None:
@@ -229,7 +229,7 @@ ATTEMPTS: dict[str, Callable[[], Any]] = {
     "open to write": lambda: os.open("/tmp/mmad-sandbox", os.O_WRONLY | os.O_CREAT),
     "list": lambda: list(Path("/").iterdir()),
     "stat": lambda: Path("/").stat(),
-    "make a folder": lambda: Path("/tmp/mmad-sandbox.d").mkdir(),
+    "make folder": lambda: Path("/tmp/mmad-sandbox.d").mkdir(),
     "remove": lambda: Path("/tmp/mmad-sandbox").unlink(),
     "change folder": lambda: os.chdir("/"),
     "socket": lambda: socket.socket(socket.AF_INET),
@@ -240,67 +240,69 @@ ATTEMPTS: dict[str, Callable[[], Any]] = {
     "exec": lambda: os.execv("/bin/true", ["true"]),
     "kill": lambda: os.kill(os.getpid(), 0),
     "executable memory": lambda: mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_EXEC),
-    "a file in memory": lambda: os.memfd_create("more"),
-    "a pipe": lambda: os.pipe(),
-    "limits": _call("prlimit64", 0, resource.RLIMIT_CORE, 0, 0),
-    "be root": lambda: os.setuid(0),
+    "memfd": lambda: os.memfd_create("more"),
+    "pipe": lambda: os.pipe(),
+    "limits": _attempt_syscall("prlimit64", 0, resource.RLIMIT_CORE, 0, 0),
+    "become root": lambda: os.setuid(0),
     "write": lambda: os.write(1, b"x"),
-    "a process by clone": lambda: _exit_child(_system("clone", signal.SIGCHLD, 0, 0, 0, 0)),
-    "clone3": _call("clone3", 0, 0),
-    "ptrace": _call("ptrace", 16, 0, 0, 0),
-    "another's memory": _call("process_vm_readv", 1, 0, 0, 0, 0, 0),
-    "pidfd_open": _call("pidfd_open", 1, 0),
-    "unshare": _call("unshare", 0x10000000),
-    "io_uring": _call("io_uring_setup", 1, 0),
-    "bpf": _call("bpf", 0, 0, 0),
-    "add_key": _call("add_key", 0, 0, 0, 0, 0),
-    "openat2": _call("openat2", -100, 0, 0, 0),
-    "another filter": _call("prctl", 22, 2, 0, 0, 0),
-    "shared memory by key": _call("shmget", 0, 4096, 0o1600),
-    "receive files": _call("recvmsg", 0, 0, 0),
-    "grow a file": lambda: os.ftruncate(1, 10),
+    "clone": lambda: _exit_child(_syscall("clone", signal.SIGCHLD, 0, 0, 0, 0)),
+    "clone3": _attempt_syscall("clone3", 0, 0),
+    "ptrace": _attempt_syscall("ptrace", 16, 0, 0, 0),
+    "read another process": _attempt_syscall("process_vm_readv", 1, 0, 0, 0, 0, 0),
+    "pidfd_open": _attempt_syscall("pidfd_open", 1, 0),
+    "unshare": _attempt_syscall("unshare", 0x10000000),
+    "io_uring": _attempt_syscall("io_uring_setup", 1, 0),
+    "bpf": _attempt_syscall("bpf", 0, 0, 0),
+    "add_key": _attempt_syscall("add_key", 0, 0, 0, 0, 0),
+    "openat2": _attempt_syscall("openat2", -100, 0, 0, 0),
+    "seccomp filter": _attempt_syscall("prctl", 22, 2, 0, 0, 0),
+    "shared memory by key": _attempt_syscall("shmget", 0, 4096, 0o1600),
+    "receive descriptors": _attempt_syscall("recvmsg", 0, 0, 0),
+    "grow file": lambda: os.ftruncate(1, 10),
 }
 
 FAULTS: dict[str, Callable[[socket.socket], None]] = {
     "report": _report,
     "crash": lambda _: ctypes.string_at(0),
-    "crash amid": _after_a_frame(lambda: ctypes.string_at(0)),
-    "abort amid": _after_a_frame(os.abort),
-    "exit amid": _after_a_frame(lambda: os._exit(3)),
-    "odd": lambda _: _raise_odd(),
+    "crash after frame": _after_frame(lambda: ctypes.string_at(0)),
+    "abort after frame": _after_frame(os.abort),
+    "exit after frame": _after_frame(lambda: os._exit(3)),
+    "KeyError": lambda _: _raise_key_error(),
     "hang": lambda _: time.sleep(1000),
-    "hang amid": _after_a_frame(lambda: time.sleep(1000)),
-    "deaf": _close_socket,
+    "hang after frame": _after_frame(lambda: time.sleep(1000)),
+    "close socket": _close_socket,
     "spin": lambda _: _spin(),
-    "catch and spin": lambda _: _catch_and_spin(),
-    "hog": lambda _: bytearray(64 * 1024**3),
-    "hog natively": lambda _: _native_memory(),
-    "hog amid": _after_a_frame(lambda: bytearray(64 * 1024**3)),
-    "hidden": lambda _: _raise_hidden(),
-    "no json": _send_bytes(b"\xff\xfe{}"),
+    "ignore SIGXCPU and spin": lambda _: _ignore_sigxcpu_and_spin(),
+    "exhaust memory": lambda _: bytearray(64 * 1024**3),
+    "exhaust memory natively": lambda _: _exhaust_memory_natively(),
+    "exhaust memory after frame": _after_frame(lambda: bytearray(64 * 1024**3)),
+    "wrapped MemoryError": lambda _: _raise_wrapped_memory_error(),
+    "no JSON": _send_bytes(b"\xff\xfe{}"),
     "not an object": _send_bytes(b"[1]"),
     "nested": _send_bytes(b"[" * 100_000),
     "long": _send_bytes(b'{"a": "' + b"x" * 150_000 + b'"}'),
     "no duration": _send_bytes(b'{"declared_duration_s": NaN}'),
     "negative duration": _send_bytes(b'{"declared_duration_s": -1}'),
     "unknown error": _send_bytes(b'{"error": "internal_error", "detail": "words of its own"}'),
-    "error without words": _send_bytes(b'{"error": "damaged_video"}'),
-    "control letters": _send_bytes(b'{"error": "damaged_video", "detail": "a\\u001b[2J\\ud800b' + b"x" * 9000 + b'"}'),
+    "error without detail": _send_bytes(b'{"error": "damaged_video"}'),
+    "control characters": _send_bytes(
+        b'{"error": "damaged_video", "detail": "a\\u001b[2J\\ud800b' + b"x" * 9000 + b'"}'
+    ),
     "no slot": _send_frame_with(slot=None),
     "slot too high": _send_frame_with(slot=32),
-    "slot below": _send_frame_with(slot=-1),
-    "slot of truth": _send_frame_with(slot=True),
+    "negative slot": _send_frame_with(slot=-1),
+    "boolean slot": _send_frame_with(slot=True),
     "other size": _send_frame_with(width=63),
     "no size": _send_frame_with(height=0),
-    "no place": _send_frame_with(at="there"),
-    "repeat of nothing": _repeat_nothing,
-    "endless": _repeat_forever,
-    "media of another form": _send_media_with(width="64"),
-    "media without": _send_media_with(width="gone"),
-    "media with more": _send_media_with(codec="h264"),
-    "media of no number": _send_media_with(average_fps=1e300),
-    "media of truth": _send_media_with(variable_frame_rate=1),
-    "media of odd pairs": _send_media_with(damaged=[[1, 2, 3]]),
+    "invalid position": _send_frame_with(at="there"),
+    "repeat without frame": _repeat_without_frame,
+    "endless repeats": _repeat_forever,
+    "media with text width": _send_media_with(width="64"),
+    "media without width": _send_media_with(width="gone"),
+    "media with extra field": _send_media_with(codec="h264"),
+    "media with huge fps": _send_media_with(average_fps=1e300),
+    "media with integer flag": _send_media_with(variable_frame_rate=1),
+    "media with triples": _send_media_with(damaged=[[1, 2, 3]]),
     "media": _send_media_with(),
 }
 

@@ -155,7 +155,7 @@ def _zeroed(folder: Path) -> bytes:
 
 
 def _sample_bomb(_: Path) -> bytes:
-    from tests.test_sandbox import sample_bomb
+    from tests.sandboxed_decoding import sample_bomb
 
     return sample_bomb()
 

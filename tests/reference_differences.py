@@ -33,49 +33,49 @@ def adapters() -> Rows:
     for name, kind in (("plain", StandardAdapter), ("tia", TemporalInformativeAdapter)):
         case, adapter = cases[name], kind(384, AdapterConfig())
         adapter.load_state_dict(case["state_dict"])
-        found = adapter(case["x"], Grid(case["temporal_size"] // 8, 8, case["h"], case["w"]))
-        rows.append((f"adapter {name}: output", max_difference(found, case["y"])))
+        actual = adapter(case["x"], Grid(case["temporal_size"] // 8, 8, case["h"], case["w"]))
+        rows.append((f"adapter {name}: output", max_difference(actual, case["y"])))
     return rows
 
 
 def actionformer() -> Rows:
-    known: dict[str, Any] = torch.load(SHARED / "reference/actionformer.pt", weights_only=True)
+    reference: dict[str, Any] = torch.load(SHARED / "reference/actionformer.pt", weights_only=True)
     config = HeadConfig(channels=32, heads=4, embed_convs=3, stem_blocks=0, branch_blocks=5, path_dropout=0)
     detector = ActionFormer(config, features=384, actions=52).eval()
-    detector.load_state_dict({k: v for k, v in known["state_dict"].items() if k != "rpn_head.loss_normalizer"})
-    levels, masks = detector.projection(known["inputs"], known["masks"])
+    detector.load_state_dict({k: v for k, v in reference["state_dict"].items() if k != "rpn_head.loss_normalizer"})
+    levels, masks = detector.projection(reference["inputs"], reference["masks"])
     necked = detector.neck(levels)
     points = detector.rpn_head(necked, masks)
     grid, valid = make_grid(192, STRIDES), torch.cat(masks, dim=1)
     segments = grid.positions[:, None] + points.offsets * grid.strides[:, None] * torch.tensor([-1.0, 1.0])
-    pairs = zip(known["gt_segments"], known["gt_labels"], strict=True)
+    pairs = zip(reference["gt_segments"], reference["gt_labels"], strict=True)
     targets = Targets(*map(torch.stack, zip(*(assign(grid, *pair, 52) for pair in pairs), strict=True)))
-    learning = targets.classes.sum(dim=-1) > 0
+    positive = targets.classes.sum(dim=-1) > 0
     rows = [
-        ("ActionFormer: features", max(map(max_difference, levels, known["proj_feats"]))),
-        ("ActionFormer: necked features", max(map(max_difference, necked, known["neck_feats"]))),
-        ("ActionFormer: points", max_difference(torch.stack(list(grid), dim=1), known["points"])),
+        ("ActionFormer: features", max(map(max_difference, levels, reference["proj_feats"]))),
+        ("ActionFormer: necked features", max(map(max_difference, necked, reference["neck_feats"]))),
+        ("ActionFormer: points", max_difference(torch.stack(list(grid), dim=1), reference["points"])),
         (
             "ActionFormer: proposals, steps",
-            max(max_difference(segments[row][valid[row]], known["proposals"][row]) for row in (0, 1)),
+            max(max_difference(segments[row][valid[row]], reference["proposals"][row]) for row in (0, 1)),
         ),
         (
             "ActionFormer: scores",
-            max(max_difference(points.logits[row].sigmoid()[valid[row]], known["scores"][row]) for row in (0, 1)),
+            max(max_difference(points.logits[row].sigmoid()[valid[row]], reference["scores"][row]) for row in (0, 1)),
         ),
-        ("targets: classes", max_difference(targets.classes, known["target_cls"])),
-        ("targets: offsets", max_difference(targets.offsets[learning], known["target_reg"][learning])),
+        ("targets: classes", max_difference(targets.classes, reference["target_cls"])),
+        ("targets: offsets", max_difference(targets.offsets[positive], reference["target_reg"][positive])),
     ]
     for mode, loss in (("eval", DetectionLoss(grid).eval()), ("train", DetectionLoss(grid).train())):
         losses = loss(points, valid, targets)
         for ours, theirs in ((losses.classes, "cls_loss"), (losses.boundaries, "reg_loss")):
-            expected = known[f"losses_{mode}"][theirs]
+            expected = reference[f"losses_{mode}"][theirs]
             rows.append((f"loss in {mode}: {theirs}, relative", abs(ours.item() / expected - 1)))
     losses.total.backward()
     norms = {
         name: float(weights.grad.norm()) for name, weights in detector.named_parameters() if weights.grad is not None
     }
-    relative = [abs(norms[name] / norm - 1) for name, norm in known["grad_norms"].items() if norm > 1e-8]
+    relative = [abs(norms[name] / norm - 1) for name, norm in reference["grad_norms"].items() if norm > 1e-8]
     return [*rows, (f"gradient norms of {len(relative)} tensors, relative", max(relative))]
 
 
@@ -127,11 +127,11 @@ def times() -> Rows:
     start = generator.uniform(0, 0.9, len(video)) * truth.durations[video]
     span = np.stack([start, start + generator.uniform(0.3, 6, len(video))], axis=1)
     labels, scores = generator.integers(0, 52, len(video)), generator.uniform(0, 1, len(video))
-    found = Instances(truth.videos, truth.durations, video, span, labels, scores)
+    predictions = Instances(truth.videos, truth.durations, video, span, labels, scores)
 
     def both_levels() -> None:
-        evaluate(truth, found, 52)
-        evaluate(truth.to_body_level(taxonomy), found.to_body_level(taxonomy), 7)
+        evaluate(truth, predictions, 52)
+        evaluate(truth.to_body_level(taxonomy), predictions.to_body_level(taxonomy), 7)
 
     functions = {
         "soft-NMS, 2,000 candidates, 52 actions": lambda: suppress(candidates, PostprocessingConfig(proposals=2000)),

@@ -1,4 +1,4 @@
-"""Adapters, held against public code where there is some, else against their equation written out."""
+"""Adapters compared with public code or with their equation."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ GRID = Grid(clips=3, time=2, height=4, width=5)
 
 @pytest.mark.shared("reference/adapters.pt")
 @pytest.mark.parametrize(("name", "kind"), [("plain", StandardAdapter), ("tia", TemporalInformativeAdapter)])
-def test_as_published_code(shared: Path, name: str, kind: type[torch.nn.Module]) -> None:
+def test_adapter_equals_published_code(shared: Path, name: str, kind: type[torch.nn.Module]) -> None:
     case = torch.load(shared / "reference/adapters.pt", weights_only=True)[name]
     adapter = kind(384, AdapterConfig())
     adapter.load_state_dict(case["state_dict"])
@@ -35,8 +35,8 @@ def random_dual_path(config: AdapterConfig) -> DualPathAdapter:
 
 @pytest.mark.parametrize("spatial", [1, 3])
 @pytest.mark.parametrize("temporal", [3, 5])
-def test_dual_path_is_its_equation(spatial: int, temporal: int) -> None:
-    """Written out place by place: h = GELU(down x), s = SDW(h) + h, t = TDW(h) + h, x + alpha up [beta s; gamma t]."""
+def test_dual_path_adapter_equals_its_equation(spatial: int, temporal: int) -> None:
+    """Computed position by position: h = GELU(down x), s = SDW(h) + h, t = TDW(h) + h, x + alpha up [beta s; gamma t]."""
     adapter = random_dual_path(AdapterConfig(spatial_kernel=spatial, temporal_kernel=temporal))
     windows, (count, time, height, width) = 2, (GRID.clips, GRID.time, GRID.height, GRID.width)
     x = torch.randn(windows * count, time * height * width, 16)
@@ -46,25 +46,25 @@ def test_dual_path_is_its_equation(spatial: int, temporal: int) -> None:
     for frame in range(count * time):
         for row in range(height):
             for column in range(width):
-                here = (slice(None), frame, row, column)
-                s[here] = s[here] + adapter.spatial_dwconv.bias
-                t[here] = t[here] + adapter.temporal_dwconv.bias
+                position = (slice(None), frame, row, column)
+                s[position] = s[position] + adapter.spatial_dwconv.bias
+                t[position] = t[position] + adapter.temporal_dwconv.bias
                 for i in range(spatial):
                     for j in range(spatial):
                         r, c = row + i - spatial // 2, column + j - spatial // 2
                         if 0 <= r < height and 0 <= c < width:
-                            s[here] = s[here] + adapter.spatial_dwconv.weight[:, 0, i, j] * h[:, frame, r, c]
+                            s[position] = s[position] + adapter.spatial_dwconv.weight[:, 0, i, j] * h[:, frame, r, c]
                 for k in range(temporal):
                     f = frame + k - temporal // 2
                     if 0 <= f < count * time:
-                        t[here] = t[here] + adapter.temporal_dwconv.weight[:, 0, k] * h[:, f, row, column]
+                        t[position] = t[position] + adapter.temporal_dwconv.weight[:, 0, k] * h[:, f, row, column]
     joined = torch.cat([adapter.beta * s, adapter.gamma * t], dim=-1)
     expected = video + adapter.alpha * (joined @ adapter.up_proj.weight.T + adapter.up_proj.bias)
     torch.testing.assert_close(adapter(x, GRID), expected.reshape(x.shape), atol=1e-5, rtol=1e-5)
 
 
-def test_two_down_is_its_equation() -> None:
-    """With the paths taken apart: each is its own bottleneck, and both meet in the up-projection."""
+def test_two_down_adapter_equals_its_equation() -> None:
+    """Each path has its own bottleneck; both share the up-projection."""
     torch.manual_seed(0)
     adapter = TwoDownAdapter(16, AdapterConfig(kind="dsta_two_down"))
     for parameter in adapter.parameters():
@@ -100,7 +100,7 @@ TABLE_4 = [
 
 
 @pytest.mark.parametrize(("kind", "spatial", "millions"), TABLE_4)
-def test_numbers_of_weights(kind: str, spatial: int, millions: float) -> None:
+def test_adapter_weight_counts_match_documentation(kind: str, spatial: int, millions: float) -> None:
     config = AdapterConfig.model_validate({"kind": kind, "spatial_kernel": spatial})
     with torch.device("meta"):
         backbone = Backbone(SIZES["small"], config, 16, 160, 160)
@@ -111,7 +111,7 @@ def test_numbers_of_weights(kind: str, spatial: int, millions: float) -> None:
 
 
 @pytest.mark.parametrize("kind", [TemporalInformativeAdapter, DualPathAdapter, TwoDownAdapter])
-def test_time_reaches_across_clips_but_not_across_windows(kind: type[torch.nn.Module]) -> None:
+def test_temporal_mixing_crosses_clips_but_not_windows(kind: type[torch.nn.Module]) -> None:
     torch.manual_seed(0)
     adapter = kind(16, AdapterConfig())
     for parameter in adapter.parameters():
@@ -125,7 +125,7 @@ def test_time_reaches_across_clips_but_not_across_windows(kind: type[torch.nn.Mo
 
 
 @pytest.mark.parametrize("kind", [StandardAdapter, TemporalInformativeAdapter, DualPathAdapter, TwoDownAdapter])
-def test_a_fresh_adapter_changes_nothing(kind: type[torch.nn.Module]) -> None:
+def test_new_adapter_is_identity(kind: type[torch.nn.Module]) -> None:
     x = torch.randn(GRID.clips, GRID.time * GRID.height * GRID.width, 16)
     torch.testing.assert_close(kind(16, AdapterConfig())(x, GRID), x, atol=0, rtol=0)
 

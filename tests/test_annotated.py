@@ -1,4 +1,4 @@
-"""Annotations of users' own videos: what mmad exports is read back, and files are read as people keep them."""
+"""Annotations of users' own videos: exports are read back, and variants of files and names are read."""
 
 import json
 import os
@@ -30,17 +30,17 @@ HEADER = "video,start_s,end_s,action\n"
 
 
 @pytest.fixture(scope="module")
-def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def interview_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return pattern(tmp_path_factory.mktemp("clip") / "interview.mp4", size="64x48", seconds=8, rate="10")
 
 
 @pytest.fixture(scope="module")
-def late_clip(clip: Path) -> Path:
-    """Sound from 0, pictures from 3 s on."""
-    path = clip.parent / "late" / clip.name
+def late_interview_clip(interview_clip: Path) -> Path:
+    """A clip with audio from 0 s and video from 3 s."""
+    path = interview_clip.parent / "late" / interview_clip.name
     path.parent.mkdir()
     sound = ("-f", "lavfi", "-i", "sine=d=14:f=300", "-map", "0:v", "-map", "1:a", "-c:v", "copy", "-c:a", "aac")
-    ffmpeg("-itsoffset", "3", "-i", str(clip), *sound, "-b:a", "8k", str(path))
+    ffmpeg("-itsoffset", "3", "-i", str(interview_clip), *sound, "-b:a", "8k", str(path))
     return path
 
 
@@ -48,10 +48,10 @@ Folder = Callable[..., Path]
 
 
 @pytest.fixture
-def folder(clip: Path, tmp_path: Path) -> Folder:
-    """Makes a folder of videos, all of them the clip."""
+def folder(interview_clip: Path, tmp_path: Path) -> Folder:
+    """Return a function that makes a folder with copies of the clip."""
 
-    def make(*names: str | bytes, video: Path = clip) -> Path:
+    def make(*names: str | bytes, video: Path = interview_clip) -> Path:
         videos = tmp_path / "videos"
         for name in names:
             path = videos / os.fsdecode(name)
@@ -63,7 +63,7 @@ def folder(clip: Path, tmp_path: Path) -> Folder:
 
 
 def read(videos: Path, *annotations: Path) -> tuple[list[Sample], list[str]]:
-    """The annotated videos, and what was said about them."""
+    """Return the annotated videos and the notices."""
     notices: list[str] = []
     return list(read_annotated(videos, annotations, TAXONOMY, notify=notices.append)), notices
 
@@ -86,8 +86,8 @@ def spans(item: Sample) -> list[tuple[float, float, int]]:
 EXPECTED = sorted((round(start, 3), round(end, 3), label) for start, end, _, label in SPANS)
 
 
-def corrected(task: dict[str, Any]) -> dict[str, Any]:
-    """A task as Label Studio exports it once somebody has submitted its predictions as they were."""
+def submitted_task(task: dict[str, Any]) -> dict[str, Any]:
+    """Return a task as Label Studio exports it after its predictions were submitted unchanged."""
     return {
         "id": 7,
         "data": task["data"],
@@ -101,47 +101,51 @@ def corrected(task: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", ["csv", "eaf", "boris"])
 @pytest.mark.parametrize("offset_s", [0, 3])
-def test_exports_are_read_back(
-    name: str, offset_s: float, folder: Folder, clip: Path, late_clip: Path, tmp_path: Path
+def test_exported_annotations_are_read_back(
+    name: str, offset_s: float, folder: Folder, interview_clip: Path, late_interview_clip: Path, tmp_path: Path
 ) -> None:
-    videos = folder("interview.mp4", video=late_clip if offset_s else clip)
-    one = make_video_result(with_start_offset(PROPOSALS, offset_s), view=View(min_score=0), source="x/interview.mp4")
-    path = write(tmp_path / f"interview{FORMATS[name].suffix}", write_export(name, [one]))
+    videos = folder("interview.mp4", video=late_interview_clip if offset_s else interview_clip)
+    analysed_video = make_video_result(
+        with_start_offset(PROPOSALS, offset_s), view=View(min_score=0), source="x/interview.mp4"
+    )
+    path = write(tmp_path / f"interview{FORMATS[name].suffix}", write_export(name, [analysed_video]))
     items, notices = read(videos, path)
     assert [spans(item) for item in items] == [EXPECTED]
     assert items[0].duration_s == pytest.approx(8, abs=0.01)
     assert notices == []
 
 
-def test_scores_in_values_are_read_over(folder: Folder, clip: Path, tmp_path: Path) -> None:
-    one = make_video_result(PROPOSALS, view=View(min_score=0), source="x/interview.mp4")
-    content = write_export("eaf", [replace(one, eaf_scores="value")])
+def test_scores_in_elan_values_are_ignored(folder: Folder, interview_clip: Path, tmp_path: Path) -> None:
+    analysed_video = make_video_result(PROPOSALS, view=View(min_score=0), source="x/interview.mp4")
+    content = write_export("eaf", [replace(analysed_video, eaf_scores="value")])
     assert re.search(rb"<ANNOTATION_VALUE>[a-z ]+ \(0\.\d\d\)</ANNOTATION_VALUE>", content)
     assert b": score" not in content
-    items, notices = read(folder("interview.mp4", video=clip), write(tmp_path / "interview.eaf", content))
+    items, notices = read(folder("interview.mp4", video=interview_clip), write(tmp_path / "interview.eaf", content))
     assert [spans(item) for item in items] == [EXPECTED]
     assert notices == []
 
 
 @pytest.mark.parametrize("offset_s", [0, 3])
-def test_label_studio_is_read_back_to_half_a_frame(
-    offset_s: float, folder: Folder, clip: Path, late_clip: Path, tmp_path: Path
+def test_label_studio_export_is_read_back_to_half_a_frame(
+    offset_s: float, folder: Folder, interview_clip: Path, late_interview_clip: Path, tmp_path: Path
 ) -> None:
-    videos = folder("interview.mp4", video=late_clip if offset_s else clip)
-    one = make_video_result(with_start_offset(PROPOSALS, offset_s), view=View(min_score=0), source="x/interview.mp4")
-    (task,) = json.loads(write_export("label-studio", [one]))
-    path = write(tmp_path / "project.json", [corrected(task)])
+    videos = folder("interview.mp4", video=late_interview_clip if offset_s else interview_clip)
+    analysed_video = make_video_result(
+        with_start_offset(PROPOSALS, offset_s), view=View(min_score=0), source="x/interview.mp4"
+    )
+    (task,) = json.loads(write_export("label-studio", [analysed_video]))
+    path = write(tmp_path / "project.json", [submitted_task(task)])
     ((item,), notices) = read(videos, path)
     assert item.labels.tolist() == [label for *_, label in EXPECTED]
     np.testing.assert_allclose(item.segments, [span[:2] for span in EXPECTED], atol=0.5 / 30 + 1e-6)
     assert notices == []
-    found = read_annotations(path, TAXONOMY).instances  # as mmad evaluate reads it
-    assert (found.videos, found.durations.tolist()) == (("interview",), [8.0])
-    np.testing.assert_allclose(found.segments, item.segments, atol=1e-6)
+    table = read_annotations(path, TAXONOMY).instances  # the reader of `mmad evaluate`
+    assert (table.videos, table.durations.tolist()) == (("interview",), [8.0])
+    np.testing.assert_allclose(table.segments, item.segments, atol=1e-6)
 
 
-def test_scores_and_body_parts_of_an_export_are_left_out(folder: Folder, tmp_path: Path) -> None:
-    """Also of exports without linguistic types; a body part without its action is told."""
+def test_scores_and_body_parts_of_exports_are_ignored(folder: Folder, tmp_path: Path) -> None:
+    """Also of exports without linguistic types; a notice counts body parts without an action."""
     path = tmp_path / "interview.eaf"
     eaf = Eaf()
     eaf.remove_tier("default")
@@ -164,8 +168,8 @@ def test_scores_and_body_parts_of_an_export_are_left_out(folder: Folder, tmp_pat
         read(tmp_path / "videos", path)
 
 
-def test_what_begins_before_the_first_frame_begins_with_it(folder: Folder, late_clip: Path, tmp_path: Path) -> None:
-    videos = folder("interview.mp4", video=late_clip)
+def test_annotation_before_first_frame_is_clipped(folder: Folder, late_interview_clip: Path, tmp_path: Path) -> None:
+    videos = folder("interview.mp4", video=late_interview_clip)
     eaf = Eaf()
     eaf.add_annotation("default", 2000, 4000, "B1")
     eaf.to_file(str(tmp_path / "interview.eaf"))
@@ -203,13 +207,13 @@ def task(video: str, *annotations: dict[str, Any], **data: object) -> dict[str, 
         ("C:\\films\\Interview.MP4", "interview.mp4"),
     ],
 )
-def test_label_studio_names_its_videos_in_many_ways(address: str, file: str, folder: Folder, tmp_path: Path) -> None:
+def test_label_studio_video_addresses_match_files(address: str, file: str, folder: Folder, tmp_path: Path) -> None:
     path = write(tmp_path / "a.json", [task(address, {"result": [region(11, 20, "nodding", "B2")]})])
     (item,), _ = read(folder(file), path)
     assert spans(item) == [(1, 2, 1), (1, 2, 2)]
 
 
-def test_of_several_annotations_the_latest_counts(folder: Folder, tmp_path: Path) -> None:
+def test_latest_of_several_annotations_is_read(folder: Folder, tmp_path: Path) -> None:
     videos = folder("a.mp4", "b.mp4", "c.mp4", "d.mp4")
     tasks = [
         task(
@@ -232,7 +236,7 @@ def test_of_several_annotations_the_latest_counts(folder: Folder, tmp_path: Path
         read(videos, write(tmp_path / "a.json", tasks[2:]))
 
 
-def test_names_that_begin_with_a_date_are_no_uploads(folder: Folder, tmp_path: Path) -> None:
+def test_date_prefix_is_no_upload_prefix(folder: Folder, tmp_path: Path) -> None:
     names = ("20240101-a.mp4", "20250101-a.mp4", "a.mp4")
     tasks = [task(f"/films/{name}", {"result": [region(1, 10, "B1")]}) for name in names[:2]]
     path = write(tmp_path / "a.json", tasks)
@@ -241,34 +245,34 @@ def test_names_that_begin_with_a_date_are_no_uploads(folder: Folder, tmp_path: P
     assert read_annotations(path, TAXONOMY).instances.videos == ("20240101-a", "20250101-a")
 
 
-def test_of_two_tasks_with_one_video_the_last_counts(folder: Folder, tmp_path: Path) -> None:
+def test_last_of_two_tasks_with_same_video_is_read(folder: Folder, tmp_path: Path) -> None:
     tasks = [task("a.mp4", {"result": [region(1, end, "B1")]}) | {"id": end} for end in (10, 20)]
     items, notices = read(folder("a.mp4"), write(tmp_path / "a.json", tasks))
     assert [spans(item) for item in items] == [[(0, 2, 1)]]
     assert "has the same video and is read in its place" in notices[0]
 
 
-def test_point_events_of_boris_are_left_out(folder: Folder, tmp_path: Path) -> None:
-    one = make_video_result(PROPOSALS, view=View(min_score=0), source="x/interview.mp4")
-    table = write_export("boris", [one]).decode().splitlines()
-    point = table[1].replace("STATE", "POINT")
-    path = write(tmp_path / "interview.boris.csv", "\n".join([*table, point]).encode())
+def test_boris_point_events_are_ignored(folder: Folder, tmp_path: Path) -> None:
+    analysed_video = make_video_result(PROPOSALS, view=View(min_score=0), source="x/interview.mp4")
+    table = write_export("boris", [analysed_video]).decode().splitlines()
+    point_event = table[1].replace("STATE", "POINT")
+    path = write(tmp_path / "interview.boris.csv", "\n".join([*table, point_event]).encode())
     (item,), notices = read(folder("interview.mp4"), path)
     assert spans(item) == EXPECTED
     assert "1 events of type POINT have no duration and are left out" in notices[0]
 
 
-def test_lines_may_end_as_on_old_macs(folder: Folder, tmp_path: Path) -> None:
+def test_carriage_return_line_endings_are_read(folder: Folder, tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", f"{HEADER}a.mp4,0.5,1,B1\n".replace("\n", "\r").encode())
     (item,), _ = read(folder("a.mp4"), path)
     assert spans(item) == [(0.5, 1, 1)]
 
 
-def test_elan_finds_its_media_in_another_case() -> None:
+def test_elan_media_match_ignores_case() -> None:
     assert Elan({"Anna.mp4": 5.0, "anna.wav": 0.0}, ()).shift_s("anna.mp4") == 5
 
 
-def test_label_studios_short_form_is_read(folder: Folder, tmp_path: Path) -> None:
+def test_label_studio_json_min_is_read(folder: Folder, tmp_path: Path) -> None:
     rows = [
         {"id": 1, "video": "/data/upload/1/01234567-a.mp4", "fps": "10", "annotation_id": 4, "updated_at": "2026-01-02",
          "timelineLabels": [region(1, 10, "nodding")["value"], region(21, 30, "B2")["value"]]},
@@ -281,7 +285,7 @@ def test_label_studios_short_form_is_read(folder: Folder, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "message"),
     [
         ({"fps": None}, "does not say its rate"),
         ({"fps": 0}, "does not say its rate"),
@@ -289,31 +293,33 @@ def test_label_studios_short_form_is_read(folder: Folder, tmp_path: Path) -> Non
         ({"video": None}, "has no video in its data"),
     ],
 )
-def test_tasks_that_cannot_be_read_say_why(change: dict[str, Any], words: str, folder: Folder, tmp_path: Path) -> None:
-    given = task("interview.mp4", {"result": [region(1, 10, "B1")]})
-    given["data"] |= change
-    with pytest.raises(AnnotationError, match=words):
-        read(folder("interview.mp4"), write(tmp_path / "a.json", [given]))
+def test_unreadable_label_studio_task_reports_reason(
+    change: dict[str, Any], message: str, folder: Folder, tmp_path: Path
+) -> None:
+    broken_task = task("interview.mp4", {"result": [region(1, 10, "B1")]})
+    broken_task["data"] |= change
+    with pytest.raises(AnnotationError, match=message):
+        read(folder("interview.mp4"), write(tmp_path / "a.json", [broken_task]))
 
 
-def test_rates_below_one_are_seconds_a_frame_as_label_studio_has_them(folder: Folder, tmp_path: Path) -> None:
-    given = task("interview.mp4", {"result": [region(11, 20, "B1")]}, fps=0.1)
-    (item,), _ = read(folder("interview.mp4"), write(tmp_path / "a.json", [given]))
+def test_label_studio_fps_below_one_is_frame_duration(folder: Folder, tmp_path: Path) -> None:
+    task_with_duration = task("interview.mp4", {"result": [region(11, 20, "B1")]}, fps=0.1)
+    (item,), _ = read(folder("interview.mp4"), write(tmp_path / "a.json", [task_with_duration]))
     assert spans(item) == [(1, 2, 1)]
 
 
 # -- names and files
 
 
-def test_files_of_systems_and_locks_are_left_out(folder: Folder, tmp_path: Path) -> None:
+def test_system_and_lock_files_are_ignored(folder: Folder, tmp_path: Path) -> None:
     videos = folder("anna.mp4", "._anna.mp4", "__MACOSX/anna.mp4", ".trash/anna.mp4", "@eaDir/anna.mp4")
     (videos / "folder.mp4").mkdir()
-    marks = tmp_path / "marks"
-    write(marks / "a.csv", HEADER + "anna,1,2,B1\n")
+    annotations = tmp_path / "marks"
+    write(annotations / "a.csv", HEADER + "anna,1,2,B1\n")
     apple = bytes.fromhex("0005160700020000") + b"Mac OS X        " + bytes(100) + b"\xb0"
     for name in ("._a.csv", "._anna.eaf", "__MACOSX/._a.csv", "__MACOSX/b.csv", ".~lock.a.csv", "~$a.csv"):
-        write(marks / name, apple)
-    (item,), notices = read(videos, marks)
+        write(annotations / name, apple)
+    (item,), notices = read(videos, annotations)
     assert (spans(item), notices) == ([(1, 2, 1)], [])
 
 
@@ -330,13 +336,13 @@ def test_files_of_systems_and_locks_are_left_out(folder: Folder, tmp_path: Path)
         HEADER + "/films/anna.mp4, .84 , 1.52,NODDING\r\n",
     ],
 )
-def test_tables_are_read_as_spreadsheets_save_them(content: str | bytes, folder: Folder, tmp_path: Path) -> None:
+def test_spreadsheet_table_variants_are_read(content: str | bytes, folder: Folder, tmp_path: Path) -> None:
     (item,), notices = read(folder("anna.mp4"), write(tmp_path / "a.csv", content))
     assert (spans(item), notices) == ([(0.84, 1.52, 1)], [])
 
 
 @pytest.mark.parametrize(
-    ("content", "words"),
+    ("content", "message"),
     [
         (HEADER + 'anna,"0,84",1.52,B1\n', "line 2: '0,84' is no number of seconds"),
         (HEADER + "anna,0,84,1,52,B1\n", "line 2: 6 values for 4 columns: numbers are written with a point"),
@@ -345,30 +351,28 @@ def test_tables_are_read_as_spreadsheets_save_them(content: str | bytes, folder:
         (b"PK\x03\x04\x00\x00\xb0\x00", "a.csv"),
     ],
 )
-def test_tables_that_cannot_be_read_name_the_line(
-    content: str | bytes, words: str, folder: Folder, tmp_path: Path
-) -> None:
-    with pytest.raises(AnnotationError, match=words):
+def test_unreadable_table_error_names_line(content: str | bytes, message: str, folder: Folder, tmp_path: Path) -> None:
+    with pytest.raises(AnnotationError, match=message):
         read(folder("anna.mp4"), write(tmp_path / "a.csv", content))
 
 
-def test_names_are_one_in_every_form_of_unicode(folder: Folder, tmp_path: Path) -> None:
-    composed, apart = (unicodedata.normalize(form, "Café-1") for form in ("NFC", "NFD"))
-    videos = folder(f"{apart}.mp4", b"M\xfcller.mp4")
+def test_video_names_match_across_unicode_forms(folder: Folder, tmp_path: Path) -> None:
+    composed, decomposed = (unicodedata.normalize(form, "Café-1") for form in ("NFC", "NFD"))
+    videos = folder(f"{decomposed}.mp4", b"M\xfcller.mp4")
     table = write(tmp_path / "a.csv", (HEADER + "Müller,1,2,B1\n").encode("cp1252"))
     eaf = Eaf()
     eaf.to_file(str(tmp_path / f"{composed}.eaf"))
     items, notices = read(videos, table, tmp_path / f"{composed}.eaf")
     assert [item.name for item in items] == [composed, "Müller"]
     assert notices == []
-    listed = write(tmp_path / "held.txt", f"{apart}.MP4\n")
+    listed = write(tmp_path / "held.txt", f"{decomposed}.MP4\n")
     assert [item.name for item in split_by_list(items, listed)[1]] == [composed]
     folder(f"{composed}.mov")
     with pytest.raises(AnnotationError, match="have one name"):
         read(videos, table)
 
 
-def test_another_case_of_a_name_is_forgiven_with_a_notice(folder: Folder, tmp_path: Path) -> None:
+def test_case_mismatch_in_video_name_gives_notice(folder: Folder, tmp_path: Path) -> None:
     table = write(tmp_path / "a.csv", HEADER + "Anna.MP4,1,2,B1\nanna,3,4,B2\nANNA,5,6,B2\n")
     (item,), notices = read(folder("anna.mp4"), table)
     assert spans(item) == [(1, 2, 1), (3, 4, 2), (5, 6, 2)]

@@ -1,4 +1,4 @@
-"""Backbone configurations: what they make of a window, and which are refused."""
+"""Backbone configurations: features of a window, and invalid configurations."""
 
 import json
 from pathlib import Path
@@ -17,15 +17,15 @@ VIDEOMAE = {"embed_dim": 24, "depth": 2, "heads": 2, "position_grid": 2}
 
 
 def manifest_with(backbone: dict[str, Any], adapter: str = "none") -> Manifest:
-    """Windows of 32 frames, clips of 8, 32 x 48 pixels."""
+    """Return a manifest with windows of 32 frames, clips of 8 and 32 x 48 pixels."""
     document = small_manifest(adapter).model_dump(mode="json")
     document["architecture"]["backbone"] = backbone
     return Manifest.model_validate_json(json.dumps(document))
 
 
 @pytest.mark.parametrize("adapter", ["none", "standard", "tia", "dsta", "dsta_two_down"])
-def test_features_keep_the_contract(adapter: str) -> None:
-    """Shapes, zeros behind the mask, gradients everywhere; rows of a batch do not influence each other."""
+def test_network_features_and_gradients(adapter: str) -> None:
+    """Shapes, zeros outside the mask, gradients for all parameters, independent rows of a batch."""
     manifest = manifest_with(VIDEOMAE, adapter)
     torch.manual_seed(0)
     network = random_network(manifest).train()
@@ -38,12 +38,12 @@ def test_features_keep_the_contract(adapter: str) -> None:
     assert features[:, :, :20].std() > 0.01
     assert (features[:, :, 20:] == 0).all()
     (features * torch.randn_like(features)).sum().backward()
-    without = [
+    without_gradient = [
         name
         for name, parameter in network.backbone.named_parameters()
         if parameter.grad is None or not parameter.grad.any()
     ]
-    assert without == []
+    assert without_gradient == []
     network.eval()
     with torch.inference_mode():
         whole = network.features(clips, mask)
@@ -56,7 +56,7 @@ def test_features_keep_the_contract(adapter: str) -> None:
     torch.testing.assert_close((logits, offsets), tuple(expected), atol=1e-5, rtol=1e-5)
 
 
-def test_a_bundle_from_before_is_read_as_it_was(bundle: Bundle) -> None:
+def test_manifest_of_older_version_is_read(bundle: Bundle) -> None:
     document = json.loads((bundle.folder / "bundle.json").read_text())
     for name in ("kind", "lags", "stem"):
         del document["architecture"]["backbone"][name]
@@ -65,7 +65,7 @@ def test_a_bundle_from_before_is_read_as_it_was(bundle: Bundle) -> None:
 
 
 @pytest.mark.parametrize(
-    ("backbone", "words"),
+    ("backbone", "message"),
     [
         ({**VIDEOMAE, "lags": [4, 1]}, r"lags must be ascending numbers of frames from 1 on, not \(4, 1\)"),
         ({**VIDEOMAE, "lags": [0, 1]}, "lags must be ascending"),
@@ -77,13 +77,13 @@ def test_a_bundle_from_before_is_read_as_it_was(bundle: Bundle) -> None:
         ("tiny", "architecture.backbone: a backbone is of kind"),
     ],
 )  # fmt: skip
-def test_what_makes_no_backbone_is_refused_by_field(bundle: Bundle, backbone: Any, words: str) -> None:
+def test_invalid_backbone_error_names_field(bundle: Bundle, backbone: Any, message: str) -> None:
     document = small_manifest("none").model_dump(mode="json")
     document["architecture"]["backbone"] = backbone
-    with pytest.raises(BundleError, match=words):
+    with pytest.raises(BundleError, match=message):
         parse_manifest(json.dumps(document), Path("x"))
 
 
-def test_adapters_do_not_go_with_pose() -> None:
+def test_pose_backbone_refuses_adapters() -> None:
     with pytest.raises(ValueError, match="adapter.kind 'dsta' does not go with backbone.kind 'pose'"):
         Architecture(backbone=PoseConfig(kind="pose"))

@@ -12,7 +12,7 @@ from model.sinusoids import sinusoid_table
 SMALL = BackboneConfig(embed_dim=32, depth=2, heads=4, position_grid=4)
 
 
-def test_sinusoids_as_defined() -> None:
+def test_sinusoid_table_equals_definition() -> None:
     table = sinusoid_table(50, 8)
     for position, channel in ((0, 0), (7, 2), (49, 5)):
         angle = position / 10000 ** (2 * (channel // 2) / 8)
@@ -25,7 +25,7 @@ def test_position_table_is_resized_in_space_only() -> None:
     whole = position_table(config, 8, 14, 14)
     assert torch.equal(whole, sinusoid_table(8 * 14 * 14, 384))
     resized = position_table(config, 8, 10, 10).reshape(8, 10, 10, 384)
-    # Each time is resized by itself, and differs from a table made afresh for the smaller grid.
+    # Each time step is resized separately, which differs from a table computed for the smaller grid.
     alone = torch.nn.functional.interpolate(
         whole.reshape(8, 14, 14, 384)[3:4].permute(0, 3, 1, 2), size=(10, 10), mode="bicubic", align_corners=False
     )
@@ -33,7 +33,7 @@ def test_position_table_is_resized_in_space_only() -> None:
     assert (resized.reshape(-1, 384) - sinusoid_table(800, 384)).abs().max() > 0.5
 
 
-def test_attention_as_written_out() -> None:
+def test_attention_equals_its_equation() -> None:
     torch.manual_seed(0)
     attention = Attention(12, heads=3)
     torch.nn.init.normal_(attention.q_bias)
@@ -50,8 +50,8 @@ def test_attention_as_written_out() -> None:
     torch.testing.assert_close(attention(x), expected, atol=1e-5, rtol=1e-5)
 
 
-def written_out(backbone: Backbone, clip: torch.Tensor) -> torch.Tensor:
-    """One clip (3, frames, height, width) through the backbone, patch by patch and layer by layer -> (dim, times)."""
+def compute_features(backbone: Backbone, clip: torch.Tensor) -> torch.Tensor:
+    """Compute the features (dim, times) of a clip (3, frames, height, width) patch by patch and layer by layer."""
 
     def norm(x: torch.Tensor, layer: torch.nn.LayerNorm) -> torch.Tensor:
         centred = x - x.mean(-1, keepdim=True)
@@ -75,14 +75,14 @@ def written_out(backbone: Backbone, clip: torch.Tensor) -> torch.Tensor:
 
 
 @torch.inference_mode()
-def test_backbone_as_written_out() -> None:
+def test_backbone_equals_its_equations() -> None:
     torch.manual_seed(0)
     config = SMALL.model_copy(update={"final_norm": True})
     backbone = Backbone(config, AdapterConfig(kind="none"), clip_frames=4, height=32, width=48)
     for parameter in backbone.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     clips = torch.randn(1, 1, 3, 4, 32, 48)
-    torch.testing.assert_close(backbone(clips)[0], written_out(backbone, clips[0, 0]), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(backbone(clips)[0], compute_features(backbone, clips[0, 0]), atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -95,13 +95,13 @@ def test_backbone_as_written_out() -> None:
         ("huge", 1536 * 1280 + 1280 + 32 * (12 * 1280**2 + 12 * 1280)),
     ],
 )
-def test_sizes_have_the_right_number_of_weights(size: str, parameters: int) -> None:
+def test_backbone_sizes_have_expected_weight_counts(size: str, parameters: int) -> None:
     with torch.device("meta"):
         backbone = Backbone(SIZES[size], AdapterConfig(kind="none"), 16, 224, 224)
     assert sum(parameter.numel() for parameter in backbone.parameters()) == parameters
 
 
-def test_all_sizes_are_there() -> None:
+def test_backbone_sizes_have_expected_head_width() -> None:
     assert list(SIZES) == ["tiny", "small", "base", "large", "huge"]
     assert {name: size.embed_dim // size.heads for name, size in SIZES.items()} == {
         "tiny": 64, "small": 64, "base": 64, "large": 64, "huge": 80,
@@ -109,7 +109,7 @@ def test_all_sizes_are_there() -> None:
 
 
 @torch.inference_mode()
-def test_features_are_in_time_order_and_clips_apart_without_adapters() -> None:
+def test_features_are_in_time_order_and_clips_are_independent() -> None:
     torch.manual_seed(0)
     backbone = Backbone(SMALL, AdapterConfig(kind="none"), clip_frames=4, height=32, width=48)
     clips = torch.randn(2, 3, 3, 4, 32, 48)
@@ -119,6 +119,6 @@ def test_features_are_in_time_order_and_clips_apart_without_adapters() -> None:
     torch.testing.assert_close(features[1:, :, 4:], alone, atol=1e-5, rtol=1e-5)
 
 
-def test_heads_must_divide_the_width() -> None:
+def test_width_must_be_multiple_of_heads() -> None:
     with pytest.raises(ValueError, match="no multiple of heads"):
         BackboneConfig(embed_dim=10, depth=1, heads=3)

@@ -1,4 +1,4 @@
-"""The bundle's format: strict, hashed, and the only place that knows numbers of classes."""
+"""The bundle format: strict schema and file hashes."""
 
 import json
 import shutil
@@ -14,7 +14,7 @@ from model.taxonomy import Taxonomy
 
 
 @pytest.fixture
-def copy(bundle: Bundle, tmp_path: Path) -> Path:
+def bundle_copy(bundle: Bundle, tmp_path: Path) -> Path:
     return Path(shutil.copytree(bundle.folder, tmp_path / "bundle"))
 
 
@@ -25,19 +25,22 @@ def rewrite(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
 
 
 @pytest.mark.shared("data/labels.json")
-def test_the_shipped_labels_are_the_data_sets(bundle: Bundle, shared: Path) -> None:
+def test_shipped_labels_equal_data_set_labels(bundle: Bundle, shared: Path) -> None:
     taxonomy = bundle.manifest.taxonomy
-    ours = [(one.id, one.name, one.code, one.body_id, taxonomy.bodies[one.body_id].name) for one in taxonomy.actions]
+    ours = [
+        (entry.id, entry.name, entry.code, entry.body_id, taxonomy.bodies[entry.body_id].name)
+        for entry in taxonomy.actions
+    ]
     theirs = json.loads((shared / "data/labels.json").read_text())
-    assert ours == [tuple(one[key] for key in ("id", "name", "code", "body_id", "body")) for one in theirs]
+    assert ours == [tuple(entry[key] for key in ("id", "name", "code", "body_id", "body")) for entry in theirs]
 
 
-def test_manifest_survives_the_round_trip(bundle: Bundle) -> None:
+def test_manifest_survives_round_trip(bundle: Bundle) -> None:
     assert (bundle.folder / "bundle.json").read_text() == bundle.manifest.to_json()
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "message"),
     [
         (lambda m: m.update(colour="red"), "colour: Extra inputs"),
         (lambda m: m["input"].update(heigth=1), "input.heigth: Extra inputs"),
@@ -61,31 +64,31 @@ def test_manifest_survives_the_round_trip(bundle: Bundle) -> None:
         (lambda m: m["files"].update({"../x": "0" * 64}), "not a plain file name"),
     ],
 )
-def test_a_schema_that_does_not_fit_is_refused_by_field(
-    copy: Path, change: Callable[[dict[str, Any]], None], words: str
+def test_invalid_manifest_error_names_field(
+    bundle_copy: Path, change: Callable[[dict[str, Any]], None], message: str
 ) -> None:
-    rewrite(copy, change)
-    with pytest.raises(BundleError, match=words):
-        Bundle.load(copy)
+    rewrite(bundle_copy, change)
+    with pytest.raises(BundleError, match=message):
+        Bundle.load(bundle_copy)
 
 
-def test_a_changed_file_is_refused(copy: Path) -> None:
-    with (copy / "weights.safetensors").open("r+b") as file:
+def test_changed_file_is_refused(bundle_copy: Path) -> None:
+    with (bundle_copy / "weights.safetensors").open("r+b") as file:
         file.seek(1000)
         file.write(b"!")
     with pytest.raises(BundleError, match=r"weights.safetensors has SHA-256 .* copy the bundle anew"):
-        Bundle.load(copy)
+        Bundle.load(bundle_copy)
 
 
-def test_missing_files_are_named(copy: Path) -> None:
-    (copy / "network.onnx").unlink()
+def test_missing_file_error_names_file(bundle_copy: Path) -> None:
+    (bundle_copy / "network.onnx").unlink()
     with pytest.raises(BundleError, match="network.onnx cannot be read"):
-        Bundle.load(copy)
+        Bundle.load(bundle_copy)
     with pytest.raises(BundleError, match=r"no bundle at .*nowhere"):
-        Bundle.load(copy / "nowhere")
+        Bundle.load(bundle_copy / "nowhere")
 
 
-def test_taxonomies_of_other_sizes_are_welcome() -> None:
+def test_taxonomy_may_have_other_size() -> None:
     bodies = [{"id": id, "code": code, "name": code} for id, code in enumerate("XY")]
     actions = [{"id": id, "code": f"X{id}", "name": "x", "body_id": id % 2} for id in range(9)]
     taxonomy = Taxonomy.model_validate_json(json.dumps({"bodies": bodies, "actions": actions}))

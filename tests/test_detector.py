@@ -1,4 +1,4 @@
-"""The detector on real video with a network that is easy to predict: it sees white."""
+"""The detector on real video with a predictable network that detects white frames."""
 
 from dataclasses import replace
 from itertools import pairwise
@@ -45,7 +45,7 @@ class WhiteSpotter:
 
 
 def detect(bundle: Bundle, path: Path, **options: object) -> tuple[Detections, WhiteSpotter]:
-    """As a region is looked at: these clips show nobody."""
+    """Detect in the whole picture, as these clips show no people."""
     spotter = WhiteSpotter(bundle)
     with path.open("rb") as file:
         return Detector(bundle, spotter).detect(file, **({"region": Region()} | options)), spotter  # type: ignore[arg-type]
@@ -55,46 +55,36 @@ def detect(bundle: Bundle, path: Path, **options: object) -> tuple[Detections, W
     ("start_s", "end_s", "seconds"),
     [
         (0.0, 2.0, 6),  # shorter than a window
-        (1.0, 3.0, 30),  # in the first window alone
-        (10.0, 12.0, 30),  # in the seam of the first two
+        (1.0, 3.0, 30),  # in the first window only
+        (10.0, 12.0, 30),  # in the overlap of the first two windows
         (12.0, 14.0, 30),  # across the end of the first window
         (7.0, 9.5, 30),  # across the start of the second
-        (5.0, 27.0, 30),  # longer than a window: cut by each
-        (28.0, 30.0, 30),  # to the end of the video, in the window that was moved back
+        (5.0, 27.0, 30),  # longer than a window
+        (28.0, 30.0, 30),  # to the end of the video, in the shifted last window
     ],
 )
-def test_an_action_is_found_once_wherever_it_lies(
+def test_action_is_detected_once_at_any_position(
     bundle: Bundle, tmp_path: Path, start_s: float, end_s: float, seconds: float
 ) -> None:
     path = clips.white_between(tmp_path / "white.mp4", start_s, end_s, seconds)
-    found, spotter = detect(bundle, path)
+    detections, spotter = detect(bundle, path)
     assert spotter.windows == (1 if seconds < 12.8 else 4)
-    np.testing.assert_allclose(found.proposals.segments, [[start_s, end_s]], atol=1 / 15)
-    assert found.proposals.labels.tolist() == [ACTION]
-    assert (found.coverage[0].start_s, found.coverage[0].end_s) == (0, pytest.approx(seconds, abs=0.01))
+    np.testing.assert_allclose(detections.proposals.segments, [[start_s, end_s]], atol=1 / 15)
+    assert detections.proposals.labels.tolist() == [ACTION]
+    assert (detections.coverage[0].start_s, detections.coverage[0].end_s) == (0, pytest.approx(seconds, abs=0.01))
 
 
-def test_progress_goes_from_start_to_end(bundle: Bundle, clip: Path) -> None:
-    told: list[tuple[str, float]] = []
-    detect(bundle, clip, progress=lambda stage, fraction: told.append((stage, fraction)))
-    assert told[0] == ("decoding", 0.0)
-    fractions = [fraction for _, fraction in told]
-    assert fractions == sorted(fractions)
-    assert fractions[-1] > 0.8
-    assert {stage for stage, _ in told} == {"decoding", "detecting"}
-
-
-def test_a_wide_picture_is_noticed_and_a_region_is_looked_at(bundle: Bundle, tmp_path: Path) -> None:
+def test_wide_picture_gives_notice_and_region_is_analysed(bundle: Bundle, tmp_path: Path) -> None:
     path = clips.pattern(tmp_path / "wide.mp4", size="640x180", seconds=1)
-    found, _ = detect(bundle, path)
-    assert [notice.code for notice in found.notices] == ["picture_cropped"]
-    assert "28%" in found.notices[0].detail
+    detections, _ = detect(bundle, path)
+    assert [notice.code for notice in detections.notices] == ["picture_cropped"]
+    assert "28%" in detections.notices[0].detail
     square = clips.pattern(tmp_path / "square.mp4", size="180x180", seconds=1)
     assert detect(bundle, square)[0].notices == ()
     assert detect(bundle, square, region=Region(0, 0, 0.5, 0.5))[0].media.analysed_fraction == pytest.approx(0.25)
 
 
-def test_the_bundles_post_processing_is_used(bundle: Bundle, clip: Path) -> None:
+def test_bundle_postprocessing_is_used(bundle: Bundle, clip: Path) -> None:
     engine = load_engine(bundle)
     with clip.open("rb") as file:
         plain = Detector(bundle, engine).detect(file, region=Region()).proposals
@@ -102,42 +92,42 @@ def test_the_bundles_post_processing_is_used(bundle: Bundle, clip: Path) -> None
     config = bundle.manifest.postprocessing.model_copy(update=changes)
     other = replace(bundle, manifest=bundle.manifest.model_copy(update={"postprocessing": config}))
     with clip.open("rb") as file:
-        found = Detector(other, engine).detect(file, region=Region()).proposals
+        changed = Detector(other, engine).detect(file, region=Region()).proposals
     assert len(plain) == 200
-    assert len(found) == 30
-    assert found.scores[-1] < plain.scores[29]  # a smaller sigma suppresses more
+    assert len(changed) == 30
+    assert changed.scores[-1] < plain.scores[29]  # a smaller sigma suppresses more
 
 
 @pytest.mark.parametrize(
-    ("start_s", "end_s", "shares"), [(1.0, 2.0, ()), (1.5, 2.0, (0.3, 0.6)), (5.0, 6.0, (0.75, 1))]
+    ("start_s", "end_s", "damaged_part"), [(1.0, 2.0, ()), (1.5, 2.0, (0.3, 0.6)), (5.0, 6.0, (0.75, 1))]
 )
-def test_of_a_damaged_video_the_rest_is_analysed(
-    bundle: Bundle, tmp_path: Path, start_s: float, end_s: float, shares: tuple[float, ...]
+def test_intact_parts_of_damaged_video_are_analysed(
+    bundle: Bundle, tmp_path: Path, start_s: float, end_s: float, damaged_part: tuple[float, ...]
 ) -> None:
-    """What would lie in the damaged part, where the frame before it stays on, is not told."""
+    """No action is reported in the damaged part, where the last intact frame is repeated."""
     path = tmp_path / "white.mov"
     white = f"between(t,{start_s},{end_s - 1 / 30})"
     source = f"color=white:s=64x64:r=15:d=6,geq=lum='255*{white}':cb=128:cr=128".replace("t,", "T,")
     clips.ffmpeg("-f", "lavfi", "-i", source, "-c:v", "mjpeg", "-pix_fmt", "yuvj420p", "-g", "1", str(path))
     content = bytearray(path.read_bytes())
     media = content.index(b"mdat"), content.rindex(b"moov")
-    if shares:
-        first, last = (int(media[0] + share * (media[1] - media[0])) for share in shares)
+    if damaged_part:
+        first, last = (int(media[0] + share * (media[1] - media[0])) for share in damaged_part)
         content[first + 8 : last] = bytes(len(content[first + 8 : last]))
         path.write_bytes(content)
-    found, _ = detect(bundle, path)
-    assert [one.code for one in found.notices] == (["video_damaged"] if shares else [])
-    statuses = [one.status for one in found.coverage]
-    assert "damaged" in statuses or not shares
-    edges = [(one.start_s, one.end_s) for one in found.coverage]
+    detections, _ = detect(bundle, path)
+    assert [entry.code for entry in detections.notices] == (["video_damaged"] if damaged_part else [])
+    statuses = [entry.status for entry in detections.coverage]
+    assert "damaged" in statuses or not damaged_part
+    edges = [(entry.start_s, entry.end_s) for entry in detections.coverage]
     assert edges[0][0] == 0
-    assert edges[-1][1] == found.media.duration_s == pytest.approx(6, abs=0.01)
-    assert all(one[1] == other[0] for one, other in pairwise(edges))
-    lost = [(one.start_s, one.end_s) for one in found.coverage if one.status == "damaged"]
-    for start, end in found.proposals.segments.tolist():
-        assert not any(left <= (start + end) / 2 < right for left, right in lost)
-    if not shares:
-        np.testing.assert_allclose(found.proposals.segments, [[start_s, end_s]], atol=1 / 15)
+    assert edges[-1][1] == detections.media.duration_s == pytest.approx(6, abs=0.01)
+    assert all(entry[1] == other[0] for entry, other in pairwise(edges))
+    damaged = [(entry.start_s, entry.end_s) for entry in detections.coverage if entry.status == "damaged"]
+    for start, end in detections.proposals.segments.tolist():
+        assert not any(left <= (start + end) / 2 < right for left, right in damaged)
+    if not damaged_part:
+        np.testing.assert_allclose(detections.proposals.segments, [[start_s, end_s]], atol=1 / 15)
 
 
 def test_limits_reach_the_decoder(bundle: Bundle, clip: Path) -> None:
@@ -146,30 +136,31 @@ def test_limits_reach_the_decoder(bundle: Bundle, clip: Path) -> None:
 
 
 @pytest.mark.parametrize("declared", [True, False])
-def test_progress_is_told_from_beginning_to_end(bundle: Bundle, tmp_path: Path, declared: bool) -> None:
-    """Also where the container does not say how long the video is, as a browser's recordings do not."""
+def test_progress_rises_from_start_to_end(bundle: Bundle, tmp_path: Path, declared: bool) -> None:
+    """Also without a declared duration, as in recordings of browsers."""
     path = tmp_path / "recorded.mkv"
     extra = [] if declared else ["-live", "1"]
     path.write_bytes(clips.ffmpeg("-f", "lavfi", "-i", "testsrc2=d=8", *extra, "-f", "matroska", "-"))
-    told: list[tuple[str, float]] = []
-    detect(bundle, path, progress=lambda stage, fraction: told.append((stage, fraction)))
-    fractions = [fraction for stage, fraction in told if stage == "detecting"]
-    assert told[0] == ("decoding", 0.0)
-    assert len(fractions) > 100  # at every frame: a caller may stop the work there
-    assert fractions == sorted(fractions)
+    calls: list[tuple[str, float]] = []
+    detect(bundle, path, progress=lambda stage, fraction: calls.append((stage, fraction)))
+    assert {stage for stage, _ in calls} == {"decoding", "detecting"}
+    assert [fraction for _, fraction in calls] == sorted(fraction for _, fraction in calls)
+    fractions = [fraction for stage, fraction in calls if stage == "detecting"]
+    assert calls[0] == ("decoding", 0.0)
+    assert len(fractions) > 100  # at every frame, where a caller may stop the work
     assert fractions[0] < 0.5 < 0.9 < fractions[-1] <= 1
 
 
 @pytest.mark.parametrize("late_s", [0, 2])
-def test_a_picture_that_comes_later_than_the_sound_is_noticed(late_s: int, bundle: Bundle, tmp_path: Path) -> None:
+def test_video_that_starts_after_audio_gives_notice(late_s: int, bundle: Bundle, tmp_path: Path) -> None:
     white = clips.white_between(tmp_path / "white.mp4", 1.0, 2.0, 3.0)
     path = tmp_path / "late.mp4"
     sound = ("-f", "lavfi", "-i", "sine=d=5", "-map", "0:v", "-map", "1:a", "-c:v", "copy")
     clips.ffmpeg("-itsoffset", str(late_s), "-i", str(white), *sound, str(path))
-    found, _ = detect(bundle, path)
-    late = [notice.detail for notice in found.notices if notice.code == "video_starts_late"]
+    detections, _ = detect(bundle, path)
+    late = [notice.detail for notice in detections.notices if notice.code == "video_starts_late"]
     assert len(late) == (late_s > 0)
     assert not late or "2.00 s" in late[0]
-    assert found.media.start_offset_s == pytest.approx(late_s, abs=0.001)
-    assert found.media.duration_s == pytest.approx(3, abs=0.001)
-    assert found.proposals.segments[0] == pytest.approx([1, 2], abs=0.2)  # from the first frame on
+    assert detections.media.start_offset_s == pytest.approx(late_s, abs=0.001)
+    assert detections.media.duration_s == pytest.approx(3, abs=0.001)
+    assert detections.proposals.segments[0] == pytest.approx([1, 2], abs=0.2)  # from the first frame on

@@ -1,4 +1,4 @@
-"""What spoils the synthetic pictures: repeatable, bounded, in the right place; and files that give back what they got."""
+"""Camera effects, face masks and occluders of synthetic videos; writing and reading of frames."""
 
 from dataclasses import asdict, replace
 from fractions import Fraction
@@ -22,7 +22,7 @@ STEADY = Mask(
     kind="blocks", width=0.8, height=0.8, x=0, y=0, tilt=0, jitter=0, lag_frames=0, hold_frames=1, cell=0.5,
     anchored=True, flicker=0, change=0, astray=0, missing=0, off=0,
 )  # fmt: skip
-CARD = Occluder("table", 1, 0.2, 0.01, 40, 30, 20)
+OCCLUDER = Occluder("table", 1, 0.2, 0.01, 40, 30, 20)
 
 
 def rng(seed=0):
@@ -30,7 +30,7 @@ def rng(seed=0):
 
 
 def scene(height=96, width=80, seed=0):
-    """A grey wall, a bright floor, a finely patterned patch for a head; and the head's boxes, one a frame."""
+    """Return frames with a wall, a floor and a patterned head, and the head's box in each frame."""
     frames = np.full((COUNT, height, width, 3), 110, np.uint8)
     frames[:, height * 3 // 4 :] = 150
     boxes = np.empty((COUNT, 4))
@@ -42,75 +42,75 @@ def scene(height=96, width=80, seed=0):
     return frames, boxes
 
 
-def whole(look, frames, boxes, seed):
+def apply_effects(look, frames, boxes, seed):
     noise = rng(seed)
     pictures, hidden = occlude(frames, look, noise)
     return mask_faces(develop(pictures, look, noise), boxes, look, noise), hidden
 
 
-def change(one, other):
+def mean_change(one, other):
     return float(np.abs(one.astype(int) - other).mean())
 
 
-def inside(boxes, shape):
-    """(frames, height, width) whether a pixel lies in the head's box."""
+def inside_boxes(boxes, shape):
+    """Return for each pixel (frames, height, width) whether it lies in the head's box."""
     y, x = np.mgrid[0 : shape[1], 0 : shape[2]] + 0.5
     left, top, right, bottom = boxes.T[..., None, None]
     return (x > left) & (x < right) & (y > top) & (y < bottom)
 
 
-FULL = Effects(replace(PLAIN, grain=3, colour_grain=1, blur=0.01, halo=0.3, drift=0.02, bands=0.02), STEADY, CARD)
+FULL = Effects(replace(PLAIN, grain=3, colour_grain=1, blur=0.01, halo=0.3, drift=0.02, bands=0.02), STEADY, OCCLUDER)
 
 
-def test_the_same_seed_gives_the_same_pictures_and_another_seed_others():
+def test_effects_depend_on_seed_only():
     frames, boxes = scene()
     assert draw_effects(rng(3)) == draw_effects(rng(3)) != draw_effects(rng(4))
-    first, second, other = (whole(FULL, frames, boxes, seed)[0] for seed in (5, 5, 6))
+    first, second, other = (apply_effects(FULL, frames, boxes, seed)[0] for seed in (5, 5, 6))
     assert np.array_equal(first, second)
     assert not np.array_equal(first, other)
 
 
-def test_looks_are_as_frequent_as_planned_and_hold_plain_numbers():
-    looks = [draw_effects(rng(seed)) for seed in range(400)]
-    masks = [look.mask for look in looks if look.mask]
+def test_effect_frequencies_are_as_configured():
+    drawn = [draw_effects(rng(seed)) for seed in range(400)]
+    masks = [effects.mask for effects in drawn if effects.mask]
     assert 0.42 < len(masks) / 400 < 0.58
-    assert 0.07 < sum(look.occluder is not None for look in looks) / 400 < 0.18
+    assert 0.07 < sum(effects.occluder is not None for effects in drawn) / 400 < 0.18
     assert 0.6 < sum(mask.kind == "blocks" for mask in masks) / len(masks) < 0.8
     assert {mask.kind for mask in masks} == set(get_args(Kind))
     assert all(0.35 <= mask.cell <= 0.75 for mask in masks if mask.kind == "blocks")
-    for look in looks:
-        for part in (look.camera, look.mask, look.occluder):
+    for effects in drawn:
+        for part in (effects.camera, effects.mask, effects.occluder):
             assert all(type(value) in (int, float, bool, str) for value in asdict(part).values()) if part else True
 
 
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (180, 320), (101, 75)])
-def test_any_size_works_and_the_input_stays(height, width):
+def test_effects_work_at_any_size_and_keep_input(height, width):
     frames, boxes = scene(height, width)
     before = frames.copy()
     for seed in range(12):
-        look = replace(draw_effects(rng(seed)), occluder=CARD)
-        out, hidden = whole(look, frames, boxes, seed)
+        effects = replace(draw_effects(rng(seed)), occluder=OCCLUDER)
+        out, hidden = apply_effects(effects, frames, boxes, seed)
         assert (out.shape, out.dtype, hidden.shape, hidden.dtype) == (frames.shape, np.uint8, (height, width), bool)
         assert np.array_equal(frames, before)
 
 
-def test_what_a_look_does_not_have_is_not_done():
+def test_absent_effects_change_nothing():
     frames, boxes = scene()
-    look = Effects(PLAIN, None, None)
-    out, hidden = occlude(frames, look, rng())
+    no_effects = Effects(PLAIN, None, None)
+    out, hidden = occlude(frames, no_effects, rng())
     assert out is frames
     assert not hidden.any()
-    assert mask_faces(frames, boxes, look, rng()) is frames
-    # All but the roll-off of highlights, which these frames have none of.
-    assert np.array_equal(develop(frames, look, rng()), frames)
+    assert mask_faces(frames, boxes, no_effects, rng()) is frames
+    # These frames have no highlights to roll off.
+    assert np.array_equal(develop(frames, no_effects, rng()), frames)
 
 
-def test_cameras_change_pictures_but_leave_them_recognisable():
+def test_camera_effects_keep_pictures_recognisable():
     frames, _ = scene()
     changes = []
     for seed in range(60):
         out = develop(frames, draw_effects(rng(seed)), rng(seed))
-        changes.append(change(out, frames))
+        changes.append(mean_change(out, frames))
         assert np.corrcoef(out.ravel(), frames.ravel())[0, 1] > 0.6
     assert 2 < np.median(changes) < 20
     assert max(changes) < 60
@@ -135,15 +135,15 @@ def test_cameras_change_pictures_but_leave_them_recognisable():
         ({"saturation": 0.5}, 0.2, 5),
     ],
 )
-def test_each_part_of_the_camera_does_something_and_not_too_much(part, low, high):
+def test_each_camera_effect_has_bounded_strength(part, low, high):
     frames, _ = scene()
-    assert low < change(develop(frames, Effects(replace(PLAIN, **part), None, None), rng(1)), frames) < high
+    assert low < mean_change(develop(frames, Effects(replace(PLAIN, **part), None, None), rng(1)), frames) < high
 
 
-def test_noise_is_new_in_every_frame_and_strongest_in_shadows():
+def test_grain_differs_by_frame_and_is_strongest_in_shadows():
     frames = np.full((40, 64, 64, 3), 40, np.uint8)
     frames[:, 32:] = 220
-    # Highlights roll off, which would weaken their noise by itself; their mean is taken as it is.
+    # The roll-off of highlights weakens their grain too.
     out = develop(frames, Effects(replace(PLAIN, grain=5), None, None), rng()).astype(float)
     deviation = out.std(0).mean((1, 2))
     assert 4 < deviation[:30].mean() < 7
@@ -151,7 +151,7 @@ def test_noise_is_new_in_every_frame_and_strongest_in_shadows():
     assert abs(np.corrcoef(out[0, :30].ravel(), out[1, :30].ravel())[0, 1]) < 0.05
 
 
-def test_softness_keeps_brightness_and_takes_detail():
+def test_blur_keeps_brightness_and_removes_detail():
     frames, _ = scene()
     for part in ({"blur": 0.02}, {"shrink": 2.0}):
         out = develop(frames, Effects(replace(PLAIN, **part), None, None), rng()).astype(float)
@@ -160,30 +160,30 @@ def test_softness_keeps_brightness_and_takes_detail():
 
 
 @pytest.mark.parametrize("kind", get_args(Kind))
-def test_masks_cover_the_middle_of_the_head_and_nothing_beyond_it(kind):
+def test_masks_cover_middle_of_head_only(kind):
     frames, boxes = scene()
     cell = {"blocks": 0.5, "fine": 0.15, "blur": 0.25, "bar": 1.0}[kind]
     out = mask_faces(frames, boxes, Effects(PLAIN, replace(STEADY, kind=kind, cell=cell), None), rng())
     changed = (out != frames).any(3)
-    head = inside(boxes, frames.shape)
-    centre = inside((boxes + boxes[:, [2, 3, 0, 1]]) / 2 + np.array([-3, -3, 3, 3]), frames.shape)
-    # A cell's own pixel stays as it is.
+    head = inside_boxes(boxes, frames.shape)
+    centre = inside_boxes((boxes + boxes[:, [2, 3, 0, 1]]) / 2 + np.array([-3, -3, 3, 3]), frames.shape)
+    # A cell does not change its own sample pixel.
     assert changed[centre].mean() > 0.85
     assert not changed[~head].any()
 
 
-def test_drawn_masks_cover_the_middle_of_the_head_but_for_moments():
+def test_drawn_masks_mostly_cover_middle_of_head():
     frames, boxes = scene()
-    centre = inside((boxes + boxes[:, [2, 3, 0, 1]]) / 2 + np.array([-2, -2, 2, 2]), frames.shape)
+    centre = inside_boxes((boxes + boxes[:, [2, 3, 0, 1]]) / 2 + np.array([-2, -2, 2, 2]), frames.shape)
     shares = []
     for seed in range(100):
-        look = draw_effects(rng(seed))
-        if look.mask and look.mask.kind != "bar":
-            shares.append((mask_faces(frames, boxes, look, rng(seed)) != frames).any(3)[centre].mean())
+        effects = draw_effects(rng(seed))
+        if effects.mask and effects.mask.kind != "bar":
+            shares.append((mask_faces(frames, boxes, effects, rng(seed)) != frames).any(3)[centre].mean())
     assert np.mean(shares) > 0.85
 
 
-def test_blocks_are_a_few_flat_cells_that_stay_with_the_picture():
+def test_block_masks_are_flat_cells_anchored_to_picture():
     frames, boxes = scene(240, 200)
     out = mask_faces(frames, boxes, Effects(PLAIN, STEADY, None), rng())
     # The 80 % of a head 50 pixels wide, in cells of 25 pixels: two or three each way.
@@ -194,7 +194,7 @@ def test_blocks_are_a_few_flat_cells_that_stay_with_the_picture():
     assert edges[0] == edges[1] == edges[2]
 
 
-def test_colours_flicker_and_cells_go_missing_when_they_are_to():
+def test_mask_flicker_and_missing_cells():
     frames, boxes = scene()
     frames, boxes = frames[[0] * COUNT], boxes[[0] * COUNT]
     steady = mask_faces(frames, boxes, Effects(PLAIN, STEADY, None), rng())
@@ -206,7 +206,7 @@ def test_colours_flicker_and_cells_go_missing_when_they_are_to():
     assert np.array_equal(off, frames)
 
 
-def test_masks_lag_and_move_at_intervals():
+def test_masks_lag_and_hold_positions():
     frames, boxes = scene()
     boxes[:, [0, 2]] += 3 * np.arange(COUNT)[:, None]
     bar = replace(STEADY, kind="bar")
@@ -219,7 +219,7 @@ def test_masks_lag_and_move_at_intervals():
 
 @pytest.mark.parametrize("kind", get_args(Kind))
 @pytest.mark.parametrize("box", [(-60, -60, -20, -20), (500, 10, 540, 50), (30, -90, 50, -50), (30, 500, 50, 540)])
-def test_heads_outside_of_the_picture_are_not_masked(kind, box):
+def test_heads_outside_picture_are_not_masked(kind, box):
     frames, boxes = scene()
     boxes[3] = box
     out = mask_faces(frames, boxes, Effects(PLAIN, replace(STEADY, kind=kind), None), rng())
@@ -229,18 +229,18 @@ def test_heads_outside_of_the_picture_are_not_masked(kind, box):
 
 @pytest.mark.parametrize("kind", get_args(Kind))
 @pytest.mark.parametrize("box", [(np.nan,) * 4, (np.inf,) * 4, (30, 30, 30, 30), (40, 40, 30, 30)])
-def test_boxes_that_are_none_mask_nothing_nor_disturb_the_frames_after(kind, box):
+def test_invalid_boxes_mask_nothing(kind, box):
     frames, boxes = scene()
     boxes[3] = box
-    look = Effects(PLAIN, replace(STEADY, kind=kind, lag_frames=1), None)
-    out = mask_faces(frames, boxes, look, rng())
+    effects = Effects(PLAIN, replace(STEADY, kind=kind, lag_frames=1), None)
+    out = mask_faces(frames, boxes, effects, rng())
     assert np.array_equal(out[3], frames[3])
     assert not np.array_equal(out[5], frames[5])
-    assert np.array_equal(mask_faces(frames, np.tile(box, (COUNT, 1)), look, rng()), frames)
+    assert np.array_equal(mask_faces(frames, np.tile(box, (COUNT, 1)), effects, rng()), frames)
 
 
 @pytest.mark.parametrize("kind", get_args(Kind))
-def test_a_head_larger_than_the_picture_is_masked_all_over(kind):
+def test_head_larger_than_picture_is_masked(kind):
     frames, boxes = scene()
     boxes[:] = (-1e6, -1e6, 1e6, 1e6)
     out = mask_faces(frames, boxes, Effects(PLAIN, replace(STEADY, kind=kind), None), rng())
@@ -249,7 +249,7 @@ def test_a_head_larger_than_the_picture_is_masked_all_over(kind):
 
 @pytest.mark.parametrize("shape", get_args(Shape))
 @pytest.mark.parametrize("side", [-1, 1])
-def test_the_map_of_what_is_hidden_matches_the_pixels_that_changed(shape, side):
+def test_hidden_map_matches_changed_pixels(shape, side):
     frames, _ = scene()
     occluder = Occluder(shape, side, 0.25, 0.01, 250, 0, 250)
     out, hidden = occlude(frames, Effects(PLAIN, None, occluder), rng())
@@ -257,26 +257,26 @@ def test_the_map_of_what_is_hidden_matches_the_pixels_that_changed(shape, side):
     assert (changed == changed[0]).all()
     assert changed[0][hidden].all()
     assert 0.02 < hidden.mean() < 0.5
-    # What changed and is not hidden is the blurred edge.
+    # Changed pixels that are not hidden are the blurred edge.
     assert (changed[0] & ~hidden).mean() < 0.12
     if shape != "table":
         half = np.s_[:, :40] if side < 0 else np.s_[:, 40:]
         assert hidden[half].sum() > 0.9 * hidden.sum()
-    # The occluder has no green, so what is left of it came from behind.
-    share = 1 - out[0, ..., 1] / frames[0, ..., 1]
-    assert share[hidden].min() > 0.45
-    assert share[~hidden].max() < 0.55
+    # The occluder has no green: the rest comes from behind it.
+    opacity = 1 - out[0, ..., 1] / frames[0, ..., 1]
+    assert opacity[hidden].min() > 0.45
+    assert opacity[~hidden].max() < 0.55
 
 
 def soft_frames():
-    """Smooth colours, so that 4:2:0 loses little."""
+    """Return frames of smooth colours, which 4:2:0 subsampling hardly changes."""
     y, x = np.mgrid[0:96, 0:80]
     waves = [np.sin((x + 2 * t) / 15 + c) + np.cos(y / 20 + c) for t in range(COUNT) for c in range(3)]
     return (128 + 55 * np.array(waves).reshape(COUNT, 3, 96, 80).transpose(0, 2, 3, 1)).astype(np.uint8)
 
 
 @pytest.mark.parametrize("fps", [15, 30000 / 1001, 30])
-def test_videos_come_back_as_they_were(tmp_path, fps):
+def test_written_video_decodes_to_same_frames(tmp_path, fps):
     frames = soft_frames()
     write_video(tmp_path / "a.mp4", frames, fps, 18)
     with av.open(str(tmp_path / "a.mp4")) as container:
@@ -287,15 +287,15 @@ def test_videos_come_back_as_they_were(tmp_path, fps):
         assert (context.name, context.pix_fmt) == ("h264", "yuv420p")
         assert (context.color_range, context.colorspace, context.color_primaries, context.color_trc) == (1, 1, 1, 1)
     assert decoded.shape == frames.shape
-    assert change(decoded, frames) < 2.5
+    assert mean_change(decoded, frames) < 2.5
     assert np.abs((decoded.astype(int) - frames).mean((0, 1, 2))).max() < 1.5
     with (tmp_path / "a.mp4").open("rb") as file:
-        ours = np.stack(list(Video(file).frames(fps, 80, 96)))
-    assert ours.shape == frames.shape
-    assert change(ours, frames) < 2.5
+        by_decoder = np.stack(list(Video(file).frames(fps, 80, 96)))
+    assert by_decoder.shape == frames.shape
+    assert mean_change(by_decoder, frames) < 2.5
 
 
-def test_two_writes_give_the_same_bytes_and_leave_nothing_else(tmp_path):
+def test_writing_is_deterministic_and_leaves_no_other_files(tmp_path):
     frames = soft_frames()
     for name in ("a", "b"):
         write_video(tmp_path / f"{name}.mp4", frames, 15, 28)
@@ -305,7 +305,7 @@ def test_two_writes_give_the_same_bytes_and_leave_nothing_else(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"a.mp4", "b.mp4", "a.npz", "b.npz"}
 
 
-def test_the_index_is_in_front_and_quality_decides_the_size(tmp_path):
+def test_index_comes_first_and_quality_decides_size(tmp_path):
     frames = rng().integers(0, 256, (COUNT, 96, 80, 3)).astype(np.uint8)
     write_video(tmp_path / "good.mp4", frames, 15, 20)
     write_video(tmp_path / "bad.mp4", frames, 15, 36)
@@ -314,7 +314,7 @@ def test_the_index_is_in_front_and_quality_decides_the_size(tmp_path):
     assert len(good) > 1.3 * (tmp_path / "bad.mp4").stat().st_size
 
 
-def test_what_cannot_be_written_is_refused_by_name_and_leaves_no_file(tmp_path):
+def test_unwritable_frames_are_refused_and_leave_no_file(tmp_path):
     frames = soft_frames()
     path = tmp_path / "a.mp4"
     with pytest.raises(ValueError, match="79 x 96"):
@@ -332,25 +332,25 @@ def test_what_cannot_be_written_is_refused_by_name_and_leaves_no_file(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_write_that_fails_keeps_the_old_file(tmp_path, monkeypatch):
+def test_failed_write_keeps_old_file(tmp_path, monkeypatch):
     path = tmp_path / "a.npz"
     write_frames(path, soft_frames(), 15)
     before = path.read_bytes()
 
-    def full(*_, **__):
+    def raise_disk_full(*_, **__):
         raise OSError("no space left")
 
-    monkeypatch.setattr(np, "savez", full)
+    monkeypatch.setattr(np, "savez", raise_disk_full)
     with pytest.raises(OSError, match="no space"):
         write_frames(path, soft_frames()[:2], 15)
     assert path.read_bytes() == before
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.npz"]
 
 
-def test_frames_come_back_exactly(tmp_path):
+def test_written_frames_are_read_back(tmp_path):
     frames = soft_frames()
     write_frames(tmp_path / "a.npz", frames, 29.97)
-    back = read_frames(tmp_path / "a.npz")
-    assert np.array_equal(back.frames, frames)
-    assert back.frames.dtype == np.uint8
-    assert back.fps == 29.97
+    restored = read_frames(tmp_path / "a.npz")
+    assert np.array_equal(restored.frames, frames)
+    assert restored.frames.dtype == np.uint8
+    assert restored.fps == 29.97

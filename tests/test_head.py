@@ -1,4 +1,4 @@
-"""ActionFormer, held against a public implementation's every intermediate value."""
+"""ActionFormer compared with all intermediate values of a public implementation."""
 
 from typing import Any
 
@@ -13,12 +13,12 @@ from model.sinusoids import sinusoid_table
 
 @pytest.mark.shared("reference/actionformer.pt")
 @torch.inference_mode()
-def test_every_intermediate_as_published_code(reference: dict[str, Any], detector: ActionFormer) -> None:
+def test_intermediate_values_equal_published_code(reference: dict[str, Any], detector: ActionFormer) -> None:
     levels, masks = detector.projection(reference["inputs"], reference["masks"])
     for ours, theirs in zip(levels, reference["proj_feats"], strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
-    for mine, other in zip(masks, reference["proj_masks"], strict=True):
-        assert torch.equal(mine, other)
+    for our_mask, their_mask in zip(masks, reference["proj_masks"], strict=True):
+        assert torch.equal(our_mask, their_mask)
     necked = detector.neck(levels)
     for ours, theirs in zip(necked, reference["neck_feats"], strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
@@ -34,7 +34,7 @@ def test_every_intermediate_as_published_code(reference: dict[str, Any], detecto
 
 
 @torch.inference_mode()
-def test_how_far_a_window_is_padded_changes_nothing() -> None:
+def test_padding_length_does_not_change_output() -> None:
     torch.manual_seed(0)
     config = HeadConfig(channels=16, heads=2, stem_blocks=1, branch_blocks=3, path_dropout=0)
     detector = ActionFormer(config, features=8, actions=5).eval()
@@ -43,11 +43,11 @@ def test_how_far_a_window_is_padded_changes_nothing() -> None:
     longer, shorter = detector(features, mask), detector(features[:, :, :48], mask[:, :48])
     assert longer.logits.shape == (1, 64 + 32 + 16 + 8, 5)
     valid = [torch.cat([m[:, ::stride] for stride in config.strides], dim=1) for m in (mask, mask[:, :48])]
-    for one, other in zip(longer, shorter, strict=True):
-        torch.testing.assert_close(one[valid[0]], other[valid[1]])
+    for long, short in zip(longer, shorter, strict=True):
+        torch.testing.assert_close(long[valid[0]], short[valid[1]])
 
 
-def test_residual_scale_is_part_of_the_path() -> None:
+def test_residual_scale_and_path_dropout_take_effect() -> None:
     torch.manual_seed(0)
     features, mask = torch.randn(1, 8, 32), torch.ones(1, 32, dtype=torch.bool)
     config = HeadConfig(channels=16, heads=2, stem_blocks=1, branch_blocks=1, path_dropout=0.5)
@@ -66,12 +66,12 @@ def test_residual_scale_is_part_of_the_path() -> None:
 
 
 @torch.inference_mode()
-def test_windowed_attention_as_written_out() -> None:
-    """Each step looks at two steps on either side, where the mask allows."""
+def test_windowed_attention_equals_its_equation() -> None:
+    """Each step attends to two steps on either side within the mask."""
     torch.manual_seed(0)
     attention = ConvAttention(8, heads=2, stride=1, window=5)
     x, mask = torch.randn(1, 8, 12), torch.arange(12)[None] < 9
-    found = attention(x, mask)
+    actual = attention(x, mask)
     q, k, v = (attention._project(name, x, mask)[0] for name in ("query", "key", "value"))  # (heads, steps, 4)
     mixed = torch.zeros(2, 12, 4)
     for step in range(9):
@@ -80,17 +80,17 @@ def test_windowed_attention_as_written_out() -> None:
             weights = (q[head, step] @ k[head, near].T / 2).softmax(dim=0)
             mixed[head, step] = weights @ v[head, near]
     expected = attention.proj(mixed.permute(0, 2, 1).reshape(1, 8, 12))
-    torch.testing.assert_close(found[:, :, :9], expected[:, :, :9])
-    assert (found[:, :, 9:] == 0).all()
+    torch.testing.assert_close(actual[:, :, :9], expected[:, :, :9])
+    assert (actual[:, :, 9:] == 0).all()
     whole = ConvAttention(8, heads=2, stride=1, window=0)
     whole.load_state_dict(attention.state_dict())
-    assert not torch.allclose(whole(x, mask), found)
+    assert not torch.allclose(whole(x, mask), actual)
     wide = ConvAttention(8, heads=2, stride=1, window=99)
     wide.load_state_dict(attention.state_dict())
     torch.testing.assert_close(wide(x, mask), whole(x, mask))
 
 
-def test_every_level_may_have_its_own_window() -> None:
+def test_each_level_can_have_its_own_window() -> None:
     config = HeadConfig(channels=16, heads=2, stem_blocks=1, branch_blocks=2, attention_window=(7, 5, -1))
     projection = Projection(config, 8)
     blocks = [*projection.stem, *projection.branch]
@@ -100,7 +100,7 @@ def test_every_level_may_have_its_own_window() -> None:
 
 
 @torch.inference_mode()
-def test_positions_are_added_where_there_is_video_and_stretched_when_too_few() -> None:
+def test_positions_are_masked_and_stretched_if_too_few() -> None:
     torch.manual_seed(0)
     config = HeadConfig(channels=16, heads=2, stem_blocks=0, branch_blocks=0, path_dropout=0, position_steps=20)
     projection = Projection(config, 8)

@@ -17,7 +17,7 @@ from mmad.cli import app
 from model.bundle import Bundle
 from model.network import Network
 from tests.pose_runs import SETTINGS, TAXONOMY, make_people, make_run
-from tests.test_train import PLAIN
+from tests.smoke_runs import PLAIN
 from training import keypoint_cache as module
 from training.dataset import DatasetError, VideoDataset, load_dataset, read_frames, read_keypoints
 from training.evaluation.early_stopping import ValidationLoss

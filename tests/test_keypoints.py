@@ -1,4 +1,4 @@
-"""Keypoints in the place of pictures: with errors as they are found; measured, and drawn."""
+"""Keypoints as network input: noise, loss, measurement and drawing."""
 
 import sys
 
@@ -18,26 +18,23 @@ def data(people):
     return people
 
 
-# -- keypoints instead of pictures
-
-
-def test_keypoints_as_found_err_as_told_and_end_with_the_video():
+def test_keypoint_noise_has_expected_statistics():
     torch.manual_seed(1)
     keypoints = torch.full((40, 32, 6, 3), 0.5)
     keypoints[..., 3:, 2] = 0  # three are hidden
     keypoints[..., :3, 2] = 1
     mask = torch.ones(40, 32, dtype=torch.bool)
-    found = add_keypoint_noise(keypoints, mask, 0.01)
-    errors = found[..., :2] - 0.5
+    noisy = add_keypoint_noise(keypoints, mask, 0.01)
+    errors = noisy[..., :2] - 0.5
     # sqrt(1 + .8**2 * 2/3 + .25**2) * .6 * exp(.7**2) / 100
     assert errors[..., :3, :].std().item() == pytest.approx(0.0119, rel=0.2)
-    fresh = errors[..., :3, :].diff(dim=1).diff(dim=1).std() / 6**0.5  # lasting and drifting ones cancel
+    fresh = errors[..., :3, :].diff(dim=1).diff(dim=1).std() / 6**0.5  # lasting and drifting errors cancel
     assert 0.15 < fresh / errors[..., :3, :].std() < 0.35
-    each = errors[:, :, 0].square().mean(dim=(1, 2)).sqrt()  # of one keypoint in every window
-    assert each.quantile(0.9) > 3 * each.quantile(0.1)
+    per_keypoint = errors[:, :, 0].square().mean(dim=(1, 2)).sqrt()  # of one keypoint in every window
+    assert per_keypoint.quantile(0.9) > 3 * per_keypoint.quantile(0.1)
     assert errors[..., 3:, :].std() > 2.5 * errors[..., :3, :].std()
-    assert errors.mean(dim=1).std() > 0.6 * errors.std()  # most of it lasts
-    assert torch.equal(found[..., 2], keypoints[..., 2])
+    assert errors.mean(dim=1).std() > 0.6 * errors.std()  # most of the error lasts
+    assert torch.equal(noisy[..., 2], keypoints[..., 2])
     moving = torch.linspace(0, 1, 32)[None, :, None, None].expand(2, 32, 6, 3)
     mask = torch.arange(32)[None].expand(2, 32) < 20
     exact = add_keypoint_noise(moving, mask, 0.0)
@@ -45,61 +42,58 @@ def test_keypoints_as_found_err_as_told_and_end_with_the_video():
     torch.testing.assert_close(exact[:, 20:], moving[:, 19:20].expand(2, 12, 6, 3))
     assert (
         add_keypoint_noise(moving, mask, 9.0)[..., :2].abs().max() <= 1
-    )  # keypoints outside the picture are told at its border
+    )  # keypoints outside the picture are clamped to its border
 
 
-def test_keypoints_that_are_seen_must_be_found_and_others_count_less():
-    wanted = torch.rand(2, 4, 3, 3).round()
-    wanted[..., 2] = torch.tensor([1.0, 0.0, 1.0])
+def test_keypoint_loss_weights_visibility_and_mask():
+    expected = torch.rand(2, 4, 3, 3).round()
+    expected[..., 2] = torch.tensor([1.0, 0.0, 1.0])
     mask = torch.tensor([[True] * 4, [True, True, False, False]])
-    found = wanted.clone()
-    assert keypoint_loss(found, wanted, mask) == 0
-    found[1, 2:, :, :2] = 0.3  # behind the end
-    assert keypoint_loss(found, wanted, mask) == 0
-    weights = 12 + 0.1 * 6  # seen, and hidden
-    found[0, 0, 0, 0] = 1 - found[0, 0, 0, 0]
-    assert keypoint_loss(found, wanted, mask) == pytest.approx(10 * (1 - 0.01) / weights)
-    found[0, 0, 1, 0] = 1 - found[0, 0, 1, 0]  # hidden
-    assert keypoint_loss(found, wanted, mask) == pytest.approx(10 * 1.1 * (1 - 0.01) / weights)
+    predicted = expected.clone()
+    assert keypoint_loss(predicted, expected, mask) == 0
+    predicted[1, 2:, :, :2] = 0.3  # masked
+    assert keypoint_loss(predicted, expected, mask) == 0
+    weights = 12 + 0.1 * 6  # visible and hidden
+    predicted[0, 0, 0, 0] = 1 - predicted[0, 0, 0, 0]
+    assert keypoint_loss(predicted, expected, mask) == pytest.approx(10 * (1 - 0.01) / weights)
+    predicted[0, 0, 1, 0] = 1 - predicted[0, 0, 1, 0]  # hidden
+    assert keypoint_loss(predicted, expected, mask) == pytest.approx(10 * 1.1 * (1 - 0.01) / weights)
 
 
-def test_keypoints_outside_the_picture_are_to_be_found_at_its_border():
+def test_keypoint_loss_clamps_targets_to_picture():
     outside = torch.tensor([[[[-0.4, 1.7, 0.0], [0.5, 0.5, 1.0]]]])
     assert keypoint_loss(outside.clamp(0, 1), outside, torch.ones(1, 1, dtype=torch.bool)) == 0
     assert keypoint_loss(outside, outside, torch.ones(1, 1, dtype=torch.bool)) > 0
 
 
-# -- how well they are found
-
-
-def test_errors_of_keypoints_are_measured_where_they_are_seen(data, pose_bundle, monkeypatch):
+def test_measured_errors_cover_visible_keypoints(data, pose_bundle, monkeypatch):
     finder = Finder(pose_bundle)
     monkeypatch.setattr(finder, "find", lambda frames: np.full((len(frames), 25, 3), 0.5))
     names, errors = measure(finder, [data])
-    away, count = np.zeros(25), np.zeros(25)
+    distance, count = np.zeros(25), np.zeros(25)
     for item in load_dataset([data], TAXONOMY, "val", 0).samples:
         frames = read_frames(item, finder.bundle.manifest.input, 1.0)
-        places = read_keypoints(item, 5.0, len(frames)).places
+        positions = read_keypoints(item, 5.0, len(frames)).places
         first = max(len(frames) - 64, 0) // 2
-        chosen = places[first : first + 64]
-        seen = chosen[..., 2] > 0
-        away += (np.hypot(chosen[..., 0] - 0.5, chosen[..., 1] - 0.5) * seen).sum(axis=0)
-        count += seen.sum(axis=0)
+        chosen = positions[first : first + 64]
+        visible = chosen[..., 2] > 0
+        distance += (np.hypot(chosen[..., 0] - 0.5, chosen[..., 1] - 0.5) * visible).sum(axis=0)
+        count += visible.sum(axis=0)
     assert names[0] == "nose"
     assert (count > 0).sum() > 20
-    assert errors.away[count > 0] == pytest.approx((away / np.maximum(count, 1))[count > 0])
+    assert errors.away[count > 0] == pytest.approx((distance / np.maximum(count, 1))[count > 0])
     assert np.isnan(errors.away[count == 0]).all()
 
 
-def test_errors_are_told_apart_by_how_long_they_last():
+def test_errors_are_decomposed_by_duration():
     rng = np.random.default_rng(0)
     lasting, fresh = rng.normal(0, 3, (1, 400, 2)), rng.normal(0, 1, (64, 400, 2))
     drifting = 2 * 2**0.5 * np.sin(np.linspace(0, 2 * np.pi, 65)[:64, None, None] + rng.uniform(0, 6, (1, 400, 2)))
-    told = np.sqrt(_decompose(lasting + drifting + fresh).mean(axis=1))
-    assert told == pytest.approx([3, 2, 1], rel=0.1)
+    deviations = np.sqrt(_decompose(lasting + drifting + fresh).mean(axis=1))
+    assert deviations == pytest.approx([3, 2, 1], rel=0.1)
 
 
-def test_given_keypoints_are_read(data, pose_bundle, monkeypatch, capsys):
+def test_keypoints_command_evaluates_given_keypoints(data, pose_bundle, monkeypatch, capsys):
     arguments = ["keypoints", "--bundle", str(pose_bundle), "--data", str(data), "--read"]
     monkeypatch.setattr(sys, "argv", arguments)
     main()
@@ -107,7 +101,7 @@ def test_given_keypoints_are_read(data, pose_bundle, monkeypatch, capsys):
     assert capsys.readouterr().out.startswith(f"{count} videos, keypoints given: mAP action ")
 
 
-def test_keypoints_are_drawn_on_clips(data, pose_bundle, tmp_path, monkeypatch, capsys):
+def test_keypoints_command_draws_keypoints_on_clips(data, pose_bundle, tmp_path, monkeypatch, capsys):
     write_video(tmp_path / "clip.mp4", np.full((20, 48, 64, 3), 90, np.uint8), 5.0, 20.0)
     arguments = ["keypoints", "--bundle", str(pose_bundle), "--data", str(data), "--clips", str(tmp_path / "clip.mp4"),
                  "--out", str(tmp_path / "sheet.png")]  # fmt: skip
@@ -117,6 +111,6 @@ def test_keypoints_are_drawn_on_clips(data, pose_bundle, tmp_path, monkeypatch, 
     assert (tmp_path / "sheet.png").stat().st_size > 2000
 
 
-def test_a_backbone_without_keypoints_is_told(bundle):
+def test_finder_refuses_bundle_without_keypoints(bundle):
     with pytest.raises(ValueError, match="of kind videomae, which finds no keypoints"):
         Finder(bundle.folder)

@@ -1,4 +1,4 @@
-"""The locator: what its answers mean, the shipped one on rendered people, and how it comes with a bundle."""
+"""The person locator: decoding, the shipped model on rendered people, training, and bundles with a locator."""
 
 import json
 from pathlib import Path
@@ -32,7 +32,7 @@ def locator() -> Locator:
 
 
 @pytest.fixture(scope="module")
-def framed(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+def bundle_with_locator(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     folder = tmp_path_factory.mktemp("framed")
     manifest = make_untrained_manifest()
     save_checkpoint(folder / "demo.safetensors", make_untrained_network(manifest), manifest)
@@ -40,7 +40,7 @@ def framed(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
         return export_bundle(folder / "demo.safetensors", folder / "bundle", locator=LOCATOR_FILE)
 
 
-def test_people_are_local_maxima() -> None:
+def test_decoded_people_are_local_maxima() -> None:
     scores = np.zeros((8, 8), np.float32)
     scores[2, 2], scores[2, 3], scores[5, 6], scores[0, 7] = 0.8, 0.7, 0.9, 0.3
     boxes = np.zeros((8, 8, 4), np.float32)
@@ -48,55 +48,55 @@ def test_people_are_local_maxima() -> None:
     np.testing.assert_array_equal(decode_people(scores, boxes, 0.5), [boxes[5, 6], boxes[2, 2]])
     assert decode_people(scores, boxes, 0.95).shape == (0, 4)
     boxes[5, 6] = boxes[2, 2] + 0.01
-    assert len(decode_people(scores, boxes, 0.5)) == 1  # one person seen twice
+    assert len(decode_people(scores, boxes, 0.5)) == 1  # duplicate boxes of one person
     boxes[5, 6] = (0.12, 0.1, 0.3, 0.3)
-    assert len(decode_people(scores, boxes, 0.5)) == 1  # somebody's upper half
+    assert len(decode_people(scores, boxes, 0.5)) == 1  # a person's upper half
 
 
-def test_letterboxed_pictures_keep_their_shape() -> None:
-    squares, place = letterbox(np.full((2, 30, 60, 3), 200, np.uint8), 40)
+def test_letterbox_keeps_aspect_ratio() -> None:
+    squares, inner_box = letterbox(np.full((2, 30, 60, 3), 200, np.uint8), 40)
     assert squares.shape == (2, 40, 40, 3)
-    assert place == (0, 10, 40, 20)
+    assert inner_box == (0, 10, 40, 20)
     assert squares[:, 10:30].min() > 195
     assert squares[:, :10].max() == 0
 
 
-def test_boxes_are_in_pixels_of_the_frames() -> None:
+def test_located_boxes_are_in_frame_pixels() -> None:
     scores, boxes = np.zeros((1, 4, 4), np.float32), np.zeros((1, 4, 4, 4), np.float32)
     scores[0, 1, 1], boxes[0, 1, 1] = 0.9, (0.25, 0.25, 0.5, 0.85)
-    shown = []
+    shapes = []
 
     def graph(pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        shown.append(pictures.shape)
+        shapes.append(pictures.shape)
         return scores, boxes
 
-    found = GraphLocator(LocatorConfig(size=40, threshold=0.5, margin=1), graph).find(
+    boxes_by_frame = GraphLocator(LocatorConfig(size=40, threshold=0.5, margin=1), graph).find(
         np.zeros((1, 120, 240, 3), np.uint8)
     )
-    assert shown == [(1, 40, 40, 3)]
+    assert shapes == [(1, 40, 40, 3)]
     # The picture takes rows 10 to 30 of 40, six pixels each; the box ends at row 34.
-    np.testing.assert_allclose(found[0], [[60, 0, 120, 120]], atol=1e-3)
+    np.testing.assert_allclose(boxes_by_frame[0], [[60, 0, 120, 120]], atol=1e-3)
 
 
-def test_the_shipped_locator_finds_held_out_people(locator: Locator) -> None:
+def test_shipped_locator_finds_held_out_people(locator: Locator) -> None:
     stills = stack_stills(still for number in HELD_OUT for still in make_stills(77, number, people=1))
-    found = locate.measure(locator, stills, 1)
-    assert found["found"] >= 0.9
-    assert found["mean_iou"] >= 0.7
-    assert found["nobody"] <= 0.05
+    scores = locate.measure(locator, stills, 1)
+    assert scores["found"] >= 0.9
+    assert scores["mean_iou"] >= 0.7
+    assert scores["nobody"] <= 0.05
 
 
-def test_the_shipped_locator_finds_nobody_in_empty_rooms(locator: Locator) -> None:
+def test_shipped_locator_finds_no_people_in_empty_rooms(locator: Locator) -> None:
     stills = stack_stills(still for number in HELD_OUT for still in make_stills(77, number, people=0))
     assert locate.measure(locator, stills, 0)["nobody"] >= 0.85
     assert locator.find(np.full((1, 96, 128, 3), 128, np.uint8))[0].shape == (0, 4)
 
 
-def test_two_people_are_two(locator: Locator) -> None:
+def test_shipped_locator_finds_two_people(locator: Locator) -> None:
     stills = stack_stills(still for number in HELD_OUT for still in make_stills(77, number, people=2))
-    found = locate.measure(locator, stills, 2)
-    assert found["several"] >= 0.7
-    assert found["nobody"] == 0
+    scores = locate.measure(locator, stills, 2)
+    assert scores["several"] >= 0.7
+    assert scores["nobody"] == 0
 
 
 @pytest.mark.shared("data/clips")
@@ -107,43 +107,43 @@ def test_two_people_are_two(locator: Locator) -> None:
         ("B2_shaking_head_0035_02_0007.mp4", (0.51, 0.26, 0.89, 0.89)),
     ],
 )
-def test_the_shipped_locator_finds_real_people(
+def test_shipped_locator_finds_real_people(
     locator: Locator, shared: Path, name: str, person: tuple[float, ...]
 ) -> None:
-    """People marked by eye, as fractions of the picture: all the room they take."""
+    """Compare with boxes drawn by hand, in fractions of the picture, over all frames."""
     with av.open(str(shared / "data/clips" / name)) as container:
         frames = [frame.reformat(426, 512).to_ndarray(format="rgb24") for frame in container.decode(video=0)]
-    found = locator.find(np.stack([frames[place] for place in sample_indices(len(frames))]))
-    assert count_people(found) == 1
-    room = choose_person(found)
-    assert room is not None
-    assert iou(room / np.array((426, 512, 426, 512), np.float32), np.array(person, np.float32)) > 0.7
+    boxes_by_frame = locator.find(np.stack([frames[index] for index in sample_indices(len(frames))]))
+    assert count_people(boxes_by_frame) == 1
+    box = choose_person(boxes_by_frame)
+    assert box is not None
+    assert iou(box / np.array((426, 512, 426, 512), np.float32), np.array(person, np.float32)) > 0.7
 
 
-def test_stills_are_the_same_for_the_same_number() -> None:
-    one, other = (list(make_stills(5, HELD_OUT[0])) for _ in range(2))
-    for mine, again in zip(one, other, strict=True):
-        np.testing.assert_array_equal(mine.picture, again.picture)
-        np.testing.assert_array_equal(mine.boxes, again.boxes)
+def test_stills_depend_on_seed_and_number_only() -> None:
+    first, second = (list(make_stills(5, HELD_OUT[0])) for _ in range(2))
+    for still, again in zip(first, second, strict=True):
+        np.testing.assert_array_equal(still.picture, again.picture)
+        np.testing.assert_array_equal(still.boxes, again.boxes)
 
 
-def test_stills_show_as_many_people_as_asked_for_inside_the_picture() -> None:
+def test_stills_show_requested_number_of_people() -> None:
     assert set(HELD_OUT).isdisjoint(video_numbers(200, held_out=False))
-    for asked in (0, 1, 3):
-        stills = list(make_stills(6, HELD_OUT[1], people=asked))
-        assert max(len(still.boxes) for still in stills) == asked
-        gathered = stack_stills(stills)
+    for people in (0, 1, 3):
+        stills = list(make_stills(6, HELD_OUT[1], people=people))
+        assert max(len(still.boxes) for still in stills) == people
+        stacked = stack_stills(stills)
         for index, still in enumerate(stills):
             height, width = still.picture.shape[:2]
             assert max(height, width) == LONGEST
             assert (still.boxes >= 0).all()
             assert (still.boxes <= (width, height, width, height)).all()
-            np.testing.assert_array_equal(gathered.still(index).picture, still.picture)
-            np.testing.assert_allclose(gathered.still(index).boxes, still.boxes, atol=1e-3)
+            np.testing.assert_array_equal(stacked.still(index).picture, still.picture)
+            np.testing.assert_allclose(stacked.still(index).boxes, still.boxes, atol=1e-3)
 
 
-def test_boxes_follow_what_is_done_to_their_pictures() -> None:
-    """A white rectangle stays where its box says, cut, scaled and mirrored."""
+def test_augmentation_transforms_boxes_with_pictures() -> None:
+    """A white rectangle stays in its box when cropped, scaled and mirrored."""
     stills = stack_stills(make_stills(6, HELD_OUT[1], people=1))
     left, top, right, bottom = box = (50, 40, 90, 110)
     stills.pictures[:] = 1
@@ -153,81 +153,86 @@ def test_boxes_follow_what_is_done_to_their_pictures() -> None:
     rng, checked = np.random.default_rng(0), 0
     for _ in range(10):
         pictures, boxes = locate_network.augment(stills, np.arange(len(stills)), rng)
-        for picture, (one, *_) in zip(pictures.numpy(), boxes.numpy() * locate_network.SIZE, strict=True):
-            if np.isnan(one).any():
+        for picture, (person_box, *_) in zip(pictures.numpy(), boxes.numpy() * locate_network.SIZE, strict=True):
+            if np.isnan(person_box).any():
                 continue
             grey = picture.astype(float).mean(axis=2)
             rows, columns = np.nonzero(grey > 0.5 * (grey.max() + grey.min()))
-            inside = (columns > one[0] - 2) & (columns < one[2] + 1) & (rows > one[1] - 2) & (rows < one[3] + 1)
+            inside = (
+                (columns > person_box[0] - 2)
+                & (columns < person_box[2] + 1)
+                & (rows > person_box[1] - 2)
+                & (rows < person_box[3] + 1)
+            )
             assert inside.mean() > 0.95
-            assert np.median(columns) == pytest.approx((one[0] + one[2]) / 2, abs=3)
+            assert np.median(columns) == pytest.approx((person_box[0] + person_box[2]) / 2, abs=3)
             checked += 1
     assert checked > 20
 
 
-def test_targets_are_one_in_the_middles_cell() -> None:
+def test_training_target_is_cell_of_box_centre() -> None:
     truth = torch.full((1, 2, 4), float("nan"))
     truth[0, 0] = torch.tensor([0.25, 0.25, 0.5, 0.75])
     scores, boxes = locate_network.make_targets(truth)
     cells = locate_network.CELLS
     assert (scores == 1).nonzero().tolist() == [[0, cells // 2, int(cells * 0.375)]]
     assert boxes[0, cells // 2, int(cells * 0.375)].tolist() == truth[0, 0].tolist()
-    nobody = locate_network.make_targets(torch.full((1, 2, 4), float("nan")))[0]
-    assert nobody.max() == 0
+    without_people = locate_network.make_targets(torch.full((1, 2, 4), float("nan")))[0]
+    assert without_people.max() == 0
 
 
-def test_training_lowers_the_loss_and_leaves_a_locator(tmp_path: Path) -> None:
+def test_training_lowers_loss_and_exports_locator(tmp_path: Path) -> None:
     stills = stack_stills(still for number in video_numbers(3, held_out=False) for still in make_stills(9, number))
-    told: list[str] = []
-    network = locate_network.train(stills, 8, 0, told.append, batch=6)
-    losses = [float(line.rsplit(" ", 1)[1]) for line in told]
+    log: list[str] = []
+    network = locate_network.train(stills, 8, 0, log.append, batch=6)
+    losses = [float(line.rsplit(" ", 1)[1]) for line in log]
     assert losses[-1] < 0.7 * losses[0]
     config = LocatorConfig(size=locate_network.SIZE, threshold=0.3, margin=1.2)
     locate_network.save(network, config, tmp_path / "small.onnx")
     assert read_locator(tmp_path / "small.onnx") == config
     pictures = stills.pictures[:3, :128, :128]
     with torch.inference_mode():
-        ours = locate_network.ExportedLocator(network)(torch.from_numpy(pictures))
+        expected = locate_network.ExportedLocator(network)(torch.from_numpy(pictures))
     for run in (_openvino(tmp_path / "small.onnx"), _onnxruntime(tmp_path / "small.onnx")):
-        for mine, theirs in zip(ours, run(pictures), strict=True):
-            np.testing.assert_allclose(mine.numpy(), theirs, atol=1e-4)
+        for by_torch, by_runtime in zip(expected, run(pictures), strict=True):
+            np.testing.assert_allclose(by_torch.numpy(), by_runtime, atol=1e-4)
 
 
-def test_the_shipped_file_is_small_and_names_no_path() -> None:
+def test_shipped_locator_is_small_and_contains_no_paths() -> None:
     assert LOCATOR_FILE.stat().st_size < 2_000_000
     assert b"site-packages" not in LOCATOR_FILE.read_bytes()
-    parameters = sum(one.numel() for one in locate_network.LocatorNetwork().parameters())
+    parameters = sum(parameter.numel() for parameter in locate_network.LocatorNetwork().parameters())
     assert parameters < 500_000
 
 
-def test_a_bundle_comes_with_its_locator(framed: Bundle, bundle: Bundle) -> None:
-    assert framed.manifest.locator == read_locator(LOCATOR_FILE)
-    assert framed.manifest.files[LOCATOR] == sha256(LOCATOR_FILE)
-    assert Bundle.load(framed.folder) == framed
-    assert load_locator(framed) is not None
+def test_bundle_contains_its_locator(bundle_with_locator: Bundle, bundle: Bundle) -> None:
+    assert bundle_with_locator.manifest.locator == read_locator(LOCATOR_FILE)
+    assert bundle_with_locator.manifest.files[LOCATOR] == sha256(LOCATOR_FILE)
+    assert Bundle.load(bundle_with_locator.folder) == bundle_with_locator
+    assert load_locator(bundle_with_locator) is not None
     plain = Bundle(bundle.folder, bundle.manifest.model_copy(update={"locator": None}))
     assert load_locator(plain) is None
 
 
-def test_a_framed_bundle_looks_for_people(framed: Bundle, clip: Path) -> None:
-    """The clip shows a square that wanders over noise."""
-    spotter = WhiteSpotter(framed)
+def test_bundle_with_locator_reports_missing_person(bundle_with_locator: Bundle, clip: Path) -> None:
+    """The clip shows a moving square on noise."""
+    spotter = WhiteSpotter(bundle_with_locator)
     with clip.open("rb") as file:
-        found = Detector(framed, spotter).detect(file)
+        detections = Detector(bundle_with_locator, spotter).detect(file)
     assert spotter.windows == 0
-    assert [one.status for one in found.coverage] == ["no_person"]
-    assert [one.code for one in found.notices] == ["no_person"]
+    assert [entry.status for entry in detections.coverage] == ["no_person"]
+    assert [entry.code for entry in detections.notices] == ["no_person"]
 
 
-def change(folder: Path, how: dict[str, Any]) -> None:
+def edit_manifest(folder: Path, how: dict[str, Any]) -> None:
     manifest = json.loads((folder / "bundle.json").read_text())
     (folder / "bundle.json").write_text(json.dumps(manifest | how))
 
 
-def test_a_bundle_without_its_locator_is_refused(framed: Bundle, tmp_path: Path) -> None:
+def test_bundle_with_wrong_locator_is_refused(bundle_with_locator: Bundle, tmp_path: Path) -> None:
     folder = tmp_path / "bundle"
     folder.mkdir()
-    for path in framed.folder.iterdir():
+    for path in bundle_with_locator.folder.iterdir():
         (folder / path.name).write_bytes(path.read_bytes())
     Bundle.load(folder)
     (folder / LOCATOR).write_bytes(LOCATOR_FILE.read_bytes() + b"\0")
@@ -236,31 +241,31 @@ def test_a_bundle_without_its_locator_is_refused(framed: Bundle, tmp_path: Path)
     (folder / LOCATOR).unlink()
     with pytest.raises(BundleError, match=r"locator.onnx cannot be read"):
         Bundle.load(folder)
-    files = {name: digest for name, digest in framed.manifest.files.items() if name != LOCATOR}
-    change(folder, {"files": files})
+    files = {name: digest for name, digest in bundle_with_locator.manifest.files.items() if name != LOCATOR}
+    edit_manifest(folder, {"files": files})
     with pytest.raises(BundleError, match=r"lists no locator.onnx"):
         Bundle.load(folder)
-    change(folder, {"files": files, "locator": {"size": 128, "threshold": 2, "margin": 1.1}})
+    edit_manifest(folder, {"files": files, "locator": {"size": 128, "threshold": 2, "margin": 1.1}})
     with pytest.raises(BundleError, match=r"locator.threshold"):
         Bundle.load(folder)
 
 
-def test_other_files_are_no_locators(bundle: Bundle, tmp_path: Path) -> None:
+def test_file_that_is_no_locator_is_refused(bundle: Bundle, tmp_path: Path) -> None:
     (tmp_path / "text.onnx").write_text("no graph")
     for path in (tmp_path / "text.onnx", bundle.folder / "network.onnx", tmp_path / "missing.onnx"):
         with pytest.raises(BundleError, match=r"is no locator: make one with python -m training.locate"):
             read_locator(path)
 
 
-def test_without_a_runtime_it_says_what_to_install(framed: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_runtime_error_names_extra(bundle_with_locator: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("model.locator.find_spec", lambda _name: None)
     with pytest.raises(EngineError, match="install an extra of mmad"):
-        load_locator(framed)
+        load_locator(bundle_with_locator)
     monkeypatch.setattr("model.locator.find_spec", lambda name: name == "onnxruntime" or None)
-    assert load_locator(framed) is not None
+    assert load_locator(bundle_with_locator) is not None
 
 
-def test_recipes_for_cropped_people_say_so() -> None:
+def test_shipped_recipes_have_expected_framing() -> None:
     framings = {
         name: load_recipe(name, []).framing for name in ("demo", "videomae", "ablation", "mmad-small", "mmad-base")
     }
@@ -274,13 +279,13 @@ def test_recipes_for_cropped_people_say_so() -> None:
 
 
 @pytest.mark.usefixtures("without_graphs")
-def test_export_takes_a_locator(tmp_path: Path) -> None:
+def test_export_command_adds_locator(tmp_path: Path) -> None:
     manifest = make_untrained_manifest()
     save_checkpoint(tmp_path / "demo.safetensors", make_untrained_network(manifest), manifest)
     out = tmp_path / "bundle"
     arguments = ["export", "--checkpoint", str(tmp_path / "demo.safetensors"), "--out", str(out)]
-    done = CliRunner().invoke(app, [*arguments, "--locator", str(LOCATOR_FILE)])
-    assert done.exit_code == 0, done.output
+    result = CliRunner().invoke(app, [*arguments, "--locator", str(LOCATOR_FILE)])
+    assert result.exit_code == 0, result.output
     assert Bundle.load(out).manifest.locator is not None
     refused = CliRunner().invoke(app, [*arguments, "--locator", str(tmp_path / "demo.safetensors")])
     assert refused.exit_code == 1

@@ -1,4 +1,4 @@
-"""Targets and losses, held against a public implementation: values, gradients and the moving average."""
+"""Targets and losses compared with a public implementation: values, gradients and moving average."""
 
 from typing import Any
 
@@ -24,18 +24,18 @@ def points_and_mask(reference: dict[str, Any], detector: ActionFormer) -> tuple[
     return detector(reference["inputs"], reference["masks"]), valid
 
 
-def test_points_have_their_published_ranges_and_strides(reference: dict[str, Any]) -> None:
+def test_grid_equals_published_ranges_and_strides(reference: dict[str, Any]) -> None:
     torch.testing.assert_close(torch.stack(list(GRID), dim=1), reference["points"], atol=0, rtol=0)
 
 
-def test_targets_as_published_code(reference: dict[str, Any], targets: Targets) -> None:
+def test_targets_equal_published_code(reference: dict[str, Any], targets: Targets) -> None:
     torch.testing.assert_close(targets.classes, reference["target_cls"], atol=1e-4, rtol=0)
-    learning = targets.classes.sum(dim=-1) > 0
-    torch.testing.assert_close(targets.offsets[learning], reference["target_reg"][learning], atol=1e-4, rtol=0)
-    assert learning.sum() > 20
+    positive = targets.classes.sum(dim=-1) > 0
+    torch.testing.assert_close(targets.offsets[positive], reference["target_reg"][positive], atol=1e-4, rtol=0)
+    assert positive.sum() > 20
 
 
-def test_losses_in_evaluation_as_published_code(
+def test_losses_in_evaluation_equal_published_code(
     reference: dict[str, Any], points_and_mask: tuple[Points, torch.Tensor], targets: Targets
 ) -> None:
     losses = DetectionLoss(GRID).eval()(*points_and_mask, targets)
@@ -45,7 +45,7 @@ def test_losses_in_evaluation_as_published_code(
     assert losses.total.item() == pytest.approx(expected["cost"], rel=1e-4)
 
 
-def test_losses_and_gradients_in_training_as_published_code(
+def test_losses_and_gradients_in_training_equal_published_code(
     reference: dict[str, Any], detector: ActionFormer, points_and_mask: tuple[Points, torch.Tensor], targets: Targets
 ) -> None:
     loss = DetectionLoss(GRID).train()
@@ -58,11 +58,11 @@ def test_losses_and_gradients_in_training_as_published_code(
     norms = {name: parameter.grad.norm().item() for name, parameter in detector.named_parameters()}
     assert norms.keys() == reference["grad_norms"].keys()
     for name, norm in reference["grad_norms"].items():
-        # A key's bias shifts all of a softmax's inputs alike: its gradient is nothing but rounding.
+        # A key bias shifts all inputs of a softmax alike: its gradient is rounding noise.
         assert norms[name] == pytest.approx(norm, rel=1e-3, abs=1e-8), name
 
 
-def test_a_video_without_actions_as_published_code(
+def test_losses_without_actions_equal_published_code(
     reference: dict[str, Any], points_and_mask: tuple[Points, torch.Tensor], targets: Targets
 ) -> None:
     empty = assign(GRID, torch.zeros(0, 2), torch.zeros(0, dtype=torch.long), actions=52)
@@ -73,7 +73,7 @@ def test_a_video_without_actions_as_published_code(
     assert losses.boundaries.item() == pytest.approx(expected["reg_loss"], rel=1e-4)
 
 
-def test_no_actions_at_all_leave_a_gradient_of_zero_for_boundaries() -> None:
+def test_batch_without_actions_has_zero_boundary_gradient() -> None:
     points = Points(torch.zeros(1, 378, 52, requires_grad=True), torch.ones(1, 378, 2, requires_grad=True))
     empty = assign(GRID, torch.zeros(0, 2), torch.zeros(0, dtype=torch.long), actions=52)
     batch = Targets(empty.classes[None], empty.offsets[None])
@@ -87,11 +87,11 @@ def test_no_actions_at_all_leave_a_gradient_of_zero_for_boundaries() -> None:
 def test_diou_of_known_pairs() -> None:
     predicted = torch.tensor([[0.0, 2], [0, 2], [0, 2], [1, 1]])
     truth = torch.tensor([[0.0, 2], [1, 3], [4, 6], [1, 1]])
-    # the same; a third shared, middles 1 apart in 3; nothing shared, 4 apart in 6; two empty ones
+    # equal; tIoU 1/3, centres 1 apart in 3; tIoU 0, centres 4 apart in 6; both empty
     torch.testing.assert_close(diou_loss(predicted, truth), torch.tensor([0, 1 - 1 / 3 + 1 / 9, 1 + 4 / 9, 1.0]))
 
 
-def test_focal_loss_by_hand() -> None:
+def test_focal_loss_equals_its_equation() -> None:
     logits = torch.tensor([0.0, 2.0])
     expected = [0.25 * 0.5**2 * torch.tensor(2.0).log(), 0.75 * torch.tensor(2.0).sigmoid() ** 2 * F_softplus(2.0)]
     torch.testing.assert_close(sigmoid_focal_loss(logits, torch.tensor([1.0, 0.0])), torch.stack(expected))
@@ -101,9 +101,9 @@ def F_softplus(x: float) -> torch.Tensor:  # noqa: N802
     return torch.nn.functional.softplus(torch.tensor(x))
 
 
-def test_the_shortest_action_is_learned_and_similar_ones_with_it() -> None:
+def test_point_is_assigned_shortest_action_and_near_duplicates() -> None:
     segments = torch.tensor([[10.0, 14], [10, 14.0005], [8, 40]])
-    found = assign(GRID, segments, torch.tensor([0, 1, 2]), actions=3)
-    assert found.classes[12].tolist() == [1, 1, 0]
-    assert found.offsets[12].tolist() == [2, 2]
-    assert found.classes[192 + 96 + 48 + 3].tolist() == [0, 0, 1]  # level 3, stride 8, step 24
+    targets = assign(GRID, segments, torch.tensor([0, 1, 2]), actions=3)
+    assert targets.classes[12].tolist() == [1, 1, 0]
+    assert targets.offsets[12].tolist() == [2, 2]
+    assert targets.classes[192 + 96 + 48 + 3].tolist() == [0, 0, 1]  # level 3, stride 8, step 24

@@ -1,4 +1,4 @@
-"""Synthetic people: the table of actions, movement, bodies, films and their labels."""
+"""Synthetic people: actions, timing, bodies, performances and films."""
 
 from collections import Counter
 from dataclasses import replace
@@ -21,7 +21,7 @@ from training.people.skeleton import Skeleton
 from training.people.timing import STYLES, VISIBLE, Span, cycle_track, hold_track, step_track
 from training.tables import standard_labels
 
-WHOLE = Framing(3.4, 1.15, 0.0, 0.8, 0.5, 0.5, 0.0, "", 0.0)
+WHOLE_BODY = Framing(3.4, 1.15, 0.0, 0.8, 0.5, 0.5, 0.0, "", 0.0)
 SMALL = Recipe(seed=4, height=48, width=48)
 
 
@@ -30,19 +30,19 @@ def anatomy():
     return load_anatomy()
 
 
-def alone(code: str, sides=("left",), start_s=1.0, end_s=3.0, duration_s=4.0) -> Schedule:
+def single_event(code: str, sides=("left",), start_s=1.0, end_s=3.0, duration_s=4.0) -> Schedule:
     return Schedule(duration_s, (Event(code, start_s, end_s, sides),))
 
 
 # -- the table
 
 
-def test_every_label_has_an_entry_and_every_entry_a_label():
+def test_every_label_has_one_action():
     assert sorted(action.code for action in standard_labels().actions) == sorted(BY_CODE)
     assert len(ACTIONS) == len(BY_CODE) == 52
 
 
-def test_entries_name_what_exists():
+def test_actions_refer_to_existing_parts_and_targets():
     for action in ACTIONS:
         assert action.moves or action.hand, action.code
         for name in action.visible_parts:
@@ -53,7 +53,7 @@ def test_entries_name_what_exists():
     assert set(REST_TARGETS) <= set(HAND_TARGETS)
 
 
-def test_sides_decide_what_is_held():
+def test_resources_depend_on_sides():
     assert get_resources(BY_CODE["F1"], ("left",)) == {"hand.left", "F1"}
     assert get_resources(BY_CODE["C6"], ("left",)) == {"hand.left", "hand.right"}
     assert get_resources(BY_CODE["D7"], ("right",)) == {"leg.left", "leg.right"}
@@ -63,8 +63,8 @@ def test_sides_decide_what_is_held():
 # -- timing
 
 
-def departures(track, span, times):
-    """When a track first leaves its start and last differs from its end."""
+def timing_errors(track, span, times):
+    """Return by how many s a track's first and last movement differ from the span's start and end."""
     values = track.sample(times)
     first = times[np.argmax(np.abs(values - values[0]) >= VISIBLE)]
     last = times[len(times) - 1 - np.argmax(np.abs(values[::-1] - values[-1]) >= VISIBLE)]
@@ -72,7 +72,7 @@ def departures(track, span, times):
 
 
 @pytest.mark.parametrize("style", STYLES)
-def test_movement_is_seen_exactly_while_it_is_labelled(style):
+def test_visible_movement_matches_label_times(style):
     times = np.arange(-2.0, 16.0, 0.002)
     for seed in range(40):
         span = Span(2.0, 2.0 + (0.4, 0.9, 2.0, 6.0, 11.0)[seed % 5])
@@ -83,10 +83,10 @@ def test_movement_is_seen_exactly_while_it_is_labelled(style):
             lambda *a: cycle_track(*a, 2.3, rising=True),
         ):
             track = make(np.random.default_rng(seed), span, STYLES[style])
-            assert np.abs(departures(track, span, times)).max() < 1 / 30  # half a frame
+            assert np.abs(timing_errors(track, span, times)).max() < 1 / 30  # half a frame
 
 
-def test_what_is_open_goes_on_beyond_the_film():
+def test_open_span_continues_beyond_film():
     for seed in range(30):
         rng = np.random.default_rng(seed)
         for span in (Span(0, 5, open_start=True), Span(3, 8, open_end=True), Span(0, 8, True, True)):
@@ -95,7 +95,7 @@ def test_what_is_open_goes_on_beyond_the_film():
             assert (values > 0.5).all()
 
 
-def test_no_two_cycles_are_alike():
+def test_cycles_vary_in_length_and_size():
     times = np.arange(0, 12, 0.01)
     for name, style in STYLES.items():
         values = cycle_track(np.random.default_rng(7), Span(1, 11), style, 1.5).sample(times)
@@ -106,19 +106,18 @@ def test_no_two_cycles_are_alike():
 
 
 def test_styles_differ():
-    def rate(style):
-        """Mean speed of a hold's way there."""
+    def mean_peak_speed(style):
         tracks = [hold_track(np.random.default_rng(s), Span(1, 5), STYLES[style], 0.6) for s in range(40)]
         times = np.arange(0, 3, 0.01)
         return np.mean([np.abs(np.diff(track.sample(times))).max() for track in tracks])
 
-    assert rate("brisk") > 1.25 * rate("calm")
+    assert mean_peak_speed("brisk") > 1.25 * mean_peak_speed("calm")
 
 
 # -- bodies
 
 
-def test_the_cache_holds_many_different_adults(anatomy):
+def test_body_cache_has_many_different_adults(anatomy):
     assert CACHE.stat().st_size < 20 * 2**20
     assert anatomy.people >= 1000
     shapes = [anatomy.rest(person)[0] for person in range(0, anatomy.people, 60)]
@@ -131,7 +130,7 @@ def test_the_cache_holds_many_different_adults(anatomy):
     np.testing.assert_allclose(weights, 1, atol=1e-5)
 
 
-def test_loose_cloth_stands_off(anatomy):
+def test_loose_clothes_have_larger_girth(anatomy):
     person = draw_person(np.random.default_rng(1), anatomy)
     tight, loose = (make_mesh(replace(person, loose=value), anatomy)[1] for value in (0.01, 0.04))
     chest = make_mesh(person, anatomy)[2][anatomy.index["spine02"]]
@@ -141,8 +140,8 @@ def test_loose_cloth_stands_off(anatomy):
     assert 0.01 < girth[1] - girth[0] < 0.05
 
 
-def test_people_differ_and_neighbouring_videos_share_one(anatomy):
-    films = [make_film(SMALL, number, anatomy, alone("B1")) for number in (0, 1, 5)]
+def test_neighbouring_videos_share_person(anatomy):
+    films = [make_film(SMALL, number, anatomy, single_event("B1")) for number in (0, 1, 5)]
     assert films[0].person == films[1].person == get_person(1) != films[2].person
     assert np.array_equal(films[0].shot.dress, films[1].shot.dress)
     assert not np.array_equal(films[0].shot.dress, films[2].shot.dress)
@@ -153,8 +152,8 @@ def test_people_differ_and_neighbouring_videos_share_one(anatomy):
 
 
 @pytest.mark.parametrize("code", [action.code for action in ACTIONS])
-def test_every_action_moves_what_it_should_while_it_is_labelled(code, anatomy):
-    """Against the same person who does nothing: bones differ within the label, hardly before."""
+def test_action_moves_its_channels_during_label(code, anatomy):
+    """Channels or hands move within the label's times and hardly before."""
     action = BY_CODE[code]
     sides = ("left", "right") if action.both == 1.0 else ("left",)
     times = np.arange(0, 4.2, 1 / 15)
@@ -164,11 +163,11 @@ def test_every_action_moves_what_it_should_while_it_is_labelled(code, anatomy):
     events = (Event(code, 1.4, 3.0, sides),)
     if code == "C10":
         events = (Event("C4", 0.4, 1.4, sides), *events)
-    acted = perform(np.random.default_rng(1), Schedule(4.2, events), times, STYLES["calm"])
+    performance = perform(np.random.default_rng(1), Schedule(4.2, events), times, STYLES["calm"])
     largest = 0.0
     before = 0.0
     for name in {move.channel.strip("±").split(".")[0] for move in action.moves}:
-        for channel, values in acted.channels.items():
+        for channel, values in performance.channels.items():
             if channel.split(".")[0] == name:
                 inside = (times > 1.4) & (times < 3.0)
                 largest = max(largest, float(np.ptp(values[inside])))
@@ -177,9 +176,11 @@ def test_every_action_moves_what_it_should_while_it_is_labelled(code, anatomy):
         assert largest > 0.03, code
         assert largest > 1.5 * before, code
         return
-    shares = [visit.share for side in sides for visit in acted.visits[side] if visit.target in action.hand.targets]
+    shares = [
+        visit.share for side in sides for visit in performance.visits[side] if visit.target in action.hand.targets
+    ]
     if code == "C10":
-        shares = [visit.share for visit in acted.visits["left"] if visit.share.max() > 0.8]
+        shares = [visit.share for visit in performance.visits["left"] if visit.share.max() > 0.8]
         assert max(share[np.argmin(np.abs(times - 1.4))] for share in shares) > 0.8
         assert min(share[-1] for share in shares) < 0.1
         return
@@ -187,52 +188,52 @@ def test_every_action_moves_what_it_should_while_it_is_labelled(code, anatomy):
     assert skeleton.arm > 0.35
 
 
-def test_steps_stay(anatomy):
+def test_step_actions_end_in_new_posture(anatomy):
     times = np.arange(0, 6, 1 / 15)
     for code, channel in (("D6", "knee_out.left"), ("D5", "knee_out.left"), ("D2", "foot_back.left"), ("A3", "slump")):
         assert BY_CODE[code].profile is MotionProfile.STEP
         sides = ("left", "right")
-        acted = perform(
+        performance = perform(
             np.random.default_rng(2),
             Schedule(6.0, (Event(code, 2.0, 3.0, sides),)),
             times,
             replace(STYLES["calm"], aborted=0),
         )
-        values = acted.channels[channel]
+        values = performance.channels[channel]
         change = values[times > 3.3].mean() - values[times < 1.7].mean()
         assert abs(change) > 0.1
         assert np.ptp(values[times > 3.3]) < 0.5 * abs(change)
 
 
-def test_how_somebody_sits_tells_little_of_what_follows():
-    """Of videos that begin with such a posture, most go on without the action that starts from it."""
+def test_initial_posture_hardly_predicts_actions():
+    """Most videos that begin in a posture do not show the action that starts from it."""
     from training.people.options import Mix
     from training.people.schedules.schedule import sample_schedule
 
-    begun, followed = Counter(), Counter()
+    starting, followed = Counter(), Counter()
     for seed in range(1500):
         rng = np.random.default_rng(seed)
         schedule = sample_schedule(rng, Mix.BALANCED)
-        acted = perform(rng, schedule, np.arange(3) / 15, STYLES["calm"])
-        first = {name: values[0] for name, values in acted.channels.items()}
+        performance = perform(rng, schedule, np.arange(3) / 15, STYLES["calm"])
+        first = {name: values[0] for name, values in performance.channels.items()}
         postures = {
             "D5": first["knee_out.left"] > 0.45 and first["knee_out.right"] > 0.45,
             "A3": first["slump"] > 0.5,
             "D2": min(first["foot_back.left"], first["foot_back.right"]) < -0.05,
-            "C8": bool(acted.holders),
+            "C8": bool(performance.holders),
         }
         codes = {event.code for event in schedule.events}
-        for code, found in postures.items():
-            begun[code] += found
-            followed[code] += found and code in codes
-    for code in begun:
-        assert followed[code] < 0.45 * begun[code], (code, followed[code], begun[code])
+        for code, present in postures.items():
+            starting[code] += present
+            followed[code] += present and code in codes
+    for code in starting:
+        assert followed[code] < 0.45 * starting[code], (code, followed[code], starting[code])
 
 
 # -- films
 
 
-def test_the_same_recipe_and_number_give_the_same_film(anatomy):
+def test_film_depends_on_recipe_and_number_only(anatomy):
     first, second = (make_film(SMALL, 7, anatomy) for _ in range(2))
     assert first.schedule == second.schedule
     assert np.array_equal(first.shot.transforms, second.shot.transforms)
@@ -241,9 +242,9 @@ def test_the_same_recipe_and_number_give_the_same_film(anatomy):
     assert first.schedule != other.schedule
 
 
-def test_boxes_hold_the_keypoints(anatomy):
+def test_boxes_contain_keypoints(anatomy):
     for number in range(4):
-        film = make_film(SMALL, number, anatomy, framing=WHOLE)
+        film = make_film(SMALL, number, anatomy, framing=WHOLE_BODY)
         low, high = film.person_box[:, None, :2] - 0.5, film.person_box[:, None, 2:] + 0.5
         assert ((film.keypoints >= low) & (film.keypoints <= high)).all()
         nose = film.keypoints[:, KEYPOINT_NAMES.index("nose")]
@@ -252,23 +253,23 @@ def test_boxes_hold_the_keypoints(anatomy):
         assert (film.keypoint_visible <= inside).all()
 
 
-def test_what_cannot_be_seen_is_not_labelled(anatomy):
+def test_actions_outside_picture_are_not_labelled(anatomy):
     schedule = Schedule(
         4.0, (Event("B1", 0.5, 1.5, ("left",)), Event("D1", 1.0, 2.0, ("left",)), Event("G3", 2.4, 3.4, ("left",)))
     )
-    bare = replace(SMALL, seed=11)  # a look without an occluder
-    whole = make_film(bare, 0, anatomy, schedule, WHOLE)
+    recipe = replace(SMALL, seed=11)  # draws no occluder
+    whole = make_film(recipe, 0, anatomy, schedule, WHOLE_BODY)
     assert whole.effects.occluder is None
     assert [event.code for event in whole.shown] == ["B1", "D1", "G3"]
-    cut = make_film(bare, 0, anatomy, schedule, replace(WHOLE, cut="chest"))
+    cut = make_film(recipe, 0, anatomy, schedule, replace(WHOLE_BODY, cut="chest"))
     assert [event.code for event in cut.shown] == ["B1"]
     assert [event.code for event in cut.hidden] == ["D1", "G3"]
 
 
 @pytest.mark.parametrize("crop", [Crop.PERSON, Crop.HEAD])
-def test_crops_show_their_box_at_a_higher_scale(crop, anatomy):
-    plain = make_film(SMALL, 2, anatomy, alone("B3"), replace(WHOLE, person=0.5))
-    film = make_film(replace(SMALL, crop=crop), 2, anatomy, alone("B3"), replace(WHOLE, person=0.5))
+def test_crops_enlarge_their_box(crop, anatomy):
+    plain = make_film(SMALL, 2, anatomy, single_event("B3"), replace(WHOLE_BODY, person=0.5))
+    film = make_film(replace(SMALL, crop=crop), 2, anatomy, single_event("B3"), replace(WHOLE_BODY, person=0.5))
     box = film.person_box if crop is Crop.PERSON else film.head_box
     before = plain.person_box if crop is Crop.PERSON else plain.head_box
     assert (box[:, 3] - box[:, 1]).mean() > 1.3 * (before[:, 3] - before[:, 1]).mean()
@@ -276,9 +277,9 @@ def test_crops_show_their_box_at_a_higher_scale(crop, anatomy):
     assert (box < 54).all()
 
 
-def test_glasses_are_worn_also_by_those_who_do_not_touch_them(anatomy):
-    pushing = [make_film(SMALL, 5 * number, anatomy, alone("F5")) for number in range(3)]
-    nodding = [make_film(SMALL, 5 * number, anatomy, alone("B1")) for number in range(12)]
+def test_glasses_are_independent_of_actions(anatomy):
+    pushing = [make_film(SMALL, 5 * number, anatomy, single_event("F5")) for number in range(3)]
+    nodding = [make_film(SMALL, 5 * number, anatomy, single_event("B1")) for number in range(12)]
     sizes = {film.person: len(film.shot.mesh.rest) for film in nodding}
     assert all(len(film.shot.mesh.rest) > 0 for film in pushing)
-    assert len(set(sizes.values())) > 2  # seats, glasses and things in hands differ
+    assert len(set(sizes.values())) > 2  # seats, glasses and held objects differ

@@ -1,4 +1,4 @@
-"""The pose backbone: keypoints out of heatmaps, frame by frame; what is read of them; and how it is trained."""
+"""The pose backbone: keypoints from heatmaps, features from keypoints, and training."""
 
 from dataclasses import replace
 
@@ -12,7 +12,7 @@ from model.network import Network
 from model.pose import PoseBackbone
 from model.pose_estimator import PoseEstimator, _mean_position
 from tests.pose_runs import SETTINGS, make_run
-from tests.test_train import PLAIN
+from tests.smoke_runs import PLAIN
 from tests.untrained_bundle import SMALLEST_HEAD, random_network, small_manifest
 from training.augment import make_example
 from training.dataset import DatasetError, Keypoints, VideoDataset
@@ -30,29 +30,26 @@ def data(people):
     return people
 
 
-# -- the network
-
-
-def test_a_keypoint_is_the_mean_place_of_its_heatmap():
-    shares = torch.zeros(1, 2, 10)
-    shares[0, 0, 3] = 1.0
-    shares[0, 1, [2, 5]] = torch.tensor([0.25, 0.75])
-    assert _mean_position(shares)[0].tolist() == pytest.approx([0.35, 0.25 * 0.25 + 0.75 * 0.55])
+def test_keypoint_is_mean_position_of_heatmap():
+    weights = torch.zeros(1, 2, 10)
+    weights[0, 0, 3] = 1.0
+    weights[0, 1, [2, 5]] = torch.tensor([0.25, 0.75])
+    assert _mean_position(weights)[0].tolist() == pytest.approx([0.35, 0.25 * 0.25 + 0.75 * 0.55])
 
 
 @torch.inference_mode()
-def test_rows_and_columns_are_not_mistaken():
-    """A heatmap that lights up where the picture does must tell that place as (x, y)."""
+def test_keypoints_are_x_then_y():
+    """A peak at (row, column) of the heatmap gives (x, y) = (column, row)."""
     finder = PoseEstimator(SMALL).eval()
-    finder.heatmaps = _Given(torch.full((1, 5, 12, 12), -50.0))
+    finder.heatmaps = _FixedHeatmaps(torch.full((1, 5, 12, 12), -50.0))
     finder.heatmaps.maps[0, :, 2, 9] = 50.0  # row 2, column 9
-    found = finder(torch.zeros(1, 3, 48, 48))
-    assert found.shape == (1, 5, 3)
-    assert found[0, 0, :2].tolist() == pytest.approx([9.5 / 12, 2.5 / 12], abs=1e-4)
-    assert ((found[..., 2] > 0) & (found[..., 2] < 1)).all()
+    keypoints = finder(torch.zeros(1, 3, 48, 48))
+    assert keypoints.shape == (1, 5, 3)
+    assert keypoints[0, 0, :2].tolist() == pytest.approx([9.5 / 12, 2.5 / 12], abs=1e-4)
+    assert ((keypoints[..., 2] > 0) & (keypoints[..., 2] < 1)).all()
 
 
-class _Given(torch.nn.Module):
+class _FixedHeatmaps(torch.nn.Module):
     def __init__(self, maps: torch.Tensor) -> None:
         super().__init__()
         self.maps = maps
@@ -62,29 +59,29 @@ class _Given(torch.nn.Module):
 
 
 @torch.inference_mode()
-def test_keypoints_are_of_their_own_frame_and_in_order():
+def test_keypoints_are_computed_per_frame_in_order():
     backbone = PoseBackbone(SMALL).eval()
     clips = torch.randn(2, 3, 3, 4, 32, 32)  # (B, clips, channels, frames, height, width)
-    found = backbone.find(clips)
-    assert found.shape == (2, 12, 5, 3)
-    torch.testing.assert_close(found[1, 2 * 4 + 1], backbone.finder(clips[1, 2, :, 1][None])[0])
-    torch.testing.assert_close(backbone(clips), backbone.read(found))
+    keypoints = backbone.find(clips)
+    assert keypoints.shape == (2, 12, 5, 3)
+    torch.testing.assert_close(keypoints[1, 2 * 4 + 1], backbone.finder(clips[1, 2, :, 1][None])[0])
+    torch.testing.assert_close(backbone(clips), backbone.read(keypoints))
 
 
 @torch.inference_mode()
-def test_movement_is_read_and_the_first_frame_stands_for_those_before():
+def test_features_depend_on_movement_at_lags():
     torch.manual_seed(0)
-    backbone = PoseBackbone(SMALL.model_copy(update={"dilations": ()})).eval()  # a step reads no other
+    backbone = PoseBackbone(SMALL.model_copy(update={"dilations": ()})).eval()  # each step is independent
     still = torch.rand(1, 1, 5, 3).expand(1, 9, 5, 3).clone()
-    told = backbone.read(still)
-    torch.testing.assert_close(told, told[..., :1].expand_as(told))
+    features = backbone.read(still)
+    torch.testing.assert_close(features, features[..., :1].expand_as(features))
     jumped = still.clone()
     jumped[:, 3, 2, 0] += 0.05  # one keypoint, in one frame
-    differs = (backbone.read(jumped) - told).abs().sum(dim=1)[0] > 1e-6
+    differs = (backbone.read(jumped) - features).abs().sum(dim=1)[0] > 1e-6
     assert differs.tolist() == [False, False, False, True, True, False, False, True, False]  # lags 1 and 4
 
 
-def test_moves_count_by_their_factor():
+def test_moves_factor_scales_movement():
     still = torch.full((1, 8, 25, 3), 0.5)
     moving = still.clone()
     moving[0, 4:, 3, 0] = 0.52
@@ -97,7 +94,7 @@ def test_moves_count_by_their_factor():
         assert not torch.allclose(few.read(moving), many.read(moving))
 
 
-def test_a_window_is_one_and_windows_are_not():
+def test_windows_do_not_influence_each_other():
     backbone = PoseBackbone(SMALL).eval()
     keypoints = torch.rand(2, 8, 5, 3, requires_grad=True)
     backbone.read(keypoints)[0].square().sum().backward()
@@ -105,7 +102,7 @@ def test_a_window_is_one_and_windows_are_not():
     assert keypoints.grad[1].abs().sum() == 0
 
 
-def test_the_exported_graph_answers_as_the_network(tmp_path):
+def test_pose_network_is_exported(tmp_path):
     before = small_manifest("none", SMALLEST_HEAD)
     pose = Architecture.model_validate(
         before.architecture.model_dump() | {"backbone": SMALL.model_dump(), "adapter": {"kind": "none"}}
@@ -116,132 +113,131 @@ def test_the_exported_graph_answers_as_the_network(tmp_path):
     assert bundle.manifest.architecture.backbone.kind == "pose"
 
 
-def test_a_pose_backbone_takes_no_adapters():
+def test_pose_backbone_refuses_adapters_and_missing_stages():
     with pytest.raises(ValueError, match="does not go with backbone.kind 'pose'"):
         Architecture(backbone=SMALL)
     with pytest.raises(ValueError, match="at least one stage"):
         PoseConfig(kind="pose", widths=(8,))
 
 
-# -- training
-
-
-def test_scattered_frames_are_of_all_the_video_each_once_and_in_order():
+def test_scattered_frames_cover_video_in_order():
     frames = np.zeros((90, 48, 48, 3), np.uint8) + 2 * np.arange(90, dtype=np.uint8)[:, None, None, None]
-    places = np.repeat(np.arange(90.0)[:, None, None] / 90, 3, axis=2)
-    keypoints = Keypoints(places, np.array([0]))
+    positions = np.repeat(np.arange(90.0)[:, None, None] / 90, 3, axis=2)
+    keypoints = Keypoints(positions, np.array([0]))
     recipe = load_recipe("demo", SETTINGS)
-    firsts, lasts = [], []
+    first_frames, last_frames = [], []
     for seed in range(40):
         rng = np.random.default_rng(seed)
-        made = make_example(
+        example = make_example(
             rng, frames, np.array([[2.0, 9.0]]), np.array([4]), keypoints, recipe.input, PLAIN, 16, scattered=True
         )
-        shown = made.frames[:, 0, 0, 0] / 2
-        assert len(shown) == 16
-        assert (np.diff(shown) > 0).all()
-        assert not len(made.labels)
-        assert made.keypoints[:, 0, 0] * 90 == pytest.approx(shown, abs=0.6)
-        firsts.append(shown[0])
-        lasts.append(shown[-1])
-    assert min(firsts) < 2
-    assert max(lasts) > 87
+        frame_numbers = example.frames[:, 0, 0, 0] / 2
+        assert len(frame_numbers) == 16
+        assert (np.diff(frame_numbers) > 0).all()
+        assert not len(example.labels)
+        assert example.keypoints[:, 0, 0] * 90 == pytest.approx(frame_numbers, abs=0.6)
+        first_frames.append(frame_numbers[0])
+        last_frames.append(frame_numbers[-1])
+    assert min(first_frames) < 2
+    assert max(last_frames) > 87
 
 
-def test_stages_of_a_pose_backbone_see_what_they_need(data, tmp_path):
+def test_pose_stages_get_frames_or_keypoints_only(data, tmp_path):
     run = make_run(data, tmp_path)
     scattered, dense = (Examples(run, stage)[3] for stage in (0, 1))
     assert scattered.frames.shape == (16, 48, 48, 3)
     assert not len(scattered.labels)
-    assert dense.frames.shape[1:] == (1, 1, 3)  # no picture is read or kept
+    assert dense.frames.shape[1:] == (1, 1, 3)  # frames are not read
     assert dense.keypoints.shape == (len(dense.frames), run.keypoints, 3)
     assert np.ptp(dense.keypoints[:, :, :2], axis=0).max() > 0.01
 
 
-def test_keypoints_are_learned_and_what_reads_them_too(data, tmp_path):
+def test_pose_stages_lower_their_losses(data, tmp_path):
     run = make_run(data, tmp_path)
     torch.manual_seed(0)
     network = Network(run.manifest)
     trainee = TrainingModule(network, run.manifest, run.keypoints)
     finder = {name: value.clone() for name, value in network.backbone.finder.named_parameters()}
-    for place, names in ((0, {"keypoints", "loss"}), (1, {"dense", "loss"})):
-        stage = run.recipe.stages[place]
-        batch = collate([Examples(run, place)[number] for number in range(4)], run.manifest)
+    for number, names in ((0, {"keypoints", "loss"}), (1, {"dense", "loss"})):
+        stage = run.recipe.stages[number]
+        batch = collate([Examples(run, number)[example] for example in range(4)], run.manifest)
         optimizer = torch.optim.AdamW(trainee.parameters(), 1e-2)
-        course = []
+        curve = []
         for _ in range(15):
             losses = trainee(batch, stage)
             assert set(losses) == names
-            course.append(float(losses["loss"].detach()))
+            curve.append(float(losses["loss"].detach()))
             optimizer.zero_grad()
             losses["loss"].backward()
             optimizer.step()
-        assert course[-1] < 0.7 * course[0]
-        moved = [name for name, value in network.backbone.finder.named_parameters() if not value.equal(finder[name])]
-        assert bool(moved) == (place == 0)  # keypoints from sidecars leave the finder as it is
+        assert curve[-1] < 0.7 * curve[0]
+        changed = [name for name, value in network.backbone.finder.named_parameters() if not value.equal(finder[name])]
+        assert bool(changed) == (number == 0)  # training on sidecars does not change the finder
         finder = {name: value.clone() for name, value in network.backbone.finder.named_parameters()}
 
 
 @pytest.mark.parametrize("tuning", ["reader", "auto"])
-def test_a_reader_learns_from_pictures_and_its_finder_stays(data, tmp_path, tuning):
-    """To the last bit, running statistics too: videos without sidecars say nothing of keypoints."""
+def test_reader_tuning_freezes_finder(data, tmp_path, tuning):
+    """Including the running statistics of its batch norms."""
     run = make_run(data, tmp_path, "ema=0", "seed=5", f"stages=[{{objective: dense, given: keypoints, tuning: all, steps: 1, \
 batch: 2, frames: 16}}, {{objective: detection, tuning: {tuning}, steps: 2, batch: 2, warmup: 0}}]")  # fmt: skip
-    torch.manual_seed(5)  # as the run's own network begins
-    begun = Network(run.manifest).state_dict()
+    torch.manual_seed(5)  # the run's seed
+    initial = Network(run.manifest).state_dict()
     trained = train(run, lambda at: None, accelerator="cpu").state_dict()
-    moved = {name for name, value in trained.items() if not value.equal(begun[name])}
-    finder = {name for name in begun if name.startswith("backbone.finder.")}
+    changed = {name for name, value in trained.items() if not value.equal(initial[name])}
+    finder = {name for name in initial if name.startswith("backbone.finder.")}
     assert any(name.endswith("running_mean") for name in finder)
-    assert not moved & finder
-    assert {"backbone.embed.weight", "backbone.temporal.0.conv.weight", "detector.rpn_head.cls_head.weight"} <= moved
+    assert not changed & finder
+    assert {"backbone.embed.weight", "backbone.temporal.0.conv.weight", "detector.rpn_head.cls_head.weight"} <= changed
 
 
-def test_a_reader_goes_with_a_finder(data, tmp_path, pose_bundle):
+def test_reader_tuning_requires_trained_finder(data, tmp_path, pose_bundle):
     with pytest.raises(RecipeError, match="tuning: reader and finder go with architecture.backbone.kind pose"):
         load_recipe("smoke", ["stages.1.tuning=reader"])
     stages = "stages=[{objective: detection, given: keypoints, tuning: reader, steps: 1, batch: 2}]"
     with pytest.raises(TrainingError, match="tuning reader leaves a backbone .* never trained"):
         train(make_run(data, tmp_path / "a", stages), lambda at: None, accelerator="cpu")
     run = make_run(data, tmp_path / "b", stages, f"finder={pose_bundle}")
-    found = train(run, lambda at: None, accelerator="cpu").backbone.finder.state_dict()
-    given = Finder(pose_bundle).network.backbone.finder.state_dict()
-    assert all(value.equal(given[name]) for name, value in found.items())
+    state = train(run, lambda at: None, accelerator="cpu").backbone.finder.state_dict()
+    expected = Finder(pose_bundle).network.backbone.finder.state_dict()
+    assert all(value.equal(expected[name]) for name, value in state.items())
 
 
-def test_videos_without_keypoints_are_told(data, tmp_path):
+def test_missing_or_too_few_keypoints_are_refused(data, tmp_path):
     run = make_run(data, tmp_path)
-    bare = VideoDataset(tuple(replace(item, sidecar=None) for item in run.dataset.samples), run.dataset.weights)
+    without_sidecars = VideoDataset(
+        tuple(replace(item, sidecar=None) for item in run.dataset.samples), run.dataset.weights
+    )
     with pytest.raises(DatasetError, match="has no sidecar with keypoints, which stage 1 learns from"):
-        Examples(replace(run, dataset=bare, keypoints=0), 1)[0]
+        Examples(replace(run, dataset=without_sidecars, keypoints=0), 1)[0]
     few = make_run(data, tmp_path, "architecture.backbone.keypoints=17")
     with pytest.raises(TrainingError, match="have 25 keypoints, the backbone finds 17"):
         train(few, lambda at: None, accelerator="cpu")
 
 
 @pytest.mark.parametrize("setting", ["stages.0.objective=keypoints", "stages.0.given=keypoints"])
-def test_keypoints_go_with_a_pose_backbone_only(setting):
+def test_keypoint_settings_require_pose_backbone(setting):
     with pytest.raises(RecipeError, match="go with architecture.backbone.kind pose"):
         load_recipe("smoke", [setting])
 
 
-def test_a_share_of_the_beginning_is_kept(data, pose_bundle, tmp_path):
+def test_wise_ft_averages_initial_and_trained_weights(data, pose_bundle, tmp_path):
     stages = "stages=[{objective: detection, given: keypoints, tuning: reader, steps: 2, batch: 2, warmup: 0, head_rate: 0.01}]"
-    begun = Finder(pose_bundle).network.state_dict()
+    initial = Finder(pose_bundle).network.state_dict()
     settings = (stages, f"start={pose_bundle}", f"finder={pose_bundle}", "ema=0", "architecture.adapter={kind: none}")
-    left = {
-        share: train(
-            make_run(data, tmp_path / str(share), *settings, f"wise_ft_alpha={share}"),
+    trained = {
+        alpha: train(
+            make_run(data, tmp_path / str(alpha), *settings, f"wise_ft_alpha={alpha}"),
             lambda at: None,
             accelerator="cpu",
         ).state_dict()
-        for share in (0.0, 0.25)
+        for alpha in (0.0, 0.25)
     }
-    moved = 0.0
-    for name, value in begun.items():
-        expected = 0.25 * value + 0.75 * left[0.0][name] if value.is_floating_point() else left[0.0][name]
-        torch.testing.assert_close(left[0.25][name], expected)
-        moved = max(moved, float((value - left[0.0][name]).abs().max()))
-    assert moved > 1e-3
+    largest_change = 0.0
+    for name, value in initial.items():
+        expected = 0.25 * value + 0.75 * trained[0.0][name] if value.is_floating_point() else trained[0.0][name]
+        torch.testing.assert_close(trained[0.25][name], expected)
+        largest_change = max(largest_change, float((value - trained[0.0][name]).abs().max()))
+    assert largest_change > 1e-3
     with pytest.raises(RecipeError, match=r"wise_ft_alpha 0.25 needs a bundle .* set start"):
         make_run(data, tmp_path, "wise_ft_alpha=0.25")

@@ -1,4 +1,4 @@
-"""Sampled schedules: nothing gets into another's way, and the statistics are the real data set's."""
+"""Sampled schedules: no conflicting events, and the statistics of the real data set."""
 
 import json
 from collections import Counter
@@ -47,14 +47,14 @@ def is_stretch_before(first: Event, second: Event) -> bool:
     return codes and first.end_s == second.start_s and first.sides == second.sides
 
 
-def test_one_seed_gives_one_schedule():
+def test_schedule_depends_on_seed_only():
     draws = [[sample_schedule(np.random.default_rng(seed)) for seed in (0, 0, 1)] for _ in range(2)]
     assert draws[0] == draws[1]
     assert draws[0][0] == draws[0][1] != draws[0][2]
 
 
 @pytest.mark.parametrize("mix", Mix)
-def test_nothing_that_uses_the_same_part_of_the_body_comes_close(mix):
+def test_events_with_shared_body_parts_have_a_gap(mix):
     shared = 0
     for schedule in sampled(mix):
         for first, second in combinations(schedule.events, 2):
@@ -66,7 +66,7 @@ def test_nothing_that_uses_the_same_part_of_the_body_comes_close(mix):
 
 
 @pytest.mark.parametrize("mix", Mix)
-def test_events_lie_in_the_video_in_order(mix):
+def test_events_are_ordered_and_within_video(mix):
     for schedule in sampled(mix):
         starts = [event.start_s for event in schedule.events]
         assert starts == sorted(starts)
@@ -78,7 +78,7 @@ def test_events_lie_in_the_video_in_order(mix):
 
 
 @pytest.mark.parametrize("mix", Mix)
-def test_an_arm_is_retracted_from_where_it_was_stretched(mix):
+def test_retracted_arm_was_stretched_before(mix):
     checked = 0
     for schedule in sampled(mix):
         for event in schedule.events:
@@ -89,7 +89,7 @@ def test_an_arm_is_retracted_from_where_it_was_stretched(mix):
 
 
 @pytest.mark.parametrize("duration_s", [1.0, 1.5, 5.0, 12.0, 40.0])
-def test_a_duration_given_is_kept(duration_s):
+def test_given_duration_is_used(duration_s):
     rng = np.random.default_rng(0)
     for mix in (*Mix, *Mix):
         schedule = sample_schedule(rng, mix, duration_s=duration_s)
@@ -99,78 +99,77 @@ def test_a_duration_given_is_kept(duration_s):
 
 
 @pytest.mark.parametrize("duration_s", [0.5, -1.0, float("nan"), float("inf")])
-def test_a_duration_without_room_is_refused(duration_s):
+def test_invalid_duration_is_refused(duration_s):
     with pytest.raises(ValueError, match="a schedule cannot last"):
         sample_schedule(np.random.default_rng(0), duration_s=duration_s)
 
 
-def test_actions_last_as_long_as_real_ones():
+def test_action_durations_match_real_data():
     table = load_table()
     for code, action in table.actions.items():
         ours = statistics().class_duration[LABELS[code]]
         if action.count < 50:
             continue
-        # Expected means are within a tenth; an action that occurs some fifty times adds chance (3.3 standard errors,
-        # as there are 38 of them).
+        # Means are within a tenth plus chance: 3.3 standard errors, as 38 actions are compared.
         chance = 3.3 * ours.std / np.sqrt(ours.n)
         assert abs(ours.mean - action.mean_s) < 0.1 * action.mean_s + max(0.05 * action.mean_s, chance), code
     counts = [action.count for action in table.actions.values()]
-    ratios = [statistics().class_duration[LABELS[code]].mean / one.mean_s for code, one in table.actions.items()]
+    ratios = [statistics().class_duration[LABELS[code]].mean / action.mean_s for code, action in table.actions.items()]
     assert np.average(ratios, weights=counts) == pytest.approx(1, abs=0.05)
 
 
-def test_as_much_goes_on_at_once_as_in_real_videos():
+def test_concurrency_matches_real_data():
     table, ours = load_table(), statistics()
-    for real, here in zip(table.concurrent_time[:4], ours.concurrent_time[:4], strict=True):
-        assert here == pytest.approx(real, abs=0.025)
+    for real, sampled_share in zip(table.concurrent_time[:4], ours.concurrent_time[:4], strict=True):
+        assert sampled_share == pytest.approx(real, abs=0.025)
     assert ours.starting == pytest.approx(table.starting, abs=0.03)
     assert ours.overlapping == pytest.approx(table.overlapping, abs=0.03)
-    ends = [event.end_s == one.duration_s for one in sampled(Mix.REAL) for event in one.events]
+    ends = [event.end_s == schedule.duration_s for schedule in sampled(Mix.REAL) for event in schedule.events]
     assert np.mean(ends) == pytest.approx(table.ending, abs=0.03)
 
 
-def test_videos_are_as_long_and_as_full_as_real_ones():
+def test_video_durations_and_event_counts_match_real_data():
     table, ours = load_table(), statistics()
     real = np.array(table.numbers).sum(axis=0) / table.videos
-    here = np.array(ours.instances_per_video) / ours.videos
-    assert np.abs(np.pad(here, (0, len(real) - len(here))) - real).max() < 0.04
-    durations = np.quantile([one.duration_s for one in sampled(Mix.REAL)], np.linspace(0, 1, 9))
+    sampled_share = np.array(ours.instances_per_video) / ours.videos
+    assert np.abs(np.pad(sampled_share, (0, len(real) - len(sampled_share))) - real).max() < 0.04
+    durations = np.quantile([schedule.duration_s for schedule in sampled(Mix.REAL)], np.linspace(0, 1, 9))
     assert durations == pytest.approx(table.duration_s[::5], abs=0.4)
 
 
-def test_actions_occur_and_meet_as_often_as_real_ones():
+def test_action_frequencies_and_overlaps_match_real_data():
     table, ours = load_table(), statistics()
     real = np.array([action.count for action in table.actions.values()]) / table.videos
-    here = np.array([ours.class_count[LABELS[code]] for code in table.actions]) / ours.videos
-    assert np.abs(here - real).sum() < 0.09 * real.sum()
+    sampled_share = np.array([ours.class_count[LABELS[code]] for code in table.actions]) / ours.videos
+    assert np.abs(sampled_share - real).sum() < 0.09 * real.sum()
     order = [LABELS[code] for code in table.actions]
     overlaps = np.array(ours.overlap_count)[np.ix_(order, order)]
-    wanted = [[action.overlaps.get(code, 0) for code in table.actions] for action in table.actions.values()]
+    expected = [[action.overlaps.get(code, 0) for code in table.actions] for action in table.actions.values()]
     pairs = np.triu_indices(len(order))
-    assert np.corrcoef(overlaps[pairs], np.array(wanted)[pairs])[0, 1] > 0.9
+    assert np.corrcoef(overlaps[pairs], np.array(expected)[pairs])[0, 1] > 0.9
 
 
-def test_balanced_schedules_have_all_actions_equally():
-    events = Counter(event.code for one in sampled(Mix.BALANCED) for event in one.events)
+def test_balanced_schedules_have_equal_action_counts():
+    events = Counter(event.code for schedule in sampled(Mix.BALANCED) for event in schedule.events)
     mean = sum(events.values()) / len(BY_CODE)
     assert set(events) == set(BY_CODE)
-    # Of stretched arms there are some more: every retracted one needs one.
+    # C4 is more frequent: every retracted arm (C10) needs it.
     assert events.pop("C4") < 1.7 * mean
     # Four and a half standard deviations of chance.
     assert max(abs(number - mean) for number in events.values()) < 4.5 * np.sqrt(mean)
 
 
-def test_instances_are_the_events():
+def test_instances_equal_events():
     schedule = Schedule(6.0, (Event("B1", 0.0, 1.5, ("left",)), Event("C3", 2.0, 6.0, ("left", "right"))))
-    found = to_instances([schedule, schedule], TAXONOMY)
-    assert found.videos == ("synth00000", "synth00001")
-    assert found.durations.tolist() == [6.0, 6.0]
-    assert found.video.tolist() == [0, 0, 1, 1]
-    assert found.segments[:2].tolist() == [[0.0, 1.5], [2.0, 6.0]]
-    assert [TAXONOMY.actions[label].code for label in found.labels] == ["B1", "C3"] * 2
+    instances = to_instances([schedule, schedule], TAXONOMY)
+    assert instances.videos == ("synth00000", "synth00001")
+    assert instances.durations.tolist() == [6.0, 6.0]
+    assert instances.video.tolist() == [0, 0, 1, 1]
+    assert instances.segments[:2].tolist() == [[0.0, 1.5], [2.0, 6.0]]
+    assert [TAXONOMY.actions[label].code for label in instances.labels] == ["B1", "C3"] * 2
 
 
-def test_the_table_is_made_of_annotations():
+def test_table_is_built_from_annotations():
     events = (Event("C10", 0.0, 2.0, ("left",)), Event("B1", 0.0, 10.0, ("left",)))
     table = build_table(to_instances([Schedule(10.0, events)] * 3, TAXONOMY), TAXONOMY)
     assert (table.videos, table.instances, table.starting, table.ending) == (3, 6, 1.0, 0.5)
@@ -182,7 +181,7 @@ def test_the_table_is_made_of_annotations():
     assert nod.overlaps == {"C10": 3}
 
 
-def test_the_table_is_read_as_written():
+def test_table_survives_round_trip():
     assert format_table(parse_table(format_table(load_table()))) == format_table(load_table())
 
 
@@ -211,7 +210,7 @@ def _with_a_text_for_a_number(document):
 
 
 @pytest.mark.parametrize(
-    "break_it",
+    "corrupt",
     [
         _without_an_action,
         _with_a_quantile_too_many,
@@ -221,8 +220,8 @@ def _with_a_text_for_a_number(document):
         _with_a_text_for_a_number,
     ],
 )
-def test_a_table_with_faults_is_refused(break_it):
+def test_corrupt_table_is_refused(corrupt):
     document = json.loads(format_table(load_table()))
-    break_it(document)
+    corrupt(document)
     with pytest.raises(ValueError, match="validation error|table|B1"):
         parse_table(json.dumps(document))

@@ -1,4 +1,4 @@
-"""Points to proposals, held against a public implementation."""
+"""Decoding of points to proposals, compared with a public implementation."""
 
 from pathlib import Path
 
@@ -21,45 +21,47 @@ def empty_points(manifest: Manifest) -> tuple[np.ndarray, np.ndarray, np.ndarray
     return logits, np.zeros((len(positions), 2), np.float32), np.ones(manifest.input.window_frames, bool)
 
 
-def test_offsets_are_in_strides_and_times_from_the_videos_start(bundle: Bundle) -> None:
+def test_offsets_are_in_strides_and_times_from_video_start(bundle: Bundle) -> None:
     manifest = bundle.manifest
     logits, offsets, mask = empty_points(manifest)
     point = 192 + 96 + 3  # the fourth point of the level with stride 4: step 12
     logits[point, 7] = 20
     offsets[point] = [2, 5]
-    found = decode_points(logits, offsets, mask, manifest, start_frame=150)
-    assert found.labels.tolist() == [7]
-    np.testing.assert_allclose(found.segments, [[(150 + 12 - 8) / 15, (150 + 12 + 20) / 15]], rtol=1e-6)
+    proposals = decode_points(logits, offsets, mask, manifest, start_frame=150)
+    assert proposals.labels.tolist() == [7]
+    np.testing.assert_allclose(proposals.segments, [[(150 + 12 - 8) / 15, (150 + 12 + 20) / 15]], rtol=1e-6)
 
 
-def test_points_outside_the_mask_propose_nothing(bundle: Bundle) -> None:
+def test_points_outside_mask_give_no_proposals(bundle: Bundle) -> None:
     logits, offsets, mask = empty_points(bundle.manifest)
     logits[100], offsets[100], mask[90:] = 20, 1, False
     assert len(decode_points(logits, offsets, mask, bundle.manifest, 0)) == 0
 
 
-def test_only_the_best_candidates_are_kept(bundle: Bundle) -> None:
+def test_candidates_are_limited_to_best(bundle: Bundle) -> None:
     logits, offsets, mask = empty_points(bundle.manifest)
     logits[:] = np.random.default_rng(0).normal(size=logits.shape)
     config = bundle.manifest.postprocessing.model_copy(update={"candidates": 10})
-    found = decode_points(logits, offsets + 1, mask, bundle.manifest.model_copy(update={"postprocessing": config}), 0)
-    assert len(found) == 10
-    np.testing.assert_allclose(found.scores, np.sort(1 / (1 + np.exp(-logits.ravel())))[::-1][:10], rtol=1e-6)
+    proposals = decode_points(
+        logits, offsets + 1, mask, bundle.manifest.model_copy(update={"postprocessing": config}), 0
+    )
+    assert len(proposals) == 10
+    np.testing.assert_allclose(proposals.scores, np.sort(1 / (1 + np.exp(-logits.ravel())))[::-1][:10], rtol=1e-6)
 
 
-def test_clipping_drops_what_has_no_length_left() -> None:
-    found = Proposals(np.array([[-1, 2], [3, 9], [6, 7]], np.float32), np.ones(3, np.float32), np.arange(3))
-    assert found.clipped(0, 5).segments.tolist() == [[0, 2], [3, 5]]
+def test_clipping_removes_empty_segments() -> None:
+    proposals = Proposals(np.array([[-1, 2], [3, 9], [6, 7]], np.float32), np.ones(3, np.float32), np.arange(3))
+    assert proposals.clipped(0, 5).segments.tolist() == [[0, 2], [3, 5]]
 
 
-def test_shapes_are_checked_when_made() -> None:
+def test_proposals_check_shapes() -> None:
     with pytest.raises(ValueError, match="3 scores"):
         Proposals(np.zeros((2, 2), np.float32), np.zeros(3, np.float32), np.zeros(3, np.int64))
 
 
 @pytest.mark.shared("reference/actionformer.pt")
-def test_points_and_results_as_published_code(shared: Path, bundle: Bundle) -> None:
-    """From the reference's own scores and offsets to its published results: points, top-k, soft-NMS, seconds."""
+def test_points_and_results_equal_published_code(shared: Path, bundle: Bundle) -> None:
+    """From the reference's scores and offsets to its results: points, top-k, soft-NMS, seconds."""
     import torch
 
     reference = torch.load(shared / "reference/actionformer.pt", weights_only=True)
@@ -74,24 +76,29 @@ def test_points_and_results_as_published_code(shared: Path, bundle: Bundle) -> N
         segments = np.zeros((len(positions), 2), np.float32)
         segments[valid] = reference["proposals"][row].numpy()
         offsets = np.stack([positions - segments[:, 0], segments[:, 1] - positions], axis=1) / strides[:, None]
-        # Its steps are every second frame of the video.
+        # The reference's steps are every second frame.
         manifest = with_input(bundle.manifest, fps=meta["fps"] / meta["snippet_stride"])
         with np.errstate(divide="ignore"):
             logits = np.log(scores / (1 - scores))
-        found = decode_points(logits, offsets.astype(np.float32), mask, manifest, 0)
-        kept = suppress(found, PostprocessingConfig()).clipped(0, meta["duration"])
+        proposals = decode_points(logits, offsets.astype(np.float32), mask, manifest, 0)
+        suppressed = suppress(proposals, PostprocessingConfig()).clipped(0, meta["duration"])
         expected = reference["results"][meta["video_name"]]
-        # Published with two decimals of seconds and four of the score; equal scores may change places.
+        # Results have two decimals of seconds and four of the score; equal scores may be in another order.
         ours = sorted(
-            (round(float(score), 3), int(label)) for score, label in zip(kept.scores, kept.labels, strict=True)
+            (round(float(score), 3), int(label))
+            for score, label in zip(suppressed.scores, suppressed.labels, strict=True)
         )
         theirs = sorted(
-            (round(one["score"], 3), int(one["label"])) for one in expected if one["segment"][1] > one["segment"][0]
+            (round(expected_row["score"], 3), int(expected_row["label"]))
+            for expected_row in expected
+            if expected_row["segment"][1] > expected_row["segment"][0]
         )
-        assert len(kept) >= len(theirs)
+        assert len(suppressed) >= len(theirs)
         np.testing.assert_allclose(
             [score for score, _ in ours[-len(theirs) :]], [score for score, _ in theirs], atol=1e-3
         )
-        for one in expected[:50]:
-            same = (kept.labels == int(one["label"])) & (np.abs(kept.scores - one["score"]) < 1e-4)
-            assert np.abs(kept.segments[same] - one["segment"]).max(axis=1).min() < 0.0051
+        for expected_row in expected[:50]:
+            same = (suppressed.labels == int(expected_row["label"])) & (
+                np.abs(suppressed.scores - expected_row["score"]) < 1e-4
+            )
+            assert np.abs(suppressed.segments[same] - expected_row["segment"]).max(axis=1).min() < 0.0051

@@ -1,4 +1,4 @@
-"""Synthetic people's joints: bones keep their lengths, feet stand, hands meet what they go to and stay out of the body."""
+"""Skeletons of synthetic people: bone lengths, feet on the floor, hands on their targets and outside the body."""
 
 from functools import cache
 from itertools import pairwise
@@ -29,42 +29,43 @@ from training.people.timing import STYLES
 
 FPS, DURATION_S = 6, 4.2
 LEGS = ("D1", "D2", "D3", "D4", "D5", "D6", "D8")
-BENT_DOUBLE = ("G3", "G4")  # the belly lies on the thighs
-NODDED = {"nose": 0.02, "chin": 0.02, "cheek": 0.02, "eye": 0.02, "ear": 0.02, "forehead": 0.02, "hair_top": 0.02}
+FOLDED_TRUNK = ("G3", "G4")  # the belly touches the thighs
+# Largest distance in m between hand and target while the head moves.
+HEAD_TARGETS = {"nose": 0.02, "chin": 0.02, "cheek": 0.02, "eye": 0.02, "ear": 0.02, "forehead": 0.02, "hair_top": 0.02}
 
 
 @cache
 def skeletons(count=6):
-    """Thin and fat, men and women."""
+    """Return skeletons of thin and fat men and women."""
     anatomy = load_anatomy()
-    kinds = [(gender, weight) for weight in (0.3, 0.55, 0.83) for gender in (0, 1)][:count]
-    away = [
+    phenotypes = [(gender, weight) for weight in (0.3, 0.55, 0.83) for gender in (0, 1)][:count]
+    distances = [
         9 * (anatomy.phenotypes[:, 0] - gender) ** 2 + (anatomy.phenotypes[:, 2] - weight) ** 2
-        for gender, weight in kinds
+        for gender, weight in phenotypes
     ]
-    return [Skeleton(anatomy, *anatomy.rest(int(distances.argmin()))) for distances in away]
+    return [Skeleton(anatomy, *anatomy.rest(int(distance.argmin()))) for distance in distances]
 
 
-def still(frames, curl=0.2):
+def still_motion(frames, curl=0.2):
     return HandMotion(
         np.zeros((frames, 3)), np.zeros((frames, 3)), np.broadcast_to(np.asarray(curl, float), (frames, 5))
     )
 
 
-def curl_of(hand):
-    """(5,) in the middle of an action's range."""
+def middle_curl(hand):
+    """Return the finger curl (5,) in the middle of an action's range."""
     curl = np.full(5, sum(hand.curl) / 2)
     curl[1] = 0.12 if hand.point else curl[1]
     return curl
 
 
-def posed(skeleton, places, channels=None, frames=1, rest="rest_thigh", curl=0.2, share=1.0):
-    """A pose with hands (side -> place) where they belong."""
+def pose_hands(skeleton, targets, channels=None, frames=1, rest="rest_thigh", curl=0.2, share=1.0):
+    """Return a pose with hands at their targets (side -> target)."""
     pose = skeleton.sit(channels or {}, frames)
-    resting = {side: Visit(rest, np.ones(frames), still(frames), side == "left") for side in SIDES}
+    resting = {side: Visit(rest, np.ones(frames), still_motion(frames), side == "left") for side in SIDES}
     visits = {
-        side: [Visit(places[side], np.full(frames, share), still(frames, curl), side == "left")]
-        if side in places
+        side: [Visit(targets[side], np.full(frames, share), still_motion(frames, curl), side == "left")]
+        if side in targets
         else []
         for side in SIDES
     }
@@ -72,8 +73,8 @@ def posed(skeleton, places, channels=None, frames=1, rest="rest_thigh", curl=0.2
     return pose
 
 
-def acted(skeleton, code, sides, seed=0, fps=FPS, style="calm"):
-    """The pose of one action, from before to after."""
+def pose_action(skeleton, code, sides, seed=0, fps=FPS, style="calm"):
+    """Return the pose of one action, including the time before and after it."""
     schedule = Schedule(DURATION_S, (Event(code, 0.9, 3.2, sides),))
     times_s = np.arange(int(DURATION_S * fps)) / fps
     performance = perform(np.random.default_rng(seed), schedule, times_s, STYLES[style])
@@ -82,8 +83,8 @@ def acted(skeleton, code, sides, seed=0, fps=FPS, style="calm"):
     return pose
 
 
-def steps_of(rotations):
-    """Angles (frames - 1,) between rotations, degrees."""
+def rotation_steps_deg(rotations):
+    """Return the angles (frames - 1,) between successive rotations in degrees."""
     turned = invert(rotations[:-1]) @ rotations[1:]
     return np.degrees(np.arccos(np.clip((np.trace(turned, axis1=1, axis2=2) - 1) / 2, -1, 1)))
 
@@ -93,7 +94,7 @@ def choose_sides(code, number):
 
 
 def skin(skeleton, pose, bones):
-    """Vertices (frames, n, 3) that bones of these names move most."""
+    """Return the vertices (frames, n, 3) that bones of these names move most."""
     anatomy = skeleton.anatomy
     chosen = np.isin(anatomy.bones[:, 0], [anatomy.index[name] for name in anatomy.names if name.startswith(bones)])
     moves = pose.transforms()[:, anatomy.bones[chosen]]
@@ -102,15 +103,15 @@ def skin(skeleton, pose, bones):
 
 
 def palm(skeleton, pose, side):
-    """Middle of a palm's surface (frames, 3), and where it looks."""
+    """Return the middle of a palm's surface (frames, 3), and its normal."""
     letter = LETTER[side]
     rotation = pose.rotation(f"wrist.{letter}")
-    looks = rotate(rotation, skeleton.hand_axes(letter)[1])
+    normal = rotate(rotation, skeleton.hand_axes(letter)[1])
     wrist, knuckle = pose.position(f"wrist.{letter}"), pose.position(f"finger3-1.{letter}")
-    return wrist + 0.75 * (knuckle - wrist) + 0.02 * looks, looks
+    return wrist + 0.75 * (knuckle - wrist) + 0.02 * normal, normal
 
 
-def test_two_bones_reach_and_keep_their_lengths():
+def test_two_bone_ik_reaches_target_with_constant_lengths():
     rng = np.random.default_rng(0)
     start, pole = rng.normal(size=(2, 200, 3))
     target = start + normalize(rng.normal(size=(200, 3))) * rng.uniform(0.1, 0.49, (200, 1))
@@ -121,7 +122,7 @@ def test_two_bones_reach_and_keep_their_lengths():
     assert (((middle - 0.5 * (start + end)) * pole).sum(1) > -0.1).all()
 
 
-def test_out_of_reach_two_bones_stretch_towards_the_target():
+def test_two_bone_ik_stretches_towards_unreachable_target():
     middle, end = two_bone_ik(np.zeros((1, 3)), np.array([[0.0, -2.0, 0.0]]), 0.3, 0.2, np.array([[0.0, 0.0, -1.0]]))
     assert 0.49 < np.linalg.norm(end) < 0.5
     assert np.allclose(end[0, [0, 2]], 0)
@@ -129,9 +130,9 @@ def test_out_of_reach_two_bones_stretch_towards_the_target():
 
 
 @pytest.mark.parametrize("code", ["F1", "E5", "G4", "D7", "C4"])
-def test_limbs_keep_their_lengths(code):
+def test_limb_lengths_are_constant(code):
     for number, skeleton in enumerate(skeletons(4)):
-        pose = acted(skeleton, code, choose_sides(code, number), number)
+        pose = pose_action(skeleton, code, choose_sides(code, number), number)
         for letter in "LR":
             for chain in (("upperarm01", "lowerarm01", "wrist"), ("upperleg01", "lowerleg01", "foot")):
                 names = [f"{bone}.{letter}" for bone in chain]
@@ -141,7 +142,7 @@ def test_limbs_keep_their_lengths(code):
                     assert np.allclose(length, at_rest, atol=2e-3), (first, second)
 
 
-def test_mirrored_channels_and_hands_give_the_mirrored_pose():
+def test_mirrored_channels_give_mirrored_pose():
     skeleton = skeletons()[0]
     channels = {
         "torso_pitch": 0.2, "torso_yaw": 0.3, "torso_roll": 0.1, "head_yaw": -0.4, "head_roll": 0.2, "lean_x": 0.03,
@@ -153,15 +154,15 @@ def test_mirrored_channels_and_hands_give_the_mirrored_pose():
         base, _, side = name.partition(".")
         sign = -1 if base in ("torso_yaw", "torso_roll", "head_yaw", "head_roll", "lean_x", "pelvis_yaw") else 1
         mirrored[f"{base}.{swapped[side]}" if side else base] = sign * value
-    pose = posed(skeleton, {"left": "chin"}, channels)
-    other = posed(skeleton, {"right": "chin"}, mirrored)
+    pose = pose_hands(skeleton, {"left": "chin"}, channels)
+    other = pose_hands(skeleton, {"right": "chin"}, mirrored)
     for name in skeleton.anatomy.names:
         twin = name[:-1] + {"L": "R", "R": "L"}[name[-1]] if name[-2] == "." else name
-        away = np.abs(pose.position(name) * (-1, 1, 1) - other.position(twin)).max()
-        assert away < (0.03 if "finger" in name else 0.02), name
+        distance = np.abs(pose.position(name) * (-1, 1, 1) - other.position(twin)).max()
+        assert distance < (0.03 if "finger" in name else 0.02), name
 
 
-def test_a_raised_heel_leaves_the_ball_of_the_foot_on_the_floor():
+def test_raised_heel_leaves_ball_of_foot_on_floor():
     for skeleton in skeletons():
         pose = skeleton.sit({"heel.left": np.array([0.0, 0.3, 0.7])}, 3)
         assert np.abs(skin(skeleton, pose, ("toe", "foot.L"))[..., 2].min(1)).max() < 0.015
@@ -174,7 +175,7 @@ def test_a_raised_heel_leaves_the_ball_of_the_foot_on_the_floor():
 @pytest.mark.parametrize("code", LEGS)
 def test_feet_stand_on_the_floor(code):
     for number, skeleton in enumerate(skeletons(4)):
-        pose = acted(skeleton, code, choose_sides(code, number), number)
+        pose = pose_action(skeleton, code, choose_sides(code, number), number)
         for letter in "LR":
             lowest = skin(skeleton, pose, (f"foot.{letter}", *(f"toe{toe}-1.{letter}" for toe in range(1, 6))))[
                 ..., 2
@@ -183,7 +184,7 @@ def test_feet_stand_on_the_floor(code):
             assert lowest[-1] < 0.02
 
 
-def test_a_crossed_leg_lies_on_the_other_one():
+def test_crossed_leg_lies_on_other_leg():
     for skeleton in skeletons():
         for side, other in (("L", "R"), ("R", "L")):
             pose = skeleton.sit({f"cross.{'left' if side == 'L' else 'right'}": 1.0}, 1)
@@ -196,35 +197,35 @@ def test_a_crossed_leg_lies_on_the_other_one():
             assert (foot[0] - under[0]) * (1 if side == "L" else -1) < 0.05
 
 
-@pytest.mark.parametrize("place", NODDED)
+@pytest.mark.parametrize("target", HEAD_TARGETS)
 @pytest.mark.parametrize("side", SIDES)
-def test_a_touch_stays_on_a_moving_head(place, side):
+def test_hand_follows_moving_head(target, side):
     frames = 20
     beat = np.sin(np.linspace(0, 12, frames))
     channels = {"head_pitch": 0.25 * beat, "head_yaw": 0.2 * np.roll(beat, 3), "torso_roll": 0.1 * beat}
     for skeleton in skeletons(4):
-        pose = posed(skeleton, {side: place}, channels, frames)
-        wanted = Arms(skeleton, pose).reach(HAND_TARGETS[place], side, np.full((frames, 5), 0.2))
-        touching = wanted.position + rotate(wanted.rotation, wanted.contact)
+        pose = pose_hands(skeleton, {side: target}, channels, frames)
+        reach = Arms(skeleton, pose).reach(HAND_TARGETS[target], side, np.full((frames, 5), 0.2))
+        contact = reach.position + rotate(reach.rotation, reach.contact)
         letter = LETTER[side]
-        hand = pose.position(f"wrist.{letter}") + rotate(pose.rotation(f"wrist.{letter}"), wanted.contact)
-        assert np.ptp(touching, axis=0).max() > 0.04  # the head does move
-        assert np.linalg.norm(hand - touching, axis=1).max() < NODDED[place]
+        hand = pose.position(f"wrist.{letter}") + rotate(pose.rotation(f"wrist.{letter}"), reach.contact)
+        assert np.ptp(contact, axis=0).max() > 0.04  # the head does move
+        assert np.linalg.norm(hand - contact, axis=1).max() < HEAD_TARGETS[target]
 
 
-@pytest.mark.parametrize("place", ["palms_joined", "palms_joined_low", "rub_joined"])
-def test_palms_meet(place):
+@pytest.mark.parametrize("target", ["palms_joined", "palms_joined_low", "rub_joined"])
+def test_palms_meet(target):
     for skeleton in skeletons():
-        pose = posed(skeleton, dict.fromkeys(SIDES, place), curl=0.07)
-        (left, left_looks), (right, right_looks) = (palm(skeleton, pose, side) for side in SIDES)
+        pose = pose_hands(skeleton, dict.fromkeys(SIDES, target), curl=0.07)
+        (left, left_normal), (right, right_normal) = (palm(skeleton, pose, side) for side in SIDES)
         assert np.linalg.norm(left - right) < 0.04
-        assert (left_looks * right_looks).sum() < -0.5
+        assert (left_normal * right_normal).sum() < -0.5
 
 
-@pytest.mark.parametrize("place", ["lap_joined", "rest_joined", "rest_belly"])
-def test_fingers_of_both_hands_meet(place):
+@pytest.mark.parametrize("target", ["lap_joined", "rest_joined", "rest_belly"])
+def test_fingers_of_both_hands_meet(target):
     for skeleton in skeletons():
-        pose = posed(skeleton, dict.fromkeys(SIDES, place), curl=0.3)
+        pose = pose_hands(skeleton, dict.fromkeys(SIDES, target), curl=0.3)
         left, right = (
             skin(skeleton, pose, tuple(f"finger{n}-{joint}.{letter}" for n in (2, 3, 4, 5) for joint in (1, 2, 3)))[0]
             for letter in "LR"
@@ -233,9 +234,9 @@ def test_fingers_of_both_hands_meet(place):
         assert gaps.min() < 0.03
 
 
-def test_arms_are_crossed_in_front_of_the_chest():
+def test_crossed_arms_are_in_front_of_chest():
     for skeleton in skeletons():
-        pose = posed(skeleton, dict.fromkeys(SIDES, "crossed"), curl=0.3)
+        pose = pose_hands(skeleton, dict.fromkeys(SIDES, "crossed"), curl=0.3)
         chest = pose.position("spine02")[0]
         for letter, sign in (("L", 1), ("R", -1)):
             wrist, elbow = pose.position(f"wrist.{letter}")[0], pose.position(f"lowerarm01.{letter}")[0]
@@ -244,25 +245,25 @@ def test_arms_are_crossed_in_front_of_the_chest():
 
 
 @pytest.mark.parametrize("rest", REST_TARGETS)
-def test_only_hips_have_winged_elbows(rest):
+def test_only_hands_on_hips_spread_elbows(rest):
     for skeleton in skeletons():
 
-        def width(pose):
+        def elbow_offset(pose):
             return pose.position("lowerarm01.L")[0, 0] - pose.position("upperarm01.L")[0, 0]
 
-        assert width(posed(skeleton, {}, rest=rest)) < 0.15
-        assert width(posed(skeleton, dict.fromkeys(SIDES, "hip"))) > 0.18
+        assert elbow_offset(pose_hands(skeleton, {}, rest=rest)) < 0.15
+        assert elbow_offset(pose_hands(skeleton, dict.fromkeys(SIDES, "hip"))) > 0.18
 
 
-def out_of_reach(place):
-    return place.startswith("out_")
+def out_of_reach(target):
+    return target.startswith("out_")
 
 
 @pytest.mark.parametrize("code", [action.code for action in ACTIONS if action.hand])
-def test_places_are_reached_by_most(code):
-    """The trunk in the middle of what the action makes it do."""
+def test_most_skeletons_reach_hand_targets(code):
+    """The trunk is in the middle of the action's range."""
     action = BY_CODE[code]
-    for place in action.hand.targets:
+    for target in action.hand.targets:
         missed = []
         for skeleton in skeletons()[1::2]:
             channels = {
@@ -272,39 +273,39 @@ def test_places_are_reached_by_most(code):
                 / 2
                 for move in action.moves
             }
-            pitch, yaw, roll = HAND_TARGETS[place].lean
+            pitch, yaw, roll = HAND_TARGETS[target].lean
             for name, value in zip(("torso_pitch", "torso_yaw", "torso_roll"), (pitch, yaw, roll), strict=True):
                 channels[name] = channels.get(name, 0) + value
-            curl = curl_of(action.hand)
-            pose = posed(skeleton, {"left": place}, channels, curl=curl)
-            wanted = Arms(skeleton, pose).reach(HAND_TARGETS[place], "left", curl[None], on_top=True)
-            hand = pose.position("wrist.L") + rotate(pose.rotation("wrist.L"), wanted.contact)
-            missed.append(np.linalg.norm(hand - wanted.position - rotate(wanted.rotation, wanted.contact)))
-        if out_of_reach(place):  # so that the arm is stretched
+            curl = middle_curl(action.hand)
+            pose = pose_hands(skeleton, {"left": target}, channels, curl=curl)
+            reach = Arms(skeleton, pose).reach(HAND_TARGETS[target], "left", curl[None], on_top=True)
+            hand = pose.position("wrist.L") + rotate(pose.rotation("wrist.L"), reach.contact)
+            missed.append(np.linalg.norm(hand - reach.position - rotate(reach.rotation, reach.contact)))
+        if out_of_reach(target):  # the arm is meant to be stretched
             assert min(missed) > 0.02
         else:
-            assert np.median(missed) < 0.035, (place, missed)
+            assert np.median(missed) < 0.035, (target, missed)
 
 
 @pytest.mark.parametrize("code", [action.code for action in ACTIONS])
-def test_arms_stay_out_of_the_body(code):
-    """Wrists, knuckles, elbows and forearms in every frame, on the way too."""
-    deep = 0.075 if code in BENT_DOUBLE else 0.045
+def test_arms_stay_outside_body(code):
+    """Wrists, knuckles, elbows and forearms in every frame."""
+    max_depth = 0.075 if code in FOLDED_TRUNK else 0.045
     for number, skeleton in enumerate(skeletons()[1::2]):
-        pose = acted(skeleton, code, choose_sides(code, number), number)
+        pose = pose_action(skeleton, code, choose_sides(code, number), number)
         body = skeleton.surface(pose)
         for letter in "LR":
             elbow, wrist, knuckle = (pose.position(f"{bone}.{letter}") for bone in ("lowerarm01", "wrist", "finger3-1"))
             points = [wrist, knuckle, elbow, elbow + 0.35 * (wrist - elbow), elbow + 0.7 * (wrist - elbow)]
             distance, _ = body.signed_distance(np.stack(points, 1))
-            assert distance.min() > -deep, (number, letter)
-            assert np.quantile(distance, 0.05) > (-0.03 if code in BENT_DOUBLE else -0.01)
+            assert distance.min() > -max_depth, (number, letter)
+            assert np.quantile(distance, 0.05) > (-0.03 if code in FOLDED_TRUNK else -0.01)
 
 
 @pytest.mark.parametrize("code", ["C7", "E3", "F1", "F4", "F8", "G1", "C6"])
-def test_nothing_jumps(code):
+def test_arm_speed_is_limited(code):
     for number, skeleton in enumerate(skeletons()[::2]):
-        pose = acted(skeleton, code, choose_sides(code, number), number)
+        pose = pose_action(skeleton, code, choose_sides(code, number), number)
         for letter in "LR":
             for bone in ("lowerarm01", "wrist", "finger3-1"):
                 speed = np.linalg.norm(np.diff(pose.position(f"{bone}.{letter}"), axis=0), axis=1) * FPS
@@ -317,13 +318,13 @@ def test_nothing_jumps(code):
 @pytest.mark.parametrize("code", ["C7", "E2", "E3", "F3", "F4", "G3", "G4"])
 def test_arms_do_not_flip_between_frames(code):
     for number, (skeleton, style) in enumerate(zip(skeletons(), 2 * ("calm", "brisk", "restless"), strict=True)):
-        pose = acted(skeleton, code, choose_sides(code, number), number, 30, style)
+        pose = pose_action(skeleton, code, choose_sides(code, number), number, 30, style)
         for bone in ("upperarm01", "lowerarm01", "lowerarm02", "wrist"):
             for letter in "LR":
-                assert steps_of(pose.rotation(f"{bone}.{letter}")).max() < 40, (number, bone, letter)
+                assert rotation_steps_deg(pose.rotation(f"{bone}.{letter}")).max() < 40, (number, bone, letter)
 
 
-def test_what_jumps_becomes_a_ramp_and_the_rest_stays():
+def test_limit_rate_turns_jumps_into_ramps():
     gentle = 0.3 * np.sin(np.linspace(0, 6, 60))[:, None] * (1, -2)
     assert np.allclose(limit_rate(gentle, 0.1), gentle)
     jump = np.where(np.arange(60) < 30, -1.0, 1.0)
@@ -333,19 +334,19 @@ def test_what_jumps_becomes_a_ramp_and_the_rest_stays():
     assert (np.diff(limit_rate(np.random.default_rng(0).normal(size=60), 0.2)) < 0.2 + 1e-9).all()
 
 
-def test_a_passage_of_half_a_turn_keeps_its_way_round():
+def test_one_way_slerp_has_no_jump_at_half_turn():
     frames = 40
-    share = np.linspace(0, 1, frames)
+    fraction = np.linspace(0, 1, frames)
     first = np.broadcast_to(np.eye(3), (frames, 3, 3))
     second = axis_angle((0, 0, 1), np.linspace(np.pi - 0.2, np.pi + 0.2, frames))
-    assert steps_of(slerp(first, second, share)).max() > 150
-    for way in (second, invert(second)):
-        passage = slerp_one_way(first, way, share)
-        assert steps_of(passage).max() < 15
-        assert np.allclose(passage[[0, -1]], [first[0], way[-1]])
+    assert rotation_steps_deg(slerp(first, second, fraction)).max() > 150
+    for end in (second, invert(second)):
+        passage = slerp_one_way(first, end, fraction)
+        assert rotation_steps_deg(passage).max() < 15
+        assert np.allclose(passage[[0, -1]], [first[0], end[-1]])
 
 
-def test_the_smallest_turn_takes_one_direction_to_another():
+def test_rotation_between_directions_is_smallest():
     first, second = normalize(np.random.default_rng(0).normal(size=(2, 50, 3)))
     turn = rotation_between(first, second)
     assert np.allclose(rotate(turn, first), second)
@@ -353,7 +354,7 @@ def test_the_smallest_turn_takes_one_direction_to_another():
     assert np.allclose(rotate(turn, np.cross(first, second)), np.cross(first, second))
 
 
-def test_a_wrist_stays_away_from_its_shoulder():
+def test_unfold_moves_wrist_away_from_shoulder():
     skeleton = skeletons()[0]
     pose = skeleton.sit({}, 1)
     arms, shoulder = Arms(skeleton, pose), pose.position("upperarm01.R")
@@ -362,7 +363,7 @@ def test_a_wrist_stays_away_from_its_shoulder():
     assert not arms.unfold("right", far, 0.15).any()
 
 
-def test_a_hand_that_turns_all_round_does_not_flip():
+def test_full_turn_of_hand_does_not_flip():
     frames = 200
     skeleton = skeletons()[0]
     pose = skeleton.sit({}, frames)
@@ -373,49 +374,50 @@ def test_a_hand_that_turns_all_round_does_not_flip():
     assert ((np.trace(turned, axis1=1, axis2=2) - 1) / 2).min() > np.cos(0.3)
 
 
-def test_hands_travel_in_a_bow_away_from_the_body():
+def test_hand_path_bends_away_from_body():
     for skeleton in skeletons(2):
-        for place, axis, sign in (("nose", 1, -1), ("hindbrain", 0, 1)):
+        for target, axis, sign in (("nose", 1, -1), ("hindbrain", 0, 1)):
             start, half, end = (
-                posed(skeleton, {"left": place}, share=share).position("wrist.L")[0, axis] for share in (0.0, 0.5, 1.0)
+                pose_hands(skeleton, {"left": target}, share=share).position("wrist.L")[0, axis]
+                for share in (0.0, 0.5, 1.0)
             )
             assert sign * (half - 0.5 * (start + end)) > 0.04
 
 
-def test_hands_that_meet_share_what_they_do():
-    assert {place for place in HAND_TARGETS if is_shared_target(place)} == {
+def test_shared_targets_are_those_of_joined_hands():
+    assert {target for target in HAND_TARGETS if is_shared_target(target)} == {
         "rest_joined", "lap_joined", "palms_joined", "palms_joined_low", "rub_joined", "crossed",
     }  # fmt: skip
 
 
-def test_wrists_bend_no_farther_than_wrists_do():
-    for place, where in HAND_TARGETS.items():
-        if where.parent.endswith(".other"):
+def test_wrist_bend_is_limited():
+    for name, target in HAND_TARGETS.items():
+        if target.parent.endswith(".other"):
             continue
         for skeleton in (skeletons()[0], skeletons()[5]):
-            pose = posed(skeleton, {"left": place})
+            pose = pose_hands(skeleton, {"left": name})
             forearm = normalize(pose.position("wrist.L") - pose.position("lowerarm01.L"))
             at_rest = normalize(skeleton.rest_head("wrist.L") - skeleton.rest_head("lowerarm01.L"))
             hand = rotate(pose.rotation("wrist.L"), at_rest)
-            assert (forearm * hand).sum() > np.cos(1.35), place
+            assert (forearm * hand).sum() > np.cos(1.35), name
 
 
-def test_fingers_give_way_to_the_thigh_they_lie_on():
+def test_fingers_rest_on_thigh_surface():
     for skeleton in skeletons():
-        pose = posed(skeleton, {}, rest="rest_thigh")
+        pose = pose_hands(skeleton, {}, rest="rest_thigh")
         tips = skin(skeleton, pose, ("finger2-3.L", "finger3-3.L", "finger4-3.L"))
         distance, _ = skeleton.surface(pose).signed_distance(tips)
         assert np.median(distance) > -0.012
         assert np.median(distance) < 0.04
 
 
-def test_a_contact_is_a_part_of_the_hand():
+def test_contact_points_lie_on_hand():
     skeleton = skeletons()[0]
     pose = skeleton.sit({}, 1)
     arms = Arms(skeleton, pose)
     lengths = {
-        place.contact: np.linalg.norm(arms.reach(place, "left", np.full((1, 5), 0.1)).contact)
-        for place in HAND_TARGETS.values()
+        target.contact: np.linalg.norm(arms.reach(target, "left", np.full((1, 5), 0.1)).contact)
+        for target in HAND_TARGETS.values()
     }
     assert lengths[Contact.WRIST] < 0.005
     assert 0.03 < lengths[Contact.PALM] < lengths[Contact.PADS] < 0.25

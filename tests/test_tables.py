@@ -1,4 +1,4 @@
-"""Annotation and prediction files: every form reads the same, and what makes no sense is named."""
+"""Annotation and prediction files: all formats read the same, and invalid rows are reported."""
 
 import json
 import math
@@ -27,15 +27,15 @@ TAXONOMY = Taxonomy.model_validate_json(
     )
 )
 VIDEOS = {"v1": 10.0, "v2": 5.0}
-HEAD = "id,video_id,start_frame,end_frame,class,total_frames,fps\n"
-GOOD = "0,v1,30,90,1,300,30.0\n1,v1,0,300,2,300,30.0\n2,v2,29,58,0,145,29.0\n"
+HEADER = "id,video_id,start_frame,end_frame,class,total_frames,fps\n"
+VALID_ROWS = "0,v1,30,90,1,300,30.0\n1,v1,0,300,2,300,30.0\n2,v2,29,58,0,145,29.0\n"
 
 
-def rows(found: Instances) -> list[tuple[str, float, float, int, float]]:
+def rows(instances: Instances) -> list[tuple[str, float, float, int, float]]:
     return [
-        (found.videos[video], round(float(start), 4), round(float(end), 4), int(label), round(float(score), 4))
+        (instances.videos[video], round(float(start), 4), round(float(end), 4), int(label), round(float(score), 4))
         for video, (start, end), label, score in zip(
-            found.video, found.segments, found.labels, found.scores, strict=True
+            instances.video, instances.segments, instances.labels, instances.scores, strict=True
         )
     ]
 
@@ -43,14 +43,14 @@ def rows(found: Instances) -> list[tuple[str, float, float, int, float]]:
 TRUTH = [("v1", 1.0, 3.0, 1, 1.0), ("v1", 0.0, 10.0, 2, 1.0), ("v2", 1.0, 2.0, 0, 1.0)]
 
 
-def test_all_forms_of_annotations_read_the_same(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text(HEAD + GOOD)
-    ours = {
+def test_all_annotation_formats_read_the_same(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(HEADER + VALID_ROWS)
+    mmad_json = {
         "v1": {"subset": "val", "duration": 10, "actions": [[1, 1, 3], [2, 0, 10]]},
         "v2": {"subset": "val", "duration": 5, "actions": [[0, 1, 2]]},
         "v3": {"subset": "train", "duration": 5, "actions": [[0, 1, 2]]},
     }
-    (tmp_path / "a.json").write_text(json.dumps(ours))
+    (tmp_path / "a.json").write_text(json.dumps(mmad_json))
     names = {0: "shaking body", 1: "Nodding", 2: "B2"}
     database = {
         video: {
@@ -58,7 +58,7 @@ def test_all_forms_of_annotations_read_the_same(tmp_path: Path) -> None:
             "duration": entry["duration"],
             "annotations": [{"label": names[label], "segment": [start, end]} for label, start, end in entry["actions"]],
         }
-        for video, entry in ours.items()
+        for video, entry in mmad_json.items()
     }
     (tmp_path / "b.json").write_text(json.dumps({"version": "x", "database": database, "taxonomy": []}))
     for name in ("a.csv", "a.json", "b.json"):
@@ -69,10 +69,10 @@ def test_all_forms_of_annotations_read_the_same(tmp_path: Path) -> None:
     assert len(read_annotations(tmp_path / "a.json", TAXONOMY).instances) == 4
 
 
-FOUND = [("v1", 1.5, 3.25, 1, 0.75), ("v2", 0.0, 5.0, 3, 0.5)]
+PREDICTIONS = [("v1", 1.5, 3.25, 1, 0.75), ("v2", 0.0, 5.0, 3, 0.5)]
 
 
-def test_all_forms_of_predictions_read_the_same(tmp_path: Path) -> None:
+def test_all_prediction_formats_read_the_same(tmp_path: Path) -> None:
     text = ",video_id,t_start,t_end,class,score\n0,v1,1.5,3.25,1,0.75\n1,v2,0,5.0,3,0.5\n"
     (tmp_path / "p.csv").write_text(text)
     (tmp_path / "bom.csv").write_text(
@@ -85,18 +85,18 @@ def test_all_forms_of_predictions_read_the_same(tmp_path: Path) -> None:
         "v2": [{"label": "turning around", "score": 0.5, "segment": [0, 5]}],
     }
     (tmp_path / "p.json").write_text(json.dumps({"version": "x", "results": results, "external_data": {}}))
-    mine = [
+    mmad_results = [
         {
             "video": f"some/where/{video}.mp4",
             "detections": [{"id": "p0", "start_s": start, "end_s": end, "score": score, "action": {"id": label}}],
         }
-        for video, start, end, label, score in FOUND
+        for video, start, end, label, score in PREDICTIONS
     ]
-    (tmp_path / "q.json").write_text(json.dumps(mine))
+    (tmp_path / "q.json").write_text(json.dumps(mmad_results))
     for name in ("p.csv", "bom.csv", "p.zip", "p.json", "q.json"):
         loaded = read_predictions(tmp_path / name, TAXONOMY, VIDEOS)
         assert loaded.faults == []
-        assert rows(loaded.instances) == FOUND, name
+        assert rows(loaded.instances) == PREDICTIONS, name
 
 
 @pytest.mark.parametrize(
@@ -113,9 +113,9 @@ def test_all_forms_of_predictions_read_the_same(tmp_path: Path) -> None:
         ("9,v1", "the class '' is not among"),
     ],
 )
-def test_annotations_that_make_no_sense_are_named(tmp_path: Path, row: str, reason: str) -> None:
+def test_invalid_annotation_rows_are_reported(tmp_path: Path, row: str, reason: str) -> None:
     path = tmp_path / "a.csv"
-    path.write_text(HEAD + GOOD + row + "\n")
+    path.write_text(HEADER + VALID_ROWS + row + "\n")
     loaded = read_annotations(path, TAXONOMY)
     assert rows(loaded.instances) == TRUTH
     assert len(loaded.faults) == 1
@@ -135,7 +135,7 @@ def test_annotations_that_make_no_sense_are_named(tmp_path: Path, row: str, reas
         ("0,v1,10.5,12,1,0.5", "the start 10.5 s is beyond the video's end"),
     ],
 )
-def test_predictions_that_make_no_sense_are_named(tmp_path: Path, row: str, reason: str) -> None:
+def test_invalid_prediction_rows_are_reported(tmp_path: Path, row: str, reason: str) -> None:
     path = tmp_path / "p.csv"
     path.write_text(f",video_id,t_start,t_end,class,score\n{row}\n1,v1,9.5,10.5,1,0.5\n")
     loaded = read_predictions(path, TAXONOMY, VIDEOS)
@@ -156,15 +156,15 @@ def test_predictions_that_make_no_sense_are_named(tmp_path: Path, row: str, reas
         3,
     ],
 )
-def test_json_rows_that_make_no_sense_are_named(tmp_path: Path, entry: object) -> None:
+def test_invalid_json_entries_are_reported(tmp_path: Path, entry: object) -> None:
     path = tmp_path / "p.json"
-    good = {"label": "nodding", "segment": [1, 2], "score": 0.5}
-    path.write_text(json.dumps({"results": {"v1": [good, entry]}}))
+    valid = {"label": "nodding", "segment": [1, 2], "score": 0.5}
+    path.write_text(json.dumps({"results": {"v1": [valid, entry]}}))
     loaded = read_predictions(path, TAXONOMY, VIDEOS)
     assert [fault.place for fault in loaded.faults] == [f"{path}: v1: prediction 1"]
     assert len(loaded.instances) == 1
-    mine = {"video": "v1.mp4", "detections": [entry]}
-    path.write_text(json.dumps([mine]))
+    mmad_result = {"video": "v1.mp4", "detections": [entry]}
+    path.write_text(json.dumps([mmad_result]))
     assert len(read_predictions(path, TAXONOMY, VIDEOS).faults) == 1
     path.write_text(json.dumps({"v1": {"duration": 10, "actions": [[1, 2, 3], entry if entry != [1, 2] else [9, 1]]}}))
     truth = read_annotations(path, TAXONOMY)
@@ -173,9 +173,9 @@ def test_json_rows_that_make_no_sense_are_named(tmp_path: Path, entry: object) -
     assert len(read_annotations(path, TAXONOMY).instances) == 0
 
 
-def test_a_videos_duration_is_that_of_its_first_sound_row(tmp_path: Path) -> None:
+def test_video_duration_is_that_of_first_valid_row(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
-    path.write_text(HEAD + "0,v1,30,90,1,300,0\n1,v1,0,300,2.0,300,30.0\n2,v1,0,900,2,300,30.0\n3,,0,30,2,300,30.0\n")
+    path.write_text(HEADER + "0,v1,30,90,1,300,0\n1,v1,0,300,2.0,300,30.0\n2,v1,0,900,2,300,30.0\n3,,0,30,2,300,30.0\n")
     loaded = read_annotations(path, TAXONOMY)
     assert rows(loaded.instances) == [("v1", 0.0, 10.0, 2, 1.0)]
     assert loaded.instances.videos == ("v1",)
@@ -183,7 +183,7 @@ def test_a_videos_duration_is_that_of_its_first_sound_row(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("duration", [-3, 0, math.inf, math.nan, "long", [1]])
-def test_durations_that_cannot_be_are_named_and_count_as_not_known(duration: object, tmp_path: Path) -> None:
+def test_invalid_durations_are_reported_and_unknown(duration: object, tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_text(json.dumps({"v1": {"duration": duration, "actions": [[1, 2, 3]]}, "v2": {"actions": []}}))
     loaded = read_annotations(path, TAXONOMY)
@@ -192,13 +192,13 @@ def test_durations_that_cannot_be_are_named_and_count_as_not_known(duration: obj
     assert [fault.place for fault in loaded.faults] == [f"{path}: v1"]
     assert "is no number of seconds above 0" in loaded.faults[0].reason
     table = tmp_path / "a.csv"
-    table.write_text(HEAD + "0,v1,30,90,1,-300,30.0\n1,v1,0,300,2,,30.0\n")
+    table.write_text(HEADER + "0,v1,30,90,1,-300,30.0\n1,v1,0,300,2,,30.0\n")
     loaded = read_annotations(table, TAXONOMY)
     assert len(loaded.instances) == 2
     assert [fault.place for fault in loaded.faults] == [f"{table}: line 2"]
 
 
-def test_videos_are_found_by_other_spellings_of_their_names(tmp_path: Path) -> None:
+def test_video_names_match_other_spellings(tmp_path: Path) -> None:
     path = tmp_path / "p.json"
     spellings = ("v1", "v1.mp4", "films/v1.MOV", "C:\\films\\v1.avi", "V1")
     path.write_text(
@@ -215,7 +215,7 @@ def test_videos_are_found_by_other_spellings_of_their_names(tmp_path: Path) -> N
     ]
 
 
-def test_tables_of_spreadsheets_and_zips_of_macos_are_read(tmp_path: Path) -> None:
+def test_spreadsheet_tables_and_macos_zips_are_read(tmp_path: Path) -> None:
     text = "video_id;t_start;t_end;class;score\nv1;1,5;3,25;1;0,75\n;;;;\nv2;0;5,0;3;0,5\n"
     (tmp_path / "p.csv").write_bytes(text.encode("utf-16"))
     with zipfile.ZipFile(tmp_path / "p.zip", "w") as archive:
@@ -223,14 +223,14 @@ def test_tables_of_spreadsheets_and_zips_of_macos_are_read(tmp_path: Path) -> No
         archive.writestr("__MACOSX/folder/._prediction.csv", b"\0\x05\x16\x07")
     for name in ("p.csv", "p.zip"):
         loaded = read_predictions(tmp_path / name, TAXONOMY, VIDEOS)
-        assert rows(loaded.instances) == FOUND, name
+        assert rows(loaded.instances) == PREDICTIONS, name
     (tmp_path / "q.csv").write_text(text.replace(";", ","))
     loaded = read_predictions(tmp_path / "q.csv", TAXONOMY, VIDEOS)
     assert (len(loaded.instances), len(loaded.faults)) == (0, 2)
     assert "8 values for 5 columns: numbers are written with a point" in loaded.faults[0].reason
 
 
-def test_files_that_are_something_else_are_refused(tmp_path: Path) -> None:
+def test_other_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_text("a,b\n1,2\n")
     (tmp_path / "x.json").write_text("{")
     (tmp_path / "y.json").write_text('[{"a": 1}]')
@@ -254,13 +254,13 @@ def test_files_that_are_something_else_are_refused(tmp_path: Path) -> None:
 def test_labels_are_read_from_lists_and_bundles(tmp_path: Path) -> None:
     listed = [
         {
-            "id": one.id,
-            "name": one.name,
-            "code": one.code,
-            "body": TAXONOMY.bodies[one.body_id].name,
-            "body_id": one.body_id,
+            "id": action.id,
+            "name": action.name,
+            "code": action.code,
+            "body": TAXONOMY.bodies[action.body_id].name,
+            "body_id": action.body_id,
         }
-        for one in TAXONOMY.actions
+        for action in TAXONOMY.actions
     ]
     (tmp_path / "labels.json").write_text(json.dumps(listed))
     (tmp_path / "bundle.json").write_text(json.dumps({"taxonomy": TAXONOMY.model_dump()}))
@@ -273,7 +273,7 @@ def test_labels_are_read_from_lists_and_bundles(tmp_path: Path) -> None:
 
 
 @pytest.mark.shared("data/mma52")
-def test_the_real_files_have_no_faults(shared: Path) -> None:
+def test_real_annotation_files_have_no_faults(shared: Path) -> None:
     taxonomy = read_labels(shared / "data/labels.json")
     for subset, videos, count in (("train", 4534, 13698), ("val", 1475, 4735)):
         tables = [

@@ -1,4 +1,4 @@
-"""What is frozen stays as it is, to the last bit; all else moves."""
+"""Frozen parameters do not change, all others do."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from training.train import set_trainable
 
 @pytest.mark.parametrize("kind", ["none", "standard", "tia", "dsta", "dsta_two_down"])
 @pytest.mark.parametrize("tuning", ["head", "adapters", "all"])
-def test_only_what_is_chosen_moves(kind: str, tuning: Tuning) -> None:
+def test_tuning_changes_selected_parameters_only(kind: str, tuning: Tuning) -> None:
     manifest = small_manifest(kind)
     network = random_network(manifest)
     names = set_trainable(network, tuning)
@@ -21,10 +21,10 @@ def test_only_what_is_chosen_moves(kind: str, tuning: Tuning) -> None:
     points = network(clips, mask)
     (points.logits.square().sum() + points.offsets.square().sum()).backward()
     optimizer.step()
-    moved = {name for name, parameter in network.named_parameters() if not torch.equal(before[name], parameter)}
-    assert moved <= set(names)
+    changed = {name for name, parameter in network.named_parameters() if not torch.equal(before[name], parameter)}
+    assert changed <= set(names)
     backbone = {name for name in before if name.startswith("backbone.")}
     adapters = {name for name in backbone if ".adapter." in name}
     assert (kind == "none") == (not adapters)
-    assert moved & backbone == {"head": set(), "adapters": adapters, "all": backbone}[tuning] & moved
-    assert len(moved) > 0.9 * len(names)  # a key's bias shifts nothing, and may stay
+    assert changed & backbone == {"head": set(), "adapters": adapters, "all": backbone}[tuning] & changed
+    assert len(changed) > 0.9 * len(names)  # a key bias has no effect and may be unchanged

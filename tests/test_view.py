@@ -1,4 +1,4 @@
-"""Close-ups, and what of a person they show."""
+"""Close-ups, and which actions are visible in them."""
 
 import numpy as np
 import pytest
@@ -11,15 +11,15 @@ from training.recipe import AugmentConfig
 from training.tables import standard_labels
 
 NODDING, SHAKING_LEG, STRETCHING = "nodding", "shaking legs", "stretching arms"
-# Heights in the picture; everything is in its middle.
-PLACES = {"crown": 0.1, "nose": 0.15, "neck": 0.25, "chest": 0.35, "pelvis": 0.55, "knuckle": 0.5, "knee": 0.6,
+# Vertical positions; all keypoints are in the horizontal middle.
+HEIGHTS = {"crown": 0.1, "nose": 0.15, "neck": 0.25, "chest": 0.35, "pelvis": 0.55, "knuckle": 0.5, "knee": 0.6,
           "ankle": 0.9, "toe": 0.95}  # fmt: skip
 
 
 def person(frames: int) -> np.ndarray:
-    """(frames, keypoints, 3) of somebody who sits still, all in the picture."""
-    down = [PLACES.get(name.split(".")[0], 0.3) for name in KEYPOINT_NAMES]
-    return np.tile(np.stack([np.full(len(down), 0.5), down, np.ones(len(down))], -1), (frames, 1, 1))
+    """Return keypoints (frames, keypoints, 3) of a still person, all visible."""
+    heights = [HEIGHTS.get(name.split(".")[0], 0.3) for name in KEYPOINT_NAMES]
+    return np.tile(np.stack([np.full(len(heights), 0.5), heights, np.ones(len(heights))], -1), (frames, 1, 1))
 
 
 def labels_of(*names: str) -> np.ndarray:
@@ -27,7 +27,7 @@ def labels_of(*names: str) -> np.ndarray:
     return np.array([known.index(name) for name in names])
 
 
-def test_close_ups_lie_in_the_picture_and_hold_the_neck():
+def test_close_ups_lie_in_picture_and_contain_neck():
     rng = np.random.default_rng(0)
     sides = []
     for _ in range(300):
@@ -37,13 +37,13 @@ def test_close_ups_lie_in_the_picture_and_hold_the_neck():
         assert left + side <= 1
         assert top + side <= 1
         assert left < 0.5 < left + side
-        assert top < PLACES["neck"] < top + side
+        assert top < HEIGHTS["neck"] < top + side
         sides.append(side)
     assert min(sides) < 0.4
     assert max(sides) > 0.8
 
 
-def test_an_action_is_in_view_while_all_that_shows_it_is():
+def test_action_is_visible_while_its_keypoints_are():
     points = person(20)
     whole = np.array([[0.0, 20.0], [0.0, 20.0], [0.0, 20.0]])
     labels = labels_of(NODDING, SHAKING_LEG, STRETCHING)
@@ -57,21 +57,21 @@ def test_an_action_is_in_view_while_all_that_shows_it_is():
     assert find_visible_actions(points, KEYPOINT_NAMES, np.array([[0.0, 9.0]]), labels_of(NODDING)).all()
 
 
-@pytest.mark.parametrize(("close", "left"), [(0.0, [NODDING, SHAKING_LEG]), (1.0, [NODDING])])
-def test_examples_hold_no_action_that_a_close_up_leaves_out(close, left, monkeypatch):
+@pytest.mark.parametrize(("close", "expected"), [(0.0, [NODDING, SHAKING_LEG]), (1.0, [NODDING])])
+def test_close_up_removes_actions_outside_it(close, expected, monkeypatch):
     monkeypatch.setattr("training.augment._CLOSE_UP_SIDE", (0.4, 0.41))
     config = InputConfig(height=32, width=32, fps=10.0, window_frames=64, overlap_frames=32, clip_frames=8,
                          mean=(0, 0, 0), std=(1, 1, 1))  # fmt: skip
     augment = AugmentConfig(scale=(1, 1), speed=(1, 1), truncate=0, freeze=0, colour=False, flip=0, close=close)
     frames = np.zeros((60, 64, 64, 3), np.uint8)
-    frames[:, int(PLACES["nose"] * 64), 32] = 255
+    frames[:, int(HEIGHTS["nose"] * 64), 32] = 255
     keypoints = Keypoints(person(60), np.arange(len(KEYPOINT_NAMES)), KEYPOINT_NAMES)
     example = make_example(
         np.random.default_rng(0), frames, np.array([[1.0, 3.0], [2.0, 4.0]]), labels_of(NODDING, SHAKING_LEG),
         keypoints, config, augment,
     )  # fmt: skip
-    assert example.labels.tolist() == labels_of(*left).tolist()
-    assert len(example.segments) == len(left)
+    assert example.labels.tolist() == labels_of(*expected).tolist()
+    assert len(example.segments) == len(expected)
     nose = example.keypoints[0, KEYPOINT_NAMES.index("nose"), :2]
     brightest = np.unravel_index(example.frames[0].sum(-1).argmax(), (32, 32))
     np.testing.assert_allclose((nose[::-1] * 32), np.array(brightest) + 0.5, atol=2)

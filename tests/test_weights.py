@@ -1,4 +1,4 @@
-"""Weights from elsewhere give here what they give there, or are refused with a reason."""
+"""Imported weights give the outputs of their original models, or are refused."""
 
 import json
 import pickle
@@ -36,8 +36,8 @@ from training.weights import (
 transformers = pytest.importorskip("transformers")
 
 
-def hugging_face(image_size: int = 224, mean_pooling: bool = True, kind: str = "VideoMAEModel") -> Any:
-    """Two layers of random weights, large enough to matter."""
+def make_videomae(image_size: int = 224, mean_pooling: bool = True, kind: str = "VideoMAEModel") -> Any:
+    """Return a VideoMAE of two layers with random weights."""
     torch.manual_seed(0)
     config = transformers.VideoMAEConfig(
         image_size=image_size, num_hidden_layers=2, hidden_size=48, num_attention_heads=4, intermediate_size=96,
@@ -50,7 +50,7 @@ def hugging_face(image_size: int = 224, mean_pooling: bool = True, kind: str = "
     return model
 
 
-def ours(path: Path, size: int) -> Backbone:
+def our_backbone(path: Path, size: int) -> Backbone:
     imported = read_weights(path)
     config = backbone_config(imported)
     backbone = Backbone(config, adapter_config(imported), 16, size, size).eval()
@@ -58,41 +58,41 @@ def ours(path: Path, size: int) -> Backbone:
     return backbone
 
 
-def theirs(model: Any, clip: torch.Tensor, patches: int) -> torch.Tensor:
-    """(dim, 8): their tokens, averaged over the picture."""
+def their_features(model: Any, clip: torch.Tensor, patches: int) -> torch.Tensor:
+    """Return their features (dim, 8), averaged over the picture."""
     tokens = model(clip.transpose(0, 1)[None]).last_hidden_state[0]
     return tokens.reshape(8, patches**2, -1).mean(dim=1).T
 
 
 @torch.inference_mode()
 @pytest.mark.parametrize("mean_pooling", [True, False])
-def test_hugging_face_at_224_pixels(tmp_path: Path, mean_pooling: bool) -> None:
-    model = hugging_face(mean_pooling=mean_pooling)
+def test_hugging_face_model_at_224_pixels(tmp_path: Path, mean_pooling: bool) -> None:
+    model = make_videomae(mean_pooling=mean_pooling)
     model.save_pretrained(tmp_path)
     clip = torch.randn(3, 16, 224, 224)
-    found = ours(tmp_path, 224)(clip[None, None])[0]
-    torch.testing.assert_close(found, theirs(model, clip, 14), atol=1e-5, rtol=1e-5)
-    assert found.std() > 0.05
+    features = our_backbone(tmp_path, 224)(clip[None, None])[0]
+    torch.testing.assert_close(features, their_features(model, clip, 14), atol=1e-5, rtol=1e-5)
+    assert features.std() > 0.05
 
 
 @torch.inference_mode()
-def test_hugging_face_at_160_pixels(tmp_path: Path) -> None:
-    """Their position table for 224 pixels resized bicubically, as OpenTAD does: theirs for 160 would be another."""
-    model = hugging_face()
+def test_hugging_face_model_at_160_pixels(tmp_path: Path) -> None:
+    """The position table for 224 pixels is resized bicubically, as in OpenTAD; theirs for 160 would differ."""
+    model = make_videomae()
     model.save_pretrained(tmp_path)
-    smaller = hugging_face(image_size=160)
+    smaller = make_videomae(image_size=160)
     smaller.load_state_dict(model.state_dict())
     table = model.embeddings.position_embeddings.reshape(8, 14, 14, 48).permute(0, 3, 1, 2)
     table = F.interpolate(table, size=(10, 10), mode="bicubic", align_corners=False)
     smaller.embeddings.position_embeddings = table.permute(0, 2, 3, 1).reshape(1, 800, 48)
     clip = torch.randn(3, 16, 160, 160)
-    found = ours(tmp_path, 160)(clip[None, None])[0]
-    torch.testing.assert_close(found, theirs(smaller, clip, 10), atol=1e-5, rtol=1e-5)
+    features = our_backbone(tmp_path, 160)(clip[None, None])[0]
+    torch.testing.assert_close(features, their_features(smaller, clip, 10), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["VideoMAEForPreTraining", "VideoMAEForVideoClassification"])
-def test_other_models_of_hugging_face_hold_the_same_backbone(tmp_path: Path, kind: str) -> None:
-    model = hugging_face(kind=kind)
+def test_other_hugging_face_models_give_same_backbone(tmp_path: Path, kind: str) -> None:
+    model = make_videomae(kind=kind)
     model.save_pretrained(tmp_path)
     imported = read_weights(tmp_path)
     plain = {name.removeprefix("videomae."): tensor for name, tensor in model.state_dict().items()}
@@ -106,15 +106,17 @@ def test_other_models_of_hugging_face_hold_the_same_backbone(tmp_path: Path, kin
 
 
 @torch.inference_mode()
-def test_a_model_made_for_another_size_keeps_its_own_positions(tmp_path: Path) -> None:
-    model = hugging_face(image_size=160)
+def test_model_for_160_pixels_keeps_its_position_table(tmp_path: Path) -> None:
+    model = make_videomae(image_size=160)
     model.save_pretrained(tmp_path)
     clip = torch.randn(3, 16, 160, 160)
-    torch.testing.assert_close(ours(tmp_path, 160)(clip[None, None])[0], theirs(model, clip, 10), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        our_backbone(tmp_path, 160)(clip[None, None])[0], their_features(model, clip, 10), atol=1e-5, rtol=1e-5
+    )
 
 
-def test_shards_and_older_names_hold_the_same_backbone(tmp_path: Path) -> None:
-    model = hugging_face()
+def test_shards_and_older_names_give_same_backbone(tmp_path: Path) -> None:
+    model = make_videomae()
     model.save_pretrained(tmp_path / "whole")
     model.save_pretrained(tmp_path / "shards", max_shard_size="50KB")
     assert not (tmp_path / "shards/model.safetensors").exists()
@@ -132,7 +134,7 @@ def test_shards_and_older_names_hold_the_same_backbone(tmp_path: Path) -> None:
         assert all(torch.equal(other[key], whole[key]) for key in whole)
 
 
-def test_heads_that_no_shape_tells_are_asked_for(tmp_path: Path) -> None:
+def test_unknown_number_of_heads_requires_config(tmp_path: Path) -> None:
     weights = {name: tensor[..., :48].clone() for name, tensor in small_backbone().state_dict().items()}
     weights["patch_embed.weight"] = torch.zeros(48, 3, 2, 16, 16)
     torch.save({"model": weights}, tmp_path / "x.pth")
@@ -151,11 +153,11 @@ def small_backbone(kind: str = "none", depth: int = 2) -> Backbone:
     return backbone
 
 
-def renamed(weights: dict[str, torch.Tensor], form: str) -> dict[str, Any]:
-    """Our names to those of public files."""
-    found: dict[str, torch.Tensor] = {}
+def rename_weights(weights: dict[str, torch.Tensor], layout: str) -> dict[str, Any]:
+    """Rename our weights as in public files."""
+    named: dict[str, torch.Tensor] = {}
     for name, tensor in weights.items():
-        if form in ("mmaction2", "opentad"):
+        if layout in ("mmaction2", "opentad"):
             name = name.replace("patch_embed.", "patch_embed.projection.")
             name = name.replace("mlp.fc1.", "mlp.layers.0.0.").replace("mlp.fc2.", "mlp.layers.1.")
         else:
@@ -166,60 +168,60 @@ def renamed(weights: dict[str, torch.Tensor], form: str) -> dict[str, Any]:
             "mmaction2": "backbone.",
             "opentad": "module.backbone.model.backbone.",
         }
-        found[prefix[form] + name] = tensor
-    match form:
+        named[prefix[layout] + name] = tensor
+    match layout:
         case "original":
-            return {"model": found | {"head.weight": torch.zeros(3), "fc_norm.weight": torch.zeros(3)}}
+            return {"model": named | {"head.weight": torch.zeros(3), "fc_norm.weight": torch.zeros(3)}}
         case "pretrained":
             extra = {"encoder.norm.weight": torch.ones(192), "encoder.norm.bias": torch.zeros(192)}
-            return {"model": found | extra | {"mask_token": torch.zeros(3), "decoder.norm.weight": torch.zeros(3)}}
+            return {"model": named | extra | {"mask_token": torch.zeros(3), "decoder.norm.weight": torch.zeros(3)}}
         case "mmaction2":
-            return {"meta": {"epoch": 3}, "state_dict": found | {"cls_head.fc_cls.weight": torch.zeros(3)}}
+            return {"meta": {"epoch": 3}, "state_dict": named | {"cls_head.fc_cls.weight": torch.zeros(3)}}
         case _:
-            return found
+            return named
 
 
-@pytest.mark.parametrize(("form", "left"), [("original", 2), ("pretrained", 2), ("mmaction2", 1)])
-def test_other_files_hold_the_same_backbone(tmp_path: Path, form: str, left: int) -> None:
+@pytest.mark.parametrize(("layout", "unmatched"), [("original", 2), ("pretrained", 2), ("mmaction2", 1)])
+def test_other_checkpoints_give_same_backbone(tmp_path: Path, layout: str, unmatched: int) -> None:
     backbone = small_backbone()
-    torch.save(renamed(backbone.state_dict(), form), tmp_path / "x.pth")
+    torch.save(rename_weights(backbone.state_dict(), layout), tmp_path / "x.pth")
     imported = read_weights(tmp_path / "x.pth")
-    assert len(imported.unmatched) == left
+    assert len(imported.unmatched) == unmatched
     for name, tensor in backbone.state_dict().items():
         assert torch.equal(imported.backbone[name], tensor)
     config = backbone_config(imported)
-    assert (config.embed_dim, config.depth, config.heads, config.final_norm) == (192, 2, 3, form == "pretrained")
+    assert (config.embed_dim, config.depth, config.heads, config.final_norm) == (192, 2, 3, layout == "pretrained")
     import_backbone(imported, config, tmp_path / "backbone.safetensors")
-    again, weights = load_backbone(tmp_path / "backbone.safetensors")
-    assert again == config
+    loaded_config, weights = load_backbone(tmp_path / "backbone.safetensors")
+    assert loaded_config == config
     assert weights.keys() == imported.backbone.keys()
 
 
-def test_a_backbone_that_is_another_is_not_started(tmp_path: Path) -> None:
+def test_backbone_with_other_config_is_refused(tmp_path: Path) -> None:
     backbone = small_backbone()
-    torch.save(renamed(backbone.state_dict(), "original"), tmp_path / "x.pth")
+    torch.save(rename_weights(backbone.state_dict(), "original"), tmp_path / "x.pth")
     imported = read_weights(tmp_path / "x.pth")
     path = tmp_path / "backbone.safetensors"
     import_backbone(imported, backbone_config(imported), path)
 
-    def refuse(change: dict[str, Any], words: str) -> None:
+    def assert_refused(change: dict[str, Any], message: str) -> None:
         other = Backbone(backbone.config.model_copy(update=change), AdapterConfig(kind="none"), 16, 32, 32)
-        with pytest.raises(WeightsError, match=words):
+        with pytest.raises(WeightsError, match=message):
             start_backbone(other, path)
 
-    refuse({"heads": 6, "depth": 3}, "depth is 2 in the file, 3 here; heads is 3 in the file, 6 here")
+    assert_refused({"heads": 6, "depth": 3}, "depth is 2 in the file, 3 here; heads is 3 in the file, 6 here")
     with pytest.raises(WeightsError, match="kind is videomae in the file, pose here"):
         start_backbone(PoseBackbone(PoseConfig(kind="pose", embed_dim=192)), path)
 
 
 def opentad_detector(shared: Path, path: Path) -> dict[str, torch.Tensor]:
-    """A whole detector under OpenTAD's names, of the published values: their ActionFormer and their TIA."""
+    """Save a detector with OpenTAD's names, from the published ActionFormer and TIA; returns the weights."""
     head = torch.load(shared / "reference/actionformer.pt", weights_only=True)["state_dict"]
     adapter = torch.load(shared / "reference/adapters.pt", weights_only=True)["tia"]["state_dict"]
     torch.manual_seed(1)
     config = BackboneConfig(embed_dim=384, depth=2, heads=6)
     backbone = Backbone(config, AdapterConfig(kind="none"), 16, 160, 160)
-    weights = renamed(backbone.state_dict(), "opentad")
+    weights = rename_weights(backbone.state_dict(), "opentad")
     weights |= {f"module.backbone.model.backbone.blocks.1.adapter.{name}": tensor for name, tensor in adapter.items()}
     weights |= {f"module.{name}": tensor for name, tensor in head.items()}
     stale = {name: torch.zeros_like(tensor) for name, tensor in weights.items()}
@@ -236,7 +238,7 @@ SETTINGS = {
 
 @pytest.mark.shared("reference/actionformer.pt")
 @torch.inference_mode()
-def test_an_opentad_detector_computes_what_it_computed(shared: Path, bundle: Bundle, tmp_path: Path) -> None:
+def test_opentad_detector_gives_published_outputs(shared: Path, bundle: Bundle, tmp_path: Path) -> None:
     weights = opentad_detector(shared, tmp_path / "x.pth")
     imported = read_weights(tmp_path / "x.pth")
     assert imported.unmatched == ["module.rpn_head.loss_normalizer"]
@@ -244,11 +246,11 @@ def test_an_opentad_detector_computes_what_it_computed(shared: Path, bundle: Bun
     assert head_config(imported).embed_convs == 3
     manifest = detector_manifest(imported, bundle.manifest.taxonomy, SETTINGS)
     import_detector(imported, manifest, tmp_path / "mine.safetensors")
-    loaded, again = export.load_checkpoint(tmp_path / "mine.safetensors")
-    assert again == manifest
+    loaded, loaded_manifest = export.load_checkpoint(tmp_path / "mine.safetensors")
+    assert loaded_manifest == manifest
     network = Network(manifest).eval()
     network.load_state_dict(loaded)
-    # The EMA's weights were taken, and the block without an adapter has one that changes nothing.
+    # The EMA weights are used, and the block without an adapter gets an identity adapter.
     assert torch.equal(loaded["detector.rpn_head.cls_head.bias"], weights["module.rpn_head.cls_head.bias"])
     assert not loaded["backbone.blocks.0.adapter.up_proj.weight"].any()
     reference = torch.load(shared / "reference/actionformer.pt", weights_only=True)
@@ -263,26 +265,26 @@ def test_an_opentad_detector_computes_what_it_computed(shared: Path, bundle: Bun
 
 
 @pytest.mark.shared("reference/actionformer.pt")
-def test_from_an_opentad_file_to_an_answer(shared: Path, tmp_path: Path) -> None:
+def test_opentad_checkpoint_is_imported_exported_and_detects(shared: Path, tmp_path: Path) -> None:
     opentad_detector(shared, tmp_path / "x.pth")
     (tmp_path / "config.json").write_text(json.dumps(SETTINGS | {"thresholds": {"default": 0.0}}))
     checkpoint, folder = str(tmp_path / "mine.safetensors"), str(tmp_path / "bundle")
-    found = mmad(
+    imported = mmad(
         "import-weights", str(tmp_path / "x.pth"), "--out", checkpoint, "--config", str(tmp_path / "config.json")
     )
-    assert found.returncode == 0, found.stderr
-    assert "a detector of 52 classes, adapter tia" in found.stdout
-    assert "1 left" in found.stdout
-    assert "rpn_head.loss_normalizer" in found.stderr
-    made = mmad("export", "--checkpoint", checkpoint, "--out", folder)
-    assert made.returncode == 0, made.stderr
-    assert made.stdout.count("max abs error") == 2
+    assert imported.returncode == 0, imported.stderr
+    assert "a detector of 52 classes, adapter tia" in imported.stdout
+    assert "1 left" in imported.stdout
+    assert "rpn_head.loss_normalizer" in imported.stderr
+    exported = mmad("export", "--checkpoint", checkpoint, "--out", folder)
+    assert exported.returncode == 0, exported.stderr
+    assert exported.stdout.count("max abs error") == 2
     write_clip(tmp_path / "clip.mp4", seconds=2, width=160, height=160)
-    answer = mmad("detect", str(tmp_path / "clip.mp4"), "--bundle", folder, "--json")
-    result = json.loads(answer.stdout)
+    detected = mmad("detect", str(tmp_path / "clip.mp4"), "--bundle", folder, "--json")
+    result = json.loads(detected.stdout)
     assert result["model"]["bundle"] == "mine"
     assert result["model"]["trained_on"]["data"].startswith("imported")
-    assert 0 < len(result["detections"]) <= 200  # proposals of one action that overlap are one detection
+    assert 0 < len(result["detections"]) <= 200  # overlapping proposals of one action are merged
     mmad(
         "detect",
         str(tmp_path / "clip.mp4"),
@@ -297,33 +299,35 @@ def test_from_an_opentad_file_to_an_answer(shared: Path, tmp_path: Path) -> None
         assert len(archive.read("prediction.csv").splitlines()) == 1 + 200
 
 
-def test_what_does_not_fit_is_refused(tmp_path: Path, bundle: Bundle) -> None:
+def test_unusable_weights_are_refused(tmp_path: Path, bundle: Bundle) -> None:
     backbone = small_backbone()
     weights = backbone.state_dict()
     path = tmp_path / "x.pth"
 
-    def refuse(content: Any, words: str) -> None:
+    def assert_refused(content: Any, message: str) -> None:
         torch.save(content, path)
-        with pytest.raises(WeightsError, match=words):
+        with pytest.raises(WeightsError, match=message):
             imported = read_weights(path)
             import_backbone(imported, backbone_config(imported), tmp_path / "out")
 
-    refuse(
+    assert_refused(
         {"model": {name: value for name, value in weights.items() if "blocks.1.norm2" not in name}},
         "missing: blocks.1.norm2.bias",
     )
-    refuse(
+    assert_refused(
         {"model": weights | {"blocks.0.norm1.weight": torch.zeros(7)}},
         r"blocks.0.norm1.weight is \(7,\), wanted \(192,\)",
     )
-    refuse({"model": {"conv1.weight": torch.zeros(3)}}, "holds no VideoMAE backbone")
-    refuse({"epoch": 3}, "holds no weights: its keys are epoch")
-    refuse([1, 2], "holds a list, not named weights")
-    refuse({"model": {name: v for name, v in weights.items() if "blocks" not in name}}, "no blocks")
+    assert_refused({"model": {"conv1.weight": torch.zeros(3)}}, "holds no VideoMAE backbone")
+    assert_refused({"epoch": 3}, "holds no weights: its keys are epoch")
+    assert_refused([1, 2], "holds a list, not named weights")
+    assert_refused({"model": {name: v for name, v in weights.items() if "blocks" not in name}}, "no blocks")
     (tmp_path / "x.safetensors").write_bytes(b"nothing of the kind")
     with pytest.raises(WeightsError, match="neither a file of torch nor of safetensors"):
         read_weights(tmp_path / "x.safetensors")
-    refuse({"model": {name: v for name, v in weights.items() if "patch" not in name}}, "holds no VideoMAE backbone")
+    assert_refused(
+        {"model": {name: v for name, v in weights.items() if "patch" not in name}}, "holds no VideoMAE backbone"
+    )
     path.write_bytes(b"no weights at all")
     with pytest.raises(WeightsError):
         read_weights(path)
@@ -337,14 +341,14 @@ def test_what_does_not_fit_is_refused(tmp_path: Path, bundle: Bundle) -> None:
     assert not (tmp_path / "out").exists()
 
 
-class Malicious:
+class MaliciousPickle:
     def __reduce__(self) -> tuple[Any, ...]:
         return (Path.touch, (Path("/tmp/mmad-was-here"),))
 
 
-def test_a_pickle_that_wants_more_is_refused(tmp_path: Path) -> None:
-    torch.save({"model": Malicious()}, tmp_path / "x.pth")
-    (tmp_path / "y.pth").write_bytes(pickle.dumps(Malicious(), protocol=2))
+def test_malicious_pickle_is_refused(tmp_path: Path) -> None:
+    torch.save({"model": MaliciousPickle()}, tmp_path / "x.pth")
+    (tmp_path / "y.pth").write_bytes(pickle.dumps(MaliciousPickle(), protocol=2))
     for name in ("x.pth", "y.pth"):
         with pytest.raises(WeightsError, match="which is refused"):
             read_weights(tmp_path / name)
@@ -352,7 +356,7 @@ def test_a_pickle_that_wants_more_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.shared("reference/actionformer.pt")
-def test_a_label_list_of_another_length_is_refused(shared: Path, tmp_path: Path, bundle: Bundle) -> None:
+def test_detector_with_other_labels_or_names_is_refused(shared: Path, tmp_path: Path, bundle: Bundle) -> None:
     opentad_detector(shared, tmp_path / "x.pth")
     imported = read_weights(tmp_path / "x.pth")
     with pytest.raises(WeightsError, match="has 52 classes, the label list 4"):

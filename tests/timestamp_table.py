@@ -182,11 +182,11 @@ def edit(path: Path, edits: Sequence[tuple[int, int, int]]) -> Path:
     elst = b"".join(struct.pack(">IiHH", *one, 0) for one in edits)
     elst = struct.pack(">I4sII", 16 + len(elst), b"elst", 0, len(edits)) + elst
     edts = struct.pack(">I4s", 8 + len(elst), b"edts") + elst
-    place = content.index(b"edts") - 4
-    old = int.from_bytes(content[place : place + 4])
-    content = content[:place] + edts + content[place + old :]
+    position = content.index(b"edts") - 4
+    old = int.from_bytes(content[position : position + 4])
+    content = content[:position] + edts + content[position + old :]
     for name in (b"moov", b"trak"):
-        start = content.rindex(name, 0, place) - 4
+        start = content.rindex(name, 0, position) - 4
         size = int.from_bytes(content[start : start + 4]) + len(edts) - old
         content = content[:start] + struct.pack(">I", size) + content[start + 4 :]
     path.write_bytes(content)
@@ -195,7 +195,7 @@ def edit(path: Path, edits: Sequence[tuple[int, int, int]]) -> Path:
 
 def picture(number: int) -> NDArray[np.uint8]:
     """Draw a number from 0 to 255 as black and white blocks; returns (64, 64)."""
-    bits = [number >> place & 1 for place in range(8)]
+    bits = [number >> shift & 1 for shift in range(8)]
     blocks = np.array(bits + [1 - bit for bit in bits], np.uint8).reshape(4, 4)
     return np.kron(blocks * 200 + 20, np.ones((BLOCK, BLOCK))).astype(np.uint8)
 
@@ -224,13 +224,13 @@ def read(path: Path, limits: Limits = Limits()) -> DecodedVideo:
     """Decode a video with our decoder."""
     with path.open("rb") as file, closing(Video(file, limits)) as video:
         tick = video.time_base
-        shown = [(one.frame.to_ndarray(format="gray"), one.start, one.end) for one in video.timed_frames()]
+        decoded = [(frame.frame.to_ndarray(format="gray"), frame.start, frame.end) for frame in video.timed_frames()]
     assert video.media is not None
     return DecodedVideo(
-        [read_number(np.asarray(gray, np.uint8)) for gray, _, _ in shown],
-        [start * tick for _, start, _ in shown],
+        [read_number(np.asarray(gray, np.uint8)) for gray, _, _ in decoded],
+        [start * tick for _, start, _ in decoded],
         tick,
-        shown[-1][2] * tick,
+        decoded[-1][2] * tick,
         video.media,
     )
 
@@ -264,22 +264,26 @@ class Row(NamedTuple):
 
 def compare(case: Case, folder: Path) -> Row:
     """Compare our frame numbers and times with FFmpeg's and with those written."""
-    found, times_ms = read(path := make(case, folder)), PATTERNS[case.pattern]
-    written = [Fraction(times_ms[number] - times_ms[found.numbers[0]], 1000) for number in found.numbers]
-    due = probe(path) if has_ffprobe() else written
+    decoded, times_ms = read(path := make(case, folder)), PATTERNS[case.pattern]
+    written = [Fraction(times_ms[number] - times_ms[decoded.numbers[0]], 1000) for number in decoded.numbers]
+    expected = probe(path) if has_ffprobe() else written
     faults = []
     # In some MP4 files the second to last frame is after the end of the edit list, and FFmpeg skips it.
-    if found.numbers != sorted(set(found.numbers)) or min(found.numbers) < 0 or len(times_ms) - len(found.numbers) > 1:
-        faults.append(f"frames {found.numbers}")
-    if len(due) != len(found.times):
-        faults.append(f"{len(found.times)} frames, FFmpeg has {len(due)}")
+    if (
+        decoded.numbers != sorted(set(decoded.numbers))
+        or min(decoded.numbers) < 0
+        or len(times_ms) - len(decoded.numbers) > 1
+    ):
+        faults.append(f"frames {decoded.numbers}")
+    if len(expected) != len(decoded.times):
+        faults.append(f"{len(decoded.times)} frames, FFmpeg has {len(expected)}")
     # AVI has no presentation times; those that FFmpeg derives from decoding times are some frames off.
-    if case.container != "AVI" and found.times != written:
+    if case.container != "AVI" and decoded.times != written:
         faults.append("not the times that were written")
-    if found.media.damaged:
-        faults.append(f"damaged {found.media.damaged}")
-    error = max((abs(a - b) for a, b in zip(found.times, due, strict=False)), default=Fraction(0))
-    return Row(case, len(found.times), error, found.tick, "; ".join(faults))
+    if decoded.media.damaged:
+        faults.append(f"damaged {decoded.media.damaged}")
+    error = max((abs(a - b) for a, b in zip(decoded.times, expected, strict=False)), default=Fraction(0))
+    return Row(case, len(decoded.times), error, decoded.tick, "; ".join(faults))
 
 
 def table() -> Iterator[Row]:
