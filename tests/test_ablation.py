@@ -25,7 +25,7 @@ def test_variant_makes_expected_architecture(variant):
 
 def test_ablation_runs_variants_once_and_writes_table(tmp_path, monkeypatch, capsys):
     people = People(seed=6, fps=10.0, height=48, width=48, mix=Mix.BALANCED)
-    produce(DatasetSpec(people, tmp_path / "people", Storage.NPZ, 16), 1, lambda finished, count: None)
+    produce(DatasetSpec(people, tmp_path / "people", Storage.NPZ, 16), 1, lambda done, count: None)
     arguments = ["ablation", "--data", str(tmp_path / "people"), "--out", str(tmp_path / "runs"), "--config", "smoke",
                  "--seeds", "1", "--set", "stages.0.steps=2", "--set", "stages.1.steps=2", "--set", "validate_videos=1", "--only", "DSTA, kernel 3", "frozen features"]  # fmt: skip
     monkeypatch.setattr(sys, "argv", arguments)

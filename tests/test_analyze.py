@@ -54,9 +54,8 @@ def test_gains_equal_effect_of_removing_errors() -> None:
     assert analysis.gains["background"] == pytest.approx(0.5)
     assert analysis.gains["confusion"] == 0
     near = analyze(truth, instances(("a", 0, 4, 0, 0.9), ("a", 0, 10, 0, 0.8)), 1)
-    assert near.average == pytest.approx(
-        (4 * 1 + 5 * 0.5) / 9
-    )  # at 0.1 to 0.4 the first is correct, the second a double detection
+    # At 0.1 to 0.4 the first is correct, the second a double detection.
+    assert near.average == pytest.approx((4 * 1 + 5 * 0.5) / 9)
     assert near.average_from_half == pytest.approx(0.5)
     assert near.gains["localisation"] == pytest.approx(0.5)
 

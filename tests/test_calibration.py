@@ -40,7 +40,7 @@ def test_calibrated_scores_equal_precision():
     assert calibrate(np.array([0.8], np.float32), calibration)[0] == pytest.approx(0.4, abs=0.08)
 
 
-def test_calibration_keeps_order_of_scores():
+def test_calibration_preserves_order_of_scores():
     calibration = fit_calibration(*overconfident(0))
     scores = np.linspace(0, 1, 5000, dtype=np.float32)
     after = calibrate(scores, calibration)

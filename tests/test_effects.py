@@ -151,7 +151,7 @@ def test_grain_differs_by_frame_and_is_strongest_in_shadows():
     assert abs(np.corrcoef(out[0, :30].ravel(), out[1, :30].ravel())[0, 1]) < 0.05
 
 
-def test_blur_keeps_brightness_and_removes_detail():
+def test_blur_preserves_brightness_and_removes_detail():
     frames, _ = scene()
     for part in ({"blur": 0.02}, {"shrink": 2.0}):
         out = develop(frames, Effects(replace(PLAIN, **part), None, None), rng()).astype(float)
@@ -332,7 +332,7 @@ def test_unwritable_frames_are_refused_and_leave_no_file(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_failed_write_keeps_old_file(tmp_path, monkeypatch):
+def test_failed_write_leaves_old_file(tmp_path, monkeypatch):
     path = tmp_path / "a.npz"
     write_frames(path, soft_frames(), 15)
     before = path.read_bytes()

@@ -53,7 +53,7 @@ def test_decoded_people_are_local_maxima() -> None:
     assert len(decode_people(scores, boxes, 0.5)) == 1  # a person's upper half
 
 
-def test_letterbox_keeps_aspect_ratio() -> None:
+def test_letterbox_preserves_aspect_ratio() -> None:
     squares, inner_box = letterbox(np.full((2, 30, 60, 3), 200, np.uint8), 40)
     assert squares.shape == (2, 40, 40, 3)
     assert inner_box == (0, 10, 40, 20)

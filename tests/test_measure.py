@@ -110,7 +110,7 @@ def test_shuffled_labels_score_low_with_many_classes() -> None:
     assert 0.01 < shuffled.body < 0.1
 
 
-def test_untrained_network_is_fixed_and_keeps_random_state(bundle: Bundle) -> None:
+def test_untrained_network_is_fixed_and_leaves_random_state(bundle: Bundle) -> None:
     torch.manual_seed(7)
     expected = torch.rand(3)
     torch.manual_seed(7)

@@ -142,7 +142,7 @@ def test_undeclared_duration_is_measured_without_decoding(tmp_path: Path, monkey
     assert tuple(measure_extent(io.BytesIO(content))) == pytest.approx((31.16, 0))
 
 
-def test_transport_stream_clock_wrap_keeps_frame_times(tmp_path: Path) -> None:
+def test_transport_stream_clock_wrap_preserves_frame_times(tmp_path: Path) -> None:
     wrap_ms = int(2**33 / 90) // 40 * 40
     path = timestamp_table.write(
         tmp_path / "wrap.ts", CONTAINERS["TS"], H264_B, [wrap_ms - 2000 + ms for ms in CONSTANT]

@@ -106,7 +106,7 @@ def test_other_hugging_face_models_give_same_backbone(tmp_path: Path, kind: str)
 
 
 @torch.inference_mode()
-def test_model_for_160_pixels_keeps_its_position_table(tmp_path: Path) -> None:
+def test_model_for_160_pixels_uses_its_position_table(tmp_path: Path) -> None:
     model = make_videomae(image_size=160)
     model.save_pretrained(tmp_path)
     clip = torch.randn(3, 16, 160, 160)
