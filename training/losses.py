@@ -52,7 +52,7 @@ class Losses(NamedTuple):
 
 
 def make_grid(window_frames: int, strides: tuple[int, ...]) -> PointGrid:
-    """Return the points of a window, finest level first; level l regresses distances of 4 * 2^(l-1) to 4 * 2^l steps."""
+    """Return the points of a window, finest level first; level l regresses 4 * 2^(l-1) to 4 * 2^l steps."""
     parts = []
     for level, stride in enumerate(strides):
         positions = torch.arange(0, window_frames, stride, dtype=torch.float32)
@@ -114,7 +114,7 @@ def diou_loss(predicted: Tensor, truth: Tensor) -> Tensor:
 
 
 class DetectionLoss(nn.Module):
-    """Losses divided by the number of positive points, in training by its moving average (ActionFormer, section 3.3)."""
+    """Losses divided by the number of positive points, in training by its moving average (ActionFormer, 3.3)."""
 
     normalizer: Tensor
     strides: Tensor

@@ -43,7 +43,6 @@ def draw_precision(precision: Doubles, taxonomy: Taxonomy, path: Path) -> None:
 
 
 def _draw_bars(values: Doubles, order: Sequence[int], taxonomy: Taxonomy) -> tuple[Any, Any]:
-    """Draw a bar for each of these actions, coloured by body part; return figure and axes."""
     actions = [taxonomy.actions[label] for label in order]
     figure, axes = plt.subplots(figsize=(14, 5))
     axes.bar(range(len(order)), values[order], color=[_BODY_COLOURS(action.body_id % 10) for action in actions])

@@ -113,7 +113,7 @@ def write_results(
     device: str = "auto",
     weights: Weights = "fp32",
 ) -> Manifest:
-    """Write network.safetensors (fp32), bundle/ and report/ with the result on validation videos; return the manifest."""
+    """Write network.safetensors (fp32), bundle/ and report/ from the result on validation videos."""
     final_manifest = manifest.model_copy(
         update={
             "metrics": {f"validation_{name}": value for name, value in collect_metrics(result).items()},
