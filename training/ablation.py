@@ -78,14 +78,13 @@ def _run(options: Namespace, variant: str, seed: int) -> None:
         _train(options, recipe, pretrained)
     start = (f"seed={seed}", f"backbone={pretrained / BACKBONE}")
     recipe = load_recipe(options.config, [*options.overrides, *SKIP_PRETRAINING, VARIANTS[variant], *start])
-    network, step_s = _train(options, recipe, out)
+    run, network, step_s = _train(options, recipe, out)
     held_out = load_dataset(options.data, standard_labels(), "val", recipe.data.class_balance_exponent)
     given = recipe.stages[-1].given
     if given == "pictures":
         held_out = held_out.with_frames()
-    manifest = make_manifest(recipe, standard_labels(), ", ".join(map(str, options.data)))
-    result = evaluate_network(network, manifest, held_out, recipe, "cpu", lambda done, count: None, given)
-    save_checkpoint(out / "network.safetensors", network, manifest)
+    result = evaluate_network(network, run.manifest, held_out, recipe, "cpu", lambda done, count: None, given)
+    save_checkpoint(out / "network.safetensors", network, run.manifest)
     metrics = collect_metrics(result) | {"frame_mAP": float(np.nanmean(result.action.frame_precision))}
     names = set(set_trainable(network, recipe.stages[-1].tuning))
     parameters = network.backbone.named_parameters(prefix="backbone")
@@ -96,8 +95,8 @@ def _run(options: Namespace, variant: str, seed: int) -> None:
     (out / METRICS).write_text(json.dumps(metrics) + "\n", encoding="utf-8")
 
 
-def _train(options: Namespace, recipe: Recipe, out: Path) -> tuple[Network, float | None]:
-    """Train a run; return the network, and the CPU seconds per step (None if the run was resumed)."""
+def _train(options: Namespace, recipe: Recipe, out: Path) -> tuple[Run, Network, float | None]:
+    """Train a run; return it, the network, and the CPU seconds per step (None if the run was resumed)."""
     dataset = load_dataset(options.data, standard_labels(), "train", recipe.data.class_balance_exponent)
     manifest = make_manifest(recipe, standard_labels(), ", ".join(map(str, options.data)))
     run = Run(recipe, manifest, dataset, out, dataset.count_keypoints())
@@ -109,7 +108,7 @@ def _train(options: Namespace, recipe: Recipe, out: Path) -> tuple[Network, floa
     begin, resume = time.process_time(), (out / CHECKPOINT).exists()
     network = train(run, on_progress, resume=resume)
     step_s = (time.process_time() - begin) / sum(stage.steps for stage in recipe.stages)
-    return network, None if resume else step_s
+    return run, network, None if resume else step_s
 
 
 def make_table(out: Path, variants: Sequence[str], seeds: int) -> str:

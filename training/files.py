@@ -4,6 +4,7 @@ import csv
 import io
 import re
 import unicodedata
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,8 +31,12 @@ class NameIndex:
 
     def __init__(self, names: Iterable[tuple[str, str]]) -> None:
         """Index pairs of a name and its value."""
-        listed = list(names)
-        self._levels = [(form, _group_by_form(listed, form)) for form in (str, normalize_name, _lower)]
+        self._levels: list[tuple[Callable[[str], str], dict[str, set[str]]]] = [
+            (form, defaultdict(set)) for form in (str, normalize_name, _lower)
+        ]
+        for name, value in names:
+            for form, values in self._levels:
+                values[form(name)].add(value)
         self.other_case: dict[str, str] = {}
 
     def find(self, *spellings: str) -> str | None:
@@ -96,13 +101,6 @@ def normalize_name(name: str) -> str:
     """Normalise a name to NFC; undecodable bytes are read as Windows-1252, as in the exports."""
     text = _NOT_UTF8.sub(lambda byte: bytes([ord(byte[0]) - 0xDC00]).decode("cp1252", "backslashreplace"), name)
     return unicodedata.normalize("NFC", text)
-
-
-def _group_by_form(names: Iterable[tuple[str, str]], form: Callable[[str], str]) -> dict[str, set[str]]:
-    groups: dict[str, set[str]] = {}
-    for name, value in names:
-        groups.setdefault(form(name), set()).add(value)
-    return groups
 
 
 def _lower(name: str) -> str:

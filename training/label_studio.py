@@ -127,7 +127,6 @@ def _from_json_min(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _merge_by_id(tasks: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Merge entries with the same id to one task with all their annotations."""
     tasks_by_id: dict[object, dict[str, Any]] = {}
     for number, task in enumerate(tasks):
         key = task.get("id") if task.get("id") is not None else f"entry {number}"

@@ -102,7 +102,6 @@ def make_stills(seed: int, number: int, people: int | None = None, anatomy: Anat
 
 
 def _size(aspect: float) -> tuple[int, int]:
-    """Return even width and height; the longer one is LONGEST."""
     wide, high = min(1.0, aspect), min(1.0, 1 / aspect)
     return round(LONGEST * wide / 2) * 2, round(LONGEST * high / 2) * 2
 
@@ -241,7 +240,6 @@ def _blend(picture: Array, front: Array, cover: Array) -> Array:
 
 
 def _add_clutter(rng: np.random.Generator, picture: Array, covered: Array) -> Array:
-    """Draw random coloured shapes behind the people, with probability 0.5."""
     if rng.random() < 0.5:
         return picture
     height, width = picture.shape[:2]

@@ -114,7 +114,7 @@ def diou_loss(predicted: Tensor, truth: Tensor) -> Tensor:
 
 
 class DetectionLoss(nn.Module):
-    """Losses divided by the number of positive points, in training by its moving average (ActionFormer, sec. 3.3)."""
+    """Losses divided by the number of positive points, in training by its moving average (ActionFormer, 3.3)."""
 
     normalizer: Tensor
     strides: Tensor

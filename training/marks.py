@@ -123,7 +123,6 @@ def _read_label_studio(path: Path, document: list[object], context: ReadContext)
 
 
 def _find_video(task: Task, context: ReadContext) -> str:
-    """Return the video of a task, by one of its names or by its name after an upload to Label Studio."""
     uploads = NameIndex((uploaded_name(path.name), name) for name, path in context.files.items())
     known = next((match for name in task.videos if (match := context.find(name))), None)
     return known or uploads.find(*task.videos) or task.videos[0]

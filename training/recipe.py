@@ -122,7 +122,8 @@ class Recipe(Section):
     """Recipe of a training run.
 
     Attributes:
-        name, version, notes, licence, synthetic, weights: of the bundle; `synthetic`: shows synthetic people.
+        name, version, notes, licence: of the bundle.
+        synthetic: whether the data shows synthetic people, as stated in the bundle.
         backbone: file of pretrained weights, of `mmad import-weights` or an earlier run.
         start: bundle to fine-tune instead. It also provides name, licence, framing, input, architecture and
             postprocessing unless the recipe sets them.
@@ -133,6 +134,7 @@ class Recipe(Section):
         framing: person for data cropped around the person: the bundle then includes the locator and crops likewise.
         precision: bf16 computes the backbone in bfloat16; the head stays in fp32.
         activation_checkpointing: recompute blocks in the backward pass to save memory.
+        weights: precision of the weights in the bundle.
         ema: decay of the exponential moving average of the weights, which is the result; 0 disables it.
         save_minutes: minutes between checkpoints.
         validate_videos: number of validation videos for the report; 0 for all.

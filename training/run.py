@@ -65,7 +65,6 @@ def make_manifest(recipe: Recipe, taxonomy: Taxonomy, data: str) -> Manifest:
 
 
 def _match_pretrained(recipe: Recipe) -> Architecture:
-    """Return the recipe's architecture with the normalisation and position settings of its pretrained backbone."""
     backbone = recipe.architecture.backbone
     if recipe.backbone is None or not isinstance(backbone, BackboneConfig):
         return recipe.architecture

@@ -184,8 +184,6 @@ def _make_teacher(run: Run) -> Teacher | None:
 
 
 class _Loop:
-    """State of a run, and its training loop."""
-
     def __init__(self, fabric: Fabric, run: Run, network: Network, on_progress: OnProgress) -> None:
         self.fabric, self.out, self.recipe, self.on_progress = fabric, run.out, run.recipe, on_progress
         self._run = run

@@ -149,6 +149,5 @@ def _rank_within_class(predictions: Instances) -> Integers:
 
 
 def _averages(truth: Instances, predictions: Instances, classes: int) -> tuple[float, float]:
-    """Return mean mAP over all tIoUs, and over those of at least TIOU."""
     means = average_classes(average_precision(truth, predictions, classes))
     return float(means.mean()), float(means[np.array(TIOUS) >= TIOU].mean())

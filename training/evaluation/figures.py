@@ -43,7 +43,6 @@ def draw_precision(precision: Doubles, taxonomy: Taxonomy, path: Path) -> None:
 
 
 def _draw_bars(values: Doubles, order: Sequence[int], taxonomy: Taxonomy) -> tuple[Any, Any]:
-    """Draw a bar for each of these actions, coloured by body part; return figure and axes."""
     actions = [taxonomy.actions[label] for label in order]
     figure, axes = plt.subplots(figsize=(14, 5))
     axes.bar(range(len(order)), values[order], color=[_BODY_COLOURS(action.body_id % 10) for action in actions])
@@ -134,15 +133,14 @@ def draw_timeline(
     best = overlap.max(axis=1) if len(true) else np.zeros(len(predicted))
     figure, axes = plt.subplots(figsize=(11, 1.2 + 0.28 * (len(true) + len(predicted))))
     colours = plt.get_cmap("RdYlGn")
-    rows = [(one, "#457b9d", 1.0, False) for one in range(len(true))]
-    rows += [(one, colours(best[one]), best[one], True) for one in range(len(predicted))]
+    suffixes = [f"  {score:.2f}, tIoU {tiou:.2f}" for score, tiou in zip(predicted.scores, best, strict=True)]
+    rows = [(true, one, "#457b9d", "") for one in range(len(true))]
+    rows += [(predicted, one, colours(best[one]), suffixes[one]) for one in range(len(predicted))]
     names = []
-    for row, (one, colour, tiou, is_predicted) in enumerate(rows):
-        source = predicted if is_predicted else true
+    for row, (source, one, colour, suffix) in enumerate(rows):
         start, end = source.segments[one]
         axes.barh(row, end - start, left=start, color=colour, edgecolor="black", linewidth=0.4)
         action = taxonomy.actions[source.labels[one]]
-        suffix = f"  {predicted.scores[one]:.2f}, tIoU {tiou:.2f}" if is_predicted else ""
         names.append(f"{action.code} {action.name}{suffix}")
     axes.axhline(len(true) - 0.5, color="black", linewidth=1)
     axes.set_yticks(range(len(rows)), names, fontsize=8)

@@ -126,8 +126,8 @@ def measure(
     random weights. `on_progress` gets the numbers of finished and of all runs. Raises MeasureError if the service would
     reject one of the videos.
     """
-    rounds = 2 if untrained else 1
-    results, speed = _run(bundle, engine, samples, lambda done: on_progress(done, rounds * len(samples)))
+    runs = (2 if untrained else 1) * len(samples)
+    results, speed = _run(bundle, engine, samples, lambda done: on_progress(done, runs))
     truth = make_truth(samples, [one.media.duration_s for one in results])
     predictions = to_instances(truth, [one.proposals for one in results])
     taxonomy = bundle.manifest.taxonomy
@@ -138,9 +138,7 @@ def measure(
     baselines: dict[str, MapScores] = {}
     if untrained:
         random = TorchEngine(make_untrained_network(bundle), engine.device)
-        random_results, _ = _run(
-            bundle, random, samples, lambda done: on_progress(len(samples) + done, rounds * len(samples))
-        )
+        random_results, _ = _run(bundle, random, samples, lambda done: on_progress(len(samples) + done, runs))
         others = to_instances(truth, [one.proposals for one in random_results])
         baselines["untrained network"] = _map_scores(truth, others, taxonomy)
     baselines |= _compute_trivial_baselines(truth, predictions, frequencies.counts, taxonomy)
@@ -189,8 +187,7 @@ def _compute_trivial_baselines(
     truth: Instances, predictions: Instances, counts: Integers, taxonomy: Taxonomy
 ) -> dict[str, MapScores]:
     """Compute mAP of predictions from class frequencies alone, and of the bundle's proposals with shuffled labels."""
-    body_counts = np.zeros(len(taxonomy.bodies))
-    np.add.at(body_counts, np.array(taxonomy.body_ids), counts)
+    body_counts = np.bincount(taxonomy.body_ids, weights=counts, minlength=len(taxonomy.bodies))
     body_truth = truth.to_body_level(taxonomy)
     levels = ((truth, counts.astype(float)), (body_truth, body_counts))
     most_frequent, every = (
@@ -233,12 +230,14 @@ def _mean_precision(truth: Instances, predictions: Instances, classes: int) -> f
 def record_metrics(bundle: Bundle, subset: str, document: dict[str, Any]) -> None:
     """Write the metrics of a subset into the bundle's manifest, replacing earlier ones of the same subset."""
     evaluation, errors = document["evaluation"], document["calibration_error"]
-    levels = {level: evaluation[level] for level in ("action", "body")}
+    action, body = evaluation["action"], evaluation["body"]
     numbers: dict[str, float] = {
         "videos": evaluation["videos"],
-        **{f"{level}_mAP": scores["average"] for level, scores in levels.items()},
+        "action_mAP": action["average"],
+        "body_mAP": body["average"],
         "average_mAP": evaluation["average"],
-        **{f"{level}_mAP_0.5": scores["mAP"]["0.5"] for level, scores in levels.items()},
+        "action_mAP_0.5": action["mAP"]["0.5"],
+        "body_mAP_0.5": body["mAP"]["0.5"],
         "calibration_error": errors["all"],
         "calibration_error_of_shown": errors["shown"],
     }
