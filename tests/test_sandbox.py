@@ -79,7 +79,7 @@ def marked(small: Path, fault: str) -> io.BytesIO:
 
 
 def forkserver_of(made: Sandbox) -> int:
-    return made._forkserver.process.pid
+    return made._forkserver._process.pid
 
 
 def assert_well(made: Sandbox, small: Path) -> None:
