@@ -12,7 +12,7 @@ import torch
 import yaml
 
 from model.bundle import Manifest
-from model.export import Agreement, Weights, export_bundle, save_checkpoint
+from model.export import Weights, export_bundle, save_checkpoint
 from model.network import Network
 from model.taxonomy import Action, Body, Taxonomy
 from training.evaluation import figures
@@ -123,10 +123,10 @@ def write_results(
     )
     checkpoint = out / "network.safetensors"
     save_checkpoint(checkpoint, network, final_manifest)
-    agreements: list[Agreement] = []
+    engine_errors: dict[str, float] = {}
     text = (out / RECIPE).read_text("utf-8")
     recipe = yaml.safe_load(text)
-    export_bundle(checkpoint, out / "bundle", agreements.append, weights, find_locator(recipe))
+    export_bundle(checkpoint, out / "bundle", engine_errors.__setitem__, weights, find_locator(recipe))
     folder = out / "report"
     folder.mkdir(exist_ok=True)
     rows = [json.loads(line) for line in (out / HISTORY).read_text("utf-8").splitlines()]
@@ -140,7 +140,7 @@ def write_results(
         "evaluation": to_document(result.action, result.body, len(result.truth.videos), taxonomy),
         "metrics": final_manifest.metrics,
         "errors": errors_document(errors),
-        "engines": {one.engine: one.max_abs_error for one in agreements},
+        "engines": engine_errors,
         "training": summarise_cost(rows, recipe) | {"device": describe_device(device)},
         "seed": recipe["seed"],
         "weights": weights,
