@@ -96,7 +96,7 @@ def submitted_task(task: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-# -- what mmad writes
+# -- exports
 
 
 @pytest.mark.parametrize("name", ["csv", "eaf", "boris"])

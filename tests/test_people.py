@@ -34,7 +34,7 @@ def single_event(code: str, sides=("left",), start_s=1.0, end_s=3.0, duration_s=
     return Schedule(duration_s, (Event(code, start_s, end_s, sides),))
 
 
-# -- the table
+# -- actions
 
 
 def test_every_label_has_one_action():
