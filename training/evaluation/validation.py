@@ -101,7 +101,7 @@ def evaluate_network(
         *evaluate_levels(truth, predictions, manifest.taxonomy),
         choose_thresholds(fitted_on[0], calibrate_scores(fitted_on[1], calibration), len(manifest.taxonomy.actions)),
         calibration,
-        _measure_calibration(*others, calibration),
+        _measure_calibration(others[0], others[1], calibration),
     )
 
 
