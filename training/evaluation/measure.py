@@ -187,7 +187,7 @@ def _compute_trivial_baselines(
     truth: Instances, predictions: Instances, counts: Integers, taxonomy: Taxonomy
 ) -> dict[str, MapScores]:
     """Compute mAP of predictions from class frequencies alone, and of the bundle's proposals with shuffled labels."""
-    body_counts = np.bincount(taxonomy.body_ids, weights=counts, minlength=len(taxonomy.bodies)).astype(float)
+    body_counts = np.asarray(np.bincount(taxonomy.body_ids, counts, len(taxonomy.bodies)), float)
     body_truth = truth.to_body_level(taxonomy)
     levels = ((truth, counts.astype(float)), (body_truth, body_counts))
     most_frequent, every = (
