@@ -53,7 +53,7 @@ def run(
 
     The candidates take turns for `rounds` rounds, after a warm-up round. `notify` is called with a message for each
     engine that is not installed, `show` with the current round and the fraction done, 0..1. Returns the report as JSON;
-    `ratio` is a candidate's median divided by that of the first engine.
+    `ratio` is a candidate's median divided by that of the first engine. Raises EngineError if no engine can be loaded.
     """
     with clip.open("rb") as file, closing(Video(file, UNLIMITED)) as video:
         duration_s = video.declared_duration_s or 0.0
@@ -69,6 +69,8 @@ def run(
             notify(str(error))
             continue
         candidates[f"whole way, {engine}"] = partial(_detect, detector, clip)
+    if not candidates.keys() - {DECODE, SANDBOXED}:
+        raise EngineError("no engine can be loaded: install openvino, onnxruntime or torch")
     times: dict[str, list[float]] = {name: [] for name in candidates}
     for turn in range(rounds + 1):
         for index, (name, run_once) in enumerate(candidates.items()):

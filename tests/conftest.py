@@ -110,7 +110,16 @@ def api_description() -> dict[str, Any]:
 
 # Slow files run first, so that both test processes end at about the same time. Files that mostly wait for a service
 # alternate with files that compute: the two processes take tests from this list in turn.
-SLOWEST_FILES = ["test_faults", "test_export", "test_serve", "test_train", "test_sandbox", "test_weights", "test_times"]
+SLOWEST_FILES = [
+    "test_faults",
+    "test_export",
+    "test_serve",
+    "test_train",
+    "test_sandbox",
+    "test_sandbox_faults",
+    "test_weights",
+    "test_times",
+]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

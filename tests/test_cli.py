@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from mmad import benchmark
 from mmad.cli_reference import write_reference
 from model.bundle import Bundle
 from tests.command import mmad, mmad_process
@@ -187,6 +188,13 @@ def test_bench_measures_every_engine() -> None:
         "decode alone", "decode alone, sandboxed", "whole way, openvino", "whole way, onnx", "whole way, torch",
     ]  # fmt: skip
     assert all(row["median_s"] > 0 for row in report["rows"])
+
+
+def test_bench_without_engines_names_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(benchmark, "ENGINES", {})
+    completed = mmad("bench", "--seconds", "1", "--rounds", "1")
+    assert completed.returncode == 1
+    assert "no engine can be loaded: install openvino" in completed.stderr
 
 
 def test_invalid_setting_error_names_the_setting() -> None:
