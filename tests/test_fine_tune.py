@@ -170,7 +170,7 @@ def test_checkpoint_without_early_stopping_state_resumes(videos, tmp_path):
     before = history(run.out)
     resumed = train.train(run, lambda at: None, resume=True).state_dict()
     assert history(run.out) == before  # no step was left
-    assert all(torch.equal(value, resumed[name]) for name, value in state["kept"].items())
+    assert all(torch.equal(value, resumed[name]) for name, value in state["average"].items())
 
 
 def test_validation_loss_covers_all_windows(videos, tmp_path):

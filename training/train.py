@@ -352,7 +352,7 @@ class _Loop:
             "stage": self.stage,
             "step": self.step,
             "trainee": self.module.state_dict(),
-            "kept": self.average,
+            "average": self.average,
             "optimizer": None if optimizer is None else optimizer.state_dict(),
             "best": None if self.best is None else vars(self.best),
             "videos": self._run.digest(),
@@ -372,7 +372,7 @@ class _Loop:
                 "in another --out"
             )
         self.module.load_state_dict(state["trainee"])
-        self.average = state["kept"]
+        self.average = state["average"]
         self.stage, self.step, self._optimizer_state = state["stage"], state["step"], state["optimizer"]
         self.best = BestWeights(**state["best"]) if state.get("best") else None
         if self.fabric.is_global_zero:

@@ -25,7 +25,7 @@ def _find_weights(run: Path) -> Path | None:
     manifest = make_manifest(load_recipe(str(run / RECIPE), []), standard_labels(), "videos of synthetic people")
     state = torch.load(run / CHECKPOINT, map_location="cpu", weights_only=True)
     network = Network(manifest)
-    network.load_state_dict(state["kept"])
+    network.load_state_dict(state["average"])
     save_checkpoint(unfinished, network, manifest)
     print(f"{run.name}: stage {state['stage']}, step {state['step']}")
     return unfinished

@@ -65,7 +65,7 @@ def _get_job_to_stream(
 
 _STREAM: dict[int | str, dict[str, Any]] = {
     200: {"description": "Server-sent events: `state` when the state changes, `progress` between; data is the job"},
-    204: {"description": "All was told: the job has ended, and Last-Event-ID is its last event"},
+    204: {"description": "There are no more events: the job has ended, and Last-Event-ID is its last event"},
 }
 
 
