@@ -214,6 +214,17 @@ def _attempt_syscall(name: str, *arguments: int) -> Callable[[], Any]:
     return partial(_syscall, name, *arguments)
 
 
+def _exit_slowly_after_memory_error() -> None:
+    exit_now = os._exit
+
+    def exit_slowly(status: int) -> None:
+        time.sleep(0.3)
+        exit_now(status)
+
+    os._exit = exit_slowly  # type: ignore[assignment]
+    raise MemoryError
+
+
 def _exit_child(child: int) -> None:
     if child == 0:
         os._exit(0)
@@ -277,6 +288,7 @@ FAULTS: dict[str, Callable[[socket.socket], None]] = {
     "exhaust memory natively": lambda _: _exhaust_memory_natively(),
     "exhaust memory after frame": _after_frame(lambda: bytearray(64 * 1024**3)),
     "wrapped MemoryError": lambda _: _raise_wrapped_memory_error(),
+    "MemoryError, slow exit": lambda _: _exit_slowly_after_memory_error(),
     "no JSON": _send_bytes(b"\xff\xfe{}"),
     "not an object": _send_bytes(b"[1]"),
     "nested": _send_bytes(b"[" * 100_000),

@@ -121,6 +121,7 @@ def test_decoder_process_has_limits_and_no_worker_state(small_clip: Path, monkey
         ("exhaust memory natively", Limits(), DecoderMemoryError, "MMAD_DECODER_MEMORY_BYTES"),
         ("exhaust memory after frame", Limits(), DecoderMemoryError, "MMAD_DECODER_MEMORY_BYTES"),
         ("wrapped MemoryError", Limits(), DecoderMemoryError, "MMAD_DECODER_MEMORY_BYTES"),
+        ("MemoryError, slow exit", Limits(), DecoderMemoryError, "MMAD_DECODER_MEMORY_BYTES"),
         ("close socket", Limits(), DecoderKilledError, "outside"),
     ],
 )

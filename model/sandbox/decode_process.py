@@ -37,14 +37,15 @@ def run_decode_process(files: DecodeFiles, limits: Limits, confinement: Confinem
     status = 1
     try:
         _close_other_files(files)
-        status = _run(files, limits, confinement, parent)
+        # Open until the process exits: when it closes, the worker has a process that has not exited killed.
+        connection = socket.socket(fileno=files.connection)
+        status = _run(connection, files, limits, confinement, parent)
     finally:
         os._exit(status)  # skip the fork server's exit handlers
 
 
-def _run(files: DecodeFiles, limits: Limits, confinement: Confinement, parent: int) -> int:
+def _run(connection: socket.socket, files: DecodeFiles, limits: Limits, confinement: Confinement, parent: int) -> int:
     """Return the exit status."""
-    connection = socket.socket(fileno=files.connection)
     try:
         try:
             confine(limits, confinement, parent)
