@@ -41,7 +41,7 @@ class EventStream:
 
     @property
     def done(self) -> bool:
-        """Whether the event of a final state has arrived, or the time is over."""
+        """True after the event of a final state, and after the deadline."""
         return self._has_ended or time.monotonic() >= self._until
 
     @property

@@ -3,6 +3,7 @@
 import errno
 import re
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from uuid import uuid4
 
@@ -35,7 +36,7 @@ _OTHER = "other"
 OnResponse = Callable[[str, str, int, float], None]
 
 
-class HttpMiddleware:
+class HttpMiddleware(ABC):
     """Base of ASGI middleware; passes on what is not HTTP."""
 
     def __init__(self, app: ASGIApp) -> None:
@@ -46,8 +47,9 @@ class HttpMiddleware:
         app = self._handle if scope["type"] == "http" else self._app
         await app(scope, receive, send)
 
+    @abstractmethod
     async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        raise NotImplementedError
+        """Handle an HTTP request."""
 
 
 class RequestLog(HttpMiddleware):

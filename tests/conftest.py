@@ -80,7 +80,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture(scope="session")
 def campaign(request: pytest.FixtureRequest) -> bool:
-    """Whether randomized tests run their long form."""
+    """True if pytest was called with --campaign: randomized tests then run more cases."""
     return bool(request.config.getoption("--campaign"))
 
 

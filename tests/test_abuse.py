@@ -192,6 +192,7 @@ def test_aborted_upload_leaves_no_files(api: Api, reset: bool) -> None:
             if reset:
                 caller.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         wait_for(lambda: not any(key.startswith("incoming/") for key in api.stored()), seconds=10)
+    assert httpx.get(f"{api.url}/jobs").json()["jobs"] == []
 
 
 def test_short_body_creates_no_job(api: Api) -> None:

@@ -43,8 +43,11 @@ def test_killed_child_is_restarted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(children, "_FIRST_PAUSE_S", 0.01)
     with running_child("import time; time.sleep(60)") as child:
         child.restart_if_ended()
+        pids = [child.process.pid]
         for _ in range(3):
             kill_and_wait_for_restart(child)
+            pids.append(child.process.pid)
+    assert len(set(pids)) == 4
 
 
 _COUNT_SIGNALS = """

@@ -62,7 +62,7 @@ def test_copies_differ_and_are_computed_once(people, pose_bundle, tmp_path, monk
     monkeypatch.setattr(sys, "argv", arguments)
     run_keypoint_cache()
     samples = load_dataset([out], TAXONOMY, "train", 0).samples
-    assert f"{len(samples)} looks at {len(samples) // 2} videos" in capsys.readouterr().out
+    assert f"{len(samples)} copies of {len(samples) // 2} videos" in capsys.readouterr().out
     first_copy, second_copy = (read_keypoints(item, 5.0, 10).places for item in samples[:2])
     assert np.abs(first_copy - second_copy).max() > 0.001
     before = {path: path.stat().st_mtime_ns for path in (out / "sidecars").iterdir()}

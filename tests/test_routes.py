@@ -161,7 +161,7 @@ def test_sweeper_removes_expired_jobs_and_orphans(api: TestClient, app_state: Ap
 def test_sweeper_removes_leftovers_of_ended_jobs(
     api: TestClient, app_state: AppState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As after a crash before cleanup, and of a stale attempt."""
+    """The files remain from a process that crashed before its cleanup, or from an earlier attempt."""
     monkeypatch.setattr(app_state.jobs, "clean_up", lambda _record: None)
     job_id = send(api)
     app_state.jobs.cancel(job_id)

@@ -97,6 +97,7 @@ def test_video_is_deleted_after_its_job(service: Service, client: Client, clip: 
     client.wait(job_id)
     folder = service.data_dir / "store/jobs" / job_id
     wait_for(lambda: sorted(path.name for path in folder.iterdir()) == ["1", "job.json"], seconds=20)
+    assert client.result(job_id).detections
 
 
 def test_concurrent_submissions_all_succeed(service: Service, clip: Path) -> None:

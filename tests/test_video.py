@@ -322,7 +322,7 @@ _BT709 = "format=yuv420p,setparams=range=tv:color_primaries=bt709:color_trc=bt70
 
 @pytest.mark.parametrize("transfer", ["smpte2084", "arib-std-b67"])
 def test_hdr_is_tone_mapped_to_sdr(tmp_path: Path, transfer: str) -> None:
-    """The same picture in HDR with white at 203 nits (ITU-R BT.2408)."""
+    """Compare an SDR frame with the same frame in HDR, whose white is 203 nits (ITU-R BT.2408)."""
     sdr = clips.pattern(tmp_path / "sdr.mkv", seconds=0.2, extra=("-vf", _BT709, "-c:v", "ffv1"))
     hdr = tmp_path / "hdr.mkv"
     to_hdr = f"zscale=t=linear:npl=203,format=gbrpf32le,zscale=t={transfer}:m=2020_ncl:p=2020:r=tv:npl=203"

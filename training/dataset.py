@@ -55,7 +55,7 @@ class Sample:
 
     @property
     def has_frames(self) -> bool:
-        """Whether the sample has frames and not only keypoints."""
+        """True if the sample has frames, False if it has only keypoints."""
         return self.path != self.sidecar
 
 

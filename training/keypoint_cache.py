@@ -207,7 +207,7 @@ def main() -> None:
             sys.stderr.write(f"{done} of {count} looks\n")
 
     write_keypoints(finder, dataset, recipe, options.out, options.looks, on_progress)
-    sys.stdout.write(f"{options.out}: {len(dataset.samples) * options.looks} looks at {len(dataset.samples)} videos\n")
+    sys.stdout.write(f"{options.out}: {len(dataset.samples) * options.looks} copies of {len(dataset.samples)} videos\n")
 
 
 if __name__ == "__main__":

@@ -106,7 +106,7 @@ class StageConfig(Section):
 
     @property
     def needs_keypoints(self) -> bool:
-        """Whether it is trained on the sidecars' keypoints."""
+        """True if the input of the stage is the keypoints of the sidecars."""
         return "keypoints" in (self.objective, self.given)
 
     @model_validator(mode="after")

@@ -44,8 +44,7 @@ _COMPLETE = ("json", "mac-csv", "frames-csv", "frames-npz")
 @app.command()
 def detect(
     videos: Annotated[
-        list[Path],
-        typer.Argument(metavar="VIDEO...", help="Video files, or folders with videos at any depth."),
+        list[Path], typer.Argument(metavar="VIDEO...", help="Video files, or folders with videos at any depth.")
     ],
     bundle: options.BundleDir = None,
     engine: options.EngineOption = None,

@@ -241,3 +241,4 @@ def test_loop_continues_after_failed_pass(jobs: Jobs, queue: JobQueue, monkeypat
     wait_for(lambda: get_queued_ids() == {record.id}, seconds=20)
     stop.set()
     thread.join()
+    assert len(calls) >= 3
