@@ -72,7 +72,7 @@ def test_copies_differ_and_are_computed_once(people, pose_bundle, tmp_path, monk
     assert len(after) == len(before) * 3 // 2
     assert before.items() <= after.items()
     monkeypatch.setattr(sys, "argv", [*arguments, "--seed", "1"])
-    with pytest.raises(DatasetError, match="holds looks of another bundle, recipe or data: take another --out"):
+    with pytest.raises(DatasetError, match="holds copies of another bundle, recipe or data: take another --out"):
         run_keypoint_cache()
     monkeypatch.setattr(sys, "argv", [*arguments[:-1], "0"])
     with pytest.raises(SystemExit):

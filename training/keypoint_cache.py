@@ -92,7 +92,7 @@ def write_keypoints(
     fingerprint = compute_fingerprint(finder, dataset, recipe, copies)
     fingerprint_file = out / "found.json"
     if fingerprint_file.exists() and json.loads(fingerprint_file.read_text("utf-8")) != fingerprint:
-        raise DatasetError(f"{out} holds looks of another bundle, recipe or data: take another --out")
+        raise DatasetError(f"{out} holds copies of another bundle, recipe or data: take another --out")
     for name in ("sidecars", "records"):
         (out / name).mkdir(parents=True, exist_ok=True)
     fingerprint_file.write_text(json.dumps(fingerprint) + "\n", encoding="utf-8")
@@ -204,7 +204,7 @@ def main() -> None:
 
     def on_progress(done: int, count: int) -> None:
         if done % 50 == 0:
-            sys.stderr.write(f"{done} of {count} looks\n")
+            sys.stderr.write(f"{done} of {count} copies\n")
 
     write_keypoints(finder, dataset, recipe, options.out, options.looks, on_progress)
     sys.stdout.write(f"{options.out}: {len(dataset.samples) * options.looks} copies of {len(dataset.samples)} videos\n")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from model.taxonomy import Taxonomy
-from training.people.camera.footage import replace_atomically
+from training.files import write_aside
 from training.people.film import KEYPOINT_NAMES, PARTS, Film
 from training.people.options import Subset
 from training.people.schedules.schedule import Event
@@ -53,7 +53,7 @@ def write_sidecar(path: Path, film: Film) -> None:
     Arrays: person_box and head_box (frames, 4), keypoints (frames, j, 2), all in pixels; keypoints_visible (frames, j)
     and parts_visible (frames, p) bool; keypoint_names and part_names.
     """
-    with replace_atomically(path) as temporary, temporary.open("wb") as file:
+    with write_aside(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(
             file,
             person_box=film.person_box.astype(np.float32),
@@ -68,7 +68,7 @@ def write_sidecar(path: Path, film: Film) -> None:
 
 def write_json(path: Path, document: Any) -> None:
     """Write a JSON file atomically."""
-    with replace_atomically(path) as temporary:
+    with write_aside(path) as temporary:
         temporary.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
 

@@ -4,9 +4,6 @@ Files are written atomically. With the same versions of FFmpeg, x264 and NumPy t
 that a data set can be verified by hashes.
 """
 
-import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +13,8 @@ import numpy as np
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
+
+from training.files import write_aside
 
 Frames = NDArray[np.uint8]
 
@@ -49,10 +48,7 @@ def write_video(path: Path, frames: Frames, fps: float, quality: float) -> None:
     if not 0 <= quality <= 51:
         raise ValueError(f"quality {quality} is outside 0 to 51 (x264's constant rate factor); take 18 to 36")
     options = {"movflags": "faststart", "fflags": "bitexact"}
-    with (
-        replace_atomically(path) as temporary,
-        av.open(str(temporary), "w", format="mp4", options=options) as container,
-    ):
+    with write_aside(path) as temporary, av.open(str(temporary), "w", format="mp4", options=options) as container:
         # For reproducible bytes: slices and lookahead depend on the number of threads, and macroblock-tree rate control
         # varies between runs even with one thread.
         coding = {"crf": f"{quality:g}", "preset": "veryfast", "threads": "1", "x264-params": "mbtree=0"}
@@ -75,7 +71,7 @@ def write_frames(path: Path, frames: Frames, fps: float) -> None:
         ValueError: invalid frames or rate.
     """
     _check(frames, fps)
-    with replace_atomically(path) as temporary, temporary.open("wb") as file:
+    with write_aside(path) as temporary, temporary.open("wb") as file:
         np.savez(file, frames=frames, fps=np.float64(fps))
 
 
@@ -111,14 +107,3 @@ def _check(frames: Frames, fps: float) -> None:
         )
     if not 0 < fps < 1000:
         raise ValueError(f"{fps} frames a second is outside 0 to 1000")
-
-
-@contextmanager
-def replace_atomically(path: Path) -> Iterator[Path]:
-    """Yield a temporary path in the same folder; it is renamed to `path` on success and deleted on failure."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
