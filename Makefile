@@ -8,8 +8,8 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 serve: .venv/serve.stamp  ## run the service on this machine, at http://127.0.0.1:8000
 	@exec $(BIN)/mmad serve $(ARGS)
 
-test: .venv/dev.stamp  ## run all tests, in two processes
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+test: .venv/dev.stamp  ## run all tests, in three processes: some wait while others compute
+	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: .venv/dev.stamp  ## format, lint, types, import rules, Dockerfiles
 	$(BIN)/ruff format --check .
@@ -45,7 +45,7 @@ lock-check: .venv/dev.stamp  ## check that requirements/ matches pyproject.toml 
 newest: .venv/python.stamp  ## run all tests with the newest releases instead of the locked ones
 	$(PYTHON) -m venv --clear .venv/newest
 	.venv/newest/bin/python -m pip --disable-pip-version-check install --quiet -e '.[dev]'
-	.venv/newest/bin/pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	.venv/newest/bin/pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 matrix: .venv/python.stamp  ## test fresh installations on every supported Python found; ARGS="--python 3.12" for one
 	$(BIN)/python scripts/installs.py matrix $(ARGS)

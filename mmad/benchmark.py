@@ -4,7 +4,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from fractions import Fraction
 from functools import partial
@@ -57,32 +57,23 @@ def run(
     """
     with clip.open("rb") as file, closing(Video(file, UNLIMITED)) as video:
         duration_s = video.declared_duration_s or 0.0
-    sandbox = make_decoder("auto")
-    candidates: dict[str, Callable[[], None]] = {
-        DECODE: partial(_decode, bundle, clip, InProcessDecoder()),
-        SANDBOXED: partial(_decode, bundle, clip, sandbox),
-    }
+    detectors: dict[str, Detector] = {}
     for engine in ENGINES:
         try:
-            detector = Detector(bundle, load_engine(bundle, engine))
+            detectors[f"whole way, {engine}"] = Detector(bundle, load_engine(bundle, engine))
         except EngineError as error:
             notify(str(error))
-            continue
-        candidates[f"whole way, {engine}"] = partial(_detect, detector, clip)
-    if not candidates.keys() - {DECODE, SANDBOXED}:
+    if not detectors:
         raise EngineError("no engine can be loaded: install openvino, onnxruntime or torch")
-    times: dict[str, list[float]] = {name: [] for name in candidates}
-    for turn in range(rounds + 1):
-        for index, (name, run_once) in enumerate(candidates.items()):
-            stage = f"round {turn} of {rounds}" if turn else "warm-up"
-            show(f"{stage}, {name}", (turn + index / len(candidates)) / (rounds + 1))
-            start = time.perf_counter()
-            run_once()
-            if turn:
-                times[name].append(time.perf_counter() - start)
-    sandbox.close()
+    with closing(make_decoder("auto")) as sandbox:
+        candidates = {
+            DECODE: partial(_decode, bundle, clip, InProcessDecoder()),
+            SANDBOXED: partial(_decode, bundle, clip, sandbox),
+            **{name: partial(_detect, detector, clip) for name, detector in detectors.items()},
+        }
+        times = _time_in_turns(candidates, rounds, show)
     medians = {name: statistics.median(taken) for name, taken in times.items()}
-    first = next(median for name, median in medians.items() if name not in (DECODE, SANDBOXED))
+    first = medians[next(iter(detectors))]
     rows = [
         {
             "name": name,
@@ -102,6 +93,22 @@ def run(
         "cores": len(os.sched_getaffinity(0)),
         "rows": rows,
     }
+
+
+def _time_in_turns(
+    candidates: Mapping[str, Callable[[], None]], rounds: int, show: Callable[[str, float], None]
+) -> dict[str, list[float]]:
+    """Return the seconds of each candidate in each round."""
+    times: dict[str, list[float]] = {name: [] for name in candidates}
+    for turn in range(rounds + 1):
+        for index, (name, run_once) in enumerate(candidates.items()):
+            stage = f"round {turn} of {rounds}" if turn else "warm-up"
+            show(f"{stage}, {name}", (turn + index / len(candidates)) / (rounds + 1))
+            start = time.perf_counter()
+            run_once()
+            if turn:
+                times[name].append(time.perf_counter() - start)
+    return times
 
 
 def _decode(bundle: Bundle, clip: Path, decoder: Decoder) -> None:

@@ -107,14 +107,13 @@ def _lock(folder: Path) -> Iterator[None]:
 def _check_port(host: str, port: int) -> None:
     """Raise StartError if another process listens on the port, which would answer the readiness check."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
+    try:
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((host, port))
-        except OSError as error:
-            raise StartError(
-                f"cannot listen on {host} port {port} ({error.strerror}): choose another with --port"
-            ) from error
+    except OSError as error:
+        problem = f"cannot listen on {host} port {port} ({error.strerror}): choose another with --port"
+        raise StartError(problem) from error
 
 
 def _wait_until_ready(url: str, children: list[Child], stop_signals: list[int]) -> None:

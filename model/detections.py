@@ -91,7 +91,9 @@ def _join_windows(people: list[WindowPeople], fps: float, duration_s: float) -> 
     return joined
 
 
-def make_notices(people: list[WindowPeople] | None, fps: float, media: Media) -> tuple[Notice, ...]:
+def make_notices(
+    people: list[WindowPeople] | None, fps: float, media: Media, coverage: tuple[CoverageInterval, ...]
+) -> tuple[Notice, ...]:
     """Make the notices about a video; see find_coverage."""
     details: dict[str, str] = {}
     if media.damaged:
@@ -99,7 +101,6 @@ def make_notices(people: list[WindowPeople] | None, fps: float, media: Media) ->
             f"the video could not be decoded at {_format_intervals(media.damaged)}: nothing was looked for there; "
             "export it anew, or send it again if it was cut off"
         )
-    coverage = find_coverage(people, fps, media)
     if empty := tuple((part.start_s, part.end_s) for part in coverage if part.status == "no_person"):
         details["no_person"] = (
             f"nobody was found at {_format_intervals(empty)}: nothing was looked for there; "

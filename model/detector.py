@@ -76,11 +76,12 @@ class Detector:
             media = video.media
         assert media is not None  # all frames were read
         people = cropper.windows if cropper else None
+        coverage = find_coverage(people, config.fps, media)
         return Detections(
             _drop_damaged(proposals.clipped(0.0, media.duration_s), media.damaged).by_score(),
             media,
-            find_coverage(people, config.fps, media),
-            make_notices(people, config.fps, media),
+            coverage,
+            make_notices(people, config.fps, media, coverage),
             meter.decode_s,
         )
 

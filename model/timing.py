@@ -26,7 +26,7 @@ class TimedFrame(NamedTuple):
 
 
 class TimestampSelector:
-    """Selects presentation or decoding times, as FFmpeg's tools do: those that failed to increase less often.
+    """Selects presentation or decoding times, as FFmpeg's tools do: the kind with fewer decreases so far.
 
     AVI has decoding times only, and in some files the presentation times do not increase.
     """

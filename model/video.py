@@ -119,7 +119,7 @@ class Video:
         return PacketReader(self._container, self._stream), Clock(self.time_base, self._step, concatenated)
 
     def declared_extent(self) -> tuple[float, float] | None:
-        """Do as measure_extent, from the container's headers and the first frame; None if they do not suffice."""
+        """Return what measure_extent does, from headers and the first frame only; None if they do not suffice."""
         packets, clock = self._start_decoding()
         decoded = next(packets.frames(), None)
         if decoded is None:

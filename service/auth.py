@@ -58,7 +58,7 @@ class Auth:
     """Authenticates callers by their keys and enforces their limits; one instance per API process."""
 
     def __init__(self, settings: Settings, connection: Redis) -> None:
-        """Redis counts the requests of all API processes. Raises KeysError if the key file cannot be read."""
+        """Load the key file; raises KeysError. Requests are counted in Redis, for all API processes together."""
         path = active_keys_file(settings)
         self._ring = KeyRing(path) if path else None
         self._settings = settings

@@ -24,16 +24,18 @@ class CircuitBreaker:
 
     def call(self, function: Callable[[], T], default: T) -> T:
         """Call a function; return `default` if Redis is unavailable."""
-        if self._retry_at_s is not None and time.monotonic() < self._retry_at_s:
+        retry_at_s = self._retry_at_s  # other threads change it
+        if retry_at_s is not None and time.monotonic() < retry_at_s:
             return default
         try:
             result = function()
         except RedisError as error:
-            if self._retry_at_s is None:
+            if retry_at_s is None:
                 log.warning(self._failed_event, error=type(error).__name__)
             self._retry_at_s = time.monotonic() + PAUSE_S
             return default
-        if self._retry_at_s is not None:
+        # A call that began before the latest failure does not end the pause.
+        if retry_at_s is not None and retry_at_s == self._retry_at_s:
             self._retry_at_s = None
             log.info(self._recovered_event)
         return result

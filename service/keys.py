@@ -199,8 +199,8 @@ def _get_version(status: os.stat_result) -> _Version:
 def _read(path: Path) -> tuple[_Version | None, dict[str, Key]]:
     try:
         with path.open("rb") as file:
-            keys = KeyFile.model_validate_json(file.read()).keys
-            return _get_version(os.fstat(file.fileno())), {key.id: key for key in keys}
+            version = _get_version(os.fstat(file.fileno()))  # before the content: a later change is noticed
+            return version, {key.id: key for key in KeyFile.model_validate_json(file.read()).keys}
     except FileNotFoundError:
         return None, {}
     except OSError as error:
@@ -220,7 +220,7 @@ def _find_in(path: Path, keys: dict[str, Key], key_id: str) -> Key:
 
 @contextmanager
 def _change(path: Path) -> Iterator[dict[str, Key]]:
-    """Read the keys by id, and write them when the context ends without an error; under a lock on the file's folder."""
+    """Yield the keys by id, with the folder locked, and write them on exit unless an exception was raised."""
     path = path.resolve()  # replace the target of a symbolic link, not the link
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

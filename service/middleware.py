@@ -197,9 +197,9 @@ def _make_error_response(request: Request, error: Exception) -> ASGIApp:
 
 
 def _find_refusal(scope: Scope) -> tuple[str, str] | None:
-    """Return the problem of a connection above the limit, or of a request that two servers may delimit differently.
+    """Return the problem of a connection above the limit, or of a request whose length is ambiguous.
 
-    The latter is request smuggling (RFC 9112, 6.1).
+    Such a request may smuggle another one past a proxy (RFC 9112, 6.1).
     """
     limit = scope.get("state", {}).get(OVERLOADED)
     if limit is not None and path_without_prefix(scope) not in HEALTH_PATHS:

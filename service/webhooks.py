@@ -138,11 +138,15 @@ class Webhooks:
     def _find_due_host(self, job_id: str, now: datetime) -> str | None:
         """Return the host of a job's due message, or None. Removes the marker of a finished delivery."""
         try:
-            if record := self._load_record(job_id, now):
-                _, stored = self._load_or_make(record)
-                if stored.state == "waiting":
-                    return urlsplit(stored.url).hostname if _is_due(stored, now) else None
-                self._remove_marker(job_id)
+            if loaded := self._load(job_id):
+                stored = loaded[1]
+            elif record := self._load_record(job_id, now):
+                stored = _make_log(record)
+            else:
+                return None
+            if stored.state == "waiting":
+                return urlsplit(stored.url).hostname if _is_due(stored, now) else None
+            self._remove_marker(job_id)
         except Exception:  # must not affect other messages
             log.exception("webhook_failed", job_id=job_id)
         return None

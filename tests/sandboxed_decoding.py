@@ -35,7 +35,7 @@ def faulty_video(small_clip: Path, fault: str) -> io.BytesIO:
 
 
 def forkserver_pid(sandboxed: Sandbox) -> int:
-    return sandboxed._forkserver._process.pid
+    return sandboxed._forkserver.process.pid
 
 
 def assert_next_video_decodes(sandboxed: Sandbox, small_clip: Path) -> None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model.bundle import Bundle, InputConfig, LocatorConfig
-from model.detections import CoverageInterval, Detections, WindowPeople, find_coverage, make_notices
+from model.detections import CoverageInterval, Detections, Notice, WindowPeople, find_coverage, make_notices
 from model.detector import Detector
 from model.engines import RawPoints
 from model.person_crop import SAMPLED_FRAMES, PersonCropper, choose_person, count_people, sample_indices
@@ -244,6 +244,10 @@ def make_media(duration_s: float, damaged: tuple[tuple[float, float], ...] = ())
     return Media(duration_s, 64, 48, 75, 15.0, False, 0, 1.0, damaged)
 
 
+def notices(people: list[WindowPeople], fps: float, media: Media) -> tuple[Notice, ...]:
+    return make_notices(people, fps, media, find_coverage(people, fps, media))
+
+
 def test_coverage_spans_whole_video() -> None:
     windows = [WindowPeople(0, 100, 0), WindowPeople(50, 150, 1), WindowPeople(100, 200, 2), WindowPeople(201, 300, 0)]
     coverage = find_coverage(windows, 10.0, make_media(30.05))
@@ -252,7 +256,7 @@ def test_coverage_spans_whole_video() -> None:
         (5.0, 20.0, "analysed"),
         (20.0, 30.05, "no_person"),
     ]
-    codes = [notice.detail for notice in make_notices(windows, 10.0, make_media(30.05))]
+    codes = [notice.detail for notice in notices(windows, 10.0, make_media(30.05))]
     assert "0.0-5.0 s, 20.0-30.1 s" in codes[0] or "0.0-5.0 s, 20.0-30.0 s" in codes[0]
     assert codes[1].startswith("2 people were found at 10.0-20.0 s")
 
@@ -271,7 +275,7 @@ def test_damaged_intervals_override_other_coverage() -> None:
         (15.0, 28.0, "no_person"),
         (28.0, 30.0, "damaged"),
     ]
-    corruption, no_person = make_notices(windows, 10.0, make_media(30.0, damaged))
+    corruption, no_person = notices(windows, 10.0, make_media(30.0, damaged))
     assert "at 0.0-1.0 s, 4.0-6.0 s, 7.0-8.0 s, 28.0-30.0 s:" in corruption.detail
     assert "at 1.0-4.0 s, 15.0-28.0 s:" in no_person.detail
 
@@ -286,5 +290,5 @@ def test_coverage_with_one_intact_frame() -> None:
 
 def test_notice_lists_at_most_five_intervals() -> None:
     windows = [WindowPeople(10 * index, 10 * index + 5, 3) for index in range(9)]
-    detail = make_notices(windows, 1.0, make_media(86.0))[-1].detail
+    detail = notices(windows, 1.0, make_media(86.0))[-1].detail
     assert "0.0-5.0 s, 10.0-15.0 s, 20.0-25.0 s, 30.0-35.0 s, 40.0-45.0 s and 4 more times" in detail

@@ -176,10 +176,13 @@ def test_killed_run_resumes_with_same_losses(data, tmp_path):
     process.wait()
     before = history.read_text().count("\n")
     assert before < 20
+    unfinished = tmp_path / "cut" / ".0123456789ab.pt"
+    unfinished.write_bytes(b"half a checkpoint")
     held_out = load_dataset([data], TAXONOMY, "val", 0.5)  # as the command does
     train(replace(make_run(data, tmp_path / "cut", *settings), held_out=held_out), lambda at: None, resume=True)
     np.testing.assert_allclose(read_losses(tmp_path / "cut"), read_losses(tmp_path / "whole"), rtol=1e-6)
     assert len(read_losses(tmp_path / "whole")) == 20
+    assert not unfinished.exists()
 
 
 def test_resume_refuses_other_recipe_or_videos(data, tmp_path):

@@ -8,7 +8,8 @@ import pytest
 
 from tests.smoke_runs import PLAIN, TAXONOMY, make_run, render_people
 from training.augment import make_example
-from training.dataset import DatasetError, Keypoints, load_dataset, read_frames
+from training.dataset import DatasetError, Keypoints, Sample, load_dataset, read_frames, read_keypoints
+from training.files import write_aside
 from training.people.film import Recipe as People
 from training.people.options import Storage
 from training.people.studio import DatasetSpec, produce
@@ -74,6 +75,21 @@ def test_invalid_data_folders_are_refused(data, tmp_path):
     for weight in ("often", "0", "-1", "nan", "inf"):
         with pytest.raises(DatasetError, match=rf"'{weight}' is no weight above 0; write FOLDER\*2"):
             load_dataset([Path(f"{data}*{weight}")], TAXONOMY, "train", 0)
+
+
+def test_sidecar_of_an_older_synth_is_refused(tmp_path):
+    np.savez(tmp_path / "old.npz", joints=np.zeros((1, 2, 2)), joint_names=np.array(["a", "b"]))
+    sample = Sample("old", tmp_path / "old.mp4", tmp_path / "old.npz", 1.0, np.zeros((0, 2)), np.zeros(0, int))
+    with pytest.raises(DatasetError, match="old.npz was made by an older mmad synth: make the data set again"):
+        read_keypoints(sample, 10.0, 1)
+
+
+def test_file_with_longest_possible_name_is_written_atomically(tmp_path):
+    path = tmp_path / f"{'x' * 250}.npy"
+    with write_aside(path) as temporary:
+        temporary.write_bytes(b"content")
+    assert path.read_bytes() == b"content"
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_frame_cache_decodes_changed_video_again(tmp_path):

@@ -253,6 +253,8 @@ def read_keypoints(sample: Sample, fps: float, frames: int) -> Keypoints | None:
     if sample.sidecar is None:
         return None
     with np.load(sample.sidecar, allow_pickle=False) as arrays:
+        if "keypoints" not in arrays:
+            raise DatasetError(f"{sample.sidecar} was made by an older mmad synth: make the data set again")
         keypoints, visible = arrays["keypoints"], arrays["keypoints_visible"]
         names = arrays["keypoint_names"].tolist()
     record = json.loads((sample.sidecar.parent.parent / "records" / f"{sample.name}.json").read_text("utf-8"))

@@ -1,4 +1,4 @@
-"""Files: find and read users' (hidden files, forms of names, text encodings, tables), and write atomically."""
+"""Finding and reading the files of users (names, text encodings, tables), and atomic writes."""
 
 import csv
 import io
@@ -56,7 +56,7 @@ class NameIndex:
 @contextmanager
 def write_aside(path: Path) -> Iterator[Path]:
     """Yield a temporary path in the same folder that replaces `path` on success, and is removed on an exception."""
-    temporary = path.with_name(f".{uuid4().hex[:12]}-{path.name}")
+    temporary = path.with_name(f".{uuid4().hex[:12]}{path.suffix}")  # short: file systems limit names
     try:
         yield temporary
         temporary.replace(path)

@@ -89,7 +89,7 @@ def assign(grid: PointGrid, segments: Tensor, labels: Tensor, actions: int) -> T
 
 
 def make_point_mask(mask: Tensor, strides: tuple[int, ...]) -> Tensor:
-    """Return which points lie on a frame of the video, (B, points), from those of the steps, (B, window)."""
+    """Return (B, points): which points lie on a frame of the video. `mask` (B, window) says the same of steps."""
     return torch.cat([mask[:, ::stride] for stride in strides], dim=1)
 
 

@@ -106,7 +106,7 @@ class StageConfig(Section):
 
     @property
     def needs_keypoints(self) -> bool:
-        """True if the input of the stage is the keypoints of the sidecars."""
+        """True if the stage uses the sidecars' keypoints, as input or as target."""
         return "keypoints" in (self.objective, self.given)
 
     @model_validator(mode="after")

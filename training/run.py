@@ -21,6 +21,8 @@ from training.keypoint_noise import get_keypoint_reader
 from training.recipe import LOCATOR_FILE, Recipe, StageConfig
 from training.weights import WeightsError, load_backbone
 
+# Prefix of the pose estimator's weights in a network.
+FINDER = "backbone.finder."
 CHECKPOINT, HISTORY, RECIPE, BACKBONE = "checkpoint.pt", "history.jsonl", "recipe.yaml", "backbone.safetensors"
 
 
@@ -110,9 +112,8 @@ def start_network(network: Network, folder: Path) -> None:
 def start_finder(network: Network, folder: Path) -> None:
     """Load only the pose estimator of a bundle. Raises BundleError if it has none of this architecture."""
     Bundle.load(folder)
-    prefix = "backbone.finder."
     weights = {
-        name.removeprefix(prefix): value for name, value in _load_float32(folder).items() if name.startswith(prefix)
+        name.removeprefix(FINDER): value for name, value in _load_float32(folder).items() if name.startswith(FINDER)
     }
     try:
         get_keypoint_reader(network).finder.load_state_dict(weights)

@@ -27,6 +27,7 @@ from training.recipe import Recipe, RecipeError, StageConfig, Tuning, load_recip
 from training.run import (
     BACKBONE,
     CHECKPOINT,
+    FINDER,
     HISTORY,
     RECIPE,
     Examples,
@@ -38,13 +39,12 @@ from training.run import (
 from training.weights import WeightsError, save_backbone, start_backbone
 
 _LOG_EVERY = 10
-_FINDER = "backbone.finder."
 _WEIGHT_DECAY, _BETAS = 0.05, (0.9, 0.98)
 _MAX_GRADIENT_NORM = 1.0
 
 
 class Progress(NamedTuple):
-    """A step of a stage with so many steps: its losses by name, windows per second, and the best weights so far."""
+    """A step of `steps` in a stage: its losses by name, windows per second, and the best weights so far."""
 
     stage: int
     step: int
@@ -110,7 +110,7 @@ def resolve_tuning(network: Network, tuning: Tuning) -> Tuning:
     names = [name for name, _ in network.named_parameters()]
     if any(".adapter." in name for name in names):
         return "adapters"
-    return "reader" if any(name.startswith(_FINDER) for name in names) else "all"
+    return "reader" if any(name.startswith(FINDER) for name in names) else "all"
 
 
 def set_trainable(network: Network, tuning: Tuning) -> list[str]:
@@ -129,7 +129,7 @@ def _is_trainable(name: str, tuning: Tuning) -> bool:
     if tuning == "all" or not name.startswith("backbone."):
         return True
     if tuning == "reader":
-        return not name.startswith(_FINDER)
+        return not name.startswith(FINDER)
     return tuning == "adapters" and ".adapter." in name
 
 
@@ -371,6 +371,8 @@ class _Loop:
                 f"{self.out} was begun with other videos, annotations or held-out videos: go on with those, or start "
                 "in another --out"
             )
+        for unfinished in path.parent.glob(f".*{path.suffix}"):  # left when the run was killed while it wrote
+            unfinished.unlink()
         self.module.load_state_dict(state["trainee"])
         self.average = state["average"]
         self.stage, self.step, self._optimizer_state = state["stage"], state["step"], state["optimizer"]

@@ -37,7 +37,7 @@ def run_decode_process(files: DecodeFiles, limits: Limits, confinement: Confinem
     status = 1
     try:
         _close_other_files(files)
-        # Open until the process exits: when it closes, the worker has a process that has not exited killed.
+        # Open until the process exits: when it closes, the worker kills a process that is still running.
         connection = socket.socket(fileno=files.connection)
         status = _run(connection, files, limits, confinement, parent)
     finally:

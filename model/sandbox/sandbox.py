@@ -67,7 +67,7 @@ class Sandbox:
     def open(self, file: BinaryIO, limits: Limits, on_wait: Callable[[], None] = lambda: None) -> SandboxedVideo:
         """See InProcessDecoder. The fork server is restarted if it has ended."""
         with self._lock:
-            if self._forkserver._process.poll() is not None:
+            if self._forkserver.process.poll() is not None:
                 log.warning("decoder_started_again")
                 self._forkserver.end()
                 self._forkserver = self._start()
@@ -95,7 +95,7 @@ class _ForkServerProcess:
     def __init__(self) -> None:
         self.control, remote_end = ipc.make_socket_pair()
         with remote_end:
-            self._process = subprocess.Popen(
+            self.process = subprocess.Popen(
                 [sys.executable, *PROGRAM, str(remote_end.fileno())],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -103,7 +103,7 @@ class _ForkServerProcess:
                 env=_make_environment(),
                 start_new_session=True,  # Ctrl-C in the terminal must reach the worker only
             )
-        self.end = weakref.finalize(self, _end, self._process, self.control)
+        self.end = weakref.finalize(self, _end, self.process, self.control)
         self.control.settimeout(_START_TIMEOUT_S)
         try:
             message = ipc.receive(self.control)
@@ -112,15 +112,15 @@ class _ForkServerProcess:
         if message is None:
             self.end()
             raise SandboxError(
-                f"the decoder's process did not start (exit status {self._process.returncode}); standard error has the "
+                f"the decoder's process did not start (exit status {self.process.returncode}); standard error has the "
                 "reason; MMAD_SANDBOX=off decodes without it"
             )
         self.confinement = Confinement(**message)
 
     def kill(self) -> None:
         """Kill an unresponsive fork server; the kernel kills its decode processes with it."""
-        self._process.kill()
-        self._process.wait()
+        self.process.kill()
+        self.process.wait()
 
 
 def _end(process: "subprocess.Popen[bytes]", control: socket.socket) -> None:

@@ -129,4 +129,4 @@ def test_hanging_decoder_does_not_block_stop_or_cancel(
             assert (ended.state, ended.changes[-1].why) == (State.QUEUED, RetryReason.HANDED_BACK)
         else:
             assert ended.state is State.CANCELED
-        assert len(descendants(sandbox._forkserver._process.pid)) == 0
+        assert len(descendants(sandbox._forkserver.process.pid)) == 0

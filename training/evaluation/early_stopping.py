@@ -60,7 +60,7 @@ class ValidationLoss:
 
 
 def _iterate_windows(sample: Sample, recipe: Recipe, index: int) -> Iterator[Example]:
-    """Yield every window of a video as an example, with its keypoints as frames if it has no others."""
+    """Yield every window of a video as an example; its frames are keypoints if the sample has no pictures."""
     config = recipe.input
     inputs = read_inputs(sample, recipe, index, "pictures" if sample.has_frames else "keypoints")
     for window in windows(inputs, config.window_frames, config.overlap_frames):
@@ -78,7 +78,7 @@ def _clip_to_window(segments: Doubles, start: int, end: int) -> tuple[Doubles, B
 
 @dataclass(frozen=True)
 class BestWeights:
-    """Weights with the lowest held-out loss of a stage so far, after so many steps; `missed` counts later losses."""
+    """Weights with the lowest held-out loss of a stage so far, of step `step`; `missed` counts later measurements."""
 
     loss: float = math.inf
     step: int = 0
