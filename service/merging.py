@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+Doubles = NDArray[np.float64]
 Integers = NDArray[np.int64]
-Scores = NDArray[np.float32]
+Floats = NDArray[np.float32]
 
 
 @dataclass
@@ -37,8 +37,8 @@ class _ActionTimeline:
 
 
 def merge_proposals(
-    times: Floats, scores: Scores, labels: Integers, thresholds: Scores, part_s: float
-) -> tuple[Integers, Floats]:
+    times: Doubles, scores: Floats, labels: Integers, thresholds: Floats, part_s: float
+) -> tuple[Integers, Doubles]:
     """Merge the proposals of one video into detections: each one's best proposal (n,) and times (n, 2), best first.
 
     `times` are (n, 2) starts and ends in seconds, `labels` (n,) action ids, `scores` (n,), the best first; `thresholds`

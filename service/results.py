@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import Problem
-from service.merging import merge_proposals
+from service.merging import Doubles, merge_proposals
 from service.schemas import (
     BodySegment,
     Context,
@@ -27,8 +27,6 @@ from service.schemas import (
     View,
 )
 from service.summary import Interval, summarize
-
-Floats = NDArray[np.float64]
 
 # Detections below this score are almost always wrong: they are not counted as hidden.
 MIN_HIDDEN_SCORE = 0.02
@@ -60,7 +58,7 @@ class StoredProposals:
             context = Context.model_validate_json(arrays["context"].tobytes())
             return cls(arrays["segments"], arrays["scores"], arrays["labels"], context)
 
-    def round_times(self) -> Floats:
+    def round_times(self) -> Doubles:
         """Return starts and ends, (n, 2) in seconds, rounded to milliseconds and at least 1 ms long."""
         times = np.round(self.segments.astype(float), 3)
         # Rounded again, because 5.057 + 0.001 is not exactly 5.058.
@@ -73,7 +71,7 @@ class _DetectionArrays:
     """Detections, best first; `index` is each one's best proposal, `thresholds` the score from which it is shown."""
 
     index: NDArray[np.int64]
-    times: Floats  # (n, 2) start and end in seconds
+    times: Doubles  # (n, 2) start and end in seconds
     scores: NDArray[np.float32]
     labels: NDArray[np.int64]  # action ids
     thresholds: NDArray[np.float32]
@@ -225,7 +223,7 @@ def _make_detections(detections: _DetectionArrays, labels: Labels) -> list[Detec
     ]
 
 
-def _find_overlaps(times: Floats) -> list[list[int]]:
+def _find_overlaps(times: Doubles) -> list[list[int]]:
     """Return for each interval (start, end), ordered by start, which ones overlap it; touching is not overlapping."""
     starts, ends = times[:, 0], times[:, 1]
     # Candidates begin at the first interval whose running maximum of ends exceeds this start, and end where starts

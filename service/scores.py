@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from service.merging import Floats
 from service.results import StoredProposals
 from service.schemas import FrameScores
-
-Scores = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -20,9 +19,9 @@ class ScoreTrack:
     rate: float
     times_s: NDArray[np.float64]
     actions: list[str]
-    action_scores: Scores  # (times, actions)
+    action_scores: Floats  # (times, actions)
     bodies: list[str]
-    body_scores: Scores  # (times, body parts)
+    body_scores: Floats  # (times, body parts)
 
 
 def compute_score_track(stored: StoredProposals, rate: float) -> ScoreTrack:

@@ -17,7 +17,7 @@ from model.head import ActionFormer
 from model.nms import suppress
 from model.segments import Proposals
 from tests.conftest import SHARED
-from tests.test_nms import config_of
+from tests.test_nms import make_config
 from training.evaluation.metrics import evaluate
 from training.instances import Instances
 from training.losses import DetectionLoss, Targets, assign, make_grid
@@ -83,7 +83,7 @@ def nms() -> Rows:
     rows = []
     with np.load(SHARED / "reference/nms.npz") as values:
         for name, config in json.loads((SHARED / "reference/nms.json").read_text())["configs"].items():
-            ours = config_of(config)
+            ours = make_config(config)
             worst = 0.0
             for case in range(10):
                 given = Proposals(*(values[f"in{case}_{part}"] for part in ("segs", "scores", "labels")))

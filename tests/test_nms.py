@@ -56,7 +56,7 @@ def test_tiou_is_between_0_and_1_and_1_for_itself(
     assert values[-1] == pytest.approx(1, abs=1e-4)
 
 
-def config_of(reference: dict[str, Any]) -> PostprocessingConfig:
+def make_config(reference: dict[str, Any]) -> PostprocessingConfig:
     """Convert OpenTAD's settings."""
     return PostprocessingConfig(
         nms="soft" if reference["use_soft_nms"] else "hard",
@@ -77,7 +77,7 @@ def test_suppression_equals_published_code(shared: Path, name: str, case: int) -
     with np.load(shared / "reference/nms.npz") as values:
         given = Proposals(*(values[f"in{case}_{part}"] for part in ("segs", "scores", "labels")))
         segments, scores, labels = (values[f"out{case}_{name}_{part}"] for part in ("segs", "scores", "labels"))
-    suppressed = suppress(given, config_of(config))
+    suppressed = suppress(given, make_config(config))
     assert len(suppressed) == len(scores)
     np.testing.assert_allclose(suppressed.scores, -np.sort(-scores), atol=1e-5)
     # Rows with equal scores may be in another order.

@@ -22,7 +22,7 @@ def person(frames: int) -> np.ndarray:
     return np.tile(np.stack([np.full(len(heights), 0.5), heights, np.ones(len(heights))], -1), (frames, 1, 1))
 
 
-def labels_of(*names: str) -> np.ndarray:
+def find_label_ids(*names: str) -> np.ndarray:
     known = [action.name for action in standard_labels().actions]
     return np.array([known.index(name) for name in names])
 
@@ -46,7 +46,7 @@ def test_close_ups_lie_in_picture_and_contain_neck():
 def test_action_is_visible_while_its_keypoints_are():
     points = person(20)
     whole = np.array([[0.0, 20.0], [0.0, 20.0], [0.0, 20.0]])
-    labels = labels_of(NODDING, SHAKING_LEG, STRETCHING)
+    labels = find_label_ids(NODDING, SHAKING_LEG, STRETCHING)
     assert find_visible_actions(points, KEYPOINT_NAMES, whole, labels).tolist() == [True, True, True]
     points[:, [name.split(".")[0] in ("knee", "ankle", "toe") for name in KEYPOINT_NAMES], 2] = 0
     assert find_visible_actions(points, KEYPOINT_NAMES, whole, labels).tolist() == [True, False, True]
@@ -54,7 +54,7 @@ def test_action_is_visible_while_its_keypoints_are():
     assert find_visible_actions(points, KEYPOINT_NAMES, whole, labels).tolist() == [True, False, False]
     points[8:, :, 2] = 0  # eight of twenty frames are less than half
     assert not find_visible_actions(points, KEYPOINT_NAMES, whole, labels).any()
-    assert find_visible_actions(points, KEYPOINT_NAMES, np.array([[0.0, 9.0]]), labels_of(NODDING)).all()
+    assert find_visible_actions(points, KEYPOINT_NAMES, np.array([[0.0, 9.0]]), find_label_ids(NODDING)).all()
 
 
 @pytest.mark.parametrize(("close", "expected"), [(0.0, [NODDING, SHAKING_LEG]), (1.0, [NODDING])])
@@ -67,10 +67,10 @@ def test_close_up_removes_actions_outside_it(close, expected, monkeypatch):
     frames[:, int(HEIGHTS["nose"] * 64), 32] = 255
     keypoints = Keypoints(person(60), np.arange(len(KEYPOINT_NAMES)), KEYPOINT_NAMES)
     example = make_example(
-        np.random.default_rng(0), frames, np.array([[1.0, 3.0], [2.0, 4.0]]), labels_of(NODDING, SHAKING_LEG),
+        np.random.default_rng(0), frames, np.array([[1.0, 3.0], [2.0, 4.0]]), find_label_ids(NODDING, SHAKING_LEG),
         keypoints, config, augment,
     )  # fmt: skip
-    assert example.labels.tolist() == labels_of(*expected).tolist()
+    assert example.labels.tolist() == find_label_ids(*expected).tolist()
     assert len(example.segments) == len(expected)
     nose = example.keypoints[0, KEYPOINT_NAMES.index("nose"), :2]
     brightest = np.unravel_index(example.frames[0].sum(-1).argmax(), (32, 32))

@@ -2,17 +2,18 @@
 
 import numpy as np
 
-from training.people.timing import Floats, Span, Style, Track, hold_track, step_track, wander
+from model.arrays import Doubles
+from training.people.timing import Span, Style, Track, hold_track, step_track, wander
 
-Channels = dict[str, Floats]
+Channels = dict[str, Doubles]
 
 
-def add(channels: Channels, name: str, values: Floats) -> None:
+def add(channels: Channels, name: str, values: Doubles) -> None:
     """Add values (frames,) to a channel."""
     channels[name] = channels.get(name, 0.0) + values
 
 
-def add_breathing(rng: np.random.Generator, times_s: Floats, channels: Channels, size: float) -> None:
+def add_breathing(rng: np.random.Generator, times_s: Doubles, channels: Channels, size: float) -> None:
     """Add breathing: a breath every three to five seconds, in faster than out, with random variation."""
     rate = rng.uniform(0.2, 0.34)
     track = Track(times_s[0] - rng.uniform(0, 1 / rate))
@@ -27,7 +28,7 @@ def add_breathing(rng: np.random.Generator, times_s: Floats, channels: Channels,
     add(channels, "torso_pitch", -0.014 * breath)
 
 
-def add_sway(rng: np.random.Generator, times_s: Floats, channels: Channels, size: float) -> None:
+def add_sway(rng: np.random.Generator, times_s: Doubles, channels: Channels, size: float) -> None:
     """Add slow random sway of trunk, head and knees."""
     spreads = {
         "torso_pitch": (0.012, 3.0), "torso_roll": (0.01, 3.5), "torso_yaw": (0.014, 3.0), "lean_x": (0.003, 4.0),
@@ -90,7 +91,7 @@ def draw_forward_feet(rng: np.random.Generator) -> float:
 
 
 def add_aborted_moves(
-    rng: np.random.Generator, times_s: Floats, channels: Channels, style: Style, busy: list[tuple[str, float, float]]
+    rng: np.random.Generator, times_s: Doubles, channels: Channels, style: Style, busy: list[tuple[str, float, float]]
 ) -> None:
     """Add shifts and glances too small to label, at times when no event uses the same resource.
 
@@ -118,7 +119,7 @@ def add_aborted_moves(
             add(channels, channel, rng.normal(0, spread) * track.sample(times_s))
 
 
-def make_expressions(rng: np.random.Generator, times_s: Floats, channels: Channels) -> Floats:
+def make_expressions(rng: np.random.Generator, times_s: Doubles, channels: Channels) -> Doubles:
     """Return strengths (frames, 4) of blink, jaw, smile and brows; talking also adds small head movements."""
     expressions = np.zeros((len(times_s), 4))
     moment = times_s[0] + rng.exponential(3.0)
@@ -136,7 +137,7 @@ def make_expressions(rng: np.random.Generator, times_s: Floats, channels: Channe
     return np.clip(expressions, 0, 1)
 
 
-def _talk(rng: np.random.Generator, times_s: Floats, expressions: Floats, channels: Channels) -> None:
+def _talk(rng: np.random.Generator, times_s: Doubles, expressions: Doubles, channels: Channels) -> None:
     start = rng.uniform(times_s[0] - 2.0, times_s[-1])
     while start < times_s[-1]:
         end = start + rng.uniform(0.8, 4.0)

@@ -11,11 +11,9 @@ from typing import Any
 import anny
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
+from model.arrays import Array
 from training.people.body import Part
-
-Array = NDArray[Any]
 
 PEOPLE = 2400
 COMPONENTS = 56

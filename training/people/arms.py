@@ -4,11 +4,10 @@ Angles in radians, lengths in metres; arrays run over frames first.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from model.arrays import Array
 from training.people.hand_targets import Contact, HandTarget
 from training.people.rotations import (
     axis_angle,
@@ -24,8 +23,6 @@ from training.people.rotations import (
 )
 from training.people.skeleton import LETTER, SIDES, Pose, Skeleton
 from training.people.surface import PosedSurface
-
-Array = NDArray[Any]
 
 ARM = 0.456  # metres from shoulder to wrist on the standard body; in-air targets scale with the arm's length
 # Bend of a finger's joints in radians: coefficients of curl and of curl squared.

@@ -4,12 +4,10 @@ from dataclasses import dataclass
 from enum import IntEnum
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[Any]
+from model.arrays import Array
 
 CACHE = Path(__file__).with_name("body.npz")
 

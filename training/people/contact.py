@@ -10,15 +10,13 @@ from tempfile import TemporaryDirectory
 
 import av
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
+from model.arrays import Frame
 from training.people.body import load_anatomy
 from training.people.camera.footage import write_video
 from training.people.film import VIDEOS_PER_PERSON, Recipe, make_film
 from training.people.studio import QUALITIES, render_film
-
-Frame = NDArray[np.uint8]
 
 _CLIP_FRAMES = 12  # rendered per still, because face masks and video coding depend on earlier frames
 

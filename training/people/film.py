@@ -1,11 +1,10 @@
 """Build one synthetic video from a seed and a number: a renderable shot, its labels, boxes and keypoints."""
 
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from model.arrays import Array, Doubles
 from training.people.actions import BY_CODE
 from training.people.body import Anatomy, Part
 from training.people.camera.effects import Effects, draw_effects, occlude
@@ -21,9 +20,7 @@ from training.people.rotations import axis_angle, rotate
 from training.people.scene import Framing, aim_camera, draw_framing, draw_scene
 from training.people.schedules.schedule import Event, Schedule, sample_schedule
 from training.people.skeleton import Pose, Skeleton
-from training.people.timing import STYLES, TRAINING_STYLES, Floats, wander
-
-Array = NDArray[Any]
+from training.people.timing import STYLES, TRAINING_STYLES, wander
 
 VIDEOS_PER_PERSON = 5
 VALIDATION_EVERY = 4  # every fourth person belongs to the validation subset
@@ -262,7 +259,7 @@ def _place_in_hand(toy: Mesh, skeleton: Skeleton, letter: str) -> Mesh:
     return replace(toy, rest=(toy.rest @ axes.T + centre).astype(np.float32))
 
 
-def _make_passer(rng: np.random.Generator, times_s: Floats, bone: int) -> tuple[Mesh, Array]:
+def _make_passer(rng: np.random.Generator, times_s: Doubles, bone: int) -> tuple[Mesh, Array]:
     """Return a simple figure that crosses the room behind the person, and its transforms (frames, 3, 4)."""
     shape = Shape()
     depth, tall = rng.uniform(0.35, 0.9), rng.uniform(0.5, 1.75)

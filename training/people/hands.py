@@ -5,12 +5,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from model.arrays import Doubles
 from training.people.actions import HandAction
 from training.people.arms import Arms, WristPose
 from training.people.hand_targets import HAND_TARGETS
 from training.people.rotations import invert, limit_rate, normalize, rotate, rotation_vector
 from training.people.skeleton import LETTER, SIDES, Pose, Skeleton
-from training.people.timing import Floats, Span, Style, cycle_track, hold_track, wander
+from training.people.timing import Span, Style, cycle_track, hold_track, wander
 
 _MAX_SPEED = 3.5  # metres per second, of a hand between targets
 _METRES_PER_RADIAN = 0.35  # path length equivalent to a rotation of one radian
@@ -26,9 +27,9 @@ class HandMotion:
         curl: (frames, 5) of thumb to little finger.
     """
 
-    shift: Floats
-    tilt: Floats
-    curl: Floats
+    shift: Doubles
+    tilt: Doubles
+    curl: Doubles
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Visit:
     """
 
     target: str
-    share: Floats
+    share: Doubles
     motion: HandMotion
     on_top: bool = False
 
@@ -62,14 +63,14 @@ class MotionContext:
     """
 
     rng: np.random.Generator
-    times_s: Floats
+    times_s: Doubles
     span: Span
     style: Style
     size: float
     rate_hz: float
     side: str
 
-    def cycles(self, *, rising: bool = False, faster: float = 1.0) -> Floats:
+    def cycles(self, *, rising: bool = False, faster: float = 1.0) -> Doubles:
         """Return (frames,) an oscillation of about unit amplitude during the action."""
         inner = Span(
             self.span.start_s + 0.15 * min(self.span.length_s, 1.5) * (not self.span.open_start),
@@ -80,7 +81,7 @@ class MotionContext:
         rate = self.rate_hz * faster
         return cycle_track(self.rng, inner, self.style, rate, rising=rising).sample(self.times_s)
 
-    def drift(self, every_s: float = 0.8) -> Floats:
+    def drift(self, every_s: float = 0.8) -> Doubles:
         """Return (frames,) slow noise of about unit amplitude."""
         return wander(self.rng, self.times_s, every_s)
 
@@ -198,7 +199,7 @@ MOTIONS: dict[str, Callable[[MotionContext, HandMotion], None]] = {
 }
 
 
-def make_rest_motion(rng: np.random.Generator, times_s: Floats, ambient: float) -> HandMotion:
+def make_rest_motion(rng: np.random.Generator, times_s: Doubles, ambient: float) -> HandMotion:
     """Make the motion of a resting hand: slow drift of hand and fingers."""
     frames = len(times_s)
     shift = 0.0025 * ambient * np.stack([wander(rng, times_s, 2.0) for _ in range(3)], 1)
@@ -272,7 +273,7 @@ def _move_towards(arms: Arms, wrist: WristPose, visit: Visit, side: str) -> Wris
     return moved
 
 
-def _swing_around_shoulder(arms: Arms, side: str, start: Floats, end: Floats, share: Floats) -> Floats:
+def _swing_around_shoulder(arms: Arms, side: str, start: Doubles, end: Doubles, share: Doubles) -> Doubles:
     """Interpolate between two positions (frames, 3) on an arc around the shoulder that bends forward."""
     shoulder = arms.pose.position(f"upperarm01.{LETTER[side]}")
     front = rotate(arms.pose.rotation("spine01"), np.array([0.5 * SIDES[side], -0.85, 0.0]))
@@ -285,7 +286,7 @@ def _swing_around_shoulder(arms: Arms, side: str, start: Floats, end: Floats, sh
     return np.asarray(shoulder + far[:, None] * way)
 
 
-def _limit_speed(arms: Arms, side: str, wrist: WristPose, there: WristPose, share: Floats) -> Floats:
+def _limit_speed(arms: Arms, side: str, wrist: WristPose, there: WristPose, share: Doubles) -> Doubles:
     """Limit the rate of `share` (frames,) so that the hand does not exceed _MAX_SPEED."""
     steps = np.abs(np.diff(share))
     if not steps.any():

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from model.arrays import Doubles
 from training.people import ambient_motion
 from training.people.actions import BY_CODE, Action, MotionProfile, get_resources
 from training.people.ambient_motion import Channels, add
@@ -11,7 +12,7 @@ from training.people.hand_targets import HAND_TARGETS, REST_TARGETS
 from training.people.hands import MotionContext, Visit, is_shared_target, make_motion, make_rest_motion
 from training.people.schedules.schedule import Event, Schedule
 from training.people.skeleton import OTHER, SIDES
-from training.people.timing import Floats, Span, Style, Track, cycle_track, hold_track, step_track
+from training.people.timing import Span, Style, Track, cycle_track, hold_track, step_track
 
 # Channels that follow a channel: name, share of its amplitude, delay in seconds.
 FOLLOWERS = {
@@ -45,16 +46,16 @@ class Performance:
         props: props that the actions need.
     """
 
-    times_s: Floats
+    times_s: Doubles
     channels: Channels
     rest: dict[str, Visit]
     visits: dict[str, list[Visit]]
-    expressions: Floats
+    expressions: Doubles
     holders: tuple[str, ...]
     props: frozenset[str]
 
 
-def perform(rng: np.random.Generator, schedule: Schedule, times_s: Floats, style: Style) -> Performance:
+def perform(rng: np.random.Generator, schedule: Schedule, times_s: Doubles, style: Style) -> Performance:
     """Sample all movements of a person in a video."""
     builder = _PerformanceBuilder(rng, schedule, times_s, style)
     builder.set_posture()
@@ -67,7 +68,7 @@ def perform(rng: np.random.Generator, schedule: Schedule, times_s: Floats, style
 class _PerformanceBuilder:
     """Accumulates the channels and visits of one performance."""
 
-    def __init__(self, rng: np.random.Generator, schedule: Schedule, times_s: Floats, style: Style) -> None:
+    def __init__(self, rng: np.random.Generator, schedule: Schedule, times_s: Doubles, style: Style) -> None:
         self.rng, self.schedule, self.times_s, self.style = rng, schedule, times_s, style
         self.channels: Channels = {}
         self.visits: dict[str, list[tuple[float, Visit]]] = {side: [] for side in SIDES}
@@ -118,7 +119,7 @@ class _PerformanceBuilder:
             playing = {str(self.rng.choice(tuple(SIDES)))}
         return tuple(sorted(playing))
 
-    def _rest_odds(self) -> Floats:
+    def _rest_odds(self) -> Doubles:
         """Return the odds of REST_TARGETS; hands that will touch a leg start elsewhere more often."""
         odds = np.array((0.22, 0.16, 0.14, 0.2, 0.16, 0.12))
         if any(event.code in _ON_LEGS for event in self.schedule.events):
@@ -191,7 +192,7 @@ class _PerformanceBuilder:
         typical = _SLOW.get(name.split(".")[0], self.rng.uniform(0.35, 0.65))
         return hold_track(self.rng, span, self.style, typical)
 
-    def _add_with_followers(self, name: str, values: Floats) -> None:
+    def _add_with_followers(self, name: str, values: Doubles) -> None:
         add(self.channels, name, values)
         for follower, share, later_s in FOLLOWERS.get(name, ()):
             part = share * self.rng.uniform(0.3, 1.6)
@@ -233,7 +234,7 @@ class _PerformanceBuilder:
         if event.code in _BOWING and len(sides) == 1:
             self._support_on_knee(OTHER[event.sides[0]], event, share)
 
-    def _support_on_knee(self, side: str, event: Event, share: Floats) -> None:
+    def _support_on_knee(self, side: str, event: Event, share: Doubles) -> None:
         """Support a deep bow with the other hand on its knee, if that hand is free."""
         conflicts = (
             name == f"hand.{side}" and start < event.end_s + 0.5 and end > event.start_s - 0.5
@@ -249,7 +250,7 @@ class _PerformanceBuilder:
             for other in self.schedule.events
         )
 
-    def _reach_share(self, event: Event, span: Span) -> Floats:
+    def _reach_share(self, event: Event, span: Span) -> Doubles:
         """Return a hand's share of the way to its target; an arm retracted later stays stretched until then."""
         if event.code == "C10":
             return 1 - step_track(self.rng, span, self.style).sample(self.times_s)
@@ -268,7 +269,7 @@ class _PerformanceBuilder:
         back = step_track(self.rng, self._span(after), self.style)
         return there.sample(self.times_s) * (1 - back.sample(self.times_s))
 
-    def _lean_towards(self, target: str, side: str, both: bool, share: Floats) -> None:
+    def _lean_towards(self, target: str, side: str, both: bool, share: Doubles) -> None:
         """Lean the trunk with a reach, and move the head towards a hand that touches it."""
         sign = 0.0 if both else SIDES[side]
         pitch, yaw, roll = HAND_TARGETS[target].lean

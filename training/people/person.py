@@ -4,15 +4,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from model.arrays import Array
 from training.people.body import Anatomy, Part
 from training.people.options import Subset
 from training.people.render import materials as m
 from training.people.render.cpu import compute_normals
 from training.people.render.shot import Mesh
-
-Array = NDArray[Any]
 
 # Bodies are split by index modulo 8, so that no body occurs in two subsets.
 _BODIES = {Subset.TRAIN: (1, 2, 3, 5, 6, 7), Subset.VAL: (0,), Subset.TEST: (4,)}

@@ -1,11 +1,9 @@
 """Rotations and inverse kinematics, vectorised over frames: vectors are (..., 3), rotations (..., 3, 3)."""
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-Array = NDArray[Any]
+from model.arrays import Array
 
 X, Y, Z = np.eye(3)
 

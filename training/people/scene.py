@@ -1,17 +1,14 @@
 """Sample room, lighting and camera of a video."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from model.arrays import Array
 from training.people.person import draw_colour, linear
 from training.people.render import raster, room
 from training.people.render.shot import SHADOW_SIZE
 from training.people.rotations import normalize
-
-Array = NDArray[Any]
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,10 @@ channels are zero.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from model.arrays import Array
 from training.people.body import Anatomy
 from training.people.hand_targets import HandTarget
 from training.people.rotations import (
@@ -26,7 +25,6 @@ from training.people.rotations import (
 )
 from training.people.surface import PosedSurface, Surface
 
-Array = NDArray[Any]
 SIDES = {"left": 1.0, "right": -1.0}
 OTHER = {"left": "right", "right": "left"}
 LETTER = {"left": "L", "right": "R"}

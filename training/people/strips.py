@@ -7,12 +7,11 @@ from argparse import ArgumentParser
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from model.arrays import Array
 from model.taxonomy import Taxonomy
 from training.people.actions import ACTIONS, BY_CODE, Action, Sides
 from training.people.body import Anatomy, load_anatomy
@@ -21,8 +20,6 @@ from training.people.render.cpu import render
 from training.people.scene import Framing
 from training.people.schedules.schedule import Event, Schedule
 from training.tables import standard_labels
-
-Array = NDArray[Any]
 
 FRAMES, SIZE, FPS, DURATION_S = 8, 144, 15.0, 4.2
 _SPAN = (0.9, 3.2)  # of the action, seconds

@@ -1,15 +1,12 @@
 """Collision surface of trunk, head and legs: sampled points with normals, used to push hands and arms out."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from model.arrays import Array
 from training.people.body import Anatomy, Part
 from training.people.render.cpu import compute_normals
-
-Array = NDArray[Any]
 
 _SPACING_M = 0.07  # between points; 0.6 of it on the head
 _REACH_M = 0.035  # over which neighbouring points are averaged

@@ -7,9 +7,8 @@ identical ramps would be artefacts that a network could learn instead of the act
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from model.arrays import Doubles
 
 _GRID_S = 0.004
 VISIBLE = 0.1  # share of a movement's amplitude at which it becomes visible: labels start and end there
@@ -48,7 +47,7 @@ TEST_STYLES = ("abrupt", "languid")  # used in the test subset only
 TRAINING_STYLES = tuple(name for name in STYLES if name not in TEST_STYLES)
 
 
-def ease(share: Floats, skew: float = 1.0) -> Floats:
+def ease(share: Doubles, skew: float = 1.0) -> Doubles:
     """Ease from 0 to 1 with a minimum-jerk profile; a skew above 1 starts slowly, below 1 fast."""
     share = np.clip(share, 0, 1) ** skew
     return np.asarray(share**3 * (share * (6 * share - 15) + 10))
@@ -89,7 +88,7 @@ class Track:
         """Append a key `after_s` seconds after the last one."""
         self._keys.append((self.end_s + max(after_s, 1e-3), value, skew))
 
-    def sample(self, times_s: Floats) -> Floats:
+    def sample(self, times_s: Doubles) -> Doubles:
         """Return the values at times (n,); constant before the first and after the last key."""
         moments = np.array([key[0] for key in self._keys])
         values = np.array([key[1] for key in self._keys])
@@ -215,7 +214,7 @@ def cycle_track(rng: np.random.Generator, span: Span, style: Style, rate_hz: flo
     return track.fit(span)
 
 
-def wander(rng: np.random.Generator, times_s: Floats, every_s: float) -> Floats:
+def wander(rng: np.random.Generator, times_s: Doubles, every_s: float) -> Doubles:
     """Return smooth noise of about unit amplitude with new random values about every `every_s` seconds."""
     track = Track(times_s[0] - rng.uniform(0, every_s), rng.normal())
     while track.end_s < times_s[-1]:

@@ -15,20 +15,19 @@ from numba import njit
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, gaussian_filter1d, zoom
 
+from model.arrays import Floats, Images
 from training.people.camera.looks import Camera, Effects, Occluder, draw_effects
 from training.people.camera.masks import mask_faces, wander
 from training.people.render import compiled  # noqa: F401  (sets numba's cache folder)
 
 __all__ = ["Effects", "develop", "draw_effects", "mask_faces", "occlude"]
 
-Frames = NDArray[np.uint8]
-Floats = NDArray[np.float32]
 
 # Width of a sample of colour noise in pixels: colour noise of sensors is coarser than brightness noise.
 _COLOUR_PIXELS = 3
 
 
-def occlude(frames: Frames, effects: Effects, rng: np.random.Generator) -> tuple[Frames, NDArray[np.bool_]]:
+def occlude(frames: Images, effects: Effects, rng: np.random.Generator) -> tuple[Images, NDArray[np.bool_]]:
     """Draw the occluder, if any, at the same position in all frames.
 
     Returns:
@@ -46,7 +45,7 @@ def occlude(frames: Frames, effects: Effects, rng: np.random.Generator) -> tuple
     return out, cover > 0.5
 
 
-def develop(frames: Frames, effects: Effects, rng: np.random.Generator) -> Frames:
+def develop(frames: Images, effects: Effects, rng: np.random.Generator) -> Images:
     """Simulate lens, sensor and in-camera processing: softness, vignetting, stray light, tones, noise."""
     camera = effects.camera
     count, height, width = frames.shape[:3]
@@ -104,7 +103,7 @@ def _clouds(height: int, width: int, rng: np.random.Generator) -> Floats:
 
 
 @njit(cache=True, nogil=True)
-def _blend(out: Frames, front: Floats, cover: Floats) -> None:
+def _blend(out: Images, front: Floats, cover: Floats) -> None:
     for index in range(out.shape[0]):
         for y in range(out.shape[1]):
             for x in range(out.shape[2]):
@@ -187,7 +186,7 @@ def _scaling(out: int, size: int) -> NDArray[np.float64]:
     return np.asarray(matrix / matrix.sum(1, keepdims=True))
 
 
-def _soften(frame: Frames, how: _Softening) -> Frames:
+def _soften(frame: Images, how: _Softening) -> Images:
     soft = _mix_picture(frame.astype(np.float32), *how.rows, *how.columns)
     if how.halo > 0:
         soft += np.float32(how.halo) * (soft - _mix_picture(soft, *how.wide_rows, *how.wide_columns))
@@ -220,8 +219,8 @@ def _mix_picture(
 
 @njit(cache=True, nogil=True)
 def _expose(
-    out: Frames,
-    frame: Frames,
+    out: Images,
+    frame: Images,
     tones: Floats,
     light: Floats,
     veil: Floats,
@@ -259,5 +258,5 @@ def _between(colour: Floats, y: int, x: int) -> tuple[float, float]:
 
 
 @njit(cache=True, nogil=True)
-def _store(out: Frames, y: int, x: int, channel: int, value: float) -> None:
+def _store(out: Images, y: int, x: int, channel: int, value: float) -> None:
     out[y, x, channel] = int(min(max(value + 0.5, 0.0), 255.0))

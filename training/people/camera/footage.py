@@ -12,21 +12,19 @@ import av
 import numpy as np
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 from av.video.stream import VideoStream
-from numpy.typing import NDArray
 
+from model.arrays import Images
 from training.files import write_aside
-
-Frames = NDArray[np.uint8]
 
 
 class Footage(NamedTuple):
     """Frames (frames, height, width, 3) uint8 RGB and their rate."""
 
-    frames: Frames
+    frames: Images
     fps: float
 
 
-def write_video(path: Path, frames: Frames, fps: float, quality: float) -> None:
+def write_video(path: Path, frames: Images, fps: float, quality: float) -> None:
     """Write an MP4 with the index first, so that playback can start before the download ends.
 
     Args:
@@ -61,7 +59,7 @@ def write_video(path: Path, frames: Frames, fps: float, quality: float) -> None:
         container.mux(stream.encode(None))
 
 
-def write_frames(path: Path, frames: Frames, fps: float) -> None:
+def write_frames(path: Path, frames: Images, fps: float) -> None:
     """Write frames (frames, height, width, 3) uint8 RGB to an uncompressed .npz.
 
     zlib would halve the size but take 1 to 3.5 ms per frame of 160 x 160 pixels, longer than all effects. Use
@@ -100,7 +98,7 @@ def _to_video(picture: av.VideoFrame) -> av.VideoFrame:
     )
 
 
-def _check(frames: Frames, fps: float) -> None:
+def _check(frames: Images, fps: float) -> None:
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3 or not frames.size:
         raise ValueError(
             f"frames are {frames.dtype} {frames.shape}, they must be uint8 (frames, height, width, 3) and not empty"

@@ -12,11 +12,9 @@ from numba import njit
 from numpy.typing import NDArray
 from scipy.ndimage import uniform_filter
 
+from model.arrays import Floats, Images
 from training.people.camera.looks import Effects, Mask
 from training.people.render import compiled  # noqa: F401  (sets numba's cache folder)
-
-Frames = NDArray[np.uint8]
-Floats = NDArray[np.float32]
 
 # Random block parameters repeat with this period in rows and columns.
 _BLOCKS = 8
@@ -24,7 +22,7 @@ _BLOCKS = 8
 _OFF_FRAMES = 3
 
 
-def mask_faces(frames: Frames, head_boxes: NDArray[Any], effects: Effects, rng: np.random.Generator) -> Frames:
+def mask_faces(frames: Images, head_boxes: NDArray[Any], effects: Effects, rng: np.random.Generator) -> Images:
     """Mask the face; without a mask in `effects` the input is returned.
 
     Args:
@@ -131,8 +129,8 @@ def _extent(rect: Floats, height: int, width: int) -> tuple[int, int, int, int]:
 
 @njit(cache=True, nogil=True)
 def _paint_blocks(
-    out: Frames,
-    frames: Frames,
+    out: Images,
+    frames: Images,
     rects: Floats,
     active: NDArray[np.bool_],
     pitch: float,
@@ -163,7 +161,7 @@ def _paint_blocks(
                     out[index, y, x, c] = round(frames[index, y, x, c] * (1 - cover) + colour * cover)
 
 
-def _paint_blur(out: Frames, frames: Frames, rects: Floats, active: NDArray[np.bool_], cell: float) -> None:
+def _paint_blur(out: Images, frames: Images, rects: Floats, active: NDArray[np.bool_], cell: float) -> None:
     """Blur the frames inside an ellipse, over a width of `cell` as a share of the mask's."""
     height, width = frames.shape[1:3]
     for index in np.flatnonzero(active):
@@ -180,7 +178,7 @@ def _paint_blur(out: Frames, frames: Frames, rects: Floats, active: NDArray[np.b
 
 
 @njit(cache=True, nogil=True)
-def _blend_ellipse(out: Frames, front: Floats, rect: Floats, left: int, top: int) -> None:
+def _blend_ellipse(out: Images, front: Floats, rect: Floats, left: int, top: int) -> None:
     """Blend `front` into the ellipse of a rectangle; both images start at left, top."""
     for y in range(out.shape[0]):
         for x in range(out.shape[1]):

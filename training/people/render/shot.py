@@ -1,12 +1,10 @@
 """The input of the renderers: a scene, animated over the frames of a video, as plain arrays."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[Any]
+from model.arrays import Array
 
 SUPERSAMPLING = 2  # samples per pixel, along each side
 SHADOW_SIZE = 192
